@@ -1,0 +1,213 @@
+"""
+The house: C{makeService} reads the options once and builds the services from them.
+
+The rule of this room: it alone knows all the others.  Nothing here opens a socket,
+starts a timer or forks; that waits until the service is started.
+"""
+
+import signal
+from typing import Any
+
+from twisted.application.internet import TimerService
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.internet.task import react
+from twisted.logger import ILogObserver, Logger, LogLevel
+from twisted.python.components import Componentized
+from twisted.python.logfile import LogFile
+
+from echod import __version__, signals
+from echod.connections import SWEEP_SECONDS, Connections
+from echod.listener import ListenerService, ListenFailed, TCPEndpoint
+from echod.observers import make_observer
+from echod.options import Options
+from echod.protocol import EchoFactory
+from echod.sockets import printable
+from echod.tls import BadCredentials, ServerContext, server_context
+
+__all__ = ["EchodService", "Options", "makeService"]
+
+log = Logger()
+
+
+class EchodService(MultiService):
+    """
+    The daemon: its listeners, the sweep over their connections, and a graceful stop.
+
+    @ivar connections: the live set of all listeners.
+    """
+
+    def __init__(self, reactor: Any, options: Options):
+        super().__init__()
+        self._reactor = reactor
+        self._options = options
+        self._log_file: LogFile | None = None
+        self.connections = Connections(
+            reactor, options["write-timeout"], options["access-log"] == "on"
+        )
+        sweep = TimerService(SWEEP_SECONDS, self.connections.sweep)
+        sweep.clock = reactor
+        sweep.setServiceParent(self)
+
+    def add_listener(
+        self,
+        name: str,
+        option: str,
+        endpoint: IStreamServerEndpoint,
+        tls: ServerContext | None = None,
+    ) -> None:
+        """
+        Add a listener.
+
+        @param name: what logs and totals call it.
+        @param option: the option that asks for it, for error messages.
+        @param tls: the context for TLS, C{None} for plain.
+        """
+        factory = EchoFactory(name, self.connections, tls)
+        ListenerService(
+            option, endpoint, factory, self._reactor, self._options["write-timeout"]
+        ).setServiceParent(self)
+
+    def listeners(self) -> list[ListenerService]:
+        """
+        The listeners, in the order in which they were added.
+        """
+        return [service for service in self if isinstance(service, ListenerService)]
+
+    def setServiceParent(self, parent: Any) -> None:
+        """
+        Become part of an application, and bring it the log observer, where it looks for
+        one before it makes its own.
+        """
+        super().setServiceParent(parent)
+        twistd = self._options.twistd
+        if twistd is None or twistd["logger"] is not None:
+            return
+        try:
+            observer, self._log_file = make_observer(
+                twistd,
+                self._options["log-format"] or "text",
+                self._options["log-level"] or LogLevel.info,
+            )
+        except OSError as error:
+            raise SystemExit(
+                f"twistd: --logfile {printable(str(error.filename))!r}: {error.strerror}; "
+                "give a file that can be written"
+            ) from None
+        if isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, observer)
+
+    def startService(self) -> None:
+        """
+        Start the listeners, and take over the signals as soon as the reactor has set
+        its own handlers for them.
+        """
+        super().startService()
+        self._reactor.callWhenRunning(self._handle_signals)
+
+    def _handle_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signals.handle_stop(self._reactor, number, self.connections.abort_all)
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            signals.note(self._reactor, number)
+        if self._log_file is not None:
+            signals.handle(self._reactor, signal.SIGUSR1, self._log_file.rotate)
+
+    def stopService(self) -> Deferred[None]:
+        """
+        Close the doors, then wait for the guests: L{Connections.drain}.
+
+        @return: a Deferred that fires when the last connection has ended.
+        """
+        closing: Deferred[Any] = super().stopService()
+        closing.addCallback(lambda _: self.connections.drain(self._options["drain-timeout"]))
+        return closing.addCallback(self._stopped)
+
+    def _stopped(self, _: None) -> None:
+        log.info(
+            "echod stopped: {connections} connections, {bytes} bytes echoed",
+            event="stopped",
+            connections=self.connections.opened,
+            bytes=self.connections.bytes_echoed,
+        )
+
+
+def build(reactor: Any, options: Options) -> EchodService:
+    """
+    Build the daemon that the options ask for.
+
+    @raise SystemExit: with one line, when a file or an endpoint string is wrong.
+    """
+    service = EchodService(reactor, options)
+    interface, backlog = options["interface"], options["backlog"]
+    at = f" --interface {interface}" if interface else ""
+    if (port := options["port"]) is not None:
+        service.add_listener(
+            "tcp", f"--port {port}{at}", TCPEndpoint(reactor, port, interface, backlog)
+        )
+    if (port := options["tls-port"]) is not None:
+        try:
+            context = server_context(options["tls-cert"], options["tls-key"])
+        except BadCredentials as error:
+            raise SystemExit(f"echod: --tls-{error.kind}: {printable(str(error))}") from None
+        service.add_listener(
+            "tls", f"--tls-port {port}{at}", TCPEndpoint(reactor, port, interface, backlog), context
+        )
+    for description in options["listen"]:
+        option = f"--listen {printable(description)}"
+        try:
+            endpoint = serverFromString(reactor, description)
+        except Exception as error:
+            # The parsers, and those of plugins, raise whatever their arguments make
+            # them raise: ValueError, TypeError, KeyError, IndexError, OSError.
+            raise SystemExit(
+                f"echod: {option}: not an endpoint ({printable(str(error))}); "
+                "give one such as tcp:9000 or unix:/run/echod.sock"
+            ) from None
+        service.add_listener(description, option, endpoint)
+    return service
+
+
+def check(reactor: Any, service: EchodService) -> None:
+    """
+    Start the service, stop it again, and say what would run.
+
+    @raise SystemExit: always; with 0 when all is well, else with the line that says
+        what is not.
+    """
+
+    failed: ListenFailed | None = None
+
+    async def start_and_stop(_: Any) -> None:
+        nonlocal failed
+        try:
+            service.startService()
+            print(f"echod {__version__}: all is well; this would listen on")
+            for listener in service.listeners():
+                print(f"  {listener.address()}, {listener.option}")
+        except ListenFailed as error:
+            failed = error
+        await service.stopService()
+
+    try:
+        react(lambda r: Deferred.fromCoroutine(start_and_stop(r)), _reactor=reactor)
+    finally:
+        if failed:
+            # react() takes no exit status from a coroutine.
+            raise failed
+
+
+def makeService(options: Options) -> EchodService:
+    """
+    Build the daemon; the entry point of twistd and twist.
+    """
+    # The one place where the reactor is imported; all else is handed it.
+    from twisted.internet import reactor
+
+    service = build(reactor, options)
+    if options["check"]:
+        check(reactor, service)
+    log.info("echod {version} starting", event="starting", version=__version__)
+    return service

@@ -1,0 +1,107 @@
+"""
+What echod asks of the kernel about a socket: the options set on a listening one,
+the bytes that wait in a connected one, and an address in words.
+
+The rule of this room: everything goes through the operating system's own interface,
+so it holds for any reactor and any transport that has a descriptor.
+"""
+
+import fcntl
+import socket
+import struct
+import sys
+import termios
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+from twisted.internet.interfaces import IAddress
+
+KEEPALIVE_IDLE_SECONDS = 60
+KEEPALIVE_INTERVAL_SECONDS = 10
+KEEPALIVE_PROBES = 6
+
+USER_TIMEOUT_MARGIN_SECONDS = 5
+
+SEND_BUFFER_BYTES = 256 * 1024
+"""
+The bound on what the kernel holds for one client that does not read.  Linux doubles
+the figure for its own book-keeping and cuts it at C{net.core.wmem_max} (socket(7)).
+"""
+
+
+def _tcp_options(write_timeout: float) -> Iterator[tuple[str, int]]:
+    """
+    The options of tcp(7) by name: a platform that lacks one goes without it.
+    """
+    yield "TCP_NODELAY", 1
+    yield "TCP_KEEPIDLE", KEEPALIVE_IDLE_SECONDS
+    yield "TCP_KEEPINTVL", KEEPALIVE_INTERVAL_SECONDS
+    yield "TCP_KEEPCNT", KEEPALIVE_PROBES
+    if write_timeout:
+        # The sweep acts first, and knows why; the kernel is the net below it.
+        yield "TCP_USER_TIMEOUT", int((write_timeout + USER_TIMEOUT_MARGIN_SECONDS) * 1000)
+
+
+def tune(listening: socket.socket, write_timeout: float) -> None:
+    """
+    Set on a listening socket what each connection accepted from it shall inherit.
+
+    Linux copies these options to the accepted socket, so they cost nothing at accept.
+
+    @param write_timeout: seconds that a client may take nothing.  A little later the
+        kernel, too, gives up a connection whose sent bytes nobody acknowledges
+        (C{TCP_USER_TIMEOUT}, tcp(7)); 0 leaves that to the system's default.
+    """
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+    if listening.family == socket.AF_UNIX:
+        return
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _tcp_options(write_timeout):
+        if option := getattr(socket, name, None):
+            listening.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _queue_bytes(fileno: int, request: int) -> int:
+    answer = fcntl.ioctl(fileno, request, bytes(struct.calcsize("i")))
+    return int.from_bytes(answer, sys.byteorder, signed=True)
+
+
+def unread(fileno: int) -> int:
+    """
+    How many bytes the peer has sent that have not been received from the kernel yet
+    (C{FIONREAD}, tcp(7) and unix(7)).
+    """
+    return _queue_bytes(fileno, termios.FIONREAD)
+
+
+def unsent(fileno: int) -> int:
+    """
+    How many bytes the kernel still holds for the peer: not sent, or sent and not
+    acknowledged (C{TIOCOUTQ}, tcp(7) and unix(7)).
+    """
+    return _queue_bytes(fileno, termios.TIOCOUTQ)
+
+
+def printable(text: str) -> str:
+    """
+    The same text, with every character that could move a cursor, end a line or hide
+    itself written as an escape.
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def address_text(address: IAddress) -> str:
+    """
+    An address in words: C{192.0.2.1:9000}, C{[2001:db8::1]:9000}, C{unix:/run/echod}.
+
+    An IPv4 client of a dual-stack socket has an IPv4-mapped address (RFC 4291
+    2.5.5.2); it is written as the IPv4 address that it is.
+    """
+    host = getattr(address, "host", None)
+    if host is None:
+        name = getattr(address, "name", None) or b""
+        return printable("unix:" + name.decode("utf-8", "backslashreplace"))
+    ip = ip_address(host)
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    where = f"[{ip}]" if ip.version == 6 else f"{ip}"
+    return f"{where}:{address.port}"  # type: ignore[attr-defined]  # IAddress names no field
