@@ -28,6 +28,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from echod.port import make_eager
 from echod.sockets import address_text, printable, tune
 
 log = Logger()
@@ -172,6 +173,7 @@ class ListenerService(Service):
 
     def _listening(self, port: IListeningPort) -> None:
         self._port = port
+        make_eager(port)
         tune(port.socket, self._write_timeout)  # type: ignore[attr-defined]
         log.info(
             "listening on {address}, {option}",

@@ -5,7 +5,9 @@ The rule of this room: it alone knows all the others.  Nothing here opens a sock
 starts a timer or forks; that waits until the service is started.
 """
 
+import select
 import signal
+import sys
 from typing import Any
 
 from twisted.application.internet import TimerService
@@ -203,6 +205,11 @@ def makeService(options: Options) -> EchodService:
     """
     Build the daemon; the entry point of twistd and twist.
     """
+    if "twisted.internet.reactor" not in sys.modules and hasattr(select, "epoll"):
+        # Nobody has chosen one yet.
+        from echod.reactor import install
+
+        install()
     # The one place where the reactor is imported; all else is handed it.
     from twisted.internet import reactor
 

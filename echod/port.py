@@ -1,0 +1,132 @@
+"""
+Ports that accept cheaply, and whose connections are L{EagerTransport}s.
+
+The rule of this room: however many knock, and whatever goes wrong with one of them, the
+port goes on, and the log gets a line a second at most.
+"""
+
+import errno
+import socket
+from typing import Any, cast
+
+from twisted.internet import tcp, unix
+from twisted.logger import Logger
+
+from echod.transport import EagerTransport, EagerUNIXTransport
+
+log = Logger()
+
+
+class _EagerAccepting:
+    """
+    The accepting half of a port, mixed into Twisted's own.
+    """
+
+    _shed = 0
+    _shedLogged = float("-inf")
+
+    def doRead(self: Any) -> None:
+        """
+        Accept those who wait, up to C{numberAccepts} of them.
+        """
+        accept = self.socket.accept
+        most = self.numberAccepts
+        for accepted in range(most):
+            try:
+                sock, peer = accept()
+            except BlockingIOError:
+                # As Twisted does: next time, try for as many as came this time.
+                self.numberAccepts = max(1, accepted)
+                return
+            except OSError as error:
+                if not self._accept_failed(error):
+                    return
+            else:
+                self._accepted(sock, peer)
+        self.numberAccepts = most + 20
+
+    def _accepted(self: Any, sock: socket.socket, peer: Any) -> None:
+        if len(peer) == 4 and peer[3]:
+            # A link-local address, which means nothing without its interface.
+            peer = tcp._getrealname(peer)
+        try:
+            protocol = self.factory.buildProtocol(self._buildAddr(peer))
+        except BaseException:
+            log.failure("while building a protocol")
+            protocol = None
+        if protocol is None:
+            sock.close()
+            return
+        number = self.sessionno
+        self.sessionno = number + 1
+        transport = self.transport(sock, protocol, peer, self, number, self.reactor)
+        try:
+            protocol.makeConnection(transport)
+        except BaseException:
+            log.failure("while making a connection")
+            transport.abortConnection()
+
+    def _accept_failed(self: Any, error: OSError) -> bool:
+        """
+        @return: whether to try the next one.
+        """
+        if error.errno in (errno.EPERM, errno.ECONNABORTED):
+            return True
+        shed = error.errno == errno.EMFILE and self._shed_one()
+        now = self.reactor.seconds()
+        if now - self._shedLogged >= 1:
+            self._shedLogged = now
+            log.warn(
+                "cannot accept: {reason}; {shed} clients turned away",
+                reason=error.strerror,
+                shed=self._shed,
+            )
+            self._shed = 0
+        return bool(shed)
+
+    def _shed_one(self: Any) -> bool:
+        """
+        Use the descriptor that Twisted holds in reserve to let one client in and out
+        again; left in the queue, it would keep the port readable for ever.
+        """
+        reserved = tcp._reservedFD
+        if not reserved.available():
+            reserved.reserve()
+        if not reserved.available():
+            return False
+        with reserved:
+            try:
+                sock, _ = self.socket.accept()
+            except OSError:
+                return False
+            sock.close()
+        self._shed += 1
+        return True
+
+
+class EagerPort(_EagerAccepting, tcp.Port):
+    """
+    A listening TCP port.
+    """
+
+    transport = EagerTransport
+    numberAccepts = 100
+
+
+class EagerUNIXPort(_EagerAccepting, unix.Port):
+    """
+    A listening UNIX socket.
+    """
+
+    transport = EagerUNIXTransport
+
+
+def make_eager(port: object) -> None:
+    """
+    Let a port of Twisted's own make our transports, as its C{transport} attribute is
+    documented for; for reactors that are not ours.
+    """
+    if type(port) is tcp.Port:
+        port.transport = EagerTransport
+    elif type(port) is unix.Port:
+        port.transport = cast(Any, EagerUNIXTransport)

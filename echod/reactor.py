@@ -1,0 +1,130 @@
+"""
+A reactor that hands input straight to the connection that it is for.
+
+The rule of this room: one lean case, and Twisted's own code for everything else.  The
+case is plain readability of one of our transports; there is no logging context to set up
+and no descriptor to ask for, so what is left is a table from descriptor to C{doRead}.
+"""
+
+import socket
+import sys
+import time
+from select import EPOLLIN
+from typing import Any
+
+from twisted.internet.epollreactor import EPollReactor
+from twisted.internet.error import UnsupportedAddressFamily
+from twisted.internet.main import installReactor
+from twisted.logger import Logger
+from twisted.python.log import callWithLogger
+
+from echod.port import EagerPort, EagerUNIXPort
+from echod.transport import (
+    EagerTransport,
+    EagerUNIXTransport,
+    SecureTransport,
+    SecureUNIXTransport,
+)
+
+log = Logger()
+
+EAGER = frozenset(
+    (
+        EagerPort,
+        EagerTransport,
+        EagerUNIXPort,
+        EagerUNIXTransport,
+        SecureTransport,
+        SecureUNIXTransport,
+    )
+)
+"""The classes whose input is dispatched directly."""
+
+MOST_EVENTS = 1024
+"""
+How many events one poll may give.  Twisted asks for one for each open descriptor, and
+CPython allocates room for all that are asked for, at each poll.
+"""
+
+
+class EagerReactor(EPollReactor):
+    """
+    Twisted's epoll reactor with direct dispatch, our ports, and a clock that cannot
+    step.
+    """
+
+    seconds = staticmethod(time.monotonic)
+
+    def doPoll(self, timeout: float | None) -> None:
+        """
+        Wait for events, and dispatch them.
+        """
+        selectables = self._selectables
+        try:
+            events = self._poller.poll(
+                -1 if timeout is None else timeout, min(len(selectables), MOST_EVENTS)
+            )
+        except InterruptedError:
+            return
+        for fd, event in events:
+            selectable: Any = selectables.get(fd)
+            if type(selectable) not in EAGER:
+                if selectable is not None:
+                    callWithLogger(selectable, self._doReadOrWrite, selectable, fd, event)
+            elif event == EPOLLIN:
+                try:
+                    why = selectable.doRead()
+                except BaseException:
+                    why = sys.exc_info()[1]
+                    log.failure("while receiving")
+                if why is not None:
+                    self._disconnectSelectable(selectable, why, True)
+            else:
+                self._doReadOrWrite(selectable, fd, event)
+
+    doIteration = doPoll
+
+    def listenTCP(
+        self, port: Any, factory: Any, backlog: int = 50, interface: str = ""
+    ) -> EagerPort:
+        """
+        Listen on a TCP port.
+        """
+        listening = EagerPort(port, factory, backlog, interface, self)
+        listening.startListening()
+        return listening
+
+    def listenUNIX(
+        self, address: Any, factory: Any, backlog: int = 50, mode: int = 0o666, wantPID: Any = 0
+    ) -> EagerUNIXPort:
+        """
+        Listen on a UNIX socket.
+        """
+        listening = EagerUNIXPort(address, factory, backlog, mode, self, wantPID)
+        listening.startListening()
+        return listening
+
+    def adoptStreamPort(self, fileDescriptor: int, addressFamily: Any, factory: Any) -> Any:
+        """
+        Listen on a socket that listens already.
+        """
+        if addressFamily not in self._supportedAddressFamilies:
+            raise UnsupportedAddressFamily(addressFamily)
+        listening: EagerPort | EagerUNIXPort
+        if addressFamily == socket.AF_UNIX:
+            listening = EagerUNIXPort._fromListeningDescriptor(self, fileDescriptor, factory)
+        else:
+            listening = EagerPort._fromListeningDescriptor(
+                self, fileDescriptor, addressFamily, factory
+            )
+        listening.startListening()
+        return listening
+
+
+def install() -> None:
+    """
+    Make it the reactor of this process.
+
+    @raise ReactorAlreadyInstalledError: when there is one.
+    """
+    installReactor(EagerReactor())

@@ -1,0 +1,265 @@
+"""
+TLS on a transport's own socket: OpenSSL reads from the descriptor and writes to it, with
+no memory BIO and no buffer between.
+
+The rule of this room: OpenSSL may want to read in order to write, and to write in order
+to read.  What it wants is noted, and the operation is tried again when the descriptor is
+ready for that; nothing else decides when to try.
+"""
+
+import sys
+from typing import Any, NoReturn
+
+from OpenSSL import SSL
+from twisted.internet.interfaces import IHandshakeListener
+from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
+from twisted.logger import Logger
+
+log = Logger()
+
+RECORD_BYTES = 16384
+"""The longest plaintext of one TLS record (RFC 8446 5.1)."""
+
+LEAST_READ = 2048
+
+BURST_RECORDS = 8
+"""How many records one connection may have handled before it is another's turn."""
+
+
+def accept_tls(transport: Any, context: SSL.Context, server: bool) -> None:
+    """
+    Make the connection's TLS state; the transport becomes a L{SecureMixin} after it.
+    """
+    tls = SSL.Connection(context, transport.socket)
+    if server:
+        tls.set_accept_state()
+    else:
+        tls.set_connect_state()
+    transport._tls = tls
+    transport._recv = tls.recv
+    transport._send = tls.send
+    transport._readSize = LEAST_READ
+    # Until the handshake is over, what is written waits.
+    transport.write = transport._enqueue
+
+
+def _closed(_: object) -> NoReturn:
+    raise SSL.Error("the connection is closed")
+
+
+class SecureMixin:
+    """
+    What TLS changes in a transport; with it, a transport provides C{ISSLTransport} and
+    C{INegotiated}.
+    """
+
+    _handshaking = True
+    _readWantsWrite = False
+    _writeWantsRead = False
+    _closeNotified = False
+    _paused = False
+
+    def doRead(self: Any) -> Any:
+        """
+        Receive a record, and hand it to the protocol.
+        """
+        if self._handshaking:
+            why = self._handshake()
+            if self._handshaking or not self._mayReadOn():
+                return why
+        if self._writeWantsRead:
+            self._writeWantsRead = False
+            self.startWriting()
+        for _ in range(BURST_RECORDS):
+            asked = self._readSize
+            try:
+                data = self._recv(asked)
+            except SSL.WantReadError:
+                return None
+            except SSL.WantWriteError:
+                self._readWantsWrite = True
+                self.startWriting()
+                return None
+            except SSL.ZeroReturnError:
+                return CONNECTION_DONE
+            except SSL.SysCallError:
+                # A FIN without a close_notify, or a reset.
+                return CONNECTION_LOST
+            except SSL.Error as error:
+                return error
+            got = len(data)
+            if got == asked:
+                self._readSize = RECORD_BYTES
+            elif got * 8 < asked > LEAST_READ:
+                self._readSize = LEAST_READ
+            self.protocol.dataReceived(data)
+            if not self._mayReadOn():
+                return None
+            # What is left of a record is in OpenSSL, and makes no descriptor readable.
+            # After a full record there is probably another.
+            if got < RECORD_BYTES and not self._tls.pending():
+                return None
+        self._readPendingSoon()
+        return None
+
+    def _mayReadOn(self: Any) -> bool:
+        return self.connected and not self.disconnecting and not self._paused
+
+    def pauseProducing(self: Any) -> None:
+        """
+        Stop reading.
+        """
+        self._paused = True
+        super().pauseProducing()  # type: ignore[misc]
+
+    def resumeProducing(self: Any) -> None:
+        """
+        Read again; first, what OpenSSL has already.
+        """
+        self._paused = False
+        super().resumeProducing()  # type: ignore[misc]
+        if self.connected and not self._handshaking:
+            self._readPendingSoon()
+
+    def _readPendingSoon(self: Any) -> None:
+        if self._tls.pending():
+            self.reactor.callLater(0, self._readPending)
+
+    def _readPending(self: Any) -> None:
+        """
+        Read as if the descriptor had become readable.
+        """
+        if not self._mayReadOn() or self._atEOF:
+            return
+        try:
+            why = self.doRead()
+        except BaseException:
+            why = sys.exc_info()[1]
+            log.failure("while receiving")
+        if why is not None:
+            self.reactor._disconnectSelectable(self, why, True)
+
+    def _handshake(self: Any) -> Any:
+        try:
+            self._tls.do_handshake()
+        except SSL.WantReadError:
+            return None
+        except SSL.WantWriteError:
+            self._readWantsWrite = True
+            self.startWriting()
+            return None
+        except SSL.SysCallError:
+            return CONNECTION_LOST
+        except SSL.Error as error:
+            return error
+        self._handshaking = False
+        if IHandshakeListener.providedBy(self.protocol):
+            self.protocol.handshakeCompleted()
+        if self._is_flushed():
+            self.__dict__.pop("write", None)
+        if self.disconnecting or self._writeDisconnecting or not self._is_flushed():
+            self.startWriting()
+        return None
+
+    def doWrite(self: Any) -> Any:
+        """
+        Do what OpenSSL wanted to write for, then send from the queue.
+        """
+        if self._readWantsWrite:
+            self._readWantsWrite = False
+            self._readPending()
+            if not self.connected:
+                return None
+        if (
+            self._handshaking
+            or self._writeWantsRead
+            or (self._writeDisconnected and self._closeNotified)
+        ):
+            if not self._readWantsWrite:
+                self.stopWriting()
+            return None
+        return super().doWrite()  # type: ignore[misc]
+
+    def writeSomeData(self: Any, data: bytes) -> Any:
+        """
+        Encrypt and send up to C{SEND_LIMIT} bytes, a record at a time.
+        """
+        view = memoryview(data)[: self.SEND_LIMIT]
+        sent = 0
+        while sent < len(view):
+            try:
+                sent += self._send(view[sent:])
+            except SSL.WantWriteError:
+                break
+            except SSL.WantReadError:
+                self._writeWantsRead = True
+                self.stopWriting()
+                break
+            except SSL.Error:
+                return CONNECTION_LOST
+        return sent
+
+    def _notifyClose(self: Any) -> bool:
+        """
+        Send our close_notify.
+
+        @return: whether it went, or cannot go; else it is to be tried again.
+        """
+        if not self._closeNotified and not self._handshaking:
+            try:
+                self._tls.shutdown()
+            except (SSL.WantReadError, SSL.WantWriteError):
+                self.startWriting()
+                return False
+            except SSL.Error:
+                pass
+        self._closeNotified = True
+        return True
+
+    def _postLoseConnection(self: Any) -> Any:
+        return CONNECTION_DONE if self._notifyClose() else None
+
+    def _closeWriteConnection(self: Any) -> Any:
+        if self._notifyClose():
+            return super()._closeWriteConnection()  # type: ignore[misc]
+        return None
+
+    def loseConnection(self: Any) -> None:
+        """
+        Send what is queued and a close_notify, then close.  In the middle of a
+        handshake, there is nobody to say goodbye to.
+        """
+        if not self._handshaking:
+            super().loseConnection()  # type: ignore[misc]
+        elif self._is_flushed():
+            self.abortConnection()
+        else:
+            self.disconnecting = 1
+
+    def connectionLost(self: Any, reason: Any) -> None:
+        """
+        The connection is gone.  OpenSSL knows its descriptor by number, and the number
+        may soon be another connection's, so nothing is written from here on.
+        """
+        self.__dict__.update(_send=_closed, _recv=_closed)
+        super().connectionLost(reason)  # type: ignore[misc]
+
+    def getHandle(self: Any) -> SSL.Connection:
+        """
+        OpenSSL's connection.
+        """
+        tls: SSL.Connection = self._tls
+        return tls
+
+    def getPeerCertificate(self: Any) -> Any:
+        """
+        The client's certificate, C{None} if it has shown none.
+        """
+        return self._tls.get_peer_certificate()
+
+    @property
+    def negotiatedProtocol(self: Any) -> bytes | None:
+        """
+        What ALPN agreed on, C{None} if nothing.
+        """
+        return self._tls.get_alpn_proto_negotiated() or None

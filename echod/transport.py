@@ -1,0 +1,289 @@
+"""
+A stream transport that sends before it buffers.
+
+The rule of this room: when nothing is queued, C{write} is one C{send(2)} and nothing
+else.  What the kernel does not take at once goes into Twisted's own buffer, and from
+there on everything is Twisted's: high-water mark, producers, flush, close.
+
+Twisted's private names are used in this room, C{secure}, C{port} and C{reactor} alone.
+"""
+
+import socket
+from collections.abc import Iterable
+from typing import Any
+
+from OpenSSL import SSL
+from twisted.internet import tcp, unix
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.interfaces import (
+    IFileDescriptorReceiver,
+    INegotiated,
+    IOpenSSLContextFactory,
+    IProducer,
+    IProtocol,
+    ISSLTransport,
+)
+from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from echod.secure import SecureMixin, accept_tls
+
+LEAST_READ = 4096
+MOST_READ = 128 * 1024
+"""
+Bounds, in bytes, on what one read asks for.  CPython allocates what is asked for and
+gives back what was not used, and 64 KiB cost 1.5 us a read more than 4 KiB do.  So a
+connection starts small, asks for four times as much after each full read, and for less
+again when its reads are small.
+"""
+
+
+class EagerTransport(tcp.Server):
+    """
+    A server's side of a TCP connection.
+
+    While something is queued, C{write} is shadowed on the instance by C{_enqueue}; the
+    common case then has no question to ask.
+    """
+
+    # close(2) is enough: no other process holds the descriptor.
+    _shouldShutdown = False
+    _atEOF = False
+    _deciding = False
+    _secureClass: type["EagerTransport"]
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        protocol: IProtocol,
+        client: tuple[object, ...],
+        server: Any,
+        sessionno: int,
+        reactor: Any,
+    ):
+        # All that Twisted's own constructors do, less the strings for logs, which are
+        # made when they are asked for.
+        sock.setblocking(False)
+        self.reactor = reactor
+        self.socket = sock
+        self.fileno = sock.fileno
+        self.protocol = protocol
+        self.client = client
+        self.server = server
+        self.sessionno = sessionno
+        self._tempDataBuffer = []
+        self._tempDataLen = 0
+        self._recv = sock.recv
+        self._send = sock.send
+        self._readSize = LEAST_READ
+        self.connected = 1
+        reactor.addReader(self)
+
+    @property
+    def _addressType(self) -> Any:  # type: ignore[override]
+        return IPv4Address if len(self.client) == 2 else IPv6Address
+
+    @property
+    def hostname(self) -> Any:  # type: ignore[override]
+        """
+        The peer's host.
+        """
+        return self.client[0]
+
+    @property
+    def logstr(self) -> str:  # type: ignore[override]
+        """
+        The prefix of what Twisted's older logging logs for this connection.
+        """
+        return f"{self._getLogPrefix(self.protocol)},{self.sessionno},{self.hostname}"
+
+    @property
+    def repstr(self) -> str:
+        """
+        This connection in words.
+        """
+        name = type(getattr(self, "protocol", None)).__name__
+        return f"<{name} #{self.sessionno} on {getattr(self.server, '_realPortNumber', None)}>"
+
+    @repstr.setter
+    def repstr(self, _: str) -> None:
+        pass
+
+    def doRead(self) -> Any:
+        """
+        Receive once, and hand it to the protocol.
+        """
+        asked = self._readSize
+        try:
+            data = self._recv(asked)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return CONNECTION_LOST
+        got = len(data)
+        if got == asked:
+            self._readSize = min(asked * 4, MOST_READ)
+        elif not got:
+            return CONNECTION_DONE
+        elif got * 8 < asked > LEAST_READ:
+            self._readSize = asked // 2
+        self.protocol.dataReceived(data)
+        return None
+
+    def write(self, data: bytes) -> None:
+        """
+        Send at once what the kernel takes, and queue the rest.
+        """
+        try:
+            sent = self._send(data)
+        except (OSError, SSL.Error):
+            # If the connection is broken, doWrite will see it too, and there the
+            # reactor can end it; here, the protocol is in the middle of something.
+            sent = 0
+        if sent != len(data):
+            self._enqueue(data[sent:])
+
+    def writeSequence(self, iovec: Iterable[bytes]) -> None:
+        """
+        Send at once what the kernel takes of all the pieces, and queue the rest.
+        """
+        try:
+            data = b"".join(iovec)
+        except TypeError:
+            raise TypeError("Data must be bytes") from None
+        self.write(data)
+
+    def _enqueue(self, data: bytes) -> None:
+        FileDescriptor.write(self, data)
+        if self._tempDataLen:
+            self.write = self._enqueue  # type: ignore[method-assign]
+
+    def doWrite(self) -> Any:
+        """
+        Send from the queue; when it is empty, C{write} sends at once again.
+        """
+        result = super().doWrite()
+        if self._is_flushed():
+            self.__dict__.pop("write", None)
+        return result
+
+    def _is_flushed(self) -> bool:
+        """
+        Whether nothing is queued, nor will be without a write.  A pull producer is
+        asked for more by C{doWrite}, so with one everything goes through the queue.
+        """
+        pulled = self.producer is not None and not self.streamingProducer
+        return not (self._tempDataLen or self.dataBuffer or pulled)
+
+    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
+        """
+        Register the one who writes, and can be told to pause.
+        """
+        if not streaming and self.connected:
+            self.write = self._enqueue  # type: ignore[method-assign]
+        super().registerProducer(producer, streaming)
+
+    def startReading(self) -> None:
+        """
+        Ask the reactor to be told of input; after its end there is none.
+        """
+        if not self._atEOF:
+            super().startReading()
+
+    def startWriting(self) -> None:
+        """
+        Ask the reactor to be told when the kernel takes more.
+        """
+        if not self._deciding:
+            super().startWriting()
+
+    def readConnectionLost(self, reason: Failure) -> None:
+        """
+        The peer has sent all it will.  When the protocol answers by closing and nothing
+        is owed, the end is now; Twisted's own comes a turn of the loop later, and two
+        calls of epoll_ctl(2).
+        """
+        self._atEOF = self._deciding = True
+        super().readConnectionLost(reason)
+        self._deciding = False
+        if not self.connected:
+            return
+        if self.disconnecting and self._is_flushed() and self.producer is None:
+            why = self._postLoseConnection()
+            if why:
+                self.stopWriting()
+                self.connectionLost(reason)
+        elif self.disconnecting or self._writeDisconnecting or not self._is_flushed():
+            self.startWriting()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """
+        The connection is gone.
+        """
+        self.__dict__.pop("write", None)
+        super().connectionLost(reason)
+
+    def startTLS(self, ctx: IOpenSSLContextFactory, normal: bool = True) -> None:
+        """
+        From the next byte on, speak TLS, with OpenSSL working on the socket itself.
+
+        @param ctx: what has C{getContext}.
+        @param normal: whether we are TLS's server, as we are TCP's.
+        """
+        accept_tls(self, ctx.getContext(), normal)
+        self.__class__ = self._secureClass
+
+
+@implementer(ISSLTransport, INegotiated)
+class SecureTransport(SecureMixin, EagerTransport):  # type: ignore[misc]  # the socket's getHandle
+    """
+    The same after C{startTLS}.
+    """
+
+
+EagerTransport._secureClass = SecureTransport
+
+
+class EagerUNIXTransport(EagerTransport, unix.Server):
+    """
+    A server's side of a connection on a UNIX socket.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        protocol: IProtocol,
+        client: Any,
+        server: Any,
+        sessionno: int,
+        reactor: Any,
+    ):
+        self._sendmsgQueue: list[int] = []
+        super().__init__(sock, protocol, (client, None), server, sessionno, reactor)
+
+    def doRead(self) -> Any:
+        """
+        Receive once; with the descriptors that came along, if the protocol wants them.
+        """
+        if IFileDescriptorReceiver.providedBy(self.protocol):
+            return unix.Server.doRead(self)
+        return super().doRead()
+
+    def sendFileDescriptor(self, fileno: int) -> None:
+        """
+        Queue a descriptor, to go with a byte that is written after it.
+        """
+        self.write = self._enqueue  # type: ignore[method-assign]
+        super().sendFileDescriptor(fileno)
+
+
+@implementer(ISSLTransport, INegotiated)
+class SecureUNIXTransport(SecureMixin, EagerUNIXTransport):  # type: ignore[misc]  # as above
+    """
+    The same after C{startTLS}.
+    """
+
+
+EagerUNIXTransport._secureClass = SecureUNIXTransport

@@ -1,0 +1,139 @@
+"""
+Certificates for tests, made while the tests run.
+
+The rule of this room: nothing is read from or written to a file, and every key that is
+made here is a small elliptic-curve key, so that one costs about a millisecond.
+"""
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+
+@dataclass(frozen=True)
+class MadeCertificate:
+    """
+    A certificate, its private key and whoever signed it.
+
+    @ivar issuer: the signer; C{None} when the certificate signed itself.
+    """
+
+    certificate: x509.Certificate
+    key: CertificateIssuerPrivateKeyTypes
+    issuer: "MadeCertificate | None"
+
+    @property
+    def cert_pem(self) -> bytes:
+        """
+        The certificate alone.
+        """
+        return self.certificate.public_bytes(Encoding.PEM)
+
+    @property
+    def key_pem(self) -> bytes:
+        """
+        The private key, not encrypted.
+        """
+        return self._key_pem(NoEncryption())
+
+    @property
+    def chain(self) -> bytes:
+        """
+        What a server sends: the certificate, then its issuers without the self-signed
+        root, which the client has.
+        """
+        above = self.issuer
+        pem = self.cert_pem
+        while above is not None and above.issuer is not None:
+            pem += above.cert_pem
+            above = above.issuer
+        return pem
+
+    def encrypted_key_pem(self, password: bytes) -> bytes:
+        """
+        The private key, encrypted.
+        """
+        return self._key_pem(BestAvailableEncryption(password))
+
+    def _key_pem(self, encryption: KeySerializationEncryption) -> bytes:
+        return self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
+def make_certificate(
+    names: Sequence[str] = ("localhost",),
+    issuer: MadeCertificate | None = None,
+    *,
+    authority: bool = False,
+    days: int = 1,
+    key: CertificateIssuerPrivateKeyTypes | None = None,
+) -> MadeCertificate:
+    """
+    Make a key and a certificate for it, good for servers and clients.
+
+    @param names: host names and IP addresses; the first is the common name too.
+    @param issuer: who signs it, made with C{authority=True}; C{None} for self-signed.
+    @param authority: whether it may sign others.
+    @param days: until it expires, from now; negative for one that has expired.
+    @param key: the key to certify; C{None} for a new one.
+    """
+    key = key or ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
+    signing_key = issuer.key if issuer else key
+    end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer.certificate.subject if issuer else subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(end - datetime.timedelta(days=abs(days) + 1))
+        .not_valid_after(end)
+        .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+        .add_extension(
+            x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False
+        )
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(signing_key.public_key()),
+            critical=False,
+        )
+        .add_extension(
+            x509.KeyUsage(
+                digital_signature=True,
+                content_commitment=False,
+                key_encipherment=False,
+                data_encipherment=False,
+                key_agreement=False,
+                key_cert_sign=authority,
+                crl_sign=authority,
+                encipher_only=False,
+                decipher_only=False,
+            ),
+            critical=True,
+        )
+    )
+    if not authority:
+        usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+        builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+    return MadeCertificate(builder.sign(signing_key, hashes.SHA256()), key, issuer)

@@ -1,0 +1,37 @@
+"""
+Clients that stream at full speed, in a process of their own so that they take nothing
+from the test's: C{streamers.py PORT CLIENTS}.
+
+It prints a line once bytes have come back to each of them, and goes on until it is
+ended.  What comes back is not looked at, so that it is the server that is busy.
+"""
+
+import selectors
+import socket
+import sys
+
+if __name__ == "__main__":
+    port, number = int(sys.argv[1]), int(sys.argv[2])
+    outgoing, incoming = bytes(256 * 1024), bytearray(256 * 1024)
+    selector = selectors.DefaultSelector()
+    silent = set()
+    for _ in range(number):
+        client = socket.create_connection(("127.0.0.1", port))
+        client.setblocking(False)
+        selector.register(client, selectors.EVENT_READ | selectors.EVENT_WRITE)
+        silent.add(client)
+    while True:
+        for key, events in selector.select():
+            client = key.fileobj
+            try:
+                if events & selectors.EVENT_READ:
+                    if not client.recv_into(incoming):
+                        raise SystemExit("the server has closed a connection")
+                    if client in silent:
+                        silent.remove(client)
+                        if not silent:
+                            print("streaming", flush=True)
+                if events & selectors.EVENT_WRITE:
+                    client.send(outgoing)
+            except BlockingIOError:
+                pass

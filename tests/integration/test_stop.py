@@ -1,0 +1,331 @@
+"""
+How the daemon stops: whoever is owed something gets it, and nobody waits for long.
+"""
+
+import random
+import re
+import signal
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.integration.support import LOOPBACK, Daemon, connect, echo, receive, show, wait_until
+from tests.integration.talkers import Crowd, End, Talker, stream
+
+KIB = 1024
+
+DRAINED = r"drained: (\d+) connections finished, (\d+) aborted"
+
+
+def refuses(address: str) -> bool:
+    """
+    Whether nobody listens there any more.
+    """
+    try:
+        connect(address).close()
+    except ConnectionRefusedError:
+        return True
+    except ConnectionResetError:
+        # It came between the last accept and the close.
+        return False
+    return False
+
+
+def begin_to_stop(daemon: Daemon) -> float:
+    """
+    Tell it to stop, and wait until its port is closed.
+
+    @return: when it was told.
+    """
+    address = daemon.address()
+    told = time.monotonic()
+    daemon.signal(signal.SIGTERM)
+    wait_until(lambda: refuses(address), "the port to be closed")
+    return told
+
+
+def stuck_crowd(daemon: Daemon, number: int) -> Crowd:
+    """
+    Clients that have sent all that fits into the buffers on the way, and read nothing.
+    """
+    address = daemon.address()
+    talkers = [Talker(connect(address, 64 * KIB), reads=False) for _ in range(number)]
+    crowd = Crowd(talkers)
+
+    def all_stuck() -> bool:
+        last = max(talker.progress for talker in talkers)
+        return last < time.monotonic() - 0.3 and all(talker.sent for talker in talkers)
+
+    crowd.run(all_stuck, "the clients to be held back")
+    return crowd
+
+
+class UnderLoadTests(SynchronousTestCase):
+    """
+    TERM while many clients are busy.
+    """
+
+    stops = 20
+    at_a_time = 2
+    clients = 50
+    drain_seconds = 1.0
+
+    def stop(self, number: int) -> tuple[int, float]:
+        """
+        Start a daemon and stop it at a random moment.  Half of the clients stream
+        without end; the others close their sending sides around that moment.
+
+        @return: how many of the latter got everything, and how long the exit took.
+        """
+        rng = random.Random(number)
+        with Daemon(*LOOPBACK, "--drain-timeout", f"{self.drain_seconds}s") as daemon:
+            address = daemon.address()
+            talkers = [Talker(connect(address), 997 * turn) for turn in range(self.clients)]
+            start = time.monotonic()
+            term = start + rng.uniform(0, 0.4)
+            closes = {talker: term + rng.uniform(-0.2, 0.2) for talker in talkers[::2]}
+
+            def after(moment: float) -> Callable[[], bool]:
+                def reached() -> bool:
+                    now = time.monotonic()
+                    for talker, when in closes.items():
+                        if now >= when and talker.limit is None:
+                            talker.limit = talker.sent
+                    return now >= moment
+
+                return reached
+
+            with Crowd(talkers) as crowd:
+                crowd.run(after(term), "the moment")
+                daemon.signal(signal.SIGTERM)
+                told = time.monotonic()
+                crowd.run(after(max(closes.values())), "the last half-close")
+                crowd.run(lambda: crowd.over, "the end of every connection")
+                daemon.wait()
+                took = time.monotonic() - told
+            for talker in talkers:
+                self.assertTrue(talker.exact, "what came back was not what had been sent")
+                self.assertLessEqual(talker.received, talker.sent)
+            finished, aborted = map(int, re.findall(DRAINED, daemon.log)[0])
+            self.assertLessEqual(finished + aborted, self.clients)
+            self.assertGreaterEqual(aborted, 1)
+            for t in closes:
+              if not t.whole: print("NOT WHOLE", number, "close-term", closes[t]-term, t.sent, t.received, t.limit, t.end, t.progress-told, t.ended-told, talkers.index(t))
+            return sum(talker.whole for talker in closes), took
+
+    def test_what_came_back_is_a_prefix(self) -> None:
+        """
+        At 20 random moments under load, every client gets back a prefix of what it sent,
+        whoever half-closes gets all, and the daemon is gone in the drain time and 1 s.
+        """
+        with ThreadPoolExecutor(self.at_a_time) as pool:
+            outcomes = list(pool.map(self.stop, range(self.stops)))
+        whole, owed = sum(whole for whole, _ in outcomes), self.stops * self.clients // 2
+        longest = max(took for _, took in outcomes)
+        show(
+            f"{self.stops} stops under load, {self.clients} clients each: only prefixes came "
+            f"back, {whole} of {owed} that half-closed got all, longest exit {longest:.2f} s "
+            f"(drain time {self.drain_seconds} s)"
+        )
+        self.assertEqual(whole, owed)
+        self.assertLessEqual(longest, self.drain_seconds + 1.0)
+
+
+class StopTests(SynchronousTestCase):
+    """
+    TERM and INT under twistd.
+    """
+
+    program = "twistd"
+    killed = True
+    """Whether the program ends by the signal that it was sent."""
+
+    def daemon(self, *options: str) -> Daemon:
+        return Daemon(*LOOPBACK, *options, program=self.program)
+
+    def test_waiting_clients_are_served(self) -> None:
+        """
+        Clients whom the daemon has not accepted when it is told to stop get their echo
+        and an end of file, and no reset.
+        """
+        number = 100
+        with self.daemon("--drain-timeout", "10s") as daemon:
+            address = daemon.address()
+            daemon.signal(signal.SIGSTOP)
+            wait_until(lambda: daemon.state("State").startswith("T"), "the daemon to halt")
+            clients = []
+            for turn in range(number):
+                client = connect(address)
+                clients.append(client)
+                client.sendall(b"client %d waits" % turn)
+                if turn % 2:
+                    client.shutdown(socket.SHUT_WR)
+            daemon.signal(signal.SIGTERM)
+            daemon.signal(signal.SIGCONT)
+            back = []
+            for client in clients:
+                with client:
+                    back.append(receive(client, 4 * KIB))
+            daemon.wait(seconds=10)
+            served = sum(got == b"client %d waits" % turn for turn, got in enumerate(back))
+            show(f"{self.program}: {served} of {number} clients in the accept queue served")
+            self.assertEqual(back, [b"client %d waits" % turn for turn in range(number)])
+
+    def test_half_closed_client_gets_everything(self) -> None:
+        """
+        A client that has sent all it will and begins to read after the stop has begun
+        still gets all of it.
+        """
+        data = bytes(stream(0, 512 * KIB))
+        with self.daemon("--drain-timeout", "10s") as daemon:
+            with daemon.connect(receive_buffer=64 * KIB) as client:
+                client.sendall(data)
+                client.shutdown(socket.SHUT_WR)
+                begin_to_stop(daemon)
+                self.assertTrue(daemon.running())
+                self.assertEqual(receive(client, len(data) + 1), data)
+            daemon.wait(seconds=5)
+
+    def test_busy_client_is_served_until_it_is_done(self) -> None:
+        """
+        A client that is in the middle of its work goes on after the stop has begun.
+        """
+        with self.daemon("--drain-timeout", "10s") as daemon:
+            talker = Talker(daemon.connect())
+            with Crowd([talker]) as crowd:
+                crowd.run(lambda: talker.received > 0, "the first bytes")
+                daemon.signal(signal.SIGTERM)
+                enough = talker.received + 8 * 1024 * KIB
+                crowd.run(lambda: refuses(daemon.address()), "the port to be closed")
+                crowd.run(lambda: talker.received > enough or bool(talker.end), "more bytes")
+                talker.limit = talker.sent
+                crowd.run(lambda: crowd.over, "the end")
+            self.assertTrue(talker.whole)
+            daemon.wait(seconds=5)
+
+    def test_quiet_clients_see_the_end_at_once(self) -> None:
+        """
+        Clients that send nothing see the end of file soon, however long the drain time.
+        """
+        with self.daemon("--drain-timeout", "60s") as daemon:
+            clients = [daemon.connect() for _ in range(20)]
+            for client in clients:
+                self.assertEqual(echo(client, b"hello"), b"hello")
+            daemon.signal(signal.SIGTERM)
+            told = time.monotonic()
+            for client in clients:
+                with client:
+                    self.assertEqual(client.recv(1), b"")
+            saw = time.monotonic() - told
+            daemon.wait()
+            took = time.monotonic() - told
+            self.assertLess(saw, 2.0)
+            self.assertLess(took, 3.0)
+            self.assertIn("drained: 20 connections finished, 0 aborted", daemon.log)
+
+    def test_client_that_stays_is_not_waited_for(self) -> None:
+        """
+        A quiet client that ignores the end of file holds the exit up a few seconds only.
+        """
+        with self.daemon("--drain-timeout", "60s") as daemon, daemon.connect() as client:
+            self.assertEqual(echo(client, b"hello"), b"hello")
+            daemon.signal(signal.SIGTERM)
+            self.assertEqual(client.recv(1), b"")
+            self.assertLess(daemon.wait(), 5.0)
+
+    def test_stuck_clients_are_aborted_in_time(self) -> None:
+        """
+        Clients that take nothing are aborted when the drain time is over, and one line
+        counts them and those that finished.
+        """
+        with self.daemon("--drain-timeout", "1s") as daemon:
+            quiet = [daemon.connect() for _ in range(3)]
+            for client in quiet:
+                self.assertEqual(echo(client, b"hello"), b"hello")
+            with stuck_crowd(daemon, 2) as crowd:
+                told = time.monotonic()
+                daemon.signal(signal.SIGTERM)
+                for client in quiet:
+                    with client:
+                        self.assertEqual(client.recv(1), b"")
+                crowd.run(lambda: crowd.over, "the abort")
+                daemon.wait()
+                took = time.monotonic() - told
+                self.assertEqual([talker.end for talker in crowd.talkers], [End.RESET] * 2)
+            self.assertLess(took, 2.0)
+            self.assertGreater(took, 0.9)
+            self.assertEqual(re.findall(DRAINED, daemon.log), [("3", "2")])
+            self.assertEqual(daemon.ended("aborted", 2), 2)
+            self.assertEqual(daemon.ended("drain", 3), 3)
+
+    def second(self, first: signal.Signals, second: signal.Signals) -> None:
+        with self.daemon("--drain-timeout", "60s") as daemon, stuck_crowd(daemon, 2) as crowd:
+            address = daemon.address()
+            daemon.signal(first)
+            wait_until(lambda: refuses(address), "the port to be closed")
+            self.assertTrue(daemon.running())
+            daemon.signal(second)
+            took = daemon.wait()
+            crowd.run(lambda: crowd.over, "the abort")
+            self.assertEqual([talker.end for talker in crowd.talkers], [End.RESET] * 2)
+            show(f"{self.program}: exit {took:.2f} s after the second signal")
+            self.assertLess(took, 1.0)
+            self.assertEqual(re.findall(DRAINED, daemon.log), [("0", "2")])
+
+    def test_second_term_aborts(self) -> None:
+        """
+        A second TERM ends every connection and the daemon within 1 s.
+        """
+        self.second(signal.SIGTERM, signal.SIGTERM)
+
+    def test_second_int_aborts(self) -> None:
+        """
+        A second INT, too, ends every connection and the daemon within 1 s.
+        """
+        self.second(signal.SIGINT, signal.SIGINT)
+
+    def status(self, number: signal.Signals) -> int:
+        with self.daemon() as daemon:
+            with daemon.connect() as client:
+                self.assertEqual(echo(client, b"hello"), b"hello")
+                daemon.signal(number)
+                self.assertEqual(client.recv(1), b"")
+            daemon.wait()
+            self.assertEqual(re.findall(DRAINED, daemon.log), [("1", "0")])
+            return daemon.status
+
+    def test_term_status(self) -> None:
+        """
+        After TERM and a polite stop, the exit status is the program's usual one.
+        """
+        self.assertEqual(self.status(signal.SIGTERM), -signal.SIGTERM if self.killed else 0)
+
+    def test_int_status(self) -> None:
+        """
+        INT does what TERM does, with its own exit status.
+        """
+        self.assertEqual(self.status(signal.SIGINT), -signal.SIGINT if self.killed else 0)
+
+    def test_other_signals_are_survived(self) -> None:
+        """
+        HUP, USR1 and USR2 do not end the daemon.
+        """
+        with self.daemon() as daemon, daemon.connect() as client:
+            for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+                self.assertEqual(echo(client, b"before"), b"before")
+                daemon.signal(number)
+                self.assertEqual(echo(client, b"after"), b"after")
+                with daemon.connect() as another:
+                    self.assertEqual(echo(another, b"as well"), b"as well")
+            self.assertTrue(daemon.running())
+
+
+class TwistStopTests(StopTests):
+    """
+    The same under twist.
+    """
+
+    program = "twist"

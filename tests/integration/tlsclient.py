@@ -1,0 +1,129 @@
+"""
+A TLS client that can do what Python's C{ssl} cannot: close its sending side with a
+close_notify and go on reading, send records of a chosen length, update its keys, or
+break off anywhere.
+
+The rule of this room: OpenSSL works on the client's socket directly, so what the test
+sees is what the wire carried.
+"""
+
+import select
+import socket
+import time
+
+from OpenSSL import SSL
+
+VERSIONS = {"TLS 1.2": SSL.TLS1_2_VERSION, "TLS 1.3": SSL.TLS1_3_VERSION}
+
+
+def context(version: str) -> SSL.Context:
+    """
+    A client's context for one version, which takes any certificate.
+    """
+    made = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    made.set_min_proto_version(VERSIONS[version])
+    made.set_max_proto_version(VERSIONS[version])
+    return made
+
+
+class TLSClient:
+    """
+    A client on a connected socket, in the middle of its handshake or after it.
+
+    @ivar closed: whether the server's close_notify has come.
+    """
+
+    def __init__(self, sock: socket.socket, context: SSL.Context, seconds: float = 30.0):
+        """
+        @param seconds: how long all that it does may take.
+        """
+        sock.setblocking(False)
+        self.socket = sock
+        self.tls = SSL.Connection(context, sock)
+        self.tls.set_connect_state()
+        self.closed = False
+        self._deadline = time.monotonic() + seconds
+
+    def wait(self, error: SSL.Error) -> None:
+        """
+        Wait for what OpenSSL wants.
+        """
+        writable = isinstance(error, SSL.WantWriteError)
+        poller = select.poll()
+        poller.register(self.socket, select.POLLOUT if writable else select.POLLIN)
+        if not poller.poll(max(0, self._deadline - time.monotonic()) * 1000):
+            raise TimeoutError("the server neither sends nor takes")
+
+    def handshake(self) -> "TLSClient":
+        """
+        Do the whole of it.
+        """
+        while True:
+            try:
+                self.tls.do_handshake()
+            except (SSL.WantReadError, SSL.WantWriteError) as error:
+                self.wait(error)
+            else:
+                return self
+
+    def receive(self, most: int = 65536) -> bytes | None:
+        """
+        What has come; C{None} if nothing has, empty at the server's close_notify.
+        """
+        try:
+            return self.tls.recv(most)
+        except SSL.WantReadError:
+            return None
+        except SSL.ZeroReturnError:
+            self.closed = True
+            return b""
+
+    def exchange(
+        self,
+        data: bytes,
+        record: int = 16384,
+        slow: bool = False,
+        close: bool = True,
+    ) -> bytes:
+        """
+        Send C{data}, close our sending side with a close_notify, and receive until the
+        server closes its own; both at the same time.
+
+        @param record: the most that one record carries.
+        @param slow: whether to read a little at a time, with pauses.
+        @param close: whether to close; else receive as much as was sent.
+        """
+        view = memoryview(data)
+        sent = 0
+        said = not close
+        back = bytearray()
+        while not self.closed and (close or len(back) < len(data)):
+            if sent < len(view):
+                try:
+                    sent += self.tls.send(view[sent : sent + record])
+                except (SSL.WantReadError, SSL.WantWriteError):
+                    pass
+            elif not said:
+                try:
+                    self.tls.shutdown()
+                    said = True
+                except (SSL.WantReadError, SSL.WantWriteError):
+                    pass
+            piece = self.receive(2000 if slow else 65536)
+            if piece:
+                back += piece
+            elif piece is None:
+                self._idle(sent < len(view) or not said)
+        return bytes(back)
+
+    def _idle(self, sending: bool) -> None:
+        poller = select.poll()
+        poller.register(self.socket, select.POLLIN | (select.POLLOUT if sending else 0))
+        if not poller.poll(max(0, self._deadline - time.monotonic()) * 1000):
+            raise TimeoutError("the server neither sends nor takes")
+
+    def close(self) -> None:
+        """
+        Close the socket, without a word.
+        """
+        self.socket.close()

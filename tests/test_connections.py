@@ -1,0 +1,492 @@
+"""
+The live set: totals, the sweep, and the drain.
+"""
+
+import contextlib
+
+from twisted.internet.task import Clock
+from twisted.logger import LogLevel, capturedLogs, formatEvent
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod.connection import Connection, Reason
+from echod.connections import LINGER_SECONDS, QUIET_SECONDS, SWEEP_SECONDS, Connections
+
+
+class FakeConnection(Connection):
+    """
+    A connection that does what the test says, and notes how it was asked to end.
+
+    @ivar asked: the ends it was asked for, in order.
+    """
+
+    bytes_echoed = 0
+    paused = False
+    ending = False
+    listener = "tcp"
+
+    def __init__(self, connections, dies_at_once=False):
+        self.asked = []
+        self.in_kernel = 0
+        self.not_taken = (0, 0, 0)
+        self._connections = connections
+        self._dies_at_once = dies_at_once
+        connections.add(self)
+
+    def unread(self):
+        return self.in_kernel
+
+    def owed(self):
+        return self.not_taken
+
+    def peer(self):
+        return "192.0.2.7:40000"
+
+    def finish(self, reason):
+        self.ending = True
+        self._end("finish", reason)
+
+    def abort(self, reason=None):
+        self.ending = True
+        self._end("abort", reason)
+
+    def _end(self, how, reason):
+        self.asked.append((how, reason))
+        if self._dies_at_once:
+            self._connections.remove(self, reason)
+
+
+class BrokenConnection(FakeConnection):
+    """
+    A connection whose kernel side cannot be looked at.
+    """
+
+    def unread(self):
+        raise RuntimeError("no descriptor")
+
+
+class NamelessConnection(FakeConnection):
+    """
+    A connection whose address is nonsense.
+    """
+
+    def peer(self):
+        raise RuntimeError("no address")
+
+
+class ConnectionsTestCase(SynchronousTestCase):
+    """
+    A live set on a clock that the test moves.
+    """
+
+    def setUp(self):
+        self.clock = Clock()
+        self.connections = self.make()
+
+    def make(self, write_timeout=30.0, access_log=False):
+        return Connections(self.clock, write_timeout, access_log)
+
+    def sweep_for(self, seconds):
+        """
+        Let time pass, with a sweep as often as the daemon makes one.
+        """
+        for _ in range(round(seconds / SWEEP_SECONDS)):
+            self.clock.advance(SWEEP_SECONDS)
+            self.connections.sweep()
+
+
+class TotalsTests(ConnectionsTestCase):
+    """
+    How many there were, how much they echoed, how each ended.
+    """
+
+    def test_totals(self):
+        """
+        Bytes of open and of ended connections both count, and each end counts by its reason.
+        """
+        one, two, three = (FakeConnection(self.connections) for _ in range(3))
+        one.bytes_echoed, two.bytes_echoed = 100, 20
+        self.connections.remove(one, Reason.CLIENT)
+        self.connections.remove(three, Reason.RESET)
+        two.bytes_echoed += 3
+        self.assertEqual(len(self.connections), 1)
+        self.assertEqual(self.connections.opened, 3)
+        self.assertEqual(self.connections.bytes_echoed, 123)
+        self.assertEqual(self.connections.ended, {Reason.CLIENT: 1, Reason.RESET: 1})
+
+    def test_remove_twice(self):
+        """
+        A connection whose end is reported twice is counted and logged once.
+        """
+        connections = self.make(access_log=True)
+        connection = FakeConnection(connections)
+        connection.bytes_echoed = 5
+        with capturedLogs() as events:
+            connections.remove(connection, Reason.CLIENT)
+            connections.remove(connection, Reason.ERROR)
+        self.assertEqual(len(events), 1)
+        self.assertEqual(connections.ended, {Reason.CLIENT: 1})
+        self.assertEqual(connections.bytes_echoed, 5)
+
+    def test_access_record(self):
+        """
+        A connection's end is one record: who, where, how much, how long and why.
+        """
+        connections = self.make(access_log=True)
+        FakeConnection(connections)
+        self.clock.advance(100)
+        connection = FakeConnection(connections)
+        connection.bytes_echoed = 4096
+        self.clock.advance(1.5)
+        with capturedLogs() as events:
+            connections.remove(connection, Reason.WRITE_STALL)
+        (event,) = events
+        expected = {
+            "event": "access",
+            "connection": 2,
+            "listener": "tcp",
+            "peer": "192.0.2.7:40000",
+            "bytes": 4096,
+            "seconds": 1.5,
+            "reason": "write-stall",
+        }
+        self.assertEqual({name: event[name] for name in expected}, expected)
+        self.assertIs(event["log_level"], LogLevel.info)
+        self.assertEqual(
+            formatEvent(event),
+            "connection 2 of 192.0.2.7:40000 to tcp: 4096 bytes echoed in 1.500 s, write-stall",
+        )
+
+    def test_access_log_off(self):
+        """
+        Without an access log a connection's end is counted and not logged.
+        """
+        connection = FakeConnection(self.connections)
+        with capturedLogs() as events:
+            self.connections.remove(connection, Reason.CLIENT)
+        self.assertEqual((list(events), self.connections.ended[Reason.CLIENT]), ([], 1))
+
+
+class SweepTests(ConnectionsTestCase):
+    """
+    What the look once a second finds.
+    """
+
+    def stalled(self):
+        connection = FakeConnection(self.connections)
+        connection.paused = True
+        connection.not_taken = (1000, 5000, 0)
+        return connection
+
+    def test_write_stall(self):
+        """
+        A client that takes nothing for the write timeout is aborted, and not sooner.
+        """
+        connection = self.stalled()
+        self.connections.sweep()
+        self.sweep_for(29)
+        self.assertEqual(connection.asked, [])
+        self.sweep_for(1)
+        self.assertEqual(connection.asked, [("abort", Reason.WRITE_STALL)])
+
+    def test_slow_is_not_stalled(self):
+        """
+        A client that takes even a little has the whole write timeout again.
+        """
+        connection = self.stalled()
+        self.sweep_for(29)
+        connection.not_taken = (999, 5000, 0)
+        self.sweep_for(30)
+        self.assertEqual(connection.asked, [])
+        self.sweep_for(1)
+        self.assertEqual(connection.asked, [("abort", Reason.WRITE_STALL)])
+
+    def test_stall_is_forgotten(self):
+        """
+        A client that caught up and falls behind again has the whole write timeout again.
+        """
+        connection = self.stalled()
+        self.sweep_for(29)
+        connection.paused = False
+        self.sweep_for(1)
+        connection.paused = True
+        self.sweep_for(30)
+        self.assertEqual(connection.asked, [])
+
+    def test_no_write_timeout(self):
+        """
+        With a write timeout of 0 a client may take nothing for ever.
+        """
+        self.connections = self.make(write_timeout=0.0)
+        connection = self.stalled()
+        self.sweep_for(1000)
+        self.assertEqual(connection.asked, [])
+
+    def test_idle_and_owed_nothing(self):
+        """
+        A connection that is owed nothing may be silent for ever.
+        """
+        idle, paused = (FakeConnection(self.connections) for _ in range(2))
+        idle.not_taken = (1, 0, 0)
+        paused.paused = True
+        self.sweep_for(1000)
+        self.assertEqual((idle.asked, paused.asked), ([], []))
+
+    def test_linger(self):
+        """
+        A client that was sent all, our end too, has a short while to close before it is cut.
+        """
+        connection = FakeConnection(self.connections)
+        connection.ending = True
+        connection.not_taken = (10, 0, 0)
+        self.sweep_for(LINGER_SECONDS + 1)
+        self.assertEqual(connection.asked, [])
+        connection.not_taken = (0, 0, 0)
+        self.sweep_for(LINGER_SECONDS)
+        self.assertEqual(connection.asked, [])
+        self.sweep_for(SWEEP_SECONDS)
+        self.assertEqual(connection.asked, [("abort", None)])
+
+    def test_ending_and_stalled(self):
+        """
+        A polite end does not wait longer than the write timeout for a client that takes nothing.
+        """
+        connection = self.stalled()
+        connection.paused, connection.ending = False, True
+        self.sweep_for(31)
+        self.assertEqual(connection.asked, [("abort", Reason.WRITE_STALL)])
+
+    def test_ends_within_a_sweep(self):
+        """
+        A connection that is gone as soon as it is aborted does not hide the next one.
+        """
+        connections = [FakeConnection(self.connections, dies_at_once=True) for _ in range(2)]
+        for connection in connections:
+            connection.paused, connection.not_taken = True, (1, 1, 1)
+        self.sweep_for(31)
+        self.assertEqual(self.connections.ended, {Reason.WRITE_STALL: 2})
+
+
+class DrainTests(ConnectionsTestCase):
+    """
+    How all connections come to an end together.
+    """
+
+    def settle(self):
+        """
+        Look often enough that silent connections count as quiet.
+        """
+        self.sweep_for(1)
+
+    def drain(self, seconds=5.0):
+        with capturedLogs() as events:
+            drained = self.connections.drain(seconds)
+        self.records = events
+        return drained
+
+    def advance(self, seconds):
+        with capturedLogs() as events:
+            self.clock.pump([0.25] * round(seconds / 0.25))
+        self.records = [*self.records, *events]
+
+    def assert_drained(self, drained, finished, aborted):
+        self.successResultOf(drained)
+        ends = [event for event in self.records if event.get("event") == "drained"]
+        self.assertEqual([(e["finished"], e["aborted"]) for e in ends], [(finished, aborted)])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_nobody_there(self):
+        """
+        A daemon without connections stops at once.
+        """
+        self.assert_drained(self.drain(), 0, 0)
+
+    def test_quiet(self):
+        """
+        Quiet connections end politely and at once, and the stop waits until they are gone.
+        """
+        quiet = [FakeConnection(self.connections) for _ in range(2)]
+        self.settle()
+        drained = self.drain()
+        for connection in quiet:
+            self.assertEqual(connection.asked, [("finish", Reason.DRAIN)])
+        self.connections.remove(quiet[0], Reason.DRAIN)
+        self.assertNoResult(drained)
+        with capturedLogs() as self.records:
+            self.connections.remove(quiet[1], Reason.DRAIN)
+        self.assert_drained(drained, 2, 0)
+
+    def test_new(self):
+        """
+        A client just accepted has a moment to send before it counts as quiet.
+        """
+        connection = FakeConnection(self.connections)
+        self.drain()
+        self.advance(QUIET_SECONDS - 0.25)
+        self.assertEqual(connection.asked, [])
+        self.advance(0.25)
+        self.assertEqual(connection.asked, [("finish", Reason.DRAIN)])
+
+    def test_busy(self):
+        """
+        A busy connection goes on until it has been quiet for a moment.
+        """
+        busy, late = (FakeConnection(self.connections) for _ in range(2))
+        self.settle()
+        busy.bytes_echoed += 1
+        late.bytes_echoed += 1
+        self.drain()
+        for _ in range(3):
+            busy.bytes_echoed += 1
+            self.advance(QUIET_SECONDS)
+        self.assertEqual(busy.asked, [])
+        self.assertEqual(late.asked, [("finish", Reason.DRAIN)])
+        self.advance(QUIET_SECONDS)
+        self.assertEqual(busy.asked, [("finish", Reason.DRAIN)])
+
+    def test_busy_a_moment_ago(self):
+        """
+        A connection that was silent at the last look and has echoed since is not quiet.
+        """
+        connection = FakeConnection(self.connections)
+        self.settle()
+        connection.bytes_echoed = 1
+        self.drain()
+        self.assertEqual(connection.asked, [])
+
+    def test_unread(self):
+        """
+        What a client has sent is echoed first, even if the daemon has not received it yet.
+        """
+        connection = FakeConnection(self.connections)
+        connection.in_kernel = 1
+        self.settle()
+        self.drain()
+        self.advance(QUIET_SECONDS)
+        self.assertEqual(connection.asked, [])
+        connection.in_kernel = 0
+        self.advance(QUIET_SECONDS)
+        self.assertEqual(connection.asked, [("finish", Reason.DRAIN)])
+
+    def test_paused(self):
+        """
+        A client that does not take its echo has until the deadline to take it.
+        """
+        connection = FakeConnection(self.connections)
+        connection.paused, connection.not_taken = True, (1, 2, 3)
+        self.settle()
+        self.drain()
+        self.advance(4)
+        self.assertEqual(connection.asked, [])
+        connection.paused = False
+        self.advance(QUIET_SECONDS)
+        self.assertEqual(connection.asked, [("finish", Reason.DRAIN)])
+
+    def test_already_ending(self):
+        """
+        A connection that is ending when the stop comes is not ended a second time.
+        """
+        connection = FakeConnection(self.connections)
+        connection.ending, connection.not_taken = True, (1, 0, 0)
+        self.settle()
+        self.drain()
+        self.advance(1)
+        self.assertEqual(connection.asked, [])
+
+    def test_linger(self):
+        """
+        A client that never closes its own side is cut after a short while, with the drain's reason.
+        """
+        connection = FakeConnection(self.connections)
+        self.settle()
+        self.drain(60.0)
+        self.advance(LINGER_SECONDS + QUIET_SECONDS)
+        self.assertEqual(connection.asked, [("finish", Reason.DRAIN), ("abort", None)])
+
+    def test_deadline(self):
+        """
+        Whoever is busy at the deadline is aborted, and the log says how many.
+        """
+        connections = [FakeConnection(self.connections, dies_at_once=True) for _ in range(3)]
+        for connection in connections:
+            connection.in_kernel = 1
+        connections[0].in_kernel = 0
+        self.settle()
+        drained = self.drain()
+        self.assertEqual(len(self.connections), 2)
+        self.advance(4.75)
+        self.assertEqual(len(self.connections), 2)
+        self.assertNoResult(drained)
+        self.advance(0.25)
+        self.assertEqual(self.connections.ended, {Reason.DRAIN: 1, Reason.ABORTED: 2})
+        self.assert_drained(drained, 1, 2)
+
+    def test_earlier_aborts_do_not_count(self):
+        """
+        The drain's figures are about the connections that were open when it began.
+        """
+        for reason in (Reason.ABORTED, Reason.WRITE_STALL):
+            self.connections.remove(FakeConnection(self.connections), reason)
+        stalls, ends = (FakeConnection(self.connections) for _ in range(2))
+        stalls.paused = ends.paused = True
+        drained = self.drain()
+        self.connections.remove(ends, Reason.CLIENT)
+        with capturedLogs() as self.records:
+            self.connections.remove(stalls, Reason.WRITE_STALL)
+        self.assert_drained(drained, 1, 1)
+
+    def test_abort_all(self):
+        """
+        A second signal ends every connection at once, the ending ones too.
+        """
+        connections = [FakeConnection(self.connections, dies_at_once=True) for _ in range(3)]
+        connections[0].ending = True
+        for connection in connections:
+            connection.paused, connection.not_taken = True, (1, 0, 0)
+        drained = self.drain()
+        with capturedLogs() as self.records:
+            self.connections.abort_all()
+        self.assert_drained(drained, 0, 3)
+
+    def test_broken_look(self):
+        """
+        A bug in looking at a connection is logged, and the deadline still ends the drain.
+        """
+        BrokenConnection(self.connections, dies_at_once=True)
+        drained = self.drain()
+        self.advance(5)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        self.assertEqual(self.connections.ended, {Reason.ABORTED: 1})
+        self.assert_drained(drained, 0, 1)
+
+    def test_broken_first_look(self):
+        """
+        A bug in the first look does not spoil the drain either.
+        """
+        BrokenConnection(self.connections, dies_at_once=True)
+        self.settle()
+        drained = self.drain()
+        self.advance(5)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        self.assert_drained(drained, 0, 1)
+
+    def test_end_that_cannot_be_told(self):
+        """
+        A connection whose address cannot be put into words does not hold up the stop for ever.
+        """
+        self.connections = self.make(access_log=True)
+        connection = NamelessConnection(self.connections)
+        drained = self.drain()
+        # What comes out of it Twisted would log.
+        with capturedLogs() as self.records, contextlib.suppress(RuntimeError):
+            self.connections.remove(connection, Reason.CLIENT)
+        self.flushLoggedErrors(RuntimeError)
+        self.assert_drained(drained, 1, 0)
+
+    def test_comes_after_the_drain(self):
+        """
+        A connection that comes and goes after the drain is counted without a complaint.
+        """
+        self.drain()
+        late = FakeConnection(self.connections)
+        self.connections.remove(late, Reason.CLIENT)
+        self.assertEqual(self.connections.ended, {Reason.CLIENT: 1})

@@ -1,0 +1,166 @@
+"""
+The drawing of the house, made law: imports go down the floors.
+"""
+
+import ast
+import os
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+import echod
+
+ROOT = Path(echod.__file__).resolve().parent
+
+FLOORS = {
+    4: {"service"},
+    3: {"listener", "signals"},
+    2: {"protocol"},
+    1: {"tls", "transport", "reactor", "secure"},
+    0: {"connections", "options", "observers", "sockets", "connection"},
+}
+
+SIDEWAYS = {
+    # The live set and what lives in it meet in the names of connection.py.
+    ("connections", "connection"),
+    # What the operator typed is shown as carefully as what a peer sent.
+    ("options", "sockets"),
+    # The reactor makes these transports, and they have a TLS half.
+    ("reactor", "transport"),
+    ("transport", "secure"),
+}
+
+
+def modules():
+    """
+    Every module of echod but the package itself, by name.
+    """
+    return {path.stem: path for path in ROOT.glob("*.py") if path.stem != "__init__"}
+
+
+def imports(source, names):
+    """
+    Which of these modules of echod a module imports, anywhere in it.
+    """
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            paths = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = "echod" if node.level else node.module
+            inside = f".{node.module}" if node.level and node.module else ""
+            paths = [f"{base}{inside}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for path in paths:
+            package, _, rest = path.partition(".")
+            if package == "echod":
+                found.add(rest.partition(".")[0])
+    return found & names
+
+
+def run(code):
+    """
+    Run Python code in a process of its own.
+
+    @return: what it wrote to standard output.
+    """
+    environment = dict(os.environ, PYTHONPATH=str(ROOT.parent))
+    finished = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
+    )
+    if finished.returncode:
+        raise AssertionError(finished.stderr)
+    return finished.stdout.split()
+
+
+class FloorsTests(SynchronousTestCase):
+    """
+    Who may import whom.
+    """
+
+    def setUp(self):
+        paths = modules()
+        self.floor = {name: floor for floor, names in FLOORS.items() for name in names}
+        self.edges = {
+            (name, other)
+            for name, path in paths.items()
+            for other in imports(path.read_text(), set(paths))
+        }
+
+    def test_every_room_has_a_floor(self):
+        """
+        A new module is given its place before it is let in.
+        """
+        self.assertEqual(set(modules()) - set(self.floor), set())
+
+    def test_down_only(self):
+        """
+        A module imports from lower floors, and sideways only where a reason is written down.
+        """
+        wrong = {
+            (name, other)
+            for name, other in self.edges - SIDEWAYS
+            if self.floor.get(name, -1) <= self.floor.get(other, -1)
+        }
+        self.assertEqual(wrong, set())
+
+    def test_no_circles(self):
+        """
+        No module imports itself, however long the way.
+        """
+        graph = TopologicalSorter()
+        for name, other in self.edges:
+            graph.add(name, other)
+        graph.prepare()
+
+    def test_service_alone_meets_all(self):
+        """
+        The imports that this test sees are those there are.
+        """
+        for edge in (
+            ("service", "signals"),  # from echod import signals
+            ("service", "listener"),  # from echod.listener import ListenerService
+            ("connections", "connection"),
+        ):
+            self.assertIn(edge, self.edges)
+        source = "import echod.a\nif x:\n from . import b\n from .c import d\nfrom echod import e"
+        self.assertEqual(imports(source, set("abcdef")), set("abce"))
+
+
+class ReactorTests(SynchronousTestCase):
+    """
+    Who installs a reactor: nobody, before the daemon is built.
+    """
+
+    def test_no_module_imports_the_reactor(self):
+        """
+        The user's choice of a reactor still counts after any module of echod is imported.
+        """
+        names = ", ".join(f"echod.{name}" for name in modules())
+        loaded = run(f"import sys, {names}; print(*sys.modules)")
+        self.assertIn("echod.service", loaded)
+        self.assertNotIn("twisted.internet.reactor", loaded)
+
+    def test_plugin_is_lazy(self):
+        """
+        The plugin, which twistd imports for every command, imports nothing of echod.
+        """
+        loaded = run("import sys, twisted.plugins.echod_plugin; print(*sys.modules)")
+        self.assertIn("twisted.plugins.echod_plugin", loaded)
+        self.assertEqual([name for name in loaded if name.split(".")[0] == "echod"], [])
+        self.assertNotIn("twisted.internet.reactor", loaded)
+
+    def test_options_are_asked_for(self):
+        """
+        Asking the plugin for its options imports the daemon, and still no reactor.
+        """
+        loaded = run(
+            "import sys; from twisted.plugins.echod_plugin import echod; "
+            "echod.options(); print(*sys.modules)"
+        )
+        self.assertIn("echod.service", loaded)
+        self.assertNotIn("twisted.internet.reactor", loaded)

@@ -1,0 +1,492 @@
+"""
+A listener, from bind to close.
+"""
+
+import contextlib
+import errno
+import gc
+import io
+import os
+import socket
+import sys
+
+from twisted.application.service import IService
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IReadDescriptor, IStreamServerEndpoint
+from twisted.internet.protocol import Factory
+from twisted.internet.testing import AccumulatingProtocol
+from twisted.logger import LogLevel, capturedLogs, formatEvent
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from echod.listener import ListenerService, ListenFailed, TCPEndpoint, bind_error_text
+from echod.transport import EagerTransport
+from tests.fakes import AcceptingPort, FakePort, PortReactor
+
+HAS_IPV6 = socket.has_dualstack_ipv6()
+LISTEN_QUEUE_AT = 28
+"""Where C{struct tcp_info} has the length of a listening socket's queue, C{tcpi_sacked}."""
+
+
+@implementer(IStreamServerEndpoint)
+class FakeEndpoint:
+    """
+    Answers what the test says, and counts how often it was asked.
+    """
+
+    def __init__(self, *answers):
+        self._answers = list(answers)
+        self.factories = []
+
+    def listen(self, protocolFactory):
+        self.factories.append(protocolFactory)
+        return self._answers.pop(0)
+
+
+class TCPEndpointTests(SynchronousTestCase):
+    """
+    The sockets that C{--port} binds.
+    """
+
+    def setUp(self):
+        self.reactor = PortReactor()
+        self.addCleanup(self.reactor.close)
+
+    def listen(self, interface, backlog=7, dual_stack=None, port=0):
+        """
+        @return: the listening socket, and how the reactor was told to adopt it.
+        """
+        endpoint = TCPEndpoint(self.reactor, port, interface, backlog, dual_stack)
+        verifyObject(IStreamServerEndpoint, endpoint)
+        factory = Factory()
+        port = self.successResultOf(endpoint.listen(factory))
+        self.assertIs(port.factory, factory)
+        _, family, _ = self.reactor.adoptedPorts[-1]
+        self.assertEqual(family, port.socket.family)
+        return port.socket
+
+    def accepts(self, listening, family, host):
+        """
+        Whether a client of this family gets in.
+        """
+        with socket.socket(family) as client:
+            client.settimeout(10)
+            try:
+                client.connect((host, listening.getsockname()[1]))
+            except ConnectionRefusedError:
+                return False
+            return True
+
+    def test_dual_stack(self):
+        """
+        By default one socket takes clients of IPv4 and of IPv6.
+        """
+        for dual_stack in (True, None):
+            listening = self.listen(None, dual_stack=dual_stack)
+            self.assertTrue(self.accepts(listening, socket.AF_INET, "127.0.0.1"))
+            self.assertTrue(self.accepts(listening, socket.AF_INET6, "::1"))
+
+    def test_no_ipv6(self):
+        """
+        Where the machine has no IPv6, clients of IPv4 are taken.
+        """
+        listening = self.listen(None, dual_stack=False)
+        self.assertEqual(listening.family, socket.AF_INET)
+        self.assertTrue(self.accepts(listening, socket.AF_INET, "127.0.0.1"))
+
+    def test_interface(self):
+        """
+        With an address of one version, clients of that address only are taken.
+        """
+        listening = self.listen("127.0.0.1")
+        self.assertEqual(listening.getsockname()[0], "127.0.0.1")
+        self.assertFalse(self.accepts(listening, socket.AF_INET, "127.0.0.2"))
+
+    def test_interface_ipv6(self):
+        """
+        An address may be one of IPv6.
+        """
+        listening = self.listen("::1")
+        self.assertTrue(self.accepts(listening, socket.AF_INET6, "::1"))
+        self.assertFalse(self.accepts(listening, socket.AF_INET, "127.0.0.1"))
+
+    if not HAS_IPV6:
+        test_dual_stack.skip = test_interface_ipv6.skip = "this machine has no IPv6"
+
+    def test_backlog(self):
+        """
+        As many clients may wait to be accepted as the operator says.
+        """
+        for listening in (
+            self.listen("127.0.0.1", 7),
+            self.listen(None, 7, dual_stack=False),
+        ):
+            information = listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 64)
+            queue = information[LISTEN_QUEUE_AT : LISTEN_QUEUE_AT + 4]
+            self.assertEqual(int.from_bytes(queue, sys.byteorder), 7)
+
+    def test_restart(self):
+        """
+        A daemon that is restarted gets its port back while old connections fade away.
+        """
+        first = self.listen("127.0.0.1")
+        address = first.getsockname()
+        with socket.create_connection(address, timeout=10) as client:
+            accepted, _ = first.accept()
+            first.close()
+            # Whoever closes first keeps the port for a while (TIME_WAIT).
+            accepted.close()
+            self.assertEqual(client.recv(1), b"")
+        self.listen("127.0.0.1", port=address[1])
+
+    def test_in_use(self):
+        """
+        A port that is taken is a failure of the Deferred, with the system's reason.
+        """
+        taken = self.listen("127.0.0.1")
+        endpoint = TCPEndpoint(self.reactor, taken.getsockname()[1], "127.0.0.1", 7)
+        failure = self.failureResultOf(endpoint.listen(Factory()), OSError)
+        self.assertEqual(failure.value.errno, errno.EADDRINUSE)
+
+
+class BindErrorTextTests(SynchronousTestCase):
+    """
+    Why a bind failed, in one line.
+    """
+
+    def test_texts(self):
+        """
+        The reason is the system's, with the way out where there is a usual one.
+        """
+        in_use = OSError(errno.EADDRINUSE, "busy")
+        for error, expected in (
+            (in_use, "Address already in use; stop what listens there, or give another"),
+            (
+                CannotListenError("", 80, in_use),
+                "Address already in use; stop what listens there, or give another",
+            ),
+            (
+                PermissionError(errno.EACCES, "no"),
+                "Permission denied; give one that this user may use, "
+                "or start as root with twistd --uid",
+            ),
+            (
+                OSError(errno.EADDRNOTAVAIL, "no"),
+                "Cannot assign requested address; give an address of this machine",
+            ),
+            (OSError(errno.ENOENT, "no"), "No such file or directory"),
+            (OverflowError("port\nmust be"), "port\\nmust be"),
+        ):
+            self.assertEqual(bind_error_text(error), expected)
+
+    def test_not_of_the_system(self):
+        """
+        A reason that is only text is shown as it is.
+        """
+        text = bind_error_text(CannotListenError("here", 80, "it is\nlocked"))
+        self.assertIn("it is\\nlocked", text)
+
+    def test_unknown_host(self):
+        """
+        A host name that does not exist is called that.
+        """
+        error = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        for each in (error, CannotListenError("no.such.host", 80, error)):
+            self.assertEqual(bind_error_text(each), "Name or service not known")
+
+
+class ListenerServiceTests(SynchronousTestCase):
+    """
+    The service, on endpoints and a clock that the test moves.
+    """
+
+    def setUp(self):
+        self.clock = PortReactor()
+        self.factory = Factory()
+        self.stderr = io.StringIO()
+        self.patch(sys, "__stderr__", self.stderr)
+
+    def port(self):
+        sock = socket.socket()
+        self.addCleanup(sock.close)
+        return FakePort(sock)
+
+    def service(self, *answers):
+        self.endpoint = FakeEndpoint(*answers)
+        service = ListenerService("--port 1", self.endpoint, self.factory, self.clock, 30.0)
+        verifyObject(IService, service)
+        return service
+
+    def test_start(self):
+        """
+        Under twistd the port is bound in the privileged start, tuned, logged, and bound once.
+        """
+        port = self.port()
+        service = self.service(succeed(port))
+        self.assertEqual(service.address(), "nowhere")
+        with capturedLogs() as events:
+            service.privilegedStartService()
+            service.startService()
+        self.assertEqual(self.endpoint.factories, [self.factory])
+        self.assertTrue(service.running)
+        (event,) = events
+        self.assertEqual(formatEvent(event), "listening on 192.0.2.1:9000, --port 1")
+        self.assertEqual(event["event"], "listening")
+        self.assertEqual(service.address(), "192.0.2.1:9000")
+        keepalive = port.socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        timeout = port.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+        self.assertEqual((bool(keepalive), timeout), (True, 35_000))
+
+    def test_start_unprivileged(self):
+        """
+        Under twist, which has no privileged start, the port is bound in the start.
+        """
+        service = self.service(succeed(self.port()))
+        service.startService()
+        self.assertEqual(service.address(), "192.0.2.1:9000")
+
+    def assert_fails(self, failing, reason):
+        """
+        The start fails with the reason: in the log, on the terminal and in the exit.
+        """
+        with capturedLogs() as events:
+            error = self.assertRaises(ListenFailed, failing)
+        self.assertEqual((str(error), error.code), (f"--port 1: {reason}", 1))
+        self.assertEqual(self.stderr.getvalue(), f"echod: --port 1: {reason}\n")
+        self.assertEqual(
+            [(event["log_level"], formatEvent(event)) for event in events],
+            [(LogLevel.error, f"cannot listen, --port 1: {reason}")],
+        )
+
+    def test_cannot_bind(self):
+        """
+        A port that cannot be bound ends the daemon with one line and status 1.
+        """
+        service = self.service(fail(PermissionError(errno.EPERM, "no")))
+        self.assert_fails(service.privilegedStartService, "Operation not permitted")
+        # twistd exits for the one and reports to its parent process for the other.
+        self.assertTrue(
+            issubclass(ListenFailed, SystemExit) and issubclass(ListenFailed, Exception)
+        )
+
+    def test_raises(self):
+        """
+        An endpoint that raises instead of answering ends the daemon with one line as well.
+        """
+        service = self.service(succeed(self.port()))
+
+        def listen(protocolFactory):
+            raise ValueError("not here")
+
+        self.endpoint.listen = listen
+        self.assert_fails(service.privilegedStartService, "not here")
+
+    def test_late(self):
+        """
+        An endpoint may take its time to bind, and is not asked twice meanwhile.
+        """
+        listening = Deferred()
+        service = self.service(listening, Deferred())
+        service.privilegedStartService()
+        service.startService()
+        self.assertEqual(service.address(), "nowhere")
+        listening.callback(self.port())
+        self.assertEqual(service.address(), "192.0.2.1:9000")
+        self.assertEqual(len(self.endpoint.factories), 1)
+
+    def test_late_failure(self):
+        """
+        A bind that fails late is told in the log and on the terminal, not swallowed.
+        """
+        listening = Deferred()
+        service = self.service(listening, Deferred())
+        service.privilegedStartService()
+        reason = "Address already in use; stop what listens there, or give another"
+        with capturedLogs() as events, contextlib.suppress(ListenFailed):
+            listening.errback(Failure(OSError(errno.EADDRINUSE, "busy")))
+        self.flushLoggedErrors(ListenFailed)
+        self.assertIn(f"cannot listen, --port 1: {reason}", [formatEvent(e) for e in events])
+        self.assertIn(f"echod: --port 1: {reason}\n", self.stderr.getvalue())
+
+    def test_stop_before_late(self):
+        """
+        A port that is bound only after the service was stopped is closed again.
+        """
+        listening, port = Deferred(), self.port()
+        service = self.service(listening)
+        service.privilegedStartService()
+        service.stopService()
+        # Either the bind is given up, or what comes of it is.
+        if not listening.called:
+            listening.callback(port)
+            self.assertTrue(port.stopped)
+
+    def test_stop(self):
+        """
+        Stopping waits until the port is closed, and then it listens nowhere.
+        """
+        port = self.port()
+        port.closing = Deferred()
+        service = self.service(succeed(port))
+        service.startService()
+        stopped = service.stopService()
+        self.assertEqual((service.running, service.address()), (False, "nowhere"))
+        self.clock.advance(0)
+        self.assertNoResult(stopped)
+        port.closing.callback(None)
+        self.assertIsNone(self.successResultOf(stopped))
+
+    def test_stop_before_start(self):
+        """
+        A service that listens nowhere stops at once.
+        """
+        service = self.service(succeed(self.port()))
+        self.assertIsNone(self.successResultOf(service.stopService()))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def accepting(self, clients):
+        """
+        A service on a real listening socket with clients waiting, all of which have sent.
+        """
+        listening = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(listening.close)
+        port = AcceptingPort(listening, self.clock)
+        verifyObject(IListeningPort, port)
+        verifyObject(IReadDescriptor, port)
+        service = self.service(succeed(port))
+        service.startService()
+        for n in range(clients):
+            client = socket.create_connection(listening.getsockname(), timeout=10)
+            self.addCleanup(client.close)
+            client.sendall(bytes(n + 1))
+        return service, port
+
+    def test_waiting_clients(self):
+        """
+        Whoever the kernel has let in before the port closes is accepted first.
+        """
+        service, port = self.accepting(3)
+        stopped = service.stopService()
+        self.assertEqual(port.done, [])
+        late = socket.create_connection(port.socket.getsockname(), timeout=10)
+        self.addCleanup(late.close)
+        late.sendall(bytes(4))
+        self.clock.advance(0)
+        self.successResultOf(stopped)
+        self.assertEqual(port.done, [1, 2, 3, 4, "closed"])
+
+    def test_port_that_cannot_accept(self):
+        """
+        A port that accepts nobody, for want of descriptors, does not hold up the stop for ever.
+        """
+        service, port = self.accepting(1)
+        port.broken = True
+        stopped = service.stopService()
+        self.clock.advance(0)
+        self.successResultOf(stopped)
+        self.assertGreaterEqual(port.turns, 4096)
+
+
+class AcceptQueueTests(TestCase):
+    """
+    The accept queue of Twisted's own port, on the real reactor.
+    """
+
+    timeout = 30
+
+    async def test_waiting_clients_are_served(self):
+        """
+        Clients that connected before the stop, and after it began, are served and not reset.
+        """
+        done = Deferred()
+        protocols = []
+
+        class Protocol(AccumulatingProtocol):
+            def connectionMade(self):
+                protocols.append(self)
+
+            def dataReceived(self, data):
+                self.transport.write(data)
+                self.transport.loseConnection()
+
+            def connectionLost(self, reason):
+                if all(not p.transport.connected for p in protocols) and len(protocols) == 150:
+                    done.callback(None)
+
+        endpoint = TCPEndpoint(reactor, 0, "127.0.0.1", 1024)
+        factory = Factory.forProtocol(Protocol)
+        factory.noisy = False
+        service = ListenerService("--port 0", endpoint, factory, reactor, 30.0)
+        service.startService()
+        host, port = service.address().split(":")
+        clients = []
+
+        def connect(count):
+            # The kernel alone does this: the reactor has no turn in between.
+            for _ in range(count):
+                client = socket.create_connection((host, int(port)), timeout=10)
+                self.addCleanup(client.close)
+                client.sendall(b"x")
+                clients.append(client)
+
+        connect(75)
+        stopped = service.stopService()
+        connect(75)
+        await stopped
+        await done
+        self.assertEqual([client.recv(10) for client in clients], [b"x"] * 150)
+        with self.assertRaises(ConnectionRefusedError):
+            socket.create_connection((host, int(port)), timeout=10)
+
+
+class TransportTests(TestCase):
+    """
+    What carries the connections of a reactor that is not ours.
+    """
+
+    timeout = 30
+
+    async def test_own_transport(self):
+        """
+        On a reactor that the user chose, connections have our transport, which sends at once.
+        """
+        made = Deferred()
+        factory = Factory.forProtocol(AccumulatingProtocol)
+        factory.noisy = False
+        factory.protocolConnectionMade = made
+        endpoint = TCPEndpoint(reactor, 0, "127.0.0.1", 7)
+        service = ListenerService("--port 0", endpoint, factory, reactor, 30.0)
+        service.startService()
+        host, port = service.address().split(":")
+        with socket.create_connection((host, int(port)), timeout=10):
+            protocol = await made
+            self.assertIs(type(protocol.transport), EagerTransport)
+            protocol.closedDeferred = Deferred()
+            protocol.transport.abortConnection()
+            await protocol.closedDeferred
+        await service.stopService()
+
+
+class DescriptorTests(SynchronousTestCase):
+    """
+    What a listener leaves behind.
+    """
+
+    def test_none_left(self):
+        """
+        A listening socket has one descriptor, and none once its port is closed.
+        """
+        clock = PortReactor()
+        gc.collect()
+        before = len(os.listdir("/proc/self/fd"))
+        service = ListenerService(
+            "--port 0", TCPEndpoint(clock, 0, "127.0.0.1", 7), Factory(), clock, 0.0
+        )
+        service.startService()
+        self.assertEqual(len(os.listdir("/proc/self/fd")), before + 1)
+        clock.close()
+        self.assertEqual(len(os.listdir("/proc/self/fd")), before)

@@ -1,0 +1,50 @@
+"""
+What twistd and twist find.
+"""
+
+from twisted.application.reactors import IReactorInstaller
+from twisted.application.service import IServiceMaker
+from twisted.plugin import IPlugin
+from twisted.plugins.echod_plugin import eager, echod as plugin
+from twisted.python.reflect import namedAny
+from twisted.scripts.twistd import ServerOptions
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from echod import service
+
+
+class PluginTests(SynchronousTestCase):
+    """
+    The lazy lines.
+    """
+
+    def test_interfaces(self):
+        """
+        The plugin is one that twistd and twist look for, and leads to the daemon.
+        """
+        verifyObject(IPlugin, plugin)
+        verifyObject(IServiceMaker, plugin)
+        self.assertEqual(plugin.tapname, "echod")
+        self.assertIs(plugin.options, service.Options)
+        self.assertIs(plugin.makeService, service.makeService)
+
+    def test_reactor(self):
+        """
+        Our reactor stands among those that the user may choose.
+        """
+        verifyObject(IPlugin, eager)
+        verifyObject(IReactorInstaller, eager)
+        self.assertEqual(eager.shortName, "echod")
+        self.assertTrue(callable(namedAny(eager.moduleName).install))
+
+    def test_under_twistd(self):
+        """
+        C{twistd -n echod} finds the plugin and parses its options below its own.
+        """
+        twistd = ServerOptions()
+        twistd.parseOptions(["-n", "--logfile", "-", "echod", "--port", "7"])
+        self.assertEqual(twistd.subCommand, "echod")
+        self.assertIsInstance(twistd.subOptions, service.Options)
+        self.assertEqual(twistd.subOptions["port"], 7)
+        self.assertIs(twistd.subOptions.twistd, twistd)

@@ -1,0 +1,184 @@
+"""
+What is asked of the kernel about a socket, on sockets.
+"""
+
+import socket
+
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod.sockets import address_text, printable, tune, unread, unsent
+
+
+class SocketTestCase(SynchronousTestCase):
+    """
+    Sockets that are closed when the test ends.
+    """
+
+    def closing(self, *sockets):
+        for each in sockets:
+            self.addCleanup(each.close)
+        return sockets
+
+    def tcp_pair(self, write_timeout=None):
+        """
+        A client of a listening socket, tuned if a timeout is given, and what it accepted.
+        """
+        (listening,) = self.closing(socket.create_server(("127.0.0.1", 0)))
+        if write_timeout is not None:
+            tune(listening, write_timeout)
+        (client,) = self.closing(socket.create_connection(listening.getsockname(), timeout=10))
+        (accepted,) = self.closing(listening.accept()[0])
+        return client, accepted
+
+
+class TuneTests(SocketTestCase):
+    """
+    The options of a listening socket.
+    """
+
+    def options(self, sock):
+        tcp = socket.IPPROTO_TCP
+        return {
+            "no delay": bool(sock.getsockopt(tcp, socket.TCP_NODELAY)),
+            "keepalive": bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)),
+            "idle": sock.getsockopt(tcp, socket.TCP_KEEPIDLE),
+            "interval": sock.getsockopt(tcp, socket.TCP_KEEPINTVL),
+            "probes": sock.getsockopt(tcp, socket.TCP_KEEPCNT),
+            "user timeout": sock.getsockopt(tcp, socket.TCP_USER_TIMEOUT),
+        }
+
+    def test_inherited(self):
+        """
+        A connection has the options from the moment it is accepted.
+        """
+        _, accepted = self.tcp_pair(write_timeout=30.0)
+        self.assertEqual(
+            self.options(accepted),
+            {
+                "no delay": True,
+                "keepalive": True,
+                "idle": 60,
+                "interval": 10,
+                "probes": 6,
+                "user timeout": 35_000,
+            },
+        )
+
+    def test_send_buffer(self):
+        """
+        What the kernel holds for one client has a bound of 256 KiB, on TCP and on unix sockets.
+        """
+        bounded, unix, server = self.closing(
+            socket.socket(), socket.socket(socket.AF_UNIX), socket.socket()
+        )
+        before = bounded.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        bounded.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 256 * 1024)
+        expected = bounded.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        self.assertNotEqual(before, expected)
+        for listening in (unix, server):
+            tune(listening, 30.0)
+            self.assertEqual(listening.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF), expected)
+
+    def test_no_write_timeout(self):
+        """
+        Without a write timeout the kernel gives up no connection sooner than by default.
+        """
+        _, accepted = self.tcp_pair(write_timeout=0.0)
+        options = self.options(accepted)
+        self.assertEqual((options["user timeout"], options["idle"]), (0, 60))
+
+    def test_platform_without(self):
+        """
+        A platform that lacks an option goes without it and has the others.
+        """
+        with_all = self.options(self.tcp_pair(write_timeout=30.0)[1])
+        self.patch(socket, "TCP_KEEPIDLE", None)
+        _, accepted = self.tcp_pair(write_timeout=30.0)
+        self.patch(socket, "TCP_KEEPIDLE", 4)
+        without = self.options(accepted)
+        self.assertNotEqual(without.pop("idle"), with_all.pop("idle"))
+        self.assertEqual(without, with_all)
+
+
+class QueueTests(SocketTestCase):
+    """
+    The bytes that wait in a connected socket.
+    """
+
+    def test_unread(self):
+        """
+        Bytes that were sent to us count until they are received.
+        """
+        for ours, theirs in (self.tcp_pair(), self.closing(*socket.socketpair())):
+            self.assertEqual(unread(ours.fileno()), 0)
+            theirs.sendall(b"12345")
+            # A peek waits until they are there.
+            ours.recv(5, socket.MSG_PEEK | socket.MSG_WAITALL)
+            self.assertEqual(unread(ours.fileno()), 5)
+            ours.recv(2)
+            self.assertEqual(unread(ours.fileno()), 3)
+
+    def test_unsent(self):
+        """
+        Bytes that the peer does not take count until it does.
+        """
+        for ours, theirs in (self.tcp_pair(), self.closing(*socket.socketpair())):
+            self.assertEqual(unsent(ours.fileno()), 0)
+            ours.setblocking(False)
+            sent = 0
+            try:
+                while True:
+                    sent += ours.send(bytes(65536))
+            except BlockingIOError:
+                pass
+            self.assertGreater(unsent(ours.fileno()), 0)
+            theirs.settimeout(10)
+            while sent:
+                sent -= len(theirs.recv(1 << 20))
+            # The last acknowledgement may be on its way: send the peer's end after it.
+            theirs.shutdown(socket.SHUT_WR)
+            ours.settimeout(10)
+            self.assertEqual(ours.recv(1), b"")
+            self.assertEqual(unsent(ours.fileno()), 0)
+
+
+class TextTests(SynchronousTestCase):
+    """
+    What comes from a peer or an operator, made fit to be shown.
+    """
+
+    def test_printable(self):
+        """
+        Whatever could move a cursor, end a line or hide itself is shown as an escape.
+        """
+        for text, expected in (
+            ("tcp:9000 'x' \\ \xe9 \u65e5", "tcp:9000 'x' \\ \xe9 \u65e5"),
+            ("a\r\n\tb", "a\\r\\n\\tb"),
+            ("\x1b[2J\x00\x7f\x9b", "\\x1b[2J\\x00\\x7f\\x9b"),
+            ("\u2028\u202e\ud800", "\\u2028\\u202e\\ud800"),
+            ("", ""),
+        ):
+            self.assertEqual(printable(text), expected)
+
+    def test_address_text(self):
+        """
+        An address is shown in its usual form, and an IPv4 client of IPv6 as IPv4.
+        """
+        for address, expected in (
+            (IPv4Address("TCP", "192.0.2.1", 9000), "192.0.2.1:9000"),
+            (IPv6Address("TCP", "2001:db8::1", 9000), "[2001:db8::1]:9000"),
+            (IPv6Address("TCP", "fe80::1%lo", 9000), "[fe80::1%lo]:9000"),
+            (IPv6Address("TCP", "::ffff:192.0.2.1", 9000), "192.0.2.1:9000"),
+            (UNIXAddress(b"/run/echod.sock"), "unix:/run/echod.sock"),
+            (UNIXAddress(None), "unix:"),
+            (UNIXAddress(b"\0abstract"), "unix:\\x00abstract"),
+            (UNIXAddress(b"/a\n\x1b[2J\xff\xc3\xa9"), "unix:/a\\n\\x1b[2J\\xff\xe9"),
+        ):
+            self.assertEqual(address_text(address), expected)
+
+    def test_address_that_is_none(self):
+        """
+        An address that a PROXY header invented is shown too, without what could harm.
+        """
+        self.assertEqual(address_text(IPv4Address("TCP", "no\nhost", 1)), "no\\nhost:1")
