@@ -30,13 +30,13 @@ from zope.interface import implementer
 
 from echod.secure import SecureMixin, accept_tls
 
-LEAST_READ = 4096
+LEAST_READ = 448
 MOST_READ = 128 * 1024
 """
-Bounds, in bytes, on what one read asks for.  CPython allocates what is asked for and
-gives back what was not used, and 64 KiB cost 1.5 us a read more than 4 KiB do.  So a
-connection starts small, asks for four times as much after each full read, and for less
-again when its reads are small.
+Bounds, in bytes, on what one read asks for.  CPython allocates what is asked for, and
+what fits its allocator for small objects (512 bytes, header included) costs 0.14 us a
+read less than anything larger.  So a connection starts small, asks for four times as
+much after each full read, and for less again when its reads are small.
 """
 
 

@@ -1,0 +1,238 @@
+"""
+C{python -m tests.bench [--quick] [--json FILE] [--only WORD]}: what an echo costs.
+
+Each server runs in a process of its own, pinned to one core; the load runs on the other,
+where there is one.  In each round every server has its turn, so that what disturbs the
+machine disturbs all; the figures are medians over the rounds.  The figure is CPU of the
+server process (user and system, from the operating system) for one operation.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from tests.bench import load
+from tests.bench.peers import SERVER_CORE, Peer, program_peers, python_peers
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """
+    One line of the table.
+
+    @ivar kind: C{"echo"} or C{"connect"}.
+    @ivar idle: how many idle connections there are beside the busy ones.
+    """
+
+    kind: str
+    tls: bool
+    size: int = 64
+    connections: int = 1
+    idle: int = 0
+
+    @property
+    def name(self) -> str:
+        where = "TLS" if self.tls else "plain"
+        if self.kind == "connect":
+            return f"{where}: connect, {'handshake, ' if self.tls else ''}echo 64 B, close"
+        size = {64: "64 B", 1024: "1 KiB", 16384: "16 KiB", 1 << 20: "1 MiB"}[self.size]
+        beside = f", {self.idle} idle beside" if self.idle else ""
+        return f"{where}: echo {size}, {self.connections} connections{beside}"
+
+    def programs_too(self) -> bool:
+        """
+        Whether it suits servers that fork for each connection.
+        """
+        return not self.tls and self.size == 64 and self.connections <= 64 and not self.idle
+
+
+FULL = [
+    *(
+        Scenario("echo", tls, size, connections)
+        for tls in (False, True)
+        for size in (64, 1024, 16384, 1 << 20)
+        for connections in (1, 32 if tls else 64, 1000)
+        # A thousand clients with 1 MiB each under way would measure the machine's memory.
+        if size < 1 << 20 or connections < 1000
+    ),
+    Scenario("echo", False, 64, 64, idle=8000),
+    Scenario("connect", False),
+    Scenario("connect", True),
+]
+
+QUICK = [
+    Scenario("echo", False, 64, 64),
+    Scenario("echo", False, 1024, 64),
+    Scenario("echo", False, 64, 1),
+    Scenario("echo", True, 64, 32),
+    Scenario("echo", True, 1 << 20, 4),
+    Scenario("connect", False),
+    Scenario("connect", True),
+]
+
+
+def measure(scenario: Scenario, peers: list[Peer], rounds: int, seconds: float) -> list[Row]:
+    """
+    Let each peer have its turn in each round.
+
+    @return: for each peer, the medians.
+    """
+    context = load.tls_context() if scenario.tls else None
+    clients: dict[str, list[load.Client]] = {}
+    idle: dict[str, list[load.Client]] = {}
+    for peer in peers:
+        idle[peer.name] = load.connect_many(peer.port, scenario.idle, context)
+        if scenario.kind == "echo":
+            clients[peer.name] = load.connect_many(peer.port, scenario.connections, context)
+    samples: dict[str, list[Row]] = {peer.name: [] for peer in peers}
+    for turn in range(rounds + 1):
+        for peer in peers:
+            before = peer.cpu_seconds()
+            if scenario.kind == "echo":
+                outcome = load.play(clients[peer.name], scenario.size, seconds)
+            else:
+                outcome = load.connect_echo_close(peer.port, context, seconds)
+            # Let the server finish what the last operation left it to do.
+            time.sleep(0.02)
+            cpu = peer.cpu_seconds() - before
+            ordered = sorted(outcome.latencies)
+            if turn and ordered:
+                samples[peer.name].append(
+                    {
+                        "cpu_us": cpu / outcome.operations * 1e6,
+                        "operations_per_second": outcome.operations / outcome.seconds,
+                        "p50_us": ordered[len(ordered) // 2] * 1e6,
+                        "p99_us": ordered[len(ordered) * 99 // 100] * 1e6,
+                    }
+                )
+    for group in (*clients.values(), *idle.values()):
+        load.close_all(group)
+    rows = []
+    for peer in peers:
+        taken = samples[peer.name]
+        row: Row = {"scenario": scenario.name, "peer": peer.name}
+        for figure in taken[0] if taken else ():
+            row[figure] = statistics.median(sample[figure] for sample in taken)
+        rows.append(row)
+    return rows
+
+
+def memory(tls: bool, connections: int, names: list[str]) -> list[Row]:
+    """
+    Memory of the server process for each idle connection, each peer started anew.
+    """
+    context = load.tls_context() if tls else None
+    rows = []
+    for name in names:
+        peer = Peer(name, tls)
+        try:
+            load.close_all(load.connect_many(peer.port, 20, context))
+            time.sleep(0.2)
+            before = peer.rss_bytes()
+            clients = load.connect_many(peer.port, connections, context)
+            time.sleep(0.5)
+            each = (peer.rss_bytes() - before) / connections
+            load.close_all(clients)
+        finally:
+            peer.stop()
+        where = "TLS" if tls else "plain"
+        rows.append(
+            {
+                "scenario": f"{where}: memory of an idle connection, {connections} of them",
+                "peer": name,
+                "bytes": each,
+            }
+        )
+    return rows
+
+
+def show(rows: list[Row]) -> None:
+    """
+    Print what one scenario gave, with echod's share of what each other peer takes.
+    """
+    figure = "bytes" if "bytes" in rows[0] else "cpu_us"
+    unit = "B" if figure == "bytes" else "us"
+    print(f"\n{rows[0]['scenario']}")
+    ours = next(row.get(figure) for row in rows if row["peer"] == "echod")
+    for row in rows:
+        if figure not in row:
+            print(f"  {row['peer']:8} no operation was finished")
+            continue
+        line = f"  {row['peer']:8}{row[figure]:10.1f} {unit}"
+        if row["peer"] != "echod" and row[figure] > 0:
+            line += f"   echod takes {ours / row[figure]:5.2f} x"
+        else:
+            line += " " * 22
+        if figure == "cpu_us":
+            line += (
+                f"   {row['operations_per_second']:9.0f}/s"
+                f"   p50 {row['p50_us']:8.0f} us   p99 {row['p99_us']:8.0f} us"
+            )
+        print(line, flush=True)
+
+
+def main() -> None:
+    """
+    Run the benchmark.
+    """
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a few scenarios, under a minute")
+    parser.add_argument("--json", metavar="FILE", help="write all figures there")
+    parser.add_argument(
+        "--only", metavar="WORD", default="", help="scenarios with this in the name"
+    )
+    parser.add_argument("--rounds", type=int, default=0, help="how often each peer has its turn")
+    chosen = parser.parse_args()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    cores = os.cpu_count() or 1
+    if cores > 1:
+        os.sched_setaffinity(0, set(range(cores)) - {SERVER_CORE})
+    rounds, seconds = (chosen.rounds or (2 if chosen.quick else 5)), (0.5 if chosen.quick else 1.0)
+    machine = (
+        f"{platform.system()} {platform.release()} {platform.machine()}, {cores} cores, "
+        f"Python {platform.python_version()}, {datetime.date.today().isoformat()}"
+    )
+    print(f"{machine}; {rounds} rounds of {seconds} s")
+    names = python_peers()
+    if chosen.quick:
+        names.remove("asyncio")
+    results: list[Row] = []
+    scenarios = [s for s in (QUICK if chosen.quick else FULL) if chosen.only in s.name]
+    for tls in (False, True):
+        wanted = [s for s in scenarios if s.tls == tls]
+        peers = [Peer(name, tls) for name in names] if wanted else []
+        programs = [Peer(name, tls) for name in program_peers()] if wanted and not tls else []
+        try:
+            for scenario in wanted:
+                takes_part = peers + (programs if scenario.programs_too() else [])
+                rows = measure(scenario, takes_part, rounds, seconds)
+                show(rows)
+                results += rows
+        finally:
+            for peer in peers + programs:
+                peer.stop()
+    if not chosen.quick:
+        for tls in (False, True):
+            for connections in (1000, 8000):
+                rows = memory(tls, connections, names)
+                if chosen.only in rows[0]["scenario"]:
+                    show(rows)
+                    results += rows
+    if chosen.json:
+        with open(chosen.json, "w") as file:
+            json.dump({"machine": machine, "rounds": rounds, "results": results}, file, indent=1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
