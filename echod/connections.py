@@ -98,6 +98,13 @@ class Connections:
         self.ended[reason] += 1
         self._bytes_of_ended += connection.bytes_echoed
         if self._access_log:
+            self._log_access(connection, seen, reason)
+        if self._emptied is not None and not self._live:
+            emptied, self._emptied = self._emptied, None
+            emptied.callback(None)
+
+    def _log_access(self, connection: Connection, seen: _Seen, reason: Reason) -> None:
+        with log.failuresHandled("while logging the end of a connection"):
             log.info(
                 "connection {connection} of {peer} to {listener}: "
                 "{bytes} bytes echoed in {seconds:.3f} s, {reason}",
@@ -109,8 +116,6 @@ class Connections:
                 seconds=self._clock.seconds() - seen.opened,
                 reason=reason.value,
             )
-        if self._emptied is not None and not self._live:
-            self._emptied.callback(None)
 
     def sweep(self) -> None:
         """
@@ -151,12 +156,10 @@ class Connections:
         deadline = self._clock.callLater(seconds, self.abort_all)
         ticks = LoopingCall(self._drain_tick)
         ticks.clock = self._clock
-        ticks.start(QUIET_SECONDS, now=False).addErrback(
-            lambda failure: log.failure("while draining", failure)
-        )
 
         def drained(_: None) -> None:
-            ticks.stop()
+            if ticks.running:
+                ticks.stop()
             if deadline.active():
                 deadline.cancel()
             aborted = self._aborted() - aborted_before
@@ -167,11 +170,13 @@ class Connections:
                 aborted=aborted,
             )
 
-        self._emptied.addCallback(drained)
-        emptied = self._emptied
+        emptied = self._emptied.addCallback(drained)
         if self._live:
-            self._finish_quiet()
+            ticks.start(QUIET_SECONDS).addErrback(
+                lambda failure: log.failure("while draining", failure)
+            )
         else:
+            self._emptied = None
             emptied.callback(None)
         return emptied
 
@@ -186,10 +191,6 @@ class Connections:
         return self.ended[Reason.ABORTED] + self.ended[Reason.WRITE_STALL]
 
     def _drain_tick(self) -> None:
-        self.sweep()
-        self._finish_quiet()
-
-    def _finish_quiet(self) -> None:
         for connection, seen in list(self._live.items()):
             if connection.ending or connection.paused:
                 continue
@@ -197,3 +198,4 @@ class Connections:
             # Silent, or has the loop only not come round to what it sent?
             if silent and not connection.unread():
                 connection.finish(Reason.DRAIN)
+        self.sweep()

@@ -102,6 +102,14 @@ class SyslogObserver:
             syslog.syslog(_PRIORITIES[event["log_level"]], line)
 
 
+def log_name(twistd: Mapping[str, Any]) -> str:
+    """
+    Where twistd's options have the log go: a file, or C{-} for standard output.
+    """
+    name: str = twistd["logfile"] or ("-" if twistd["nodaemon"] else "twistd.log")
+    return name
+
+
 def make_observer(
     twistd: Mapping[str, Any], format: str, level: NamedConstant
 ) -> tuple[ILogObserver, LogFile | None]:
@@ -116,11 +124,13 @@ def make_observer(
     @raise OSError: when the log file cannot be opened.
     """
     line = LINES[format]
-    name = twistd["logfile"] or ("-" if twistd["nodaemon"] else "twistd.log")
+    name = log_name(twistd)
     file = None
     observer: ILogObserver
     if twistd["syslog"]:
         observer = SyslogObserver(twistd["prefix"], line)
+    elif name == "-" and not twistd["nodaemon"]:
+        raise OSError(None, "a daemon in the background has no standard output")
     elif name == "-":
         observer = FileLogObserver(sys.stdout, line)
     else:

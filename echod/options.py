@@ -107,7 +107,7 @@ def _parameter(
         try:
             return coerce(text)
         except ValueError as error:
-            raise UsageError(f"--{long} {printable(text)!r}: {error}") from None
+            raise UsageError(f"--{long} '{printable(text)}': {error}") from None
 
     return [long, short, default, help, named]
 
@@ -182,14 +182,16 @@ class Options(UsageOptions):
         kind, _, rest = endpoint.partition(":")
         if not kind or not rest:
             raise UsageError(
-                f"--listen {printable(endpoint)!r}: not an endpoint; "
+                f"--listen '{printable(endpoint)}': not an endpoint; "
                 "give one such as tcp:9000 or unix:/run/echod.sock"
             )
         if kind in ("tcp", "tcp6", "ssl"):
+            fields = rest.split(":")
+            named = (field for field in fields if field.startswith("port="))
             try:
-                port_number(rest.split(":")[0].removeprefix("port="))
+                port_number(next(named, fields[0]).removeprefix("port="))
             except ValueError as error:
-                raise UsageError(f"--listen {printable(endpoint)!r}: {error}") from None
+                raise UsageError(f"--listen '{printable(endpoint)}': {error}") from None
         self["listen"].append(endpoint)
 
     def opt_version(self) -> None:
@@ -204,7 +206,7 @@ class Options(UsageOptions):
         There are options only.
         """
         if args:
-            raise UsageError(f"unexpected argument {printable(args[0])!r}; see --help")
+            raise UsageError(f"unexpected argument '{printable(args[0])}'; see --help")
 
     def postOptions(self) -> None:
         """
@@ -247,6 +249,6 @@ class Options(UsageOptions):
         try:
             super().parseOptions(options)
         except UsageError as error:
-            line = str(error)
+            line = printable(str(error))
             hint = "" if ";" in line else "; see --help"
             raise SystemExit(f"echod: {line}{hint}") from None

@@ -5,6 +5,7 @@ The rule of this room: it alone knows all the others.  Nothing here opens a sock
 starts a timer or forks; that waits until the service is started.
 """
 
+import os
 import select
 import signal
 import sys
@@ -13,7 +14,6 @@ from typing import Any
 from twisted.application.internet import TimerService
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.internet.task import react
 from twisted.logger import ILogObserver, Logger, LogLevel
@@ -22,8 +22,9 @@ from twisted.python.logfile import LogFile
 
 from echod import __version__, signals
 from echod.connections import SWEEP_SECONDS, Connections
-from echod.listener import ListenerService, ListenFailed, TCPEndpoint
-from echod.observers import make_observer
+from echod.endpoint import WRAPPING, TCPEndpoint, endpoint_from
+from echod.listener import ListenerService, ListenFailed
+from echod.observers import log_name, make_observer
 from echod.options import Options
 from echod.protocol import EchoFactory
 from echod.sockets import printable
@@ -84,9 +85,19 @@ class EchodService(MultiService):
         one before it makes its own.
         """
         super().setServiceParent(parent)
+        observer = self.open_log()
+        if observer is not None and isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, observer)
+
+    def open_log(self) -> ILogObserver | None:
+        """
+        Make the log observer, if twistd leaves it to us.
+
+        @raise SystemExit: with one line, when the log file cannot be opened.
+        """
         twistd = self._options.twistd
         if twistd is None or twistd["logger"] is not None:
-            return
+            return None
         try:
             observer, self._log_file = make_observer(
                 twistd,
@@ -95,11 +106,21 @@ class EchodService(MultiService):
             )
         except OSError as error:
             raise SystemExit(
-                f"twistd: --logfile {printable(str(error.filename))!r}: {error.strerror}; "
-                "give a file that can be written"
+                f"twistd: --logfile '{printable(log_name(twistd))}': "
+                f"{error.strerror}; give a file that can be written"
             ) from None
-        if isinstance(parent, Componentized):
-            parent.setComponent(ILogObserver, observer)
+        return observer
+
+    def try_log(self) -> None:
+        """
+        Find out whether the log can be opened, and leave no file behind.
+
+        @raise SystemExit: when it cannot.
+        """
+        existed = self._options.twistd is None or os.path.exists(log_name(self._options.twistd))
+        self.open_log()
+        if self._log_file is not None and not existed:
+            os.unlink(self._log_file.path)
 
     def startService(self) -> None:
         """
@@ -160,14 +181,17 @@ def build(reactor: Any, options: Options) -> EchodService:
     for description in options["listen"]:
         option = f"--listen {printable(description)}"
         try:
-            endpoint = serverFromString(reactor, description)
-        except Exception as error:
-            # The parsers, and those of plugins, raise whatever their arguments make
-            # them raise: ValueError, TypeError, KeyError, IndexError, OSError.
+            endpoint = endpoint_from(reactor, description, backlog)
+        except ValueError as error:
             raise SystemExit(
-                f"echod: {option}: not an endpoint ({printable(str(error))}); "
-                "give one such as tcp:9000 or unix:/run/echod.sock"
+                f"echod: {option}: {error}; give one such as tcp:9000 or unix:/run/echod.sock"
             ) from None
+        if description.partition(":")[0] in WRAPPING:
+            log.warn(
+                "{option}: its layer around the connection loses what is owed to a client "
+                "that closes its sending side; for TLS, use --tls-port",
+                option=option,
+            )
         service.add_listener(description, option, endpoint)
     return service
 
@@ -180,25 +204,23 @@ def check(reactor: Any, service: EchodService) -> None:
         what is not.
     """
 
-    failed: ListenFailed | None = None
+    service.try_log()
 
     async def start_and_stop(_: Any) -> None:
-        nonlocal failed
+        failed = False
         try:
             service.startService()
             print(f"echod {__version__}: all is well; this would listen on")
             for listener in service.listeners():
                 print(f"  {listener.address()}, {listener.option}")
-        except ListenFailed as error:
-            failed = error
+        except ListenFailed:
+            # It has said why; and react() takes a status from a plain SystemExit only.
+            failed = True
         await service.stopService()
-
-    try:
-        react(lambda r: Deferred.fromCoroutine(start_and_stop(r)), _reactor=reactor)
-    finally:
         if failed:
-            # react() takes no exit status from a coroutine.
-            raise failed
+            raise SystemExit(1)
+
+    react(lambda r: Deferred.fromCoroutine(start_and_stop(r)), _reactor=reactor)
 
 
 def makeService(options: Options) -> EchodService:

@@ -101,7 +101,12 @@ def address_text(address: IAddress) -> str:
     if host is None:
         name = getattr(address, "name", None) or b""
         return printable("unix:" + name.decode("utf-8", "backslashreplace"))
-    ip = ip_address(host)
-    ip = getattr(ip, "ipv4_mapped", None) or ip
-    where = f"[{ip}]" if ip.version == 6 else f"{ip}"
+    try:
+        ip = ip_address(host)
+    except ValueError:
+        # Twisted's haproxy: endpoint believes whatever a header says.
+        where = printable(str(host))
+    else:
+        ip = getattr(ip, "ipv4_mapped", None) or ip
+        where = f"[{ip}]" if ip.version == 6 else f"{ip}"
     return f"{where}:{address.port}"  # type: ignore[attr-defined]  # IAddress names no field

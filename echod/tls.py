@@ -11,7 +11,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
-from OpenSSL import crypto
+from OpenSSL import SSL, crypto
 from twisted.internet.interfaces import IOpenSSLContextFactory
 from twisted.internet.ssl import (
     AcceptableCiphers,
@@ -46,7 +46,9 @@ def _read(path: str, kind: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise BadCredentials(kind, f"cannot read {path}: {error.strerror}") from None
+        raise BadCredentials(
+            kind, f"cannot read {path}: {error.strerror}; give a file that can be read"
+        ) from None
 
 
 def server_context(cert_path: str, key_path: str | None) -> ServerContext:
@@ -56,27 +58,29 @@ def server_context(cert_path: str, key_path: str | None) -> ServerContext:
     @param cert_path: a PEM file: the server's certificate first, then its chain.
     @param key_path: a PEM file with the key; C{None} when it is in C{cert_path}.
     @raise BadCredentials: when a file cannot be read, holds no certificate or no key,
-        the key is encrypted, or the two do not belong together.
+        the key is encrypted, the two do not belong together, or OpenSSL refuses them.
     """
     cert_pem = _read(cert_path, "cert")
     key_pem = cert_pem if key_path is None else _read(key_path, "key")
     key_path = key_path or cert_path
     try:
         chain = x509.load_pem_x509_certificates(cert_pem)
-    except ValueError:
-        raise BadCredentials("cert", f"{cert_path} holds no PEM certificate") from None
+        certified = chain[0].public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        text = f"{cert_path} holds no PEM certificate; give one that does"
+        raise BadCredentials("cert", text) from None
     try:
         key = serialization.load_pem_private_key(key_pem, password=None)
     except TypeError:
-        raise BadCredentials(
-            "key", f"the key in {key_path} is encrypted; store it decrypted, for its owner only"
-        ) from None
+        text = f"the key in {key_path} is encrypted; store it decrypted, for its owner only"
+        raise BadCredentials("key", text) from None
     except (ValueError, UnsupportedAlgorithm):
-        raise BadCredentials("key", f"{key_path} holds no PEM private key") from None
-    if key.public_key() != chain[0].public_key():
-        raise BadCredentials(
-            "key", f"the key in {key_path} does not belong to the first certificate in {cert_path}"
-        )
+        text = f"{key_path} holds no PEM private key; give one that does"
+        raise BadCredentials("key", text) from None
+    if key.public_key() != certified:
+        text = f"the key in {key_path} does not belong to the first certificate in {cert_path}"
+        text += "; give its own"
+        raise BadCredentials("key", text)
     options: ServerContext = CertificateOptions(
         privateKey=crypto.PKey.from_cryptography_key(key),  # type: ignore[arg-type]
         certificate=crypto.X509.from_cryptography(chain[0]),
@@ -84,7 +88,12 @@ def server_context(cert_path: str, key_path: str | None) -> ServerContext:
         raiseMinimumTo=TLSVersion.TLSv1_2,
         acceptableCiphers=AcceptableCiphers.fromOpenSSLCipherString(CIPHERS),
     )
-    options.getContext()
+    try:
+        options.getContext()
+    except SSL.Error as error:
+        reasons = ", ".join(reason for _, _, reason in error.args[0])
+        text = f"OpenSSL refuses {cert_path}: {reasons}; give another"
+        raise BadCredentials("cert", text) from None
     return options
 
 

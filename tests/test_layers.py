@@ -19,7 +19,7 @@ FLOORS = {
     4: {"service"},
     3: {"listener", "signals"},
     2: {"protocol"},
-    1: {"tls", "transport", "reactor", "secure"},
+    1: {"endpoint", "tls", "reactor", "port", "transport", "secure"},
     0: {"connections", "options", "observers", "sockets", "connection"},
 }
 
@@ -28,8 +28,10 @@ SIDEWAYS = {
     ("connections", "connection"),
     # What the operator typed is shown as carefully as what a peer sent.
     ("options", "sockets"),
-    # The reactor makes these transports, and they have a TLS half.
+    # The engine: a reactor makes ports, they make transports, and those have a TLS half.
+    ("reactor", "port"),
     ("reactor", "transport"),
+    ("port", "transport"),
     ("transport", "secure"),
 }
 

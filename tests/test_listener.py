@@ -13,7 +13,6 @@ import sys
 from twisted.application.service import IService
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IReadDescriptor, IStreamServerEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.testing import AccumulatingProtocol
@@ -23,7 +22,8 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from echod.listener import ListenerService, ListenFailed, TCPEndpoint, bind_error_text
+from echod.endpoint import TCPEndpoint
+from echod.listener import ListenerService, ListenFailed
 from echod.transport import EagerTransport
 from tests.fakes import AcceptingPort, FakePort, PortReactor
 
@@ -45,158 +45,6 @@ class FakeEndpoint:
     def listen(self, protocolFactory):
         self.factories.append(protocolFactory)
         return self._answers.pop(0)
-
-
-class TCPEndpointTests(SynchronousTestCase):
-    """
-    The sockets that C{--port} binds.
-    """
-
-    def setUp(self):
-        self.reactor = PortReactor()
-        self.addCleanup(self.reactor.close)
-
-    def listen(self, interface, backlog=7, dual_stack=None, port=0):
-        """
-        @return: the listening socket, and how the reactor was told to adopt it.
-        """
-        endpoint = TCPEndpoint(self.reactor, port, interface, backlog, dual_stack)
-        verifyObject(IStreamServerEndpoint, endpoint)
-        factory = Factory()
-        port = self.successResultOf(endpoint.listen(factory))
-        self.assertIs(port.factory, factory)
-        _, family, _ = self.reactor.adoptedPorts[-1]
-        self.assertEqual(family, port.socket.family)
-        return port.socket
-
-    def accepts(self, listening, family, host):
-        """
-        Whether a client of this family gets in.
-        """
-        with socket.socket(family) as client:
-            client.settimeout(10)
-            try:
-                client.connect((host, listening.getsockname()[1]))
-            except ConnectionRefusedError:
-                return False
-            return True
-
-    def test_dual_stack(self):
-        """
-        By default one socket takes clients of IPv4 and of IPv6.
-        """
-        for dual_stack in (True, None):
-            listening = self.listen(None, dual_stack=dual_stack)
-            self.assertTrue(self.accepts(listening, socket.AF_INET, "127.0.0.1"))
-            self.assertTrue(self.accepts(listening, socket.AF_INET6, "::1"))
-
-    def test_no_ipv6(self):
-        """
-        Where the machine has no IPv6, clients of IPv4 are taken.
-        """
-        listening = self.listen(None, dual_stack=False)
-        self.assertEqual(listening.family, socket.AF_INET)
-        self.assertTrue(self.accepts(listening, socket.AF_INET, "127.0.0.1"))
-
-    def test_interface(self):
-        """
-        With an address of one version, clients of that address only are taken.
-        """
-        listening = self.listen("127.0.0.1")
-        self.assertEqual(listening.getsockname()[0], "127.0.0.1")
-        self.assertFalse(self.accepts(listening, socket.AF_INET, "127.0.0.2"))
-
-    def test_interface_ipv6(self):
-        """
-        An address may be one of IPv6.
-        """
-        listening = self.listen("::1")
-        self.assertTrue(self.accepts(listening, socket.AF_INET6, "::1"))
-        self.assertFalse(self.accepts(listening, socket.AF_INET, "127.0.0.1"))
-
-    if not HAS_IPV6:
-        test_dual_stack.skip = test_interface_ipv6.skip = "this machine has no IPv6"
-
-    def test_backlog(self):
-        """
-        As many clients may wait to be accepted as the operator says.
-        """
-        for listening in (
-            self.listen("127.0.0.1", 7),
-            self.listen(None, 7, dual_stack=False),
-        ):
-            information = listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 64)
-            queue = information[LISTEN_QUEUE_AT : LISTEN_QUEUE_AT + 4]
-            self.assertEqual(int.from_bytes(queue, sys.byteorder), 7)
-
-    def test_restart(self):
-        """
-        A daemon that is restarted gets its port back while old connections fade away.
-        """
-        first = self.listen("127.0.0.1")
-        address = first.getsockname()
-        with socket.create_connection(address, timeout=10) as client:
-            accepted, _ = first.accept()
-            first.close()
-            # Whoever closes first keeps the port for a while (TIME_WAIT).
-            accepted.close()
-            self.assertEqual(client.recv(1), b"")
-        self.listen("127.0.0.1", port=address[1])
-
-    def test_in_use(self):
-        """
-        A port that is taken is a failure of the Deferred, with the system's reason.
-        """
-        taken = self.listen("127.0.0.1")
-        endpoint = TCPEndpoint(self.reactor, taken.getsockname()[1], "127.0.0.1", 7)
-        failure = self.failureResultOf(endpoint.listen(Factory()), OSError)
-        self.assertEqual(failure.value.errno, errno.EADDRINUSE)
-
-
-class BindErrorTextTests(SynchronousTestCase):
-    """
-    Why a bind failed, in one line.
-    """
-
-    def test_texts(self):
-        """
-        The reason is the system's, with the way out where there is a usual one.
-        """
-        in_use = OSError(errno.EADDRINUSE, "busy")
-        for error, expected in (
-            (in_use, "Address already in use; stop what listens there, or give another"),
-            (
-                CannotListenError("", 80, in_use),
-                "Address already in use; stop what listens there, or give another",
-            ),
-            (
-                PermissionError(errno.EACCES, "no"),
-                "Permission denied; give one that this user may use, "
-                "or start as root with twistd --uid",
-            ),
-            (
-                OSError(errno.EADDRNOTAVAIL, "no"),
-                "Cannot assign requested address; give an address of this machine",
-            ),
-            (OSError(errno.ENOENT, "no"), "No such file or directory"),
-            (OverflowError("port\nmust be"), "port\\nmust be"),
-        ):
-            self.assertEqual(bind_error_text(error), expected)
-
-    def test_not_of_the_system(self):
-        """
-        A reason that is only text is shown as it is.
-        """
-        text = bind_error_text(CannotListenError("here", 80, "it is\nlocked"))
-        self.assertIn("it is\\nlocked", text)
-
-    def test_unknown_host(self):
-        """
-        A host name that does not exist is called that.
-        """
-        error = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        for each in (error, CannotListenError("no.such.host", 80, error)):
-            self.assertEqual(bind_error_text(each), "Name or service not known")
 
 
 class ListenerServiceTests(SynchronousTestCase):

@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 
-import twisted.internet
+import twisted.internet.reactor  # The tests stand in for one that is installed.
 from twisted.application.service import (
     Application,
     IService,
@@ -27,7 +27,7 @@ from zope.interface.verify import verifyObject
 
 import echod
 from echod.connection import Connection, Reason
-from echod.listener import TCPEndpoint
+from echod.endpoint import TCPEndpoint
 from echod.reactor import EagerReactor
 from echod.service import Options, build, check, makeService
 from tests.certificates import make_certificate

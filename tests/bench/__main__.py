@@ -188,12 +188,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few scenarios, under a minute")
     parser.add_argument("--json", metavar="FILE", help="write all figures there")
-    parser.add_argument(
-        "--only", metavar="WORD", default="", help="scenarios with this in the name"
-    )
+    parser.add_argument("--only", metavar="WORD", default="", help="scenarios with it in the name")
     parser.add_argument("--rounds", type=int, default=0, help="how often each peer has its turn")
     chosen = parser.parse_args()
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     cores = os.cpu_count() or 1
     if cores > 1:

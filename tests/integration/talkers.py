@@ -19,7 +19,7 @@ The stream repeats after so many bytes.  The number is prime, so no lost run of 
 pieces, pages or buffers falls in step with it and goes unseen.
 """
 
-PIECE = 65536
+PIECE = 64 * 1024
 
 _BLOCK = memoryview(random.Random(862).randbytes(PERIOD) * 2)
 
@@ -47,6 +47,7 @@ class Talker:
     """
     One client.
 
+    @ivar piece: how much it sends at a time, at most.
     @ivar sent: bytes the kernel took.
     @ivar received: bytes that came back.
     @ivar exact: whether all of them were the ones that were due.
@@ -68,6 +69,7 @@ class Talker:
         self.socket = client
         self.limit = limit
         self.reads = reads
+        self.piece = PIECE
         self._start = start
         self.sent = self.received = 0
         self.exact = True
@@ -104,13 +106,20 @@ class Talker:
         self.received += len(data)
 
     def _write(self) -> None:
-        size = PIECE if self.limit is None else min(PIECE, self.limit - self.sent)
+        size = self.piece if self.limit is None else min(self.piece, self.limit - self.sent)
         if size > 0:
             self.sent += self.socket.send(stream(self._start + self.sent, size))
             self.progress = time.monotonic()
         if self.limit is not None and self.sent >= self.limit:
-            self.sending = False
-            self.socket.shutdown(socket.SHUT_WR)
+            self.close_sending()
+
+    def close_sending(self) -> None:
+        """
+        Send no more, and say so: behind what the kernel has taken comes the end of file.
+        """
+        self.limit = self.sent
+        self.sending = False
+        self.socket.shutdown(socket.SHUT_WR)
 
     def _ended(self, how: End) -> None:
         self.end = how
@@ -134,8 +143,6 @@ class Crowd:
         self.talkers = list(talkers)
         self._selector = selectors.DefaultSelector()
         self._registered: dict[Talker, int] = {}
-        for talker in self.talkers:
-            self._update(talker)
 
     def __enter__(self) -> "Crowd":
         return self
@@ -165,6 +172,9 @@ class Crowd:
         @param until: asked after each turn, says whether that is enough.
         @raise AssertionError: naming C{what} was waited for, when the time is over.
         """
+        for talker in self.talkers:
+            # The test may have told it to read, or to fall silent.
+            self._update(talker)
         deadline = time.monotonic() + seconds
         while not until():
             if time.monotonic() > deadline:

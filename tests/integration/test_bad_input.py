@@ -153,7 +153,6 @@ def make_fixtures(folder: Path) -> None:
     (folder / "directory").mkdir()
     (folder / "locked").mkdir(mode=0o555)
     # Twisted's sign that a process, this one here, listens on the socket of that name.
-    (folder / "held.lock").symlink_to(str(os.getpid()))
 
 
 def listen_unix(path: Path) -> socket.socket:
@@ -227,7 +226,6 @@ def bad_binds(port: int) -> Iterator[Row]:
     yield listen(("--listen", "unix:FILES/empty"))
     yield listen(("--listen", "unix:FILES/directory"))
     yield listen(("--listen", "unix:FILES/taken"), advice=taken)
-    yield listen(("--listen", "unix:FILES/held"))
     yield listen(("--listen", "unix:FILES/locked/s"), unprivileged=True)
     if PRIVILEGED_PORT in privileged_ports():
         advice = "give one that this user may use"

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.integration.support import LOOPBACK, Daemon, connect, echo, receive, show, wait_until
-from tests.integration.talkers import Crowd, End, Talker, stream
+from tests.integration.talkers import Crowd, End, Talker
 
 KIB = 1024
 
@@ -34,17 +34,13 @@ def refuses(address: str) -> bool:
     return False
 
 
-def begin_to_stop(daemon: Daemon) -> float:
+def begin_to_stop(daemon: Daemon, number: signal.Signals = signal.SIGTERM) -> None:
     """
     Tell it to stop, and wait until its port is closed.
-
-    @return: when it was told.
     """
     address = daemon.address()
-    told = time.monotonic()
-    daemon.signal(signal.SIGTERM)
+    daemon.signal(number)
     wait_until(lambda: refuses(address), "the port to be closed")
-    return told
 
 
 def stuck_crowd(daemon: Daemon, number: int) -> Crowd:
@@ -71,7 +67,17 @@ class UnderLoadTests(SynchronousTestCase):
     stops = 20
     at_a_time = 2
     clients = 50
-    drain_seconds = 1.0
+    drain_seconds = 1.5
+    buffer = 32 * KIB
+
+    def talker(self, address: str, turn: int) -> Talker:
+        """
+        A client with small buffers: how much it is owed when it half-closes shall not
+        depend on how fast the machine happens to be.
+        """
+        client = connect(address, self.buffer)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.buffer)
+        return Talker(client, 997 * turn)
 
     def stop(self, number: int) -> tuple[int, float]:
         """
@@ -83,7 +89,7 @@ class UnderLoadTests(SynchronousTestCase):
         rng = random.Random(number)
         with Daemon(*LOOPBACK, "--drain-timeout", f"{self.drain_seconds}s") as daemon:
             address = daemon.address()
-            talkers = [Talker(connect(address), 997 * turn) for turn in range(self.clients)]
+            talkers = [self.talker(address, turn) for turn in range(self.clients)]
             start = time.monotonic()
             term = start + rng.uniform(0, 0.4)
             closes = {talker: term + rng.uniform(-0.2, 0.2) for talker in talkers[::2]}
@@ -92,8 +98,8 @@ class UnderLoadTests(SynchronousTestCase):
                 def reached() -> bool:
                     now = time.monotonic()
                     for talker, when in closes.items():
-                        if now >= when and talker.limit is None:
-                            talker.limit = talker.sent
+                        if now >= when and talker.sending and not talker.end:
+                            talker.close_sending()
                     return now >= moment
 
                 return reached
@@ -103,6 +109,9 @@ class UnderLoadTests(SynchronousTestCase):
                 daemon.signal(signal.SIGTERM)
                 told = time.monotonic()
                 crowd.run(after(max(closes.values())), "the last half-close")
+                for talker in talkers:
+                    # Busy enough not to be quiet, and no more.
+                    talker.piece = KIB
                 crowd.run(lambda: crowd.over, "the end of every connection")
                 daemon.wait()
                 took = time.monotonic() - told
@@ -112,8 +121,6 @@ class UnderLoadTests(SynchronousTestCase):
             finished, aborted = map(int, re.findall(DRAINED, daemon.log)[0])
             self.assertLessEqual(finished + aborted, self.clients)
             self.assertGreaterEqual(aborted, 1)
-            for t in closes:
-              if not t.whole: print("NOT WHOLE", number, "close-term", closes[t]-term, t.sent, t.received, t.limit, t.end, t.progress-told, t.ended-told, talkers.index(t))
             return sum(talker.whole for talker in closes), took
 
     def test_what_came_back_is_a_prefix(self) -> None:
@@ -140,8 +147,6 @@ class StopTests(SynchronousTestCase):
     """
 
     program = "twistd"
-    killed = True
-    """Whether the program ends by the signal that it was sent."""
 
     def daemon(self, *options: str) -> Daemon:
         return Daemon(*LOOPBACK, *options, program=self.program)
@@ -179,14 +184,15 @@ class StopTests(SynchronousTestCase):
         A client that has sent all it will and begins to read after the stop has begun
         still gets all of it.
         """
-        data = bytes(stream(0, 512 * KIB))
-        with self.daemon("--drain-timeout", "10s") as daemon:
-            with daemon.connect(receive_buffer=64 * KIB) as client:
-                client.sendall(data)
-                client.shutdown(socket.SHUT_WR)
-                begin_to_stop(daemon)
-                self.assertTrue(daemon.running())
-                self.assertEqual(receive(client, len(data) + 1), data)
+        with self.daemon("--drain-timeout", "20s") as daemon, stuck_crowd(daemon, 3) as crowd:
+            for talker in crowd.talkers:
+                talker.close_sending()
+            begin_to_stop(daemon)
+            self.assertTrue(daemon.running())
+            for talker in crowd.talkers:
+                talker.reads = True
+            crowd.run(lambda: crowd.over, "the end of every connection")
+            self.assertEqual([talker.whole for talker in crowd.talkers], [True] * 3)
             daemon.wait(seconds=5)
 
     def test_busy_client_is_served_until_it_is_done(self) -> None:
@@ -201,7 +207,7 @@ class StopTests(SynchronousTestCase):
                 enough = talker.received + 8 * 1024 * KIB
                 crowd.run(lambda: refuses(daemon.address()), "the port to be closed")
                 crowd.run(lambda: talker.received > enough or bool(talker.end), "more bytes")
-                talker.limit = talker.sent
+                talker.close_sending()
                 crowd.run(lambda: crowd.over, "the end")
             self.assertTrue(talker.whole)
             daemon.wait(seconds=5)
@@ -226,6 +232,18 @@ class StopTests(SynchronousTestCase):
             self.assertLess(took, 3.0)
             self.assertIn("drained: 20 connections finished, 0 aborted", daemon.log)
 
+    def test_short_drain_is_polite_too(self) -> None:
+        """
+        A client that has its echo and is silent sees the end of file, and no reset, when
+        the drain time is short.
+        """
+        with self.daemon("--drain-timeout", "1s") as daemon:
+            with daemon.connect() as client:
+                self.assertEqual(echo(client, b"hello"), b"hello")
+                daemon.signal(signal.SIGTERM)
+                self.assertEqual(client.recv(1), b"")
+            self.assertLess(daemon.wait(), 2.0)
+
     def test_client_that_stays_is_not_waited_for(self) -> None:
         """
         A quiet client that ignores the end of file holds the exit up a few seconds only.
@@ -241,7 +259,7 @@ class StopTests(SynchronousTestCase):
         Clients that take nothing are aborted when the drain time is over, and one line
         counts them and those that finished.
         """
-        with self.daemon("--drain-timeout", "1s") as daemon:
+        with self.daemon("--drain-timeout", "2s") as daemon:
             quiet = [daemon.connect() for _ in range(3)]
             for client in quiet:
                 self.assertEqual(echo(client, b"hello"), b"hello")
@@ -255,17 +273,15 @@ class StopTests(SynchronousTestCase):
                 daemon.wait()
                 took = time.monotonic() - told
                 self.assertEqual([talker.end for talker in crowd.talkers], [End.RESET] * 2)
-            self.assertLess(took, 2.0)
-            self.assertGreater(took, 0.9)
+            self.assertGreater(took, 1.9)
+            self.assertLess(took, 3.0)
             self.assertEqual(re.findall(DRAINED, daemon.log), [("3", "2")])
             self.assertEqual(daemon.ended("aborted", 2), 2)
             self.assertEqual(daemon.ended("drain", 3), 3)
 
     def second(self, first: signal.Signals, second: signal.Signals) -> None:
         with self.daemon("--drain-timeout", "60s") as daemon, stuck_crowd(daemon, 2) as crowd:
-            address = daemon.address()
-            daemon.signal(first)
-            wait_until(lambda: refuses(address), "the port to be closed")
+            begin_to_stop(daemon, first)
             self.assertTrue(daemon.running())
             daemon.signal(second)
             took = daemon.wait()
@@ -299,15 +315,15 @@ class StopTests(SynchronousTestCase):
 
     def test_term_status(self) -> None:
         """
-        After TERM and a polite stop, the exit status is the program's usual one.
+        After TERM and a polite stop the daemon ends by that signal, as is usual.
         """
-        self.assertEqual(self.status(signal.SIGTERM), -signal.SIGTERM if self.killed else 0)
+        self.assertEqual(self.status(signal.SIGTERM), -signal.SIGTERM)
 
     def test_int_status(self) -> None:
         """
-        INT does what TERM does, with its own exit status.
+        INT does what TERM does, and the daemon ends by INT.
         """
-        self.assertEqual(self.status(signal.SIGINT), -signal.SIGINT if self.killed else 0)
+        self.assertEqual(self.status(signal.SIGINT), -signal.SIGINT)
 
     def test_other_signals_are_survived(self) -> None:
         """

@@ -1,0 +1,184 @@
+"""
+Where echod can listen: endpoints that know how to bind, and words for why they cannot.
+
+The rule of this room: nothing that another process owns is taken from it, and what a
+dead one left behind does not stand in the way.
+"""
+
+import errno
+import os
+import re
+import socket
+import stat
+from collections.abc import Sequence
+from ipaddress import ip_address
+from typing import Any
+
+from twisted.internet.defer import Deferred, execute
+from twisted.internet.endpoints import (
+    AdoptedStreamServerEndpoint,
+    UNIXServerEndpoint,
+    serverFromString,
+)
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IProtocolFactory,
+    IReactorSocket,
+    IStreamServerEndpoint,
+)
+from zope.interface import implementer
+
+from echod.sockets import printable
+
+
+@implementer(IStreamServerEndpoint)
+class TCPEndpoint:
+    """
+    Listens on a TCP port, by default for IPv4 and IPv6 on one socket, for IPv4 alone
+    where the machine has no IPv6.
+
+    Twisted's own C{TCP6ServerEndpoint} leaves to the system whether C{::} takes IPv4
+    clients as well (C{IPV6_V6ONLY}, ipv6(7)); here it always does.
+    """
+
+    def __init__(
+        self,
+        reactor: IReactorSocket,
+        port: int,
+        interface: str | None,
+        backlog: int,
+        dual_stack: bool | None = None,
+    ):
+        """
+        @param interface: the IP address to bind to; C{None} for all there are.
+        @param dual_stack: whether the machine has IPv6; C{None} to find out.
+        """
+        self._reactor = reactor
+        self._port = port
+        self._interface = interface
+        self._backlog = backlog
+        self._dual_stack = socket.has_dualstack_ipv6() if dual_stack is None else dual_stack
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        """
+        Bind, and begin to listen.
+        """
+        listening: Deferred[socket.socket] = execute(self._bind)
+        return listening.addCallback(self._adopt, protocolFactory)
+
+    def _bind(self) -> socket.socket:
+        if self._interface is not None:
+            version = ip_address(self._interface).version
+            family = socket.AF_INET6 if version == 6 else socket.AF_INET
+            address = socket.getaddrinfo(self._interface, self._port, family)[0][4]
+            return socket.create_server(address, family=family, backlog=self._backlog)
+        family = socket.AF_INET6 if self._dual_stack else socket.AF_INET
+        return socket.create_server(
+            ("", self._port),
+            family=family,
+            backlog=self._backlog,
+            dualstack_ipv6=self._dual_stack,
+        )
+
+    def _adopt(self, bound: socket.socket, factory: IProtocolFactory) -> Deferred[IListeningPort]:
+        family = bound.family
+        endpoint = AdoptedStreamServerEndpoint(self._reactor, bound.detach(), family)
+        adopted: Deferred[IListeningPort] = endpoint.listen(factory)
+        return adopted
+
+
+@implementer(IStreamServerEndpoint)
+class UNIXEndpoint:
+    """
+    Listens on a UNIX socket in the file system.
+
+    Twisted's own endpoint guards the path with a lock file, and takes a lock that was
+    left behind for leave to remove the socket, even one that another program listens
+    on.  Here a socket is removed when nobody answers on it.
+    """
+
+    def __init__(self, reactor: Any, path: str, backlog: int, mode: int = 0o666):
+        """
+        @param mode: the socket file's permissions.
+        """
+        self._path = path
+        self._endpoint = UNIXServerEndpoint(reactor, path, backlog, mode, wantPID=0)
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        """
+        Bind, and begin to listen.
+        """
+        listening: Deferred[Any] = execute(self._remove_stale)
+        return listening.addCallback(lambda _: self._endpoint.listen(protocolFactory))
+
+    def _remove_stale(self) -> None:
+        try:
+            if not stat.S_ISSOCK(os.stat(self._path).st_mode):
+                return
+        except OSError:
+            return
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.setblocking(False)
+            if probe.connect_ex(self._path) == errno.ECONNREFUSED:
+                os.unlink(self._path)
+
+
+WRAPPING = ("ssl", "tls", "haproxy")
+"""
+Endpoints of Twisted's that put a layer around each connection, which knows no half-close
+(#5341).
+"""
+
+
+def endpoint_from(reactor: Any, description: str, backlog: int) -> IStreamServerEndpoint:
+    """
+    Make the endpoint that a string describes, in Twisted's own language of endpoints.
+
+    @param backlog: for those that take one and are not given one in the string.
+    @raise ValueError: when the string describes none.
+    """
+    kind, *fields = (_unescape(field) for field in re.split(r"(?<!\\):", description))
+    if kind in ("tcp", "tcp6") and not any(f.startswith("backlog=") for f in fields):
+        description += f":backlog={backlog}"
+    try:
+        endpoint: IStreamServerEndpoint = serverFromString(reactor, description)
+    except Exception as error:
+        # The parsers, and those of plugins, raise whatever their arguments make them
+        # raise: ValueError, TypeError, KeyError, IndexError, OSError.
+        raise ValueError(f"not an endpoint ({printable(str(error))})") from None
+    return _unix_endpoint(reactor, fields, backlog) if kind == "unix" else endpoint
+
+
+def _unescape(field: str) -> str:
+    return re.sub(r"\\(.)", r"\1", field, flags=re.DOTALL)
+
+
+def _unix_endpoint(reactor: Any, fields: Sequence[str], backlog: int) -> UNIXEndpoint:
+    settings = dict(field.split("=", 1) for field in fields[1:])
+    mode = int(settings.get("mode", "666"), 8)
+    path = fields[0].removeprefix("address=")
+    return UNIXEndpoint(reactor, path, int(settings.get("backlog", backlog)), mode)
+
+
+_WAYS_OUT = {
+    errno.EADDRINUSE: "stop what listens there, or give another",
+    errno.EACCES: "give one that this user may use, or start as root with twistd --uid",
+    errno.EADDRNOTAVAIL: "give an address of this machine",
+    errno.EINVAL: "give an address of this machine, a link-local one with its %interface",
+    errno.ENOENT: "give a path in a directory that exists",
+}
+
+
+def bind_error_text(error: BaseException) -> str:
+    """
+    Why a bind failed, and the way out.
+    """
+    if isinstance(error, CannotListenError):
+        error = error.socketError
+    if isinstance(error, socket.gaierror):
+        return f"{printable(str(error.strerror))}; give an address of this machine"
+    number = getattr(error, "errno", None)
+    if number is None:
+        return f"{printable(str(error))}; give one such as tcp:9000 or unix:/run/echod.sock"
+    return f"{os.strerror(number)}; {_WAYS_OUT.get(number, 'give another')}"

@@ -1,0 +1,211 @@
+"""
+The daemon in its surroundings: in the background, under another user, and its logs.
+"""
+
+import grp
+import json
+import os
+import pwd
+import signal
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from unittest import SkipTest
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.integration.support import LOOPBACK, Daemon, connect, echo, wait_until
+
+ON_A_SOCKET = ("--listen", "unix:{}/echo.sock")
+"""Somewhere to listen that is known even when nothing is logged."""
+
+
+def socket_path(daemon: Daemon) -> Path:
+    return daemon.directory / "echo.sock"
+
+
+def socket_listens(daemon: Daemon) -> bool:
+    """
+    Whether a client can connect to it.
+    """
+    try:
+        connect(f"unix:{socket_path(daemon)}").close()
+    except (FileNotFoundError, ConnectionRefusedError):
+        return False
+    return True
+
+
+def stop(daemon: Daemon) -> None:
+    daemon.signal(signal.SIGTERM)
+    daemon.wait()
+
+
+class BackgroundTests(SynchronousTestCase):
+    """
+    C{twistd} without C{-n}.
+    """
+
+    def test_from_start_to_stop(self) -> None:
+        """
+        In the background it echoes, logs to its file, stops when told to, and takes its
+        pidfile with it.
+        """
+        with Daemon(*LOOPBACK, background=True) as daemon:
+            self.assertEqual(daemon.pidfile.read_text().strip(), str(daemon.pid))
+            self.assertNotEqual(daemon.state("PPid"), str(os.getpid()))
+            with daemon.connect() as client:
+                self.assertEqual(echo(client, b"hello"), b"hello")
+                daemon.signal(signal.SIGTERM)
+                self.assertEqual(client.recv(1), b"")
+            daemon.wait()
+            self.assertFalse(daemon.pidfile.exists())
+            self.assertIn("drained: 1 connections finished, 0 aborted", daemon.log)
+            self.assertEqual((daemon.stdout, daemon.stderr), ("", ""))
+
+    def test_usr1_rotates_the_log(self) -> None:
+        """
+        USR1 begins a new log file, and the old one is kept beside it.
+        """
+        with Daemon(*LOOPBACK, background=True) as daemon:
+            address = daemon.address()
+            daemon.signal(signal.SIGUSR1)
+            old = daemon.directory / "twistd.log.1"
+            wait_until(old.exists, "the old log")
+            with connect(address) as client:
+                self.assertEqual(echo(client, b"hello"), b"hello")
+            self.assertEqual(daemon.ended("client", 1), 1)
+            self.assertIn("listening on", old.read_text())
+            self.assertNotIn("bytes echoed in", old.read_text())
+
+    def test_usr1_rotates_the_log_in_the_foreground(self) -> None:
+        """
+        With -n and --logfile, USR1 rotates as well.
+        """
+        before = ("--logfile", "{}/twistd.log")
+        with Daemon(*LOOPBACK, before=before) as daemon:
+            address = daemon.address()
+            daemon.signal(signal.SIGUSR1)
+            wait_until((daemon.directory / "twistd.log.1").exists, "the old log")
+            with connect(address) as client:
+                self.assertEqual(echo(client, b"hello"), b"hello")
+            self.assertEqual(daemon.ended("client", 1), 1)
+
+
+class UserTests(SynchronousTestCase):
+    """
+    C{twistd --uid --gid}.
+    """
+
+    def other_user(self) -> pwd.struct_passwd:
+        if os.getuid() != 0:
+            raise SkipTest("only root can become somebody else")
+        return pwd.getpwnam("nobody")
+
+    def serves_as(self, daemon: Daemon, user: pwd.struct_passwd) -> None:
+        self.assertEqual(daemon.state("Uid").split(), [str(user.pw_uid)] * 4)
+        self.assertEqual(daemon.state("Gid").split(), [str(user.pw_gid)] * 4)
+        with daemon.connect() as client:
+            self.assertEqual(echo(client, b"hello"), b"hello")
+        self.assertEqual(daemon.ended("client", 1), 1)
+        stop(daemon)
+        self.assertIn("drained: 0 connections", daemon.log)
+
+    def test_foreground(self) -> None:
+        """
+        Started by root with --uid and --gid, it serves, logs and stops as that user.
+        """
+        user = self.other_user()
+        group = grp.getgrgid(user.pw_gid).gr_name
+        with Daemon(*LOOPBACK, before=("--uid", user.pw_name, "--gid", group)) as daemon:
+            self.serves_as(daemon, user)
+
+    def test_background(self) -> None:
+        """
+        The same in the background, with a log file and a pidfile.
+        """
+        user = self.other_user()
+        ids = ("--uid", str(user.pw_uid), "--gid", str(user.pw_gid))
+        with Daemon(*LOOPBACK, before=ids, background=True) as daemon:
+            self.serves_as(daemon, user)
+            self.assertFalse(daemon.pidfile.exists())
+
+
+class LogTests(SynchronousTestCase):
+    """
+    What is logged, and where.
+    """
+
+    def test_json(self) -> None:
+        """
+        With --log-format json each line is one object, and the access record has its
+        fields.
+        """
+        with Daemon(*LOOPBACK, "--log-format", "json") as daemon:
+            address = daemon.address()
+            with daemon.connect() as client:
+                host, port = client.getsockname()
+                self.assertEqual(echo(client, b"hello"), b"hello")
+            wait_until(lambda: "bytes echoed in" in daemon.log, "the access record")
+            stop(daemon)
+            events: list[dict[str, Any]] = [json.loads(line) for line in daemon.log.splitlines()]
+            for event in events:
+                self.assertLessEqual({"time", "level", "logger", "message"}, event.keys())
+                datetime.fromisoformat(event["time"])
+            by_name = {event["event"]: event for event in events if "event" in event}
+            self.assertEqual(by_name["listening"]["address"], address)
+            self.assertEqual(by_name["drained"]["finished"], 0)
+            self.assertEqual(by_name["stopped"]["bytes"], 5)
+            record = by_name["access"]
+            self.assertEqual(record["connection"], 1)
+            self.assertEqual(record["listener"], "tcp")
+            self.assertEqual(record["peer"], f"{host}:{port}")
+            self.assertEqual(record["bytes"], 5)
+            self.assertEqual(record["reason"], "client")
+            self.assertEqual(record["level"], "info")
+            self.assertTrue(0 <= record["seconds"] < 60)
+
+    def test_no_payload(self) -> None:
+        """
+        Even at the level debug, nothing that a client sent is logged.
+        """
+        with Daemon(*LOOPBACK, "--log-level", "debug") as daemon:
+            with daemon.connect() as client:
+                self.assertEqual(echo(client, b"my-secret\r\n\x1b[2J"), b"my-secret\r\n\x1b[2J")
+            self.assertEqual(daemon.ended("client", 1), 1)
+            stop(daemon)
+            self.assertNotIn("my-secret", daemon.log)
+
+    def test_access_log_off(self) -> None:
+        """
+        With --access-log off the connections are counted, and none is recorded.
+        """
+        with Daemon(*LOOPBACK, "--access-log", "off") as daemon:
+            with daemon.connect() as client:
+                self.assertEqual(echo(client, b"hello"), b"hello")
+            stop(daemon)
+            self.assertEqual(daemon.records(), [])
+            self.assertNotIn("bytes echoed in", daemon.log)
+            self.assertIn("echod stopped: 1 connections, 5 bytes echoed", daemon.log)
+
+    def test_only_errors(self) -> None:
+        """
+        With --log-level error, a life without errors leaves no line anywhere.
+        """
+        silent = ("--log-level", "error")
+        with Daemon(*ON_A_SOCKET, *silent, ready=socket_listens) as daemon:
+            with connect(f"unix:{socket_path(daemon)}") as client:
+                self.assertEqual(echo(client, b"hello"), b"hello")
+            daemon.signal(signal.SIGHUP)
+            stop(daemon)
+            self.assertEqual((daemon.stdout, daemon.stderr), ("", ""))
+
+    def test_syslog(self) -> None:
+        """
+        With --syslog it starts, echoes and stops, and writes nothing to its output.
+        """
+        with Daemon(*ON_A_SOCKET, before=("--syslog",), ready=socket_listens) as daemon:
+            with connect(f"unix:{socket_path(daemon)}") as client:
+                self.assertEqual(echo(client, b"hello"), b"hello")
+            stop(daemon)
+            self.assertEqual((daemon.stdout, daemon.stderr), ("", ""))
+            self.assertFalse(socket_path(daemon).exists())

@@ -1,0 +1,279 @@
+"""
+Where echod can listen, and why it sometimes cannot.
+"""
+
+import errno
+import os
+import socket
+import stat
+
+from twisted.internet import reactor
+from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.internet.protocol import Factory
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+from zope.interface.verify import verifyObject
+
+from echod.endpoint import TCPEndpoint, UNIXEndpoint, bind_error_text, endpoint_from
+from tests.fakes import PortReactor
+
+HAS_IPV6 = socket.has_dualstack_ipv6()
+LISTEN_QUEUE_AT = 28
+"""Where C{struct tcp_info} has the length of a listening socket's queue, C{tcpi_sacked}."""
+
+
+class TCPEndpointTests(SynchronousTestCase):
+    """
+    The sockets that C{--port} binds.
+    """
+
+    def setUp(self):
+        self.reactor = PortReactor()
+        self.addCleanup(self.reactor.close)
+
+    def listen(self, interface, backlog=7, dual_stack=None, port=0):
+        """
+        @return: the listening socket, and how the reactor was told to adopt it.
+        """
+        endpoint = TCPEndpoint(self.reactor, port, interface, backlog, dual_stack)
+        verifyObject(IStreamServerEndpoint, endpoint)
+        factory = Factory()
+        port = self.successResultOf(endpoint.listen(factory))
+        self.assertIs(port.factory, factory)
+        _, family, _ = self.reactor.adoptedPorts[-1]
+        self.assertEqual(family, port.socket.family)
+        return port.socket
+
+    def accepts(self, listening, family, host):
+        """
+        Whether a client of this family gets in.
+        """
+        with socket.socket(family) as client:
+            client.settimeout(10)
+            try:
+                client.connect((host, listening.getsockname()[1]))
+            except ConnectionRefusedError:
+                return False
+            return True
+
+    def test_dual_stack(self):
+        """
+        By default one socket takes clients of IPv4 and of IPv6.
+        """
+        for dual_stack in (True, None):
+            listening = self.listen(None, dual_stack=dual_stack)
+            self.assertTrue(self.accepts(listening, socket.AF_INET, "127.0.0.1"))
+            self.assertTrue(self.accepts(listening, socket.AF_INET6, "::1"))
+
+    def test_no_ipv6(self):
+        """
+        Where the machine has no IPv6, clients of IPv4 are taken.
+        """
+        listening = self.listen(None, dual_stack=False)
+        self.assertEqual(listening.family, socket.AF_INET)
+        self.assertTrue(self.accepts(listening, socket.AF_INET, "127.0.0.1"))
+
+    def test_interface(self):
+        """
+        With an address of one version, clients of that address only are taken.
+        """
+        listening = self.listen("127.0.0.1")
+        self.assertEqual(listening.getsockname()[0], "127.0.0.1")
+        self.assertFalse(self.accepts(listening, socket.AF_INET, "127.0.0.2"))
+
+    def test_interface_ipv6(self):
+        """
+        An address may be one of IPv6.
+        """
+        listening = self.listen("::1")
+        self.assertTrue(self.accepts(listening, socket.AF_INET6, "::1"))
+        self.assertFalse(self.accepts(listening, socket.AF_INET, "127.0.0.1"))
+
+    if not HAS_IPV6:
+        test_dual_stack.skip = test_interface_ipv6.skip = "this machine has no IPv6"
+
+    def test_backlog(self):
+        """
+        As many clients may wait to be accepted as the operator says.
+        """
+        for listening in (
+            self.listen("127.0.0.1", 7),
+            self.listen(None, 7, dual_stack=False),
+        ):
+            information = listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 64)
+            queue = information[LISTEN_QUEUE_AT : LISTEN_QUEUE_AT + 4]
+            self.assertEqual(int.from_bytes(queue, sys.byteorder), 7)
+
+    def test_restart(self):
+        """
+        A daemon that is restarted gets its port back while old connections fade away.
+        """
+        first = self.listen("127.0.0.1")
+        address = first.getsockname()
+        with socket.create_connection(address, timeout=10) as client:
+            accepted, _ = first.accept()
+            first.close()
+            # Whoever closes first keeps the port for a while (TIME_WAIT).
+            accepted.close()
+            self.assertEqual(client.recv(1), b"")
+        self.listen("127.0.0.1", port=address[1])
+
+    def test_in_use(self):
+        """
+        A port that is taken is a failure of the Deferred, with the system's reason.
+        """
+        taken = self.listen("127.0.0.1")
+        endpoint = TCPEndpoint(self.reactor, taken.getsockname()[1], "127.0.0.1", 7)
+        failure = self.failureResultOf(endpoint.listen(Factory()), OSError)
+        self.assertEqual(failure.value.errno, errno.EADDRINUSE)
+
+
+class UNIXEndpointTests(TestCase):
+    """
+    A socket in the file system, on the real reactor: what is bound is a file.
+    """
+
+    def setUp(self):
+        # A path of at most 107 bytes (unix(7)).
+        self.path = os.path.relpath(self.mktemp())[:100]
+
+    async def listen(self, mode=0o666):
+        endpoint = UNIXEndpoint(reactor, self.path, 7, mode)
+        verifyObject(IStreamServerEndpoint, endpoint)
+        port = await endpoint.listen(Factory())
+        self.addCleanup(port.stopListening)
+        return port
+
+    async def test_listens(self):
+        """
+        It listens with the permissions that were asked for.
+        """
+        await self.listen(0o600)
+        self.assertEqual(stat.S_IMODE(os.stat(self.path).st_mode), 0o600)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(self.path)
+
+    async def test_stale(self):
+        """
+        A socket that a dead process left behind does not stand in the way.
+        """
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(self.path)
+            dead.listen()
+        await self.listen()
+
+    async def fails(self, number):
+        error = None
+        try:
+            await UNIXEndpoint(reactor, self.path, 7).listen(Factory())
+        except CannotListenError as caught:
+            error = caught.socketError
+        self.assertEqual(error.errno, number)
+
+    async def test_in_use(self):
+        """
+        A socket that somebody listens on is left alone, however often it is tried.
+        """
+        with socket.socket(socket.AF_UNIX) as taken:
+            taken.bind(self.path)
+            taken.listen()
+            for _ in range(3):
+                await self.fails(errno.EADDRINUSE)
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(self.path)
+
+    async def test_other_file(self):
+        """
+        A file that is no socket is left alone.
+        """
+        with open(self.path, "w") as file:
+            file.write("precious")
+        await self.fails(errno.EADDRINUSE)
+        with open(self.path) as file:
+            self.assertEqual(file.read(), "precious")
+
+
+class EndpointFromTests(SynchronousTestCase):
+    """
+    The strings of C{--listen}.
+    """
+
+    def unix(self, description):
+        made = endpoint_from(None, description, 9)
+        inner = made._endpoint
+        return type(made), inner._address, inner._backlog, inner._mode, inner._wantPID
+
+    def test_unix(self):
+        """
+        unix: is ours, with the settings of Twisted's; a backslash hides a colon.
+        """
+        self.assertEqual(self.unix("unix:/a"), (UNIXEndpoint, "/a", 9, 0o666, 0))
+        self.assertEqual(self.unix("unix:address=/a"), (UNIXEndpoint, "/a", 9, 0o666, 0))
+        self.assertEqual(
+            self.unix(r"unix:/a\:b:mode=660:backlog=3:lockfile=0"),
+            (UNIXEndpoint, "/a:b", 3, 0o660, 0),
+        )
+
+    def test_tcp(self):
+        """
+        Others are Twisted's, with our backlog unless the string has one.
+        """
+        for description, backlog in (("tcp:80", 9), ("tcp:80:backlog=3", 3)):
+            made = endpoint_from(None, description, 9)
+            self.assertIsInstance(made, TCP4ServerEndpoint)
+            self.assertEqual((made._port, made._backlog), (80, backlog))
+
+    def test_none(self):
+        """
+        A string that describes no endpoint is an error that shows no control character.
+        """
+        for description in (
+            "no\x1b:1",
+            "unix:/a:mode=9",
+            "unix:/a:what=1",
+            "unix:/a:what",
+            "systemd:domain=INET:name=absent",
+        ):
+            error = self.assertRaises(ValueError, endpoint_from, None, description, 9)
+            self.assertRegex(str(error), r"^not an endpoint \([ -~]+\)$")
+
+
+class BindErrorTextTests(SynchronousTestCase):
+    """
+    Why a bind failed, in one line.
+    """
+
+    def test_texts(self):
+        """
+        The reason is the system's, and the way out goes with it.
+        """
+        in_use = OSError(errno.EADDRINUSE, "busy")
+        unknown = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        for error, expected in (
+            (in_use, "Address already in use; stop what listens there, or give another"),
+            (
+                CannotListenError("", 80, in_use),
+                "Address already in use; stop what listens there, or give another",
+            ),
+            (
+                PermissionError(errno.EACCES, "no"),
+                "Permission denied; give one that this user may use, "
+                "or start as root with twistd --uid",
+            ),
+            (
+                OSError(errno.EADDRNOTAVAIL, "no"),
+                "Cannot assign requested address; give an address of this machine",
+            ),
+            (OSError(errno.EIO, "no"), "Input/output error; give another"),
+            (unknown, "Name or service not known; give an address of this machine"),
+            (
+                CannotListenError("no.such.host", 80, unknown),
+                "Name or service not known; give an address of this machine",
+            ),
+            (
+                OverflowError("port\nmust be"),
+                r"port\nmust be; give one such as tcp:9000 or unix:/run/echod.sock",
+            ),
+        ):
+            self.assertEqual(bind_error_text(error), expected)
