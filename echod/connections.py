@@ -38,12 +38,15 @@ read yet (RFC 1122 4.2.2.13, RFC 9112 9.6).
 class _Seen:
     """
     What the last look at a connection found.
+
+    @ivar active: when a look last found that the connection had echoed, or its birth.
+    @ivar owed: what it was owed, and C{since} when no less.
     """
 
     number: int
     opened: float
+    active: float
     bytes_echoed: int = 0
-    quiet: bool = False
     owed: tuple[int, ...] | None = None
     since: float = 0.0
 
@@ -86,7 +89,8 @@ class Connections:
         A connection has been made.
         """
         self.opened += 1
-        self._live[connection] = _Seen(self.opened, self._clock.seconds())
+        now = self._clock.seconds()
+        self._live[connection] = _Seen(self.opened, now, now)
 
     def remove(self, connection: Connection, reason: Reason) -> None:
         """
@@ -119,13 +123,13 @@ class Connections:
 
     def sweep(self) -> None:
         """
-        Look at every connection: note which are quiet, and abort those that have
-        taken nothing for too long.
+        Look at every connection: note which have been active, and abort those that
+        have taken nothing for too long.
         """
         now = self._clock.seconds()
         for connection, seen in list(self._live.items()):
-            seen.quiet = connection.bytes_echoed == seen.bytes_echoed
-            seen.bytes_echoed = connection.bytes_echoed
+            if connection.bytes_echoed != seen.bytes_echoed:
+                seen.bytes_echoed, seen.active = connection.bytes_echoed, now
             if connection.paused or connection.ending:
                 self._watch(connection, seen, now)
             else:
@@ -172,7 +176,7 @@ class Connections:
 
         emptied = self._emptied.addCallback(drained)
         if self._live:
-            ticks.start(QUIET_SECONDS).addErrback(
+            ticks.start(QUIET_SECONDS / 2).addErrback(
                 lambda failure: log.failure("while draining", failure)
             )
         else:
@@ -191,11 +195,12 @@ class Connections:
         return self.ended[Reason.ABORTED] + self.ended[Reason.WRITE_STALL]
 
     def _drain_tick(self) -> None:
+        self.sweep()
+        quiet_since = self._clock.seconds() - QUIET_SECONDS
         for connection, seen in list(self._live.items()):
             if connection.ending or connection.paused:
                 continue
-            silent = seen.quiet and connection.bytes_echoed == seen.bytes_echoed
+            silent = seen.active <= quiet_since
             # Silent, or has the loop only not come round to what it sent?
             if silent and not connection.unread():
                 connection.finish(Reason.DRAIN)
-        self.sweep()

@@ -138,7 +138,7 @@ def endpoint_from(reactor: Any, description: str, backlog: int) -> IStreamServer
     @param backlog: for those that take one and are not given one in the string.
     @raise ValueError: when the string describes none.
     """
-    kind, *fields = (_unescape(field) for field in re.split(r"(?<!\\):", description))
+    kind, *fields = re.findall(r"(?:^|:)((?:\\.|[^:\\])*)", description, re.DOTALL)
     if kind in ("tcp", "tcp6") and not any(f.startswith("backlog=") for f in fields):
         description += f":backlog={backlog}"
     try:
@@ -155,10 +155,17 @@ def _unescape(field: str) -> str:
 
 
 def _unix_endpoint(reactor: Any, fields: Sequence[str], backlog: int) -> UNIXEndpoint:
-    settings = dict(field.split("=", 1) for field in fields[1:])
-    mode = int(settings.get("mode", "666"), 8)
-    path = fields[0].removeprefix("address=")
-    return UNIXEndpoint(reactor, path, int(settings.get("backlog", backlog)), mode)
+    names = ("address", "mode", "backlog", "lockfile")
+    settings: dict[str, Any] = {"mode": "666", "backlog": backlog}
+    unnamed = iter(names)
+    for field in fields:
+        name, _, value = field.partition("=")
+        if name in names:
+            settings[name] = _unescape(value)
+        else:
+            settings[next(unnamed)] = _unescape(field)
+    mode = int(settings["mode"], 8)
+    return UNIXEndpoint(reactor, settings["address"], int(settings["backlog"]), mode)
 
 
 _WAYS_OUT = {

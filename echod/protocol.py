@@ -148,9 +148,10 @@ class Echo(Protocol):
         self.factory.connections.remove(self, self._end_reason(reason))
 
     def _end_reason(self, failure: Failure) -> Reason:
-        if failure.check(ConnectionDone, ConnectionAborted):
+        kind = failure.type or Exception
+        if issubclass(kind, ConnectionDone | ConnectionAborted):
             return self._reason or Reason.CLIENT
-        if not failure.check(ConnectionLost):
+        if not issubclass(kind, ConnectionLost):
             return Reason.ERROR
         # A client that breaks the connection while it is owed something did that
         # itself, even if it had closed its sending side before.

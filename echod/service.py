@@ -120,7 +120,7 @@ class EchodService(MultiService):
         existed = self._options.twistd is None or os.path.exists(log_name(self._options.twistd))
         self.open_log()
         if self._log_file is not None and not existed:
-            os.unlink(self._log_file.path)
+            os.unlink(os.path.realpath(self._log_file.path))
 
     def startService(self) -> None:
         """

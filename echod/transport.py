@@ -211,12 +211,20 @@ class EagerTransport(tcp.Server):
         if not self.connected:
             return
         if self.disconnecting and self._is_flushed() and self.producer is None:
-            why = self._postLoseConnection()
-            if why:
-                self.stopWriting()
+            if self._postLoseConnection():
                 self.connectionLost(reason)
         elif self.disconnecting or self._writeDisconnecting or not self._is_flushed():
             self.startWriting()
+
+    def loseConnection(self) -> None:
+        """
+        Send what is queued, then close.
+        """
+        if self._deciding and not self._writeDisconnected:
+            # readConnectionLost, above us on the stack, does what there is to do.
+            self.disconnecting = 1
+        else:
+            super().loseConnection()
 
     def connectionLost(self, reason: Failure) -> None:
         """

@@ -5,12 +5,17 @@ The rule of this room: each keeps the order in which it was used, and does nothi
 """
 
 import os
+import select
 import socket
+import time
 from collections.abc import Callable
+from typing import Any
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IListeningPort, IReadDescriptor
+from twisted.internet.interfaces import IListeningPort, IReactorFDSet, IReadDescriptor
+from twisted.internet.posixbase import _DisconnectSelectableMixin
+from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from zope.interface import implementer
 
@@ -122,3 +127,78 @@ class PortReactor(MemoryReactorClock):
         """
         for port in self.ports:
             port.socket.close()
+
+
+@implementer(IReactorFDSet)
+class DescriptorReactor(Clock, _DisconnectSelectableMixin):
+    """
+    A reactor that looks at real descriptors, but only when it is told to.
+
+    @ivar readers: who waits for input.
+    @ivar writers: who waits for room.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.readers: list[Any] = []
+        self.writers: list[Any] = []
+
+    def addReader(self, reader: Any) -> None:
+        if reader not in self.readers:
+            self.readers.append(reader)
+
+    def addWriter(self, writer: Any) -> None:
+        if writer not in self.writers:
+            self.writers.append(writer)
+
+    def removeReader(self, reader: Any) -> None:
+        if reader in self.readers:
+            self.readers.remove(reader)
+
+    def removeWriter(self, writer: Any) -> None:
+        if writer in self.writers:
+            self.writers.remove(writer)
+
+    def getReaders(self) -> list[Any]:
+        return list(self.readers)
+
+    def getWriters(self) -> list[Any]:
+        return list(self.writers)
+
+    def removeAll(self) -> list[Any]:
+        both = self.readers + [each for each in self.writers if each not in self.readers]
+        self.readers, self.writers = [], []
+        return both
+
+    def turn(self, milliseconds: int = 0) -> None:
+        """
+        Make the calls that are due, then let each read and write who can.
+
+        @param milliseconds: how long to wait for somebody who can.
+        """
+        self.advance(0)
+        poller = select.poll()
+        for each in {*self.readers, *self.writers}:
+            reads = select.POLLIN if each in self.readers else 0
+            poller.register(each, reads | (select.POLLOUT if each in self.writers else 0))
+        ready = dict(poller.poll(milliseconds))
+        broken = select.POLLHUP | select.POLLERR
+        for waiting, event, act in (
+            (self.readers, select.POLLIN, "doRead"),
+            (self.writers, select.POLLOUT, "doWrite"),
+        ):
+            for each in list(waiting):
+                if each in waiting and ready.get(each.fileno(), 0) & (event | broken):
+                    why = getattr(each, act)()
+                    if why:
+                        self._disconnectSelectable(each, why, act == "doRead")
+
+    def until(self, condition: Callable[[], object], seconds: float = 20) -> None:
+        """
+        Turn until a condition holds.
+        """
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                raise AssertionError("what was waited for has not happened")
+            self.turn(1)

@@ -2,8 +2,6 @@
 The live set: totals, the sweep, and the drain.
 """
 
-import contextlib
-
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
@@ -315,6 +313,16 @@ class DrainTests(ConnectionsTestCase):
             self.connections.remove(quiet[1], Reason.DRAIN)
         self.assert_drained(drained, 2, 0)
 
+    def test_gone_at_once(self):
+        """
+        When all are quiet, and close as soon as they are told to, the stop takes no time.
+        """
+        for _ in range(2):
+            FakeConnection(self.connections, dies_at_once=True)
+        self.settle()
+        self.assert_drained(self.drain(), 2, 0)
+        self.assertEqual(self.connections.ended, {Reason.DRAIN: 2})
+
     def test_new(self):
         """
         A client just accepted has a moment to send before it counts as quiet.
@@ -324,6 +332,17 @@ class DrainTests(ConnectionsTestCase):
         self.advance(QUIET_SECONDS - 0.25)
         self.assertEqual(connection.asked, [])
         self.advance(0.25)
+        self.assertEqual(connection.asked, [("finish", Reason.DRAIN)])
+
+    def test_new_and_swept(self):
+        """
+        A client just accepted has that moment even if the last sweep has already seen it.
+        """
+        connection = FakeConnection(self.connections)
+        self.connections.sweep()
+        self.drain()
+        self.assertEqual(connection.asked, [])
+        self.advance(QUIET_SECONDS)
         self.assertEqual(connection.asked, [("finish", Reason.DRAIN)])
 
     def test_busy(self):
@@ -340,8 +359,22 @@ class DrainTests(ConnectionsTestCase):
             self.advance(QUIET_SECONDS)
         self.assertEqual(busy.asked, [])
         self.assertEqual(late.asked, [("finish", Reason.DRAIN)])
-        self.advance(QUIET_SECONDS)
+        # A look that finds it quiet, and one that finds it still so.
+        self.advance(QUIET_SECONDS * 2)
         self.assertEqual(busy.asked, [("finish", Reason.DRAIN)])
+
+    def test_silent_for_a_tick(self):
+        """
+        A connection that falls silent is finished once it has been silent for a whole tick.
+        """
+        connection = FakeConnection(self.connections)
+        self.settle()
+        connection.bytes_echoed += 1
+        self.drain(QUIET_SECONDS * 2)
+        self.advance(QUIET_SECONDS - 0.25)
+        self.assertEqual(connection.asked, [])
+        self.advance(0.25)
+        self.assertEqual(connection.asked, [("finish", Reason.DRAIN)])
 
     def test_busy_a_moment_ago(self):
         """
@@ -399,7 +432,10 @@ class DrainTests(ConnectionsTestCase):
         connection = FakeConnection(self.connections)
         self.settle()
         self.drain(60.0)
-        self.advance(LINGER_SECONDS + QUIET_SECONDS)
+        self.advance(LINGER_SECONDS - 0.25)
+        self.assertEqual(connection.asked, [("finish", Reason.DRAIN)])
+        # The look after the one that began it is the first to find nothing owed.
+        self.advance(0.5)
         self.assertEqual(connection.asked, [("finish", Reason.DRAIN), ("abort", None)])
 
     def test_deadline(self):
@@ -476,10 +512,9 @@ class DrainTests(ConnectionsTestCase):
         self.connections = self.make(access_log=True)
         connection = NamelessConnection(self.connections)
         drained = self.drain()
-        # What comes out of it Twisted would log.
-        with capturedLogs() as self.records, contextlib.suppress(RuntimeError):
+        with capturedLogs() as self.records:
             self.connections.remove(connection, Reason.CLIENT)
-        self.flushLoggedErrors(RuntimeError)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
         self.assert_drained(drained, 1, 0)
 
     def test_comes_after_the_drain(self):

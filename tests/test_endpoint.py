@@ -6,9 +6,10 @@ import errno
 import os
 import socket
 import stat
+import sys
 
 from twisted.internet import reactor
-from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.internet.protocol import Factory
@@ -215,14 +216,28 @@ class EndpointFromTests(SynchronousTestCase):
             (UNIXEndpoint, "/a:b", 3, 0o660, 0),
         )
 
+    def test_unix_path_behind(self):
+        """
+        The path need not come first when it is named, as in Twisted's own syntax.
+        """
+        self.assertEqual(self.unix("unix:mode=660:address=/a"), (UNIXEndpoint, "/a", 9, 0o660, 0))
+
+    def test_unix_settings_without_names(self):
+        """
+        The settings need no names when they come in order, as in Twisted's own syntax.
+        """
+        self.assertEqual(self.unix("unix:/a:660"), (UNIXEndpoint, "/a", 9, 0o660, 0))
+        self.assertEqual(self.unix("unix:/a:660:3"), (UNIXEndpoint, "/a", 3, 0o660, 0))
+
     def test_tcp(self):
         """
         Others are Twisted's, with our backlog unless the string has one.
         """
-        for description, backlog in (("tcp:80", 9), ("tcp:80:backlog=3", 3)):
-            made = endpoint_from(None, description, 9)
-            self.assertIsInstance(made, TCP4ServerEndpoint)
-            self.assertEqual((made._port, made._backlog), (80, backlog))
+        for kind, made_as in (("tcp", TCP4ServerEndpoint), ("tcp6", TCP6ServerEndpoint)):
+            for setting, backlog in (("", 9), (":backlog=3", 3)):
+                made = endpoint_from(None, f"{kind}:80{setting}", 9)
+                self.assertIsInstance(made, made_as)
+                self.assertEqual((made._port, made._backlog), (80, backlog))
 
     def test_none(self):
         """
@@ -233,6 +248,8 @@ class EndpointFromTests(SynchronousTestCase):
             "unix:/a:mode=9",
             "unix:/a:what=1",
             "unix:/a:what",
+            "unix:mode=660",
+            "unix:/a:660:9:0:1",
             "systemd:domain=INET:name=absent",
         ):
             error = self.assertRaises(ValueError, endpoint_from, None, description, 9)
@@ -265,6 +282,15 @@ class BindErrorTextTests(SynchronousTestCase):
                 OSError(errno.EADDRNOTAVAIL, "no"),
                 "Cannot assign requested address; give an address of this machine",
             ),
+            (
+                OSError(errno.EINVAL, "no"),
+                "Invalid argument; give an address of this machine, "
+                "a link-local one with its %interface",
+            ),
+            (
+                CannotListenError("/no/such/x", None, OSError(errno.ENOENT, "no")),
+                "No such file or directory; give a path in a directory that exists",
+            ),
             (OSError(errno.EIO, "no"), "Input/output error; give another"),
             (unknown, "Name or service not known; give an address of this machine"),
             (
@@ -274,6 +300,10 @@ class BindErrorTextTests(SynchronousTestCase):
             (
                 OverflowError("port\nmust be"),
                 r"port\nmust be; give one such as tcp:9000 or unix:/run/echod.sock",
+            ),
+            (
+                CannotListenError("here", 80, "it is\nlocked"),
+                r"it is\nlocked; give one such as tcp:9000 or unix:/run/echod.sock",
             ),
         ):
             self.assertEqual(bind_error_text(error), expected)

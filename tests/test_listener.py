@@ -2,7 +2,6 @@
 A listener, from bind to close.
 """
 
-import contextlib
 import errno
 import gc
 import io
@@ -26,10 +25,6 @@ from echod.endpoint import TCPEndpoint
 from echod.listener import ListenerService, ListenFailed
 from echod.transport import EagerTransport
 from tests.fakes import AcceptingPort, FakePort, PortReactor
-
-HAS_IPV6 = socket.has_dualstack_ipv6()
-LISTEN_QUEUE_AT = 28
-"""Where C{struct tcp_info} has the length of a listening socket's queue, C{tcpi_sacked}."""
 
 
 @implementer(IStreamServerEndpoint)
@@ -109,13 +104,16 @@ class ListenerServiceTests(SynchronousTestCase):
             [(event["log_level"], formatEvent(event)) for event in events],
             [(LogLevel.error, f"cannot listen, --port 1: {reason}")],
         )
+        # Before the daemon runs, the error alone ends it.
+        self.assertFalse(self.clock.hasStopped)
 
     def test_cannot_bind(self):
         """
         A port that cannot be bound ends the daemon with one line and status 1.
         """
         service = self.service(fail(PermissionError(errno.EPERM, "no")))
-        self.assert_fails(service.privilegedStartService, "Operation not permitted")
+        reason = "Operation not permitted; give another"
+        self.assert_fails(service.privilegedStartService, reason)
         # twistd exits for the one and reports to its parent process for the other.
         self.assertTrue(
             issubclass(ListenFailed, SystemExit) and issubclass(ListenFailed, Exception)
@@ -131,7 +129,20 @@ class ListenerServiceTests(SynchronousTestCase):
             raise ValueError("not here")
 
         self.endpoint.listen = listen
-        self.assert_fails(service.privilegedStartService, "not here")
+        reason = "not here; give one such as tcp:9000 or unix:/run/echod.sock"
+        self.assert_fails(service.privilegedStartService, reason)
+
+    def test_no_socket(self):
+        """
+        An endpoint that listens on something else than a socket, as stdio: does, is refused.
+        """
+        port = self.port()
+        del port.socket
+        service = self.service(succeed(port))
+        reason = "this endpoint does not listen on a socket"
+        reason += "; give one such as tcp:9000 or unix:/run/echod.sock"
+        self.assert_fails(service.privilegedStartService, reason)
+        self.assertEqual(service.address(), "nowhere")
 
     def test_late(self):
         """
@@ -148,30 +159,39 @@ class ListenerServiceTests(SynchronousTestCase):
 
     def test_late_failure(self):
         """
-        A bind that fails late is told in the log and on the terminal, not swallowed.
+        A bind that fails late is told in the log and on the terminal, and ends the daemon.
         """
         listening = Deferred()
         service = self.service(listening, Deferred())
         service.privilegedStartService()
+        service.startService()
+        self.assertFalse(self.clock.hasStopped)
         reason = "Address already in use; stop what listens there, or give another"
-        with capturedLogs() as events, contextlib.suppress(ListenFailed):
+        with capturedLogs() as events:
             listening.errback(Failure(OSError(errno.EADDRINUSE, "busy")))
-        self.flushLoggedErrors(ListenFailed)
-        self.assertIn(f"cannot listen, --port 1: {reason}", [formatEvent(e) for e in events])
-        self.assertIn(f"echod: --port 1: {reason}\n", self.stderr.getvalue())
+        self.assertEqual(
+            [(event["log_level"], formatEvent(event)) for event in events],
+            [(LogLevel.error, f"cannot listen, --port 1: {reason}")],
+        )
+        self.assertEqual(self.stderr.getvalue(), f"echod: --port 1: {reason}\n")
+        self.assertTrue(self.clock.hasStopped)
+        self.assertIsNone(self.successResultOf(service.stopService()))
 
     def test_stop_before_late(self):
         """
-        A port that is bound only after the service was stopped is closed again.
+        A bind that is still under way at the stop is given up, without a word.
         """
-        listening, port = Deferred(), self.port()
+        given_up = []
+        listening = Deferred(given_up.append)
         service = self.service(listening)
         service.privilegedStartService()
-        service.stopService()
-        # Either the bind is given up, or what comes of it is.
-        if not listening.called:
-            listening.callback(port)
-            self.assertTrue(port.stopped)
+        with capturedLogs() as events:
+            stopped = service.stopService()
+        self.assertIsNone(self.successResultOf(stopped))
+        self.assertEqual(given_up, [listening])
+        self.assertEqual((list(events), self.stderr.getvalue()), ([], ""))
+        self.assertFalse(self.clock.hasStopped)
+        self.assertEqual(service.address(), "nowhere")
 
     def test_stop(self):
         """

@@ -209,9 +209,9 @@ class MakeObserverTests(SynchronousTestCase):
 
     def test_stdout(self):
         """
-        In the foreground, and with C{--logfile -}, lines go to standard output.
+        In the foreground, with C{--logfile -} too, lines go to standard output.
         """
-        for twistd in ({}, {"logfile": "-", "nodaemon": False}):
+        for twistd in ({}, {"logfile": "-"}):
             observer, file = self.make(**twistd)
             self.assertIsNone(file)
             self.say(observer)
@@ -258,6 +258,13 @@ class MakeObserverTests(SynchronousTestCase):
         self.make(nodaemon=False)
         self.assertEqual(os.listdir("."), ["twistd.log"])
 
+    def test_stdout_in_the_background(self):
+        """
+        In the background C{--logfile -} is refused: the lines would go nowhere.
+        """
+        error = self.assertRaises(OSError, self.make, logfile="-", nodaemon=False)
+        self.assertEqual(error.strerror, "a daemon in the background has no standard output")
+
     def test_syslog(self):
         """
         With C{--syslog} lines go there and nowhere else, a log file or not.
@@ -272,6 +279,12 @@ class MakeObserverTests(SynchronousTestCase):
         self.assertEqual([line[-1] for _, line in sent], ["i", "w"])
         self.assertIsNone(file)
         self.assertEqual((self.stdout.getvalue(), os.path.exists(path)), ("", False))
+        # Nor does it matter then that the background has no standard output.
+        observer, file = self.make(syslog=True, logfile="-", nodaemon=False)
+        self.say(observer)
+        self.assertEqual([line[-1] for _, line in sent], ["i", "w"] * 2)
+        self.assertIsNone(file)
+        self.assertEqual(self.stdout.getvalue(), "")
 
     def test_cannot_open(self):
         """

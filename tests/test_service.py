@@ -20,7 +20,7 @@ from twisted.application.service import (
     Service,
 )
 from twisted.internet.defer import Deferred
-from twisted.logger import ILogObserver, Logger, LogPublisher, capturedLogs, formatEvent
+from twisted.logger import ILogObserver, Logger, LogLevel, LogPublisher, capturedLogs, formatEvent
 from twisted.scripts.twistd import ServerOptions
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
@@ -119,7 +119,11 @@ class BuildTests(ServiceTestCase):
         """
         made = make_certificate()
         args = ("--listen", "unix:/x", "--listen", "tcp:7", "--tls-port", "0", *self.local)
-        service = self.build(*args, "--tls-cert", self.file(made.cert_pem + made.key_pem))
+        args = ("--backlog", "9", *args, "--tls-cert", self.file(made.cert_pem + made.key_pem))
+        with capturedLogs() as events:
+            service = self.build(*args)
+        # Nothing here is to be warned of.
+        self.assertEqual(list(events), [])
         service.startService()
         self.assertEqual(
             [each.option for each in service.listeners()],
@@ -135,8 +139,11 @@ class BuildTests(ServiceTestCase):
         self.assertEqual([each.tls is not None for each in factories], [False, True, False, False])
         for factory in factories:
             self.assertIs(factory.connections, service.connections)
-        self.assertEqual(self.reactor.unixServers[0][0], "/x")
-        self.assertEqual(self.reactor.tcpServers[0][0], 7)
+        address, _, backlog, mode, locked = self.reactor.unixServers[0]
+        # The endpoint of our own: Twisted's locks, and believes a lock left behind.
+        self.assertEqual((address, backlog, mode, locked), ("/x", 9, 0o666, 0))
+        port, _, backlog, _ = self.reactor.tcpServers[0]
+        self.assertEqual((port, backlog), (7, 9))
 
     def test_sockets(self):
         """
@@ -168,12 +175,13 @@ class BuildTests(ServiceTestCase):
         missing = self.mktemp()
         self.assertEqual(
             self.refused(*tls, missing + "\n"),
-            f"echod: --tls-cert: cannot read {missing}\\n: No such file or directory",
+            f"echod: --tls-cert: cannot read {missing}\\n: No such file or directory; "
+            "give a file that can be read",
         )
         self.assertEqual(
             self.refused(*tls, cert, "--tls-key", key),
             f"echod: --tls-key: the key in {key} does not belong to the first certificate "
-            f"in {cert}",
+            f"in {cert}; give its own",
         )
 
     def test_bad_endpoints(self):
@@ -194,6 +202,32 @@ class BuildTests(ServiceTestCase):
             shown = description.replace("\n", "\\n")
             self.assertTrue(line.startswith(f"echod: --listen {shown}: not an endpoint ("), line)
             self.assertTrue(line.endswith("); give one such as tcp:9000 or unix:/run/echod.sock"))
+
+    def test_layers_are_warned_of(self):
+        """
+        An endpoint that puts a layer around the connection is taken, with a warning.
+        """
+        made = make_certificate()
+        pem = self.file(made.cert_pem + made.key_pem)
+        folder = self.mktemp()
+        os.mkdir(folder)
+        with open(os.path.join(folder, "localhost.pem"), "wb") as file:
+            file.write(made.cert_pem + made.key_pem)
+        for description in (
+            f"ssl:0:privateKey={pem}:certKey={pem}",
+            f"tls:{folder}:0",
+            "haproxy:tcp:0",
+        ):
+            with capturedLogs() as events:
+                service = self.build("--listen", description)
+            (event,) = events
+            self.assertIs(event["log_level"], LogLevel.warn)
+            self.assertEqual(
+                formatEvent(event),
+                f"--listen {description}: its layer around the connection loses what is owed "
+                "to a client that closes its sending side; for TLS, use --tls-port",
+            )
+            self.assertEqual(len(service.listeners()), 1)
 
 
 class RunTests(ServiceTestCase):
@@ -392,8 +426,8 @@ class ParentTests(ServiceTestCase):
         service.setServiceParent(parent)
         self.assertEqual(list(parent), [service])
 
-    def refused(self, logfile):
-        error = self.assertRaises(SystemExit, self.adopted, logfile=logfile)
+    def refused(self, logfile, **twistd):
+        error = self.assertRaises(SystemExit, self.adopted, logfile=logfile, **twistd)
         self.assertEqual(error.code.splitlines(), [error.code])
         return error.code
 
@@ -404,7 +438,32 @@ class ParentTests(ServiceTestCase):
         path = os.path.abspath(os.path.join(self.mktemp(), "log"))
         self.assertEqual(
             self.refused(path),
-            f"twistd: --logfile {path!r}: No such file or directory; "
+            f"twistd: --logfile '{path}': No such file or directory; "
+            "give a file that can be written",
+        )
+        self.assertIn(rf" '{path}\y\x1b/log': ", self.refused(path + "\\y\x1b/log"))
+
+    def test_log_file_of_the_background(self):
+        """
+        In the background twistd.log is the file that is named when it cannot be opened.
+        """
+        folder = self.mktemp()
+        os.mkdir(folder)
+        self.addCleanup(os.chdir, os.getcwd())
+        os.chdir(folder)
+        os.mkdir("twistd.log")
+        self.assertEqual(
+            self.refused(None, nodaemon=0),
+            "twistd: --logfile 'twistd.log': Is a directory; give a file that can be written",
+        )
+
+    def test_stdout_in_the_background(self):
+        """
+        C{--logfile -} without C{-n} is one line: the log would go nowhere.
+        """
+        self.assertEqual(
+            self.refused("-", nodaemon=0),
+            "twistd: --logfile '-': a daemon in the background has no standard output; "
             "give a file that can be written",
         )
 
@@ -415,7 +474,7 @@ class ParentTests(ServiceTestCase):
         path = os.path.abspath(self.mktemp())
         os.mkfifo(path)
         line = self.refused(path)
-        self.assertTrue(line.startswith(f"twistd: --logfile {path!r}: "), line)
+        self.assertTrue(line.startswith(f"twistd: --logfile '{path}': "), line)
         self.assertIn(os.strerror(errno.ESPIPE), line)
 
 
@@ -462,6 +521,66 @@ class CheckTests(ServiceTestCase):
         self.assertEqual(self.stderr.getvalue(), f"echod: --port: {reason}\n")
         self.assertEqual(self.stdout.getvalue(), "")
         self.assertEqual([port.stopped for port in self.reactor.ports], [True, True])
+
+    def twistd(self, logfile):
+        twistd = ServerOptions()
+        twistd.opts.update({"nodaemon": 1, "logfile": logfile})
+        return twistd
+
+    def test_log_file(self):
+        """
+        That the log file can be opened is tried, and no file is left behind for it.
+        """
+        path = self.mktemp()
+        self.assertEqual(self.check(self.build(*self.local, twistd=self.twistd(path))), 0)
+        self.assertEqual(os.path.exists(path), False)
+
+    def test_log_file_of_earlier(self):
+        """
+        A log file that is there already is left as it is.
+        """
+        path = self.file(b"earlier\n")
+        self.assertEqual(self.check(self.build(*self.local, twistd=self.twistd(path))), 0)
+        with open(path, "rb") as file:
+            self.assertEqual(file.read(), b"earlier\n")
+
+    def test_log_file_behind_a_link(self):
+        """
+        A symbolic link to where the log file will be is left in place, and no file behind it.
+        """
+        target, path = os.path.abspath(self.mktemp()), self.mktemp()
+        os.symlink(target, path)
+        self.assertEqual(self.check(self.build(*self.local, twistd=self.twistd(path))), 0)
+        self.assertEqual((os.path.islink(path), os.path.exists(target)), (True, False))
+
+    def test_log_to_stdout(self):
+        """
+        In the foreground the log needs no file, and one that is called - is left alone.
+        """
+        folder = self.mktemp()
+        os.mkdir(folder)
+        self.addCleanup(os.chdir, os.getcwd())
+        os.chdir(folder)
+        for logfile in (None, "-"):
+            self.reactor.hasRun = False
+            service = self.build("--listen", "tcp:7", twistd=self.twistd(logfile))
+            self.assertEqual(self.check(service), 0)
+        self.assertEqual(os.listdir("."), [])
+
+    def test_log_file_that_cannot_be(self):
+        """
+        A log file that the daemon could not open is one line, and nothing is bound.
+        """
+        path = os.path.abspath(os.path.join(self.mktemp(), "log"))
+        service = self.build(*self.local, twistd=self.twistd(path))
+        error = self.assertRaises(SystemExit, check, self.reactor, service)
+        self.assertEqual(
+            error.code,
+            f"twistd: --logfile '{path}': No such file or directory; "
+            "give a file that can be written",
+        )
+        self.assertEqual((self.reactor.hasRun, self.reactor.ports), (False, []))
+        self.assertEqual(self.stdout.getvalue(), "")
 
     def test_bug(self):
         """

@@ -56,13 +56,14 @@ class ServerContextTests(SynchronousTestCase):
         served = [c.to_cryptography() for c in client.get_peer_cert_chain()]
         self.assertEqual(served, [c.certificate for c in certificates])
 
-    def assert_refused(self, kind, words, cert_path, key_path=None):
+    def assert_refused(self, kind, words, way_out, cert_path, key_path=None):
         """
-        The files are refused with one line that names the right one.
+        The files are refused with one line that names the right one and ends in the way out.
         """
         error = self.assertRaises(BadCredentials, server_context, cert_path, key_path)
         self.assertEqual(error.kind, kind)
         self.assertIn(words, str(error))
+        self.assertTrue(str(error).endswith("; " + way_out), error)
         self.assertIn(cert_path if kind == "cert" or key_path is None else key_path, str(error))
         self.assertNotIn("\n", str(error))
 
@@ -98,10 +99,10 @@ class ServerContextTests(SynchronousTestCase):
         A key that belongs to another certificate, or to none in first place, is refused.
         """
         one, other = make_certificate(), make_certificate()
-        words = "does not belong to the first certificate"
-        self.assert_refused("key", words, self.file(one.cert_pem), self.file(other.key_pem))
+        says = ("key", "does not belong to the first certificate", "give its own")
+        self.assert_refused(*says, self.file(one.cert_pem), self.file(other.key_pem))
         both = self.file(other.cert_pem, one.cert_pem, one.key_pem)
-        self.assert_refused("key", words, both)
+        self.assert_refused(*says, both)
 
     def test_encrypted_key(self):
         """
@@ -109,16 +110,17 @@ class ServerContextTests(SynchronousTestCase):
         """
         made = make_certificate()
         key = self.file(made.encrypted_key_pem(b"password"))
-        self.assert_refused("key", "is encrypted", self.file(made.cert_pem), key)
+        says = ("key", "is encrypted", "store it decrypted, for its owner only")
+        self.assert_refused(*says, self.file(made.cert_pem), key)
 
     def test_missing(self):
         """
         A file that is not there is named.
         """
         there = self.file(make_certificate().cert_pem)
-        words = "No such file or directory"
-        self.assert_refused("cert", words, self.mktemp())
-        self.assert_refused("key", words, there, self.mktemp())
+        says = ("No such file or directory", "give a file that can be read")
+        self.assert_refused("cert", *says, self.mktemp())
+        self.assert_refused("key", *says, there, self.mktemp())
 
     def test_unreadable(self):
         """
@@ -126,19 +128,20 @@ class ServerContextTests(SynchronousTestCase):
         """
         folder = self.mktemp()
         os.mkdir(folder)
-        self.assert_refused("cert", "Is a directory", folder)
+        self.assert_refused("cert", "Is a directory", "give a file that can be read", folder)
 
     def test_not_pem(self):
         """
         A file that holds nothing of the kind is named.
         """
         made = make_certificate()
+        says = ("cert", "holds no PEM certificate", "give one that does")
         for junk in (b"", b"hello", os.urandom(100), made.key_pem, made.cert_pem[:200]):
-            self.assert_refused("cert", "holds no PEM certificate", self.file(junk))
-        words = "holds no PEM private key"
+            self.assert_refused(*says, self.file(junk))
+        says = ("key", "holds no PEM private key", "give one that does")
         for junk in (b"", b"hello", os.urandom(100), made.cert_pem, made.key_pem[:60]):
-            self.assert_refused("key", words, self.file(made.cert_pem), self.file(junk))
-        self.assert_refused("key", words, self.file(made.cert_pem))
+            self.assert_refused(*says, self.file(made.cert_pem), self.file(junk))
+        self.assert_refused(*says, self.file(made.cert_pem))
 
     def test_weak_key(self):
         """
@@ -147,9 +150,7 @@ class ServerContextTests(SynchronousTestCase):
         weak = rsa.generate_private_key(public_exponent=65537, key_size=1024)
         made = make_certificate(key=weak)
         path = self.file(made.cert_pem, made.key_pem)
-        error = self.assertRaises(BadCredentials, server_context, path, None)
-        self.assertIn(path, str(error))
-        self.assertNotIn("\n", str(error))
+        self.assert_refused("cert", "OpenSSL refuses", "give another", path)
 
 
 class PolicyTests(SynchronousTestCase):
