@@ -13,7 +13,6 @@ from twisted.internet.interfaces import (
     IAddress,
     IHalfCloseableProtocol,
     IPushProducer,
-    ISSLTransport,
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -124,11 +123,12 @@ class Echo(Protocol):
             return
         self._begin_end(reason)
         self.transport.resumeProducing()
-        if ISSLTransport.providedBy(self.transport):
-            # Twisted's TLS transport would send a FIN without a close_notify.
-            self.transport.loseConnection()
-        else:
+        if hasattr(type(self.transport), "loseWriteConnection"):
             self.transport.loseWriteConnection()
+        else:
+            # A layer such as that of ssl: hands what it does not know to the connection
+            # below, and that would send a FIN without a close_notify.
+            self.transport.loseConnection()
 
     def abort(self, reason: Reason | None = None) -> None:
         """

@@ -239,7 +239,10 @@ class EagerTransport(tcp.Server):
 
         @param ctx: what has C{getContext}.
         @param normal: whether we are TLS's server, as we are TCP's.
+        @raise RuntimeError: when something written before is still to be sent.
         """
+        if not self._is_flushed():
+            raise RuntimeError("what was written before TLS has not been sent yet")
         accept_tls(self, ctx.getContext(), normal)
         self.__class__ = self._secureClass
 
