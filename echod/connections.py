@@ -144,7 +144,8 @@ class Connections:
         if not any(owed):
             if connection.ending and waited >= LINGER_SECONDS:
                 connection.abort()
-        elif self._write_timeout and waited >= self._write_timeout:
+        elif self._write_timeout and waited >= self._write_timeout - SWEEP_SECONDS / 2:
+            # The stall began before the look that found it, and looks come a little late.
             connection.abort(Reason.WRITE_STALL)
 
     def drain(self, seconds: float) -> Deferred[None]:

@@ -11,6 +11,7 @@ import sys
 from typing import Any, NoReturn
 
 from OpenSSL import SSL
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.logger import Logger
@@ -35,6 +36,9 @@ def accept_tls(transport: Any, context: SSL.Context, server: bool) -> None:
         tls.set_accept_state()
     else:
         tls.set_connect_state()
+        # The client speaks first.
+        transport._readWantsWrite = True
+        transport.startWriting()
     transport._tls = tls
     transport._recv = tls.recv
     transport._send = tls.send
@@ -103,7 +107,7 @@ class SecureMixin:
         return None
 
     def _mayReadOn(self: Any) -> bool:
-        return self.connected and not self.disconnecting and not self._paused
+        return self.connected and not (self.disconnecting or self._aborting or self._paused)
 
     def pauseProducing(self: Any) -> None:
         """
@@ -129,7 +133,7 @@ class SecureMixin:
         """
         Read as if the descriptor had become readable.
         """
-        if not self._mayReadOn() or self._atEOF:
+        if self._atEOF or self._aborting or not (self._handshaking or self._mayReadOn()):
             return
         try:
             why = self.doRead()
@@ -157,6 +161,8 @@ class SecureMixin:
             self.protocol.handshakeCompleted()
         if self._is_flushed():
             self.__dict__.pop("write", None)
+        if self.disconnecting:
+            self.stopReading()
         if self.disconnecting or self._writeDisconnecting or not self._is_flushed():
             self.startWriting()
         return None
@@ -178,7 +184,10 @@ class SecureMixin:
             if not self._readWantsWrite:
                 self.stopWriting()
             return None
-        return super().doWrite()  # type: ignore[misc]
+        result = super().doWrite()  # type: ignore[misc]
+        if self._readWantsWrite:
+            self.startWriting()
+        return result
 
     def writeSomeData(self: Any, data: bytes) -> Any:
         """
@@ -222,6 +231,7 @@ class SecureMixin:
     def _closeWriteConnection(self: Any) -> Any:
         if self._notifyClose():
             return super()._closeWriteConnection()  # type: ignore[misc]
+        self._writeDisconnected = False
         return None
 
     def loseConnection(self: Any) -> None:
@@ -241,6 +251,8 @@ class SecureMixin:
         The connection is gone.  OpenSSL knows its descriptor by number, and the number
         may soon be another connection's, so nothing is written from here on.
         """
+        if self.connected and reason.check(ConnectionDone):
+            self._notifyClose()
         self.__dict__.update(_send=_closed, _recv=_closed)
         super().connectionLost(reason)  # type: ignore[misc]
 

@@ -9,6 +9,7 @@ import os
 import select
 import signal
 import sys
+import time
 from typing import Any
 
 from twisted.application.internet import TimerService
@@ -17,6 +18,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.internet.task import react
 from twisted.logger import ILogObserver, Logger, LogLevel
+from twisted.python import runtime
 from twisted.python.components import Componentized
 from twisted.python.logfile import LogFile
 
@@ -223,6 +225,15 @@ def check(reactor: Any, service: EchodService) -> None:
     react(lambda r: Deferred.fromCoroutine(start_and_stop(r)), _reactor=reactor)
 
 
+def keep_steady_time(reactor: Any) -> None:
+    """
+    Let a reactor of Twisted's tell its timers the time by a clock that cannot step.  By
+    the wall clock, a step of an hour fires every timeout at once, or none for an hour.
+    """
+    if getattr(reactor, "seconds", None) is runtime.seconds and not reactor.getDelayedCalls():
+        reactor.seconds = time.monotonic
+
+
 def makeService(options: Options) -> EchodService:
     """
     Build the daemon; the entry point of twistd and twist.
@@ -235,6 +246,7 @@ def makeService(options: Options) -> EchodService:
     # The one place where the reactor is imported; all else is handed it.
     from twisted.internet import reactor
 
+    keep_steady_time(reactor)
     service = build(reactor, options)
     if options["check"]:
         check(reactor, service)

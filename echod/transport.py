@@ -97,7 +97,8 @@ class EagerTransport(tcp.Server):
         """
         The prefix of what Twisted's older logging logs for this connection.
         """
-        return f"{self._getLogPrefix(self.protocol)},{self.sessionno},{self.hostname}"
+        protocol = getattr(self, "protocol", None)
+        return f"{self._getLogPrefix(protocol)},{self.sessionno},{self.hostname}"
 
     @property
     def repstr(self) -> str:
@@ -128,7 +129,7 @@ class EagerTransport(tcp.Server):
         elif not got:
             return CONNECTION_DONE
         elif got * 8 < asked > LEAST_READ:
-            self._readSize = asked // 2
+            self._readSize = max(asked // 2, LEAST_READ)
         self.protocol.dataReceived(data)
         return None
 
@@ -156,9 +157,10 @@ class EagerTransport(tcp.Server):
         self.write(data)
 
     def _enqueue(self, data: bytes) -> None:
-        FileDescriptor.write(self, data)
-        if self._tempDataLen:
+        if data and self.connected and not self._writeDisconnected:
+            # First of all: a producer that is told to pause may write once more.
             self.write = self._enqueue  # type: ignore[method-assign]
+        FileDescriptor.write(self, data)
 
     def doWrite(self) -> Any:
         """
@@ -208,12 +210,13 @@ class EagerTransport(tcp.Server):
         self._atEOF = self._deciding = True
         super().readConnectionLost(reason)
         self._deciding = False
-        if not self.connected:
+        if not self.connected or self._aborting:
             return
+        halfClosing = self._writeDisconnecting and not self._writeDisconnected
         if self.disconnecting and self._is_flushed() and self.producer is None:
             if self._postLoseConnection():
                 self.connectionLost(reason)
-        elif self.disconnecting or self._writeDisconnecting or not self._is_flushed():
+        elif self.disconnecting or halfClosing or not self._is_flushed():
             self.startWriting()
 
     def loseConnection(self) -> None:

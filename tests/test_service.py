@@ -10,6 +10,7 @@ import select
 import signal
 import socket
 import sys
+import time
 
 import twisted.internet.reactor  # The tests stand in for one that is installed.
 from twisted.application.service import (
@@ -20,7 +21,9 @@ from twisted.application.service import (
     Service,
 )
 from twisted.internet.defer import Deferred
+from twisted.internet.pollreactor import PollReactor
 from twisted.logger import ILogObserver, Logger, LogLevel, LogPublisher, capturedLogs, formatEvent
+from twisted.python import runtime
 from twisted.scripts.twistd import ServerOptions
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
@@ -29,7 +32,7 @@ import echod
 from echod.connection import Connection, Reason
 from echod.endpoint import TCPEndpoint
 from echod.reactor import EagerReactor
-from echod.service import Options, build, check, makeService
+from echod.service import Options, build, check, keep_steady_time, makeService
 from tests.certificates import make_certificate
 from tests.fakes import PortReactor
 
@@ -644,6 +647,20 @@ class MakeServiceTests(ServiceTestCase):
         del select.epoll
         makeService(self.options(*self.local)).startService()
         self.assertEqual(len(self.reactor.adoptedPorts), 1)
+
+    def test_steady_time(self):
+        """
+        A reactor that would go by the wall clock is given a steady one, unless it has begun.
+        """
+        reactor = PollReactor()
+        self.addCleanup(reactor.disconnectAll)
+        began = reactor.callLater(60, self.fail)
+        keep_steady_time(reactor)
+        self.assertIs(reactor.seconds, runtime.seconds)
+        began.cancel()
+        reactor.runUntilCurrent()
+        keep_steady_time(reactor)
+        self.assertIs(reactor.seconds, time.monotonic)
 
     def test_check(self):
         """

@@ -181,6 +181,30 @@ def show(rows: list[Row]) -> None:
         print(line, flush=True)
 
 
+def markdown(results: list[Row]) -> str:
+    """
+    The results as a table: what echod takes, and its share of what each other takes.
+    """
+    peers = [name for name in (*python_peers(), *program_peers()) if name != "echod"]
+    lines = [
+        f"| | echod | {' | '.join(f'of {name}' for name in peers)} |",
+        "|---|---|" + "---|" * len(peers),
+    ]
+    for scenario in dict.fromkeys(row["scenario"] for row in results):
+        rows = {row["peer"]: row for row in results if row["scenario"] == scenario}
+        figure = "bytes" if "bytes" in rows["echod"] else "cpu_us"
+        ours = rows["echod"].get(figure, 0.0)
+        unit = "B" if figure == "bytes" else "us"
+        cells = []
+        for peer in peers:
+            theirs = rows.get(peer, {}).get(figure, 0.0)
+            cells.append(f"{ours / theirs:.2f}" if theirs > 0 else "")
+        lines.append(
+            f"| {scenario} | {ours:.{0 if ours > 99 else 1}f} {unit} | {' | '.join(cells)} |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     """
     Run the benchmark.
@@ -190,6 +214,7 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", help="write all figures there")
     parser.add_argument("--only", metavar="WORD", default="", help="scenarios with it in the name")
     parser.add_argument("--rounds", type=int, default=0, help="how often each peer has its turn")
+    parser.add_argument("--markdown", action="store_true", help="print a table at the end")
     chosen = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -227,6 +252,8 @@ def main() -> None:
                 if chosen.only in rows[0]["scenario"]:
                     show(rows)
                     results += rows
+    if chosen.markdown:
+        print(f"\n{markdown(results)}")
     if chosen.json:
         with open(chosen.json, "w") as file:
             json.dump({"machine": machine, "rounds": rounds, "results": results}, file, indent=1)

@@ -18,10 +18,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
+
+from tests.certificates import make_certificate
 
 T = TypeVar("T")
 
@@ -61,7 +63,11 @@ def wait_until(condition: Callable[[], T], what: str, seconds: float = PATIENCE_
 class Process:
     """
     A program in a directory of its own, with its output in two files there.
+
+    @cvar stdin: where its input comes from, as L{subprocess} has it.
     """
+
+    stdin = subprocess.DEVNULL
 
     def __init__(self, *command: str):
         self._command = command
@@ -81,7 +87,7 @@ class Process:
             self._child = subprocess.Popen(
                 self._command,
                 cwd=self.directory,
-                stdin=subprocess.DEVNULL,
+                stdin=self.stdin,
                 stdout=out,
                 stderr=err,
             )
@@ -325,6 +331,17 @@ class Daemon(Process):
         return wait_until(enough, f"{number} connections to end with {reason}")
 
 
+def tls_daemon(*options: str, program: str = "twistd", reactor: str = REACTOR) -> Daemon:
+    """
+    A daemon that listens for TLS, with a certificate made for it.
+    """
+    listener = ("--tls-port", "0", "--tls-cert", "{}/pem", "--interface", "127.0.0.1")
+    daemon = Daemon(*listener, *options, program=program, reactor=reactor)
+    made = make_certificate()
+    (daemon.directory / "pem").write_bytes(made.cert_pem + made.key_pem)
+    return daemon
+
+
 def connect(address: str, receive_buffer: int = 0) -> socket.socket:
     """
     Connect to an address as echod logs it: C{127.0.0.1:9000}, C{[::1]:9000},
@@ -357,6 +374,34 @@ def receive(client: socket.socket, size: int) -> bytes:
     while len(data) < size and (piece := client.recv(size - len(data))):
         data += piece
     return bytes(data)
+
+
+def receive_rest(client: socket.socket) -> bytes:
+    """
+    Receive until the stream ends, or breaks.
+    """
+    data = bytearray()
+    with suppress(ConnectionError):
+        while piece := client.recv(65536):
+            data += piece
+    return bytes(data)
+
+
+def server_side(client: socket.socket) -> tuple[int, int, int]:
+    """
+    The server's end of a connection, as C{/proc/net/tcp} (proc(5)) has it.
+
+    @return: its state, and the bytes in its queues for sending and receiving; the state
+        is 0 when it is gone.
+    """
+    server_port, client_port = client.getpeername()[1], client.getsockname()[1]
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, state, queues, *_ = line.split()
+        ports = [int(place.rpartition(":")[2], 16) for place in (local, remote)]
+        if ports == [server_port, client_port]:
+            sending, _, receiving = queues.partition(":")
+            return int(state, 16), int(sending, 16), int(receiving, 16)
+    return 0, 0, 0
 
 
 def echo(client: socket.socket, data: bytes) -> bytes:

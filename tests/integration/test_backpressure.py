@@ -96,7 +96,7 @@ class NeverReadTests(SynchronousTestCase):
             show(
                 f"{self.clients} clients that never read: {(most - before) / MIB:.1f} MiB in all; "
                 f"another client's p99 {p99 * 1000:.1f} ms of {len(times)}; {aborted} aborted as "
-                f"write-stall, {min(stalls):.1f} to {max(stalls):.1f} s after they took the last byte"
+                f"write-stall, {min(stalls):.1f} to {max(stalls):.1f} s after their last byte"
             )
             self.assertLessEqual(most - before, 50 * MIB)
             self.assertLess(p99, 1.0)

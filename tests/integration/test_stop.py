@@ -156,7 +156,7 @@ class StopTests(SynchronousTestCase):
         Clients whom the daemon has not accepted when it is told to stop get their echo
         and an end of file, and no reset.
         """
-        number = 100
+        number = 600  # more than a few turns of the loop accept
         with self.daemon("--drain-timeout", "10s") as daemon:
             address = daemon.address()
             daemon.signal(signal.SIGSTOP)
@@ -289,7 +289,8 @@ class StopTests(SynchronousTestCase):
             self.assertEqual([talker.end for talker in crowd.talkers], [End.RESET] * 2)
             show(f"{self.program}: exit {took:.2f} s after the second signal")
             self.assertLess(took, 1.0)
-            self.assertEqual(re.findall(DRAINED, daemon.log), [("0", "2")])
+            # Whoever asked whether the port is closed may count among the finished.
+            self.assertEqual([aborted for _, aborted in re.findall(DRAINED, daemon.log)], ["2"])
 
     def test_second_term_aborts(self) -> None:
         """

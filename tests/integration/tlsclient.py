@@ -7,6 +7,7 @@ The rule of this room: OpenSSL works on the client's socket directly, so what th
 sees is what the wire carried.
 """
 
+import contextlib
 import select
 import socket
 import time
@@ -35,13 +36,14 @@ class TLSClient:
 
     def __init__(self, sock: socket.socket, context: SSL.Context, seconds: float = 30.0):
         """
-        @param seconds: how long all that it does may take.
+        @param seconds: how long its handshake, and each exchange, may take.
         """
         sock.setblocking(False)
         self.socket = sock
         self.tls = SSL.Connection(context, sock)
         self.tls.set_connect_state()
         self.closed = False
+        self._seconds = seconds
         self._deadline = time.monotonic() + seconds
 
     def wait(self, error: SSL.Error) -> None:
@@ -93,27 +95,37 @@ class TLSClient:
         @param slow: whether to read a little at a time, with pauses.
         @param close: whether to close; else receive as much as was sent.
         """
+        self._deadline = time.monotonic() + self._seconds
         view = memoryview(data)
         sent = 0
         said = not close
         back = bytearray()
         while not self.closed and (close or len(back) < len(data)):
             if sent < len(view):
-                try:
+                with contextlib.suppress(SSL.WantReadError, SSL.WantWriteError):
                     sent += self.tls.send(view[sent : sent + record])
-                except (SSL.WantReadError, SSL.WantWriteError):
-                    pass
             elif not said:
-                try:
+                with contextlib.suppress(SSL.WantReadError, SSL.WantWriteError):
                     self.tls.shutdown()
                     said = True
-                except (SSL.WantReadError, SSL.WantWriteError):
-                    pass
             piece = self.receive(2000 if slow else 65536)
             if piece:
                 back += piece
             elif piece is None:
                 self._idle(sent < len(view) or not said)
+        return bytes(back)
+
+    def rest(self) -> bytes:
+        """
+        What comes until the server's close_notify, which is not answered.
+        """
+        back = bytearray()
+        while not self.closed:
+            piece = self.receive()
+            if piece is None:
+                self._idle(False)
+            else:
+                back += piece
         return bytes(back)
 
     def _idle(self, sending: bool) -> None:

@@ -1,0 +1,154 @@
+"""
+Accepting: many clients at once, and more clients than there are descriptors.
+"""
+
+import errno
+import re
+import resource
+import selectors
+import signal
+import socket
+import time
+from unittest import SkipTest
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.integration.support import (
+    LOOPBACK,
+    REACTOR,
+    Daemon,
+    connect,
+    echo,
+    many_descriptors,
+    show,
+    wait_until,
+)
+
+
+class BurstTests(SynchronousTestCase):
+    """
+    Clients that all come at the same time.
+    """
+
+    clients = 2000
+
+    def come(self, place: tuple[str, int]) -> dict[socket.socket, bytes]:
+        """
+        Begin to connect with all of them, and wait for none.
+        """
+        clients: dict[socket.socket, bytes] = {}
+        for _ in range(self.clients):
+            client = socket.socket()
+            self.addCleanup(client.close)
+            client.setblocking(False)
+            self.assertIn(client.connect_ex(place), (0, errno.EINPROGRESS))
+            clients[client] = b""
+        return clients
+
+    def talk(self, back: dict[socket.socket, bytes]) -> None:
+        """
+        As soon as it is connected, each says something of its own and closes its sending
+        side; note what each gets back.
+        """
+        with selectors.DefaultSelector() as selector:
+            for number, client in enumerate(back):
+                selector.register(client, selectors.EVENT_WRITE, b"client %d" % number)
+            deadline = time.monotonic() + 30
+            while selector.get_map():
+                self.assertLess(time.monotonic(), deadline, "not all were served")
+                for key, events in selector.select(1):
+                    client = key.fileobj  # type: ignore[assignment]
+                    if events & selectors.EVENT_WRITE:
+                        client.send(key.data)
+                        client.shutdown(socket.SHUT_WR)
+                        selector.modify(client, selectors.EVENT_READ)
+                    elif piece := client.recv(100):
+                        back[client] += piece
+                    else:
+                        selector.unregister(client)
+
+    def test_all_are_served(self) -> None:
+        """
+        2000 clients that connect at once all get their echo.
+        """
+        if REACTOR == "select":
+            raise SkipTest("select(2) takes no descriptor above 1023")
+        self.enterContext(many_descriptors(self.clients + 200))
+        with Daemon(*LOOPBACK) as daemon:
+            # It finds them all at its door.
+            daemon.signal(signal.SIGSTOP)
+            wait_until(lambda: daemon.state("State").startswith("T"), "the daemon to halt")
+            back = self.come(("127.0.0.1", daemon.port()))
+            daemon.signal(signal.SIGCONT)
+            start = time.monotonic()
+            self.talk(back)
+            took = time.monotonic() - start
+            served = sum(got == b"client %d" % n for n, got in enumerate(back.values()))
+            show(f"a burst: {served} of {self.clients} clients served in {took:.2f} s")
+            self.assertEqual(served, self.clients)
+            wait_until(lambda: daemon.log.count("bytes echoed in") == self.clients, "the records")
+
+
+class FullTests(SynchronousTestCase):
+    """
+    A daemon that has no descriptor left (EMFILE, accept(2)).
+    """
+
+    limit = 64
+    knocking_seconds = 2.5
+    leave = 10
+
+    def is_served(self, client: socket.socket) -> bool:
+        """
+        Whether it gets its echo; else the daemon has closed it.
+        """
+        try:
+            return echo(client, b"hello") == b"hello"
+        except ConnectionError:
+            return False
+
+    def test_clients_are_shed(self) -> None:
+        """
+        Clients for whom there is no descriptor are let go at once, with at most a line a
+        second about it; when others leave, the next are served at once.
+        """
+        with Daemon(*LOOPBACK) as daemon:
+            address = daemon.address()
+            self.assertTrue(self.is_served(self.come(address)))
+            resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (self.limit, self.limit))
+            free = self.limit - daemon.descriptors()
+            start = time.monotonic()
+            served = [self.come(address) for _ in range(free)]
+            self.assertEqual([self.is_served(client) for client in served], [True] * free)
+            shed = 0
+            while time.monotonic() < start + self.knocking_seconds:
+                with connect(address) as client:
+                    self.assertFalse(self.is_served(client))
+                shed += 1
+            # Those that have one notice nothing.
+            self.assertEqual([self.is_served(client) for client in served], [True] * free)
+            lines = re.findall(r"cannot accept: .*", daemon.log)
+            took = time.monotonic() - start
+            for client in served[: self.leave]:
+                client.close()
+            daemon.ended("client", self.leave)
+            left = time.monotonic()
+            new = [self.come(address) for _ in range(self.leave)]
+            self.assertEqual([self.is_served(client) for client in new], [True] * self.leave)
+            again = time.monotonic() - left
+            show(
+                f"no descriptor left: {free} served, {shed} shed in {took:.1f} s with "
+                f"{len(lines)} lines in the log; {self.leave} left, and {self.leave} new ones "
+                f"were served in {again * 1000:.0f} ms"
+            )
+            self.assertGreaterEqual(shed, 10)
+            self.assertLess(again, 1.0)
+            if REACTOR in ("", "echod"):
+                # With the others it is Twisted's own port that accepts, and says more.
+                self.assertGreaterEqual(len(lines), 2)
+                self.assertLessEqual(len(lines), took + 1)
+
+    def come(self, address: str) -> socket.socket:
+        client = connect(address)
+        self.addCleanup(client.close)
+        return client

@@ -1,0 +1,207 @@
+"""
+The reactors: on each that Twisted offers here, the daemon keeps its promises; on its own,
+it runs whenever nobody has chosen another.
+"""
+
+import random
+import resource
+import signal
+import socket
+import time
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.integration.support import (
+    LOOPBACK,
+    Daemon,
+    Worker,
+    connect,
+    echo,
+    receive_rest,
+    show,
+    tls_daemon,
+    wait_until,
+)
+from tests.integration.test_stop import refuses
+from tests.integration.tlsclient import VERSIONS, TLSClient, context
+
+KIB = 1024
+MIB = 1024 * KIB
+
+DATA = random.Random(862).randbytes(8 * MIB)
+
+
+def send_all(client: socket.socket) -> None:
+    """
+    Send all of the data, and close the sending side.
+    """
+    client.sendall(DATA)
+    client.shutdown(socket.SHUT_WR)
+
+
+class PromisesTests(SynchronousTestCase):
+    """
+    A short version of all that is promised, on reactors that are not ours.
+    """
+
+    tls_bytes = 100_000
+    tls_runs = 5
+    small = 32 * KIB
+    slow_pauses = 100
+    pause_seconds = 0.002
+
+    def plain(self, daemon: Daemon, slow: bool) -> bool:
+        """
+        8 MiB there and back.
+
+        @param slow: whether to read a little at a time, with pauses at first.
+        """
+        back = bytearray()
+        with daemon.connect(receive_buffer=self.small if slow else 0) as client:
+            sending = Worker(lambda: send_all(client))
+            for _ in range(self.slow_pauses if slow else 0):
+                time.sleep(self.pause_seconds)
+                back += client.recv(4 * KIB)
+            back += receive_rest(client)
+            sending.result()
+        return back == DATA
+
+    def secure(self, daemon: Daemon, version: str) -> bool:
+        """
+        Send over TLS, close the sending side with a close_notify, and read to the end.
+        """
+        data = DATA[: self.tls_bytes]
+        with daemon.connect("--tls-port") as sock:
+            return TLSClient(sock, context(version)).handshake().exchange(data) == data
+
+    def drains(self, daemon: Daemon) -> bool:
+        """
+        Tell the daemon to stop while one client is owed much and others are quiet.
+
+        @return: whether that one got it all.
+        """
+        address = daemon.address()
+        quiet = daemon.connect()
+        busy = daemon.connect(receive_buffer=self.small)
+        secure = daemon.connect("--tls-port")
+        with quiet, busy, secure:
+            self.assertEqual(echo(quiet, b"hello"), b"hello")
+            client = TLSClient(secure, context("TLS 1.3")).handshake()
+            self.assertEqual(client.exchange(b"hello", close=False), b"hello")
+            sending = Worker(lambda: send_all(busy))
+            first = busy.recv(1)
+            daemon.signal(signal.SIGTERM)
+            wait_until(lambda: refuses(address), "the port to be closed")
+            self.assertEqual(quiet.recv(1), b"")
+            self.assertEqual(client.exchange(b""), b"")
+            self.assertTrue(daemon.running())
+            whole = first + receive_rest(busy) == DATA
+            sending.result()
+        daemon.wait()
+        return whole
+
+    def promises(self, reactor: str, class_name: str) -> None:
+        with tls_daemon("--port", "0", "--drain-timeout", "20s", reactor=reactor) as daemon:
+            self.assertIn(f"reactor class: {class_name}.", daemon.log)
+            fast, slow = self.plain(daemon, slow=False), self.plain(daemon, slow=True)
+            secure = {
+                version: sum(self.secure(daemon, version) for _ in range(self.tls_runs))
+                for version in VERSIONS
+            }
+            daemon.ended("client", 2 + self.tls_runs * len(VERSIONS))
+            drained = self.drains(daemon)
+            show(
+                f"{reactor}: 8 MiB and half-close {fast}, slow reader {slow}; {self.tls_bytes} "
+                f"bytes and close_notify {secure} of {self.tls_runs}; TERM drains {drained}"
+            )
+            self.assertEqual((fast, slow, drained), (True, True, True))
+            self.assertEqual(secure, dict.fromkeys(VERSIONS, self.tls_runs))
+            self.assertIn(" 0 aborted", daemon.log)
+            self.assertEqual({record[4] for record in daemon.records()}, {"client", "drain"})
+            self.assertEqual(daemon.status, -signal.SIGTERM)
+
+    def test_epoll(self) -> None:
+        """
+        On the epoll reactor every byte comes back, plain and over TLS, and TERM drains.
+        """
+        self.promises("epoll", "twisted.internet.epollreactor.EPollReactor")
+
+    def test_poll(self) -> None:
+        """
+        On the poll reactor every byte comes back, plain and over TLS, and TERM drains.
+        """
+        self.promises("poll", "twisted.internet.pollreactor.PollReactor")
+
+    def test_select(self) -> None:
+        """
+        On the select reactor every byte comes back, plain and over TLS, and TERM drains.
+        """
+        self.promises("select", "twisted.internet.selectreactor.SelectReactor")
+
+    def test_asyncio(self) -> None:
+        """
+        On the asyncio reactor every byte comes back, plain and over TLS, and TERM drains.
+        """
+        self.promises("asyncio", "twisted.internet.asyncioreactor.AsyncioSelectorReactor")
+
+
+class OursTests(SynchronousTestCase):
+    """
+    How the daemon comes to run on its own reactor.
+    """
+
+    line = "reactor class: echod.reactor.EagerReactor."
+
+    def serves(self, daemon: Daemon) -> None:
+        with daemon.connect() as client:
+            self.assertEqual(echo(client, b"hello"), b"hello")
+            daemon.signal(signal.SIGTERM)
+            self.assertEqual(client.recv(1), b"")
+        daemon.wait()
+        self.assertIn("drained: 1 connections finished, 0 aborted", daemon.log)
+
+    def test_twistd_none_chosen(self) -> None:
+        """
+        Plain C{twistd echod} runs on it.
+        """
+        with Daemon(*LOOPBACK, reactor="") as daemon:
+            self.assertIn(self.line, daemon.log)
+            self.serves(daemon)
+
+    def test_twistd_background(self) -> None:
+        """
+        So does C{twistd} in the background.
+        """
+        with Daemon(*LOOPBACK, reactor="", background=True) as daemon:
+            self.assertIn(self.line, daemon.log)
+            self.serves(daemon)
+
+    def test_twistd_chosen(self) -> None:
+        """
+        C{twistd --reactor echod} runs on it.
+        """
+        with Daemon(*LOOPBACK, reactor="echod") as daemon:
+            self.assertIn(self.line, daemon.log)
+            self.serves(daemon)
+
+    def test_twist_chosen(self) -> None:
+        """
+        C{twist --reactor=echod} runs on it: twist does not log a reactor, but what the
+        port says when no descriptor is left is ours.
+        """
+        with Daemon(*LOOPBACK, program="twist", reactor="echod") as daemon:
+            before = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
+            full = (daemon.descriptors(), before[1])
+            resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, full)
+            with connect(daemon.address()) as client:
+                self.assertEqual(receive_rest(client), b"")
+            wait_until(lambda: "cannot accept: " in daemon.log, "the port's words")
+            resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, before)
+            self.serves(daemon)
+
+    def test_twist_none_chosen(self) -> None:
+        """
+        Where C{twist} has chosen for the user, the daemon works on what it chose.
+        """
+        with Daemon(*LOOPBACK, program="twist", reactor="") as daemon:
+            self.serves(daemon)

@@ -1,0 +1,572 @@
+"""
+Accepting, on real sockets, and on a listening socket that fails on request.
+"""
+
+import contextlib
+import errno
+import os
+import resource
+import socket
+
+from twisted.internet import tcp, unix
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.error import ConnectionAborted, ConnectionDone
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.protocol import Factory
+from twisted.logger import LogLevel, capturedLogs, formatEvent
+from zope.interface.verify import verifyObject
+
+from echod.port import EagerPort, EagerUNIXPort, make_eager
+from echod.transport import EagerTransport, EagerUNIXTransport
+from tests.pairs import PairTestCase, Recorder
+
+
+class Recording(Factory):
+    """
+    A factory that keeps what it makes.
+
+    @ivar protocols: the protocols.
+    @ivar addresses: for whom they were made.
+    """
+
+    noisy = False
+
+    def __init__(self):
+        self.protocols = []
+        self.addresses = []
+
+    def buildProtocol(self, address):
+        self.addresses.append(address)
+        self.protocols.append(Recorder())
+        return self.protocols[-1]
+
+
+class ScriptedSocket:
+    """
+    A listening socket whose clients, and failures, come from a list.
+
+    @ivar waiting: what C{accept} gives: an error number, or a socket and an address.
+    """
+
+    def __init__(self, *waiting):
+        self.waiting = list(waiting)
+
+    def accept(self):
+        answer = self.waiting.pop(0) if self.waiting else errno.EAGAIN
+        if isinstance(answer, int):
+            raise OSError(answer, os.strerror(answer))
+        return answer
+
+
+class PortTestCase(PairTestCase):
+    """
+    Makes ports.
+
+    @ivar factory: the ports' factory.
+    """
+
+    def setUp(self):
+        super().setUp()
+        self.factory = Recording()
+
+    def listen(self, port):
+        """
+        Let a port listen until the end of the test, and then close its connections too.
+        """
+        port.startListening()
+        self.addCleanup(port.connectionLost, None)
+        self.addCleanup(lambda: [each.socket.close() for each in self.connections()])
+        return port
+
+    def connections(self):
+        """
+        The transports that live.
+        """
+        return [p.transport for p in self.factory.protocols if p.transport and not p.lost]
+
+    def tcp_port(self, interface="127.0.0.1"):
+        """
+        A port of ours that listens.
+        """
+        return self.listen(EagerPort(0, self.factory, 50, interface, self.reactor))
+
+    def unix_port(self):
+        """
+        The same on a UNIX socket, and the socket's name.
+        """
+        name = self.mktemp()
+        return self.listen(EagerUNIXPort(name, self.factory, reactor=self.reactor)), name
+
+    def scripted(self, *waiting, interface="127.0.0.1"):
+        """
+        A port on a stand-in for a listening socket.
+        """
+        port = EagerPort(0, self.factory, 50, interface, self.reactor)
+        sock = socket.socket()
+        self.addCleanup(sock.close)
+        port.fileno = sock.fileno
+        port.socket = ScriptedSocket(*waiting)
+        self.addCleanup(lambda: [each.socket.close() for each in self.connections()])
+        return port
+
+    def call(self, name, bind=None):
+        """
+        Connect to a UNIX socket.
+
+        @param bind: the client's own name.
+        """
+        client = socket.socket(socket.AF_UNIX)
+        self.addCleanup(client.close)
+        client.settimeout(20)
+        if bind is not None:
+            client.bind(bind)
+        client.connect(name)
+        return client
+
+    def arrival(self, client=("127.0.0.1", 40000)):
+        """
+        What a stand-in accepts.
+
+        @return: the socket and the address that is accepted, and the client's socket.
+        """
+        ours, peer = self.pair()
+        return (ours, client), peer
+
+    def warnings(self, events):
+        """
+        What the operator is warned of among these log events.
+        """
+        return [formatEvent(event) for event in events if event["log_level"] >= LogLevel.warn]
+
+
+class AcceptTests(PortTestCase):
+    """
+    Clients who come in.
+    """
+
+    def test_interface(self):
+        """
+        A port is a listening port, as Twisted has it.
+        """
+        verifyObject(IListeningPort, self.tcp_port())
+        verifyObject(IListeningPort, self.unix_port()[0])
+
+    def test_tcp(self):
+        """
+        A client is connected to a protocol by a transport of ours, which knows both ends.
+        """
+        port = self.tcp_port()
+        self.assertEqual(port.getHost().host, "127.0.0.1")
+        client = socket.create_connection(("127.0.0.1", port.getHost().port), timeout=20)
+        self.addCleanup(client.close)
+        client.sendall(b"hello")
+        self.reactor.until(lambda: self.factory.protocols and self.factory.protocols[0].received)
+        [protocol] = self.factory.protocols
+        self.assertEqual(protocol.received, [b"hello"])
+        self.assertIs(type(protocol.transport), EagerTransport)
+        address = IPv4Address("TCP", *client.getsockname())
+        self.assertEqual(self.factory.addresses, [address])
+        self.assertEqual(protocol.transport.getPeer(), address)
+        self.assertEqual(protocol.transport.getHost(), port.getHost())
+        self.assertIn(f"on {port.getHost().port}", repr(protocol.transport))
+
+    def test_unix(self):
+        """
+        So it is on a UNIX socket.
+        """
+        _, name = self.unix_port()
+        bound = self.mktemp()
+        self.call(name).send(b"hello")
+        self.call(name, bound).send(b"hello")
+        protocols = self.factory.protocols
+        self.reactor.until(lambda: len(protocols) == 2 and all(p.received for p in protocols))
+        for protocol in self.factory.protocols:
+            self.assertIs(type(protocol.transport), EagerUNIXTransport)
+            self.assertEqual(protocol.received, [b"hello"])
+        self.assertEqual(
+            [protocol.transport.getPeer() for protocol in self.factory.protocols],
+            [UNIXAddress(None), UNIXAddress(bound.encode())],
+        )
+
+    def test_numbers(self):
+        """
+        Each connection has a number of its own.
+        """
+        _, name = self.unix_port()
+        clients = [self.call(name) for _ in range(3)]
+        self.reactor.turn()
+        self.assertEqual(len(self.connections()), len(clients))
+        numbers = [each.logPrefix().split(",")[1] for each in self.connections()]
+        self.assertEqual(numbers, ["0", "1", "2"])
+
+    def test_names_of_four(self):
+        """
+        A client on a UNIX socket may have a name of any length, and its first or last
+        letter means nothing.
+        """
+        port, name = self.unix_port()
+        for bound in (f"\0{os.getpid() % 1000:03}", "four"):
+            self.addCleanup(lambda bound=bound: bound == "four" and os.unlink(bound))
+            self.call(name, bound)
+            port.doRead()
+            self.assertEqual(self.connections()[-1].getPeer(), UNIXAddress(bound.encode()))
+
+    def test_as_many_as_last_time(self):
+        """
+        A turn accepts as many as the turn before it found, then more when there are more.
+        """
+        waiting = [self.arrival()[0] for _ in range(40)]
+        port = self.scripted(*waiting[:3])
+        counts = []
+        for more in (waiting[3:13], [], waiting[13:], [], [], []):
+            port.doRead()
+            counts.append(len(self.factory.protocols) - sum(counts))
+            port.socket.waiting += more
+        self.assertEqual(counts, [3, 3, 7, 7, 20, 0])
+
+    def test_one_at_least(self):
+        """
+        A turn that finds nobody leaves the next one ready for somebody.
+        """
+        port = self.scripted()
+        port.doRead()
+        port.socket.waiting += [self.arrival()[0], self.arrival()[0]]
+        port.doRead()
+        self.assertEqual(len(self.factory.protocols), 1)
+        port.doRead()
+        self.assertEqual(len(self.factory.protocols), 2)
+
+    def test_bound_on_a_turn(self):
+        """
+        The first turn accepts a hundred and no more, however many wait.
+        """
+        arrival = self.arrival()[0][1]
+        port = self.scripted(*[(socket.socket(), arrival) for _ in range(101)])
+        self.addCleanup(lambda: [each[0].close() for each in port.socket.waiting])
+        port.doRead()
+        self.assertEqual(len(self.factory.protocols), 100)
+
+    def test_link_local(self):
+        """
+        A link-local address comes with its interface, without which it means nothing.
+        """
+        index, interface = socket.if_nameindex()[0]
+        arrival, _ = self.arrival(("fe80::1", 40000, 0, index))
+        self.scripted(arrival, interface="::1").doRead()
+        host = f"fe80::1%{interface}"
+        self.assertEqual([address.host for address in self.factory.addresses], [host])
+        self.assertEqual(self.connections()[0].getPeer().host, host)
+
+    def test_ipv6(self):
+        """
+        Any other IPv6 address is as it was.
+        """
+        arrival, _ = self.arrival(("2001:db8::1", 40000, 0, 0))
+        self.scripted(arrival, interface="::1").doRead()
+        self.assertEqual(self.factory.addresses, [IPv6Address("TCP", "2001:db8::1", 40000)])
+
+
+class FaultTests(PortTestCase):
+    """
+    Clients with whom something goes wrong, while others come in.
+    """
+
+    def test_refused(self):
+        """
+        A client for whom the factory has no protocol is closed, and others come in.
+        """
+        (one, refused), (two, _) = self.arrival(), self.arrival()
+        protocols = [None, Recorder()]
+        self.patch(self.factory, "buildProtocol", lambda address: protocols.pop(0))
+        self.scripted(one, two).doRead()
+        self.assertEqual(refused.recv(1), b"")
+        self.assertEqual(len(self.reactor.readers), 1)
+
+    def test_factory_fails(self):
+        """
+        When the factory fails, that is logged once, the client is closed, and others come in.
+        """
+
+        def build(address):
+            failing.pop(0)()
+            return Recorder()
+
+        failing = [lambda: 1 / 0, lambda: None]
+        (one, refused), (two, _) = self.arrival(), self.arrival()
+        self.patch(self.factory, "buildProtocol", build)
+        self.scripted(one, two).doRead()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(refused.recv(1), b"")
+        self.assertEqual(len(self.reactor.readers), 1)
+
+    def test_protocol_fails(self):
+        """
+        When a protocol fails as it is connected, that is logged once, it is told that the
+        connection is gone, the client is closed, and others come in.
+        """
+        broken = Recorder()
+        broken.connectionMade = lambda: 1 / 0
+        protocols = [broken, Recorder()]
+        self.patch(self.factory, "buildProtocol", lambda address: protocols.pop(0))
+        (one, refused), (two, _) = self.arrival(), self.arrival()
+        self.scripted(one, two).doRead()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.reactor.turn()
+        self.assert_lost(broken, ConnectionAborted)
+        self.assertEqual(refused.recv(1), b"")
+        self.assertEqual(len(self.reactor.readers), 1)
+
+    def test_reactor_fails(self):
+        """
+        When the reactor cannot watch one more connection, that is logged once, the client
+        is closed, and others come in.
+        """
+
+        def watch(reader):
+            failing.pop(0)()
+            watched.append(reader)
+
+        def full():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        watched, failing = [], [full, lambda: None]
+        self.patch(self.reactor, "addReader", watch)
+        (one, refused), (two, _) = self.arrival(), self.arrival()
+        self.scripted(one, two).doRead()
+        self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
+        self.assertEqual(refused.recv(1), b"")
+        self.assertEqual(len(watched), 1)
+
+    def test_gone_already(self):
+        """
+        A client that is gone before it is accepted, or that a packet filter forbids, is
+        passed over without a word.
+        """
+        port = self.scripted(errno.ECONNABORTED, errno.EPERM, self.arrival()[0])
+        with capturedLogs() as events:
+            port.doRead()
+        self.assertEqual(len(self.connections()), 1)
+        self.assertEqual(self.warnings(events), [])
+
+
+@contextlib.contextmanager
+def no_descriptors(but=0):
+    """
+    Leave this process no descriptor to open, or only so many.
+    """
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+    taken = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 2, limits[1]))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        for _ in range(but):
+            os.close(taken.pop())
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for descriptor in taken:
+            os.close(descriptor)
+
+
+class SheddingTests(PortTestCase):
+    """
+    When there is no descriptor left.
+    """
+
+    def setUp(self):
+        super().setUp()
+        self.reservation = tcp._FileDescriptorReservation(socket.socket)
+        self.patch(tcp, "_reservedFD", self.reservation)
+        self.addCleanup(self.release)
+
+    def release(self):
+        """
+        Give up the descriptor that is held in reserve.
+        """
+        if self.reservation.available():
+            self.reservation._fileDescriptor.close()
+            self.reservation._fileDescriptor = None
+
+    def out_of_descriptors(self, number):
+        """
+        So many clients who come when there is no descriptor left.
+
+        @return: what a stand-in accepts, and the clients' sockets.
+        """
+        arrivals = [self.arrival() for _ in range(number)]
+        waiting = []
+        for arrival, _ in arrivals:
+            waiting += [errno.EMFILE, arrival]
+        return waiting, [peer for _, peer in arrivals]
+
+    def test_turned_away(self):
+        """
+        Clients are turned away at once, the operator gets one line, and the first to find a
+        descriptor again is served.
+        """
+        waiting, clients = self.out_of_descriptors(5)
+        port = self.scripted(*waiting, self.arrival()[0])
+        with capturedLogs() as events:
+            port.doRead()
+        for client in clients:
+            self.assertEqual(client.recv(1), b"")
+        self.assertEqual(len(self.connections()), 1)
+        self.assertEqual(
+            self.warnings(events), ["cannot accept: Too many open files; 1 clients turned away"]
+        )
+
+    def test_a_line_a_second(self):
+        """
+        The log has a line a second at most, and between them the lines count every client.
+        """
+        port = self.scripted()
+        counts = []
+        for second in range(5):
+            for _ in range(3):
+                port.socket.waiting, _ = self.out_of_descriptors(2)
+                with capturedLogs() as events:
+                    port.doRead()
+                counts += [(second, line) for line in self.warnings(events)]
+                self.reactor.advance(0.25)
+            self.reactor.advance(0.25)
+        self.assertEqual([second for second, _ in counts], [0, 1, 2, 3, 4])
+        told = [int(line.split("; ")[1].split()[0]) for _, line in counts]
+        self.assertEqual(told, [1, 6, 6, 6, 6])
+
+    def test_reserved_again(self):
+        """
+        The descriptor held in reserve is held again after each use, and got if it was not.
+        """
+        self.assertFalse(self.reservation.available())
+        waiting, [client] = self.out_of_descriptors(1)
+        self.scripted(*waiting).doRead()
+        self.assertEqual(client.recv(1), b"")
+        self.assertTrue(self.reservation.available())
+
+    def test_real_shortage(self):
+        """
+        A process that really has no descriptor left turns all away who wait, and serves the
+        next as soon as it has one.
+        """
+        port, name = self.unix_port()
+        clients = [self.call(name) for _ in range(3)]
+        with no_descriptors(), capturedLogs() as events:
+            port.doRead()
+        for client in clients:
+            self.assertEqual(client.recv(1), b"")
+        self.assertEqual(
+            self.warnings(events), ["cannot accept: Too many open files; 1 clients turned away"]
+        )
+        self.assertTrue(self.reservation.available())
+        client = self.call(name)
+        port.doRead()
+        self.connections()[0].write(b"hello")
+        self.assertEqual(client.recv(100), b"hello")
+
+    def test_nothing_in_reserve(self):
+        """
+        Without a descriptor in reserve the client waits, and the log has a line a second
+        all the same; when there is one again, the client is served.
+        """
+        port, name = self.unix_port()
+        client = self.call(name)
+        self.release()
+        lines = []
+        with no_descriptors():
+            for _ in range(12):
+                with capturedLogs() as events:
+                    port.doRead()
+                lines += self.warnings(events)
+                self.reactor.advance(0.25)
+        self.flushLoggedErrors(OSError)
+        self.assertEqual(lines, ["cannot accept: Too many open files; 0 clients turned away"] * 3)
+        port.doRead()
+        self.connections()[0].write(b"hello")
+        self.assertEqual(client.recv(100), b"hello")
+
+    def test_nobody_to_turn_away(self):
+        """
+        When the client has gone in the meantime, nobody is counted, and the port goes on.
+        """
+        port = self.scripted(errno.EMFILE, errno.EAGAIN)
+        with capturedLogs() as events:
+            port.doRead()
+        self.assertEqual(
+            self.warnings(events), ["cannot accept: Too many open files; 0 clients turned away"]
+        )
+        port.socket.waiting = [self.arrival()[0]]
+        port.doRead()
+        self.assertEqual(len(self.connections()), 1)
+
+    def test_other_shortages(self):
+        """
+        When the whole machine is short of something, the log says of what, a line a second
+        at most, and clients wait.
+        """
+        for number in (errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+            port = self.scripted()
+            lines = []
+            for _ in range(4):
+                arrival, _ = self.arrival()
+                port.socket.waiting = [number, arrival]
+                with capturedLogs() as events:
+                    port.doRead()
+                lines += self.warnings(events)
+                self.assertEqual(port.socket.waiting, [arrival])
+            self.assertEqual(
+                lines, [f"cannot accept: {os.strerror(number)}; 0 clients turned away"]
+            )
+
+
+class MakeEagerTests(PortTestCase):
+    """
+    Ports that are Twisted's own.
+    """
+
+    def test_tcp(self):
+        """
+        A TCP port of Twisted's makes our transports from then on.
+        """
+        port = self.listen(tcp.Port(0, self.factory, 50, "127.0.0.1", self.reactor))
+        make_eager(port)
+        client = socket.create_connection(("127.0.0.1", port.getHost().port), timeout=20)
+        self.addCleanup(client.close)
+        self.reactor.until(lambda: self.factory.protocols)
+        transport = self.factory.protocols[0].transport
+        self.assertIs(type(transport), EagerTransport)
+        self.assertEqual(transport.getPeer(), IPv4Address("TCP", *client.getsockname()))
+        transport.write(b"hello")
+        self.assertEqual(client.recv(100), b"hello")
+
+    def test_unix(self):
+        """
+        So does a UNIX port.
+        """
+        name = self.mktemp()
+        port = self.listen(unix.Port(name, self.factory, reactor=self.reactor))
+        make_eager(port)
+        client = self.call(name)
+        self.reactor.until(lambda: self.factory.protocols)
+        [protocol] = self.factory.protocols
+        self.assertIs(type(protocol.transport), EagerUNIXTransport)
+        client.close()
+        self.reactor.until(lambda: protocol.lost)
+        self.assert_lost(protocol, ConnectionDone)
+
+    def test_any_other(self):
+        """
+        Whatever else listens is left as it is.
+        """
+
+        class OtherPort(tcp.Port):
+            transport = object()
+
+        other = OtherPort(0, self.factory, reactor=self.reactor)
+        make_eager(other)
+        self.assertIs(other.transport, OtherPort.transport)
+        self.assertIsNone(make_eager(object()))
+        self.assertIs(tcp.Port.transport, tcp.Server)
+        self.assertIs(unix.Port.transport, unix.Server)

@@ -1,0 +1,514 @@
+"""
+What L{EagerReactor<echod.reactor.EagerReactor>} itself does, in a reactor that is not
+installed and turns only when a test says so.  Twisted's own tests of reactors are in
+C{integration/test_reactor.py}.
+"""
+
+import errno
+import socket
+import sys
+import time
+
+from twisted.internet.epollreactor import EPollReactor
+from twisted.internet.error import (
+    ConnectionDone,
+    ConnectionLost,
+    ReactorAlreadyInstalledError,
+    UnsupportedAddressFamily,
+)
+from twisted.internet.interfaces import (
+    IReactorCore,
+    IReactorFDSet,
+    IReactorSocket,
+    IReactorTCP,
+    IReactorTime,
+    IReactorUNIX,
+    IReadDescriptor,
+)
+from twisted.internet.protocol import Factory
+from twisted.internet.test.modulehelpers import NoReactor
+from twisted.logger import capturedLogs
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from echod.port import EagerPort, EagerUNIXPort
+from echod.reactor import MOST_EVENTS, EagerReactor, install
+from echod.transport import EagerTransport, EagerUNIXTransport
+from tests.pairs import BIG, HalfCloseable, Recorder, drained
+
+
+@implementer(IReadDescriptor)
+class Reader:
+    """
+    Somebody who reads, and is none of ours.
+
+    @ivar got: what it has read.
+    """
+
+    def __init__(self, sock=None, number=None):
+        self.socket = sock
+        self.number = number
+        self.got = b""
+        self.lost = []
+
+    def fileno(self):
+        return self.number or self.socket.fileno()
+
+    def logPrefix(self):
+        return "reader"
+
+    def doRead(self):
+        self.got += self.socket.recv(100)
+
+    def connectionLost(self, reason):
+        self.lost.append(reason)
+
+
+class ScriptedPoller:
+    """
+    What C{select.epoll} is for a reactor, with nothing behind it.
+
+    @ivar polled: what it was asked for: a time, and how many events at most.
+    """
+
+    def __init__(self, error=None):
+        self.error = error
+        self.polled = []
+
+    def poll(self, timeout, most):
+        self.polled.append((timeout, most))
+        if self.error is not None:
+            raise self.error
+        return []
+
+    def register(self, descriptor, events):
+        pass
+
+
+class ReactorTestCase(SynchronousTestCase):
+    """
+    Makes a reactor, and closes all that is open in it.
+
+    @ivar reactor: the reactor.
+    """
+
+    def setUp(self):
+        self.reactor = EagerReactor()
+        self.addCleanup(self.close, self.reactor)
+
+    def close(self, reactor):
+        """
+        Close the descriptors of a reactor's own.
+        """
+        for each in list(reactor._internalReaders):
+            each.connectionLost(None)
+        reactor._poller.close()
+
+    def connect(self, protocol):
+        """
+        Connect a protocol by a transport of ours.
+
+        @return: the transport, and the peer's socket.
+        """
+        ours, peer = socket.socketpair()
+        self.addCleanup(ours.close)
+        self.addCleanup(peer.close)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32768)
+        peer.settimeout(20)
+        transport = EagerTransport(ours, protocol, ("192.0.2.7", 40000), None, 0, self.reactor)
+        protocol.makeConnection(transport)
+        return transport, peer
+
+    def until(self, condition):
+        """
+        Turn until a condition holds.
+        """
+        deadline = time.monotonic() + 20
+        while not condition():
+            if time.monotonic() > deadline:
+                raise AssertionError("what was waited for has not happened")
+            self.reactor.iterate(0.001)
+
+
+class ReactorTests(ReactorTestCase):
+    """
+    The reactor as a whole.
+    """
+
+    def test_interfaces(self):
+        """
+        It has what Twisted's epoll reactor has.
+        """
+        for interface in (
+            IReactorCore,
+            IReactorTime,
+            IReactorFDSet,
+            IReactorTCP,
+            IReactorUNIX,
+            IReactorSocket,
+        ):
+            verifyObject(interface, self.reactor)
+        self.assertIsInstance(self.reactor, EPollReactor)
+
+    def test_monotonic(self):
+        """
+        Its clock is the one that cannot step.
+        """
+        before = time.monotonic()
+        now = self.reactor.seconds()
+        self.assertTrue(before <= now <= time.monotonic())
+        called = []
+        self.reactor.callLater(0, called.append, None)
+        self.until(lambda: called)
+
+    def test_install(self):
+        """
+        It can be made the reactor of the process, once.
+        """
+        with NoReactor():
+            install()
+            from twisted.internet import reactor
+
+            self.addCleanup(self.close, reactor)
+            self.assertIs(type(reactor), EagerReactor)
+            self.assertIs(sys.modules["twisted.internet.reactor"], reactor)
+            self.assertRaises(ReactorAlreadyInstalledError, install)
+
+    def with_poller(self, poller):
+        """
+        Let the reactor have a stand-in for C{epoll(7)} until the end of the test.
+        """
+        self.patch(self.reactor, "_poller", poller)
+
+    def test_interrupted(self):
+        """
+        A signal that breaks off the wait is no error.
+        """
+        poller = ScriptedPoller(InterruptedError())
+        self.with_poller(poller)
+        self.reactor.doIteration(0)
+        self.assertEqual(len(poller.polled), 1)
+
+    def test_another_error(self):
+        """
+        Any other error of the wait is not hidden.
+        """
+        self.with_poller(ScriptedPoller(OSError(errno.EBADF, "bad")))
+        self.assertRaises(OSError, self.reactor.doIteration, 0)
+
+    def test_time_limit(self):
+        """
+        It waits for as long as it is told to.
+        """
+        poller = ScriptedPoller()
+        self.with_poller(poller)
+        for limit in (0, 0.5, None):
+            self.reactor.doPoll(limit)
+        self.assertEqual([timeout for timeout, _ in poller.polled], [0, 0.5, -1])
+
+    def test_room_for_events(self):
+        """
+        A turn asks for as many events as there are descriptors, up to a bound, for each
+        costs memory at every turn.
+        """
+        poller = ScriptedPoller()
+        self.with_poller(poller)
+        own = len(self.reactor.getReaders()) or len(self.reactor._internalReaders)
+        for number in range(3000):
+            if number in (10, MOST_EVENTS + 10):
+                self.reactor.doPoll(0)
+            self.reactor.addReader(Reader(number=100000 + number))
+        self.assertEqual([most for _, most in poller.polled], [10 + own, MOST_EVENTS])
+
+    def test_no_time_limit(self):
+        """
+        Without a time limit, it waits until there is something.
+        """
+        protocol = Recorder()
+        _, peer = self.connect(protocol)
+        peer.send(b"hello")
+        self.reactor.doIteration(None)
+        self.assertEqual(protocol.received, [b"hello"])
+
+    def test_wakes_up(self):
+        """
+        Another thread's call gets through.
+        """
+        called = []
+        self.reactor.callFromThread(called.append, 1)
+        self.until(lambda: called)
+
+
+class DispatchTests(ReactorTestCase):
+    """
+    Who is called for what.
+    """
+
+    def test_receive(self):
+        """
+        Input reaches its protocol, and no other.
+        """
+        protocols = [Recorder() for _ in range(5)]
+        peers = [self.connect(protocol)[1] for protocol in protocols]
+        for number in (3, 1):
+            peers[number].send(b"%d" % number)
+        self.reactor.iterate(0)
+        self.assertEqual([p.data for p in protocols], [b"", b"1", b"", b"3", b""])
+
+    def test_no_log_of_it(self):
+        """
+        Nothing is logged for input.
+        """
+        protocol = Recorder()
+        _, peer = self.connect(protocol)
+        peer.send(b"hello")
+        with capturedLogs() as events:
+            self.reactor.iterate(0)
+        self.assertEqual((protocol.received, events), ([b"hello"], []))
+
+    def test_both_ways(self):
+        """
+        A connection may have input, and room for what is queued, in the same turn.
+        """
+        protocol = Recorder()
+        transport, peer = self.connect(protocol)
+        transport.write(BIG)
+        peer.send(b"hello")
+        got = drained(peer)
+        self.reactor.iterate(0)
+        self.assertEqual(protocol.received, [b"hello"])
+        more = drained(peer)
+        self.assertTrue(more)
+        self.assertTrue(BIG.startswith(got + more))
+
+    def test_end(self):
+        """
+        An end that is seen in a read reaches the protocol, half or whole.
+        """
+        for protocol, reasons in ((Recorder(), [ConnectionDone]), (HalfCloseable(), [])):
+            _, peer = self.connect(protocol)
+            peer.shutdown(socket.SHUT_WR)
+            self.reactor.iterate(0)
+            self.assertEqual([failure.type for failure in protocol.lost], reasons)
+        self.assertEqual(protocol.ended, 1)
+
+    def test_gone(self):
+        """
+        A peer that vanishes while it is owed something is noticed, also when nothing is read.
+        """
+        protocol = Recorder()
+        transport, peer = self.connect(protocol)
+        transport.pauseProducing()
+        transport.write(BIG)
+        peer.close()
+        self.until(lambda: protocol.lost)
+        self.assertEqual([failure.type for failure in protocol.lost], [ConnectionLost])
+
+    def test_lost_in_the_same_turn(self):
+        """
+        Input for a connection that another one's protocol ends in the same turn is dropped.
+        """
+        protocols = []
+
+        def end_the_other():
+            for each in protocols:
+                if not each.received:
+                    each.transport.connectionLost(Failure(ConnectionDone()))
+
+        protocols += [Recorder(end_the_other), Recorder(end_the_other)]
+        for _, peer in [self.connect(protocol) for protocol in protocols]:
+            peer.send(b"hello")
+        self.reactor.iterate(0)
+        self.assertEqual(sorted(p.data for p in protocols), [b"", b"hello"])
+        self.assertEqual(sorted(len(p.lost) for p in protocols), [0, 1])
+
+    def test_another_kind(self):
+        """
+        Whoever is none of ours is called as Twisted calls it.
+        """
+        ours, peer = socket.socketpair()
+        self.addCleanup(ours.close)
+        self.addCleanup(peer.close)
+        reader = Reader(ours)
+        self.reactor.addReader(reader)
+        peer.send(b"hello")
+        self.reactor.iterate(0)
+        self.assertEqual(reader.got, b"hello")
+
+
+class FaultTests(ReactorTestCase):
+    """
+    Protocols that fail.
+    """
+
+    def two(self, broken):
+        """
+        Give input to a protocol that fails and to one that does not, in the same turn.
+
+        @return: the one that does not.
+        """
+        sound = Recorder()
+        peers = [self.connect(protocol)[1] for protocol in (broken, sound)]
+        for peer in peers:
+            peer.send(b"hello")
+        self.reactor.doIteration(0)
+        return sound
+
+    def test_data_received(self):
+        """
+        A failure of C{dataReceived} is logged once, ends that connection and no other.
+        """
+        broken = Recorder(lambda: 1 / 0)
+        sound = self.two(broken)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual([failure.type for failure in broken.lost], [ZeroDivisionError])
+        self.assertEqual((sound.received, sound.lost), ([b"hello"], []))
+
+    def test_any_exception(self):
+        """
+        So does an exception that is no C{Exception}.
+        """
+
+        def leave():
+            raise SystemExit("not here")
+
+        broken = Recorder(leave)
+        sound = self.two(broken)
+        self.assertEqual(len(self.flushLoggedErrors(SystemExit)), 1)
+        self.assertEqual([failure.type for failure in broken.lost], [SystemExit])
+        self.assertEqual(sound.received, [b"hello"])
+
+    def test_connection_lost(self):
+        """
+        A failure of C{connectionLost} is logged once, and the others have their turn.
+        """
+        broken = Recorder()
+        broken.connectionLost = lambda reason: 1 / 0
+        sound = Recorder()
+        peers = [self.connect(protocol)[1] for protocol in (broken, sound)]
+        peers[0].close()
+        peers[1].send(b"hello")
+        self.reactor.doIteration(0)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual((sound.received, sound.lost), ([b"hello"], []))
+
+    def test_producer(self):
+        """
+        A producer that fails when it is resumed ends its connection and no other.
+        """
+        broken = Recorder()
+        transport, peer = self.connect(broken)
+
+        class BadProducer:
+            def resumeProducing(self):
+                raise ZeroDivisionError
+
+            pauseProducing = stopProducing = lambda self: None
+
+        transport.registerProducer(BadProducer(), True)
+        transport.write(BIG)
+        self.until(lambda: drained(peer) == b"" and broken.lost)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual([failure.type for failure in broken.lost], [ZeroDivisionError])
+
+
+class ListeningTests(ReactorTestCase):
+    """
+    Ports.
+    """
+
+    def serve(self, port, port_class, transport_class, connect):
+        """
+        The port is one of ours, and so is the transport of its first client, which gets
+        an answer.
+        """
+        self.addCleanup(port.connectionLost, None)
+        self.assertIs(type(port), port_class)
+        with connect(port) as client:
+            client.settimeout(20)
+            self.until(lambda: self.protocol.connected)
+            self.assertIs(type(self.protocol.transport), transport_class)
+            self.protocol.transport.write(b"hello")
+            self.assertEqual(client.recv(100), b"hello")
+        self.until(lambda: self.protocol.lost)
+
+    def setUp(self):
+        super().setUp()
+        self.protocol = Recorder()
+        self.factory = Factory.forProtocol(lambda: self.protocol)
+        self.factory.noisy = False
+
+    def connect_tcp(self, port):
+        """
+        Connect to a TCP port.
+        """
+        return socket.create_connection((port.getHost().host, port.getHost().port), timeout=20)
+
+    def connect_unix(self, port):
+        """
+        Connect to a UNIX socket.
+        """
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(port.getHost().name)
+        return client
+
+    def test_tcp(self):
+        """
+        A TCP port is ours.
+        """
+        port = self.reactor.listenTCP(0, self.factory, interface="127.0.0.1", backlog=7)
+        self.assertEqual(port.backlog, 7)
+        self.serve(port, EagerPort, EagerTransport, self.connect_tcp)
+
+    def test_tcp_ipv6(self):
+        """
+        With IPv6 too.
+        """
+        try:
+            socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+        except OSError:
+            raise SkipTest("no IPv6 here") from None
+        port = self.reactor.listenTCP(0, self.factory, interface="::1")
+        self.serve(port, EagerPort, EagerTransport, self.connect_tcp)
+
+    def test_unix(self):
+        """
+        A UNIX port is ours, with the mode and the lock that were asked for.
+        """
+        name = self.mktemp()
+        port = self.reactor.listenUNIX(name, self.factory, backlog=7, mode=0o600, wantPID=True)
+        self.assertEqual((port.backlog, port.mode), (7, 0o600))
+        self.assertTrue(port.lockFile.locked)
+        self.serve(port, EagerUNIXPort, EagerUNIXTransport, self.connect_unix)
+
+    def test_adopted_tcp(self):
+        """
+        A port on a TCP socket that listens already is ours.
+        """
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            listening.setblocking(False)
+            port = self.reactor.adoptStreamPort(listening.fileno(), socket.AF_INET, self.factory)
+            self.assertEqual(port.getHost().port, listening.getsockname()[1])
+            self.serve(port, EagerPort, EagerTransport, self.connect_tcp)
+
+    def test_adopted_unix(self):
+        """
+        A port on a UNIX socket that listens already is ours.
+        """
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(self.mktemp())
+            listening.listen()
+            listening.setblocking(False)
+            port = self.reactor.adoptStreamPort(listening.fileno(), socket.AF_UNIX, self.factory)
+            self.serve(port, EagerUNIXPort, EagerUNIXTransport, self.connect_unix)
+
+    def test_unsupported(self):
+        """
+        A socket of another family is refused.
+        """
+        error = self.assertRaises(
+            UnsupportedAddressFamily, self.reactor.adoptStreamPort, 0, -1, self.factory
+        )
+        self.assertEqual(error.args, (-1,))

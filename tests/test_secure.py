@@ -1,0 +1,1359 @@
+"""
+TLS on the transport's own socket, against OpenSSL on the other end of it.
+
+What OpenSSL does once in a thousand connections, a stand-in does here on request.
+"""
+
+import contextlib
+import os
+import socket
+import struct
+
+from OpenSSL import SSL, crypto
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import (
+    IConsumer,
+    IHalfCloseableDescriptor,
+    IHandshakeListener,
+    INegotiated,
+    IPushProducer,
+    ISSLTransport,
+    ISystemHandle,
+    ITLSTransport,
+    IUNIXTransport,
+)
+from twisted.python.failure import Failure
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from echod.secure import BURST_RECORDS, LEAST_READ, RECORD_BYTES
+from echod.tls import server_context
+from echod.transport import EagerTransport, EagerUNIXTransport
+from tests.certificates import make_certificate
+from tests.integration.tlsclient import VERSIONS, TLSClient, context as client_context
+from tests.pairs import BIG, HalfCloseable, PairTestCase, Puller, Pusher, Recorder, drained
+
+SERVER = make_certificate()
+CLIENT = make_certificate(("client",))
+
+
+@implementer(IHandshakeListener)
+class Secured(HalfCloseable):
+    """
+    A half-closeable protocol that is told when the handshake is done.
+
+    @ivar handshakes: how often it was told.
+    @ivar on_handshake: what to call then.
+    """
+
+    def __init__(self, at_end=lambda transport: None, on_handshake=lambda transport: None):
+        super().__init__(at_end)
+        self.handshakes = 0
+        self.on_handshake = on_handshake
+
+    def handshakeCompleted(self):
+        self.handshakes += 1
+        self.on_handshake(self.transport)
+
+
+class ScriptedTLS:
+    """
+    What OpenSSL's connection is for a transport, with answers from a script.
+
+    @ivar script: for each method, what it does at its next calls: an error is raised, and
+        all else returned.  After that, all goes well, and there is nothing to read.
+    @ivar sent: what was sent.
+    @ivar calls: the names of the methods called, in order, less C{pending}.
+    """
+
+    def __init__(self, **script):
+        self.script = script
+        self.sent = b""
+        self.calls = []
+
+    def _next(self, name, otherwise):
+        if name != "pending":
+            self.calls.append(name)
+        answers = self.script.get(name)
+        answer = answers.pop(0) if answers else otherwise
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def do_handshake(self):
+        self._next("do_handshake", None)
+
+    def recv(self, most):
+        return self._next("recv", SSL.WantReadError())
+
+    def send(self, data):
+        size = self._next("send", len(data))
+        self.sent += bytes(data[:size])
+        return size
+
+    def shutdown(self):
+        return self._next("shutdown", False)
+
+    def pending(self):
+        return self._next("pending", 0)
+
+
+def finished(operation):
+    """
+    Whether a client's operation is done, where it may have to wait for us.
+    """
+    try:
+        operation()
+    except (SSL.WantReadError, SSL.WantWriteError):
+        return False
+    return True
+
+
+class SecureTestCase(PairTestCase):
+    """
+    Makes TLS connections.
+    """
+
+    def factory(self):
+        """
+        What a server starts TLS with.
+        """
+        path = self.mktemp()
+        with open(path, "wb") as file:
+            file.write(SERVER.cert_pem + SERVER.key_pem)
+        return server_context(path, None)
+
+    def start(
+        self,
+        protocol,
+        version="TLS 1.3",
+        factory=None,
+        client=None,
+        transport_class=EagerTransport,
+        tcp=False,
+    ):
+        """
+        Start TLS on both ends; what comes next is up to the test.
+
+        @param client: the client's context.
+        @return: the transport, the client, and the client's socket.
+        """
+        transport, peer = self.connect(protocol, transport_class, tcp)
+        transport.startTLS(factory or self.factory())
+        return transport, TLSClient(peer, client or client_context(version)), peer
+
+    def shake(self, client):
+        """
+        Turn until the handshake is done, on both ends.
+        """
+        self.reactor.until(lambda: finished(client.tls.do_handshake))
+        for _ in range(5):
+            self.reactor.turn(1)
+
+    def secured(self, protocol, version="TLS 1.3", **more):
+        """
+        Start TLS and do the handshake.
+        """
+        transport, client, peer = self.start(protocol, version, **more)
+        self.shake(client)
+        return transport, client, peer
+
+    def scripted(self, protocol, handshaken=True, **script):
+        """
+        Start TLS with a stand-in for OpenSSL, by default past the handshake.
+
+        @return: the transport, the stand-in and the peer's socket.
+        """
+        transport, peer = self.connect(protocol)
+        transport.startTLS(self.factory())
+        tls = ScriptedTLS(**({} if handshaken else script))
+        transport.__dict__.update(_tls=tls, _recv=tls.recv, _send=tls.send)
+        if handshaken:
+            transport.doRead()
+            tls.script, tls.calls = script, []
+        return transport, tls, peer
+
+    def deliver(self, client, data, record=RECORD_BYTES):
+        """
+        Let a client send data, in records of a chosen size, all in one go.
+        """
+        for start in range(0, len(data), record):
+            self.assertEqual(
+                client.tls.send(data[start : start + record]), len(data[start:][:record])
+            )
+
+    def receive(self, client, size):
+        """
+        Turn until a client has so many bytes.
+        """
+        got = bytearray()
+
+        def enough():
+            while len(got) < size and (piece := client.receive(size - len(got))):
+                got.extend(piece)
+            return len(got) == size
+
+        self.reactor.until(enough)
+        return bytes(got)
+
+    def received_now(self, client):
+        """
+        What a client has already, without a turn of ours.
+        """
+        got = b""
+        while piece := client.receive():
+            got += piece
+        return got
+
+    def fill(self, transport):
+        """
+        Fill what the kernel takes with rubbish, behind OpenSSL's back.
+
+        @return: how much that was.
+        """
+        size = 0
+        for piece in (4096, 1):
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    size += transport.socket.send(b"-" * piece)
+        return size
+
+
+class InterfaceTests(SecureTestCase):
+    """
+    What a transport says of itself, once it speaks TLS.
+    """
+
+    def test_interfaces(self):
+        """
+        It still has all of a TCP transport, and what the interfaces for TLS ask for.
+        """
+        for version in VERSIONS:
+            transport, _, _ = self.secured(Secured(), version, tcp=True)
+            for interface in (
+                ITLSTransport,
+                ISSLTransport,
+                INegotiated,
+                ISystemHandle,
+                IConsumer,
+                IPushProducer,
+                IHalfCloseableDescriptor,
+            ):
+                verifyObject(interface, transport)
+
+    def test_unix_interfaces(self):
+        """
+        On a UNIX socket too.
+        """
+        protocol = Secured()
+        transport, client, _ = self.start(protocol, transport_class=EagerUNIXTransport)
+        for interface in (IUNIXTransport, ISSLTransport, INegotiated):
+            verifyObject(interface, transport)
+        self.shake(client)
+        self.deliver(client, b"hello")
+        self.reactor.turn()
+        transport.write(b"and back")
+        self.assertEqual(protocol.received, [b"hello"])
+        self.assertEqual(self.received_now(client), b"and back")
+
+    def test_handle(self):
+        """
+        Its handle is OpenSSL's connection.
+        """
+        transport, _, _ = self.secured(Secured())
+        self.assertIsInstance(transport.getHandle(), SSL.Connection)
+        self.assertIn(transport.getHandle().get_protocol_version_name(), "TLSv1.3")
+
+    def test_peer_certificate(self):
+        """
+        The client's certificate is there if it has shown one.
+        """
+        transport, _, _ = self.secured(Secured())
+        self.assertIsNone(transport.getPeerCertificate())
+        factory, client = self.factory(), client_context("TLS 1.3")
+        factory.getContext().set_verify(SSL.VERIFY_PEER, lambda *_: True)
+        client.use_certificate(crypto.X509.from_cryptography(CLIENT.certificate))
+        client.use_privatekey(crypto.PKey.from_cryptography_key(CLIENT.key))
+        transport, _, _ = self.secured(Secured(), factory=factory, client=client)
+        shown = transport.getPeerCertificate().to_cryptography()
+        self.assertEqual(shown, CLIENT.certificate)
+
+    def test_negotiated_protocol(self):
+        """
+        The protocol that ALPN agreed on is there if it has agreed on one.
+        """
+        transport, _, _ = self.secured(Secured())
+        self.assertIsNone(transport.negotiatedProtocol)
+        factory, client = self.factory(), client_context("TLS 1.3")
+        factory.getContext().set_alpn_select_callback(lambda _, offered: offered[-1])
+        client.set_alpn_protos([b"other", b"echo"])
+        transport, _, _ = self.secured(Secured(), factory=factory, client=client)
+        self.assertEqual(transport.negotiatedProtocol, b"echo")
+
+
+class HandshakeTests(SecureTestCase):
+    """
+    The handshake.
+    """
+
+    def test_completed_once(self):
+        """
+        The protocol is told once, with every version, and data goes both ways after it.
+        """
+        for version in VERSIONS:
+            protocol = Secured()
+            transport, client, _ = self.start(protocol, version)
+            self.assertEqual(protocol.handshakes, 0)
+            self.shake(client)
+            self.assertEqual(protocol.handshakes, 1)
+            self.deliver(client, b"hello")
+            self.reactor.turn()
+            self.assertEqual(protocol.received, [b"hello"])
+            transport.write(b"and back")
+            self.assertEqual(self.received_now(client), b"and back")
+            self.assertEqual(protocol.handshakes, 1)
+            self.assertEqual(self.reactor.writers, [])
+
+    def test_nobody_listens(self):
+        """
+        A protocol that does not want to be told gets its data all the same.
+        """
+        protocol = Recorder()
+        _, client, _ = self.secured(protocol)
+        self.deliver(client, b"hello")
+        self.reactor.turn()
+        self.assertEqual(protocol.received, [b"hello"])
+
+    def test_data_with_the_handshake(self):
+        """
+        Data that comes with the last of the handshake is delivered with it.
+        """
+        protocol = Secured()
+        _, client, _ = self.start(protocol)
+        self.reactor.until(lambda: finished(client.tls.do_handshake))
+        self.deliver(client, b"hello")
+        self.reactor.turn()
+        self.assertEqual(protocol.received, [b"hello"])
+
+    def test_data_before_it(self):
+        """
+        What is written before the handshake is done waits, and goes out encrypted, in order.
+        """
+        protocol = Secured(on_handshake=lambda transport: transport.write(b"third"))
+        transport, client, peer = self.start(protocol)
+        transport.write(b"first")
+        transport.writeSequence([b"sec", b"ond"])
+        self.reactor.turn()
+        self.assertEqual(drained(peer), b"")
+        self.shake(client)
+        self.assertEqual(self.receive(client, 16), b"firstsecondthird")
+
+    def test_after_plain_text(self):
+        """
+        TLS may start in the middle of a connection, when both have agreed to it in plain text.
+        """
+
+        def agree():
+            protocol.on_data = lambda: None
+            protocol.transport.write(b"go on")
+            protocol.transport.startTLS(factory)
+
+        factory, protocol = self.factory(), Recorder(agree)
+        _, peer = self.connect(protocol)
+        peer.send(b"STARTTLS")
+        self.reactor.turn()
+        self.assertEqual(drained(peer), b"go on")
+        client = TLSClient(peer, client_context("TLS 1.3"))
+        self.shake(client)
+        self.deliver(client, b"hello")
+        self.reactor.turn()
+        self.assertEqual(protocol.received, [b"STARTTLS", b"hello"])
+
+    def test_plain_text_owed(self):
+        """
+        TLS does not start while something written in plain text is still to be sent, for
+        that would then be encrypted.
+        """
+        protocol = Recorder()
+        transport, peer = self.connect(protocol)
+        transport.write(BIG)
+        factory = self.factory()
+        self.assertRaises(RuntimeError, transport.startTLS, factory)
+        self.assertEqual(self.drain(peer, len(BIG)), BIG)
+        self.reactor.turn()
+        transport.startTLS(factory)
+        self.shake(TLSClient(peer, client_context("TLS 1.3")))
+
+    def test_other_way_round(self):
+        """
+        TLS's client may be the one that accepted the connection.
+        """
+        protocol = Secured()
+        transport, peer = self.connect(protocol)
+
+        class ClientFactory:
+            def getContext(self):
+                return client_context("TLS 1.3")
+
+        transport.startTLS(ClientFactory(), False)
+        server = TLSClient(peer, self.factory().getContext())
+        server.tls.set_accept_state()
+        self.reactor.until(lambda: finished(server.tls.do_handshake), seconds=5)
+        self.reactor.turn()
+        self.assertEqual(protocol.handshakes, 1)
+
+    def test_not_tls(self):
+        """
+        Whoever does not speak TLS is told so by TLS, and ends with OpenSSL's error.
+        """
+        protocol = Secured()
+        _, _, peer = self.start(protocol)
+        peer.send(b"GET / HTTP/1.0\r\n\r\n")
+        self.reactor.until(lambda: protocol.lost)
+        self.assert_lost(protocol, SSL.Error)
+        self.assertEqual((protocol.handshakes, protocol.ended), (0, 0))
+
+    def test_no_version_in_common(self):
+        """
+        When the two have no version in common, the client is told, and it is an error.
+        """
+        factory, protocol = self.factory(), Secured()
+        factory.getContext().set_min_proto_version(SSL.TLS1_3_VERSION)
+        _, client, _ = self.start(protocol, "TLS 1.2", factory)
+        error = self.assertRaises(SSL.Error, self.shake, client)
+        self.assertIn("protocol version", str(error))
+        self.assert_lost(protocol, SSL.Error)
+
+    def test_end_in_the_middle(self):
+        """
+        A client that goes in the middle of it was never there: the end is not a clean one.
+        """
+        for hello in (False, True):
+            protocol = Secured()
+            _, client, peer = self.start(protocol)
+            if hello:
+                finished(client.tls.do_handshake)
+                self.reactor.turn()
+            peer.close()
+            self.reactor.until(lambda protocol=protocol: protocol.lost)
+            self.assert_lost(protocol, ConnectionLost)
+            self.assertEqual((protocol.handshakes, protocol.ended), (0, 0))
+
+    def test_lose_connection(self):
+        """
+        Closing in the middle of it, with nothing owed, waits for nobody.
+        """
+        protocol = Secured()
+        transport, client, _ = self.start(protocol)
+        finished(client.tls.do_handshake)
+        self.reactor.turn()
+        transport.loseConnection()
+        self.reactor.turn()
+        self.assert_lost(protocol, ConnectionAborted)
+        self.assertEqual(self.reactor.removeAll(), [])
+        transport.loseConnection()
+        self.reactor.turn()
+        self.assert_lost(protocol, ConnectionAborted)
+
+    def test_lose_connection_owing(self):
+        """
+        Closing in the middle of it, with something owed, is done after it, and properly;
+        what the client says by then is not delivered.
+        """
+        for version in VERSIONS:
+            protocol = Secured()
+            transport, client, _ = self.start(protocol, version)
+            transport.write(BIG)
+            transport.loseConnection()
+            self.shake(client)
+            self.deliver(client, b"hello")
+            self.assertEqual(self.receive(client, len(BIG)), BIG)
+            self.reactor.until(lambda protocol=protocol: protocol.lost)
+            self.assert_lost(protocol, ConnectionDone)
+            self.assertEqual(protocol.received, [])
+
+    def test_lose_connection_owing_little(self):
+        """
+        The same when all that is owed fits into the kernel.
+        """
+        protocol = Secured()
+        transport, client, _ = self.start(protocol)
+        transport.write(b"sorry")
+        transport.loseConnection()
+        self.shake(client)
+        self.assertEqual(self.receive(client, 5), b"sorry")
+        self.assertEqual(client.receive(), b"")
+        self.assert_lost(protocol, ConnectionDone)
+
+    def test_lose_write_connection(self):
+        """
+        Closing our side in the middle of it closes our side after it.
+        """
+        protocol = Secured()
+        transport, client, _ = self.start(protocol)
+        transport.loseWriteConnection()
+        self.reactor.turn()
+        self.assertEqual(self.reactor.writers, [])
+        self.shake(client)
+        self.assertEqual(client.receive(), b"")
+        self.assertEqual(protocol.write_ended, 1)
+        self.deliver(client, b"hello")
+        self.reactor.turn()
+        self.assertEqual(protocol.received, [b"hello"])
+
+    def test_lose_connection_at_its_end(self):
+        """
+        A protocol that closes as soon as it is told has closed, and gets no data.
+        """
+        protocol = Secured(on_handshake=lambda transport: transport.loseConnection())
+        _, client, _ = self.start(protocol)
+        self.reactor.until(lambda: finished(client.tls.do_handshake))
+        self.deliver(client, b"hello")
+        self.reactor.turn()
+        self.reactor.turn()
+        self.assertEqual(client.receive(), b"")
+        self.assertEqual(protocol.received, [])
+        self.assert_lost(protocol, ConnectionDone)
+
+    def test_abort_at_its_end(self):
+        """
+        A protocol that aborts as soon as it is told gets no data.
+        """
+        protocol = Secured(on_handshake=lambda transport: transport.abortConnection())
+        _, client, _ = self.start(protocol)
+        self.reactor.until(lambda: finished(client.tls.do_handshake))
+        self.deliver(client, b"hello")
+        self.reactor.turn()
+        self.reactor.turn()
+        self.assertEqual(protocol.received, [])
+        self.assert_lost(protocol, ConnectionAborted)
+
+    def test_end_of_input(self):
+        """
+        When the reactor says that there is no more input in the middle of it, and all that
+        there is to do is to close, the end is without a close_notify.
+        """
+        protocol = Secured()
+        transport, _, peer = self.start(protocol)
+        puller = Puller(transport, [])
+        puller.resumeProducing = lambda: None
+        transport.registerProducer(puller, False)
+        transport.loseConnection()
+        transport.unregisterProducer()
+        transport.readConnectionLost(Failure(ConnectionDone()))
+        self.assert_lost(protocol, ConnectionDone)
+        self.assertEqual(peer.recv(1), b"")
+
+    def test_pause_at_its_end(self):
+        """
+        A protocol that pauses as soon as it is told gets no data until it resumes.
+        """
+        protocol = Secured(on_handshake=lambda transport: transport.pauseProducing())
+        transport, client, _ = self.start(protocol)
+        self.reactor.until(lambda: finished(client.tls.do_handshake))
+        self.deliver(client, b"hello")
+        self.reactor.turn()
+        self.reactor.turn()
+        self.assertEqual(protocol.received, [])
+        transport.resumeProducing()
+        self.reactor.turn()
+        self.assertEqual(protocol.received, [b"hello"])
+
+    def test_pause_in_the_middle(self):
+        """
+        While the transport is paused the handshake rests; when it resumes it goes on.
+        """
+        protocol = Secured()
+        transport, client, _ = self.start(protocol)
+        transport.pauseProducing()
+        finished(client.tls.do_handshake)
+        self.reactor.turn()
+        self.assertFalse(finished(client.tls.do_handshake))
+        transport.resumeProducing()
+        self.shake(client)
+        self.assertEqual(protocol.handshakes, 1)
+
+    def test_no_room(self):
+        """
+        When the handshake has no room to write, it goes on as soon as there is some.
+        """
+        protocol = Secured()
+        transport, tls, _ = self.scripted(
+            protocol, handshaken=False, do_handshake=[SSL.WantWriteError(), SSL.WantWriteError()]
+        )
+        transport.doRead()
+        for tries in (1, 2):
+            self.assertEqual((tls.calls.count("do_handshake"), protocol.handshakes), (tries, 0))
+            self.assertEqual(self.reactor.writers, [transport])
+            self.reactor.turn()
+        self.assertEqual(protocol.handshakes, 1)
+        self.assertEqual(self.reactor.writers, [])
+
+    def test_no_room_while_paused(self):
+        """
+        When there is room only while the transport is paused, the handshake goes on when
+        it resumes.
+        """
+        protocol = Secured()
+        transport, _, _ = self.scripted(
+            protocol, handshaken=False, do_handshake=[SSL.WantWriteError()]
+        )
+        transport.doRead()
+        transport.pauseProducing()
+        self.reactor.turn()
+        transport.resumeProducing()
+        self.reactor.turn()
+        self.reactor.turn()
+        self.assertEqual(protocol.handshakes, 1)
+
+    def test_no_room_while_closing(self):
+        """
+        A handshake that has no room to write goes on, also when what comes after it is
+        only the rest and the end.
+        """
+        protocol = Secured()
+        transport, tls, _ = self.scripted(
+            protocol, handshaken=False, do_handshake=[SSL.WantWriteError()]
+        )
+        transport.write(b"sorry")
+        transport.doRead()
+        transport.loseConnection()
+        self.reactor.turn()
+        self.reactor.turn()
+        self.assertEqual(tls.sent, b"sorry")
+        self.assert_lost(protocol, ConnectionDone)
+
+
+class DataTests(SecureTestCase):
+    """
+    Records, both ways.
+    """
+
+    def test_write_at_once(self):
+        """
+        When nothing is queued, the client has the data before the reactor's next turn.
+        """
+        for version in VERSIONS:
+            transport, client, _ = self.secured(Secured(), version)
+            transport.write(b"one")
+            transport.writeSequence([b"two", b"three"])
+            self.assertEqual(self.received_now(client), b"onetwothree")
+            self.assertEqual(self.reactor.writers, [])
+
+    def test_write_nothing(self):
+        """
+        Writing nothing sends nothing, and breaks nothing.
+        """
+        transport, client, peer = self.secured(Secured())
+        self.received_now(client)
+        transport.write(b"")
+        transport.writeSequence([])
+        self.reactor.turn()
+        self.assertEqual(drained(peer), b"")
+        transport.write(b"hello")
+        self.assertEqual(self.received_now(client), b"hello")
+
+    def test_more_than_the_kernel_takes(self):
+        """
+        What the kernel does not take at once goes out later, before what is written after it.
+        """
+        for version in VERSIONS:
+            transport, client, _ = self.secured(Secured(), version)
+            transport.write(BIG)
+            transport.write(b"and more")
+            expected = BIG + b"and more"
+            self.assertEqual(self.receive(client, len(expected)), expected)
+            self.reactor.until(lambda: not self.reactor.writers)
+            transport.write(b"hello")
+            self.assertEqual(self.received_now(client), b"hello")
+
+    def test_odd_pieces(self):
+        """
+        Pieces of any size stay whole when each is more than there is room for.
+        """
+        transport, client, _ = self.secured(Secured())
+        sizes = [1, 16383, 16384, 16385, 131071, 131073, 5, 300000]
+        pieces = [bytes([number]) * size for number, size in enumerate(sizes)]
+        for piece in pieces:
+            transport.write(piece)
+        expected = b"".join(pieces)
+        self.assertEqual(self.receive(client, len(expected)), expected)
+
+    def test_producer(self):
+        """
+        A producer is paused when too much is queued, and resumed when nothing is left.
+        """
+        transport, client, _ = self.secured(Secured())
+        pusher = Pusher()
+        transport.registerProducer(pusher, True)
+        transport.write(BIG)
+        self.assertEqual(pusher.told, ["pause"])
+        self.receive(client, len(BIG))
+        self.reactor.until(lambda: not self.reactor.writers)
+        self.assertEqual(pusher.told, ["pause", "resume"])
+
+    def test_pull_producer(self):
+        """
+        A pull producer may begin before the handshake is done, and is asked to the end.
+        """
+        transport, client, _ = self.start(Secured())
+        puller = Puller(transport, [b"first", BIG, b"last"])
+        transport.registerProducer(puller, False)
+        self.shake(client)
+        expected = b"first" + BIG + b"last"
+        self.assertEqual(self.receive(client, len(expected)), expected)
+        self.reactor.until(lambda: transport.producer is None)
+
+    def test_small_records(self):
+        """
+        Records of one byte are delivered, in order.
+        """
+        protocol = Secured()
+        _, client, _ = self.secured(protocol)
+        data = bytes(range(40))
+        self.deliver(client, data, record=1)
+        self.reactor.until(lambda: len(protocol.data) == len(data))
+        self.assertEqual(protocol.data, data)
+
+    def test_size_of_reads(self):
+        """
+        A connection whose records are full is read a record at a time, one whose records
+        are small with little memory, and the whole of a record comes in one turn.
+        """
+        protocol = Secured()
+        _, client, _ = self.secured(protocol)
+        for expected in (
+            [LEAST_READ, RECORD_BYTES - LEAST_READ],
+            [RECORD_BYTES],
+            [3000],
+            [1],
+            [LEAST_READ, RECORD_BYTES - LEAST_READ],
+        ):
+            protocol.received.clear()
+            self.deliver(client, b"-" * sum(expected))
+            self.reactor.turn()
+            self.assertEqual([len(piece) for piece in protocol.received], expected)
+
+    def busy_client(self, protocol):
+        """
+        A connection, past its handshake, on which a client may send much at once.
+        """
+        transport, client, peer = self.secured(protocol)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        self.deliver(client, b"-" * RECORD_BYTES)
+        self.reactor.turn()
+        protocol.received.clear()
+        return transport, client
+
+    def test_turns(self):
+        """
+        One connection's full records do not keep another waiting for more than so many
+        of them, and the rest of them comes without more input.
+        """
+        protocol = Secured()
+        transport, client = self.busy_client(protocol)
+        records = BURST_RECORDS + 3
+        self.deliver(client, b"-" * RECORD_BYTES * records)
+        transport.doRead()
+        self.assertEqual(len(protocol.received), BURST_RECORDS)
+        self.reactor.turn()
+        self.assertEqual(len(protocol.received), records)
+
+    def test_rest_after_turns(self):
+        """
+        What OpenSSL still holds when others have their turn comes in the next.
+        """
+        protocol = Secured()
+        transport, _, _ = self.scripted(
+            protocol,
+            recv=[b"-" * RECORD_BYTES] * BURST_RECORDS + [b"last"],
+            pending=[4],
+        )
+        transport.doRead()
+        self.assertNotIn(b"last", protocol.received)
+        self.reactor.turn()
+        self.assertEqual(protocol.received[-1], b"last")
+
+    def test_pause_in_a_record(self):
+        """
+        A protocol that pauses in the middle of a record gets the rest when it resumes,
+        without more input, and not before.
+        """
+        protocol = Secured()
+        protocol.on_data = lambda: protocol.transport.pauseProducing()
+        transport, client, _ = self.secured(protocol)
+        self.deliver(client, b"-" * 10000)
+        for _ in range(3):
+            self.reactor.turn()
+        self.assertEqual(len(protocol.data), LEAST_READ)
+        transport.resumeProducing()
+        self.assertEqual(len(protocol.data), LEAST_READ)
+        self.reactor.turn()
+        self.assertEqual(len(protocol.data), 10000)
+
+    def test_change_of_mind(self):
+        """
+        A protocol that resumes, then pauses or closes before the next turn, gets nothing.
+        """
+        for last in ("pauseProducing", "loseConnection", "abortConnection"):
+            protocol = Secured()
+            protocol.on_data = lambda protocol=protocol: protocol.transport.pauseProducing()
+            transport, client, _ = self.secured(protocol)
+            self.deliver(client, b"-" * 10000)
+            self.reactor.turn()
+            transport.resumeProducing()
+            getattr(transport, last)()
+            self.reactor.turn()
+            self.reactor.turn()
+            self.assertEqual(len(protocol.data), LEAST_READ)
+
+    def test_end_behind_a_pause(self):
+        """
+        A protocol that resumes twice is told of the end behind what it gets, once.
+        """
+        protocol = Secured()
+        protocol.on_data = lambda: protocol.transport.pauseProducing()
+        transport, client, _ = self.secured(protocol)
+        self.deliver(client, b"-" * (LEAST_READ + 1))
+        client.tls.shutdown()
+        self.reactor.turn()
+        protocol.on_data = lambda: None
+        transport.resumeProducing()
+        transport.resumeProducing()
+        for _ in range(3):
+            self.reactor.turn()
+        self.assertEqual(len(protocol.data), LEAST_READ + 1)
+        self.assertEqual(protocol.ended, 1)
+        transport.resumeProducing()
+        self.reactor.turn()
+        self.assertEqual(protocol.ended, 1)
+
+    def test_end_in_what_is_held(self):
+        """
+        When the end comes to light in what OpenSSL holds, it is told from there.
+        """
+        protocol = Secured()
+        error = SSL.SysCallError(-1, "Unexpected EOF")
+        transport, _, _ = self.scripted(protocol, recv=[b"last", error], pending=[1, 1])
+        transport.resumeProducing()
+        self.reactor.turn()
+        self.assertEqual(protocol.received, [b"last"])
+        self.assert_lost(protocol, ConnectionLost)
+
+    def test_two_who_resume(self):
+        """
+        When two reads of what is held are due and the first finds the end, the second
+        does nothing.
+        """
+        protocol = Secured()
+        transport, tls, _ = self.scripted(
+            protocol, recv=[SSL.ZeroReturnError(), SSL.ZeroReturnError()], pending=[1, 1]
+        )
+        transport.resumeProducing()
+        transport.resumeProducing()
+        self.reactor.turn()
+        self.assertEqual(protocol.ended, 1)
+        self.assertEqual(tls.calls, ["recv"])
+        self.assert_lost(protocol)
+
+    def test_abort_in_a_record(self):
+        """
+        Nothing more is delivered after an abort, though OpenSSL has more.
+        """
+        protocol = Secured()
+        protocol.on_data = lambda: protocol.transport.abortConnection()
+        _, client, _ = self.secured(protocol)
+        self.deliver(client, b"-" * 10000)
+        self.reactor.turn()
+        self.reactor.turn()
+        self.assertEqual(len(protocol.data), LEAST_READ)
+        self.assert_lost(protocol, ConnectionAborted)
+
+    def test_lose_connection_in_a_record(self):
+        """
+        Nothing more is delivered after closing, though OpenSSL has more.
+        """
+        protocol = Secured()
+        protocol.on_data = lambda: protocol.transport.loseConnection()
+        _, client, _ = self.secured(protocol)
+        self.deliver(client, b"-" * 10000)
+        self.reactor.turn()
+        self.reactor.turn()
+        self.assertEqual(len(protocol.data), LEAST_READ)
+        self.assert_lost(protocol, ConnectionDone)
+
+    def test_error_in_what_is_held(self):
+        """
+        A protocol that fails on what OpenSSL held is ended, and the failure logged once.
+        """
+        protocol = Secured()
+        protocol.on_data = lambda: protocol.transport.pauseProducing()
+        transport, client, _ = self.secured(protocol)
+        self.deliver(client, b"-" * 10000)
+        self.reactor.turn()
+        protocol.on_data = lambda: 1 / 0
+        transport.resumeProducing()
+        self.reactor.turn()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assert_lost(protocol, ZeroDivisionError)
+        self.assertEqual(self.reactor.removeAll(), [])
+
+
+class EndTests(SecureTestCase):
+    """
+    How it ends.
+    """
+
+    def test_close_notify(self):
+        """
+        A client's close_notify ends its side only: what is written then reaches it, and so
+        does our close_notify.
+        """
+        for version in VERSIONS:
+            protocol = Secured()
+            transport, client, _ = self.secured(protocol, version)
+            self.deliver(client, b"last")
+            client.tls.shutdown()
+            self.reactor.until(lambda protocol=protocol: protocol.ended)
+            self.assertEqual((protocol.received, protocol.ended), ([b"last"], 1))
+            self.assert_lost(protocol)
+            transport.write(b"hello")
+            self.assertEqual(self.received_now(client), b"hello")
+            self.assertFalse(client.closed)
+            transport.loseConnection()
+            self.reactor.turn()
+            self.assertEqual(client.receive(), b"")
+            self.assert_lost(protocol, ConnectionDone)
+
+    def test_close_notify_owing(self):
+        """
+        A protocol that closes at the client's close_notify owes nothing at the end.
+        """
+        for version in VERSIONS:
+            protocol = Secured(lambda transport: transport.loseConnection())
+            transport, client, _ = self.secured(protocol, version)
+            transport.write(BIG)
+            client.tls.shutdown()
+            self.assertEqual(self.receive(client, len(BIG)), BIG)
+            self.reactor.until(lambda client=client: client.receive() == b"")
+            self.assert_lost(protocol, ConnectionDone)
+
+    def test_close_notify_at_once(self):
+        """
+        A protocol that closes at the client's close_notify and owes nothing has closed in
+        the same turn.
+        """
+        protocol = Secured(lambda transport: transport.loseConnection())
+        _, client, _ = self.secured(protocol)
+        client.tls.shutdown()
+        self.reactor.turn()
+        self.assert_lost(protocol, ConnectionDone)
+        self.assertEqual(client.receive(), b"")
+
+    def test_close_notify_is_answered(self):
+        """
+        A protocol that knows no half of a connection is done at the client's close_notify,
+        and the client gets ours (RFC 8446 6.1).
+        """
+        protocol = Recorder()
+        _, client, _ = self.secured(protocol)
+        client.tls.shutdown()
+        self.reactor.turn()
+        self.assert_lost(protocol, ConnectionDone)
+        self.assertEqual(client.receive(), b"")
+
+    def test_truncation(self):
+        """
+        A FIN without a close_notify is not a clean end, whatever the protocol knows.
+        """
+        for protocol in (Secured(), Recorder()):
+            _, client, peer = self.secured(protocol)
+            self.deliver(client, b"hello")
+            peer.close()
+            self.reactor.until(lambda protocol=protocol: protocol.lost)
+            self.assertEqual(protocol.received, [b"hello"])
+            self.assert_lost(protocol, ConnectionLost)
+            self.assertEqual(getattr(protocol, "ended", 0), 0)
+
+    def test_truncation_while_owing(self):
+        """
+        A FIN without a close_notify is not a clean end when something is queued, either.
+        """
+        protocol = Secured()
+        transport, _, peer = self.secured(protocol)
+        transport.write(BIG)
+        peer.close()
+        self.reactor.until(lambda: protocol.lost)
+        self.assert_lost(protocol, ConnectionLost)
+
+    def test_reset(self):
+        """
+        A reset is not a clean end.
+        """
+        protocol = Secured()
+        _, _, peer = self.secured(protocol, tcp=True)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.close()
+        self.reactor.until(lambda: protocol.lost)
+        self.assert_lost(protocol, ConnectionLost)
+
+    def test_bad_record(self):
+        """
+        A record that does not decrypt ends its connection with OpenSSL's error.
+        """
+        for version in VERSIONS:
+            protocol = Secured()
+            _, _, peer = self.secured(protocol, version)
+            peer.send(b"\x17\x03\x03\x00\x20" + bytes(32))
+            self.reactor.turn()
+            self.assert_lost(protocol, SSL.Error)
+            self.assertEqual((protocol.received, protocol.ended), ([], 0))
+
+    def test_others_go_on(self):
+        """
+        No way in which a connection ends disturbs another.
+        """
+        protocol = Secured()
+        transport, client, _ = self.secured(protocol)
+
+        def not_tls(_, peer):
+            peer.send(b"rubbish, for once, in the clear")
+
+        def vanish(transport, peer):
+            transport.pauseProducing()
+            peer.close()
+            transport.write(b"hello")
+
+        def vanish_while_owing(transport, peer):
+            transport.write(BIG)
+            peer.close()
+
+        def reset(transport, peer):
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            peer.close()
+            transport.write(b"hello")
+
+        def close_late(transport, peer):
+            transport.pauseProducing()
+            peer.close()
+            transport.loseConnection()
+
+        for end in (not_tls, vanish, vanish_while_owing, reset, close_late):
+            for version in VERSIONS:
+                other = Secured()
+                other_transport, _, other_peer = self.secured(other, version, tcp=end is reset)
+                end(other_transport, other_peer)
+                self.assertIsNone(transport.doRead())
+                self.reactor.until(lambda other=other: other.lost)
+                self.assertIsNone(transport.doRead())
+                transport.write(b"hello")
+                self.assertEqual(self.received_now(client), b"hello")
+        self.deliver(client, b"still here")
+        self.reactor.turn()
+        self.assertEqual(protocol.received, [b"still here"])
+
+    def test_lose_connection(self):
+        """
+        What is queued goes out, then our close_notify, then FIN.
+        """
+        for version in VERSIONS:
+            protocol = Secured()
+            transport, client, peer = self.secured(protocol, version)
+            transport.write(BIG)
+            transport.loseConnection()
+            self.assertEqual(self.receive(client, len(BIG)), BIG)
+            self.reactor.until(lambda client=client: client.receive() == b"")
+            self.reactor.until(lambda protocol=protocol: protocol.lost)
+            self.assertEqual(peer.recv(1), b"")
+            self.assert_lost(protocol, ConnectionDone)
+            self.assertEqual(self.reactor.removeAll(), [])
+
+    def test_lose_write_connection(self):
+        """
+        Our side closes with a close_notify and a FIN when what is queued is out, once; the
+        other side stays open.
+        """
+        for version in VERSIONS:
+            protocol = Secured()
+            transport, client, _ = self.secured(protocol, version)
+            transport.write(BIG)
+            transport.loseWriteConnection()
+            self.assertEqual(self.receive(client, len(BIG)), BIG)
+            self.reactor.until(lambda client=client: client.receive() == b"")
+            transport.write(b"dropped")
+            transport.loseWriteConnection()
+            self.reactor.turn()
+            self.assertEqual((protocol.write_ended, self.reactor.writers), (1, []))
+            self.deliver(client, b"hello")
+            self.reactor.turn()
+            self.assertEqual(protocol.received, [b"hello"])
+            client.tls.shutdown()
+            self.reactor.turn()
+            self.assertEqual(protocol.ended, 1)
+            transport.loseConnection()
+            self.assert_lost(protocol, ConnectionDone)
+
+    def test_abort(self):
+        """
+        An abort sends nothing any more.
+        """
+        protocol = Secured()
+        transport, client, _ = self.secured(protocol)
+        self.received_now(client)
+        transport.write(BIG)
+        transport.abortConnection()
+        self.reactor.turn()
+        self.assert_lost(protocol, ConnectionAborted)
+        self.assertRaises(SSL.SysCallError, self.receive, client, len(BIG))
+
+    def test_after_the_end(self):
+        """
+        A late write, close or read does not reach the one whose descriptor has our number.
+        """
+        protocol = Secured()
+        transport, _, peer = self.secured(protocol)
+        number = transport.fileno()
+        peer.close()
+        self.reactor.until(lambda: protocol.lost)
+        other, other_peer = self.pair()
+        if number not in (other.fileno(), other_peer.fileno()):
+            os.dup2(other.fileno(), number)
+            self.addCleanup(os.close, number)
+        other.send(b"private")
+        other_peer.send(b"private")
+        transport.write(b"hello")
+        transport.writeSequence([b"hello"])
+        transport.resumeProducing()
+        transport.loseConnection()
+        transport.abortConnection()
+        self.reactor.turn()
+        self.assertEqual((drained(other), drained(other_peer)), (b"private", b"private"))
+        self.assertRaises(SSL.Error, transport._recv, 1)
+        self.assertRaises(SSL.Error, transport._send, b"hello")
+
+    def test_write_from_a_stopped_producer(self):
+        """
+        What a producer writes when it is told to stop is dropped.
+        """
+        protocol = Secured()
+        transport, _, peer = self.secured(protocol)
+        pusher = Pusher()
+        pusher.stopProducing = lambda: transport.write(b"late")
+        transport.registerProducer(pusher, True)
+        peer.send(b"rubbish, for once, in the clear")
+        self.reactor.turn()
+        self.assert_lost(protocol, SSL.Error)
+
+    def test_lose_connection_to_nobody(self):
+        """
+        Where no close_notify can be sent any more, closing is done without.
+        """
+        protocol = Secured()
+        transport, _, peer = self.secured(protocol)
+        transport.pauseProducing()
+        peer.close()
+        transport.loseConnection()
+        self.reactor.turn()
+        self.assert_lost(protocol, ConnectionDone)
+
+
+class NoRoomTests(SecureTestCase):
+    """
+    When OpenSSL has to wait for the kernel, or for the peer, in order to do what it does.
+    """
+
+    def blocked(self, protocol):
+        """
+        A connection on which the kernel takes nothing.
+
+        @return: the transport, the client, and what takes all that the kernel holds.
+        """
+        transport, client, peer = self.secured(protocol)
+        drained(peer)
+        size = self.fill(transport)
+        return transport, client, lambda: self.assertEqual(len(drained(peer, size)), size)
+
+    def assert_close_notify(self, peer):
+        """
+        The client gets one more record, an alert by its length, then FIN.
+        """
+        record = drained(peer)
+        self.assertEqual((record[:3], len(record)), (b"\x17\x03\x03", 24))
+        self.assertEqual(peer.recv(1), b"")
+
+    def test_lose_connection(self):
+        """
+        A close_notify that finds no room is sent when there is some, and then FIN.
+        """
+        protocol = Secured()
+        transport, client, make_room = self.blocked(protocol)
+        transport.loseConnection()
+        for _ in range(3):
+            self.reactor.turn()
+        self.assert_lost(protocol)
+        make_room()
+        self.reactor.until(lambda: protocol.lost)
+        self.assert_lost(protocol, ConnectionDone)
+        self.assert_close_notify(client.socket)
+
+    def test_lose_connection_at_end_of_input(self):
+        """
+        So it is when we close because the client has.
+        """
+        protocol = Secured(lambda transport: transport.loseConnection())
+        _, client, make_room = self.blocked(protocol)
+        client.tls.shutdown()
+        for _ in range(3):
+            self.reactor.turn()
+        self.assertEqual(protocol.ended, 1)
+        self.assert_lost(protocol)
+        make_room()
+        self.reactor.until(lambda: protocol.lost)
+        self.assert_lost(protocol, ConnectionDone)
+        self.assert_close_notify(client.socket)
+
+    def test_lose_write_connection(self):
+        """
+        So it is when we close our side only; the protocol is told when it is closed.
+        """
+        protocol = Secured()
+        transport, client, make_room = self.blocked(protocol)
+        transport.loseWriteConnection()
+        for _ in range(3):
+            self.reactor.turn()
+        self.assertEqual(protocol.write_ended, 0)
+        make_room()
+        self.reactor.until(lambda: protocol.write_ended)
+        self.reactor.turn()
+        self.assertEqual(protocol.write_ended, 1)
+        self.assert_lost(protocol)
+        self.assert_close_notify(client.socket)
+
+    def test_close_notify_again(self):
+        """
+        A close_notify that finds no room behind the last of what was queued is tried again;
+        until it is out, nobody is told that our side, or all, is closed.
+        """
+        for error in (SSL.WantWriteError(), SSL.WantReadError()):
+            protocol = Secured()
+            transport, tls, peer = self.scripted(protocol, shutdown=[error])
+            transport.loseConnection()
+            self.reactor.turn()
+            self.assert_lost(protocol)
+            self.reactor.turn()
+            self.assert_lost(protocol, ConnectionDone)
+            self.assertEqual(tls.calls, ["shutdown"] * 2)
+            self.assertEqual(peer.recv(1), b"")
+
+            protocol = Secured()
+            transport, tls, peer = self.scripted(protocol, shutdown=[error])
+            transport.loseWriteConnection()
+            self.reactor.turn()
+            self.assertEqual(protocol.write_ended, 0)
+            self.reactor.turn()
+            self.reactor.turn()
+            self.assertEqual((protocol.write_ended, self.reactor.writers), (1, []))
+            self.assertEqual(tls.calls, ["shutdown"] * 2)
+            self.assertEqual(peer.recv(1), b"")
+
+    def test_lose_both_halves(self):
+        """
+        When we close all while the close_notify of our side waits for room, it is still sent.
+        """
+        protocol = Secured()
+        transport, tls, _ = self.scripted(protocol, shutdown=[SSL.WantWriteError()])
+        transport.loseWriteConnection()
+        self.reactor.turn()
+        transport.loseConnection()
+        self.reactor.turn()
+        self.assert_lost(protocol, ConnectionDone)
+        self.assertEqual(tls.calls, ["shutdown"] * 2)
+
+    def test_write(self):
+        """
+        A record that finds no room is sent when there is some.
+        """
+        transport, _, make_room = self.blocked(Secured())
+        transport.write(b"hello")
+        self.assertEqual(self.reactor.writers, [transport])
+        make_room()
+        self.reactor.turn()
+        self.assertEqual(self.reactor.writers, [])
+
+    def test_write_wants_to_read(self):
+        """
+        A write for which OpenSSL must read first is done after the read, and nobody asks
+        for room meanwhile.
+        """
+        protocol = Secured()
+        transport, tls, peer = self.scripted(
+            protocol, send=[SSL.WantReadError(), SSL.WantReadError()]
+        )
+        transport.write(b"one")
+        self.reactor.turn()
+        self.assertEqual((tls.sent, self.reactor.writers), (b"", []))
+        transport.write(b"two")
+        self.reactor.turn()
+        self.assertEqual((tls.calls, self.reactor.writers), (["send"] * 2, []))
+        tls.script["recv"] = [b"hello"]
+        peer.send(b"-")
+        self.reactor.turn()
+        self.reactor.turn()
+        self.assertEqual((protocol.received, tls.sent), ([b"hello"], b"onetwo"))
+        self.assertEqual(self.reactor.writers, [])
+
+    def test_read_wants_to_write(self):
+        """
+        A read for which OpenSSL must write first is done as soon as there is room.
+        """
+        protocol = Secured()
+        transport, _, _ = self.scripted(protocol, recv=[SSL.WantWriteError(), b"hello"])
+        transport.doRead()
+        self.assertEqual((protocol.received, self.reactor.writers), ([], [transport]))
+        self.reactor.turn()
+        self.assertEqual((protocol.received, self.reactor.writers), ([b"hello"], []))
+
+    def test_read_wants_to_write_more(self):
+        """
+        A read that wants to write again waits for room again.
+        """
+        protocol = Secured()
+        transport, _, _ = self.scripted(
+            protocol, recv=[SSL.WantWriteError(), SSL.WantWriteError(), b"hello"]
+        )
+        transport.doRead()
+        self.reactor.turn()
+        self.assertEqual((protocol.received, self.reactor.writers), ([], [transport]))
+        self.reactor.turn()
+        self.assertEqual((protocol.received, self.reactor.writers), ([b"hello"], []))
+
+    def test_read_wants_to_write_and_fails(self):
+        """
+        When the read that wanted to write fails, the connection ends there, and what was
+        queued stays unsent.
+        """
+        for error, reason in (
+            (SSL.Error([("", "", "bad")]), SSL.Error),
+            (SSL.SysCallError(-1, "Unexpected EOF"), ConnectionLost),
+        ):
+            protocol = Secured()
+            transport, tls, _ = self.scripted(
+                protocol, recv=[SSL.WantWriteError(), error], send=[SSL.WantWriteError()]
+            )
+            transport.write(b"queued")
+            transport.doRead()
+            self.reactor.turn()
+            self.assert_lost(protocol, reason)
+            self.assertEqual((tls.sent, self.reactor.removeAll()), (b"", []))
+
+    def test_broken(self):
+        """
+        Sending what is queued to a peer that has gone ends the connection.
+        """
+        protocol = Secured()
+        transport, _, peer = self.secured(protocol)
+        transport.pauseProducing()
+        transport.write(BIG)
+        peer.close()
+        self.reactor.until(lambda: protocol.lost)
+        self.assert_lost(protocol, ConnectionLost)

@@ -1,0 +1,1034 @@
+"""
+A server's side of a connection, on real sockets: what anyone who writes a protocol for
+Twisted relies on, and that nothing waits which need not.
+"""
+
+import ast
+import os
+import socket
+import struct
+from pathlib import Path
+
+from twisted.internet import posixbase, tcp, unix
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.epollreactor import EPollReactor
+from twisted.internet.error import (
+    ConnectionAborted,
+    ConnectionDone,
+    ConnectionLost,
+    FileDescriptorOverrun,
+)
+from twisted.internet.interfaces import (
+    IConsumer,
+    IFileDescriptorReceiver,
+    IHalfCloseableDescriptor,
+    ILoggingContext,
+    IPushProducer,
+    IReadWriteDescriptor,
+    ISSLTransport,
+    ISystemHandle,
+    ITCPTransport,
+    ITLSTransport,
+    IUNIXTransport,
+)
+from twisted.internet.protocol import Factory
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from echod import port, reactor, secure, transport as transport_room
+from echod.transport import LEAST_READ, MOST_READ, EagerTransport, EagerUNIXTransport
+from tests.fakes import DescriptorReactor
+from tests.pairs import (
+    BIG,
+    HalfCloseable,
+    PairTestCase,
+    Puller,
+    Pusher,
+    Recorder,
+    drained,
+    tcp_pair,
+)
+
+
+class InterfaceTests(PairTestCase):
+    """
+    What a transport says of itself.
+    """
+
+    def test_interfaces(self):
+        """
+        It has all that the interfaces of a TCP transport ask for, and is not yet TLS.
+        """
+        transport, _ = self.connect(Recorder(), tcp=True)
+        for interface in (
+            ITCPTransport,
+            ITLSTransport,
+            IConsumer,
+            IPushProducer,
+            IHalfCloseableDescriptor,
+            IReadWriteDescriptor,
+            ISystemHandle,
+            ILoggingContext,
+        ):
+            verifyObject(interface, transport)
+        self.assertFalse(ISSLTransport.providedBy(transport))
+
+    def test_unix_interfaces(self):
+        """
+        On a UNIX socket, it has all that the interface of such a transport asks for.
+        """
+        transport, _ = self.connect(Recorder(), EagerUNIXTransport, client=b"")
+        verifyObject(IUNIXTransport, transport)
+        verifyObject(IHalfCloseableDescriptor, transport)
+
+    def test_addresses(self):
+        """
+        It knows the client's address and its own.
+        """
+        transport, peer = self.connect(Recorder(), tcp=True, client=("192.0.2.7", 40000))
+        self.assertEqual(transport.getPeer(), IPv4Address("TCP", "192.0.2.7", 40000))
+        self.assertEqual(transport.getHost(), IPv4Address("TCP", *peer.getpeername()))
+        self.assertEqual(transport.hostname, "192.0.2.7")
+
+    def test_addresses_of_ipv6(self):
+        """
+        With IPv6, the addresses are IPv6 addresses.
+        """
+        try:
+            ours, peer = tcp_pair("::1")
+        except OSError:
+            raise SkipTest("no IPv6 here") from None
+        self.addCleanup(ours.close)
+        self.addCleanup(peer.close)
+        client = peer.getsockname()
+        transport = EagerTransport(ours, Recorder(), client, None, 0, self.reactor)
+        self.assertEqual(transport.getPeer(), IPv6Address("TCP", *client))
+        self.assertEqual(transport.getHost(), IPv6Address("TCP", *peer.getpeername()))
+
+    def test_addresses_on_a_unix_socket(self):
+        """
+        On a UNIX socket, the peer's address is the name that it bound itself to, if any.
+        """
+        transport, _ = self.connect(Recorder(), EagerUNIXTransport, client=b"/run/one")
+        self.assertEqual(transport.getPeer(), UNIXAddress(b"/run/one"))
+        transport, _ = self.connect(Recorder(), EagerUNIXTransport, client=b"")
+        self.assertEqual(transport.getPeer(), UNIXAddress(None))
+        self.assertEqual(transport.getHost(), UNIXAddress(b""))
+
+    def test_log_prefix(self):
+        """
+        A log prefix names the protocol, the number of the connection and the client.
+        """
+        ours, _ = self.pair()
+        client = ("192.0.2.7", 40000)
+        transport = EagerTransport(ours, Recorder(), client, None, 12, self.reactor)
+        self.assertEqual(transport.logPrefix(), "Recorder,12,192.0.2.7")
+        self.assertEqual(transport.logstr, "Recorder,12,192.0.2.7")
+
+    def test_log_prefix_after_the_end(self):
+        """
+        There is a log prefix also for what is logged after the end, as Twisted's has.
+        """
+        transport, peer = self.connect(Recorder())
+        peer.close()
+        self.reactor.turn()
+        self.assertFalse(transport.connected)
+        self.assertIn("192.0.2.7", transport.logPrefix())
+
+    def test_in_words(self):
+        """
+        In words, it is its protocol on its port; after the end, its number remains.
+        """
+        transport, peer = self.connect(Recorder())
+        self.assertEqual(repr(transport), "<Recorder #0 on None>")
+        transport.server = self
+        self._realPortNumber = 9000
+        self.assertEqual(repr(transport), "<Recorder #0 on 9000>")
+        peer.close()
+        self.reactor.turn()
+        self.assertIn("#0 on 9000", repr(transport))
+
+    def test_from_a_connected_socket(self):
+        """
+        Twisted's way to adopt a connected socket works: the protocol is connected to it.
+        """
+        ours, peer = self.pair(tcp=True)
+        ours.setblocking(False)
+        protocol = Recorder()
+        factory = Factory.forProtocol(lambda: protocol)
+        transport = EagerTransport._fromConnectedSocket(
+            ours.fileno(), socket.AF_INET, factory, self.reactor
+        )
+        self.addCleanup(transport.socket.close)
+        peer.sendall(b"hello")
+        self.reactor.until(lambda: protocol.received)
+        self.assertEqual(protocol.received, [b"hello"])
+        self.assertIn("Recorder", repr(transport))
+
+    def test_handle(self):
+        """
+        Its handle is its socket, which does not block.
+        """
+        transport, peer = self.connect(Recorder(), tcp=True)
+        self.assertEqual(transport.getHandle().getsockname(), peer.getpeername())
+        self.assertFalse(transport.getHandle().getblocking())
+
+    def test_socket_options(self):
+        """
+        The options that Twisted offers are set on the socket.
+        """
+        transport, _ = self.connect(Recorder(), tcp=True)
+        for value in (True, False):
+            transport.setTcpNoDelay(value)
+            transport.setTcpKeepAlive(value)
+            self.assertEqual((transport.getTcpNoDelay(), transport.getTcpKeepAlive()), (value,) * 2)
+
+
+class WriteTests(PairTestCase):
+    """
+    Sending.
+    """
+
+    def test_at_once(self):
+        """
+        When nothing is queued, the peer has the data before the reactor's next turn.
+        """
+        for tcp_too in (False, True):
+            transport, peer = self.connect(Recorder(), tcp=tcp_too)
+            transport.write(b"one")
+            transport.write(b"two")
+            self.assertEqual(peer.recv(6, socket.MSG_WAITALL), b"onetwo")
+            self.assertEqual(self.reactor.writers, [])
+
+    def test_sequence_at_once(self):
+        """
+        Several pieces go out at once too, whatever kind of iterable holds them.
+        """
+        transport, peer = self.connect(Recorder())
+        transport.writeSequence([b"one", b"two"])
+        transport.writeSequence(iter((b"three",)))
+        transport.writeSequence([])
+        self.assertEqual(drained(peer), b"onetwothree")
+        self.assertEqual(self.reactor.writers, [])
+
+    def test_not_bytes(self):
+        """
+        Text is refused, and nothing of the sequence that it stands in is sent.
+        """
+        transport, peer = self.connect(Recorder())
+        self.assertRaises(TypeError, transport.write, "text")
+        error = self.assertRaises(TypeError, transport.writeSequence, [b"one", "text"])
+        self.assertEqual(str(error), "Data must be bytes")
+        self.assertEqual(drained(peer), b"")
+
+    def test_nothing(self):
+        """
+        Writing nothing is nothing: no byte goes out, and there is no wait for room.
+        """
+        transport, peer = self.connect(Recorder())
+        transport.write(b"")
+        self.assertEqual(self.reactor.writers, [])
+        self.assertEqual(drained(peer), b"")
+        self.assertTrue(transport.connected)
+
+    def test_more_than_the_kernel_takes(self):
+        """
+        What the kernel does not take at once goes out later, before what is written after it.
+        """
+        transport, peer = self.connect(Recorder())
+        transport.write(BIG)
+        transport.write(b"and more")
+        transport.writeSequence([b", and", b" more"])
+        self.assertEqual(self.reactor.writers, [transport])
+        expected = BIG + b"and more, and more"
+        self.assertEqual(self.drain(peer, len(expected)), expected)
+        self.reactor.turn()
+        self.assertEqual(self.reactor.writers, [])
+
+    def test_no_overtaking(self):
+        """
+        While something is queued, a write does not overtake it, even if the kernel has room.
+        """
+        transport, peer = self.connect(Recorder())
+        transport.write(BIG)
+        got = drained(peer)
+        transport.write(b"last")
+        self.assertEqual(drained(peer), b"")
+        got += self.drain(peer, len(BIG) + 4 - len(got))
+        self.assertEqual(got, BIG + b"last")
+
+    def test_nothing_taken(self):
+        """
+        When the kernel takes nothing at all, the whole of it goes out later.
+        """
+        transport, peer = self.connect(Recorder())
+        filling = 0
+        try:
+            while True:
+                filling += transport.socket.send(b"-" * 1024)
+        except BlockingIOError:
+            transport.write(b"hello")
+        self.assertEqual(self.drain(peer, filling + 5)[filling:], b"hello")
+
+    def test_at_once_again(self):
+        """
+        Once the queue is empty, the peer has what is written before the next turn again.
+        """
+        transport, peer = self.connect(Recorder())
+        transport.write(BIG)
+        self.drain(peer, len(BIG))
+        self.reactor.until(lambda: not self.reactor.writers)
+        transport.write(b"hello")
+        self.assertEqual(drained(peer), b"hello")
+
+    def test_to_nobody(self):
+        """
+        Writing to a peer that has gone raises nothing and calls nobody back; the end
+        comes from the reactor.
+        """
+        protocol = Recorder()
+        transport, peer = self.connect(protocol)
+        transport.pauseProducing()
+        peer.close()
+        transport.write(b"hello")
+        self.assert_lost(protocol)
+        self.reactor.turn()
+        self.assert_lost(protocol, ConnectionLost)
+
+    def test_after_the_end(self):
+        """
+        What is written after the connection is lost is dropped, without a sound.
+        """
+        protocol = Recorder()
+        transport, peer = self.connect(protocol)
+        transport.write(BIG)
+        peer.close()
+        self.reactor.turn()
+        self.assert_lost(protocol, ConnectionLost)
+        transport.write(b"hello")
+        transport.writeSequence([b"hello"])
+        self.assertEqual(self.reactor.removeAll(), [])
+
+    def test_another_owner(self):
+        """
+        A late write does not reach the one whose descriptor has our old number.
+        """
+        transport, peer = self.connect(Recorder())
+        number = transport.fileno()
+        peer.close()
+        self.reactor.turn()
+        other, other_peer = self.pair()
+        if number not in (other.fileno(), other_peer.fileno()):
+            os.dup2(other.fileno(), number)
+            self.addCleanup(os.close, number)
+        transport.write(b"hello")
+        self.assertEqual(drained(other_peer) + drained(other), b"")
+
+
+class ProducerTests(PairTestCase):
+    """
+    Producers, and how they are held back.
+    """
+
+    def test_paused_and_resumed(self):
+        """
+        A producer is paused when too much is queued, and resumed when nothing is left.
+        """
+        transport, peer = self.connect(Recorder())
+        pusher = Pusher()
+        transport.registerProducer(pusher, True)
+        transport.write(b"hello")
+        self.assertEqual(pusher.told, [])
+        transport.write(BIG)
+        self.assertEqual(pusher.told, ["pause"])
+        drained(peer)
+        self.reactor.turn()
+        self.assertEqual(pusher.told, ["pause"])
+        self.reactor.until(lambda: drained(peer) == b"" and not self.reactor.writers)
+        self.assertEqual(pusher.told, ["pause", "resume"])
+
+    def test_write_while_paused(self):
+        """
+        What a producer writes while it is being paused comes after what it wrote before.
+        """
+        transport, peer = self.connect(Recorder())
+        got = []
+
+        def write_more():
+            if not got:
+                got.append(drained(peer))
+                transport.write(b"last")
+
+        transport.registerProducer(Pusher(write_more), True)
+        transport.write(BIG)
+        transport.unregisterProducer()
+        got.append(self.drain(peer, len(BIG) + 4 - len(got[0])))
+        self.assertEqual(b"".join(got)[-8:], BIG[-4:] + b"last")
+
+    def test_pull_producer(self):
+        """
+        A pull producer is asked for a piece at a time, each when the one before is gone.
+        """
+        transport, peer = self.connect(Recorder())
+        puller = Puller(transport, [BIG, b"second", b"third"])
+        transport.registerProducer(puller, False)
+        self.assertEqual(puller.pieces, [b"second", b"third"])
+        self.reactor.turn()
+        self.assertEqual(puller.pieces, [b"second", b"third"])
+        expected = BIG + b"secondthird"
+        self.assertEqual(self.drain(peer, len(expected)), expected)
+        self.reactor.until(lambda: transport.producer is None)
+        self.reactor.until(lambda: not self.reactor.writers)
+        transport.write(b"hello")
+        self.assertEqual(drained(peer), b"hello")
+
+    def test_one_at_a_time(self):
+        """
+        A second producer is refused, and what is written then still goes out.
+        """
+        transport, peer = self.connect(Recorder())
+        transport.registerProducer(Pusher(), True)
+        self.assertRaises(RuntimeError, transport.registerProducer, Pusher(), False)
+        transport.write(b"hello")
+        self.drain(peer, 5)
+
+    def test_lost(self):
+        """
+        Producers are told to stop: one that is registered when the connection is lost, and
+        one that comes afterwards.
+        """
+        transport, peer = self.connect(Recorder())
+        pusher = Pusher()
+        transport.registerProducer(pusher, True)
+        peer.close()
+        self.reactor.turn()
+        self.assertEqual(pusher.told, ["stop"])
+        puller = Puller(transport, [b"hello"])
+        transport.registerProducer(puller, False)
+        self.assertTrue(puller.stopped)
+        self.assertEqual(puller.pieces, [b"hello"])
+        self.assertEqual(self.reactor.removeAll(), [])
+
+    def test_stop_producing(self):
+        """
+        As a producer, a transport that is told to stop closes.
+        """
+        protocol = Recorder()
+        transport, _ = self.connect(protocol)
+        transport.stopProducing()
+        self.reactor.turn()
+        self.assert_lost(protocol, ConnectionDone)
+
+
+class ReadTests(PairTestCase):
+    """
+    Receiving.
+    """
+
+    def test_receive(self):
+        """
+        What the peer sends reaches the protocol.
+        """
+        protocol = Recorder()
+        _, peer = self.connect(protocol)
+        peer.send(b"hello")
+        self.reactor.turn()
+        self.assertEqual(protocol.received, [b"hello"])
+
+    def test_for_nothing(self):
+        """
+        A turn that finds nothing there changes nothing.
+        """
+        protocol = Recorder()
+        transport, _ = self.connect(protocol)
+        self.assertIsNone(transport.doRead())
+        self.assertEqual(protocol.received, [])
+        self.assertEqual(self.reactor.readers, [transport])
+
+    def test_pause(self):
+        """
+        Nothing is received while the transport is paused, and all of it afterwards.
+        """
+        protocol = Recorder()
+        transport, peer = self.connect(protocol)
+        transport.pauseProducing()
+        peer.send(b"hello")
+        self.reactor.turn()
+        self.assertEqual(protocol.received, [])
+        transport.resumeProducing()
+        self.reactor.turn()
+        self.assertEqual(protocol.received, [b"hello"])
+
+    def test_end(self):
+        """
+        The peer's end is the connection's, for a protocol that knows no half of one.
+        """
+        for transport_class in (EagerTransport, EagerUNIXTransport):
+            protocol = Recorder()
+            _, peer = self.connect(protocol, transport_class)
+            peer.send(b"hello")
+            peer.close()
+            self.reactor.until(lambda protocol=protocol: protocol.lost)
+            self.assertEqual(protocol.received, [b"hello"])
+            self.assert_lost(protocol, ConnectionDone)
+
+    def test_reset(self):
+        """
+        A reset is not a clean end, also for a protocol that is half-closeable.
+        """
+        protocol = HalfCloseable()
+        _, peer = self.connect(protocol, tcp=True)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.close()
+        self.reactor.until(lambda: protocol.lost)
+        self.assert_lost(protocol, ConnectionLost)
+        self.assertEqual(protocol.ended, 0)
+
+    def one_read(self, protocol, peer, size=4 * MOST_READ):
+        """
+        How much one read gives, when there is plenty; what is left over is taken away.
+        """
+        peer.sendall(b"-" * size)
+        protocol.received.clear()
+        self.reactor.turn()
+        got = len(protocol.data)
+        drained(protocol.transport.socket)
+        return got
+
+    def busy_pair(self):
+        """
+        A connection on which much can be under way.
+        """
+        protocol = Recorder()
+        transport, peer = self.connect(protocol)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8 * MOST_READ)
+        return protocol, transport, peer
+
+    def test_growing_reads(self):
+        """
+        While there is more than a read asks for, each asks for more, up to the bound.
+        """
+        protocol, _, peer = self.busy_pair()
+        sizes = [self.one_read(protocol, peer) for _ in range(8)]
+        self.assertEqual(sizes[0], LEAST_READ)
+        self.assertEqual(sizes, sorted(sizes))
+        self.assertLess(sizes[1], sizes[2])
+        self.assertEqual(sizes[-2:], [MOST_READ] * 2)
+
+    def test_shrinking_reads(self):
+        """
+        After small reads, reads ask for little again, but not for less than the bound.
+        """
+        protocol, _, peer = self.busy_pair()
+        for _ in range(8):
+            self.one_read(protocol, peer)
+        self.one_read(protocol, peer, 1)
+        self.assertEqual(self.one_read(protocol, peer), MOST_READ // 2)
+        for _ in range(20):
+            self.one_read(protocol, peer, 1)
+        self.assertEqual(self.one_read(protocol, peer), LEAST_READ)
+
+    def test_steady_reads(self):
+        """
+        A read that is not small, and not full, leaves the next as it was.
+        """
+        protocol, _, peer = self.busy_pair()
+        self.one_read(protocol, peer)
+        for _ in range(3):
+            self.one_read(protocol, peer, LEAST_READ)
+        self.assertEqual(self.one_read(protocol, peer), 4 * LEAST_READ)
+
+
+class CloseTests(PairTestCase):
+    """
+    Our end of it.
+    """
+
+    def test_lose_connection(self):
+        """
+        With nothing owed, the connection is closed at the next turn, once.
+        """
+        protocol = Recorder()
+        transport, peer = self.connect(protocol)
+        transport.loseConnection()
+        transport.loseConnection()
+        self.assert_lost(protocol)
+        self.reactor.turn()
+        self.assert_lost(protocol, ConnectionDone)
+        self.assertEqual(peer.recv(1), b"")
+        self.assertEqual(self.reactor.removeAll(), [])
+
+    def test_lose_connection_owing(self):
+        """
+        What is queued goes out first; what comes in meanwhile is not delivered.
+        """
+        protocol = Recorder()
+        transport, peer = self.connect(protocol)
+        transport.write(BIG)
+        transport.loseConnection()
+        peer.send(b"hello")
+        self.assertEqual(self.drain(peer, len(BIG)), BIG)
+        self.reactor.until(lambda: protocol.lost)
+        self.assertRaises(ConnectionResetError, peer.recv, 1)
+        self.assertEqual(protocol.received, [])
+        self.assert_lost(protocol, ConnectionDone)
+
+    def test_abort(self):
+        """
+        An abort drops what is queued, and over TCP the peer sees a reset.
+        """
+        protocol = Recorder()
+        transport, peer = self.connect(protocol, tcp=True)
+        transport.write(b"hello")
+        self.assertEqual(peer.recv(5), b"hello")
+        transport.abortConnection()
+        self.assert_lost(protocol)
+        self.reactor.turn()
+        self.assert_lost(protocol, ConnectionAborted)
+        self.assertRaises(ConnectionResetError, peer.recv, 1)
+        self.assertEqual(self.reactor.removeAll(), [])
+
+    def test_abort_owing(self):
+        """
+        An abort does not wait for a peer that reads nothing.
+        """
+        protocol = Recorder()
+        transport, peer = self.connect(protocol)
+        transport.write(BIG)
+        transport.loseConnection()
+        transport.abortConnection()
+        self.reactor.turn()
+        self.assert_lost(protocol, ConnectionAborted)
+        self.assertLess(len(drained(peer)), len(BIG))
+
+    def test_abort_in_between(self):
+        """
+        Nothing more is delivered after an abort, though it is the protocol that aborts
+        while it receives.
+        """
+        protocol = Recorder(lambda: protocol.transport.abortConnection())
+        _, peer = self.connect(protocol)
+        peer.send(b"-" * 2 * LEAST_READ)
+        self.reactor.turn()
+        self.reactor.turn()
+        self.assertEqual(len(protocol.data), LEAST_READ)
+        self.assert_lost(protocol, ConnectionAborted)
+
+    def test_lose_write_connection(self):
+        """
+        Our side closes when what is queued is out; the other side stays open.
+        """
+        protocol = HalfCloseable()
+        transport, peer = self.connect(protocol)
+        transport.write(BIG)
+        transport.loseWriteConnection()
+        self.assertEqual(self.drain(peer, len(BIG)), BIG)
+        self.reactor.until(lambda: protocol.write_ended)
+        self.assertEqual(peer.recv(1), b"")
+        transport.write(b"dropped")
+        transport.writeSequence([b"dropped"])
+        peer.send(b"hello")
+        self.reactor.turn()
+        self.assertEqual(protocol.received, [b"hello"])
+        self.assertEqual(self.reactor.writers, [])
+        self.assert_lost(protocol)
+
+    def test_lose_both_halves(self):
+        """
+        With our side closed already, closing the rest is done at once.
+        """
+        protocol = HalfCloseable()
+        transport, _ = self.connect(protocol)
+        transport.loseWriteConnection()
+        self.reactor.turn()
+        transport.loseConnection()
+        self.assert_lost(protocol, ConnectionDone)
+        self.assertEqual(self.reactor.removeAll(), [])
+
+    def test_write_ends_once(self):
+        """
+        With our side closed already, the end of the peer's input is that and no more: no
+        second notice, no error, and what comes next is the protocol's to say.
+        """
+        protocol = HalfCloseable()
+        transport, peer = self.connect(protocol)
+        transport.loseWriteConnection()
+        self.reactor.turn()
+        peer.close()
+        self.reactor.until(lambda: protocol.ended)
+        for _ in range(3):
+            self.reactor.turn()
+        self.assertEqual(protocol.write_ended, 1)
+        self.assert_lost(protocol)
+        self.assertEqual(self.reactor.removeAll(), [])
+
+
+class EndOfInputTests(PairTestCase):
+    """
+    A protocol that is half-closeable, when the peer has sent all it will.
+    """
+
+    def test_lose_connection(self):
+        """
+        When it closes and nothing is owed, the end is in the same turn, and there was no
+        wait for room.
+        """
+        protocol = HalfCloseable(lambda transport: transport.loseConnection())
+        _, peer = self.connect(protocol)
+        added = []
+        self.patch(self.reactor, "addWriter", added.append)
+        peer.shutdown(socket.SHUT_WR)
+        self.reactor.turn()
+        self.assert_lost(protocol, ConnectionDone)
+        self.assertEqual(protocol.ended, 1)
+        self.assertEqual(added, [])
+        self.assertEqual(self.reactor.removeAll(), [])
+        self.assertEqual(peer.recv(1), b"")
+
+    def test_lose_connection_owing(self):
+        """
+        When it closes and something is owed, the end is when that is out.
+        """
+        for late in (b"", b"late"):
+
+            def close(transport, late=late):
+                transport.write(late)
+                transport.loseConnection()
+
+            protocol = HalfCloseable(close)
+            transport, peer = self.connect(protocol)
+            transport.write(BIG)
+            peer.shutdown(socket.SHUT_WR)
+            self.reactor.turn()
+            self.assert_lost(protocol)
+            self.assertEqual(self.drain(peer, len(BIG + late)), BIG + late)
+            self.reactor.until(lambda protocol=protocol: protocol.lost)
+            self.assertEqual(peer.recv(1), b"")
+            self.assert_lost(protocol, ConnectionDone)
+
+    def test_owing_only_now(self):
+        """
+        When it closes after one write that the kernel does not take whole, all comes first.
+        """
+
+        def close(transport):
+            transport.write(BIG)
+            transport.loseConnection()
+
+        protocol = HalfCloseable(close)
+        _, peer = self.connect(protocol)
+        peer.shutdown(socket.SHUT_WR)
+        self.assertEqual(self.drain(peer, len(BIG)), BIG)
+        self.reactor.until(lambda: protocol.lost)
+        self.assert_lost(protocol, ConnectionDone)
+
+    def test_lose_connection_under_a_producer(self):
+        """
+        When it closes under a registered producer, the producer may write till the next turn.
+        """
+        protocol = HalfCloseable(lambda transport: transport.loseConnection())
+        transport, peer = self.connect(protocol)
+        pusher = Pusher()
+        transport.registerProducer(pusher, True)
+        peer.shutdown(socket.SHUT_WR)
+        transport.doRead()
+        self.reactor._disconnectSelectable(transport, ConnectionDone(), True)
+        self.assert_lost(protocol)
+        transport.write(b"last")
+        self.reactor.turn()
+        self.assert_lost(protocol, ConnectionDone)
+        self.assertEqual(peer.recv(100), b"last")
+        self.assertEqual(pusher.told, ["stop"])
+
+    def test_stay(self):
+        """
+        When it does nothing, it may go on writing, and is not told of the end again.
+        """
+        protocol = HalfCloseable()
+        transport, peer = self.connect(protocol)
+        peer.shutdown(socket.SHUT_WR)
+        self.reactor.turn()
+        self.assertEqual(self.reactor.removeAll(), [])
+        transport.pauseProducing()
+        transport.resumeProducing()
+        self.assertEqual(self.reactor.readers, [])
+        self.reactor.turn()
+        self.assertEqual(protocol.ended, 1)
+        transport.write(b"hello")
+        self.assertEqual(drained(peer), b"hello")
+        self.assert_lost(protocol)
+
+    def test_stay_owing(self):
+        """
+        When it does nothing and something is queued, that goes out.
+        """
+        protocol = HalfCloseable(lambda transport: transport.write(b"last"))
+        transport, peer = self.connect(protocol)
+        transport.write(BIG)
+        peer.shutdown(socket.SHUT_WR)
+        self.reactor.until(lambda: protocol.ended)
+        self.assertEqual(self.drain(peer, len(BIG) + 4), BIG + b"last")
+        self.assert_lost(protocol)
+
+    def test_lose_write_connection(self):
+        """
+        When it closes our side as well, the peer sees that, and the rest is its own to close.
+        """
+        protocol = HalfCloseable(lambda transport: transport.loseWriteConnection())
+        _, peer = self.connect(protocol)
+        peer.shutdown(socket.SHUT_WR)
+        self.reactor.turn()
+        self.reactor.turn()
+        self.assertEqual(peer.recv(1), b"")
+        self.assertEqual(protocol.write_ended, 1)
+        self.assert_lost(protocol)
+
+    def test_abort(self):
+        """
+        When it aborts, it is aborted, though it had begun to close.
+        """
+
+        def give_up(transport):
+            transport.loseConnection()
+            transport.abortConnection()
+
+        protocol = HalfCloseable(give_up)
+        _, peer = self.connect(protocol)
+        peer.shutdown(socket.SHUT_WR)
+        self.reactor.turn()
+        self.reactor.turn()
+        self.assert_lost(protocol, ConnectionAborted)
+
+    def test_error(self):
+        """
+        When it fails, that is logged once, and the connection is gone.
+        """
+        protocol = HalfCloseable(lambda transport: 1 / 0)
+        _, peer = self.connect(protocol)
+        peer.shutdown(socket.SHUT_WR)
+        self.reactor.turn()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assert_lost(protocol, ZeroDivisionError)
+        self.assertEqual(self.reactor.removeAll(), [])
+
+
+@implementer(IFileDescriptorReceiver)
+class Taker(Recorder):
+    """
+    A protocol that takes descriptors.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.descriptors = []
+
+    def fileDescriptorReceived(self, descriptor):
+        self.descriptors.append(descriptor)
+
+
+class DescriptorTests(PairTestCase):
+    """
+    Descriptors, over a UNIX socket.
+    """
+
+    def pipe(self, text):
+        """
+        A descriptor from which this can be read.
+        """
+        reads, writes = os.pipe()
+        os.write(writes, text)
+        os.close(writes)
+        self.addCleanup(os.close, reads)
+        return reads
+
+    def test_send(self):
+        """
+        A descriptor goes out with the byte written after it; without one, nothing goes out.
+        """
+        transport, peer = self.connect(Recorder(), EagerUNIXTransport, client=b"")
+        transport.write(b"before")
+        self.assertEqual(drained(peer), b"before")
+        transport.sendFileDescriptor(self.pipe(b"text"))
+        transport.write(b"hello")
+        self.assertEqual(drained(peer), b"")
+        self.reactor.turn()
+        data, descriptors, _, _ = socket.recv_fds(peer, 100, 10)
+        self.assertEqual(data + drained(peer), b"hello")
+        [descriptor] = descriptors
+        self.addCleanup(os.close, descriptor)
+        self.assertEqual(os.read(descriptor, 100), b"text")
+        transport.write(b"after")
+        self.assertEqual(drained(peer), b"after")
+
+    def test_send_without_a_byte(self):
+        """
+        A descriptor with no byte to go with is a mistake that ends the connection, as
+        with Twisted's own transport.
+        """
+        protocol = Recorder()
+        transport, _ = self.connect(protocol, EagerUNIXTransport, client=b"")
+        transport.sendFileDescriptor(self.pipe(b"text"))
+        self.reactor.turn()
+        self.assert_lost(protocol, FileDescriptorOverrun)
+
+    def test_receive(self):
+        """
+        A protocol that takes descriptors gets them, and the data that they came with.
+        """
+        protocol = Taker()
+        _, peer = self.connect(protocol, EagerUNIXTransport, client=b"")
+        socket.send_fds(peer, [b"hello"], [self.pipe(b"text")])
+        self.reactor.turn()
+        self.assertEqual(protocol.received, [b"hello"])
+        [descriptor] = protocol.descriptors
+        self.addCleanup(os.close, descriptor)
+        self.assertEqual(os.read(descriptor, 100), b"text")
+
+    def test_not_wanted(self):
+        """
+        A protocol that takes none gets the data, and no descriptor stays open.
+        """
+        protocol = Recorder()
+        _, peer = self.connect(protocol, EagerUNIXTransport, client=b"")
+        before = os.listdir("/proc/self/fd")
+        socket.send_fds(peer, [b"hello"], [self.pipe(b"text")])
+        open_now = len(before) + 1
+        self.reactor.turn()
+        self.assertEqual(protocol.received, [b"hello"])
+        self.assertEqual(len(os.listdir("/proc/self/fd")), open_now)
+
+    def test_broken_while_owing(self):
+        """
+        A queued descriptor and its byte are dropped when the peer goes.
+        """
+        protocol = Taker()
+        transport, peer = self.connect(protocol, EagerUNIXTransport, client=b"")
+        transport.sendFileDescriptor(self.pipe(b"text"))
+        transport.write(b"hello")
+        peer.close()
+        self.reactor.until(lambda: protocol.lost)
+        transport.write(b"late")
+        self.assertEqual(self.reactor.removeAll(), [])
+
+
+class PrivateNamesTests(SynchronousTestCase):
+    """
+    The private names of Twisted's that the engine uses.
+    """
+
+    def twisted_objects(self):
+        """
+        What each name is looked up on, as Twisted makes it.
+        """
+        fake = DescriptorReactor()
+        ours, peer = socket.socketpair()
+        self.addCleanup(ours.close)
+        self.addCleanup(peer.close)
+        epoll = EPollReactor()
+        self.addCleanup(epoll._poller.close)
+        self.addCleanup(lambda: [each.connectionLost(None) for each in epoll._internalReaders])
+        return {
+            "tcp": tcp,
+            "FileDescriptor": FileDescriptor(fake),
+            "Server": tcp.Server(*tcp_pair_of(self), fake),
+            "unix.Server": unix.Server(ours, Recorder(), b"", None, 0, fake),
+            "Port": tcp.Port(0, Factory(), reactor=fake),
+            "unix.Port": unix.Port(b"name", Factory(), reactor=fake),
+            "reservation": tcp._reservedFD,
+            "EPollReactor": epoll,
+            "_DisconnectSelectableMixin": posixbase._DisconnectSelectableMixin,
+        }
+
+    USED = {
+        "_aborting": "Server",
+        "_addressType": "Server",
+        "_buildAddr": "Port unix.Port",
+        "_closeWriteConnection": "FileDescriptor Server",
+        "_disconnectSelectable": "EPollReactor _DisconnectSelectableMixin",
+        "_doReadOrWrite": "EPollReactor",
+        "_fromListeningDescriptor": "Port unix.Port",
+        "_getLogPrefix": "Server",
+        "_getrealname": "tcp",
+        "_poller": "EPollReactor",
+        "_postLoseConnection": "FileDescriptor Server",
+        "_realPortNumber": "Port",
+        "_reservedFD": "tcp",
+        "_selectables": "EPollReactor",
+        "_sendmsgQueue": "unix.Server",
+        "_shouldShutdown": "Server",
+        "_supportedAddressFamilies": "EPollReactor",
+        "_tempDataBuffer": "FileDescriptor Server",
+        "_tempDataLen": "FileDescriptor Server",
+        "_writeDisconnected": "FileDescriptor Server",
+        "_writeDisconnecting": "FileDescriptor Server",
+    }
+    """
+    Each name, and where Twisted must have it.
+    """
+
+    PUBLIC = {
+        "SEND_LIMIT": "Server unix.Server",
+        "available": "reservation",
+        "connected": "Server Port",
+        "dataBuffer": "Server",
+        "disconnecting": "Server Port",
+        "numberAccepts": "Port",
+        "offset": "Server",
+        "producer": "Server",
+        "reserve": "reservation",
+        "sessionno": "Server Port",
+        "streamingProducer": "Server",
+        "transport": "Port unix.Port",
+    }
+    """
+    Names that are not private, but that no interface of Twisted's promises.
+    """
+
+    def test_there(self):
+        """
+        Twisted has each of them where the engine looks for it.
+        """
+        objects = self.twisted_objects()
+        objects["Port"].startListening()
+        self.addCleanup(objects["Port"].socket.close)
+        missing = [
+            f"{place}.{name}"
+            for name, places in [*self.USED.items(), *self.PUBLIC.items()]
+            for place in places.split()
+            if not hasattr(objects[place], name)
+        ]
+        self.assertEqual(missing, [])
+
+    def test_complete(self):
+        """
+        The list is complete: the engine uses no other private name of Twisted's.
+        """
+        used, ours = set(), set()
+        for room in (transport_room, secure, port, reactor):
+            for node in ast.walk(ast.parse(Path(room.__file__).read_text())):
+                if isinstance(node, ast.Attribute):
+                    names = {node.attr}
+                    stored = isinstance(node.ctx, ast.Store)
+                    (ours if stored and node.attr not in self.USED else used).update(names)
+                elif isinstance(node, ast.ImportFrom | ast.Import):
+                    used.update(alias.name for alias in node.names)
+                elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+                    ours.add(node.name)
+                elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                    ours.add(node.id)
+                elif isinstance(node, ast.keyword) and node.arg:
+                    ours.add(node.arg)
+        private = {name for name in used if name.startswith("_") and not name.endswith("__")}
+        self.assertEqual(private - ours - set(self.USED), set())
+
+
+def tcp_pair_of(case):
+    """
+    The arguments that Twisted's own transport is made with, less its reactor.
+    """
+    ours, peer = tcp_pair()
+    case.addCleanup(ours.close)
+    case.addCleanup(peer.close)
+    return ours, Recorder(), peer.getsockname(), None, 0
