@@ -6,6 +6,7 @@ port goes on, and the log gets a line a second at most.
 """
 
 import errno
+import os
 import socket
 from typing import Any, cast
 
@@ -46,25 +47,25 @@ class _EagerAccepting:
         self.numberAccepts = most + 20
 
     def _accepted(self: Any, sock: socket.socket, peer: Any) -> None:
-        if len(peer) == 4 and peer[3]:
-            # A link-local address, which means nothing without its interface.
-            peer = tcp._getrealname(peer)
+        transport = None
         try:
+            if isinstance(peer, tuple) and len(peer) == 4 and peer[3]:
+                # A link-local address, which means nothing without its interface.
+                peer = tcp._getrealname(peer)
             protocol = self.factory.buildProtocol(self._buildAddr(peer))
-        except BaseException:
-            log.failure("while building a protocol")
-            protocol = None
-        if protocol is None:
-            sock.close()
-            return
-        number = self.sessionno
-        self.sessionno = number + 1
-        transport = self.transport(sock, protocol, peer, self, number, self.reactor)
-        try:
+            if protocol is None:
+                sock.close()
+                return
+            number = self.sessionno
+            self.sessionno = number + 1
+            transport = self.transport(sock, protocol, peer, self, number, self.reactor)
             protocol.makeConnection(transport)
         except BaseException:
             log.failure("while making a connection")
-            transport.abortConnection()
+            if transport is None:
+                sock.close()
+            else:
+                transport.abortConnection()
 
     def _accept_failed(self: Any, error: OSError) -> bool:
         """
@@ -91,9 +92,11 @@ class _EagerAccepting:
         """
         reserved = tcp._reservedFD
         if not reserved.available():
+            try:
+                open(os.devnull).close()
+            except OSError:
+                return False
             reserved.reserve()
-        if not reserved.available():
-            return False
         with reserved:
             try:
                 sock, _ = self.socket.accept()

@@ -9,6 +9,7 @@ and no descriptor to ask for, so what is left is a table from descriptor to C{do
 import socket
 import sys
 import time
+from collections.abc import Callable
 from select import EPOLLIN
 from typing import Any
 
@@ -78,9 +79,18 @@ class EagerReactor(EPollReactor):
                     why = sys.exc_info()[1]
                     log.failure("while receiving")
                 if why is not None:
-                    self._disconnectSelectable(selectable, why, True)
+                    self._guard(self._disconnectSelectable, selectable, why, True)
             else:
-                self._doReadOrWrite(selectable, fd, event)
+                self._guard(self._doReadOrWrite, selectable, fd, event)
+
+    def _guard(self, call: Callable[..., None], *args: Any) -> None:
+        """
+        Let a fault in one connection's end be that connection's alone.
+        """
+        try:
+            call(*args)
+        except BaseException:
+            log.failure("while ending a connection")
 
     doIteration = doPoll
 

@@ -185,7 +185,7 @@ class SecureMixin:
                 self.stopWriting()
             return None
         result = super().doWrite()  # type: ignore[misc]
-        if self._readWantsWrite:
+        if self._readWantsWrite and self.connected and not result:
             self.startWriting()
         return result
 
@@ -231,7 +231,6 @@ class SecureMixin:
     def _closeWriteConnection(self: Any) -> Any:
         if self._notifyClose():
             return super()._closeWriteConnection()  # type: ignore[misc]
-        self._writeDisconnected = False
         return None
 
     def loseConnection(self: Any) -> None:
@@ -239,19 +238,24 @@ class SecureMixin:
         Send what is queued and a close_notify, then close.  In the middle of a
         handshake, there is nobody to say goodbye to.
         """
-        if not self._handshaking:
-            super().loseConnection()  # type: ignore[misc]
-        elif self._is_flushed():
+        if self._handshaking and self._is_flushed():
             self.abortConnection()
-        else:
+        elif self._handshaking:
             self.disconnecting = 1
+        elif self._writeDisconnected and not self._closeNotified:
+            # Our close_notify still waits for room.
+            self.disconnecting = 1
+            self.stopReading()
+            self.startWriting()
+        else:
+            super().loseConnection()  # type: ignore[misc]
 
     def connectionLost(self: Any, reason: Any) -> None:
         """
         The connection is gone.  OpenSSL knows its descriptor by number, and the number
         may soon be another connection's, so nothing is written from here on.
         """
-        if self.connected and reason.check(ConnectionDone):
+        if self.connected and self._is_flushed() and reason.check(ConnectionDone):
             self._notifyClose()
         self.__dict__.update(_send=_closed, _recv=_closed)
         super().connectionLost(reason)  # type: ignore[misc]

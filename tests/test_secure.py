@@ -5,9 +5,11 @@ What OpenSSL does once in a thousand connections, a stand-in does here on reques
 """
 
 import contextlib
+import gc
 import os
 import socket
 import struct
+import weakref
 
 from OpenSSL import SSL, crypto
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
@@ -1111,10 +1113,11 @@ class EndTests(SecureTestCase):
         A late write, close or read does not reach the one whose descriptor has our number.
         """
         protocol = Secured()
-        transport, _, peer = self.secured(protocol)
+        transport, _, _ = self.secured(protocol)
         number = transport.fileno()
-        peer.close()
-        self.reactor.until(lambda: protocol.lost)
+        transport.abortConnection()
+        self.reactor.turn()
+        self.assert_lost(protocol, ConnectionAborted)
         other, other_peer = self.pair()
         if number not in (other.fileno(), other_peer.fileno()):
             os.dup2(other.fileno(), number)
@@ -1143,6 +1146,40 @@ class EndTests(SecureTestCase):
         peer.send(b"rubbish, for once, in the clear")
         self.reactor.turn()
         self.assert_lost(protocol, SSL.Error)
+
+    def test_nothing_left(self):
+        """
+        A connection that is gone leaves nothing for the garbage collector to find, whether
+        its handshake was done or not.
+        """
+        self.addCleanup(gc.enable)
+        gc.disable()
+        for shaken in (True, False):
+            transport, client, peer = self.start(Secured())
+            if shaken:
+                self.shake(client)
+            transport.write(BIG)
+            peer.close()
+            self.reactor.until(lambda transport=transport: not transport.connected)
+            transport.write(b"late")
+            left = weakref.ref(transport)
+            del transport
+            self.assertIsNone(left())
+
+    def test_close_notify_dropping(self):
+        """
+        A protocol that knows no half of a connection drops what is queued at the client's
+        close_notify; the client then gets none of ours, or it would take what it has for all.
+        """
+        protocol = Recorder()
+        transport, client, _ = self.secured(protocol)
+        transport.write(BIG)
+        self.received_now(client)
+        client.tls.shutdown()
+        transport.doRead()
+        self.reactor._disconnectSelectable(transport, ConnectionDone(), True)
+        self.assert_lost(protocol, ConnectionDone)
+        self.assertRaises(SSL.SysCallError, self.received_now, client)
 
     def test_lose_connection_to_nobody(self):
         """
@@ -1268,6 +1305,36 @@ class NoRoomTests(SecureTestCase):
         self.reactor.turn()
         self.assert_lost(protocol, ConnectionDone)
         self.assertEqual(tls.calls, ["shutdown"] * 2)
+
+    def test_write_behind_close_notify(self):
+        """
+        What is written while the close_notify of our side waits for room is dropped, as it
+        is afterwards, and our side closes all the same.
+        """
+        protocol = Secured()
+        transport, client, make_room = self.blocked(protocol)
+        transport.loseWriteConnection()
+        transport.doWrite()
+        self.assertEqual(protocol.write_ended, 0)
+        transport.write(b"dropped")
+        make_room()
+        self.reactor.until(lambda: protocol.write_ended or protocol.lost)
+        self.assert_lost(protocol)
+        self.assert_close_notify(client.socket)
+
+    def test_close_while_reading_wants_to_write(self):
+        """
+        A protocol that closes when it is told that our side is closed leaves nobody waiting
+        for room, though a read wanted to write.
+        """
+        protocol = Secured()
+        protocol.writeConnectionLost = lambda: protocol.transport.loseConnection()
+        transport, _, _ = self.scripted(protocol, recv=[SSL.WantWriteError()] * 2)
+        transport.doRead()
+        transport.loseWriteConnection()
+        self.reactor.turn()
+        self.assert_lost(protocol, ConnectionDone)
+        self.assertEqual(self.reactor.removeAll(), [])
 
     def test_write(self):
         """

@@ -4,9 +4,11 @@ Twisted relies on, and that nothing waits which need not.
 """
 
 import ast
+import gc
 import os
 import socket
 import struct
+import weakref
 from pathlib import Path
 
 from twisted.internet import posixbase, tcp, unix
@@ -276,12 +278,15 @@ class WriteTests(PairTestCase):
         """
         Once the queue is empty, the peer has what is written before the next turn again.
         """
-        transport, peer = self.connect(Recorder())
-        transport.write(BIG)
-        self.drain(peer, len(BIG))
-        self.reactor.until(lambda: not self.reactor.writers)
-        transport.write(b"hello")
-        self.assertEqual(drained(peer), b"hello")
+        for producer in (None, Pusher()):
+            transport, peer = self.connect(Recorder())
+            if producer is not None:
+                transport.registerProducer(producer, True)
+            transport.write(BIG)
+            self.drain(peer, len(BIG))
+            self.reactor.until(lambda: not self.reactor.writers)
+            transport.write(b"hello")
+            self.assertEqual(drained(peer), b"hello")
 
     def test_to_nobody(self):
         """
@@ -310,6 +315,26 @@ class WriteTests(PairTestCase):
         transport.write(b"hello")
         transport.writeSequence([b"hello"])
         self.assertEqual(self.reactor.removeAll(), [])
+
+    def test_nothing_left(self):
+        """
+        A connection that is gone, and to which somebody still wrote, leaves nothing for the
+        garbage collector to find.
+        """
+        self.addCleanup(gc.enable)
+        gc.disable()
+        for register in (False, True):
+            transport, peer = self.connect(Recorder())
+            transport.write(BIG)
+            peer.close()
+            self.reactor.turn()
+            self.assertFalse(transport.connected)
+            transport.write(b"late")
+            if register:
+                transport.registerProducer(Pusher(), False)
+            left = weakref.ref(transport)
+            del transport
+            self.assertIsNone(left())
 
     def test_another_owner(self):
         """
@@ -340,6 +365,7 @@ class ProducerTests(PairTestCase):
         pusher = Pusher()
         transport.registerProducer(pusher, True)
         transport.write(b"hello")
+        self.assertEqual(drained(peer), b"hello")
         self.assertEqual(pusher.told, [])
         transport.write(BIG)
         self.assertEqual(pusher.told, ["pause"])
@@ -383,6 +409,16 @@ class ProducerTests(PairTestCase):
         self.reactor.until(lambda: not self.reactor.writers)
         transport.write(b"hello")
         self.assertEqual(drained(peer), b"hello")
+
+    def test_pull_little(self):
+        """
+        A pull producer is asked for the next piece also when the kernel takes each at once.
+        """
+        transport, peer = self.connect(Recorder())
+        puller = Puller(transport, [b"one", b"two", b"three"])
+        transport.registerProducer(puller, False)
+        self.assertEqual(self.drain(peer, 11), b"onetwothree")
+        self.reactor.until(lambda: transport.producer is None)
 
     def test_one_at_a_time(self):
         """
@@ -770,6 +806,16 @@ class EndOfInputTests(PairTestCase):
         peer.shutdown(socket.SHUT_WR)
         self.reactor.until(lambda: protocol.ended)
         self.assertEqual(self.drain(peer, len(BIG) + 4), BIG + b"last")
+        self.assert_lost(protocol)
+
+    def test_stay_owing_only_now(self):
+        """
+        When all it does is a write that the kernel does not take whole, all of it goes out.
+        """
+        protocol = HalfCloseable(lambda transport: transport.write(BIG))
+        _, peer = self.connect(protocol)
+        peer.shutdown(socket.SHUT_WR)
+        self.assertEqual(self.drain(peer, len(BIG)), BIG)
         self.assert_lost(protocol)
 
     def test_lose_write_connection(self):
