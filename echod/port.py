@@ -8,6 +8,7 @@ port goes on, and the log gets a line a second at most.
 import errno
 import os
 import socket
+from contextlib import suppress
 from typing import Any, cast
 
 from twisted.internet import tcp, unix
@@ -92,11 +93,11 @@ class _EagerAccepting:
         """
         reserved = tcp._reservedFD
         if not reserved.available():
-            try:
+            with suppress(OSError):
                 open(os.devnull).close()
-            except OSError:
+                reserved.reserve()
+            if not reserved.available():
                 return False
-            reserved.reserve()
         with reserved:
             try:
                 sock, _ = self.socket.accept()

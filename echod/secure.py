@@ -133,7 +133,9 @@ class SecureMixin:
         """
         Read as if the descriptor had become readable.
         """
-        if self._atEOF or self._aborting or not (self._handshaking or self._mayReadOn()):
+        if not self.connected or self._atEOF or self._aborting:
+            return
+        if not (self._handshaking or self._mayReadOn()):
             return
         try:
             why = self.doRead()

@@ -14,6 +14,7 @@ from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory
 from twisted.logger import LogLevel, capturedLogs, formatEvent
+from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from echod.port import EagerPort, EagerUNIXPort, make_eager
@@ -486,6 +487,24 @@ class SheddingTests(PortTestCase):
         port.doRead()
         self.connections()[0].write(b"hello")
         self.assertEqual(client.recv(100), b"hello")
+
+    def test_reserve_out_of_reach(self):
+        """
+        When the descriptor to hold in reserve is taken by somebody else just then, the client
+        waits, and the port goes on.
+        """
+
+        for number in (errno.EMFILE, errno.ENFILE):
+            taken = ScriptedSocket(number, number)
+            self.reservation._fileFactory = taken.accept
+            arrival, _ = self.arrival()
+            port = self.scripted(errno.EMFILE, arrival)
+            port.doRead()
+            self.flushLoggedErrors(OSError)
+            self.assertEqual(port.socket.waiting, [arrival])
+            port.doRead()
+            self.assertEqual(len(self.connections()), 1)
+            self.connections()[0].connectionLost(Failure(ConnectionDone()))
 
     def test_nobody_to_turn_away(self):
         """

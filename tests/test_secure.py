@@ -1108,6 +1108,18 @@ class EndTests(SecureTestCase):
         self.assert_lost(protocol, ConnectionAborted)
         self.assertRaises(SSL.SysCallError, self.receive, client, len(BIG))
 
+    def test_abort_owing_nothing(self):
+        """
+        An abort does not look like a clean end to the client.
+        """
+        protocol = Secured()
+        transport, client, _ = self.secured(protocol)
+        self.received_now(client)
+        transport.abortConnection()
+        self.reactor.turn()
+        self.assert_lost(protocol, ConnectionAborted)
+        self.assertRaises(SSL.SysCallError, client.receive)
+
     def test_after_the_end(self):
         """
         A late write, close or read does not reach the one whose descriptor has our number.
@@ -1129,6 +1141,7 @@ class EndTests(SecureTestCase):
         transport.resumeProducing()
         transport.loseConnection()
         transport.abortConnection()
+        transport.connectionLost(Failure(ConnectionDone()))
         self.reactor.turn()
         self.assertEqual((drained(other), drained(other_peer)), (b"private", b"private"))
         self.assertRaises(SSL.Error, transport._recv, 1)
@@ -1295,16 +1308,19 @@ class NoRoomTests(SecureTestCase):
 
     def test_lose_both_halves(self):
         """
-        When we close all while the close_notify of our side waits for room, it is still sent.
+        When we close all while the close_notify of our side waits for room, it is still sent,
+        and what comes in meanwhile is not delivered.
         """
         protocol = Secured()
-        transport, tls, _ = self.scripted(protocol, shutdown=[SSL.WantWriteError()])
+        transport, tls, peer = self.scripted(protocol, shutdown=[SSL.WantWriteError()])
         transport.loseWriteConnection()
         self.reactor.turn()
         transport.loseConnection()
+        tls.script["recv"] = [b"late"]
+        peer.send(b"-")
         self.reactor.turn()
         self.assert_lost(protocol, ConnectionDone)
-        self.assertEqual(tls.calls, ["shutdown"] * 2)
+        self.assertEqual((protocol.received, tls.calls), ([], ["shutdown"] * 2))
 
     def test_write_behind_close_notify(self):
         """
