@@ -31,14 +31,12 @@ class Scenario:
     One line of the table.
 
     @ivar kind: C{"echo"} or C{"connect"}.
-    @ivar idle: how many idle connections there are beside the busy ones.
     """
 
     kind: str
     tls: bool
     size: int = 64
     connections: int = 1
-    idle: int = 0
 
     @property
     def name(self) -> str:
@@ -46,14 +44,13 @@ class Scenario:
         if self.kind == "connect":
             return f"{where}: connect, {'handshake, ' if self.tls else ''}echo 64 B, close"
         size = {64: "64 B", 1024: "1 KiB", 16384: "16 KiB", 1 << 20: "1 MiB"}[self.size]
-        beside = f", {self.idle} idle beside" if self.idle else ""
-        return f"{where}: echo {size}, {self.connections} connections{beside}"
+        return f"{where}: echo {size}, {self.connections} connections"
 
     def programs_too(self) -> bool:
         """
         Whether it suits servers that fork for each connection.
         """
-        return not self.tls and self.size == 64 and self.connections <= 64 and not self.idle
+        return not self.tls and self.size == 64 and self.connections <= 64
 
 
 FULL = [
@@ -65,7 +62,6 @@ FULL = [
         # A thousand clients with 1 MiB each under way would measure the machine's memory.
         if size < 1 << 20 or connections < 1000
     ),
-    Scenario("echo", False, 64, 64, idle=8000),
     Scenario("connect", False),
     Scenario("connect", True),
 ]
@@ -89,9 +85,7 @@ def measure(scenario: Scenario, peers: list[Peer], rounds: int, seconds: float) 
     """
     context = load.tls_context() if scenario.tls else None
     clients: dict[str, list[load.Client]] = {}
-    idle: dict[str, list[load.Client]] = {}
     for peer in peers:
-        idle[peer.name] = load.connect_many(peer.port, scenario.idle, context)
         if scenario.kind == "echo":
             clients[peer.name] = load.connect_many(peer.port, scenario.connections, context)
     samples: dict[str, list[Row]] = {peer.name: [] for peer in peers}
@@ -115,7 +109,7 @@ def measure(scenario: Scenario, peers: list[Peer], rounds: int, seconds: float) 
                         "p99_us": ordered[len(ordered) * 99 // 100] * 1e6,
                     }
                 )
-    for group in (*clients.values(), *idle.values()):
+    for group in clients.values():
         load.close_all(group)
     rows = []
     for peer in peers:
@@ -124,6 +118,25 @@ def measure(scenario: Scenario, peers: list[Peer], rounds: int, seconds: float) 
         for figure in taken[0] if taken else ():
             row[figure] = statistics.median(sample[figure] for sample in taken)
         rows.append(row)
+    return rows
+
+
+def beside_idle(rounds: int, seconds: float) -> list[Row]:
+    """
+    The same echo beside one idle connection and beside 8000, on two echod in turn.
+    """
+    scenario = Scenario("echo", False, 64, 64)
+    few, many = Peer("echod", False), Peer("echod", False)
+    many.name = "8000 idle"
+    try:
+        idle = load.connect_many(few.port, 1, None) + load.connect_many(many.port, 8000, None)
+        rows = measure(scenario, [few, many], rounds, seconds)
+        load.close_all(idle)
+    finally:
+        few.stop()
+        many.stop()
+    for row in rows:
+        row["scenario"] = f"{scenario.name}, beside 1 idle and beside 8000"
     return rows
 
 
@@ -185,7 +198,7 @@ def markdown(results: list[Row]) -> str:
     """
     The results as a table: what echod takes, and its share of what each other takes.
     """
-    peers = [name for name in (*python_peers(), *program_peers()) if name != "echod"]
+    peers = list(dict.fromkeys(row["peer"] for row in results if row["peer"] != "echod"))
     lines = [
         f"| | echod | {' | '.join(f'of {name}' for name in peers)} |",
         "|---|---|" + "---|" * len(peers),
@@ -246,10 +259,14 @@ def main() -> None:
             for peer in peers + programs:
                 peer.stop()
     if not chosen.quick:
+        if chosen.only in "idle":
+            rows = beside_idle(rounds, seconds)
+            show(rows)
+            results += rows
         for tls in (False, True):
             for connections in (1000, 8000):
-                rows = memory(tls, connections, names)
-                if chosen.only in rows[0]["scenario"]:
+                if chosen.only in "memory":
+                    rows = memory(tls, connections, names)
                     show(rows)
                     results += rows
     if chosen.markdown:
