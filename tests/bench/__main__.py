@@ -248,7 +248,8 @@ def main() -> None:
     for tls in (False, True):
         wanted = [s for s in scenarios if s.tls == tls]
         peers = [Peer(name, tls) for name in names] if wanted else []
-        programs = [Peer(name, tls) for name in program_peers()] if wanted and not tls else []
+        with_programs = wanted and not tls and not chosen.quick
+        programs = [Peer(name, tls) for name in program_peers()] if with_programs else []
         try:
             for scenario in wanted:
                 takes_part = peers + (programs if scenario.programs_too() else [])
