@@ -41,7 +41,7 @@ EAGER = frozenset(
 )
 """The classes whose input is dispatched directly."""
 
-MOST_EVENTS = 1024
+MOST_EVENTS = 256
 """
 How many events one poll may give.  Twisted asks for one for each open descriptor, and
 CPython allocates room for all that are asked for, at each poll.

@@ -99,9 +99,10 @@ class SecureMixin:
             self.protocol.dataReceived(data)
             if not self._mayReadOn():
                 return None
-            # What is left of a record is in OpenSSL, and makes no descriptor readable.
-            # After a full record there is probably another.
-            if got < RECORD_BYTES and not self._tls.pending():
+            # What is left of a record is in OpenSSL, and makes no descriptor readable;
+            # nothing is left when there was room for more.  After a full record there is
+            # probably another.
+            if got < asked:
                 return None
         self._readPendingSoon()
         return None
