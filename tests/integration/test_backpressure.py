@@ -211,9 +211,9 @@ class FairnessTests(SynchronousTestCase):
 
     tolerance = 1.1
     """
-    How much worse a median may be before it counts; on a quiet machine it is 0.7.  On a busy machine the p99 of one
-    and the same server doubles from round to round, and then back; while the medians
-    are further apart than this, there are more rounds.
+    How much worse a median may be before it counts; on a quiet machine the ratio is 0.9.
+    On a busy one the p99 of the same server doubles from round to round, and then back;
+    while the medians are further apart than this, there are more rounds.
     """
 
     def round(self, address: str) -> float:
