@@ -16,12 +16,9 @@ from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.logger import Logger
 
+from echod.openssl import RECORD_BYTES, read_and_write
+
 log = Logger()
-
-RECORD_BYTES = 16384
-"""The longest plaintext of one TLS record (RFC 8446 5.1)."""
-
-LEAST_READ = 2048
 
 BURST_RECORDS = 8
 """How many records one connection may have handled before it is another's turn."""
@@ -40,9 +37,7 @@ def accept_tls(transport: Any, context: SSL.Context, server: bool) -> None:
         transport._readWantsWrite = True
         transport.startWriting()
     transport._tls = tls
-    transport._recv = tls.recv
-    transport._send = tls.send
-    transport._readSize = LEAST_READ
+    transport._recv, transport._send = read_and_write(tls)
     # Until the handshake is over, what is written waits.
     transport.write = transport._enqueue
 
@@ -75,37 +70,31 @@ class SecureMixin:
             self._writeWantsRead = False
             self.startWriting()
         for _ in range(BURST_RECORDS):
-            asked = self._readSize
             try:
-                data = self._recv(asked)
-            except SSL.WantReadError:
-                return None
-            except SSL.WantWriteError:
-                self._readWantsWrite = True
-                self.startWriting()
-                return None
-            except SSL.ZeroReturnError:
-                return CONNECTION_DONE
-            except SSL.SysCallError:
-                # A FIN without a close_notify, or a reset.
-                return CONNECTION_LOST
+                data = self._recv()
             except SSL.Error as error:
-                return error
-            got = len(data)
-            if got == asked:
-                self._readSize = RECORD_BYTES
-            elif got * 8 < asked > LEAST_READ:
-                self._readSize = LEAST_READ
+                return self._cannotRead(error)
             self.protocol.dataReceived(data)
-            if not self._mayReadOn():
+            # After a full record there is probably another.
+            if len(data) < RECORD_BYTES or not self._mayReadOn():
                 return None
-            # What is left of a record is in OpenSSL, and makes no descriptor readable;
-            # nothing is left when there was room for more.  After a full record there is
-            # probably another.
-            if got < asked:
-                return None
-        self._readPendingSoon()
         return None
+
+    def _cannotRead(self: Any, error: SSL.Error) -> Any:
+        """
+        What to tell the reactor: nothing when OpenSSL only has to wait for the
+        descriptor, else why this is the end.
+        """
+        if isinstance(error, SSL.WantReadError):
+            return None
+        if isinstance(error, SSL.WantWriteError):
+            self._readWantsWrite = True
+            self.startWriting()
+            return None
+        if isinstance(error, SSL.ZeroReturnError):
+            return CONNECTION_DONE
+        # A FIN without a close_notify, or a reset, is a system call's error.
+        return CONNECTION_LOST if isinstance(error, SSL.SysCallError) else error
 
     def _mayReadOn(self: Any) -> bool:
         return self.connected and not (self.disconnecting or self._aborting or self._paused)
@@ -119,24 +108,16 @@ class SecureMixin:
 
     def resumeProducing(self: Any) -> None:
         """
-        Read again; first, what OpenSSL has already.
+        Read again.
         """
         self._paused = False
         super().resumeProducing()  # type: ignore[misc]
-        if self.connected and not self._handshaking:
-            self._readPendingSoon()
 
-    def _readPendingSoon(self: Any) -> None:
-        if self._tls.pending():
-            self.reactor.callLater(0, self._readPending)
-
-    def _readPending(self: Any) -> None:
+    def _readAnyway(self: Any) -> None:
         """
         Read as if the descriptor had become readable.
         """
-        if not self.connected or self._atEOF or self._aborting:
-            return
-        if not (self._handshaking or self._mayReadOn()):
+        if self._atEOF or self._aborting or not (self._handshaking or self._mayReadOn()):
             return
         try:
             why = self.doRead()
@@ -149,16 +130,8 @@ class SecureMixin:
     def _handshake(self: Any) -> Any:
         try:
             self._tls.do_handshake()
-        except SSL.WantReadError:
-            return None
-        except SSL.WantWriteError:
-            self._readWantsWrite = True
-            self.startWriting()
-            return None
-        except SSL.SysCallError:
-            return CONNECTION_LOST
         except SSL.Error as error:
-            return error
+            return self._cannotRead(error)
         self._handshaking = False
         if IHandshakeListener.providedBy(self.protocol):
             self.protocol.handshakeCompleted()
@@ -176,7 +149,7 @@ class SecureMixin:
         """
         if self._readWantsWrite:
             self._readWantsWrite = False
-            self._readPending()
+            self._readAnyway()
             if not self.connected:
                 return None
         if (

@@ -20,7 +20,7 @@ FLOORS = {
     3: {"listener", "signals"},
     2: {"protocol"},
     1: {"endpoint", "tls", "reactor", "port", "transport", "secure"},
-    0: {"connections", "options", "observers", "sockets", "connection"},
+    0: {"connections", "options", "observers", "sockets", "connection", "openssl"},
 }
 
 SIDEWAYS = {

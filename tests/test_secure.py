@@ -28,7 +28,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from echod.secure import BURST_RECORDS, LEAST_READ, RECORD_BYTES
+from echod.openssl import RECORD_BYTES
+from echod.secure import BURST_RECORDS
 from echod.tls import server_context
 from echod.transport import EagerTransport, EagerUNIXTransport
 from tests.certificates import make_certificate
@@ -65,7 +66,7 @@ class ScriptedTLS:
     @ivar script: for each method, what it does at its next calls: an error is raised, and
         all else returned.  After that, all goes well, and there is nothing to read.
     @ivar sent: what was sent.
-    @ivar calls: the names of the methods called, in order, less C{pending}.
+    @ivar calls: the names of the methods called, in order.
     """
 
     def __init__(self, **script):
@@ -74,8 +75,7 @@ class ScriptedTLS:
         self.calls = []
 
     def _next(self, name, otherwise):
-        if name != "pending":
-            self.calls.append(name)
+        self.calls.append(name)
         answers = self.script.get(name)
         answer = answers.pop(0) if answers else otherwise
         if isinstance(answer, Exception):
@@ -85,7 +85,7 @@ class ScriptedTLS:
     def do_handshake(self):
         self._next("do_handshake", None)
 
-    def recv(self, most):
+    def recv(self):
         return self._next("recv", SSL.WantReadError())
 
     def send(self, data):
@@ -95,9 +95,6 @@ class ScriptedTLS:
 
     def shutdown(self):
         return self._next("shutdown", False)
-
-    def pending(self):
-        return self._next("pending", 0)
 
 
 def finished(operation):
@@ -717,24 +714,17 @@ class DataTests(SecureTestCase):
         self.reactor.until(lambda: len(protocol.data) == len(data))
         self.assertEqual(protocol.data, data)
 
-    def test_size_of_reads(self):
+    def test_whole_records(self):
         """
-        A connection whose records are full is read a record at a time, one whose records
-        are small with little memory, and the whole of a record comes in one turn.
+        A record of any size comes whole, in one turn.
         """
         protocol = Secured()
         _, client, _ = self.secured(protocol)
-        for expected in (
-            [LEAST_READ, RECORD_BYTES - LEAST_READ],
-            [RECORD_BYTES],
-            [3000],
-            [1],
-            [LEAST_READ, RECORD_BYTES - LEAST_READ],
-        ):
+        for size in (1, 3000, RECORD_BYTES - 1, RECORD_BYTES, 1):
             protocol.received.clear()
-            self.deliver(client, b"-" * sum(expected))
+            self.deliver(client, b"-" * size)
             self.reactor.turn()
-            self.assertEqual([len(piece) for piece in protocol.received], expected)
+            self.assertEqual([len(piece) for piece in protocol.received], [size])
 
     def busy_client(self, protocol):
         """
@@ -761,37 +751,22 @@ class DataTests(SecureTestCase):
         self.reactor.turn()
         self.assertEqual(len(protocol.received), records)
 
-    def test_rest_after_turns(self):
+    def test_pause_between_records(self):
         """
-        What OpenSSL still holds when others have their turn comes in the next.
-        """
-        protocol = Secured()
-        transport, _, _ = self.scripted(
-            protocol,
-            recv=[b"-" * RECORD_BYTES] * BURST_RECORDS + [b"last"],
-            pending=[4],
-        )
-        transport.doRead()
-        self.assertNotIn(b"last", protocol.received)
-        self.reactor.turn()
-        self.assertEqual(protocol.received[-1], b"last")
-
-    def test_pause_in_a_record(self):
-        """
-        A protocol that pauses in the middle of a record gets the rest when it resumes,
-        without more input, and not before.
+        A protocol that pauses gets the next record when it resumes, and not before.
         """
         protocol = Secured()
         protocol.on_data = lambda: protocol.transport.pauseProducing()
-        transport, client, _ = self.secured(protocol)
-        self.deliver(client, b"-" * 10000)
+        transport, client = self.busy_client(protocol)
+        transport.resumeProducing()
+        self.deliver(client, b"-" * RECORD_BYTES * 3)
         for _ in range(3):
             self.reactor.turn()
-        self.assertEqual(len(protocol.data), LEAST_READ)
+        self.assertEqual(len(protocol.received), 1)
         transport.resumeProducing()
-        self.assertEqual(len(protocol.data), LEAST_READ)
+        self.assertEqual(len(protocol.received), 1)
         self.reactor.turn()
-        self.assertEqual(len(protocol.data), 10000)
+        self.assertEqual(len(protocol.received), 2)
 
     def test_change_of_mind(self):
         """
@@ -800,14 +775,15 @@ class DataTests(SecureTestCase):
         for last in ("pauseProducing", "loseConnection", "abortConnection"):
             protocol = Secured()
             protocol.on_data = lambda protocol=protocol: protocol.transport.pauseProducing()
-            transport, client, _ = self.secured(protocol)
-            self.deliver(client, b"-" * 10000)
+            transport, client = self.busy_client(protocol)
+            transport.resumeProducing()
+            self.deliver(client, b"-" * RECORD_BYTES * 2)
             self.reactor.turn()
             transport.resumeProducing()
             getattr(transport, last)()
             self.reactor.turn()
             self.reactor.turn()
-            self.assertEqual(len(protocol.data), LEAST_READ)
+            self.assertEqual(len(protocol.received), 1)
 
     def test_end_behind_a_pause(self):
         """
@@ -816,7 +792,7 @@ class DataTests(SecureTestCase):
         protocol = Secured()
         protocol.on_data = lambda: protocol.transport.pauseProducing()
         transport, client, _ = self.secured(protocol)
-        self.deliver(client, b"-" * (LEAST_READ + 1))
+        self.deliver(client, b"-" * RECORD_BYTES + b"last")
         client.tls.shutdown()
         self.reactor.turn()
         protocol.on_data = lambda: None
@@ -824,77 +800,62 @@ class DataTests(SecureTestCase):
         transport.resumeProducing()
         for _ in range(3):
             self.reactor.turn()
-        self.assertEqual(len(protocol.data), LEAST_READ + 1)
+        self.assertEqual(len(protocol.data), RECORD_BYTES + 4)
         self.assertEqual(protocol.ended, 1)
         transport.resumeProducing()
         self.reactor.turn()
         self.assertEqual(protocol.ended, 1)
 
-    def test_end_in_what_is_held(self):
+    def test_abort_between_records(self):
         """
-        When the end comes to light in what OpenSSL holds, it is told from there.
-        """
-        protocol = Secured()
-        error = SSL.SysCallError(-1, "Unexpected EOF")
-        transport, _, _ = self.scripted(protocol, recv=[error], pending=[1])
-        transport.resumeProducing()
-        self.reactor.turn()
-        self.assertEqual(protocol.received, [])
-        self.assert_lost(protocol, ConnectionLost)
-
-    def test_two_who_resume(self):
-        """
-        When two reads of what is held are due and the first finds the end, the second
-        does nothing.
-        """
-        protocol = Secured()
-        transport, tls, _ = self.scripted(
-            protocol, recv=[SSL.ZeroReturnError(), SSL.ZeroReturnError()], pending=[1, 1]
-        )
-        transport.resumeProducing()
-        transport.resumeProducing()
-        self.reactor.turn()
-        self.assertEqual(protocol.ended, 1)
-        self.assertEqual(tls.calls, ["recv"])
-        self.assert_lost(protocol)
-
-    def test_abort_in_a_record(self):
-        """
-        Nothing more is delivered after an abort, though OpenSSL has more.
+        Nothing more is delivered after an abort, though more has come.
         """
         protocol = Secured()
         protocol.on_data = lambda: protocol.transport.abortConnection()
         _, client, _ = self.secured(protocol)
-        self.deliver(client, b"-" * 10000)
+        self.deliver(client, b"-" * RECORD_BYTES * 2)
         self.reactor.turn()
         self.reactor.turn()
-        self.assertEqual(len(protocol.data), LEAST_READ)
+        self.assertEqual(len(protocol.data), RECORD_BYTES)
         self.assert_lost(protocol, ConnectionAborted)
 
-    def test_lose_connection_in_a_record(self):
+    def test_lose_connection_between_records(self):
         """
-        Nothing more is delivered after closing, though OpenSSL has more.
+        Nothing more is delivered after closing, though more has come.
         """
         protocol = Secured()
         protocol.on_data = lambda: protocol.transport.loseConnection()
         _, client, _ = self.secured(protocol)
-        self.deliver(client, b"-" * 10000)
+        self.deliver(client, b"-" * RECORD_BYTES * 2)
         self.reactor.turn()
         self.reactor.turn()
-        self.assertEqual(len(protocol.data), LEAST_READ)
+        self.assertEqual(len(protocol.data), RECORD_BYTES)
         self.assert_lost(protocol, ConnectionDone)
 
-    def test_error_in_what_is_held(self):
+    def test_pause_before_a_write(self):
         """
-        A protocol that fails on what OpenSSL held is ended, and the failure logged once.
+        A protocol that pauses while OpenSSL has to write gets nothing until it resumes.
         """
         protocol = Secured()
-        protocol.on_data = lambda: protocol.transport.pauseProducing()
-        transport, client, _ = self.secured(protocol)
-        self.deliver(client, b"-" * 10000)
+        script = [SSL.WantWriteError(), b"later"]
+        transport, _, peer = self.scripted(protocol, recv=script)
+        transport.doRead()
+        transport.pauseProducing()
         self.reactor.turn()
-        protocol.on_data = lambda: 1 / 0
+        self.assertEqual(protocol.data, b"")
+        peer.send(b"-")
         transport.resumeProducing()
+        self.reactor.turn()
+        self.assertEqual(protocol.data, b"later")
+
+    def test_error_after_a_write(self):
+        """
+        A protocol that fails on what came once OpenSSL could write is ended, and the
+        failure logged once.
+        """
+        protocol = Secured()
+        protocol.on_data = lambda: 1 / 0
+        self.scripted(protocol, recv=[SSL.WantWriteError(), b"-"])[0].doRead()
         self.reactor.turn()
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.assert_lost(protocol, ZeroDivisionError)

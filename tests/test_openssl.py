@@ -1,0 +1,124 @@
+"""
+OpenSSL's read and write, told by two connections that talk to each other.
+"""
+
+import contextlib
+import os
+import socket
+from types import FunctionType
+
+from OpenSSL import SSL, crypto
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod.openssl import RECORD_BYTES, read_and_write
+from tests.certificates import make_certificate
+
+SERVER = make_certificate()
+
+
+class OtherVersion:
+    """
+    A connection of a pyOpenSSL that has renamed what is private.
+    """
+
+    def recv(self, size):
+        return b"-" * size
+
+    def send(self, data):
+        return len(data)
+
+
+class ReadAndWriteTests(SynchronousTestCase):
+    """
+    What differs from pyOpenSSL's own calls, which is their cost alone.
+    """
+
+    def setUp(self):
+        ours, theirs = socket.socketpair()
+        context = SSL.Context(SSL.TLS_METHOD)
+        context.use_certificate(crypto.X509.from_cryptography(SERVER.certificate))
+        context.use_privatekey(crypto.PKey.from_cryptography_key(SERVER.key))
+        self.server = SSL.Connection(context, ours)
+        self.client = SSL.Connection(SSL.Context(SSL.TLS_METHOD), theirs)
+        for end in (ours, theirs):
+            end.setblocking(False)
+            self.addCleanup(end.close)
+        self.server.set_accept_state()
+        self.client.set_connect_state()
+        for connection in (self.client, self.server, self.client, self.server):
+            with contextlib.suppress(SSL.WantReadError):
+                connection.do_handshake()
+        self.recv, self.send = read_and_write(self.server)
+
+    def test_direct(self):
+        """
+        With the pyOpenSSL that is installed, the calls go past its methods.
+        """
+        for call in (self.recv, self.send):
+            self.assertIs(type(call), FunctionType)
+
+    def test_other_version(self):
+        """
+        With a pyOpenSSL that has no such private names, its methods serve.
+        """
+        recv, send = read_and_write(OtherVersion())
+        self.assertEqual(recv(), b"-" * RECORD_BYTES)
+        self.assertEqual(send(b"data"), 4)
+
+    def test_receive(self):
+        """
+        A record comes whole, and two come one by one, each unharmed by the next.
+        """
+        first, second = os.urandom(RECORD_BYTES), os.urandom(3)
+        self.client.send(first)
+        self.client.send(second)
+        received = [self.recv(), self.recv()]
+        self.assertEqual(received, [first, second])
+        self.assertEqual(self.server.pending(), 0)
+
+    def test_send(self):
+        """
+        Bytes and views of bytes are sent.
+        """
+        data = os.urandom(1000)
+        for sent in (data, memoryview(data)[10:]):
+            self.assertEqual(self.send(sent), len(sent))
+            self.assertEqual(self.client.recv(RECORD_BYTES), bytes(sent))
+
+    def test_no_room(self):
+        """
+        When the socket takes no more, C{WantWriteError} is raised, as by pyOpenSSL.
+        """
+        with self.assertRaises(SSL.WantWriteError):
+            for _ in range(10000):
+                self.send(bytes(RECORD_BYTES))
+
+    def test_nothing_to_receive(self):
+        """
+        When nothing has come, C{WantReadError} is raised, as by pyOpenSSL.
+        """
+        self.assertRaises(SSL.WantReadError, self.recv)
+
+    def test_close_notify(self):
+        """
+        After a close_notify, C{ZeroReturnError} is raised, and sending goes on.
+        """
+        self.client.shutdown()
+        self.assertRaises(SSL.ZeroReturnError, self.recv)
+        self.assertEqual(self.send(b"data"), 4)
+        self.assertEqual(self.client.recv(10), b"data")
+
+    def test_truncation(self):
+        """
+        An end without a close_notify raises C{SysCallError}.
+        """
+        self.client.sock_shutdown(socket.SHUT_RDWR)
+        self.assertRaises(SSL.SysCallError, self.recv)
+
+    def test_nonsense(self):
+        """
+        What is no TLS raises an C{Error} that says so.
+        """
+        os.write(self.client.fileno(), b"GET / HTTP/1.1\r\n\r\n")
+        error = self.assertRaises(SSL.Error, self.recv)
+        self.assertIn("record", str(error))
