@@ -6,27 +6,71 @@ The rule of this room: it only names.  Who looks and who is looked at both come 
 neither has to know the other.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Protocol
+
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.python.failure import Failure
 
 
 class Reason(StrEnum):
     """
-    Why a connection ended: one word, the same in code and log.
+    Why a connection ended, or was refused: one word, the same in code and log.
     """
 
     CLIENT = "client"
     """The client closed, or closed its sending side and was sent all it was owed."""
     RESET = "reset"
     """The client, or the network, broke the connection."""
+    IDLE = "idle"
+    """Nothing went either way for the whole idle timeout."""
+    LIFETIME = "lifetime"
+    """It had lived for as long as a connection may."""
+    WRITE_STALL = "write-stall"
+    """The client took nothing of what it was owed for the whole write timeout."""
     DRAIN = "drain"
     """The daemon is stopping; the connection was quiet and ended politely."""
     ABORTED = "aborted"
     """The daemon is stopping and could not wait any longer."""
-    WRITE_STALL = "write-stall"
-    """The client took nothing of what it was owed for the whole write timeout."""
     ERROR = "error"
     """TLS, or something in the daemon, failed."""
+
+    ADDRESS = "address"
+    """Refused: the address rules do not let the client in."""
+    MAX_CONNECTIONS = "max-connections"
+    """Refused: there were as many connections as may be."""
+    MAX_PER_CLIENT = "max-per-client"
+    """Refused: the client had as many connections as it may have."""
+    RATE = "rate"
+    """Refused: the client connected more often than it may."""
+    PROXY_HEADER = "proxy-header"
+    """Refused: the PROXY header was missing, wrong, late, or not to be believed."""
+    HANDSHAKE = "handshake"
+    """Refused: the TLS handshake failed, or took too long."""
+
+
+REFUSED = frozenset(
+    (
+        Reason.ADDRESS,
+        Reason.MAX_CONNECTIONS,
+        Reason.MAX_PER_CLIENT,
+        Reason.RATE,
+        Reason.PROXY_HEADER,
+        Reason.HANDSHAKE,
+    )
+)
+"""The reasons for which a client is not let in."""
+
+
+def reason_of(failure: Failure) -> Reason:
+    """
+    What a transport's last word says about the end of its connection.
+    """
+    kind = failure.type or Exception
+    if issubclass(kind, ConnectionDone | ConnectionAborted):
+        return Reason.CLIENT
+    return Reason.RESET if issubclass(kind, ConnectionLost) else Reason.ERROR
 
 
 class Connection(Protocol):
@@ -37,11 +81,19 @@ class Connection(Protocol):
     bytes_echoed: int
     paused: bool
     ending: bool
+    awaited: Reason | None
+    """What it is refused for if that which it still waits for does not come in time."""
 
     @property
     def listener(self) -> str:
         """
         The name of the listener that accepted the connection.
+        """
+
+    @property
+    def heard(self) -> bool:
+        """
+        Whether the client has sent anything.
         """
 
     def unread(self) -> int:
@@ -58,6 +110,16 @@ class Connection(Protocol):
     def peer(self) -> str:
         """
         The client's address in words, free of control characters.
+        """
+
+    def facts(self) -> Mapping[str, str]:
+        """
+        What else its access record tells, by name; free of control characters.
+        """
+
+    def overdue(self) -> None:
+        """
+        What it waits for has not come in time.
         """
 
     def finish(self, reason: Reason) -> None:

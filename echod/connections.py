@@ -3,52 +3,24 @@ The live set: every open connection, how many there have been, how each ended, a
 how all of them come to an end together.
 
 The rule of this room: nothing here is called for each message.  A connection reports
-its birth and its death; in between, L{Connections.sweep} looks at it once a second
-and judges by what has changed since the last look.
+its birth and its death; in between, L{Connections.sweep} has the limits in time look at it.
 """
 
 from collections import Counter
-from dataclasses import dataclass
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 
-from echod.connection import Connection, Reason
+from echod.connection import REFUSED, Connection, Reason
+from echod.limits import Seen, TimeLimits
+from echod.refusals import Refusals
 
 log = Logger()
 
-SWEEP_SECONDS = 1.0
-"""How often the live set is looked at."""
-
 QUIET_SECONDS = 0.5
 """How long a connection must have been silent for a drain to call it quiet."""
-
-LINGER_SECONDS = 2.0
-"""
-How long a connection that has been sent all it was owed, and told so by our FIN, may
-take to close its own side.  Closing earlier would let the kernel answer what the
-client still sends with a reset, and a reset destroys bytes that the client has not
-read yet (RFC 1122 4.2.2.13, RFC 9112 9.6).
-"""
-
-
-@dataclass(slots=True)
-class _Seen:
-    """
-    What the last look at a connection found.
-
-    @ivar active: when a look last found that the connection had echoed, or its birth.
-    @ivar owed: what it was owed, and C{since} when no less.
-    """
-
-    number: int
-    opened: float
-    active: float
-    bytes_echoed: int = 0
-    owed: tuple[int, ...] | None = None
-    since: float = 0.0
 
 
 class Connections:
@@ -57,22 +29,22 @@ class Connections:
 
     @ivar opened: how many connections there have been.
     @ivar ended: how many of them ended, by L{Reason}.
+    @ivar refusals: those that were refused.
     """
 
-    def __init__(self, clock: IReactorTime, write_timeout: float, access_log: bool):
+    def __init__(self, clock: IReactorTime, limits: TimeLimits, access_log: bool):
         """
-        @param write_timeout: seconds a client may take nothing of what it is owed
-            before it is aborted; 0 sets no limit.
         @param access_log: whether each end is logged.
         """
         self._clock = clock
-        self._write_timeout = write_timeout
+        self._limits = limits
         self._access_log = access_log
-        self._live: dict[Connection, _Seen] = {}
+        self._live: dict[Connection, Seen] = {}
         self._emptied: Deferred[None] | None = None
         self._bytes_of_ended = 0
         self.opened = 0
         self.ended: Counter[Reason] = Counter()
+        self.refusals = Refusals()
 
     def __len__(self) -> int:
         return len(self._live)
@@ -90,28 +62,46 @@ class Connections:
         """
         self.opened += 1
         now = self._clock.seconds()
-        self._live[connection] = _Seen(self.opened, now, now)
+        self._live[connection] = Seen(self.opened, now, now)
 
-    def remove(self, connection: Connection, reason: Reason) -> None:
+    def replace(self, connection: Connection, successor: Connection) -> None:
+        """
+        From now on C{successor} stands for the same connection.
+        """
+        self._live[successor] = self._live.pop(connection)
+
+    def remove(self, connection: Connection, reason: Reason, detail: str = "") -> bool:
         """
         A connection is gone.  Once it has been said, saying it again changes nothing.
+
+        @param detail: more about the reason, for a connection that ends before it was
+            let in, which counts as a refusal; in words, free of control characters.
+        @return: whether it was there.
         """
         seen = self._live.pop(connection, None)
         if seen is None:
-            return
+            return False
         self.ended[reason] += 1
         self._bytes_of_ended += connection.bytes_echoed
-        if self._access_log:
+        if reason in REFUSED:
+            self.refusals.add(connection.listener, reason, connection.peer(), detail)
+        elif self._access_log:
             self._log_access(connection, seen, reason)
         if self._emptied is not None and not self._live:
             emptied, self._emptied = self._emptied, None
             emptied.callback(None)
+        return True
 
-    def _log_access(self, connection: Connection, seen: _Seen, reason: Reason) -> None:
+    def _log_access(self, connection: Connection, seen: Seen, reason: Reason) -> None:
+        # A load balancer looks every few seconds whether a port takes connections.
+        knock = reason in (Reason.CLIENT, Reason.RESET) and not connection.heard
         with log.failuresHandled("while logging the end of a connection"):
-            log.info(
+            facts = connection.facts()
+            log.emit(
+                LogLevel.debug if knock else LogLevel.info,
                 "connection {connection} of {peer} to {listener}: "
-                "{bytes} bytes echoed in {seconds:.3f} s, {reason}",
+                "{bytes} bytes echoed in {seconds:.3f} s, {reason}"
+                + "".join(f"; {name} {{{name}}}" for name in facts),
                 event="access",
                 connection=seen.number,
                 listener=connection.listener,
@@ -119,34 +109,17 @@ class Connections:
                 bytes=connection.bytes_echoed,
                 seconds=self._clock.seconds() - seen.opened,
                 reason=reason.value,
+                **facts,
             )
 
     def sweep(self) -> None:
         """
-        Look at every connection: note which have been active, and abort those that
-        have taken nothing for too long.
+        Look at every connection, and end those that are over a limit.
         """
         now = self._clock.seconds()
+        look = self._limits.look
         for connection, seen in list(self._live.items()):
-            if connection.bytes_echoed != seen.bytes_echoed:
-                seen.bytes_echoed, seen.active = connection.bytes_echoed, now
-            if connection.paused or connection.ending:
-                self._watch(connection, seen, now)
-            else:
-                seen.owed = None
-
-    def _watch(self, connection: Connection, seen: _Seen, now: float) -> None:
-        owed = connection.owed()
-        if owed != seen.owed:
-            seen.owed, seen.since = owed, now
-            return
-        waited = now - seen.since
-        if not any(owed):
-            if connection.ending and waited >= LINGER_SECONDS:
-                connection.abort()
-        elif self._write_timeout and waited >= self._write_timeout - SWEEP_SECONDS / 2:
-            # The stall began before the look that found it, and looks come a little late.
-            connection.abort(Reason.WRITE_STALL)
+            look(connection, seen, now)
 
     def drain(self, seconds: float) -> Deferred[None]:
         """

@@ -13,7 +13,6 @@ from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import (
     IListeningPort,
-    IProtocolFactory,
     IReadDescriptor,
     IStreamServerEndpoint,
 )
@@ -22,6 +21,7 @@ from twisted.python.failure import Failure
 
 from echod.endpoint import bind_error_text
 from echod.port import make_eager
+from echod.protocol import EchoFactory
 from echod.sockets import address_text, tune
 
 log = Logger()
@@ -55,7 +55,7 @@ class ListenerService(Service):
         self,
         option: str,
         endpoint: IStreamServerEndpoint,
-        factory: IProtocolFactory,
+        factory: EchoFactory,
         reactor: Any,
         write_timeout: float,
     ):
@@ -108,6 +108,9 @@ class ListenerService(Service):
         if listening is None:
             raise ValueError("this endpoint does not listen on a socket")
         self._port = port
+        self._factory.outermost = getattr(port, "factory", None) is self._factory
+        if self._factory.proxies and not self._factory.outermost:
+            raise ValueError("this endpoint's own layer stands before a PROXY header")
         make_eager(port)
         tune(listening, self._write_timeout)
         log.info(

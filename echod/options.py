@@ -1,115 +1,49 @@
 """
-Every option of the command line, once: its name, its default, its help, and what a
-good value is.
+Every option of the command line, once: its name, its default, its help, and what it
+demands of others.
 
 The rule of this room: a bad value is one line that names the option and the way out,
 before anything is forked, bound or read.
 """
 
-import re
 from collections.abc import Callable, Sequence
-from ipaddress import ip_address
-from typing import Any
+from typing import TypeVar
 
 from twisted.application.app import ServerOptions
-from twisted.logger import LogLevel
 from twisted.python.usage import Options as UsageOptions, UsageError
 
 from echod import __version__
 from echod.sockets import printable
+from echod.values import (
+    backlog,
+    connect_rate,
+    count,
+    interface,
+    log_level,
+    network,
+    one_of,
+    path,
+    port_number,
+    positive,
+    seconds,
+)
 
 DEFAULT_PORT = 9000
-MOST_SECONDS = 7 * 24 * 3600
-_UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
-
-def port_number(text: str) -> int:
-    """
-    @return: a TCP port, 0 to 65535.
-    @raise ValueError: when it is not one.
-    """
-    if not re.fullmatch("[0-9]{1,5}", text) or int(text) > 65535:
-        raise ValueError("not a port; give a number from 0 (any free port) to 65535")
-    return int(text)
-
-
-def backlog(text: str) -> int:
-    """
-    @return: the length of an accept queue, 1 to 65535 (listen(2)).
-    @raise ValueError: when it is not one.
-    """
-    if not re.fullmatch("[0-9]{1,5}", text) or not 1 <= int(text) <= 65535:
-        raise ValueError("not a queue length; give a number from 1 to 65535")
-    return int(text)
-
-
-def interface(text: str) -> str:
-    """
-    @return: an IP address of this machine, of either version.
-    @raise ValueError: when it is not an address.
-    """
-    try:
-        ip_address(text)
-    except ValueError:
-        raise ValueError("not an IP address; give one such as 127.0.0.1 or ::1") from None
-    return text
-
-
-def seconds(text: str) -> float:
-    """
-    @return: a time in seconds, from C{500ms}, C{30}, C{30s}, C{5m} or C{1h}.
-    @raise ValueError: when it is not a time, or longer than a week.
-    """
-    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|)", text)
-    value = float(match[1]) * _UNITS[match[2]] if match else -1.0
-    if not 0 <= value <= MOST_SECONDS:
-        raise ValueError("not a time; give seconds, or such as 500ms, 30s, 5m, up to a week")
-    return value
-
-
-def log_level(text: str) -> Any:
-    """
-    @return: one of Twisted's C{LogLevel} constants.
-    @raise ValueError: when it is none of the four.
-    """
-    if text not in ("debug", "info", "warn", "error"):
-        raise ValueError("not a level; give debug, info, warn or error")
-    return LogLevel.levelWithName(text)
-
-
-def one_of(*words: str) -> Callable[[str], str]:
-    """
-    Make a coercion that takes one of a few words.
-    """
-
-    def choose(text: str) -> str:
-        if text not in words:
-            raise ValueError(f"not one of the choices; give {' or '.join(words)}")
-        return text
-
-    return choose
-
-
-def path(text: str) -> str:
-    """
-    @return: the path of a file.
-    @raise ValueError: when it is empty or holds a null byte.
-    """
-    if not text or "\0" in text:
-        raise ValueError("not a path; give the name of a PEM file")
-    return text
+T = TypeVar("T")
 
 
 def _parameter(
     long: str, short: str | None, default: object, help: str, coerce: Callable[[str], object]
 ) -> list[object]:
-    def named(text: str) -> object:
-        try:
-            return coerce(text)
-        except ValueError as error:
-            raise UsageError(f"--{long} '{printable(text)}': {error}") from None
+    return [long, short, default, help, lambda text: _named(long, text, coerce)]
 
-    return [long, short, default, help, named]
+
+def _named(option: str, text: str, coerce: Callable[[str], T]) -> T:
+    try:
+        return coerce(text)
+    except ValueError as error:
+        raise UsageError(f"--{option} '{printable(text)}': {error}") from None
 
 
 class Options(UsageOptions):
@@ -144,6 +78,40 @@ class Options(UsageOptions):
         ),
         _parameter("tls-key", None, None, "PEM file: the key, when it has its own file.", path),
         _parameter(
+            "max-connections", None, 10000,
+            "How many there may be at once, and never more than there are descriptors for.",
+            positive,
+        ),
+        _parameter(
+            "max-per-client", None, 0,
+            "How many one client may have, an IPv4 address or an IPv6 /64; 0 for any number.",
+            count,
+        ),
+        _parameter(
+            "connect-rate", None, None,
+            "How many a second one client may open, as in 10, or 10:50 for 50 at once. "
+            "[default: any number]",
+            connect_rate,
+        ),
+        _parameter(
+            "proxy-protocol", None, "off",
+            "off, optional or require: the PROXY header, version 1 or 2, before all else.",
+            one_of("off", "optional", "require"),
+        ),
+        _parameter(
+            "handshake-timeout", None, 10.0,
+            "How long a client may take to finish its TLS handshake; 0 for ever.",
+            seconds,
+        ),
+        _parameter(
+            "idle-timeout", None, 0.0,
+            "How long nothing may go either way; 0 for ever, as RFC 862 has it.",
+            seconds,
+        ),
+        _parameter(
+            "max-lifetime", None, 0.0, "How long a connection may live; 0 for ever.", seconds
+        ),
+        _parameter(
             "write-timeout", None, 30.0,
             "How long a client may take nothing of what it is owed; 0 for ever.",
             seconds,
@@ -172,7 +140,8 @@ class Options(UsageOptions):
 
     def __init__(self) -> None:
         super().__init__()
-        self["listen"] = []
+        for name in ("listen", "allow", "deny", "proxy-trust"):
+            self[name] = []
 
     def opt_listen(self, endpoint: str) -> None:
         """
@@ -193,6 +162,28 @@ class Options(UsageOptions):
             except ValueError as error:
                 raise UsageError(f"--listen '{printable(endpoint)}': {error}") from None
         self["listen"].append(endpoint)
+
+    def opt_allow(self, cidr: str) -> None:
+        """
+        A network whose clients may come in, such as 192.0.2.0/24; with any, no others
+        may. May be given several times.
+        """
+        self["allow"].append(_named("allow", cidr, network))
+
+    def opt_deny(self, cidr: str) -> None:
+        """
+        A network whose clients may not come in, whatever --allow says; may be given
+        several times.
+        """
+        self["deny"].append(_named("deny", cidr, network))
+
+    def opt_proxy_trust(self, cidr: str) -> None:
+        """
+        A network whose PROXY headers are believed, or the word unix for those that come
+        over UNIX sockets; may be given several times.
+        """
+        trusted = cidr if cidr == "unix" else _named("proxy-trust", cidr, network)
+        self["proxy-trust"].append(trusted)
 
     def opt_version(self) -> None:
         """
@@ -225,6 +216,14 @@ class Options(UsageOptions):
                 )
             if not self["listen"]:
                 self["port"] = DEFAULT_PORT
+        if self["proxy-protocol"] != "off" and not self["proxy-trust"]:
+            raise UsageError(
+                "--proxy-protocol: believes nobody; add --proxy-trust with the proxy's address"
+            )
+        if self["proxy-trust"] and self["proxy-protocol"] == "off":
+            raise UsageError(
+                "--proxy-trust: reads no header; add --proxy-protocol require or optional"
+            )
         for name in ("log-level", "log-format"):
             if self[name] is not None and self.parent is not None and self.twistd is None:
                 raise UsageError(

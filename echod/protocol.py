@@ -8,18 +8,20 @@ byte is lost at either.
 
 from typing import Protocol as Interface
 
-from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import (
     IAddress,
     IHalfCloseableProtocol,
+    IHandshakeListener,
     IPushProducer,
+    ISSLTransport,
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from echod.connection import Reason
-from echod.connections import Connections
+from echod.admission import Admission
+from echod.connection import Reason, reason_of
+from echod.proxy import ProxyHeader, ProxyPolicy
 from echod.sockets import address_text, unread, unsent
 from echod.tls import ServerContext, start_tls
 
@@ -41,11 +43,12 @@ class StreamTransport(Interface):
     def loseConnection(self) -> None: ...
     def loseWriteConnection(self) -> None: ...
     def abortConnection(self) -> None: ...
+    def endInspection(self) -> None: ...
     def getPeer(self) -> IAddress: ...
     def fileno(self) -> int: ...
 
 
-@implementer(IHalfCloseableProtocol, IPushProducer)
+@implementer(IHalfCloseableProtocol, IHandshakeListener, IPushProducer)
 class Echo(Protocol):
     """
     One client's connection: what it sends is sent back.
@@ -57,6 +60,8 @@ class Echo(Protocol):
     @ivar bytes_echoed: bytes received and handed to the transport.
     @ivar paused: whether the transport holds so much that reading has stopped.
     @ivar ending: whether the end has begun; what arrives now is discarded.
+    @ivar awaited: C{Reason.HANDSHAKE} until the TLS handshake is over.
+    @ivar header: what has read the PROXY header, if there was one.
     """
 
     factory: "EchoFactory"
@@ -65,7 +70,25 @@ class Echo(Protocol):
     bytes_echoed = 0
     paused = False
     ending = False
+    awaited: Reason | None = None
+    header: ProxyHeader | None = None
+    _secure = False
     _reason: Reason | None = None
+    _detail = ""
+
+    @property
+    def client(self) -> IAddress:
+        """
+        The client's address.
+        """
+        return self.header.client if self.header else self.transport.getPeer()
+
+    @property
+    def heard(self) -> bool:
+        """
+        Whether the client has sent anything, be it a TLS handshake.
+        """
+        return self.bytes_echoed > 0 or (self._secure and self.awaited is None)
 
     @property
     def listener(self) -> str:
@@ -75,10 +98,34 @@ class Echo(Protocol):
         return self.factory.listener
 
     def connectionMade(self) -> None:
-        if self.factory.tls is not None:
-            start_tls(self.transport, self.factory.tls)
+        factory = self.factory
+        if factory.tls is not None:
+            start_tls(self.transport, factory.tls)
+        if factory.tls is not None or (
+            not factory.outermost and ISSLTransport.providedBy(self.transport)
+        ):
+            self._secure = True
+            self.awaited = Reason.HANDSHAKE
         self.transport.registerProducer(self, True)
-        self.factory.connections.add(self)
+        if self.header is None:
+            factory.connections.add(self)
+        else:
+            factory.connections.replace(self.header, self)
+        if factory.admission.counts_clients:
+            factory.admission.enter(self.client)
+
+    def handshakeCompleted(self) -> None:
+        """
+        TLS has been agreed upon.
+        """
+        self.awaited = None
+
+    def overdue(self) -> None:
+        """
+        The TLS handshake has not come to its end in time.
+        """
+        self._detail = "late"
+        self.abort(Reason.HANDSHAKE)
 
     def dataReceived(self, data: bytes) -> None:
         if self.ending:
@@ -121,6 +168,10 @@ class Echo(Protocol):
         """
         if self.ending:
             return
+        if self.awaited is not None:
+            # Nothing is owed before TLS, and there is nobody to say goodbye to.
+            self.abort(reason)
+            return
         self._begin_end(reason)
         self.transport.resumeProducing()
         if hasattr(type(self.transport), "loseWriteConnection"):
@@ -145,17 +196,20 @@ class Echo(Protocol):
         self.transport.unregisterProducer()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.factory.connections.remove(self, self._end_reason(reason))
+        factory = self.factory
+        was_there = factory.connections.remove(self, self._end_reason(reason), self._detail)
+        if was_there and factory.admission.counts_clients:
+            factory.admission.leave(self.client)
 
     def _end_reason(self, failure: Failure) -> Reason:
-        kind = failure.type or Exception
-        if issubclass(kind, ConnectionDone | ConnectionAborted):
-            return self._reason or Reason.CLIENT
-        if not issubclass(kind, ConnectionLost):
-            return Reason.ERROR
+        reason = reason_of(failure)
+        if reason is Reason.CLIENT:
+            return self._reason or reason
+        if reason is Reason.ERROR:
+            return self.awaited or reason
         # A client that breaks the connection while it is owed something did that
         # itself, even if it had closed its sending side before.
-        return Reason.RESET if self._reason in (None, Reason.CLIENT) else self._reason
+        return reason if self._reason in (None, Reason.CLIENT) else self._reason
 
     def unread(self) -> int:
         """
@@ -175,27 +229,102 @@ class Echo(Protocol):
         """
         The client's address in words.
         """
-        return address_text(self.transport.getPeer())
+        return address_text(self.client)
+
+    def facts(self) -> dict[str, str]:
+        """
+        What the PROXY header told, if there was one.
+        """
+        return self.header.facts() if self.header else {}
+
+
+class Refused(Protocol):
+    """
+    A client that is not let in, where a layer between us and the connection takes
+    nothing less than a protocol for it (Twisted #6640).
+    """
+
+    transport: StreamTransport  # type: ignore[assignment]  # as above
+
+    def connectionMade(self) -> None:
+        self.transport.abortConnection()
 
 
 class EchoFactory(Factory):
     """
-    Makes an L{Echo} for each connection that one listener accepts.
+    Makes an L{Echo} for each connection that one listener accepts, or refuses it.
 
     @ivar listener: the listener's name, for logs and totals.
+    @ivar admission: who may come in.
     @ivar connections: where each connection reports its birth and its end.
     @ivar tls: what TLS starts with on each connection, C{None} for plain TCP.
+    @ivar proxies: whose PROXY headers are believed, C{None} to read none.
+    @ivar outermost: whether the port asks this factory itself, with no layer between.
     """
 
-    protocol = Echo  # type: ignore[assignment]  # a class is the callable that is asked for
     noisy = False
+    outermost = False
 
     def __init__(
         self,
         listener: str,
-        connections: Connections,
+        admission: Admission,
         tls: ServerContext | None = None,
+        proxies: ProxyPolicy | None = None,
     ):
         self.listener = listener
-        self.connections = connections
+        self.admission = admission
+        self.connections = admission.connections
         self.tls = tls
+        self.proxies = proxies
+
+    def buildProtocol(self, addr: IAddress) -> Protocol | None:  # type: ignore[override]  # never None
+        """
+        Let a connection in, or refuse it before anything is read.
+        """
+        proxies = self.proxies if self.proxies and self.proxies.trusts(addr) else None
+        reason = self._refusal(addr, proxies is not None)
+        protocol: Echo | ProxyHeader | Refused
+        if reason is None:
+            protocol = ProxyHeader(proxies.required) if proxies else Echo()
+        else:
+            self.connections.refusals.add(self.listener, reason, address_text(addr))
+            if self.outermost:
+                return None
+            protocol = Refused()
+        protocol.factory = self
+        return protocol
+
+    def _refusal(self, address: IAddress, proxied: bool) -> Reason | None:
+        if self.admission.is_full():
+            return Reason.MAX_CONNECTIONS
+        if proxied:
+            # Not the proxy is the client.
+            return None
+        if self.proxies is not None and self.proxies.required:
+            return Reason.PROXY_HEADER
+        return self.admission.refusal(address)
+
+    def let_in(self, behind: ProxyHeader, first: bytes) -> Echo | None:
+        """
+        Let a client in whose address is known, now that its proxy has named it, or
+        refuse it.
+
+        @param first: what it has sent already.
+        """
+        transport = behind.transport
+        transport.endInspection()
+        reason = self.admission.refusal(behind.client)
+        if reason is None and first and self.tls is not None:
+            # No TLS record begins like a PROXY header.
+            reason = Reason.HANDSHAKE
+        if reason is not None:
+            behind.abort(reason)
+            return None
+        echo = Echo()
+        echo.factory, echo.header = self, behind
+        transport.protocol = echo
+        echo.makeConnection(transport)
+        if first:
+            echo.dataReceived(first)
+        return echo

@@ -5,7 +5,6 @@ The rule of this room: it alone knows all the others.  Nothing here opens a sock
 starts a timer or forks; that waits until the service is started.
 """
 
-import os
 import select
 import signal
 import sys
@@ -17,24 +16,32 @@ from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.internet.task import react
-from twisted.logger import ILogObserver, Logger, LogLevel
+from twisted.logger import ILogObserver, Logger
 from twisted.python import runtime
 from twisted.python.components import Componentized
-from twisted.python.logfile import LogFile
 
 from echod import __version__, signals
-from echod.connections import SWEEP_SECONDS, Connections
+from echod.admission import AddressRules, Admission, ConnectRate
+from echod.connections import Connections
 from echod.endpoint import WRAPPING, TCPEndpoint, endpoint_from
+from echod.limits import LOOK_SECONDS, TimeLimits
 from echod.listener import ListenerService, ListenFailed
-from echod.observers import log_name, make_observer
 from echod.options import Options
 from echod.protocol import EchoFactory
-from echod.sockets import printable
+from echod.proxy import ProxyPolicy
+from echod.sockets import descriptor_limit, printable
 from echod.tls import BadCredentials, ServerContext, server_context
+from echod.twistdlog import TwistdLog
 
 __all__ = ["EchodService", "Options", "makeService"]
 
 log = Logger()
+
+REFUSALS_SECONDS = 1.0
+"""How often refusals are told in the log."""
+
+RESERVED_DESCRIPTORS = 64
+"""What is kept for listeners, files, the reactor itself, and those that are let go."""
 
 
 class EchodService(MultiService):
@@ -42,19 +49,36 @@ class EchodService(MultiService):
     The daemon: its listeners, the sweep over their connections, and a graceful stop.
 
     @ivar connections: the live set of all listeners.
+    @ivar admission: who may come in, to any of them.
     """
 
-    def __init__(self, reactor: Any, options: Options):
+    def __init__(self, reactor: Any, options: Options, max_connections: int):
         super().__init__()
         self._reactor = reactor
         self._options = options
-        self._log_file: LogFile | None = None
-        self.connections = Connections(
-            reactor, options["write-timeout"], options["access-log"] == "on"
+        self._log = TwistdLog(options.twistd, options["log-format"], options["log-level"])
+        limits = TimeLimits(
+            handshake=options["handshake-timeout"],
+            idle=options["idle-timeout"],
+            lifetime=options["max-lifetime"],
+            write=options["write-timeout"],
         )
-        sweep = TimerService(SWEEP_SECONDS, self.connections.sweep)
-        sweep.clock = reactor
-        sweep.setServiceParent(self)
+        self.connections = Connections(reactor, limits, options["access-log"] == "on")
+        self.admission = Admission(
+            self.connections,
+            max_connections,
+            AddressRules(options["allow"], options["deny"]),
+            options["max-per-client"],
+            ConnectRate(reactor, *options["connect-rate"]) if options["connect-rate"] else None,
+        )
+        for interval, action in (
+            (LOOK_SECONDS, self.connections.sweep),
+            (LOOK_SECONDS, self.admission.forget),
+            (REFUSALS_SECONDS, self.connections.refusals.tell),
+        ):
+            timer = TimerService(interval, action)
+            timer.clock = reactor
+            timer.setServiceParent(self)
 
     def add_listener(
         self,
@@ -70,7 +94,7 @@ class EchodService(MultiService):
         @param option: the option that asks for it, for error messages.
         @param tls: the context for TLS, C{None} for plain.
         """
-        factory = EchoFactory(name, self.connections, tls)
+        factory = EchoFactory(name, self.admission, tls, proxy_policy(self._options))
         ListenerService(
             option, endpoint, factory, self._reactor, self._options["write-timeout"]
         ).setServiceParent(self)
@@ -87,31 +111,9 @@ class EchodService(MultiService):
         one before it makes its own.
         """
         super().setServiceParent(parent)
-        observer = self.open_log()
+        observer = self._log.open()
         if observer is not None and isinstance(parent, Componentized):
             parent.setComponent(ILogObserver, observer)
-
-    def open_log(self) -> ILogObserver | None:
-        """
-        Make the log observer, if twistd leaves it to us.
-
-        @raise SystemExit: with one line, when the log file cannot be opened.
-        """
-        twistd = self._options.twistd
-        if twistd is None or twistd["logger"] is not None:
-            return None
-        try:
-            observer, self._log_file = make_observer(
-                twistd,
-                self._options["log-format"] or "text",
-                self._options["log-level"] or LogLevel.info,
-            )
-        except OSError as error:
-            raise SystemExit(
-                f"twistd: --logfile '{printable(log_name(twistd))}': "
-                f"{error.strerror}; give a file that can be written"
-            ) from None
-        return observer
 
     def try_log(self) -> None:
         """
@@ -119,10 +121,7 @@ class EchodService(MultiService):
 
         @raise SystemExit: when it cannot.
         """
-        existed = self._options.twistd is None or os.path.exists(log_name(self._options.twistd))
-        self.open_log()
-        if self._log_file is not None and not existed:
-            os.unlink(os.path.realpath(self._log_file.path))
+        self._log.try_open()
 
     def startService(self) -> None:
         """
@@ -137,8 +136,8 @@ class EchodService(MultiService):
             signals.handle_stop(self._reactor, number, self.connections.abort_all)
         for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
             signals.note(self._reactor, number)
-        if self._log_file is not None:
-            signals.handle(self._reactor, signal.SIGUSR1, self._log_file.rotate)
+        if self._log.file is not None:
+            signals.handle(self._reactor, signal.SIGUSR1, self._log.file.rotate)
 
     def stopService(self) -> Deferred[None]:
         """
@@ -151,6 +150,7 @@ class EchodService(MultiService):
         return closing.addCallback(self._stopped)
 
     def _stopped(self, _: None) -> None:
+        self.connections.refusals.tell()
         log.info(
             "echod stopped: {connections} connections, {bytes} bytes echoed",
             event="stopped",
@@ -159,13 +159,43 @@ class EchodService(MultiService):
         )
 
 
+def most_connections(asked: int) -> int:
+    """
+    How many connections there may be: as many as are asked for, less what there are no
+    descriptors for.
+    """
+    # One that waits with select(2) can wait for no others.
+    selects = "twisted.internet.selectreactor" in sys.modules
+    room = min(descriptor_limit(), 1024 if selects else sys.maxsize) - RESERVED_DESCRIPTORS
+    most = max(1, min(asked, room))
+    if most < asked:
+        log.warn(
+            "--max-connections {asked}: {most} it is, for want of descriptors; raise the hard "
+            "limit (ulimit -Hn, LimitNOFILE=)",
+            asked=asked,
+            most=most,
+        )
+    return most
+
+
+def proxy_policy(options: Options) -> ProxyPolicy | None:
+    """
+    Whose PROXY headers are believed; C{None} when none are read.
+    """
+    if options["proxy-protocol"] == "off":
+        return None
+    networks = [each for each in options["proxy-trust"] if each != "unix"]
+    required = options["proxy-protocol"] == "require"
+    return ProxyPolicy(required, networks, "unix" in options["proxy-trust"])
+
+
 def build(reactor: Any, options: Options) -> EchodService:
     """
     Build the daemon that the options ask for.
 
     @raise SystemExit: with one line, when a file or an endpoint string is wrong.
     """
-    service = EchodService(reactor, options)
+    service = EchodService(reactor, options, most_connections(options["max-connections"]))
     interface, backlog = options["interface"], options["backlog"]
     at = f" --interface {interface}" if interface else ""
     if (port := options["port"]) is not None:

@@ -7,14 +7,18 @@ so it holds for any reactor and any transport that has a descriptor.
 """
 
 import fcntl
+import resource
 import socket
 import struct
 import sys
 import termios
 from collections.abc import Iterator
-from ipaddress import ip_address
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from twisted.internet.interfaces import IAddress
+
+IP = IPv4Address | IPv6Address
 
 KEEPALIVE_IDLE_SECONDS = 60
 KEEPALIVE_INTERVAL_SECONDS = 10
@@ -82,6 +86,21 @@ def unsent(fileno: int) -> int:
     return _queue_bytes(fileno, termios.TIOCOUTQ)
 
 
+def descriptor_limit() -> int:
+    """
+    Raise the bound on open descriptors as far as an ordinary user may, to the hard limit
+    (C{RLIMIT_NOFILE}, getrlimit(2)).
+
+    @return: the bound.  When there is none, or a sandbox forbids to ask, a large number.
+    """
+    limit = resource.RLIM_INFINITY
+    with suppress(OSError, ValueError):
+        limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        limit = hard
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit
+
+
 def printable(text: str) -> str:
     """
     The same text, with every character that could move a cursor, end a line or hide
@@ -90,23 +109,31 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def ip_of(address: IAddress) -> IP | None:
+    """
+    The IP address in an address, C{None} if it has none.
+
+    An IPv4 client of a dual-stack socket has an IPv4-mapped address (RFC 4291
+    2.5.5.2); here it is the IPv4 address that it is.
+    """
+    try:
+        ip = ip_address(address.host)  # type: ignore[attr-defined]  # IAddress names no field
+    except (AttributeError, ValueError):
+        # Twisted's haproxy: endpoint believes whatever a header says.
+        return None
+    return getattr(ip, "ipv4_mapped", None) or ip
+
+
 def address_text(address: IAddress) -> str:
     """
     An address in words: C{192.0.2.1:9000}, C{[2001:db8::1]:9000}, C{unix:/run/echod}.
-
-    An IPv4 client of a dual-stack socket has an IPv4-mapped address (RFC 4291
-    2.5.5.2); it is written as the IPv4 address that it is.
     """
     host = getattr(address, "host", None)
     if host is None:
         name = getattr(address, "name", None) or b""
         return printable("unix:" + name.decode("utf-8", "backslashreplace"))
-    try:
-        ip = ip_address(host)
-    except ValueError:
-        # Twisted's haproxy: endpoint believes whatever a header says.
-        where = printable(str(host))
-    else:
-        ip = getattr(ip, "ipv4_mapped", None) or ip
-        where = f"[{ip}]" if ip.version == 6 else f"{ip}"
-    return f"{where}:{address.port}"  # type: ignore[attr-defined]  # IAddress names no field
+    ip = ip_of(address)
+    where = printable(str(ip or host))
+    if ip is not None and ip.version == 6:
+        where = f"[{where}]"
+    return f"{where}:{address.port}"  # type: ignore[attr-defined]  # as above

@@ -9,7 +9,8 @@ Twisted's private names are used in this room, C{secure}, C{port} and C{reactor}
 """
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from OpenSSL import SSL
@@ -135,6 +136,45 @@ class EagerTransport(tcp.Server):
             self._readSize = max(asked // 2, LEAST_READ)
         self.protocol.dataReceived(data)
         return None
+
+    def inspect(
+        self, look: Callable[[bytes], tuple[int, Callable[[], None] | None]], most: int
+    ) -> None:
+        """
+        Until L{endInspection}, let C{look} see what has come, instead of the protocol, and
+        say how many bytes of it are received and dropped.  What is left stays in the
+        kernel, for whoever reads next.
+
+        @param look: is given what has come (C{MSG_PEEK}, recv(2)), and returns that
+            number, which must not be 0 as long as it wants to see more, and what to call
+            afterwards.
+        @param most: how many bytes it is shown at once.
+        """
+        self.doRead = partial(self._inspect, look, most)  # type: ignore[method-assign]
+
+    def _inspect(
+        self, look: Callable[[bytes], tuple[int, Callable[[], None] | None]], most: int
+    ) -> Any:
+        try:
+            data = self.socket.recv(most, socket.MSG_PEEK)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return CONNECTION_LOST
+        if not data:
+            return CONNECTION_DONE
+        size, afterwards = look(data)
+        if size:
+            self.socket.recv(size)
+        if afterwards is not None:
+            afterwards()
+        return None
+
+    def endInspection(self) -> None:
+        """
+        From now on the protocol gets what comes.
+        """
+        self.__dict__.pop("doRead", None)
 
     def write(self, data: bytes) -> None:
         """

@@ -1,5 +1,5 @@
 """
-Stand-ins for a listening port and the reactor that makes them.
+Stand-ins for a listening port, the reactor that makes them, and a connection.
 
 The rule of this room: each keeps the order in which it was used, and does nothing by itself.
 """
@@ -18,6 +18,64 @@ from twisted.internet.posixbase import _DisconnectSelectableMixin
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from zope.interface import implementer
+
+from echod.connection import Connection, Reason
+from echod.connections import Connections
+
+
+class FakeConnection(Connection):
+    """
+    A connection that does what the test says, and notes how it was asked to end.
+
+    @ivar asked: the ends it was asked for, in order.
+    @ivar in_kernel: what L{unread} answers.
+    @ivar not_taken: what L{owed} answers.
+    @ivar known: what L{facts} answers.
+    """
+
+    bytes_echoed = 0
+    paused = False
+    ending = False
+    awaited: Reason | None = None
+    heard = True
+    listener = "tcp"
+
+    def __init__(self, connections: Connections | None = None, dies_at_once: bool = False):
+        self.asked: list[tuple[str, Reason | None]] = []
+        self.in_kernel = 0
+        self.not_taken: tuple[int, ...] = (0, 0, 0)
+        self.known: dict[str, str] = {}
+        self._connections = connections
+        self._dies_at_once = dies_at_once
+        if connections is not None:
+            connections.add(self)
+
+    def unread(self) -> int:
+        return self.in_kernel
+
+    def owed(self) -> tuple[int, ...]:
+        return self.not_taken
+
+    def peer(self) -> str:
+        return "192.0.2.7:40000"
+
+    def facts(self) -> dict[str, str]:
+        return self.known
+
+    def overdue(self) -> None:
+        self._end("overdue", self.awaited)
+
+    def finish(self, reason: Reason) -> None:
+        self._end("finish", reason)
+
+    def abort(self, reason: Reason | None = None) -> None:
+        self._end("abort", reason)
+
+    def _end(self, how: str, reason: Reason | None) -> None:
+        self.ending = True
+        self.asked.append((how, reason))
+        if self._dies_at_once and self._connections is not None:
+            self._connections.remove(self, reason or Reason.CLIENT)
 
 
 @implementer(IListeningPort)

@@ -6,51 +6,10 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.connection import Connection, Reason
-from echod.connections import LINGER_SECONDS, QUIET_SECONDS, SWEEP_SECONDS, Connections
-
-
-class FakeConnection(Connection):
-    """
-    A connection that does what the test says, and notes how it was asked to end.
-
-    @ivar asked: the ends it was asked for, in order.
-    """
-
-    bytes_echoed = 0
-    paused = False
-    ending = False
-    listener = "tcp"
-
-    def __init__(self, connections, dies_at_once=False):
-        self.asked = []
-        self.in_kernel = 0
-        self.not_taken = (0, 0, 0)
-        self._connections = connections
-        self._dies_at_once = dies_at_once
-        connections.add(self)
-
-    def unread(self):
-        return self.in_kernel
-
-    def owed(self):
-        return self.not_taken
-
-    def peer(self):
-        return "192.0.2.7:40000"
-
-    def finish(self, reason):
-        self.ending = True
-        self._end("finish", reason)
-
-    def abort(self, reason=None):
-        self.ending = True
-        self._end("abort", reason)
-
-    def _end(self, how, reason):
-        self.asked.append((how, reason))
-        if self._dies_at_once:
-            self._connections.remove(self, reason)
+from echod.connection import REFUSED, Reason
+from echod.connections import QUIET_SECONDS, Connections
+from echod.limits import LINGER_SECONDS, LOOK_SECONDS, TimeLimits
+from tests.fakes import FakeConnection
 
 
 class BrokenConnection(FakeConnection):
@@ -80,15 +39,15 @@ class ConnectionsTestCase(SynchronousTestCase):
         self.clock = Clock()
         self.connections = self.make()
 
-    def make(self, write_timeout=30.0, access_log=False):
-        return Connections(self.clock, write_timeout, access_log)
+    def make(self, access_log=False, **limits):
+        return Connections(self.clock, TimeLimits(**limits), access_log)
 
     def sweep_for(self, seconds):
         """
         Let time pass, with a sweep as often as the daemon makes one.
         """
-        for _ in range(round(seconds / SWEEP_SECONDS)):
-            self.clock.advance(SWEEP_SECONDS)
+        for _ in range(round(seconds / LOOK_SECONDS)):
+            self.clock.advance(LOOK_SECONDS)
             self.connections.sweep()
 
 
@@ -119,8 +78,8 @@ class TotalsTests(ConnectionsTestCase):
         connection = FakeConnection(connections)
         connection.bytes_echoed = 5
         with capturedLogs() as events:
-            connections.remove(connection, Reason.CLIENT)
-            connections.remove(connection, Reason.ERROR)
+            self.assertTrue(connections.remove(connection, Reason.CLIENT))
+            self.assertFalse(connections.remove(connection, Reason.ERROR))
         self.assertEqual(len(events), 1)
         self.assertEqual(connections.ended, {Reason.CLIENT: 1})
         self.assertEqual(connections.bytes_echoed, 5)
@@ -154,6 +113,41 @@ class TotalsTests(ConnectionsTestCase):
             "connection 2 of 192.0.2.7:40000 to tcp: 4096 bytes echoed in 1.500 s, write-stall",
         )
 
+    def test_facts(self):
+        """
+        What else is known of a connection stands at the end of its record, each by its name.
+        """
+        connections = self.make(access_log=True)
+        connection = FakeConnection(connections)
+        connection.known = {"proxy": "198.51.100.9:1", "proxy_alpn": "{h2}"}
+        with capturedLogs() as events:
+            connections.remove(connection, Reason.CLIENT)
+        (event,) = events
+        self.assertEqual((event["proxy"], event["proxy_alpn"]), ("198.51.100.9:1", "{h2}"))
+        self.assertTrue(
+            formatEvent(event).endswith(", client; proxy 198.51.100.9:1; proxy_alpn {h2}")
+        )
+
+    def test_health_check(self):
+        """
+        A client that comes and goes without a byte is counted, and told at debug alone.
+        """
+        for heard, reason, level in (
+            (False, Reason.CLIENT, LogLevel.debug),
+            (False, Reason.RESET, LogLevel.debug),
+            (True, Reason.CLIENT, LogLevel.info),
+            (True, Reason.RESET, LogLevel.info),
+            (False, Reason.IDLE, LogLevel.info),
+            (False, Reason.DRAIN, LogLevel.info),
+        ):
+            connections = self.make(access_log=True)
+            connection = FakeConnection(connections)
+            connection.heard = heard
+            with capturedLogs() as events:
+                connections.remove(connection, reason)
+            self.assertEqual([event["log_level"] for event in events], [level], (heard, reason))
+            self.assertEqual(connections.ended, {reason: 1})
+
     def test_access_log_off(self):
         """
         Without an access log a connection's end is counted and not logged.
@@ -164,94 +158,100 @@ class TotalsTests(ConnectionsTestCase):
         self.assertEqual((list(events), self.connections.ended[Reason.CLIENT]), ([], 1))
 
 
+class RefusedTests(ConnectionsTestCase):
+    """
+    Connections that end before they have been let in.
+    """
+
+    def test_refused(self):
+        """
+        It is counted as an end and as a refusal, with the detail, and has no access record.
+        """
+        for reason in REFUSED:
+            connections = self.make(access_log=True)
+            connection = FakeConnection(connections)
+            with capturedLogs() as events:
+                self.assertTrue(connections.remove(connection, reason, "why not"))
+                self.assertEqual(list(events), [])
+                connections.refusals.tell()
+            self.assertEqual(connections.ended, {reason: 1})
+            self.assertEqual(connections.refusals.counts, {("tcp", reason): 1})
+            (event,) = events
+            self.assertEqual(
+                formatEvent(event),
+                f"refused 1: {reason.value}, the last from 192.0.2.7:40000 to tcp, why not",
+            )
+
+    def test_which_are_refusals(self):
+        """
+        All else that ends a connection is no refusal, and has its access record.
+        """
+        words = {reason.value for reason in REFUSED}
+        gate = {"address", "max-connections", "max-per-client", "rate"}
+        self.assertEqual(words, gate | {"proxy-header", "handshake"})
+        connections = self.make(access_log=True)
+        for reason in set(Reason) - REFUSED:
+            with capturedLogs() as events:
+                connections.remove(FakeConnection(connections), reason, "not told")
+            self.assertEqual([event["reason"] for event in events], [reason.value])
+            self.assertNotIn("not told", formatEvent(events[0]))
+        self.assertEqual(connections.refusals.counts, {})
+
+    def test_the_last_one(self):
+        """
+        A stop that waits for a connection is told when that one is refused, too.
+        """
+        connection = FakeConnection(self.connections)
+        drained = self.connections.drain(5)
+        self.connections.remove(connection, Reason.PROXY_HEADER)
+        self.successResultOf(drained)
+
+
+class ReplaceTests(ConnectionsTestCase):
+    """
+    A connection that is taken over by another protocol.
+    """
+
+    def test_replaced(self):
+        """
+        It stays one connection, of the same age and number, and ends once.
+        """
+        connections = self.make(access_log=True, lifetime=10.0)
+        FakeConnection(connections)
+        first = FakeConnection(connections)
+        self.clock.advance(6)
+        second = FakeConnection()
+        connections.replace(first, second)
+        self.assertEqual((len(connections), connections.opened), (2, 2))
+        self.clock.advance(4)
+        connections.sweep()
+        self.assertEqual((first.asked, second.asked), ([], [("finish", Reason.LIFETIME)]))
+        with capturedLogs() as events:
+            self.assertFalse(connections.remove(first, Reason.ERROR))
+            self.assertTrue(connections.remove(second, Reason.LIFETIME))
+        self.assertEqual([(e["connection"], e["seconds"]) for e in events], [(2, 10.0)])
+        self.assertEqual(connections.ended, {Reason.LIFETIME: 1})
+
+
 class SweepTests(ConnectionsTestCase):
     """
-    What the look once a second finds.
+    The look at all connections, twice a second.
     """
 
-    def stalled(self):
-        connection = FakeConnection(self.connections)
-        connection.paused = True
-        connection.not_taken = (1000, 5000, 0)
-        return connection
-
-    def test_write_stall(self):
+    def test_all_are_looked_at(self):
         """
-        A client that takes nothing for the write timeout is aborted, and not sooner.
+        Each connection is judged by the limits and by its own age, whenever it came.
         """
-        connection = self.stalled()
-        self.connections.sweep()
-        self.sweep_for(29)
-        self.assertEqual(connection.asked, [])
-        self.sweep_for(1)
-        self.assertEqual(connection.asked, [("abort", Reason.WRITE_STALL)])
-
-    def test_slow_is_not_stalled(self):
-        """
-        A client that takes even a little has the whole write timeout again.
-        """
-        connection = self.stalled()
-        self.sweep_for(29)
-        connection.not_taken = (999, 5000, 0)
-        self.sweep_for(30)
-        self.assertEqual(connection.asked, [])
-        self.sweep_for(1)
-        self.assertEqual(connection.asked, [("abort", Reason.WRITE_STALL)])
-
-    def test_stall_is_forgotten(self):
-        """
-        A client that caught up and falls behind again has the whole write timeout again.
-        """
-        connection = self.stalled()
-        self.sweep_for(29)
-        connection.paused = False
-        self.sweep_for(1)
-        connection.paused = True
-        self.sweep_for(30)
-        self.assertEqual(connection.asked, [])
-
-    def test_no_write_timeout(self):
-        """
-        With a write timeout of 0 a client may take nothing for ever.
-        """
-        self.connections = self.make(write_timeout=0.0)
-        connection = self.stalled()
-        self.sweep_for(1000)
-        self.assertEqual(connection.asked, [])
-
-    def test_idle_and_owed_nothing(self):
-        """
-        A connection that is owed nothing may be silent for ever.
-        """
-        idle, paused = (FakeConnection(self.connections) for _ in range(2))
-        idle.not_taken = (1, 0, 0)
-        paused.paused = True
-        self.sweep_for(1000)
-        self.assertEqual((idle.asked, paused.asked), ([], []))
-
-    def test_linger(self):
-        """
-        A client that was sent all, our end too, has a short while to close before it is cut.
-        """
-        connection = FakeConnection(self.connections)
-        connection.ending = True
-        connection.not_taken = (10, 0, 0)
-        self.sweep_for(LINGER_SECONDS + 1)
-        self.assertEqual(connection.asked, [])
-        connection.not_taken = (0, 0, 0)
-        self.sweep_for(LINGER_SECONDS)
-        self.assertEqual(connection.asked, [])
-        self.sweep_for(SWEEP_SECONDS)
-        self.assertEqual(connection.asked, [("abort", None)])
-
-    def test_ending_and_stalled(self):
-        """
-        A polite end does not wait longer than the write timeout for a client that takes nothing.
-        """
-        connection = self.stalled()
-        connection.paused, connection.ending = False, True
-        self.sweep_for(31)
-        self.assertEqual(connection.asked, [("abort", Reason.WRITE_STALL)])
+        self.connections = self.make(lifetime=10.0)
+        early = FakeConnection(self.connections)
+        self.sweep_for(5)
+        late = FakeConnection(self.connections)
+        self.sweep_for(4.5)
+        self.assertEqual((early.asked, late.asked), ([], []))
+        self.sweep_for(0.5)
+        self.assertEqual((early.asked, late.asked), ([("finish", Reason.LIFETIME)], []))
+        self.sweep_for(5)
+        self.assertEqual(late.asked, [("finish", Reason.LIFETIME)])
 
     def test_ends_within_a_sweep(self):
         """

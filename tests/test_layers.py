@@ -19,15 +19,31 @@ FLOORS = {
     4: {"service"},
     3: {"listener", "signals"},
     2: {"protocol"},
-    1: {"endpoint", "tls", "reactor", "port", "transport", "secure"},
-    0: {"connections", "options", "observers", "sockets", "connection", "openssl"},
-}
+    1: {
+        "admission", "endpoint", "port", "proxy", "reactor", "secure", "tls", "transport",
+        "twistdlog",
+    },
+    0: {
+        "connection", "connections", "header", "limits", "observers", "openssl", "options",
+        "refusals", "sockets", "values",
+    },
+}  # fmt: skip
 
 SIDEWAYS = {
     # The live set and what lives in it meet in the names of connection.py.
     ("connections", "connection"),
+    ("limits", "connection"),
+    ("refusals", "connection"),
+    # The live set has each connection looked at, and tells of those that are refused.
+    ("connections", "limits"),
+    ("connections", "refusals"),
     # What the operator typed is shown as carefully as what a peer sent.
     ("options", "sockets"),
+    ("header", "sockets"),
+    # What an option is, and what a good value for it is.
+    ("options", "values"),
+    # A proxy is known by its address, as a client is.
+    ("proxy", "admission"),
     # The engine: a reactor makes ports, they make transports, and those have a TLS half.
     ("reactor", "port"),
     ("reactor", "transport"),

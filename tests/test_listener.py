@@ -13,18 +13,30 @@ from twisted.application.service import IService
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IListeningPort, IReadDescriptor, IStreamServerEndpoint
-from twisted.internet.protocol import Factory
-from twisted.internet.testing import AccumulatingProtocol
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
+from echod.admission import Admission
+from echod.connection import Reason
+from echod.connections import Connections
 from echod.endpoint import TCPEndpoint
+from echod.limits import TimeLimits
 from echod.listener import ListenerService, ListenFailed
+from echod.protocol import EchoFactory
+from echod.proxy import ProxyPolicy
 from echod.transport import EagerTransport
 from tests.fakes import AcceptingPort, FakePort, PortReactor
+
+
+def make_factory(clock, proxies=None):
+    """
+    A factory that lets everybody in.
+    """
+    connections = Connections(clock, TimeLimits(), access_log=False)
+    return EchoFactory("tcp", Admission(connections, 1000), proxies=proxies)
 
 
 @implementer(IStreamServerEndpoint)
@@ -49,14 +61,14 @@ class ListenerServiceTests(SynchronousTestCase):
 
     def setUp(self):
         self.clock = PortReactor()
-        self.factory = Factory()
+        self.factory = make_factory(self.clock)
         self.stderr = io.StringIO()
         self.patch(sys, "__stderr__", self.stderr)
 
-    def port(self):
+    def port(self, factory=None):
         sock = socket.socket()
         self.addCleanup(sock.close)
-        return FakePort(sock)
+        return FakePort(sock, factory)
 
     def service(self, *answers):
         self.endpoint = FakeEndpoint(*answers)
@@ -143,6 +155,41 @@ class ListenerServiceTests(SynchronousTestCase):
         reason += "; give one such as tcp:9000 or unix:/run/echod.sock"
         self.assert_fails(service.privilegedStartService, reason)
         self.assertEqual(service.address(), "nowhere")
+
+    def test_outermost(self):
+        """
+        The factory knows whether the port asks it itself, or a layer does.
+        """
+        for factory, outermost in ((self.factory, True), (object(), False), (None, False)):
+            self.service(succeed(self.port(factory))).startService()
+            self.assertIs(self.factory.outermost, outermost)
+        # A port of some plugin's, which does not say.
+        port = self.port()
+        del port.factory
+        self.service(succeed(port)).startService()
+        self.assertIs(self.factory.outermost, False)
+
+    def test_layer_before_a_proxy_header(self):
+        """
+        An endpoint that reads before us is refused where a PROXY header has to come first.
+        """
+        self.factory = make_factory(self.clock, ProxyPolicy(False, []))
+        port = self.port(object())
+        service = self.service(succeed(port))
+        reason = "this endpoint's own layer stands before a PROXY header"
+        reason += "; give one such as tcp:9000 or unix:/run/echod.sock"
+        self.assert_fails(service.privilegedStartService, reason)
+        self.successResultOf(service.stopService())
+        self.assertTrue(port.stopped)
+
+    def test_proxy_header(self):
+        """
+        One that does not read before us is taken.
+        """
+        self.factory = make_factory(self.clock, ProxyPolicy(True, []))
+        service = self.service(succeed(self.port(self.factory)))
+        service.startService()
+        self.assertEqual(service.address(), "192.0.2.1:9000")
 
     def test_late(self):
         """
@@ -270,24 +317,8 @@ class AcceptQueueTests(TestCase):
         """
         Clients that connected before the stop, and after it began, are served and not reset.
         """
-        done = Deferred()
-        protocols = []
-
-        class Protocol(AccumulatingProtocol):
-            def connectionMade(self):
-                protocols.append(self)
-
-            def dataReceived(self, data):
-                self.transport.write(data)
-                self.transport.loseConnection()
-
-            def connectionLost(self, reason):
-                if all(not p.transport.connected for p in protocols) and len(protocols) == 150:
-                    done.callback(None)
-
+        factory = make_factory(reactor)
         endpoint = TCPEndpoint(reactor, 0, "127.0.0.1", 1024)
-        factory = Factory.forProtocol(Protocol)
-        factory.noisy = False
         service = ListenerService("--port 0", endpoint, factory, reactor, 30.0)
         service.startService()
         host, port = service.address().split(":")
@@ -299,13 +330,15 @@ class AcceptQueueTests(TestCase):
                 client = socket.create_connection((host, int(port)), timeout=10)
                 self.addCleanup(client.close)
                 client.sendall(b"x")
+                client.shutdown(socket.SHUT_WR)
                 clients.append(client)
 
         connect(75)
         stopped = service.stopService()
         connect(75)
         await stopped
-        await done
+        await factory.connections.drain(20)
+        self.assertEqual(factory.connections.ended, {Reason.CLIENT: 150})
         self.assertEqual([client.recv(10) for client in clients], [b"x"] * 150)
         with self.assertRaises(ConnectionRefusedError):
             socket.create_connection((host, int(port)), timeout=10)
@@ -323,20 +356,25 @@ class TransportTests(TestCase):
         On a reactor that the user chose, connections have our transport, which sends at once.
         """
         made = Deferred()
-        factory = Factory.forProtocol(AccumulatingProtocol)
-        factory.noisy = False
-        factory.protocolConnectionMade = made
+        factory = make_factory(reactor)
+        build = factory.buildProtocol
+
+        def build_and_tell(addr):
+            protocol = build(addr)
+            reactor.callLater(0, made.callback, protocol)
+            return protocol
+
+        factory.buildProtocol = build_and_tell
         endpoint = TCPEndpoint(reactor, 0, "127.0.0.1", 7)
         service = ListenerService("--port 0", endpoint, factory, reactor, 30.0)
         service.startService()
+        self.assertTrue(factory.outermost)
         host, port = service.address().split(":")
         with socket.create_connection((host, int(port)), timeout=10):
             protocol = await made
             self.assertIs(type(protocol.transport), EagerTransport)
-            protocol.closedDeferred = Deferred()
-            protocol.transport.abortConnection()
-            await protocol.closedDeferred
         await service.stopService()
+        await factory.connections.drain(20)
 
 
 class DescriptorTests(SynchronousTestCase):
@@ -352,7 +390,7 @@ class DescriptorTests(SynchronousTestCase):
         gc.collect()
         before = len(os.listdir("/proc/self/fd"))
         service = ListenerService(
-            "--port 0", TCPEndpoint(clock, 0, "127.0.0.1", 7), Factory(), clock, 0.0
+            "--port 0", TCPEndpoint(clock, 0, "127.0.0.1", 7), make_factory(clock), clock, 0.0
         )
         service.startService()
         self.assertEqual(len(os.listdir("/proc/self/fd")), before + 1)

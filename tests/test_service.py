@@ -2,10 +2,10 @@
 The house: what is built from the options, how it starts and how it stops.
 """
 
-import errno
 import io
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -20,8 +20,10 @@ from twisted.application.service import (
     MultiService,
     Service,
 )
+from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.pollreactor import PollReactor
+from twisted.internet.testing import StringTransport
 from twisted.logger import ILogObserver, Logger, LogLevel, LogPublisher, capturedLogs, formatEvent
 from twisted.python import runtime
 from twisted.scripts.twistd import ServerOptions
@@ -29,33 +31,34 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 import echod
-from echod.connection import Connection, Reason
+from echod.connection import Reason
 from echod.endpoint import TCPEndpoint
+from echod.protocol import Echo, Refused
+from echod.proxy import ProxyHeader
 from echod.reactor import EagerReactor
-from echod.service import Options, build, check, keep_steady_time, makeService
+from echod.service import (
+    Options,
+    build,
+    check,
+    keep_steady_time,
+    makeService,
+    most_connections,
+)
 from tests.certificates import make_certificate
-from tests.fakes import PortReactor
+from tests.fakes import FakeConnection, PortReactor
 
 
-class FakeConnection(Connection):
+class Stuck(FakeConnection):
     """
     A connection that takes nothing and ends only by force.
     """
 
-    listener = "tcp"
     bytes_echoed = 7
     paused = True
-    ending = False
 
     def __init__(self, connections):
-        self._connections = connections
-        connections.add(self)
-
-    def owed(self):
-        return (1, 0, 0)
-
-    def peer(self):
-        return "192.0.2.7:40000"
+        super().__init__(connections)
+        self.not_taken = (1, 0, 0)
 
     def abort(self, reason=None):
         self._connections.remove(self, reason)
@@ -233,6 +236,210 @@ class BuildTests(ServiceTestCase):
             self.assertEqual(len(service.listeners()), 1)
 
 
+class MostConnectionsTests(ServiceTestCase):
+    """
+    How many connections there may be, with a kernel that answers what the test says.
+    """
+
+    def setUp(self):
+        super().setUp()
+        for name in ("twisted.internet.selectreactor",):
+            if name in sys.modules:
+                self.addCleanup(sys.modules.__setitem__, name, sys.modules.pop(name))
+
+    def most(self, asked, limit):
+        """
+        @return: how many there may be, and the warnings.
+        """
+        self.patch(resource, "getrlimit", lambda _: (min(limit, 1024), limit))
+        self.patch(resource, "setrlimit", lambda *_: None)
+        with capturedLogs() as events:
+            most = most_connections(asked)
+        self.assertTrue(all(event["log_level"] is LogLevel.warn for event in events))
+        return most, [formatEvent(event) for event in events]
+
+    def warning(self, asked, most):
+        return [
+            f"--max-connections {asked}: {most} it is, for want of descriptors; raise the hard "
+            "limit (ulimit -Hn, LimitNOFILE=)"
+        ]
+
+    def test_enough(self):
+        """
+        There may be as many as are asked for, when there are descriptors for them and a few more.
+        """
+        self.assertEqual(self.most(10000, 10064), (10000, []))
+        self.assertEqual(self.most(1, 65), (1, []))
+        self.assertEqual(self.most(10**7, resource.RLIM_INFINITY), (10**7, []))
+
+    def test_too_few(self):
+        """
+        There may be no more than there are descriptors for, and that is warned of.
+        """
+        self.assertEqual(self.most(10000, 10063), (9999, self.warning(10000, 9999)))
+        self.assertEqual(self.most(10000, 1024), (960, self.warning(10000, 960)))
+
+    def test_hardly_any(self):
+        """
+        There may be one in any case, and the warning says so.
+        """
+        for limit in (64, 10, 0):
+            self.assertEqual(self.most(10000, limit), (1, self.warning(10000, 1)))
+
+    def test_select(self):
+        """
+        The reactor that uses select(2) has no more than 1024 descriptors.
+        """
+        sys.modules["twisted.internet.selectreactor"] = sys
+        self.addCleanup(sys.modules.pop, "twisted.internet.selectreactor")
+        self.assertEqual(self.most(10000, 65536), (960, self.warning(10000, 960)))
+        self.assertEqual(self.most(960, 65536), (960, []))
+        self.assertEqual(self.most(960, 1000), (936, self.warning(960, 936)))
+
+    def test_built(self):
+        """
+        The daemon lets in no more than that.
+        """
+        self.patch(resource, "getrlimit", lambda _: (66, 66))
+        self.patch(resource, "setrlimit", lambda *_: None)
+        with capturedLogs():
+            service = self.build("--max-connections", "5")
+        service.connections.add(FakeConnection())
+        self.assertFalse(service.admission.is_full())
+        service.connections.add(FakeConnection())
+        self.assertTrue(service.admission.is_full())
+
+
+class GateTests(ServiceTestCase):
+    """
+    Who may come in, as the options have it.
+    """
+
+    def factory(self, *args):
+        """
+        The factory of the one listener, as far as its port asks it.
+        """
+        self.service = self.build(*self.local, *args)
+        self.service.startService()
+        self.assertTrue(self.reactor.ports[-1].factory.outermost)
+        return self.reactor.ports[-1].factory
+
+    def connect(self, factory, host="192.0.2.7"):
+        protocol = factory.buildProtocol(IPv4Address("TCP", host, 1))
+        if protocol is not None:
+            protocol.makeConnection(StringTransport(peerAddress=IPv4Address("TCP", host, 1)))
+        return protocol
+
+    def counts(self):
+        return {
+            reason.value: n for (_, reason), n in self.service.connections.refusals.counts.items()
+        }
+
+    def test_rules(self):
+        """
+        C{--allow} and C{--deny} say whose address may.
+        """
+        factory = self.factory("--allow", "192.0.2.0/24", "--deny", "192.0.2.9")
+        self.assertIsInstance(self.connect(factory), Echo)
+        for host in ("192.0.2.9", "198.51.100.1"):
+            self.assertIsNone(self.connect(factory, host))
+        self.assertEqual(self.counts(), {"address": 2})
+
+    def test_numbers(self):
+        """
+        C{--max-connections} and C{--max-per-client} say how many may.
+        """
+        factory = self.factory("--max-connections", "3", "--max-per-client", "2")
+        for _ in range(2):
+            self.assertIsInstance(self.connect(factory), Echo)
+        self.assertIsNone(self.connect(factory))
+        self.assertIsInstance(self.connect(factory, "192.0.2.8"), Echo)
+        self.assertIsNone(self.connect(factory, "192.0.2.9"))
+        self.assertEqual(self.counts(), {"max-per-client": 1, "max-connections": 1})
+
+    def test_rate(self):
+        """
+        C{--connect-rate} says how often, by the reactor's clock; and nobody is remembered
+        for longer than it takes.
+        """
+        factory = self.factory("--connect-rate", "0.5:2")
+        admission = self.service.admission
+        for _ in range(2):
+            self.assertIsInstance(self.connect(factory), Echo)
+        self.assertIsNone(self.connect(factory))
+        self.assertEqual((self.counts(), admission.clients()), ({"rate": 1}, 1))
+        self.reactor.pump([0.5] * 4)
+        self.assertIsInstance(self.connect(factory), Echo)
+        self.assertIsNone(self.connect(factory))
+        self.reactor.pump([0.5] * 7)
+        self.assertEqual(admission.clients(), 1)
+        self.reactor.pump([0.5])
+        self.assertEqual(admission.clients(), 0)
+
+    def test_no_limits(self):
+        """
+        Without options anybody may, and nobody is counted.
+        """
+        factory = self.factory()
+        for _ in range(100):
+            self.assertIsInstance(self.connect(factory), Echo)
+        self.assertEqual((self.counts(), self.service.admission.clients()), ({}, 0))
+        self.assertIsNone(factory.proxies)
+
+    def test_one_gate(self):
+        """
+        The limits are those of all listeners together.
+        """
+        service = self.build(*self.local, "--listen", "tcp:7", "--max-per-client", "1")
+        service.startService()
+        one, other = (port.factory for port in self.reactor.ports)
+        self.assertIsInstance(self.connect(one), Echo)
+        self.assertIsNone(self.connect(other))
+        self.assertEqual(service.connections.refusals.counts, {("tcp:7", Reason.MAX_PER_CLIENT): 1})
+
+    def test_proxies(self):
+        """
+        C{--proxy-protocol} and C{--proxy-trust} say whose header is believed, and whether
+        there has to be one.
+        """
+        trust = ("--proxy-trust", "192.0.2.7", "--proxy-trust", "unix")
+        for mode, required, otherwise in (("require", True, Refused), ("optional", False, Echo)):
+            factory = self.factory("--proxy-protocol", mode, *trust)
+            factory.outermost = False
+            self.assertIs(factory.proxies.required, required)
+            for address, expected in (
+                (IPv4Address("TCP", "192.0.2.7", 1), ProxyHeader),
+                (UNIXAddress(None), ProxyHeader),
+                (IPv4Address("TCP", "192.0.2.8", 1), otherwise),
+            ):
+                self.assertIsInstance(factory.buildProtocol(address), expected)
+        factory = self.factory("--proxy-protocol", "optional", "--proxy-trust", "192.0.2.7")
+        self.assertIsInstance(factory.buildProtocol(UNIXAddress(None)), Echo)
+
+    def test_refusals_are_told(self):
+        """
+        Refusals have a line a second for each reason, and what is left at the stop has its own.
+        """
+        factory = self.factory("--deny", "192.0.2.7", "--max-connections", "1")
+        with capturedLogs() as events:
+            self.reactor.pump([0.25] * 4)
+            for _ in range(30):
+                self.connect(factory)
+                self.reactor.advance(0.1)
+        lines = [formatEvent(event) for event in events]
+        self.assertEqual(len(lines), 3)
+        self.assertTrue(
+            all(line.endswith("address, the last from 192.0.2.7:1 to tcp") for line in lines)
+        )
+        self.assertEqual(sum(event["count"] for event in events), 30)
+        self.connect(factory)
+        with capturedLogs() as events:
+            self.successResultOf(self.service.stopService())
+        self.assertEqual(
+            [event.get("event") for event in events], ["drained", "refused", "stopped"]
+        )
+
+
 class RunTests(ServiceTestCase):
     """
     Start, work, stop.
@@ -244,18 +451,36 @@ class RunTests(ServiceTestCase):
         """
         service = self.build(*self.local, "--write-timeout", "2s")
         service.startService()
-        FakeConnection(service.connections)
+        Stuck(service.connections)
         with capturedLogs() as events:
             self.reactor.pump([1] * 4)
         self.assertEqual(service.connections.ended, {Reason.WRITE_STALL: 1})
         self.assertIn("access", [event.get("event") for event in events])
+
+    def test_limits(self):
+        """
+        Each limit in time is that of its own option, kept to within half a second.
+        """
+        for option, awaited, how, reason in (
+            ("--idle-timeout", None, "finish", Reason.IDLE),
+            ("--max-lifetime", None, "finish", Reason.LIFETIME),
+            ("--handshake-timeout", Reason.HANDSHAKE, "overdue", Reason.HANDSHAKE),
+        ):
+            service = self.build(*self.local, option, "3s")
+            service.startService()
+            connection = FakeConnection(service.connections)
+            connection.awaited = awaited
+            self.reactor.pump([0.5] * 5)
+            self.assertEqual(connection.asked, [])
+            self.reactor.pump([0.5])
+            self.assertEqual(connection.asked, [(how, reason)])
 
     def test_access_log_off(self):
         """
         With C{--access-log off} the end of a connection is not logged.
         """
         service = self.build("--access-log", "off")
-        connection = FakeConnection(service.connections)
+        connection = Stuck(service.connections)
         with capturedLogs() as events:
             service.connections.remove(connection, Reason.CLIENT)
         self.assertEqual(list(events), [])
@@ -268,7 +493,7 @@ class RunTests(ServiceTestCase):
         service.startService()
         port = self.reactor.ports[0]
         port.closing = Deferred()
-        FakeConnection(service.connections)
+        Stuck(service.connections)
         with capturedLogs() as events:
             stopped = service.stopService()
             self.reactor.advance(10)
@@ -334,7 +559,7 @@ class SignalTests(ServiceTestCase):
         service.startService()
         self.reactor.run()
         for number in (signal.SIGTERM, signal.SIGINT):
-            FakeConnection(service.connections)
+            Stuck(service.connections)
             self.stops.clear()
             self.assertEqual(self.send(number), [])
             self.assertEqual((self.stops, len(service.connections)), ([number], 1))
@@ -388,21 +613,20 @@ class ParentTests(ServiceTestCase):
         return application.getComponent(ILogObserver, None)
 
     def said(self, observer):
-        publisher = LogPublisher(observer)
-        log = Logger(namespace="echod.test", observer=publisher)
+        log = Logger(namespace="echod.test", observer=LogPublisher(observer))
         log.debug("low")
         log.info("middle")
         log.warn("high")
         return self.stdout.getvalue().splitlines()
 
-    def test_text(self):
+    def test_default(self):
         """
         By default the log is text, from info up.
         """
         lines = self.said(self.adopted())
         self.assertEqual([line.split()[-1] for line in lines], ["middle", "high"])
 
-    def test_json(self):
+    def test_options(self):
         """
         With C{--log-format json} and a level, plain C{twistd -n} writes JSON from that level up.
         """
@@ -429,56 +653,17 @@ class ParentTests(ServiceTestCase):
         service.setServiceParent(parent)
         self.assertEqual(list(parent), [service])
 
-    def refused(self, logfile, **twistd):
-        error = self.assertRaises(SystemExit, self.adopted, logfile=logfile, **twistd)
-        self.assertEqual(error.code.splitlines(), [error.code])
-        return error.code
-
     def test_log_file_that_cannot_be(self):
         """
-        A log file that cannot be opened is one line with the file, the reason and the way out.
+        A log file that cannot be opened ends the start with one line.
         """
         path = os.path.abspath(os.path.join(self.mktemp(), "log"))
+        error = self.assertRaises(SystemExit, self.adopted, logfile=path)
         self.assertEqual(
-            self.refused(path),
+            error.code,
             f"twistd: --logfile '{path}': No such file or directory; "
             "give a file that can be written",
         )
-        self.assertIn(rf" '{path}\y\x1b/log': ", self.refused(path + "\\y\x1b/log"))
-
-    def test_log_file_of_the_background(self):
-        """
-        In the background twistd.log is the file that is named when it cannot be opened.
-        """
-        folder = self.mktemp()
-        os.mkdir(folder)
-        self.addCleanup(os.chdir, os.getcwd())
-        os.chdir(folder)
-        os.mkdir("twistd.log")
-        self.assertEqual(
-            self.refused(None, nodaemon=0),
-            "twistd: --logfile 'twistd.log': Is a directory; give a file that can be written",
-        )
-
-    def test_stdout_in_the_background(self):
-        """
-        C{--logfile -} without C{-n} is one line: the log would go nowhere.
-        """
-        self.assertEqual(
-            self.refused("-", nodaemon=0),
-            "twistd: --logfile '-': a daemon in the background has no standard output; "
-            "give a file that can be written",
-        )
-
-    def test_log_file_that_is_a_pipe(self):
-        """
-        A log file that is none, but a pipe, is named as well.
-        """
-        path = os.path.abspath(self.mktemp())
-        os.mkfifo(path)
-        line = self.refused(path)
-        self.assertTrue(line.startswith(f"twistd: --logfile '{path}': "), line)
-        self.assertIn(os.strerror(errno.ESPIPE), line)
 
 
 class CheckTests(ServiceTestCase):
@@ -537,38 +722,6 @@ class CheckTests(ServiceTestCase):
         path = self.mktemp()
         self.assertEqual(self.check(self.build(*self.local, twistd=self.twistd(path))), 0)
         self.assertEqual(os.path.exists(path), False)
-
-    def test_log_file_of_earlier(self):
-        """
-        A log file that is there already is left as it is.
-        """
-        path = self.file(b"earlier\n")
-        self.assertEqual(self.check(self.build(*self.local, twistd=self.twistd(path))), 0)
-        with open(path, "rb") as file:
-            self.assertEqual(file.read(), b"earlier\n")
-
-    def test_log_file_behind_a_link(self):
-        """
-        A symbolic link to where the log file will be is left in place, and no file behind it.
-        """
-        target, path = os.path.abspath(self.mktemp()), self.mktemp()
-        os.symlink(target, path)
-        self.assertEqual(self.check(self.build(*self.local, twistd=self.twistd(path))), 0)
-        self.assertEqual((os.path.islink(path), os.path.exists(target)), (True, False))
-
-    def test_log_to_stdout(self):
-        """
-        In the foreground the log needs no file, and one that is called - is left alone.
-        """
-        folder = self.mktemp()
-        os.mkdir(folder)
-        self.addCleanup(os.chdir, os.getcwd())
-        os.chdir(folder)
-        for logfile in (None, "-"):
-            self.reactor.hasRun = False
-            service = self.build("--listen", "tcp:7", twistd=self.twistd(logfile))
-            self.assertEqual(self.check(service), 0)
-        self.assertEqual(os.listdir("."), [])
 
     def test_log_file_that_cannot_be(self):
         """

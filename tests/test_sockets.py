@@ -2,12 +2,23 @@
 What is asked of the kernel about a socket, on sockets.
 """
 
+import resource
 import socket
+import sys
+from ipaddress import ip_address
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.sockets import address_text, printable, tune, unread, unsent
+from echod.sockets import (
+    address_text,
+    descriptor_limit,
+    ip_of,
+    printable,
+    tune,
+    unread,
+    unsent,
+)
 
 
 class SocketTestCase(SynchronousTestCase):
@@ -141,6 +152,96 @@ class QueueTests(SocketTestCase):
             ours.settimeout(10)
             self.assertEqual(ours.recv(1), b"")
             self.assertEqual(unsent(ours.fileno()), 0)
+
+
+class DescriptorLimitTests(SynchronousTestCase):
+    """
+    How many descriptors there may be, with a kernel that answers what the test says.
+    """
+
+    def limit(self, soft, hard, refusal=None):
+        """
+        @return: the limit that is found, and those that were asked for.
+        """
+        asked = []
+
+        def setrlimit(kind, limits):
+            self.assertEqual(kind, resource.RLIMIT_NOFILE)
+            asked.append(limits)
+            if refusal is not None:
+                raise refusal
+
+        answers = {resource.RLIMIT_NOFILE: (soft, hard)}
+        self.patch(resource, "getrlimit", answers.__getitem__)
+        self.patch(resource, "setrlimit", setrlimit)
+        return descriptor_limit(), asked
+
+    def test_raised(self):
+        """
+        The soft limit is raised to the hard one, and that is how many there may be.
+        """
+        self.assertEqual(self.limit(1024, 5000), (5000, [(5000, 5000)]))
+        self.assertEqual(self.limit(5000, 5000), (5000, [(5000, 5000)]))
+
+    def test_cannot_be_raised(self):
+        """
+        Where the limit must not be changed, the soft one holds.
+        """
+        for refusal in (OSError(1, "no"), ValueError("no")):
+            self.assertEqual(self.limit(1024, 5000, refusal)[0], 1024)
+
+    def test_none(self):
+        """
+        Without a limit, there may be any number.
+        """
+        without = resource.RLIM_INFINITY
+        self.assertEqual(self.limit(1024, without), (sys.maxsize, [(without, without)]))
+
+    def test_not_told(self):
+        """
+        Where the limit must not be asked for, any number is taken to be possible.
+        """
+
+        def getrlimit(kind):
+            raise OSError(1, "no")
+
+        self.patch(resource, "getrlimit", getrlimit)
+        self.assertEqual(descriptor_limit(), sys.maxsize)
+
+
+class AddressTests(SynchronousTestCase):
+    """
+    The IP address in an address.
+    """
+
+    def test_ip_of(self):
+        """
+        It is that of the client, and an IPv4 client of IPv6 has its IPv4 address.
+        """
+        for address, expected in (
+            (IPv4Address("TCP", "192.0.2.1", 9000), "192.0.2.1"),
+            (IPv4Address("TCP", "0.0.0.0", 0), "0.0.0.0"),
+            (IPv6Address("TCP", "2001:db8::1", 9000), "2001:db8::1"),
+            (IPv6Address("TCP", "::", 0), "::"),
+            (IPv6Address("TCP", "fe80::1%lo", 9000), "fe80::1%lo"),
+            (IPv6Address("TCP", "::ffff:192.0.2.1", 9000), "192.0.2.1"),
+            (IPv6Address("TCP", "::ffff:0.0.0.0", 9000), "0.0.0.0"),
+            (IPv6Address("TCP", "::192.0.2.1", 9000), "::c000:201"),
+        ):
+            self.assertEqual(ip_of(address), ip_address(expected))
+
+    def test_none(self):
+        """
+        What is no IP address, or has none, has none.
+        """
+        for address in (
+            UNIXAddress(b"/run/echod.sock"),
+            UNIXAddress(None),
+            IPv4Address("TCP", "no host", 1),
+            IPv4Address("TCP", "", 1),
+            None,
+        ):
+            self.assertIsNone(ip_of(address))
 
 
 class TextTests(SynchronousTestCase):

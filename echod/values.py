@@ -1,0 +1,149 @@
+"""
+What a good value is: text of the command line to a value, for each kind of option.
+
+The rule of this room: a bad value is a C{ValueError} whose text says what it is not, and
+what to give.
+"""
+
+import re
+from collections.abc import Callable
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from math import ceil
+from typing import Any
+
+from twisted.logger import LogLevel
+
+MOST_SECONDS = 7 * 24 * 3600
+MOST_CONNECTIONS = 10_000_000
+_UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def port_number(text: str) -> int:
+    """
+    @return: a TCP port, 0 to 65535.
+    @raise ValueError: when it is not one.
+    """
+    if not re.fullmatch("[0-9]{1,5}", text) or int(text) > 65535:
+        raise ValueError("not a port; give a number from 0 (any free port) to 65535")
+    return int(text)
+
+
+def backlog(text: str) -> int:
+    """
+    @return: the length of an accept queue, 1 to 65535 (listen(2)).
+    @raise ValueError: when it is not one.
+    """
+    if not re.fullmatch("[0-9]{1,5}", text) or not 1 <= int(text) <= 65535:
+        raise ValueError("not a queue length; give a number from 1 to 65535")
+    return int(text)
+
+
+def interface(text: str) -> str:
+    """
+    @return: an IP address of this machine, of either version.
+    @raise ValueError: when it is not an address.
+    """
+    try:
+        ip_address(text)
+    except ValueError:
+        raise ValueError("not an IP address; give one such as 127.0.0.1 or ::1") from None
+    return text
+
+
+def seconds(text: str) -> float:
+    """
+    @return: a time in seconds, from C{500ms}, C{30}, C{30s}, C{5m} or C{1h}.
+    @raise ValueError: when it is not a time, or longer than a week.
+    """
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|)", text)
+    value = float(match[1]) * _UNITS[match[2]] if match else -1.0
+    if not 0 <= value <= MOST_SECONDS:
+        raise ValueError("not a time; give seconds, or such as 500ms, 30s, 5m, up to a week")
+    return value
+
+
+def log_level(text: str) -> Any:
+    """
+    @return: one of Twisted's C{LogLevel} constants.
+    @raise ValueError: when it is none of the four.
+    """
+    if text not in ("debug", "info", "warn", "error"):
+        raise ValueError("not a level; give debug, info, warn or error")
+    return LogLevel.levelWithName(text)
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    """
+    Make a coercion that takes one of a few words.
+    """
+
+    def choose(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"not one of the choices; give {' or '.join(words)}")
+        return text
+
+    return choose
+
+
+def path(text: str) -> str:
+    """
+    @return: the path of a file.
+    @raise ValueError: when it is empty or holds a null byte.
+    """
+    if not text or "\0" in text:
+        raise ValueError("not a path; give the name of a PEM file")
+    return text
+
+
+def count(text: str) -> int:
+    """
+    @return: a number of connections.
+    @raise ValueError: when it is not one.
+    """
+    if not re.fullmatch("[0-9]{1,8}", text) or int(text) > MOST_CONNECTIONS:
+        raise ValueError(f"not a number; give one from 0 to {MOST_CONNECTIONS}")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """
+    @return: a number of connections, at least 1.
+    @raise ValueError: when it is not one.
+    """
+    if not re.fullmatch("[0-9]{1,8}", text) or not 1 <= int(text) <= MOST_CONNECTIONS:
+        raise ValueError(f"not a number; give one from 1 to {MOST_CONNECTIONS}")
+    return int(text)
+
+
+def connect_rate(text: str) -> tuple[float, int]:
+    """
+    @return: connections a second, and how many at once, from C{10}, C{0.5} or C{10:50};
+        without the second number, it is the first, rounded up.
+    @raise ValueError: when it is no rate.
+    """
+    match = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)(?::(0|[1-9][0-9]{0,5}))?", text)
+    if match is None or not float(match[1]) or match[2] == "0":
+        raise ValueError("not a rate; give connections a second, such as 10, 0.5, or 10:50")
+    rate = float(match[1])
+    return rate, int(match[2] or ceil(rate))
+
+
+def network(text: str) -> IPv4Network | IPv6Network:
+    """
+    @return: a network, from C{192.0.2.0/24}, C{2001:db8::/32}, or an address.
+        IPv4-mapped ones (RFC 4291 2.5.5.2) are the IPv4 networks that they are.
+    @raise ValueError: when it is none.
+    """
+    if "%" in text:
+        raise ValueError("not a network; give one such as fe80::/10, without a zone")
+    try:
+        net = ip_network(text)
+    except ValueError as error:
+        example = "192.0.2.0/24 or 2001:db8::/32"
+        if "host bits" in str(error):
+            example = str(ip_network(text, strict=False))
+        raise ValueError(f"not a network; give one such as {example}") from None
+    mapped = getattr(net.network_address, "ipv4_mapped", None)
+    if mapped is not None and net.prefixlen >= 96:
+        return IPv4Network((mapped, net.prefixlen - 96))
+    return net

@@ -1,0 +1,590 @@
+"""
+Who may come in.
+"""
+
+from collections import Counter
+from ipaddress import ip_address, ip_network
+
+from hypothesis import HealthCheck, given, settings, strategies as st
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod.admission import AddressRules, Admission, ConnectRate, Networks, client_of
+from echod.connection import Reason
+from echod.connections import Connections
+from echod.limits import TimeLimits
+from echod.sockets import ip_of
+from tests.fakes import FakeConnection
+
+LONG = 1e7
+"""A clock that has run for a third of a year, in seconds."""
+
+
+def networks(*texts):
+    return [ip_network(text) for text in texts]
+
+
+def address(host, port=40000):
+    return (IPv6Address if ":" in host else IPv4Address)("TCP", host, port)
+
+
+class ClientTests(SynchronousTestCase):
+    """
+    Whom an address belongs to.
+    """
+
+    def test_ipv4(self):
+        """
+        Each IPv4 address is a client.
+        """
+        hosts = ("192.0.2.1", "192.0.2.2", "0.0.0.0", "255.255.255.255")
+        self.assertEqual(len({client_of(ip_address(host)) for host in hosts}), 4)
+
+    def test_ipv6(self):
+        """
+        Each IPv6 /64 is a client.
+        """
+        one, same, other, another = (
+            client_of(ip_address(host))
+            for host in (
+                "2001:db8:0:1::",
+                "2001:db8:0:1:ffff:ffff:ffff:ffff",
+                "2001:db8:0:2::",
+                "2001:db8:0:0:ffff:ffff:ffff:ffff",
+            )
+        )
+        self.assertEqual(one, same)
+        self.assertEqual(len({one, other, another}), 3)
+
+    def test_versions_apart(self):
+        """
+        An IPv4 address and an IPv6 network of the same number are two clients.
+        """
+        four, six = ip_address(5), ip_address(5 << 64)
+        self.assertEqual((four.version, six.version), (4, 6))
+        self.assertNotEqual(client_of(four), client_of(six))
+
+
+class NetworksTests(SynchronousTestCase):
+    """
+    A set of networks.
+    """
+
+    def test_every_prefix_length(self):
+        """
+        A network of any length has its first and its last address, and not those beside them.
+        """
+        for host in ("203.0.113.77", "2001:db8:1:2:3:4:5:6"):
+            ip = ip_address(host)
+            for length in range(ip.max_prefixlen + 1):
+                network = ip_network((host, length), strict=False)
+                inside = Networks([network])
+                first, last = network[0], network[-1]
+                self.assertTrue(first in inside and ip in inside and last in inside, network)
+                for beside in (int(first) - 1, int(last) + 1):
+                    if 0 <= beside < 1 << ip.max_prefixlen:
+                        self.assertNotIn(type(ip)(beside), inside, network)
+
+    def test_versions_apart(self):
+        """
+        A network of one version has no address of the other, even if it has all of its own.
+        """
+        four, six = ip_address("0.0.0.1"), ip_address("::1")
+        self.assertIn(four, Networks(networks("0.0.0.0/0")))
+        self.assertNotIn(six, Networks(networks("0.0.0.0/0")))
+        self.assertIn(six, Networks(networks("::/0")))
+        self.assertNotIn(four, Networks(networks("::/0")))
+
+    def test_number(self):
+        """
+        It counts its networks, each once.
+        """
+        self.assertEqual(len(Networks([])), 0)
+        self.assertNotIn(ip_address("192.0.2.1"), Networks([]))
+        several = networks("192.0.2.0/24", "10.0.0.0/8", "11.0.0.0/8", "::/8", "10.0.0.0/8")
+        self.assertEqual(len(Networks(iter(several))), 4)
+
+    @settings(
+        max_examples=400,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    @given(st.data())
+    def test_as_ipaddress_has_it(self, data):
+        """
+        Whatever the networks, an address is in one of them exactly if Python says so.
+        """
+        ips = st.one_of(
+            st.ip_addresses(v=4),
+            st.ip_addresses(v=6),
+            # Near each other, so that there are hits.
+            st.integers(0, 7).map(lambda n: ip_address("10.0.0.0") + n),
+            st.integers(0, 7).map(lambda n: ip_address("2001:db8::") + n),
+        )
+        nets = data.draw(
+            st.lists(
+                st.tuples(ips, st.integers(0, 128)).map(
+                    lambda pair: ip_network(
+                        (pair[0], min(pair[1], pair[0].max_prefixlen)), strict=False
+                    )
+                ),
+                max_size=6,
+            )
+        )
+        found = Networks(nets)
+        for ip in data.draw(st.lists(ips, min_size=1, max_size=6)):
+            expected = any(net.version == ip.version and ip in net for net in nets)
+            self.assertEqual(ip in found, expected, (ip, nets))
+
+
+class AddressRulesTests(SynchronousTestCase):
+    """
+    What the operator allows and denies.
+    """
+
+    def admitted(self, allow=(), deny=()):
+        rules = AddressRules(networks(*allow), networks(*deny))
+        hosts = ("192.0.2.1", "192.0.2.129", "198.51.100.1", "2001:db8::1", "2001:db9::1")
+        return [host for host in hosts if rules.admit(ip_address(host))]
+
+    def test_none(self):
+        """
+        Without rules anybody may come in, and there is nothing to ask.
+        """
+        self.assertEqual(len(self.admitted()), 5)
+        self.assertFalse(AddressRules())
+
+    def test_deny(self):
+        """
+        Who is denied stays out, and nobody else.
+        """
+        self.assertEqual(
+            self.admitted(deny=["192.0.2.0/25", "2001:db8::/32"]),
+            ["192.0.2.129", "198.51.100.1", "2001:db9::1"],
+        )
+        self.assertEqual(len(AddressRules(deny=networks("192.0.2.1"))), 1)
+
+    def test_allow(self):
+        """
+        Once somebody is allowed, nobody else is, of either version.
+        """
+        self.assertEqual(self.admitted(allow=["192.0.2.0/25"]), ["192.0.2.1"])
+        self.assertEqual(
+            self.admitted(allow=["2001:db8::/31", "198.51.100.1"]),
+            ["198.51.100.1", "2001:db8::1", "2001:db9::1"],
+        )
+        self.assertEqual(len(AddressRules(networks("192.0.2.1"))), 1)
+
+    def test_deny_wins(self):
+        """
+        Who is both allowed and denied stays out, however exact the allowance.
+        """
+        allow, deny = ["192.0.2.1", "192.0.2.0/24"], ["192.0.2.0/25"]
+        self.assertEqual(self.admitted(allow, deny), ["192.0.2.129"])
+        self.assertEqual(self.admitted(["192.0.2.1"], ["0.0.0.0/0", "::/0"]), [])
+        self.assertEqual(len(AddressRules(networks(*allow), networks(*deny))), 3)
+
+
+class ConnectRateTests(SynchronousTestCase):
+    """
+    A token bucket for each client.
+    """
+
+    def setUp(self):
+        self.clock = Clock()
+
+    def taken(self, rate, client="one", most=100_000):
+        """
+        How many connections a client may open at this moment.
+        """
+        count = 0
+        while count < most and rate.take(client):
+            count += 1
+        return count
+
+    def test_burst(self):
+        """
+        At once a client may open as many as the burst, and not one more.
+        """
+        for uptime in (0, 0.1, 12345.678, LONG, LONG + 1 / 3):
+            for per_second, burst in (
+                (1.0, 1), (10.0, 10), (10.0, 50), (0.5, 1), (0.3, 100), (3.0, 1000), (7.0, 3),
+                (0.001, 2), (1000.0, 1000),
+            ):  # fmt: skip
+                clock = Clock()
+                clock.advance(uptime)
+                rate = ConnectRate(clock, per_second, burst)
+                self.assertEqual(self.taken(rate), burst, (uptime, per_second))
+                self.assertEqual(self.taken(rate), 0)
+
+    def test_big_burst_after_a_long_time(self):
+        """
+        A large burst is exact as well, when the clock has run for long.
+        """
+        self.clock.advance(LONG)
+        for per_second, burst in ((3.0, 5000), (7.0, 20000)):
+            self.assertEqual(self.taken(ConnectRate(self.clock, per_second, burst)), burst)
+
+    def test_refill(self):
+        """
+        A connection more may be opened after each interval, and none just before.
+        """
+        for uptime in (0, LONG + 1 / 3):
+            for per_second, burst in ((10.0, 5), (0.3, 1), (3.0, 100), (0.001, 2), (7.0, 1)):
+                clock = Clock()
+                clock.advance(uptime)
+                rate = ConnectRate(clock, per_second, burst)
+                self.taken(rate)
+                interval = 1 / per_second
+                for _ in range(20):
+                    clock.advance(interval * 0.999)
+                    self.assertEqual(self.taken(rate), 0, (uptime, per_second))
+                    clock.advance(interval * 0.001)
+                    self.assertEqual(self.taken(rate), 1, (uptime, per_second))
+
+    def test_in_the_long_run(self):
+        """
+        Whoever tries all the time gets in as often as the rate says, and the burst once.
+        """
+        self.clock.advance(LONG)
+        rate = ConnectRate(self.clock, 2.5, 10)
+        admitted = self.taken(rate)
+        for _ in range(16_000):
+            self.clock.advance(1 / 16)
+            admitted += self.taken(rate)
+        self.assertEqual(admitted, 10 + 2500)
+
+    def test_not_more_than_the_burst(self):
+        """
+        However long a client was away, it may open no more at once than the burst.
+        """
+        for uptime in (0, LONG):
+            self.clock.advance(uptime)
+            rate = ConnectRate(self.clock, 10.0, 5)
+            self.assertEqual(self.taken(rate), 5)
+            for seconds, expected in ((0.35, 3), (0.05, 1), (0.5, 5), (0.75, 5), (1e6, 5)):
+                self.clock.advance(seconds)
+                self.assertEqual(self.taken(rate), expected, (uptime, seconds))
+
+    def test_a_refusal_costs_nothing(self):
+        """
+        A client that was refused does not wait longer for having tried.
+        """
+        rate = ConnectRate(self.clock, 1.0, 1)
+        self.assertTrue(rate.take("one"))
+        for _ in range(15):
+            self.clock.advance(1 / 16)
+            self.assertFalse(rate.take("one"))
+        self.clock.advance(1 / 16)
+        self.assertTrue(rate.take("one"))
+
+    def test_clients_apart(self):
+        """
+        Each client has a bucket of its own.
+        """
+        rate = ConnectRate(self.clock, 1.0, 3)
+        self.assertEqual([self.taken(rate, client) for client in "abc"], [3, 3, 3])
+        self.assertEqual(len(rate), 3)
+
+    def test_returns_to_empty(self):
+        """
+        A client whose bucket is full again is forgotten, and one whose is not, is not.
+        """
+        rate = ConnectRate(self.clock, 2.0, 10)
+        self.assertEqual(self.taken(rate, "greedy"), 10)
+        self.assertTrue(rate.take("modest"))
+        self.clock.advance(0.5)
+        self.assertTrue(rate.take("late"))
+        rate.forget()
+        # One who came before is still remembered, and what comes after it waits for it.
+        self.assertEqual(len(rate), 3)
+        self.clock.advance(4.25)
+        rate.forget()
+        self.assertEqual(len(rate), 3)
+        self.clock.advance(0.25)
+        rate.forget()
+        self.assertEqual(len(rate), 0)
+        rate.forget()
+        self.assertEqual(self.taken(rate, "greedy"), 10)
+
+    def test_forgetting_gives_nothing_away(self):
+        """
+        Forgetting, at whatever moment, lets nobody in more often.
+        """
+        rate = ConnectRate(self.clock, 2.0, 4)
+        admitted = self.taken(rate)
+        for _ in range(400):
+            self.clock.advance(1 / 16)
+            rate.forget()
+            admitted += self.taken(rate)
+        self.assertEqual(admitted, 4 + 50)
+
+    def test_bound(self):
+        """
+        However many clients there are, so many are remembered: those who came in last.
+        """
+        self.assertEqual(ConnectRate.most, 65536)
+        rate = ConnectRate(self.clock, 1.0, 2)
+        rate.most = 3
+        for client in ("a", "b", "c", "a"):
+            self.assertTrue(rate.take(client))
+        self.assertFalse(rate.take("a"))
+        self.assertTrue(rate.take("d"))
+        self.assertEqual(len(rate), 3)
+        # Of a, c and d there is one token at most; b has been forgotten.
+        self.assertEqual([self.taken(rate, client) for client in "acd"], [0, 1, 1])
+        self.assertEqual(self.taken(rate, "b"), 2)
+        self.assertEqual(len(rate), 3)
+
+    def test_many(self):
+        """
+        The table does not grow beyond its bound, and is empty when all are gone.
+        """
+        rate = ConnectRate(self.clock, 10.0, 1)
+        for number in range(ConnectRate.most + 100):
+            self.assertTrue(rate.take((4, number)))
+        self.assertEqual(len(rate), ConnectRate.most)
+        self.clock.advance(0.1)
+        rate.forget()
+        self.assertEqual(len(rate), 0)
+
+    @settings(
+        max_examples=300,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    @given(
+        per_second=st.integers(1, 64),
+        burst=st.integers(1, 20),
+        steps=st.lists(st.integers(0, 40), max_size=40),
+    )
+    def test_as_a_bucket(self, per_second, burst, steps):
+        """
+        Whenever a client comes, it is let in exactly if a bucket, filled drop by drop, says so.
+        """
+        clock = Clock()
+        rate = ConnectRate(clock, per_second / 16, burst)
+        # In parts of 256, so that all is whole: 16 steps a second, per_second / 16 tokens.
+        full = tokens = burst * 256
+        for step in steps:
+            clock.advance(step / 16)
+            tokens = min(full, tokens + step * per_second)
+            admitted = rate.take("one")
+            self.assertEqual(admitted, tokens >= 256)
+            tokens -= 256 * admitted
+
+
+class AdmissionTests(SynchronousTestCase):
+    """
+    All limits together.
+    """
+
+    def setUp(self):
+        self.clock = Clock()
+        self.connections = Connections(self.clock, TimeLimits(), access_log=False)
+
+    def admission(self, most=1000, allow=(), deny=(), per_client=0, rate=None):
+        rules = AddressRules(networks(*allow), networks(*deny))
+        made = ConnectRate(self.clock, *rate) if rate else None
+        return Admission(self.connections, most, rules, per_client, made)
+
+    def test_no_limits(self):
+        """
+        Without limits nobody is refused, nobody is counted, and nobody is remembered.
+        """
+        for admission in (self.admission(), Admission(self.connections, 1000)):
+            for host in ("192.0.2.1", "2001:db8::1"):
+                self.assertIsNone(admission.refusal(address(host)))
+            self.assertEqual((admission.counts_clients, admission.clients()), (False, 0))
+            admission.forget()
+
+    def test_total(self):
+        """
+        It is full with as many connections as may be, and no longer when one has ended.
+        """
+        admission = self.admission(most=2)
+        self.assertIs(admission.connections, self.connections)
+        one = FakeConnection(self.connections)
+        self.assertFalse(admission.is_full())
+        FakeConnection(self.connections)
+        self.assertTrue(admission.is_full())
+        self.connections.remove(one, Reason.CLIENT)
+        self.assertFalse(admission.is_full())
+
+    def test_address(self):
+        """
+        The rules alone are enough to refuse.
+        """
+        admission = self.admission(deny=["192.0.2.0/24"])
+        self.assertIs(admission.refusal(address("192.0.2.1")), Reason.ADDRESS)
+        self.assertIsNone(admission.refusal(address("192.0.3.1")))
+        admission = self.admission(allow=["2001:db8::/32"])
+        self.assertIs(admission.refusal(address("192.0.3.1")), Reason.ADDRESS)
+        self.assertIsNone(admission.refusal(address("2001:db8::1")))
+
+    def test_mapped(self):
+        """
+        An IPv4 client of a dual-stack socket is that IPv4 client, for rules, counts and rate.
+        """
+        admission = self.admission(deny=["192.0.2.0/24"], per_client=1)
+        self.assertIs(admission.refusal(address("::ffff:192.0.2.1")), Reason.ADDRESS)
+        admission.enter(address("::ffff:198.51.100.1"))
+        self.assertIs(admission.refusal(address("198.51.100.1")), Reason.MAX_PER_CLIENT)
+        self.assertIsNone(admission.refusal(address("::ffff:198.51.100.2")))
+        admission.leave(address("198.51.100.1"))
+        self.assertEqual(admission.clients(), 0)
+        admission = self.admission(rate=(1.0, 1))
+        self.assertIsNone(admission.refusal(address("::ffff:198.51.100.1")))
+        self.assertIs(admission.refusal(address("198.51.100.1")), Reason.RATE)
+
+    def test_per_client(self):
+        """
+        A client has as many as it may have, whatever its ports, and others have their own.
+        """
+        admission = self.admission(per_client=3)
+        self.assertTrue(admission.counts_clients)
+        for port in range(3):
+            self.assertIsNone(admission.refusal(address("192.0.2.1", port)))
+            admission.enter(address("192.0.2.1", port))
+        self.assertIs(admission.refusal(address("192.0.2.1", 3)), Reason.MAX_PER_CLIENT)
+        self.assertIsNone(admission.refusal(address("192.0.2.2", 3)))
+        self.assertEqual(admission.clients(), 1)
+        admission.leave(address("192.0.2.1", 1))
+        self.assertIsNone(admission.refusal(address("192.0.2.1", 4)))
+        for port in (0, 2):
+            admission.leave(address("192.0.2.1", port))
+        self.assertEqual(admission.clients(), 0)
+
+    def test_per_ipv6_network(self):
+        """
+        All addresses of an IPv6 /64 are one client.
+        """
+        admission = self.admission(per_client=2)
+        for host in ("2001:db8::1", "2001:db8::ffff:0:0:2"):
+            admission.enter(address(host))
+        self.assertIs(admission.refusal(address("2001:db8::3")), Reason.MAX_PER_CLIENT)
+        self.assertIsNone(admission.refusal(address("2001:db8:0:1::1")))
+        self.assertEqual(admission.clients(), 1)
+
+    def test_rate(self):
+        """
+        A client that comes too often is refused, from its first burst on, and others are not.
+        """
+        admission = self.admission(rate=(1.0, 2))
+        self.assertFalse(admission.counts_clients)
+        reasons = [admission.refusal(address("192.0.2.1", port)) for port in range(4)]
+        self.assertEqual(reasons, [None, None, Reason.RATE, Reason.RATE])
+        reasons = [admission.refusal(address(f"2001:db8::{n}")) for n in range(3)]
+        self.assertEqual(reasons, [None, None, Reason.RATE])
+        self.assertEqual(admission.clients(), 2)
+        self.clock.advance(1)
+        self.assertIsNone(admission.refusal(address("192.0.2.1")))
+        self.clock.advance(1)
+        admission.forget()
+        self.assertEqual(admission.clients(), 1)
+        self.clock.advance(2)
+        admission.forget()
+        self.assertEqual(admission.clients(), 0)
+
+    def test_order(self):
+        """
+        The first reason counts, in the order address, number, rate; and whoever is refused
+        for one of the first two takes no token.
+        """
+        admission = self.admission(deny=["192.0.2.9"], per_client=1, rate=(1.0, 2))
+        denied, client = address("192.0.2.9"), address("192.0.2.1")
+        admission.enter(denied)
+        admission.enter(client)
+        for _ in range(5):
+            self.assertIs(admission.refusal(denied), Reason.ADDRESS)
+            self.assertIs(admission.refusal(client), Reason.MAX_PER_CLIENT)
+        admission.leave(client)
+        reasons = [admission.refusal(client) for _ in range(3)]
+        self.assertEqual(reasons, [None, None, Reason.RATE])
+        admission.enter(client)
+        self.assertIs(admission.refusal(client), Reason.MAX_PER_CLIENT)
+
+    def test_both_tables(self):
+        """
+        Who is remembered counts in both tables.
+        """
+        admission = self.admission(per_client=5, rate=(1.0, 2))
+        admission.refusal(address("192.0.2.1"))
+        admission.enter(address("192.0.2.1"))
+        admission.enter(address("192.0.2.2"))
+        self.assertEqual(admission.clients(), 3)
+
+    def test_unix(self):
+        """
+        Whoever is on a UNIX socket has no address to go by, and is let in and not counted.
+        """
+        admission = self.admission(allow=["192.0.2.1"], per_client=1, rate=(1.0, 1))
+        for peer in (UNIXAddress(None), UNIXAddress(b"/run/x"), IPv4Address("TCP", "x", 1)):
+            for _ in range(3):
+                self.assertIsNone(admission.refusal(peer))
+                admission.enter(peer)
+            self.assertEqual(admission.clients(), 0)
+            admission.leave(peer)
+        self.assertEqual(admission.clients(), 0)
+
+    def test_asking_leaves_no_trace(self):
+        """
+        A client that was asked for, and is not in, is not remembered.
+        """
+        admission = self.admission(per_client=1)
+        for n in range(100):
+            self.assertIsNone(admission.refusal(address(f"192.0.2.{n}")))
+        self.assertEqual(admission.clients(), 0)
+
+    @settings(
+        max_examples=200,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    @given(per_client=st.integers(1, 3), steps=st.lists(st.integers(0, 7), max_size=60))
+    def test_exact(self, per_client, steps):
+        """
+        Whatever the order of coming and going, nobody has one more than allowed, and in the
+        end nobody is remembered.
+        """
+        hosts = [
+            "127.0.0.1", "127.0.0.2", "::1", "::2", "::ffff:127.0.0.1", "2001:db8::", "2001:db8::1",
+            "2001:db8:0:1::",
+        ]  # fmt: skip
+        same = {"::2": "::1", "::ffff:127.0.0.1": "127.0.0.1", "2001:db8::1": "2001:db8::"}
+        admission = Admission(self.connections, 1000, max_per_client=per_client)
+        inside = []
+        counts = Counter()
+        for step in steps:
+            host = hosts[step]
+            client = same.get(host, host)
+            reason = admission.refusal(address(host))
+            full = counts[client] == per_client
+            self.assertEqual(reason, Reason.MAX_PER_CLIENT if full else None)
+            if full:
+                gone = next(each for each in inside if same.get(each, each) == client)
+                inside.remove(gone)
+                counts[client] -= 1
+                admission.leave(address(gone))
+            else:
+                inside.append(host)
+                counts[client] += 1
+                admission.enter(address(host))
+        self.assertEqual(admission.clients(), len(+counts))
+        for host in inside:
+            admission.leave(address(host))
+        self.assertEqual(admission.clients(), 0)
+
+    def test_clients_are_found_by_address(self):
+        """
+        The client of an address with a zone is that of its network.
+        """
+        ip = ip_of(address("fe80::1%lo"))
+        self.assertEqual(client_of(ip), client_of(ip_address("fe80::2")))

@@ -1,0 +1,843 @@
+"""
+The header of the PROXY protocol, by its specification (HAProxy's C{doc/proxy-protocol.txt}).
+"""
+
+import random
+import struct
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from hypothesis import HealthCheck, given, settings, strategies as st
+from twisted.internet import address
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod.header import (
+    V1_SIGNATURE,
+    V2_MOST_BYTES,
+    V2_SIGNATURE,
+    BadHeader,
+    Header,
+    HeaderParser,
+    crc32c,
+)
+
+PAYLOAD = b"\r\nPROXY \0payload"
+"""What follows a header and is none of it, though it looks like one."""
+
+LOCAL, PROXY = 0x20, 0x21
+UNSPEC, TCP4, UDP4, TCP6, UDP6, STREAM, DGRAM = 0x00, 0x11, 0x12, 0x21, 0x22, 0x31, 0x32
+ALPN, AUTHORITY, CRC32C, NOOP, UNIQUE_ID, SSL, NETNS = 1, 2, 3, 4, 5, 0x20, 0x30
+SSL_VERSION, SSL_CN, SSL_CIPHER, SSL_SIG_ALG, SSL_KEY_ALG = 0x21, 0x22, 0x23, 0x24, 0x25
+
+FOUR = struct.pack("!4s4sHH", bytes((192, 0, 2, 1)), bytes((198, 51, 100, 2)), 40000, 9000)
+SIX = struct.pack("!16s16sHH", IPv6Address("2001:db8::1").packed, bytes(16), 65535, 0)
+
+
+def v2(body=b"", family=TCP4, command=PROXY, size=None):
+    """
+    A header of version 2.
+    """
+    size = len(body) if size is None else size
+    return V2_SIGNATURE + struct.pack("!BBH", command, family, size) + body
+
+
+def tlv(kind, value=b"", size=None):
+    """
+    A type-length-value vector.
+    """
+    return struct.pack("!BH", kind, len(value) if size is None else size) + value
+
+
+def tls(*inner, flags=0x07, verify=0):
+    """
+    What a header says of TLS.
+    """
+    return tlv(SSL, struct.pack("!BI", flags, verify) + b"".join(inner))
+
+
+def summed(before=b"", after=b"", wrong=0, addresses=FOUR, family=TCP4):
+    """
+    A header with a checksum among its vectors.
+    """
+    unsummed = v2(addresses + before + tlv(CRC32C, bytes(4)) + after, family)
+    number = crc32c(unsummed) ^ wrong
+    return v2(addresses + before + tlv(CRC32C, number.to_bytes(4, "big")) + after, family)
+
+
+def unix(source, destination=b""):
+    """
+    The two names of a connection on a UNIX socket.
+    """
+    return struct.pack("!108s108s", source, destination)
+
+
+def told(header):
+    """
+    A header in words that can be compared: the client and the facts.
+    """
+    client = header.client
+    if isinstance(client, address.UNIXAddress):
+        return ("unix", client.name), header.facts
+    if client is not None:
+        return (type(client).__name__, client.type, client.host, client.port), header.facts
+    return None, header.facts
+
+
+def outcome(pieces):
+    """
+    What comes of a stream that arrives in these pieces: what the header says and what is
+    left, or what is wrong, or what there is when there is no header.
+    """
+    parser = HeaderParser()
+    taken = 0
+    left = b""
+    pieces = list(pieces)
+    while pieces and parser.header is None:
+        piece = pieces.pop(0)
+        if not piece:
+            continue
+        try:
+            size = parser.feed(piece)
+        except BadHeader as error:
+            assert parser.header is None
+            return "bad", str(error)
+        assert 0 <= size <= len(piece)
+        taken += size
+        assert len(parser.taken) == taken
+        left = piece[size:]
+        if parser.header is None and left:
+            assert size == 0, "what belongs to no header was taken"
+            return "none", parser.taken + left + b"".join(pieces)
+    if parser.header is None:
+        return "more", parser.taken
+    return "header", *told(parser.header), parser.taken, left + b"".join(pieces)
+
+
+def bytewise(stream):
+    """
+    A stream, a byte at a time.
+    """
+    return (stream[n : n + 1] for n in range(len(stream)))
+
+
+def inet(host, port):
+    """
+    A client, as L{told} has it.
+    """
+    return ("IPv6Address" if ":" in host else "IPv4Address", "TCP", host, port)
+
+
+WORST = b"PROXY UNKNOWN ffff:f...f:ffff ffff:f...f:ffff 65535 65535\r\n".replace(
+    b"ffff:f...f:ffff", b":".join([b"ffff"] * 8)
+)
+"""The longest line that the specification knows of."""
+
+GOOD_V1 = {
+    b"PROXY TCP4 192.0.2.1 198.51.100.2 40000 9000\r\n": inet("192.0.2.1", 40000),
+    b"PROXY TCP4 0.0.0.0 255.255.255.255 0 65535\r\n": inet("0.0.0.0", 0),
+    b"PROXY TCP4 255.255.255.255 255.255.255.255 65535 65535\r\n": inet("255.255.255.255", 65535),
+    b"PROXY TCP6 2001:db8::1 :: 65535 0\r\n": inet("2001:db8::1", 65535),
+    b"PROXY TCP6 2001:DB8:0:0:0:0:0:A 2001:0db8::1 1 2\r\n": inet("2001:db8::a", 1),
+    b"PROXY TCP6 %b %b 65535 65535\r\n" % ((b":".join([b"ffff"] * 8),) * 2): inet(
+        ":".join(["ffff"] * 8), 65535
+    ),
+    b"PROXY UNKNOWN\r\n": None,
+    b"PROXY UNKNOWN \r\n": None,
+    b"PROXY UNKNOWN 192.0.2.1 198.51.100.2 40000 9000\r\n": None,
+    b"PROXY UNKNOWN \0\xff\x1b[2J what ever\r\n": None,
+    WORST: None,
+}
+
+NOT_A_LINE = "not a line of version 1"
+NO_ADDRESS = "not an address and its port"
+NO_END = "a line that does not end"
+
+BAD_V1 = {
+    NO_ADDRESS: (
+        b"PROXY TCP4 192.0.2.1 198.51.100.2 65536 9000\r\n",
+        b"PROXY TCP4 192.0.2.1 198.51.100.2 40000 65536\r\n",
+        b"PROXY TCP4 192.0.2.1 198.51.100.2 99999 9000\r\n",
+        b"PROXY TCP4 192.0.2.256 198.51.100.2 40000 9000\r\n",
+        b"PROXY TCP4 192.0.2.1 198.51.100 40000 9000\r\n",
+        b"PROXY TCP4 192.0.2.01 198.51.100.2 40000 9000\r\n",
+        b"PROXY TCP4 192.0.2.1 198.051.100.2 40000 9000\r\n",
+        b"PROXY TCP4 3221225985 198.51.100.2 40000 9000\r\n",
+        b"PROXY TCP4 192.0.2. 198.51.100.2 40000 9000\r\n",
+        b"PROXY TCP4 2001:db8::1 2001:db8::2 40000 9000\r\n",
+        b"PROXY TCP4 192.0.2.1 2001:db8::2 40000 9000\r\n",
+        b"PROXY TCP4 ::ffff:192.0.2.1 198.51.100.2 40000 9000\r\n",
+        b"PROXY TCP6 192.0.2.1 198.51.100.2 40000 9000\r\n",
+        b"PROXY TCP6 2001:db8::1 198.51.100.2 40000 9000\r\n",
+        b"PROXY TCP6 2001:db8::1::2 2001:db8::2 40000 9000\r\n",
+        b"PROXY TCP6 2001:db8:::1 2001:db8::2 40000 9000\r\n",
+        b"PROXY TCP6 12345::1 2001:db8::2 40000 9000\r\n",
+        b"PROXY TCP6 ::1 ::2 65536 9000\r\n",
+    ),
+    NOT_A_LINE: (
+        b"PROXY \r\n",
+        b"PROXY \n",
+        b"PROXY \r\r\n",
+        b"PROXY  UNKNOWN\r\n",
+        b"PROXY UNKNOWN\n",
+        b"PROXY UNKNOWN\r\r\n",
+        b"PROXY UNKNOWN x\ry\r\n",
+        b"PROXY UNKNOWNX\r\n",
+        b"PROXY unknown\r\n",
+        b"PROXY UNKNOW\r\n",
+        b"PROXY TCP4\r\n",
+        b"PROXY TCP4 \r\n",
+        b"PROXY TCP4 192.0.2.1\r\n",
+        b"PROXY TCP4 192.0.2.1 198.51.100.2\r\n",
+        b"PROXY TCP4 192.0.2.1 198.51.100.2 40000\r\n",
+        b"PROXY TCP4 192.0.2.1 198.51.100.2 40000 \r\n",
+        b"PROXY TCP4 192.0.2.1 198.51.100.2 40000 9000 \r\n",
+        b"PROXY TCP4 192.0.2.1 198.51.100.2 40000 9000 1\r\n",
+        b"PROXY TCP4  192.0.2.1 198.51.100.2 40000 9000\r\n",
+        b"PROXY TCP4 192.0.2.1  198.51.100.2 40000 9000\r\n",
+        b"PROXY TCP4 192.0.2.1 198.51.100.2  40000 9000\r\n",
+        b"PROXY TCP4 192.0.2.1 198.51.100.2 40000  9000\r\n",
+        b"PROXY TCP4\t192.0.2.1 198.51.100.2 40000 9000\r\n",
+        b"PROXY TCP4 192.0.2.1 198.51.100.2 40000 9000\n",
+        b"PROXY TCP4 192.0.2.1 198.51.100.2 40000 9000\r\r\n",
+        b"PROXY TCP4 192.0.2.1\r198.51.100.2 40000 9000\r\n",
+        b"PROXY TCP4 192.0.2.1 198.51.100.2 040000 9000\r\n",
+        b"PROXY TCP4 192.0.2.1 198.51.100.2 04000 9000\r\n",
+        b"PROXY TCP4 192.0.2.1 198.51.100.2 40000 00\r\n",
+        b"PROXY TCP4 192.0.2.1 198.51.100.2 +4000 9000\r\n",
+        b"PROXY TCP4 192.0.2.1 198.51.100.2 -1 9000\r\n",
+        b"PROXY TCP4 192.0.2.1 198.51.100.2 4_0 9000\r\n",
+        b"PROXY TCP4 192.0.2.1 198.51.100.2 40000 9_0\r\n",
+        b"PROXY TCP4 192.0.2.1 198.51.100.2 4.0 9000\r\n",
+        b"PROXY TCP4 192.0.2.1 198.51.100.2 0x40 9000\r\n",
+        b"PROXY TCP4 192.0.2.1 198.51.100.2 400000 9000\r\n",
+        b"PROXY TCP4 192.0.2.1 198.51.100.2 40000 http\r\n",
+        b"PROXY TCP4 192.0.2.1/32 198.51.100.2 40000 9000\r\n",
+        b"PROXY TCP4 client.example 198.51.100.2 40000 9000\r\n",
+        b"PROXY TCP4 192.0.2.1\0 198.51.100.2 40000 9000\r\n",
+        b"PROXY TCP4 192.0.2.\xb2 198.51.100.2 40000 9000\r\n",
+        b"PROXY TCP4 192.0.2.1 198.51.100.2 4000\xb2 9000\r\n",
+        b"PROXY TCP6 fe80::1%lo ::2 40000 9000\r\n",
+        b"PROXY TCP6 [::1] ::2 40000 9000\r\n",
+        b"PROXY tcp4 192.0.2.1 198.51.100.2 40000 9000\r\n",
+        b"PROXY TCP5 192.0.2.1 198.51.100.2 40000 9000\r\n",
+        b"PROXY TCP46 192.0.2.1 198.51.100.2 40000 9000\r\n",
+        b"PROXY UDP4 192.0.2.1 198.51.100.2 40000 9000\r\n",
+    ),
+    NO_END: (
+        WORST.replace(b"65535\r", b"65535 \r"),
+        WORST[:-2] + b"x\r\n",
+        WORST[:-2] + b"xyz",
+        b"PROXY UNKNOWN " + bytes(93),
+        b"PROXY TCP4 " + b"1" * 96,
+        b"PROXY " + b" " * 200 + b"\r\n",
+    ),
+}
+
+NO_VERSION = "neither LOCAL nor PROXY of version 2"
+NO_FAMILY = "an address of no known family"
+SHORT = "too short for its addresses"
+OVERRUN = "a field that is longer than the header"
+SHORT_TLS = "too short for what it says of TLS"
+LONG_ID = "an identifier of more than 128 bytes"
+SUM_SIZE = "a checksum of another size"
+SUM = "a checksum that is not its own"
+LONG = "longer than any"
+
+FOUR_TOLD, SIX_TOLD = inet("192.0.2.1", 40000), inet("2001:db8::1", 65535)
+FULL = bytes(range(1, 109))
+TLS_FACTS = {
+    "proxy_tls_version": "TLSv1.3",
+    "proxy_tls_cipher": "TLS_AES_128_GCM_SHA256",
+    "proxy_tls_cn": "client.example",
+}
+TLS_VECTORS = (
+    tlv(SSL_VERSION, b"TLSv1.3"),
+    tlv(SSL_CIPHER, b"TLS_AES_128_GCM_SHA256"),
+    tlv(SSL_CN, b"client.example"),
+)
+
+GOOD_V2 = {
+    "LOCAL": (v2(family=UNSPEC, command=LOCAL), None, {}),
+    "LOCAL with addresses": (v2(FOUR, command=LOCAL), None, {}),
+    "LOCAL of no family": (v2(b"what ever", 0xFF, LOCAL), None, {}),
+    "LOCAL with vectors": (v2(FOUR + tlv(ALPN, b"h2", 9), command=LOCAL), None, {}),
+    "PROXY for an unknown family": (v2(family=UNSPEC), None, {}),
+    "PROXY for an unknown family, with something": (v2(b"what ever", UNSPEC), None, {}),
+    "TCP over IPv4": (v2(FOUR), FOUR_TOLD, {}),
+    "UDP over IPv4": (v2(FOUR, UDP4), FOUR_TOLD, {}),
+    "TCP over IPv6": (v2(SIX, TCP6), SIX_TOLD, {}),
+    "UDP over IPv6": (v2(SIX, UDP6), SIX_TOLD, {}),
+    "zeros": (v2(bytes(12)), inet("0.0.0.0", 0), {}),
+    "ones": (v2(b"\xff" * 12), inet("255.255.255.255", 65535), {}),
+    "UNIX stream": (v2(unix(b"/run/client", b"/x"), STREAM), ("unix", b"/run/client"), {}),
+    "UNIX datagram": (v2(unix(b"/run/client"), DGRAM), ("unix", b"/run/client"), {}),
+    "UNIX, full": (v2(unix(FULL, b"/run/echod"), STREAM), ("unix", FULL), {}),
+    "UNIX, more behind the end": (v2(unix(b"/a\0/b"), STREAM), ("unix", b"/a"), {}),
+    "UNIX, abstract": (v2(unix(b"\0name"), STREAM), ("unix", b"\0name"), {}),
+    "UNIX, abstract and full": (
+        v2(unix(b"\0" + FULL[1:]), STREAM), ("unix", b"\0" + FULL[1:]), {},
+    ),
+    "UNIX, no name": (v2(unix(b""), STREAM), ("unix", None), {}),
+    "ALPN": (v2(FOUR + tlv(ALPN, b"h2")), FOUR_TOLD, {"proxy_alpn": "h2"}),
+    "authority": (
+        v2(SIX + tlv(AUTHORITY, b"echo.example"), TCP6),
+        SIX_TOLD,
+        {"proxy_authority": "echo.example"},
+    ),
+    "authority in UTF-8": (
+        v2(FOUR + tlv(AUTHORITY, "\xe9cho".encode())), FOUR_TOLD, {"proxy_authority": "\xe9cho"},
+    ),
+    "unprintable": (
+        v2(FOUR + tlv(ALPN, b"a\r\n\x1b[2J\0\xff\\")),
+        FOUR_TOLD,
+        {"proxy_alpn": "a\\r\\n\\x1b[2J\\x00\\xff\\"},
+    ),
+    "what would pass for another fact": (
+        v2(FOUR + tlv(ALPN, b"h2; proxy_tls_cn admin") + tls(tlv(SSL_CN, b";;"))),
+        FOUR_TOLD,
+        {"proxy_alpn": "h2\\x3b proxy_tls_cn admin", "proxy_tls_cn": "\\x3b\\x3b"},
+    ),
+    "empty value": (v2(FOUR + tlv(ALPN)), FOUR_TOLD, {"proxy_alpn": ""}),
+    "identifier": (v2(FOUR + tlv(UNIQUE_ID, b"1a")), FOUR_TOLD, {"proxy_unique_id": "1a"}),
+    "longest identifier": (
+        v2(FOUR + tlv(UNIQUE_ID, b"x" * 128)), FOUR_TOLD, {"proxy_unique_id": "x" * 128},
+    ),
+    "padding": (v2(FOUR + tlv(NOOP, b"abc") + tlv(NOOP)), FOUR_TOLD, {}),
+    "unknown vectors": (
+        v2(FOUR + tlv(NETNS, b"blue") + tlv(0xE1, b"x" * 300) + tlv(0, b"") + tlv(0xFF, b"\n")),
+        FOUR_TOLD,
+        {},
+    ),
+    "several": (
+        v2(unix(b"/c") + tlv(NOOP, b"x") + tlv(ALPN, b"h2") + tlv(0xEE) + tlv(UNIQUE_ID, b"7"),
+           STREAM),
+        ("unix", b"/c"),
+        {"proxy_alpn": "h2", "proxy_unique_id": "7"},
+    ),
+    "TLS": (v2(FOUR + tls(*TLS_VECTORS)), FOUR_TOLD, TLS_FACTS),
+    "TLS with nothing in it": (v2(FOUR + tls(flags=0, verify=1)), FOUR_TOLD, {}),
+    "TLS with more than is known": (
+        v2(FOUR + tls(tlv(SSL_SIG_ALG, b"SHA256"), *TLS_VECTORS, tlv(SSL_KEY_ALG, b"RSA2048"))
+           + tlv(ALPN, b"h2")),
+        FOUR_TOLD,
+        {**TLS_FACTS, "proxy_alpn": "h2"},
+    ),
+    "checksum": (summed(), FOUR_TOLD, {}),
+    "checksum behind": (summed(before=tlv(ALPN, b"h2")), FOUR_TOLD, {"proxy_alpn": "h2"}),
+    "checksum before": (summed(after=tlv(ALPN, b"h2")), FOUR_TOLD, {"proxy_alpn": "h2"}),
+    "checksum between": (
+        summed(tls(*TLS_VECTORS), tlv(NOOP, b"xyz"), addresses=SIX, family=TCP6),
+        SIX_TOLD,
+        TLS_FACTS,
+    ),
+}  # fmt: skip
+
+BAD_V2 = {
+    NO_VERSION: (
+        v2(FOUR, command=0x22),
+        v2(FOUR, command=0x2F),
+        v2(FOUR, command=0x10),
+        v2(FOUR, command=0x11),
+        v2(FOUR, command=0x31),
+        v2(FOUR, command=0x00),
+        v2(FOUR, command=0xFF),
+        v2(family=UNSPEC, command=0x22),
+    ),
+    NO_FAMILY: tuple(
+        v2(unix(b"/c"), family)
+        for family in (
+            0x01, 0x02, 0x03, 0x0F, 0x10, 0x13, 0x1F, 0x20, 0x23, 0x30, 0x33, 0x40, 0x41, 0xF1, 0xFF
+        )
+    ),
+    SHORT: (
+        v2(),
+        v2(FOUR[:-1]),
+        v2(FOUR[:-1], UDP4),
+        v2(FOUR, TCP6),
+        v2(SIX[:-1], TCP6),
+        v2(SIX[:-1], UDP6),
+        v2(SIX, STREAM),
+        v2(unix(b"/c")[:-1], STREAM),
+        v2(unix(b"/c")[:-1], DGRAM),
+    ),
+    OVERRUN: (
+        v2(FOUR + b"\x01"),
+        v2(FOUR + b"\x01\x00"),
+        v2(FOUR + b"\x04\x00\x01"),
+        v2(FOUR + tlv(ALPN, b"h2", 3)),
+        v2(FOUR + tlv(0xEE, b"h2", 0xFFFF)),
+        v2(FOUR + tlv(ALPN, b"h2") + tlv(NOOP, b"", 1)),
+        v2(FOUR + tls(*TLS_VECTORS) + b"\x00"),
+        v2(FOUR + tlv(SSL, bytes(5), 6)),
+        # Inside of what it says of TLS.
+        v2(FOUR + tls(b"\x21")),
+        v2(FOUR + tls(b"\x21\x00")),
+        v2(FOUR + tls(tlv(SSL_CN, b"x", 2))),
+        v2(FOUR + tls(tlv(SSL_CN, b"x", 2)) + tlv(NOOP, b"abc")),
+        v2(FOUR + tls(b"\x22\x00") + tlv(NOOP, b"abc")),
+    ),
+    SHORT_TLS: (
+        v2(FOUR + tlv(SSL)),
+        v2(FOUR + tlv(SSL, bytes(4))),
+        v2(FOUR + tlv(SSL, bytes(4)) + tlv(NOOP, b"abc")),
+    ),
+    LONG_ID: (
+        v2(FOUR + tlv(UNIQUE_ID, b"x" * 129)),
+        v2(FOUR + tlv(ALPN, b"h2") + tlv(UNIQUE_ID, b"x" * 1000)),
+    ),
+    SUM_SIZE: (
+        v2(FOUR + tlv(CRC32C)),
+        v2(FOUR + tlv(CRC32C, bytes(3))),
+        v2(FOUR + tlv(CRC32C, bytes(5))),
+    ),
+    SUM: (
+        summed(wrong=1),
+        summed(wrong=0x80000000),
+        summed(tlv(ALPN, b"h2"), tlv(NOOP), wrong=1),
+        summed(tlv(ALPN, b"h2")).replace(b"h2", b"h3"),
+        summed(after=tlv(ALPN, b"h2")).replace(b"h2", b"h3"),
+        summed().replace(FOUR[8:10], b"\0\0"),
+        v2(FOUR + tlv(CRC32C, bytes(4))),
+        # In the order of bytes that other protocols have for it.
+        summed()[:-4] + summed()[:-5:-1],
+    ),
+    LONG: (
+        v2(FOUR, size=V2_MOST_BYTES - 15),
+        v2(FOUR, size=0xFFFF),
+        v2(FOUR, command=LOCAL, size=0xFFFF),
+        v2(FOUR, size=V2_MOST_BYTES - 15) + bytes(V2_MOST_BYTES),
+    ),
+}  # fmt: skip
+
+NONE = (
+    b"x",
+    b"hello",
+    b" PROXY UNKNOWN\r\n",
+    b"proxy UNKNOWN\r\n",
+    b"Proxy UNKNOWN\r\n",
+    b"PROXY\tUNKNOWN\r\n",
+    b"PROXY\r\n",
+    b"PROXYUNKNOWN\r\n",
+    b"PROXZ",
+    b"PP",
+    b"\n",
+    b"\r\r\n",
+    b"\r\nPROXY UNKNOWN\r\n",
+    b"\r\n\r\n\0\r\nQUIT\r\n",
+    b"\r\n\r\n\0\r\nquit\n",
+    b"\r\n\r\n\0\r\nQUI\n",
+    b"\0" + v2(FOUR),
+    b"\x16\x03\x01\x02\x00\x01",
+    b"GET / HTTP/1.1\r\n\r\n",
+)
+"""What is the client's own, whole."""
+
+
+class TableTests(SynchronousTestCase):
+    """
+    Headers, good and bad, each in all the ways in which it can come.
+    """
+
+    def assert_outcome(self, stream, expected):
+        """
+        The same comes of a stream in one piece, byte by byte, and cut in two anywhere.
+        """
+        self.assertEqual(outcome([stream]), expected, stream)
+        self.assertEqual(outcome(bytewise(stream)), expected, stream)
+        for cut in range(1, len(stream)):
+            if (found := outcome([stream[:cut], stream[cut:]])) != expected:
+                self.fail(f"{stream!r} cut at {cut}: {found} is not {expected}")
+
+    def test_version_1(self):
+        """
+        Each good line tells its client, or that there is none to tell, and ends where it ends.
+        """
+        for header, client in GOOD_V1.items():
+            for left in (b"", PAYLOAD, header):
+                self.assert_outcome(header + left, ("header", client, {}, header, left))
+
+    def test_version_1_wrong(self):
+        """
+        Each bad line is refused, with words for why.
+        """
+        for words, streams in BAD_V1.items():
+            for stream in streams:
+                for left in (b"", PAYLOAD):
+                    self.assert_outcome(stream + left, ("bad", words))
+
+    def test_version_1_longest(self):
+        """
+        A line has 107 bytes at most, and at the last of them it is known that it is too long.
+        """
+        self.assertEqual(len(WORST), 107)
+        for stream in (WORST[:-1] + b"x", WORST[:-2] + b"xx", WORST[:-2] + b"x\r"):
+            self.assertEqual(outcome([stream[:-1]])[0], "more")
+            self.assertEqual(outcome([stream]), ("bad", NO_END))
+        # One more byte, and the line end would be in time if it were looked for.
+        self.assertEqual(outcome([WORST[:-2] + b"x\r\n"]), ("bad", NO_END))
+
+    def test_version_2(self):
+        """
+        Each good header tells its client and its facts, and ends where its length says.
+        """
+        for name, (header, client, facts) in GOOD_V2.items():
+            for left in (b"", PAYLOAD):
+                with self.subTest(name):
+                    self.assert_outcome(header + left, ("header", client, facts, header, left))
+
+    def test_version_2_wrong(self):
+        """
+        Each bad header is refused, with words for why.
+        """
+        for words, streams in BAD_V2.items():
+            for stream in streams:
+                self.assert_outcome(stream, ("bad", words))
+
+    def test_version_2_longest(self):
+        """
+        A header may have 4096 bytes, and more are refused as soon as its length is there.
+        """
+        room = V2_MOST_BYTES - 16 - len(FOUR) - 3
+        self.assertEqual(V2_MOST_BYTES, 4096)
+        header = v2(FOUR + tlv(NOOP, b"x" * room))
+        expected = ("header", FOUR_TOLD, {}, header, PAYLOAD)
+        self.assertEqual(outcome([header + PAYLOAD]), expected)
+        self.assertEqual(outcome(bytewise(header + PAYLOAD)), expected)
+        longer = v2(FOUR + tlv(NOOP, b"x" * (room + 1)))
+        self.assertEqual(outcome([longer[:15]]), ("more", longer[:15]))
+        self.assertEqual(outcome([longer[:16]]), ("bad", LONG))
+
+    def test_truncated(self):
+        """
+        As long as it may still become a header, it is waited for, and nothing is told.
+        """
+        for header in (*GOOD_V1, *(header for header, _, _ in GOOD_V2.values())):
+            for size in range(1, len(header)):
+                start = header[:size]
+                self.assertEqual(outcome([start]), ("more", start))
+                self.assertEqual(outcome(bytewise(start)), ("more", start))
+
+    def test_none(self):
+        """
+        What does not begin like a header is the client's to the byte, however late that shows.
+        """
+        for stream in NONE:
+            for left in (b"", PAYLOAD):
+                self.assert_outcome(stream + left, ("none", stream + left))
+
+    def test_header_of_nothing(self):
+        """
+        A header that tells nothing has no client and no facts.
+        """
+        self.assertEqual(Header(), Header(None, {}))
+
+    def test_last_one_counts(self):
+        """
+        When a proxy says the same thing twice, the last one counts.
+        """
+        header = v2(FOUR + tlv(ALPN, b"h2") + tlv(ALPN, b"h3"))
+        self.assertEqual(outcome([header])[2], {"proxy_alpn": "h3"})
+
+
+class ChecksumTests(SynchronousTestCase):
+    """
+    The CRC32c of a header.
+    """
+
+    def test_known_values(self):
+        """
+        It is that of Castagnoli: the check value, and the examples of RFC 3720 (B.4).
+        """
+        for data, expected in (
+            (b"123456789", 0xE3069283),
+            (b"", 0),
+            (bytes(32), 0x8A9136AA),
+            (b"\xff" * 32, 0x62A8AB43),
+            (bytes(range(32)), 0x46DD794E),
+            (bytes(range(31, -1, -1)), 0x113FDB5C),
+        ):
+            self.assertEqual(crc32c(data), expected)
+
+    def test_any_flipped_bit(self):
+        """
+        Whatever bit of a header is flipped, its checksum or something else is wrong.
+        """
+        header = summed(tlv(ALPN, b"h2"))
+        good = outcome([header])
+        self.assertEqual(good[0], "header")
+        for place in range(len(header) * 8):
+            flipped = bytearray(header)
+            flipped[place // 8] ^= 1 << place % 8
+            found = outcome([bytes(flipped)])
+            if found[0] == "header":
+                # LOCAL, and what else it says is not looked at; or there is no checksum.
+                self.assertIn(place // 8, (12, header.index(b"\x03\0\4")))
+            elif found[0] == "none":
+                self.assertLess(place // 8, 12)
+
+
+def cases(count):
+    """
+    The settings of a test with so many cases, the same ones each time.
+    """
+    return settings(
+        max_examples=count,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+SEEDS = st.integers(0, 2**64 - 1)
+"""
+A case, of which L{random.Random} makes the rest: it costs a tenth of drawing each part, and
+a case that fails is one number.
+"""
+
+
+def some_bytes(chance, most):
+    """
+    Bytes such as could be harmful, or any.
+    """
+    kind = chance.randrange(3)
+    size = min(chance.choice((0, 1, 2, 5, 20, 127, 128, 129, most)), most)
+    if kind == 0:
+        return chance.randbytes(size)
+    if kind == 1:
+        return bytes(chance.choices(b"\0\r\n\x1b\x7f\x80\x9b\xc3\xa9\xff{}%;\\ ", k=size))
+    return ("".join(chance.choices("h2.\u202e\u2028\xe9\U0001f600\n", k=size))).encode()[:most]
+
+
+def some_port(chance):
+    return chance.choice((0, 1, 80, 9999, 10000, 65535, chance.randrange(65536)))
+
+
+def some_v1(chance):
+    """
+    A good line, and its client.
+    """
+    kind = chance.randrange(4)
+    if kind == 0:
+        text = bytes(chance.choices(range(256), k=chance.randrange(92)))
+        text = text.translate(None, b"\r\n")
+        return b"PROXY UNKNOWN" + chance.choice((b"", b" " + text)) + b"\r\n", None
+    make, bits = (IPv6Address, 128) if kind == 1 else (IPv4Address, 32)
+    source, destination = (
+        make(chance.getrandbits(bits) >> chance.choice((0, 0, bits // 2, bits - 1)))
+        for _ in range(2)
+    )
+    port = some_port(chance)
+    shown = chance.choice((str(source), source.exploded.upper()))
+    line = f"PROXY TCP{source.version} {shown} {destination} {port} {some_port(chance)}\r\n"
+    return line.encode(), inet(str(source), port)
+
+
+NAMES = {ALPN: "proxy_alpn", AUTHORITY: "proxy_authority", UNIQUE_ID: "proxy_unique_id"}
+TLS_NAMES = {
+    SSL_VERSION: "proxy_tls_version",
+    SSL_CIPHER: "proxy_tls_cipher",
+    SSL_CN: "proxy_tls_cn",
+}
+
+
+def some_vectors(chance, names, most):
+    """
+    Vectors, and the names of the facts that they tell.
+    """
+    others = [kind for kind in (NOOP, NETNS, 0, 0x24, 0x25, 0xE0, 0xFF) if kind not in names]
+    vectors, facts = [], set()
+    for _ in range(chance.choice((0, 0, 1, 2, 4))):
+        kind = chance.choice((*names, *others))
+        vectors.append(tlv(kind, some_bytes(chance, 128 if kind == UNIQUE_ID else most)))
+        facts.update(name for name in (names.get(kind),) if name)
+    return vectors, facts
+
+
+def some_v2(chance):
+    """
+    A good header, its client, and the names of its facts.
+    """
+    if chance.random() < 0.1:
+        command, family = chance.choice(((LOCAL, chance.randrange(256)), (PROXY, UNSPEC)))
+        return v2(some_bytes(chance, 300), family, command), None, set()
+    vectors, facts = some_vectors(chance, NAMES, 200)
+    if chance.random() < 0.3:
+        inner, more = some_vectors(chance, TLS_NAMES, 100)
+        vectors.append(tls(*inner, flags=chance.randrange(8), verify=chance.getrandbits(32)))
+        facts |= more
+    chance.shuffle(vectors)
+    kind = chance.randrange(3)
+    family = (TCP4, TCP6, STREAM)[kind] + chance.randrange(2)
+    if kind == 2:
+        name = some_bytes(chance, 108).replace(b"\0", b"x")
+        name = chance.choice((b"", b"\0"))[: len(name)] + name
+        addresses = unix(name[:108], some_bytes(chance, 108))
+        client = ("unix", name[:108] or None)
+    else:
+        source = (IPv4Address, IPv6Address)[kind](chance.getrandbits((32, 128)[kind]))
+        port = some_port(chance)
+        other = chance.randbytes(len(source.packed))
+        ports = struct.pack("!HH", port, some_port(chance))
+        addresses, client = source.packed + other + ports, inet(str(source), port)
+    if chance.random() < 0.3:
+        cut = chance.randint(0, len(vectors))
+        before, after = b"".join(vectors[:cut]), b"".join(vectors[cut:])
+        return summed(before, after, 0, addresses, family), client, facts
+    return v2(addresses + b"".join(vectors), family), client, facts
+
+
+def mutated(chance, header):
+    """
+    The same with a few bytes changed, lost, doubled or added.
+    """
+    bad = bytearray(header)
+    for _ in range(chance.choice((1, 1, 2, 4))):
+        # The beginning matters most, but the signature must stand more often than not.
+        low = 0 if chance.random() < 0.1 else min(len(bad), 6 if bad[:1] == b"P" else 12)
+        place = min(chance.randint(low, len(bad)), chance.randint(low, len(bad)))
+        kind = chance.randrange(6)
+        if kind == 0:
+            bad[place : place + 1] = bytes((chance.randrange(256),))
+        elif kind == 1:
+            bad[place : place + chance.choice((1, 1, 5))] = b""
+        elif kind == 2:
+            bad[place:place] = bytes(chance.choices(b"\0\r\n 0123456789:.+_-\xff", k=1))
+        elif kind == 3:
+            bad[place:place] = bad[place : place + chance.choice((1, 4, 20))]
+        elif kind == 4 and place < len(bad):
+            bad[place] ^= 1 << chance.randrange(8)
+        else:
+            end = chance.randint(low, len(bad))
+            bad[place : place + 2] = bad[end : end + 2]
+    return bytes(bad)
+
+
+PORTS = frozenset(map(str, range(65536)))
+"""The ports, as they are written."""
+
+
+def v1_by_the_book(line):
+    """
+    Whether a line, with its end, is one of version 1; and its client.
+
+    Written without a look at the room: the specification, field by field.
+    """
+    if len(line) > 107 or not line.endswith(b"\r\n") or b"\r" in line[:-2]:
+        return False, None
+    word, kind, *fields = line[:-2].split(b" ")
+    if kind == b"UNKNOWN":
+        return True, None
+    if word != b"PROXY" or kind not in (b"TCP4", b"TCP6") or len(fields) != 4:
+        return False, None
+    make = IPv4Address if kind == b"TCP4" else IPv6Address
+    try:
+        texts = [field.decode("ascii") for field in fields]
+        ips = [make(text) for text in texts[:2]]
+    except ValueError:
+        return False, None
+    if "%" in "".join(texts) or not PORTS.issuperset(texts[2:]):
+        return False, None
+    return True, inet(str(ips[0]), int(texts[2]))
+
+
+class GeneratedTests(SynchronousTestCase):
+    """
+    Ten thousand headers that nobody wrote.
+    """
+
+    def assert_sound(self, stream, whole):
+        """
+        What was told is valid and printable, and no more was taken than there was.
+        """
+        if whole[0] == "header":
+            _, client, facts, taken, left = whole
+            self.assertEqual(taken + left, stream)
+            if client is not None and client[0] == "unix":
+                self.assertTrue(client[1] is None or 1 <= len(client[1]) <= 108)
+            elif client is not None:
+                name, kind, host, port = client
+                ip = ip_address(host)
+                self.assertEqual((name, kind, str(ip)), (f"IPv{ip.version}Address", "TCP", host))
+                self.assertTrue(0 <= port <= 65535)
+            for name, text in facts.items():
+                self.assertTrue(name.isidentifier() and text.isprintable(), facts)
+                self.assertNotIn(";", text)
+        elif whole[0] == "none":
+            self.assertEqual(whole[1], stream)
+        elif whole[0] == "more":
+            self.assertEqual(whole[1], stream)
+            self.assertLess(len(stream), V2_MOST_BYTES)
+        else:
+            self.assertEqual(whole[0], "bad")
+            self.assertTrue(whole[1].isprintable() and whole[1])
+
+    def outcome(self, chance, stream):
+        """
+        What comes of a stream, which has to be the same in whatever pieces it comes.
+        """
+        whole = outcome([stream])
+        self.assertEqual(outcome(bytewise(stream)), whole, stream)
+        cuts = sorted(chance.randint(0, len(stream)) for _ in range(3))
+        pieces = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, None], strict=True)]
+        self.assertEqual(outcome(pieces), whole, pieces)
+        self.assert_sound(stream, whole)
+        return whole
+
+    @cases(2000)
+    @given(SEEDS)
+    def test_good_v1(self, seed):
+        """
+        Each good line is taken, and tells its client.
+        """
+        chance = random.Random(seed)
+        header, client = some_v1(chance)
+        self.assertEqual(v1_by_the_book(header), (True, client))
+        found = self.outcome(chance, header + PAYLOAD)
+        self.assertEqual(found, ("header", client, {}, header, PAYLOAD))
+
+    @cases(2000)
+    @given(SEEDS)
+    def test_good_v2(self, seed):
+        """
+        Each good header is taken, and tells its client and its facts.
+        """
+        chance = random.Random(seed)
+        header, client, facts = some_v2(chance)
+        kind, *found, taken, left = self.outcome(chance, header + PAYLOAD)
+        self.assertEqual((kind, taken, left), ("header", header, PAYLOAD))
+        self.assertEqual((found[0], set(found[1])), (client, facts))
+
+    @cases(3000)
+    @given(SEEDS)
+    def test_mutated_v1(self, seed):
+        """
+        A line that was spoilt is refused exactly if the specification does not know it.
+        """
+        chance = random.Random(seed)
+        stream = mutated(chance, some_v1(chance)[0])
+        found = self.outcome(chance, stream)
+        if not stream.startswith(V1_SIGNATURE):
+            self.assertIn(found[0], ("none", "more"))
+            return
+        line = stream[: stream.find(b"\n") + 1]
+        if not line and len(stream) < 107:
+            self.assertEqual(found, ("more", stream))
+            return
+        good, client = v1_by_the_book(line)
+        if good:
+            self.assertEqual(found, ("header", client, {}, line, stream[len(line) :]))
+        else:
+            self.assertEqual(found[0], "bad", stream)
+
+    @cases(3000)
+    @given(SEEDS)
+    def test_mutated_v2(self, seed):
+        """
+        A header that was spoilt is taken or refused, and does no harm.
+        """
+        chance = random.Random(seed)
+        stream = mutated(chance, some_v2(chance)[0])
+        found = self.outcome(chance, stream)
+        if found[0] == "header":
+            self.assertIn(stream[12], (LOCAL, PROXY))
+            self.assertEqual(len(found[3]), 16 + int.from_bytes(stream[14:16], "big"))

@@ -1,0 +1,554 @@
+"""
+Limits in time, by a clock that is a number.
+"""
+
+from dataclasses import fields
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod.connection import Reason
+from echod.limits import (
+    FAREWELL_SECONDS,
+    LINGER_SECONDS,
+    LOOK_SECONDS,
+    PROXY_HEADER_SECONDS,
+    Seen,
+    TimeLimits,
+)
+from tests.fakes import FakeConnection
+
+BIRTH = 1000.0
+"""When the connection was accepted."""
+
+
+class LimitsTestCase(SynchronousTestCase):
+    """
+    A connection that is looked at.
+
+    @ivar ends: how it was asked to end, with the seconds since its birth.
+    """
+
+    def watch(self, handshake=0.0, idle=0.0, lifetime=0.0, write=0.0, proxy_header=0.0):
+        """
+        Begin anew, with these limits and no others.
+        """
+        self.limits = TimeLimits(handshake, idle, lifetime, write, proxy_header)
+        self.seen = Seen(1, BIRTH, BIRTH)
+        self.connection = FakeConnection()
+        self.ends = []
+        self.gone = False
+        return self.connection
+
+    def look(self, at):
+        """
+        Look once, so many seconds after the birth, unless the connection is gone.
+        """
+        if self.gone:
+            return
+        before = len(self.connection.asked)
+        self.limits.look(self.connection, self.seen, BIRTH + at)
+        for how, reason in self.connection.asked[before:]:
+            self.ends.append((at, how, reason))
+            self.gone = how != "finish"
+
+    def look_on(self, begin, end, each=lambda at: None):
+        """
+        Look as often as the daemon does, from one time to another.
+
+        @param each: what happens before each look.
+        """
+        for step in range(round((end - begin) / LOOK_SECONDS) + 1):
+            at = begin + step * LOOK_SECONDS
+            each(at)
+            self.look(at)
+
+    def echo(self, at):
+        """
+        The client sends a byte.
+        """
+        self.connection.bytes_echoed += 1
+
+    def take(self, at):
+        """
+        The client takes a byte of what it is owed.
+        """
+        first, *rest = self.connection.not_taken
+        self.connection.not_taken = (first - 1, *rest)
+
+
+class DefaultTests(SynchronousTestCase):
+    """
+    What holds when nothing else is asked for.
+    """
+
+    def test_defaults(self):
+        """
+        A client that does not get to the point, or takes nothing, ends; an idle one does not.
+        """
+        self.assertEqual(
+            TimeLimits(),
+            TimeLimits(handshake=10.0, idle=0.0, lifetime=0.0, write=30.0, proxy_header=5.0),
+        )
+        self.assertEqual(
+            (LOOK_SECONDS, LINGER_SECONDS, FAREWELL_SECONDS, PROXY_HEADER_SECONDS),
+            (0.5, 2.0, 30.0, 5.0),
+        )
+
+
+class NoLimitTests(LimitsTestCase):
+    """
+    Limits of 0.
+    """
+
+    def test_never(self):
+        """
+        Without limits a connection may be silent, stalled or waited for as long as it likes.
+        """
+        for awaited in (None, Reason.HANDSHAKE, Reason.PROXY_HEADER):
+            for paused in (False, True):
+                connection = self.watch()
+                self.assertEqual({getattr(self.limits, f.name) for f in fields(TimeLimits)}, {0.0})
+                connection.awaited, connection.paused = awaited, paused
+                connection.not_taken = (1, 2, 3)
+                for at in (0.5, 1.0, 60.0, 1e6, 1e9):
+                    self.look(at)
+                self.assertEqual(self.ends, [])
+
+    def test_ending(self):
+        """
+        An end that has begun may take its time, as long as the client is owed something.
+        """
+        connection = self.watch()
+        connection.ending, connection.not_taken = True, (1, 0, 0)
+        for at in (0.5, 1.0, 60.0, 1e9):
+            self.look(at)
+        self.assertEqual(self.ends, [])
+
+
+class IdleTests(LimitsTestCase):
+    """
+    Without a byte in either direction.
+    """
+
+    def test_silent(self):
+        """
+        A silent client is asked to leave at the limit, and not before.
+        """
+        self.watch(idle=10.0)
+        self.look_on(0.5, 9.5)
+        self.look(9.999)
+        self.assertEqual(self.ends, [])
+        self.look(10.0)
+        self.assertEqual(self.ends, [(10.0, "finish", Reason.IDLE)])
+
+    def test_once(self):
+        """
+        It is asked once.
+        """
+        self.watch(idle=10.0)
+        self.look_on(0.5, 11.0)
+        self.assertEqual(self.ends, [(10.0, "finish", Reason.IDLE)])
+
+    def test_talks(self):
+        """
+        A client that sends a byte now and then has the whole limit after each.
+        """
+        self.watch(idle=10.0)
+        for byte in range(1, 4):
+            self.look_on(byte * 9.0 - 8.5, byte * 9.0 - 0.5)
+            self.echo(0)
+            self.look(byte * 9.0)
+        self.look(36.999)
+        self.assertEqual(self.ends, [])
+        self.look(37.0)
+        self.assertEqual(self.ends, [(37.0, "finish", Reason.IDLE)])
+
+    def test_slow_reader(self):
+        """
+        A client that sends nothing, and takes a little of what is in the kernel, is not idle.
+        """
+        connection = self.watch(idle=2.0)
+        connection.bytes_echoed, connection.not_taken = 5000, (5000, 0, 0)
+        self.look_on(0.5, 200.0, self.take)
+        self.assertEqual(self.ends, [])
+        # It takes no more.
+        self.look_on(200.5, 206.0)
+        ((at, how, reason),) = self.ends
+        self.assertEqual((how, reason), ("finish", Reason.IDLE))
+        # Nobody counts what is in the kernel while nothing seems to be wrong.
+        self.assertTrue(202.0 <= at <= 204.5, at)
+
+    def test_takes_nothing(self):
+        """
+        A client that takes nothing of what is in the kernel is idle.
+        """
+        connection = self.watch(idle=10.0)
+        connection.bytes_echoed, connection.not_taken = 5000, (5000, 0, 0)
+        self.look_on(0.5, 25.0)
+        ((at, how, reason),) = self.ends
+        self.assertEqual((how, reason), ("finish", Reason.IDLE))
+        self.assertTrue(10.5 <= at <= 21.0, at)
+
+    def test_has_taken_all(self):
+        """
+        That a client took all it was owed, some time ago, does not make it idle later.
+        """
+        connection = self.watch(idle=10.0)
+        connection.bytes_echoed, connection.not_taken = 5000, (5000, 0, 0)
+        self.look(0.5)
+        connection.not_taken = (0, 0, 0)
+        self.look(10.499)
+        self.assertEqual(self.ends, [])
+        self.look(10.5)
+        self.assertEqual(self.ends, [(10.5, "finish", Reason.IDLE)])
+
+    def test_slow_reader_of_much(self):
+        """
+        A client that reading has paused for, and that takes a little, is not idle then or after.
+        """
+        connection = self.watch(idle=10.0)
+        connection.bytes_echoed, connection.paused = 5000, True
+        connection.not_taken = (5000, 60000, 0)
+        self.look_on(0.5, 50.0, self.take)
+        connection.paused, connection.not_taken = False, (0, 0, 0)
+        self.look(59.999)
+        self.assertEqual(self.ends, [])
+        self.look(60.0)
+        self.assertEqual(self.ends, [(60.0, "finish", Reason.IDLE)])
+
+    def test_paused_and_takes_nothing(self):
+        """
+        A client that reading has paused for, and that takes nothing, is idle as well.
+        """
+        connection = self.watch(idle=10.0)
+        connection.bytes_echoed, connection.paused = 5000, True
+        connection.not_taken = (5000, 60000, 0)
+        self.look_on(0.5, 25.0)
+        self.assertEqual([end[1:] for end in self.ends], [("finish", Reason.IDLE)])
+
+    def test_farewell(self):
+        """
+        A client that was idle may take what it is owed, if it does so before long.
+        """
+        connection = self.watch(idle=10.0)
+        connection.not_taken = (5000, 0, 0)
+        self.look_on(0.5, 20.0)
+        self.assertEqual(self.ends, [(20.0, "finish", Reason.IDLE)])
+        self.look_on(20.5, 49.5, self.take)
+        self.look(49.999)
+        self.assertEqual(len(self.ends), 1)
+        self.take(0)
+        self.look(50.0)
+        self.assertEqual(self.ends[1:], [(50.0, "abort", Reason.IDLE)])
+
+    def test_farewell_of_the_idle_and_stalled(self):
+        """
+        A client that was idle has the write timeout, too, to begin to take what it is owed.
+        """
+        connection = self.watch(idle=5.0, write=30.0)
+        connection.not_taken = (5000, 0, 0)
+        self.look_on(0.5, 10.0)
+        self.assertEqual(self.ends, [(10.0, "finish", Reason.IDLE)])
+        self.look_on(10.5, 20.0)
+        self.assertEqual(len(self.ends), 1)
+
+
+class LifetimeTests(LimitsTestCase):
+    """
+    From accept, whatever happens.
+    """
+
+    def test_busy(self):
+        """
+        A client that sends and takes without a pause ends at the limit, and not before.
+        """
+        self.watch(lifetime=100.0)
+        self.look_on(0.5, 99.5, self.echo)
+        self.look(99.999)
+        self.assertEqual(self.ends, [])
+        self.echo(0)
+        self.look(100.0)
+        self.assertEqual(self.ends, [(100.0, "finish", Reason.LIFETIME)])
+
+    def test_once(self):
+        """
+        It is asked once.
+        """
+        connection = self.watch(lifetime=100.0)
+        connection.not_taken = (1, 0, 0)
+        self.look_on(99.5, 120.0)
+        self.assertEqual(self.ends, [(100.0, "finish", Reason.LIFETIME)])
+
+    def test_paused(self):
+        """
+        A client that reading has paused for ends as well.
+        """
+        connection = self.watch(lifetime=100.0, write=30.0)
+        connection.paused, connection.not_taken = True, (5000, 0, 0)
+        self.look_on(0.5, 100.0, self.take)
+        self.assertEqual(self.ends, [(100.0, "finish", Reason.LIFETIME)])
+
+    def test_awaited(self):
+        """
+        A connection that is waited for ends as well.
+        """
+        connection = self.watch(lifetime=5.0, handshake=10.0)
+        connection.awaited = Reason.HANDSHAKE
+        self.look_on(0.5, 5.0)
+        self.assertEqual(self.ends, [(5.0, "finish", Reason.LIFETIME)])
+
+    def test_idle_at_the_same_time(self):
+        """
+        When two limits are reached at once, there is one end.
+        """
+        self.watch(lifetime=10.0, idle=10.0)
+        self.look(10.0)
+        self.assertEqual(self.ends, [(10.0, "finish", Reason.IDLE)])
+
+    def test_farewell(self):
+        """
+        What it is owed then, it may take for a while, and is cut after that.
+        """
+        connection = self.watch(lifetime=100.0, write=30.0)
+        connection.not_taken = (5000, 60000, 0)
+        self.look(100.0)
+        self.look_on(100.5, 129.5, self.take)
+        self.take(0)
+        self.look(129.999)
+        self.assertEqual(len(self.ends), 1)
+        self.take(0)
+        self.look(130.0)
+        self.assertEqual(
+            self.ends, [(100.0, "finish", Reason.LIFETIME), (130.0, "abort", Reason.LIFETIME)]
+        )
+
+    def test_has_closed_its_side(self):
+        """
+        A client that has closed its own side, and takes a byte now and then, ends as well.
+        """
+        connection = self.watch(lifetime=100.0, write=30.0)
+        connection.ending, connection.not_taken = True, (5000, 60000, 0)
+        self.look_on(0.5, 100.0 + FAREWELL_SECONDS + LOOK_SECONDS, self.take)
+        self.assertTrue(self.gone)
+
+
+class AwaitedTests(LimitsTestCase):
+    """
+    What has to come in time: a PROXY header, a TLS handshake.
+    """
+
+    def test_handshake(self):
+        """
+        A handshake that is not over at its limit is overdue, and not before.
+        """
+        connection = self.watch(handshake=10.0, proxy_header=1.0)
+        connection.awaited = Reason.HANDSHAKE
+        self.look_on(0.5, 9.5)
+        self.look(9.999)
+        self.assertEqual(self.ends, [])
+        self.look(10.0)
+        self.assertEqual(self.ends, [(10.0, "overdue", Reason.HANDSHAKE)])
+
+    def test_proxy_header(self):
+        """
+        So is a PROXY header, at a limit of its own.
+        """
+        connection = self.watch(handshake=1.0, proxy_header=5.0)
+        connection.awaited = Reason.PROXY_HEADER
+        self.look_on(0.5, 4.5)
+        self.look(4.999)
+        self.assertEqual(self.ends, [])
+        self.look(5.0)
+        self.assertEqual(self.ends, [(5.0, "overdue", Reason.PROXY_HEADER)])
+
+    def test_one_after_the_other(self):
+        """
+        The limit of the handshake counts from accept, however long the header took.
+        """
+        connection = self.watch(handshake=10.0, proxy_header=5.0)
+        connection.awaited = Reason.PROXY_HEADER
+        self.look_on(0.5, 4.5)
+        connection.awaited = Reason.HANDSHAKE
+        self.look_on(5.0, 9.5)
+        self.assertEqual(self.ends, [])
+        self.look(10.0)
+        self.assertEqual(self.ends, [(10.0, "overdue", Reason.HANDSHAKE)])
+
+    def test_no_limit_on_one(self):
+        """
+        That one of them may take for ever does not free the other.
+        """
+        for handshake, proxy_header, slow, free in (
+            (10.0, 0.0, Reason.HANDSHAKE, Reason.PROXY_HEADER),
+            (0.0, 10.0, Reason.PROXY_HEADER, Reason.HANDSHAKE),
+        ):
+            connection = self.watch(handshake=handshake, proxy_header=proxy_header)
+            connection.awaited = free
+            self.look(1000.0)
+            self.assertEqual(self.ends, [])
+            connection.awaited = slow
+            self.look(1000.0)
+            self.assertEqual(self.ends, [(1000.0, "overdue", slow)])
+
+    def test_came(self):
+        """
+        What has come in time is not waited for any more.
+        """
+        connection = self.watch(handshake=10.0, proxy_header=5.0)
+        connection.awaited = Reason.HANDSHAKE
+        self.look(9.5)
+        connection.awaited = None
+        self.look_on(10.0, 100.0)
+        self.assertEqual(self.ends, [])
+
+    def test_not_idle(self):
+        """
+        A client in the middle of its handshake is not idle, but late.
+        """
+        connection = self.watch(handshake=10.0, idle=1.0)
+        connection.awaited = Reason.HANDSHAKE
+        self.look_on(0.5, 10.0)
+        self.assertEqual(self.ends, [(10.0, "overdue", Reason.HANDSHAKE)])
+
+    def test_ending(self):
+        """
+        What is ending is not waited for.
+        """
+        connection = self.watch(handshake=10.0)
+        connection.awaited, connection.ending = Reason.HANDSHAKE, True
+        connection.not_taken = (1, 0, 0)
+        self.look_on(0.5, 20.0)
+        self.assertEqual(self.ends, [])
+
+
+class WriteTests(LimitsTestCase):
+    """
+    Without taking anything of what is owed.
+    """
+
+    def stalled(self, **limits):
+        connection = self.watch(**limits)
+        connection.bytes_echoed, connection.paused = 5000, True
+        connection.not_taken = (1000, 5000, 0)
+        return connection
+
+    def test_stall(self):
+        """
+        A client that takes nothing is aborted at the limit, less what a look may be late.
+        """
+        self.stalled(write=30.0)
+        self.look_on(0.5, 30.0)
+        self.look(30.249)
+        self.assertEqual(self.ends, [])
+        self.look(30.25)
+        self.assertEqual(self.ends, [(30.25, "abort", Reason.WRITE_STALL)])
+
+    def test_within_a_look(self):
+        """
+        Looked at as often as the daemon does, it is gone within one look of the limit.
+        """
+        self.stalled(write=30.0)
+        self.look_on(0.5, 40.0)
+        self.assertEqual(self.ends, [(30.5, "abort", Reason.WRITE_STALL)])
+
+    def test_any_change_counts(self):
+        """
+        A client that takes a little, wherever it shows, has the whole limit again.
+        """
+        for changed in ((999, 5000, 0), (1000, 4000, 0), (1000, 5000, 1)):
+            connection = self.stalled(write=30.0)
+            self.look_on(0.5, 29.5)
+            connection.not_taken = changed
+            self.look_on(30.0, 59.5)
+            self.assertEqual(self.ends, [])
+            self.look(60.0)
+            self.assertEqual(self.ends, [(60.0, "abort", Reason.WRITE_STALL)])
+
+    def test_caught_up(self):
+        """
+        A client that caught up and falls behind again, by as much, has the whole limit again.
+        """
+        connection = self.stalled(write=30.0)
+        self.look_on(0.5, 29.5)
+        connection.paused = False
+        self.look(30.0)
+        connection.paused = True
+        self.echo(0)
+        self.look_on(30.5, 60.0)
+        self.assertEqual(self.ends, [])
+        self.look(60.5)
+        self.assertEqual(self.ends, [(60.5, "abort", Reason.WRITE_STALL)])
+
+    def test_not_paused(self):
+        """
+        A client that is read from, and silent, is not stalled; what it is owed is on its way.
+        """
+        connection = self.watch(write=30.0)
+        connection.not_taken = (1, 0, 0)
+        self.look_on(0.5, 100.0)
+        self.assertEqual(self.ends, [])
+
+    def test_nothing_owed(self):
+        """
+        A client that is owed nothing does not stall, even when reading has paused.
+        """
+        connection = self.watch(write=30.0)
+        connection.paused = True
+        self.look_on(0.5, 100.0)
+        self.assertEqual(self.ends, [])
+
+    def test_ending(self):
+        """
+        A polite end waits no longer than the limit for a client that takes nothing.
+        """
+        connection = self.stalled(write=30.0)
+        connection.paused, connection.ending = False, True
+        self.look_on(0.5, 40.0)
+        self.assertEqual(self.ends, [(30.5, "abort", Reason.WRITE_STALL)])
+
+    def test_short_limit(self):
+        """
+        With a limit as short as a look, the second look that finds the stall ends it.
+        """
+        self.stalled(write=0.5)
+        self.look(0.5)
+        self.assertEqual(self.ends, [])
+        self.look(1.0)
+        self.assertEqual(self.ends, [(1.0, "abort", Reason.WRITE_STALL)])
+
+
+class LingerTests(LimitsTestCase):
+    """
+    The client's own close, which is all that is missing.
+    """
+
+    def test_linger(self):
+        """
+        A client that was sent all, our end too, has a short while to close before it is cut.
+        """
+        connection = self.watch()
+        connection.ending, connection.not_taken = True, (10, 0, 0)
+        self.look_on(0.5, 10.0)
+        connection.not_taken = (0, 0, 0)
+        self.look_on(10.5, 12.0)
+        self.look(12.499)
+        self.assertEqual(self.ends, [])
+        self.look(12.5)
+        self.assertEqual(self.ends, [(12.5, "abort", None)])
+
+    def test_sends_on(self):
+        """
+        A client that goes on sending is cut as well: what it sends now is discarded.
+        """
+        connection = self.watch(idle=60.0)
+        connection.ending = True
+        self.look_on(0.5, 5.0)
+        self.assertEqual(self.ends, [(2.5, "abort", None)])
+
+    def test_before_the_farewell_is_over(self):
+        """
+        A client that was idle and owed nothing is not given the time that others may need.
+        """
+        self.watch(idle=10.0)
+        self.look_on(0.5, 60.0)
+        self.assertEqual(self.ends, [(10.0, "finish", Reason.IDLE), (12.5, "abort", None)])

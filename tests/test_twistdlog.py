@@ -1,0 +1,230 @@
+"""
+The log as twistd's own options have it.
+"""
+
+import errno
+import io
+import json
+import os
+import sys
+
+from twisted.logger import ILogObserver, Logger, LogLevel, LogPublisher
+from twisted.scripts.twistd import ServerOptions
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from echod.twistdlog import TwistdLog
+
+
+class LogTestCase(SynchronousTestCase):
+    """
+    A log, with options of twistd's that the test gives.
+    """
+
+    def setUp(self):
+        self.stdout = io.StringIO()
+        self.patch(sys, "stdout", self.stdout)
+
+    def log(self, format=None, level=None, **twistd):
+        options = ServerOptions()
+        options.opts.update({"nodaemon": 1} | twistd)
+        return TwistdLog(options, format, level)
+
+    def file(self, content=b""):
+        path = self.mktemp()
+        with open(path, "wb") as file:
+            file.write(content)
+        return path
+
+    def empty_folder(self):
+        """
+        Go into an empty folder until the test ends.
+        """
+        folder = self.mktemp()
+        os.mkdir(folder)
+        self.addCleanup(os.chdir, os.getcwd())
+        os.chdir(folder)
+
+
+class OpenTests(LogTestCase):
+    """
+    The observer, and the file that it writes to.
+    """
+
+    def say(self, observer):
+        """
+        Log at each of four levels.
+        """
+        verifyObject(ILogObserver, observer)
+        log = Logger(namespace="echod.test", observer=LogPublisher(observer))
+        log.debug("low")
+        log.info("middle")
+        log.warn("high")
+        log.error("top")
+
+    def said(self, **given):
+        log = self.log(**given)
+        self.say(log.open())
+        self.assertIsNone(log.file)
+        return self.stdout.getvalue().splitlines()
+
+    def test_text(self):
+        """
+        By default the log is text, from info up.
+        """
+        lines = self.said()
+        self.assertEqual([line.split()[-1] for line in lines], ["middle", "high", "top"])
+        self.assertIn(" [echod.test#info] middle", lines[0])
+
+    def test_json(self):
+        """
+        With another format and level, the log has that format, from that level up.
+        """
+        lines = self.said(format="json", level=LogLevel.warn)
+        self.assertEqual([json.loads(line)["message"] for line in lines], ["high", "top"])
+
+    def test_debug(self):
+        """
+        All is logged when debug is asked for.
+        """
+        self.assertEqual(len(self.said(level=LogLevel.debug)), 4)
+
+    def test_file(self):
+        """
+        A log file is written to, and is there to be rotated.
+        """
+        path = self.file(b"earlier\n")
+        log = self.log(logfile=path)
+        self.say(log.open())
+        self.addCleanup(log.file.close)
+        log.file.rotate()
+        with open(path + ".1", "rb") as file:
+            lines = file.read().splitlines()
+        self.assertEqual(
+            [line.split()[-1] for line in lines], [b"earlier", b"middle", b"high", b"top"]
+        )
+        self.assertEqual(self.stdout.getvalue(), "")
+
+    def test_logger_of_the_user(self):
+        """
+        A logger that the user gave to twistd is left in place, and no file is opened.
+        """
+        path = self.mktemp()
+        log = self.log(logger="some.logger", logfile=path)
+        self.assertIsNone(log.open())
+        self.assertEqual((log.file, os.path.exists(path)), (None, False))
+
+    def test_without_twistd(self):
+        """
+        Under twist, which logs for us, there is nothing to open or to try.
+        """
+        log = TwistdLog(None, "json", LogLevel.debug)
+        self.assertIsNone(log.open())
+        log.try_open()
+        self.assertIsNone(log.file)
+
+
+class RefusedTests(LogTestCase):
+    """
+    A log that cannot be opened: one line with the file, the reason and the way out.
+    """
+
+    def refused(self, **twistd):
+        lines = set()
+        for attempt in ("open", "try_open"):
+            error = self.assertRaises(SystemExit, getattr(self.log(**twistd), attempt))
+            self.assertEqual(error.code.splitlines(), [error.code])
+            lines.add(error.code)
+        (line,) = lines
+        return line
+
+    def test_no_folder(self):
+        """
+        A file in a folder that is not there is named, control characters escaped.
+        """
+        path = os.path.abspath(os.path.join(self.mktemp(), "log"))
+        self.assertEqual(
+            self.refused(logfile=path),
+            f"twistd: --logfile '{path}': No such file or directory; "
+            "give a file that can be written",
+        )
+        self.assertIn(rf" '{path}\y\x1b/log': ", self.refused(logfile=path + "\\y\x1b/log"))
+
+    def test_in_the_background(self):
+        """
+        In the background twistd.log is the file that is named when it cannot be opened.
+        """
+        self.empty_folder()
+        os.mkdir("twistd.log")
+        self.assertEqual(
+            self.refused(logfile=None, nodaemon=0),
+            "twistd: --logfile 'twistd.log': Is a directory; give a file that can be written",
+        )
+
+    def test_stdout_in_the_background(self):
+        """
+        Standard output in the background is refused: the log would go nowhere.
+        """
+        self.assertEqual(
+            self.refused(logfile="-", nodaemon=0),
+            "twistd: --logfile '-': a daemon in the background has no standard output; "
+            "give a file that can be written",
+        )
+
+    def test_pipe(self):
+        """
+        A log file that is none, but a pipe, is named as well.
+        """
+        path = os.path.abspath(self.mktemp())
+        os.mkfifo(path)
+        line = self.refused(logfile=path)
+        self.assertTrue(line.startswith(f"twistd: --logfile '{path}': "), line)
+        self.assertIn(os.strerror(errno.ESPIPE), line)
+
+
+class TryTests(LogTestCase):
+    """
+    Whether it could be opened, without a trace.
+    """
+
+    def test_new_file(self):
+        """
+        No file is left behind for the trial.
+        """
+        path = self.mktemp()
+        log = self.log(logfile=path)
+        log.try_open()
+        self.assertIsNotNone(log.file)
+        self.assertFalse(os.path.exists(path))
+
+    def test_file_of_earlier(self):
+        """
+        A log file that is there already is left as it is.
+        """
+        path = self.file(b"earlier\n")
+        self.log(logfile=path).try_open()
+        with open(path, "rb") as file:
+            self.assertEqual(file.read(), b"earlier\n")
+
+    def test_behind_a_link(self):
+        """
+        A symbolic link to where the log file will be is left in place, and no file behind it.
+        """
+        target, path = os.path.abspath(self.mktemp()), self.mktemp()
+        os.symlink(target, path)
+        self.log(logfile=path).try_open()
+        self.assertEqual((os.path.islink(path), os.path.exists(target)), (True, False))
+
+    def test_stdout(self):
+        """
+        In the foreground the log needs no file, and one that is called - is left alone.
+        """
+        self.empty_folder()
+        for logfile in (None, "-"):
+            self.log(logfile=logfile).try_open()
+            self.assertEqual(os.listdir("."), [])
+            with open("-", "wb"):
+                pass
+            self.log(logfile=logfile).try_open()
+            self.assertEqual(os.listdir("."), ["-"])
+            os.unlink("-")
