@@ -17,7 +17,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -65,9 +66,11 @@ class Process:
     A program in a directory of its own, with its output in two files there.
 
     @cvar stdin: where its input comes from, as L{subprocess} has it.
+    @ivar pass_fds: the descriptors that it inherits, as L{subprocess} has it.
     """
 
     stdin = subprocess.DEVNULL
+    pass_fds: Sequence[int] = ()
 
     def __init__(self, *command: str):
         self._command = command
@@ -90,6 +93,7 @@ class Process:
                 stdin=self.stdin,
                 stdout=out,
                 stderr=err,
+                pass_fds=self.pass_fds,
             )
         self._watch(self._child.pid)
 
@@ -179,6 +183,12 @@ class Process:
         """
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * resource.getpagesize()
+
+    def cpu(self) -> float:
+        """
+        The CPU time, in seconds, that its first thread has used (schedstat in proc(5)).
+        """
+        return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[0]) / 1e9
 
     def descriptors(self) -> int:
         """
@@ -307,6 +317,15 @@ class Daemon(Process):
         """
         return connect(self.address(option), receive_buffer)
 
+    def stop(self) -> float:
+        """
+        Tell it to stop, and wait for its end.
+
+        @return: how many seconds that took.
+        """
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
     def records(self) -> list[tuple[str, str, int, float, str]]:
         """
         The access records logged so far: peer, listener, bytes, seconds and reason.
@@ -316,6 +335,32 @@ class Daemon(Process):
             self.log,
         )
         return [(p, where, int(n), float(s), reason) for p, where, n, s, reason in found]
+
+    def refusals(self) -> list[tuple[int, str, str]]:
+        """
+        The lines about refusals logged so far: how many, the reason, and the last peer.
+        """
+        found = re.findall(r"refused (\d+): ([\w-]+), the last from (\S+) to ", self.log)
+        return [(int(number), reason, peer) for number, reason, peer in found]
+
+    def refused(self) -> Counter[str]:
+        """
+        How many have been logged to be refused, by reason.
+        """
+        total: Counter[str] = Counter()
+        for number, reason, _ in self.refusals():
+            total[reason] += number
+        return total
+
+    def turned_away(self, expected: Mapping[str, int]) -> None:
+        """
+        Wait until so many have been logged to be refused, by reason, and no more.
+        """
+        try:
+            wait_until(lambda: self.refused().total() >= sum(expected.values()), "the refusals")
+        finally:
+            if self.refused() != expected:
+                raise AssertionError(f"refused {dict(self.refused())}, not {dict(expected)}")
 
     def ended(self, reason: str, number: int) -> int:
         """

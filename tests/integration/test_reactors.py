@@ -11,12 +11,14 @@ import time
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.integration.proxyheaders import v1, v2
 from tests.integration.support import (
     LOOPBACK,
     Daemon,
     Worker,
     connect,
     echo,
+    receive,
     receive_rest,
     show,
     tls_daemon,
@@ -24,6 +26,8 @@ from tests.integration.support import (
 )
 from tests.integration.test_stop import refuses
 from tests.integration.tlsclient import VERSIONS, TLSClient, context
+from tests.integration.tlswire import WireClient
+from tests.integration.visitors import Sitter, come_from, is_in, sit
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -143,6 +147,96 @@ class PromisesTests(SynchronousTestCase):
         On the asyncio reactor every byte comes back, plain and over TLS, and TERM drains.
         """
         self.promises("asyncio", "twisted.internet.asyncioreactor.AsyncioSelectorReactor")
+
+
+class GateTests(SynchronousTestCase):
+    """
+    The gate on reactors that are not ours, and on ours.
+    """
+
+    reactors = ("epoll", "poll", "select", "asyncio", "echod")
+    options = (
+        "--port 0 --deny=127.0.0.9 --max-per-client=2 --connect-rate=0.01:3 "
+        "--proxy-protocol=optional --proxy-trust=127.0.0.2 "
+        "--handshake-timeout=1s --idle-timeout=1s"
+    )
+
+    def come(self, source: str, daemon: Daemon, option: str = "--port") -> socket.socket:
+        client = come_from(source, ("127.0.0.1", daemon.port(option)))
+        self.addCleanup(client.close)
+        return client
+
+    def behind(self, daemon: Daemon) -> None:
+        """
+        Two clients behind a proxy, one of them with TLS; their records name them.
+        """
+        client = self.come("127.0.0.2", daemon)
+        client.sendall(v1("192.0.2.1", 4242) + b"hello")
+        self.assertEqual(receive(client, 5), b"hello")
+        client.close()
+        sock = self.come("127.0.0.2", daemon, "--tls-port")
+        # Right behind the header, and in one segment with it: TLS.
+        secure = WireClient(sock, context("TLS 1.3"))
+        sock.sendall(v2("192.0.2.2", 4242) + secure.flight())
+        while not (flight := secure.flight()):
+            secure.tls.bio_write(sock.recv(65536))
+        sock.sendall(flight + secure.records(b"hello"))
+        self.assertEqual(secure.decrypt(receive_rest(sock)), b"hello")
+        sock.close()
+        peers = {"192.0.2.1:4242", "192.0.2.2:4242"}
+        wait_until(lambda: {record[0] for record in daemon.records()} == peers, "the records")
+
+    def refused(self, daemon: Daemon) -> None:
+        """
+        Clients that are not let in hear nothing.
+        """
+        for option in ("--port", "--tls-port"):
+            self.assertFalse(is_in(self.come("127.0.0.9", daemon, option)))
+        three = [self.come("127.0.0.3", daemon) for _ in range(3)]
+        self.assertEqual([is_in(client) for client in three], [True, True, False])
+        for client in three:
+            client.close()
+        for _ in range(3):
+            with self.come("127.0.0.4", daemon) as client:
+                self.assertTrue(is_in(client))
+                client.shutdown(socket.SHUT_WR)
+                self.assertEqual(client.recv(1), b"")
+        daemon.ended("client", 7)
+        self.assertFalse(is_in(self.come("127.0.0.4", daemon)))
+        bad = self.come("127.0.0.2", daemon)
+        bad.sendall(b"PROXY nonsense\r\n")
+        self.assertEqual(receive_rest(bad), b"")
+
+    def test_on_all(self) -> None:
+        """
+        On each reactor, rules, limits and PROXY headers hold, and who is silent is gone in
+        time.
+        """
+        daemons = [
+            self.enterContext(tls_daemon(*self.options.split(), reactor=reactor))
+            for reactor in self.reactors
+        ]
+        empty = [daemon.descriptors() for daemon in daemons]
+        for daemon in daemons:
+            self.behind(daemon)
+            self.refused(daemon)
+        idle = [Sitter(self.come("127.0.0.5", daemon)) for daemon in daemons]
+        silent = [Sitter(self.come("127.0.0.6", daemon, "--tls-port")) for daemon in daemons]
+        sit([*idle, *silent], lambda _: False, "to be gone", 20)
+        for reactor, daemon, descriptors, *sitters in zip(
+            self.reactors, daemons, empty, idle, silent, strict=True
+        ):
+            after = [sitter.gone_after or 0.0 for sitter in sitters]
+            show(f"{reactor}: idle, gone after {after[0]:.2f} s; no handshake, {after[1]:.2f} s")
+            self.assertEqual([sitter.was_reset for sitter in sitters], [False, True], reactor)
+            for each in after:
+                self.assertGreaterEqual(each, 0.9, reactor)
+                self.assertLessEqual(each, 2.5, reactor)
+            wait_until(lambda d=daemon, n=descriptors: d.descriptors() <= n, "the descriptors")
+            daemon.stop()
+            daemon.turned_away(
+                {"address": 2, "max-per-client": 1, "rate": 1, "proxy-header": 1, "handshake": 1}
+            )
 
 
 class OursTests(SynchronousTestCase):

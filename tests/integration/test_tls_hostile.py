@@ -310,6 +310,9 @@ class GoneTests(HostileTestCase):
     Clients that go without a word, or stay when they should go.
     """
 
+    # Who goes before the handshake is over is recorded at that level only.
+    options = ("--log-level", "debug")
+
     def test_vanished(self) -> None:
         """
         A client that closes without a close_notify has got what it sent, and is logged as a
@@ -436,6 +439,8 @@ class BadInputTests(HostileTestCase):
     Bytes that are not TLS, or not what they were.
     """
 
+    options = ("--log-level", "debug")
+
     warm_up = 500
     noise = 1000
     hellos = 5000
@@ -504,18 +509,23 @@ class BadInputTests(HostileTestCase):
         host, _, port = self.address.rpartition(":")
         return host, int(port)
 
-    def logged(self) -> tuple[int, int]:
+    def accounted(self) -> int:
         """
-        How many access records there are, and how many lines that are none.
+        How many connections the log has told of, by a record or among the refusals.
         """
-        lines = self.daemon.log.splitlines()
-        records = sum("bytes echoed in" in line for line in lines)
-        return records, len(lines) - records
+        return self.daemon.log.count("bytes echoed in") + self.daemon.refused().total()
+
+    def other_lines(self) -> list[str]:
+        """
+        The lines that are about neither.
+        """
+        about = re.compile(r"bytes echoed in|refused \d+: handshake, ")
+        return [line for line in self.daemon.log.splitlines() if not about.search(line)]
 
     def test_ten_thousand(self) -> None:
         """
         10,000 connections of noise, and of spoiled handshakes and records, each end alone,
-        with a line in the log, and leave nothing behind.
+        each is in the log's account, and they leave nothing behind.
         """
         kinds = {
             "noise": self.noise,
@@ -523,26 +533,31 @@ class BadInputTests(HostileTestCase):
             "flight": self.flights,
             "stream": self.streams,
         }
+        start = time.monotonic()
         for kind in kinds:
             self.cases(kind, self.warm_up // len(kinds), seed=0)
-        wait_until(lambda: self.logged()[0] == self.warm_up, "the records of the warm-up")
-        before, lines = self.daemon.rss(), self.logged()[1]
+        wait_until(lambda: self.accounted() == self.warm_up, "the account of the warm-up")
+        before, lines = self.daemon.rss(), self.other_lines()
         self.whole = 0
         for kind, number in kinds.items():
             self.cases(kind, number, seed=1)
         self.all_gone()
         growth = self.daemon.rss() - before
         total = sum(kinds.values())
-        wait_until(lambda: self.logged()[0] >= self.warm_up + total, "the records")
-        reasons = Counter(record[4] for record in self.daemon.records())
+        wait_until(lambda: self.accounted() >= self.warm_up + total, "the account")
+        refused = self.daemon.refused()
+        reasons = Counter(record[4] for record in self.daemon.records()) + refused
         show(
             f"{total} spoiled connections: {dict(reasons)} with the warm-up, {self.whole} of "
             f"{self.streams} spoiled streams whole, {growth / KIB:.0f} KiB more than before"
         )
         self.assertEqual(total, 10_000)
-        # One line for each, and no other.
-        self.assertEqual(self.logged(), (self.warm_up + total, lines))
-        self.assertLessEqual(set(reasons), {"client", "reset", "error"})
+        self.assertEqual(reasons.total(), self.warm_up + total)
+        # A line for each record, one a second for the refusals, and no other.
+        self.assertEqual(self.other_lines(), lines)
+        self.assertLessEqual(len(self.daemon.refusals()), time.monotonic() - start + 2)
+        self.assertLessEqual(set(reasons), {"client", "reset", "error", "handshake"})
+        self.assertGreater(refused["handshake"], 0)
         self.assertLessEqual(growth, self.most_growth)
 
     def test_spoiled_record(self) -> None:
@@ -565,12 +580,14 @@ class BadInputTests(HostileTestCase):
 
     def test_plain_text(self) -> None:
         """
-        A client that does not speak TLS is let go at once, with the reason error.
+        A client that does not speak TLS is let go at once, and refused with the reason
+        handshake.
         """
         with socket.create_connection(self.place, 30) as sock:
             sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
             self.assertNotIn(b"GET", receive_rest(sock))
-        self.daemon.ended("error", 1)
+        self.daemon.turned_away({"handshake": 1})
+        self.assertEqual(self.daemon.records(), [])
         self.all_gone()
 
 
