@@ -121,22 +121,35 @@ def measure(scenario: Scenario, peers: list[Peer], rounds: int, seconds: float) 
     return rows
 
 
-def beside_idle(rounds: int, seconds: float) -> list[Row]:
+EVERY_LIMIT = (
+    *("--allow", "127.0.0.0/8", "--deny", "192.0.2.0/24", "--max-connections", "5000"),
+    *("--max-per-client", "5000", "--connect-rate", "100000", "--handshake-timeout", "1h"),
+    *("--idle-timeout", "1h", "--max-lifetime", "1h", "--write-timeout", "1h"),
+    *("--proxy-protocol", "optional", "--proxy-trust", "192.0.2.0/24"),
+)
+
+
+def beside_another(
+    other: str, options: tuple[str, ...], idle: int, rounds: int, seconds: float
+) -> list[Row]:
     """
-    The same echo beside one idle connection and beside 8000, on two echod in turn.
+    The same echo on two echod in turn, one with other options or beside idle connections.
+
+    @param other: what to call that one.
     """
     scenario = Scenario("echo", False, 64, 64)
-    few, many = Peer("echod", False), Peer("echod", False)
-    many.name = "8000 idle"
+    plain, second = Peer("echod", False), Peer("echod", False, *options)
+    second.name = other
     try:
-        idle = load.connect_many(few.port, 1, None) + load.connect_many(many.port, 8000, None)
-        rows = measure(scenario, [few, many], rounds, seconds)
-        load.close_all(idle)
+        sitting = load.connect_many(plain.port, 1, None)
+        sitting += load.connect_many(second.port, idle, None)
+        rows = measure(scenario, [plain, second], rounds, seconds)
+        load.close_all(sitting)
     finally:
-        few.stop()
-        many.stop()
+        plain.stop()
+        second.stop()
     for row in rows:
-        row["scenario"] = f"{scenario.name}, beside 1 idle and beside 8000"
+        row["scenario"] = f"{scenario.name}, and the same with {other}"
     return rows
 
 
@@ -260,10 +273,14 @@ def main() -> None:
             for peer in peers + programs:
                 peer.stop()
     if not chosen.quick:
-        if chosen.only in "idle":
-            rows = beside_idle(rounds, seconds)
-            show(rows)
-            results += rows
+        for other, options, idle in (
+            ("8000 idle", (), 8000),
+            ("every limit", EVERY_LIMIT, 1),
+        ):
+            if chosen.only in other:
+                rows = beside_another(other, options, idle, rounds, seconds)
+                show(rows)
+                results += rows
         for tls in (False, True):
             for connections in (1000, 8000):
                 if chosen.only in "memory":

@@ -74,8 +74,12 @@ class Peer:
     @ivar port: where it listens.
     """
 
-    def __init__(self, name: str, tls: bool):
+    def __init__(self, name: str, tls: bool, *options: str):
+        """
+        @param options: for echod.
+        """
         self.name = name
+        self._options = options
         self._directory = tempfile.TemporaryDirectory(prefix="echod-bench-")
         self._path = Path(self._directory.name)
         self._announces = name in python_peers()
@@ -100,7 +104,8 @@ class Peer:
         if name == "echod":
             listen = ["--tls-port", "0", "--tls-cert", str(pem)] if pem else ["--port", "0"]
             twistd = str(Path(sys.executable).with_name("twistd"))
-            return [twistd, "-n", "--pidfile=", "echod", "--access-log", "off", *listen]
+            command = [twistd, "-n", "--pidfile=", "echod", "--access-log", "off"]
+            return [*command, *listen, *self._options]
         if self._announces:
             return [sys.executable, "-m", "tests.bench.servers", name, *([str(pem)] if pem else [])]
         if name == "xinetd":
