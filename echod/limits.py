@@ -6,7 +6,7 @@ looked at twice a second, and judged by what has changed since the last look; so
 kept to within one look, and what is over it ends at the next.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from echod.connection import Connection, Reason
 
@@ -59,13 +59,14 @@ class TimeLimits:
     @ivar idle: without a byte in either direction.
     @ivar lifetime: from accept, whatever happens.
     @ivar write: without taking anything of what is owed.
+    @ivar proxy_header: from accept to the end of the PROXY header.
     """
 
     handshake: float = 10.0
     idle: float = 0.0
     lifetime: float = 0.0
     write: float = 30.0
-    proxy_header: float = field(default=PROXY_HEADER_SECONDS)
+    proxy_header: float = PROXY_HEADER_SECONDS
 
     def look(self, connection: Connection, seen: Seen, now: float) -> None:
         """
@@ -76,8 +77,9 @@ class TimeLimits:
             seen.bytes_echoed, seen.active, seen.owed = connection.bytes_echoed, now, None
         if connection.ending or connection.paused:
             self._watch(connection, seen, now)
-        elif connection.awaited is not None:
-            self._wait(connection, seen, now)
+        elif connection.awaited is not None and self._is_overdue(connection, seen, now):
+            connection.overdue()
+            return
         if self.idle and now - seen.active >= self.idle:
             self._idle(connection, seen, now)
         if self.lifetime and now - seen.opened >= self.lifetime and seen.over is None:
@@ -99,11 +101,10 @@ class TimeLimits:
             # The stall began before the look that found it, and looks come a little late.
             connection.abort(Reason.WRITE_STALL)
 
-    def _wait(self, connection: Connection, seen: Seen, now: float) -> None:
-        proxy = connection.awaited is Reason.PROXY_HEADER
-        limit = self.proxy_header if proxy else self.handshake
-        if limit and now - seen.opened >= limit:
-            connection.overdue()
+    def _is_overdue(self, connection: Connection, seen: Seen, now: float) -> bool:
+        proxied = connection.awaited is Reason.PROXY_HEADER
+        limit = self.proxy_header if proxied else self.handshake
+        return limit > 0 and now - seen.opened >= limit
 
     def _idle(self, connection: Connection, seen: Seen, now: float) -> None:
         if connection.ending or connection.awaited is not None:
