@@ -29,6 +29,12 @@ FLOORS = {
     },
 }  # fmt: skip
 
+# The client, echod-check.
+FLOORS[3] |= {"check"}
+FLOORS[2] |= {"check_options", "exchange", "ping", "conformance", "report"}
+FLOORS[1] |= {"dial", "place", "client_tls", "stream", "proxy_header"}
+FLOORS[0] |= {"outcome", "pattern", "latency"}
+
 SIDEWAYS = {
     # The live set and what lives in it meet in the names of connection.py.
     ("connections", "connection"),
@@ -49,6 +55,20 @@ SIDEWAYS = {
     ("reactor", "transport"),
     ("port", "transport"),
     ("transport", "secure"),
+    # The client: what is compared is named by its outcome; a connection is a stream, and
+    # TLS is put around one; dialling is to connect, send a header and shake hands.
+    ("pattern", "outcome"),
+    ("place", "stream"),
+    ("client_tls", "stream"),
+    ("dial", "stream"),
+    ("dial", "place"),
+    ("dial", "proxy_header"),
+    # The suite is made of exchanges.
+    ("conformance", "exchange"),
+}
+
+CLIENT = {"check", "check_options", "exchange", "ping", "conformance", "report"} | {
+    *("dial", "place", "client_tls", "stream", "proxy_header", "outcome", "pattern", "latency")
 }
 
 
@@ -125,6 +145,17 @@ class FloorsTests(SynchronousTestCase):
             if self.floor.get(name, -1) <= self.floor.get(other, -1)
         }
         self.assertEqual(wrong, set())
+
+    def test_the_daemon_goes_without_the_client(self):
+        """
+        No room of the daemon imports one of the client's, and of the daemon's the client
+        imports only what knows no connection.
+        """
+        between = {
+            (name, other) for name, other in self.edges if (name in CLIENT) != (other in CLIENT)
+        }
+        self.assertEqual({name for name, _ in between} - CLIENT, set())
+        self.assertEqual({other for _, other in between}, {"options", "sockets"})
 
     def test_no_circles(self):
         """

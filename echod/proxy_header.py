@@ -1,0 +1,70 @@
+"""
+The header by which a proxy tells the server whose connection it passes on: the PROXY
+protocol (HAProxy, doc/proxy-protocol.txt), its sender's half.
+
+The rule of this room: bytes only; whoever has the connection sends them.
+"""
+
+import re
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from echod.options import port_number
+
+V2_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
+_V2_PROXY = 0x21
+_V2_STREAM = {4: 0x11, 6: 0x21}
+
+Place = tuple[IPv4Address | IPv6Address, int]
+"""An address and a port."""
+
+
+def place(text: str) -> Place:
+    """
+    @return: an address and port, from C{192.0.2.1:4711} or C{[2001:db8::1]:4711}.
+    @raise ValueError: when it is not that.
+    """
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+)):([0-9]+)", text)
+    try:
+        if match is None:
+            raise ValueError
+        # The brackets say which version it has to be.
+        address = IPv6Address(match[1]) if match[1] else IPv4Address(match[2])
+        return address, port_number(match[3])
+    except ValueError:
+        raise ValueError(
+            "not an address with its port; give one such as 192.0.2.1:4711 or [2001:db8::1]:4711"
+        ) from None
+
+
+def _same_family(source: Place, destination: Place) -> tuple[Place, Place]:
+    """
+    Both as IPv4, or both as IPv6: the header has room for one family (2.1, 2.2).
+    """
+    if source[0].version == destination[0].version:
+        return source, destination
+
+    def mapped(at: Place) -> Place:
+        address, port = at
+        return ip_address(f"::ffff:{address}") if address.version == 4 else address, port
+
+    return mapped(source), mapped(destination)
+
+
+def proxy_header(version: str, source: Place | None, destination: Place) -> bytes:
+    """
+    Make the header.
+
+    @param version: C{"v1"}, a line of text (2.1), or C{"v2"}, binary (2.2).
+    @param source: the client that the connection is said to come from; C{None} for one
+        that is not known (C{UNKNOWN} in v1, C{LOCAL} in v2): the server is to take the
+        connection for what it is.
+    @param destination: the address that this client is said to have connected to.
+    """
+    if source is None:
+        return b"PROXY UNKNOWN\r\n" if version == "v1" else V2_SIGNATURE + b"\x20\0\0\0"
+    (address, port), (to, to_port) = _same_family(source, destination)
+    if version == "v1":
+        return f"PROXY TCP{address.version} {address} {to} {port} {to_port}\r\n".encode("ascii")
+    body = address.packed + to.packed + port.to_bytes(2) + to_port.to_bytes(2)
+    family = _V2_STREAM[address.version]
+    return V2_SIGNATURE + bytes((_V2_PROXY, family)) + len(body).to_bytes(2) + body

@@ -1,0 +1,314 @@
+"""
+Where a server is, and the way there.
+"""
+
+import errno
+import socket
+import threading
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.error import (
+    ConnectError,
+    ConnectionRefusedError,
+    DNSLookupError,
+    TimeoutError,
+)
+from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod.outcome import Failed, Outcome, Times
+from echod.place import ATTEMPT_DELAY_SECONDS, first_of, in_thread, parse, resolve
+
+V4 = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 9000))
+V6 = (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("2001:db8::1", 9000, 0, 0))
+LOCAL = (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("fe80::1", 9000, 0, 3))
+
+
+class ThreadedReactor(MemoryReactorClock):
+    """
+    A reactor that other threads may call.
+    """
+
+    def callFromThread(self, call, *arguments):
+        self.callLater(0, call, *arguments)
+
+
+class ParseTests(SynchronousTestCase):
+    """
+    Tests for L{parse}.
+    """
+
+    def test_hosts(self):
+        """
+        The host is what the certificate is to be for; a path and an endpoint have none.
+        """
+        for text, host in (
+            ("localhost:9000", "localhost"),
+            ("192.0.2.1:9000", "192.0.2.1"),
+            ("[::1]:9000", "::1"),
+            ("[fe80::1%eth0]:9000", "fe80::1%eth0"),
+            ("unix:/run/echod.sock", None),
+            ("tcp:host=localhost:port=9000", None),
+            ("unix:path=/run/echod.sock:timeout=3", None),
+        ):
+            self.assertEqual(parse(text)[0], host)
+
+    def test_wrong(self):
+        """
+        What is no place is said, with the way out, and without a control character.
+        """
+        for text in (
+            *("localhost", "::1:9000", "unix:", "unix:a\0", "host:99999", "host:0", "nope:a:b"),
+            *("tls:localhost:9000", "ssl:localhost:9000", "tcp:host=a:port=x", "\x1b[0m:a:b"),
+        ):
+            error = self.assertRaises(ValueError, parse, text)
+            self.assertIn("; ", str(error))
+            self.assertIn("give", str(error))
+            self.assertTrue(str(error).isprintable(), text)
+
+
+class ResolveTests(SynchronousTestCase):
+    """
+    Tests for L{resolve}.
+    """
+
+    def setUp(self):
+        self.reactor = ThreadedReactor()
+
+    def resolve(self, answer, host="echo.example"):
+        def getaddrinfo(host, port, type, flags=0):
+            self.assertEqual(type, socket.SOCK_STREAM)
+            if flags == socket.AI_NUMERICHOST and host != "192.0.2.1":
+                raise socket.gaierror(socket.EAI_NONAME, "a name")
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        self.started = []
+        return resolve(self.reactor, host, 9000, getaddrinfo, self.started.append)
+
+    def test_name(self):
+        """
+        A name is looked up in another thread, and the answer given in the reactor's.
+        """
+        waiting = self.resolve([V4])
+        self.assertNoResult(waiting)
+        self.started.pop()()
+        self.assertNoResult(waiting)
+        self.reactor.advance(0)
+        self.assertEqual(self.successResultOf(waiting), [V4])
+
+    def test_address(self):
+        """
+        An address needs no thread.
+        """
+        self.assertEqual(self.successResultOf(self.resolve([V4], "192.0.2.1")), [V4])
+        self.assertEqual(self.started, [])
+
+    def test_none(self):
+        """
+        A name without an address is the system's error.
+        """
+        waiting = self.resolve(socket.gaierror(socket.EAI_NONAME, "not known"))
+        self.started.pop()()
+        self.reactor.advance(0)
+        self.failureResultOf(waiting, socket.gaierror)
+
+    def test_given_up(self):
+        """
+        An answer that nobody waits for any more does no harm.
+        """
+        waiting = self.resolve([V4])
+        waiting.cancel()
+        self.failureResultOf(waiting, CancelledError)
+        self.started.pop()()
+        self.reactor.advance(0)
+
+    def test_thread(self):
+        """
+        The thread is one that does not hold up the end of the process.
+        """
+        said = threading.Event()
+        daemons = []
+        in_thread(lambda: (daemons.append(threading.current_thread().daemon), said.set()))
+        self.assertTrue(said.wait(10))
+        self.assertEqual(daemons, [True])
+
+
+class FirstOfTests(SynchronousTestCase):
+    """
+    Tests for L{first_of}.
+    """
+
+    def setUp(self):
+        self.clock = Clock()
+        self.cancelled = []
+        self.attempts = []
+
+    def start(self, number):
+        def attempt():
+            self.attempts.append(Deferred(lambda d: self.cancelled.append(d)))
+            return self.attempts[-1]
+
+        return first_of(self.clock, [attempt] * number)
+
+    def test_first(self):
+        """
+        The first to succeed wins; no other is tried after it.
+        """
+        winner = self.start(2)
+        self.attempts[0].callback("a")
+        self.assertEqual(self.successResultOf(winner), "a")
+        self.clock.advance(10)
+        self.assertEqual(len(self.attempts), 1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_next_after_failure(self):
+        """
+        When one has failed the next is tried at once.
+        """
+        winner = self.start(2)
+        self.attempts[0].errback(ConnectionRefusedError())
+        self.attempts[1].callback("b")
+        self.assertEqual(self.successResultOf(winner), "b")
+
+    def test_next_after_delay(self):
+        """
+        A slow one has company after a while, and may still win; the others are given up.
+        """
+        winner = self.start(3)
+        self.clock.advance(ATTEMPT_DELAY_SECONDS)
+        self.assertEqual(len(self.attempts), 2)
+        self.attempts[0].callback("a")
+        self.assertEqual(self.successResultOf(winner), "a")
+        self.assertEqual(self.cancelled, [self.attempts[1]])
+
+    def test_all_fail(self):
+        """
+        When all have failed, the last failure is told.
+        """
+        winner = self.start(2)
+        self.clock.advance(ATTEMPT_DELAY_SECONDS)
+        self.clock.advance(ATTEMPT_DELAY_SECONDS)
+        self.attempts[1].errback(ConnectionRefusedError())
+        self.assertNoResult(winner)
+        self.attempts[0].errback(TimeoutError())
+        self.failureResultOf(winner, TimeoutError)
+
+    def test_cancel(self):
+        """
+        Who gives up gives up on all of them.
+        """
+        winner = self.start(2)
+        winner.cancel()
+        self.failureResultOf(winner, CancelledError)
+        self.assertEqual(len(self.cancelled), 1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class ConnectTests(SynchronousTestCase):
+    """
+    The ways that L{parse} finds.
+    """
+
+    def setUp(self):
+        self.reactor = ThreadedReactor()
+        self.times = Times()
+
+    def connect(self, text, addresses=(V4,)):
+        def look_up(reactor, host, port):
+            self.reactor.advance(1)
+            return fail(addresses) if isinstance(addresses, Exception) else succeed(addresses)
+
+        _, connect = parse(text, look_up)
+        return Deferred.fromCoroutine(connect(self.reactor, self.times))
+
+    def outcome(self, waiting, outcome, text):
+        failure = self.failureResultOf(waiting, Failed).value
+        self.assertEqual((failure.outcome, failure.detail), (outcome, text))
+
+    def fail_with(self, error, to=None):
+        clients = self.reactor.tcpClients if to is None else to
+        factory = clients[-1][2] if to is None else clients[-1][1]
+        factory.clientConnectionFailed(None, Failure(error))
+        self.reactor.advance(0)
+
+    def test_tcp(self):
+        """
+        A connection is made, and both times are noted.
+        """
+        waiting = self.connect("localhost:9000")
+        host, port, factory, *_ = self.reactor.tcpClients[0]
+        self.assertEqual((host, port), ("192.0.2.1", 9000))
+        self.reactor.advance(2)
+        protocol = factory.buildProtocol(None)
+        protocol.makeConnection(StringTransport(peerAddress=IPv4Address("TCP", *V4[4])))
+        self.reactor.advance(0)
+        self.assertIs(self.successResultOf(waiting), protocol)
+        self.assertEqual((self.times.resolve, self.times.connect), (1, 2))
+
+    def test_link_local(self):
+        """
+        An address that is local to a link keeps its link.
+        """
+        self.connect("[fe80::1%3]:9000", (LOCAL,))
+        self.assertEqual(self.reactor.tcpClients[0][0], "fe80::1%3")
+
+    def test_every_address(self):
+        """
+        All addresses are tried; what the last says is said.
+        """
+        waiting = self.connect("localhost:9000", (V6, V4))
+        self.assertEqual(self.reactor.tcpClients[0][0], "2001:db8::1")
+        self.fail_with(ConnectionRefusedError())
+        self.assertEqual(self.reactor.tcpClients[1][0], "192.0.2.1")
+        self.fail_with(ConnectionRefusedError())
+        self.outcome(waiting, Outcome.REFUSED, "Connection refused")
+
+    def test_failures(self):
+        """
+        Each way not to connect has its class.
+        """
+        for error, outcome, text in (
+            (TimeoutError(), Outcome.TIMED_OUT, "connecting: Connection timed out"),
+            (ConnectError(errno.ENETUNREACH), Outcome.UNREACHABLE, "Network is unreachable"),
+            (
+                ConnectError(string="a\x1bb"),
+                Outcome.UNREACHABLE,
+                "An error occurred while connecting: a\\x1bb.",
+            ),
+        ):
+            waiting = self.connect("localhost:9000")
+            self.fail_with(error)
+            self.outcome(waiting, outcome, text)
+
+    def test_unresolved(self):
+        """
+        A name without an address is told with the system's reason.
+        """
+        error = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        waiting = self.connect("nope:9000", error)
+        self.outcome(waiting, Outcome.UNRESOLVED, "Name or service not known")
+        error = UnicodeError("label empty or too long")
+        self.outcome(self.connect("a..b:9000", error), Outcome.UNRESOLVED, "not a name")
+
+    def test_unix(self):
+        """
+        A socket in the file system has no name to look up.
+        """
+        waiting = self.connect("unix:/run/echod.sock")
+        self.assertEqual(self.reactor.unixClients[0][0], "/run/echod.sock")
+        self.fail_with(ConnectError(errno.ENOENT), self.reactor.unixClients)
+        self.outcome(waiting, Outcome.UNREACHABLE, "No such file or directory")
+        self.assertIsNone(self.times.resolve)
+
+    def test_endpoint(self):
+        """
+        Any client endpoint of Twisted's will do.
+        """
+        waiting = self.connect("tcp:host=localhost:port=9000")
+        self.fail_with(DNSLookupError("no such name"))
+        self.assertIn("no such name", self.failureResultOf(waiting, Failed).value.detail)
