@@ -1,0 +1,278 @@
+"""
+C{--ping}: messages at fixed times, and how long each took to come back.
+
+The rule of this room: an open loop.  A message is due when it is due, whatever became of
+those before it, and its time counts from then; so a server that stalls is charged for
+every message that it kept waiting.  What our own timer was late is not charged to it.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.task import deferLater
+
+from echod.dial import Dial, within
+from echod.latency import Latencies
+from echod.outcome import Answer, Failed, Outcome
+from echod.pattern import Comparison, Pattern
+from echod.stream import ByteStream
+
+_ENDS = (Outcome.CLOSED_EARLY, Outcome.RESET)
+"""Between two messages a server may end a connection; the next one makes another."""
+
+Told = Callable[[int, str, float | Failed], None]
+"""Told of each message: its number from 1 on, the peer, and its time in seconds or what
+became of it."""
+
+
+class Ping:
+    """
+    One run.
+
+    @ivar sent: messages that were due and are no longer under way.
+    @ivar latencies: the times of those that came back.
+    @ivar failure: why the last of the lost was lost; C{None} while none is.
+    """
+
+    def __init__(
+        self,
+        clock: Any,
+        dial: Dial,
+        told: Told,
+        *,
+        size: int,
+        rate: float,
+        connections: int,
+        count: int | None,
+        timeout_seconds: float,
+    ):
+        """
+        @param size: bytes in a message.
+        @param rate: messages a second, over all connections.
+        @param count: how many messages to send; C{None} for no end.
+        @param timeout_seconds: how long after it was due a message may come back.
+        """
+        self.latencies = Latencies()
+        self.failure: Failed | None = None
+        self.lost = 0
+        self.clock = clock
+        self.dial = dial
+        self.size = size
+        self.timeout_seconds = timeout_seconds
+        self._told = told
+        self._rate = rate
+        self._connections = connections
+        self._count = count
+        self._start = 0.0
+
+    @property
+    def sent(self) -> int:
+        """
+        How many messages have come back or are lost.
+        """
+        return self.latencies.count + self.lost
+
+    @property
+    def elapsed(self) -> float:
+        """
+        How long it has been running, in seconds.
+        """
+        return float(self.clock.seconds()) - self._start
+
+    async def run(self) -> None:
+        """
+        Send until C{count} messages are sent, or for ever.  Cancelled, it stops at once;
+        what is under way then is not counted.
+        """
+        lanes = [Lane(self, number) for number in range(self._connections)]
+        for lane in lanes:
+            # What fails here is tried again, and told, when the first message is due.
+            with suppress(Failed):
+                await lane.connect()
+        self._start = self.clock.seconds()
+        running = [Deferred.fromCoroutine(lane.run()) for lane in lanes]
+        try:
+            for each in running:
+                await each
+        finally:
+            for each in running:
+                each.addErrback(lambda failure: failure.trap(CancelledError) and None)
+                each.cancel()
+
+    def goes_on(self, number: int) -> bool:
+        """
+        Whether the message of this number, from 0 on, is to be sent.
+        """
+        return self._count is None or number < self._count
+
+    def due(self, number: int) -> float:
+        """
+        When it is.
+        """
+        return self._start + number / self._rate
+
+    def next(self, number: int) -> int:
+        """
+        The next message on the same connection.
+        """
+        return number + self._connections
+
+    def came_back(self, number: int, peer: str, start: float) -> None:
+        """
+        A message is back.
+
+        @param start: when its time began.
+        """
+        seconds = self.clock.seconds() - start
+        self.latencies.add(seconds)
+        self._told(number + 1, peer, seconds)
+
+    def is_lost(self, number: int, peer: str, failure: Failed) -> None:
+        """
+        A message will not come back.
+        """
+        self.lost += 1
+        self.failure = failure
+        self._told(number + 1, peer, failure)
+
+    def is_wrong(self, number: int, peer: str, failure: Failed) -> None:
+        """
+        Something came before this message that nobody had asked for.
+        """
+        self.failure = failure
+        self._told(number, peer, failure)
+
+
+class Lane:
+    """
+    One of the connections, and the next when it is broken.
+    """
+
+    def __init__(self, ping: Ping, number: int):
+        self._ping = ping
+        self._number = number
+        self._peer = ""
+        self._stream: ByteStream | None = None
+        self._late = False
+        self._under_way: deque[tuple[int, float]] = deque()
+
+    async def connect(self) -> ByteStream:
+        """
+        Have a connection.
+
+        @raise Failed: when there is none to be had.
+        """
+        if self._stream is None:
+            answer = Answer()
+            seconds = self._ping.timeout_seconds
+            try:
+                self._stream = await within(self._ping.clock, seconds, self._ping.dial(answer))
+            except TimeoutError:
+                text = f"{answer.stage}, after {seconds:g} s"
+                raise Failed(Outcome.TIMED_OUT, text) from None
+            self._peer = answer.peer
+        return self._stream
+
+    async def run(self) -> None:
+        """
+        Send the messages of this lane.
+        """
+        while self._ping.goes_on(self._number):
+            if self._stream is None:
+                await self._until_due()
+            try:
+                stream = await self.connect()
+            except Failed as failure:
+                self._ping.is_lost(self._number, self._peer, failure)
+                self._number = self._ping.next(self._number)
+            else:
+                await self._talk(stream)
+
+    async def _until_due(self) -> float:
+        """
+        Wait until the next message is due.
+
+        @return: when its time begins.
+        """
+        clock, due = self._ping.clock, self._ping.due(self._number)
+        wait = due - clock.seconds()
+        if wait <= 0:
+            return due
+        await deferLater(clock, wait, lambda: None)
+        # Who waited is woken up to a millisecond late (epoll_wait(2)).
+        return float(clock.seconds())
+
+    async def _talk(self, stream: ByteStream) -> None:
+        """
+        Send and receive until the last message is back, or the connection is broken.
+        """
+        pattern = Pattern.random(self._ping.size * 64)
+        comparison = Comparison(pattern, 0)
+        sending = Deferred.fromCoroutine(self._send(stream, pattern, comparison))
+        sending.addErrback(lambda failure: failure.trap(Failed) and None)
+        self._late = False
+        self._watch = self._ping.clock.callLater(self._ping.timeout_seconds, self._look, stream)
+        try:
+            await self._receive(stream, comparison)
+        except Failed as failure:
+            for number, _ in self._under_way:
+                self._ping.is_lost(number, self._peer, failure)
+            if not self._under_way and failure.outcome not in _ENDS:
+                self._ping.is_wrong(self._number, self._peer, failure)
+        finally:
+            self._under_way.clear()
+            sending.addErrback(lambda _: None)
+            sending.cancel()
+            if self._watch.active():
+                self._watch.cancel()
+            stream.abort()
+            self._stream = None
+
+    async def _send(self, stream: ByteStream, pattern: Pattern, comparison: Comparison) -> None:
+        ping = self._ping
+        while ping.goes_on(self._number):
+            start = await self._until_due()
+            self._under_way.append((self._number, start))
+            self._number = ping.next(self._number)
+            message = pattern.at(comparison.size, ping.size)
+            comparison.size += ping.size
+            await stream.write(message)
+
+    def _look(self, stream: ByteStream) -> None:
+        """
+        Break the connection when a message is late; else look again when one could be.
+        """
+        ping, now = self._ping, self._ping.clock.seconds()
+        wait = ping.timeout_seconds
+        if self._under_way:
+            wait += self._under_way[0][1] - now
+        if wait <= 0:
+            self._late = True
+            stream.abort()
+        else:
+            self._watch = ping.clock.callLater(wait, self._look, stream)
+
+    async def _receive(self, stream: ByteStream, comparison: Comparison) -> None:
+        ping, whole = self._ping, 0
+        while self._under_way or ping.goes_on(self._number):
+            try:
+                piece = await stream.read()
+            except Failed as failure:
+                if comparison.differs:
+                    raise comparison.difference() from None
+                if self._late:
+                    text = f"no echo after {ping.timeout_seconds:g} s"
+                    raise Failed(Outcome.TIMED_OUT, text) from None
+                raise failure
+            if not piece:
+                raise Failed(Outcome.CLOSED_EARLY, "the server closed the connection")
+            comparison.feed(piece)
+            if comparison.decided or (comparison.differs and not self._under_way):
+                raise comparison.difference()
+            while whole < comparison.exact // ping.size and self._under_way:
+                whole += 1
+                number, start = self._under_way.popleft()
+                ping.came_back(number, self._peer, start)
