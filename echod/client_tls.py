@@ -7,6 +7,7 @@ The rule of this room: what is encrypted leaves in the turn in which it was made
 is decrypted is never held here; so the bounds are those of the stream below.
 """
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from ipaddress import ip_address
@@ -45,6 +46,10 @@ _PLAIN_WORDS = {
     "unexpected message": "the server does not speak TLS, it echoes",
     "unexpected eof while reading": "the server closed the connection",
 }
+
+
+_ALERT = re.compile("(?:ssl/tls|tls|sslv3|tlsv1|tlsv13) (?:alert )?(.+)")
+"""How OpenSSL names what it was told by an alert."""
 
 
 class BadFile(ValueError):
@@ -183,9 +188,8 @@ def reason_text(error: SSL.Error) -> str:
     for reason in reasons:
         if reason in _PLAIN_WORDS:
             return _PLAIN_WORDS[reason]
-    alerts = [reason.partition(" alert ")[2] for reason in reasons if " alert " in reason]
-    if alerts:
-        return f"the server's alert: {alerts[0]}"
+        if alert := _ALERT.fullmatch(reason):
+            return f"the server's alert: {alert[1]}"
     return ", ".join(reasons) or "OpenSSL does not say why"
 
 

@@ -86,6 +86,7 @@ def make_certificate(
     *,
     authority: bool = False,
     days: int = 1,
+    valid_in_days: int | None = None,
     key: CertificateIssuerPrivateKeyTypes | None = None,
 ) -> MadeCertificate:
     """
@@ -95,19 +96,24 @@ def make_certificate(
     @param issuer: who signs it, made with C{authority=True}; C{None} for self-signed.
     @param authority: whether it may sign others.
     @param days: until it expires, from now; negative for one that has expired.
+    @param valid_in_days: until it becomes valid, from now; C{None} for one that is, or was.
     @param key: the key to certify; C{None} for a new one.
     """
     key = key or ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
     signing_key = issuer.key if issuer else key
-    end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
+    now = datetime.datetime.now(datetime.UTC)
+    end = now + datetime.timedelta(days=days)
+    start = end - datetime.timedelta(days=abs(days) + 1)
+    if valid_in_days is not None:
+        start = now + datetime.timedelta(days=valid_in_days)
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer.certificate.subject if issuer else subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(end - datetime.timedelta(days=abs(days) + 1))
+        .not_valid_before(start)
         .not_valid_after(end)
         .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
         .add_extension(

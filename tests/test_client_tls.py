@@ -330,8 +330,12 @@ class WordTests(SynchronousTestCase):
             (SSL.SysCallError(-1, "Unexpected EOF"), "the server closed the connection"),
             (SSL.Error([("ssl", "", "wrong version number")]), "the server does not speak TLS"),
             (
-                SSL.Error([("ssl", "", "ssl/tls alert handshake failure")]),
+                SSL.Error([("ssl", "", "tls alert handshake failure")]),
                 "the server's alert: handshake failure",
+            ),
+            (
+                SSL.Error([("ssl", "", "tlsv1 unrecognized name")]),
+                "the server's alert: unrecognized name",
             ),
             (SSL.Error([("a", "", "b"), ("c", "", "d")]), "b, d"),
             (SSL.Error(), "OpenSSL does not say why"),
