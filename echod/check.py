@@ -205,9 +205,10 @@ def leave_out_openssl(options: CheckOptions, modules: MutableMapping[str, Any]) 
 
 def on_interrupt(reactor: Any, stop: Callable[[], object]) -> None:
     """
-    Make of Ctrl-C an end of our own; the reactor's own would look like success.
+    Make of Ctrl-C and SIGTERM an end of our own; the reactor's own would look like success.
     """
-    signal.signal(signal.SIGINT, lambda *_: reactor.callFromThread(stop))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: reactor.callFromThread(stop))
 
 
 async def perform(reactor: Any, work: Check) -> None:

@@ -21,6 +21,9 @@ from echod.stream import ByteStream
 KIB = 1024
 MIB = 1024 * KIB
 
+TIMES = 5
+"""How often the end behind the last byte is tried: whether something is lost is a race."""
+
 BURSTS = 20
 BURST_BYTES = 40 * KIB
 SLOW_STALL_SECONDS = 0.5
@@ -114,14 +117,16 @@ async def one_byte(case: Case) -> None:
     """
     One byte, and the end right behind it.
     """
-    await case.echo(1, half_close=True)
+    for _ in range(TIMES):
+        await case.echo(1, half_close=True)
 
 
 async def eight_mib(case: Case) -> None:
     """
     8 MiB, and the end right behind them.
     """
-    await case.echo(8 * MIB, half_close=True)
+    for _ in range(TIMES):
+        await case.echo(8 * MIB, half_close=True)
 
 
 async def burst(case: Case) -> None:
@@ -218,8 +223,8 @@ async def idle(case: Case) -> None:
 
 
 CASES: tuple[tuple[str, Callable[[Case], Coroutine[Any, Any, None]]], ...] = (
-    ("1 byte, half-close", one_byte),
-    ("8 MiB, half-close", eight_mib),
+    (f"1 byte, half-close, {TIMES} times", one_byte),
+    (f"8 MiB, half-close, {TIMES} times", eight_mib),
     (f"data and end in one burst, {BURSTS} times", burst),
     ("slow reader, 8 MiB, half-close", slow_reader),
     (f"{SMALL_WRITES} writes of 1 byte", small_writes),

@@ -2,8 +2,8 @@
 The way to a server, from its name to a stream that is ready to be written to: connect,
 say for whom (PROXY), shake hands (TLS).
 
-The rule of this room: each stage is named before it begins, so that whoever runs out of
-time can say where.
+The rule of this room: each stage is named before it begins, so that who runs out of time
+can say where.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine
@@ -78,8 +78,7 @@ class Dialler:
 
         @raise Failed: when there is none to be had.
         """
-        answer.stage = "connecting"
-        stream = await self._connect(self._reactor, answer.times)
+        stream = await self._connect(self._reactor, answer)
         try:
             return await self._prepare(stream, answer)
         except Failed:

@@ -33,7 +33,7 @@ class Outcome(Enum):
     RESET = ("reset", 11, "the connection was reset")
     SURPLUS = ("surplus", 12, "more came back than was sent, or some of it twice")
     UNREACHABLE = ("unreachable", 13, "no way there: no route, no such socket, not allowed")
-    INTERRUPTED = ("interrupted", 130, "stopped by Ctrl-C")
+    INTERRUPTED = ("interrupted", 130, "stopped by Ctrl-C or SIGTERM")
 
     def __init__(self, word: str, status: int, meaning: str):
         self.word = word
@@ -113,7 +113,7 @@ class Answer:
     """
 
     peer: str = ""
-    stage: str = "resolving"
+    stage: str = ""
     received: int = 0
     times: Times = field(default_factory=Times)
     session: Session | None = None

@@ -24,7 +24,7 @@ from twisted.internet.protocol import ClientCreator, Factory
 from twisted.python.failure import Failure
 
 from echod.options import port_number
-from echod.outcome import Failed, Outcome, Times
+from echod.outcome import Answer, Failed, Outcome
 from echod.sockets import printable
 from echod.stream import Stream
 
@@ -33,9 +33,9 @@ T = TypeVar("T")
 Addresses = Sequence[tuple[Any, ...]]
 """What C{getaddrinfo} answers."""
 
-Connect = Callable[[Any, Times], Awaitable[Stream]]
+Connect = Callable[[Any, Answer], Awaitable[Stream]]
 """
-The way to a server: given the reactor, and where to note the times.
+The way to a server: given the reactor, and where to note the stages and their times.
 
 It raises L{Failed} when there is none.
 """
@@ -143,14 +143,15 @@ def first_of(clock: Any, attempts: Iterable[Callable[[], Deferred[T]]]) -> Defer
 
 
 def _tcp(host: str, port: int, look_up: Callable[..., Deferred[Addresses]]) -> Connect:
-    async def connect(reactor: Any, times: Times) -> Stream:
+    async def connect(reactor: Any, answer: Answer) -> Stream:
+        answer.stage = "resolving"
         start = reactor.seconds()
         try:
             addresses = await look_up(reactor, host, port)
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or "not a name"
             raise Failed(Outcome.UNRESOLVED, reason) from None
-        times.resolve = reactor.seconds() - start
+        answer.times.resolve = reactor.seconds() - start
         attempts = []
         for family, *_, address in addresses:
             # An address of IPv6 that is local to a link has its interface in a field of
@@ -162,32 +163,33 @@ def _tcp(host: str, port: int, look_up: Callable[..., Deferred[Addresses]]) -> C
             attempts.append(
                 lambda c=creator, t=text, a=address: c.connectTCP(t, a[1], PATIENCE_SECONDS)
             )
-        return await _connected(first_of(reactor, attempts), reactor, times)
+        return await _connected(first_of(reactor, attempts), reactor, answer)
 
     return connect
 
 
 def _unix(path: str) -> Connect:
-    async def connect(reactor: Any, times: Times) -> Stream:
+    async def connect(reactor: Any, answer: Answer) -> Stream:
         creator = ClientCreator(reactor, Stream)
         connecting: Deferred[Stream] = creator.connectUNIX(path, PATIENCE_SECONDS)
-        return await _connected(connecting, reactor, times)
+        return await _connected(connecting, reactor, answer)
 
     return connect
 
 
 def _endpoint(description: str) -> Connect:
-    async def connect(reactor: Any, times: Times) -> Stream:
+    async def connect(reactor: Any, answer: Answer) -> Stream:
         from twisted.internet.endpoints import clientFromString
 
         endpoint = clientFromString(reactor, description)
         connecting: Deferred[Any] = endpoint.connect(Factory.forProtocol(Stream))
-        return await _connected(connecting, reactor, times)
+        return await _connected(connecting, reactor, answer)
 
     return connect
 
 
-async def _connected(connecting: Deferred[Stream], reactor: Any, times: Times) -> Stream:
+async def _connected(connecting: Deferred[Stream], reactor: Any, answer: Answer) -> Stream:
+    answer.stage = "connecting"
     start = reactor.seconds()
     try:
         stream = await connecting
@@ -195,7 +197,7 @@ async def _connected(connecting: Deferred[Stream], reactor: Any, times: Times) -
         raise Failed(Outcome.UNRESOLVED, printable(str(error))) from None
     except ConnectError as error:
         raise _not_connected(error) from None
-    times.connect = reactor.seconds() - start
+    answer.times.connect = reactor.seconds() - start
     return stream
 
 

@@ -140,7 +140,7 @@ class CheckTests(SynchronousTestCase):
         self.assertIs(self.outcome("--conformance"), Outcome.OK)
         lines = self.said()[0].splitlines()
         self.assertEqual(len(lines), 12)
-        self.assertIn("8 MiB, half-close", lines[1])
+        self.assertIn("8 MiB, half-close, 5 times", lines[1])
         self.assertEqual(lines[-1], "11 of 11 passed")
 
     def test_conformance_json(self):
@@ -283,18 +283,21 @@ class PerformTests(SynchronousTestCase):
 
     def test_interrupt(self):
         """
-        Ctrl-C is a status of its own.
+        Ctrl-C and SIGTERM have a status of their own.
         """
-        self.addCleanup(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT))
 
         async def for_ever():
             await Deferred()
 
-        running = self.perform(for_ever)
-        [(call, *arguments)] = self.reactor.called
-        call(*arguments)
-        signal.raise_signal(signal.SIGINT)
-        self.assertEqual(self.status(running), 130)
+        signals = (signal.SIGINT, signal.SIGTERM)
+        for number in signals:
+            self.addCleanup(signal.signal, number, signal.getsignal(number))
+        for number in signals:
+            running = self.perform(for_ever)
+            [(call, *arguments)] = self.reactor.called
+            call(*arguments)
+            signal.raise_signal(number)
+            self.assertEqual(self.status(running), 130)
 
     def test_output(self):
         """

@@ -19,7 +19,7 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.outcome import Failed, Outcome, Times
+from echod.outcome import Answer, Failed, Outcome
 from echod.place import ATTEMPT_DELAY_SECONDS, first_of, in_thread, parse, resolve
 
 V4 = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 9000))
@@ -216,15 +216,16 @@ class ConnectTests(SynchronousTestCase):
 
     def setUp(self):
         self.reactor = ThreadedReactor()
-        self.times = Times()
+        self.answer = Answer()
 
     def connect(self, text, addresses=(V4,)):
         def look_up(reactor, host, port):
+            self.assertEqual(self.answer.stage, "resolving")
             self.reactor.advance(1)
             return fail(addresses) if isinstance(addresses, Exception) else succeed(addresses)
 
         _, connect = parse(text, look_up)
-        return Deferred.fromCoroutine(connect(self.reactor, self.times))
+        return Deferred.fromCoroutine(connect(self.reactor, self.answer))
 
     def outcome(self, waiting, outcome, text):
         failure = self.failureResultOf(waiting, Failed).value
@@ -243,12 +244,13 @@ class ConnectTests(SynchronousTestCase):
         waiting = self.connect("localhost:9000")
         host, port, factory, *_ = self.reactor.tcpClients[0]
         self.assertEqual((host, port), ("192.0.2.1", 9000))
+        self.assertEqual(self.answer.stage, "connecting")
         self.reactor.advance(2)
         protocol = factory.buildProtocol(None)
         protocol.makeConnection(StringTransport(peerAddress=IPv4Address("TCP", *V4[4])))
         self.reactor.advance(0)
         self.assertIs(self.successResultOf(waiting), protocol)
-        self.assertEqual((self.times.resolve, self.times.connect), (1, 2))
+        self.assertEqual((self.answer.times.resolve, self.answer.times.connect), (1, 2))
 
     def test_link_local(self):
         """
@@ -303,7 +305,7 @@ class ConnectTests(SynchronousTestCase):
         self.assertEqual(self.reactor.unixClients[0][0], "/run/echod.sock")
         self.fail_with(ConnectError(errno.ENOENT), self.reactor.unixClients)
         self.outcome(waiting, Outcome.UNREACHABLE, "No such file or directory")
-        self.assertIsNone(self.times.resolve)
+        self.assertIsNone(self.answer.times.resolve)
 
     def test_endpoint(self):
         """
