@@ -12,7 +12,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.task import deferLater
 
-from echod.dial import Dial, within
+from echod.dial import Dial, together, within
 from echod.exchange import IMPATIENCE, Exchange
 from echod.outcome import Answer, CaseResult, Failed, Outcome
 from echod.pattern import PERIOD, Pattern
@@ -99,20 +99,6 @@ class Case:
             stream.abort()
 
 
-async def _at_once(*works: Coroutine[Any, Any, None]) -> None:
-    """
-    Do all of it at the same time.  When one fails, the others are given up.
-    """
-    running = [Deferred.fromCoroutine(work) for work in works]
-    try:
-        for each in running:
-            await each
-    finally:
-        for each in running:
-            each.addErrback(lambda _: None)
-            each.cancel()
-
-
 async def one_byte(case: Case) -> None:
     """
     One byte, and the end right behind it.
@@ -178,7 +164,7 @@ async def many_clients(case: Case) -> None:
     Many clients, connected at the same time.
     """
     streams = [await case.connect() for _ in range(CLIENTS)]
-    await _at_once(*(case.run(case.exchange(each, CLIENT_BYTES)) for each in streams))
+    await together(*(case.run(case.exchange(each, CLIENT_BYTES)) for each in streams))
 
 
 async def unread(case: Case) -> None:
@@ -210,7 +196,7 @@ async def neighbour(case: Case) -> None:
             await stream.write(Pattern(PAIRS, number).at(0, NEIGHBOUR_BYTES))
             stream.abort()
 
-    await _at_once(case.echo(8 * MIB), break_off())
+    await together(case.echo(8 * MIB), break_off())
 
 
 async def idle(case: Case) -> None:

@@ -9,7 +9,7 @@ can say where.
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol as Interface, TypeVar
 
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import Deferred, FirstError, TimeoutError, gatherResults
 
 from echod.outcome import Answer, Failed, Session
 from echod.place import Connect
@@ -47,6 +47,20 @@ def within(clock: Any, seconds: float, work: Coroutine[Any, Any, T]) -> Deferred
     @return: its result; it fails with Twisted's C{TimeoutError} when the time is over.
     """
     return Deferred.fromCoroutine(work).addTimeout(seconds, clock)
+
+
+async def together(*works: Coroutine[Any, Any, None]) -> None:
+    """
+    Do all of it at the same time.  When one fails, the others are given up.
+    """
+    running = [Deferred.fromCoroutine(work) for work in works]
+    try:
+        await gatherResults(running, consumeErrors=True)
+    except FirstError as error:
+        error.subFailure.raiseException()
+    finally:
+        for each in running:
+            each.cancel()
 
 
 class Dialler:

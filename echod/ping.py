@@ -11,10 +11,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.task import deferLater
 
-from echod.dial import Dial, within
+from echod.dial import Dial, together, within
 from echod.latency import Latencies
 from echod.outcome import Answer, Failed, Outcome
 from echod.pattern import Comparison, Pattern
@@ -87,20 +87,14 @@ class Ping:
         Send until C{count} messages are sent, or for ever.  Cancelled, it stops at once;
         what is under way then is not counted.
         """
+        self._start = self.clock.seconds()
         lanes = [Lane(self, number) for number in range(self._connections)]
         for lane in lanes:
             # What fails here is tried again, and told, when the first message is due.
             with suppress(Failed):
                 await lane.connect()
         self._start = self.clock.seconds()
-        running = [Deferred.fromCoroutine(lane.run()) for lane in lanes]
-        try:
-            for each in running:
-                await each
-        finally:
-            for each in running:
-                each.addErrback(lambda failure: failure.trap(CancelledError) and None)
-                each.cancel()
+        await together(*(lane.run() for lane in lanes))
 
     def goes_on(self, number: int) -> bool:
         """

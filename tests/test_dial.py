@@ -6,12 +6,51 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.dial import GOODBYE_SECONDS, Dialler
+from echod.dial import GOODBYE_SECONDS, Dialler, together
 from echod.outcome import Answer, Failed, Outcome, Session
 from echod.proxy_header import place
 from tests.memory import pair, sleep, turn
 
 SESSION = Session("TLSv1.3", "TLS_AES_256_GCM_SHA384", "x25519", None, ("localhost",), 7, True)
+
+
+class TogetherTests(SynchronousTestCase):
+    """
+    Tests for L{together}.
+    """
+
+    def setUp(self):
+        self.waiting = [Deferred(), Deferred()]
+
+        async def wait(what):
+            await what
+
+        self.done = Deferred.fromCoroutine(together(*map(wait, self.waiting)))
+
+    def test_all(self):
+        """
+        It is done when all is done.
+        """
+        self.waiting[0].callback(None)
+        self.assertNoResult(self.done)
+        self.waiting[1].callback(None)
+        self.assertIsNone(self.successResultOf(self.done))
+
+    def test_one_fails(self):
+        """
+        When one fails, the others are given up, and its failure is the failure.
+        """
+        self.waiting[1].errback(Failed(Outcome.LOST, ""))
+        self.failureResultOf(self.done, Failed)
+        self.assertTrue(self.waiting[0].called)
+
+    def test_given_up(self):
+        """
+        Who gives up gives up on all of them.
+        """
+        self.done.cancel()
+        self.failureResultOf(self.done, CancelledError)
+        self.assertTrue(all(each.called for each in self.waiting))
 
 
 class DiallerTests(SynchronousTestCase):
