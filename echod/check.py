@@ -54,7 +54,9 @@ class Check:
 
     def _say(self, line: str) -> None:
         if not self._options["quiet"]:
-            print(line, file=self._out, flush=True)
+            # In one piece: who reads may have enough when the line is there.
+            self._out.write(f"{line}\n")
+            self._out.flush()
 
     def _warn(self, line: str) -> None:
         if not self._options["quiet"]:

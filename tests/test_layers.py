@@ -32,7 +32,7 @@ FLOORS = {
 # The client, echod-check.
 FLOORS[3] |= {"check"}
 FLOORS[2] |= {"check_options", "exchange", "ping", "conformance", "report"}
-FLOORS[1] |= {"dial", "place", "client_tls", "stream", "proxy_header"}
+FLOORS[1] |= {"dial", "place", "client_tls", "secure_stream", "stream", "proxy_header"}
 FLOORS[0] |= {"outcome", "pattern", "latency"}
 
 SIDEWAYS = {
@@ -60,6 +60,8 @@ SIDEWAYS = {
     ("pattern", "outcome"),
     ("place", "stream"),
     ("client_tls", "stream"),
+    ("client_tls", "secure_stream"),
+    ("secure_stream", "stream"),
     ("dial", "stream"),
     ("dial", "place"),
     ("dial", "proxy_header"),
@@ -68,7 +70,17 @@ SIDEWAYS = {
 }
 
 CLIENT = {"check", "check_options", "exchange", "ping", "conformance", "report"} | {
-    *("dial", "place", "client_tls", "stream", "proxy_header", "outcome", "pattern", "latency")
+    *(
+        "dial",
+        "place",
+        "client_tls",
+        "secure_stream",
+        "stream",
+        "proxy_header",
+        "outcome",
+        "pattern",
+        "latency",
+    )
 }
 
 
