@@ -16,7 +16,7 @@ class Outcome(Enum):
     """
 
     OK = ("ok", 0, "every byte came back, and nothing else")
-    FAILED = ("failed", 1, "--ping: echoes were lost; --conformance: a case failed")
+    FAILED = ("failed", 1, "--ping: echoes were lost or wrong; --conformance: a case failed")
     USAGE = ("usage", 2, "a wrong option, or a file that cannot be used")
     UNRESOLVED = ("cannot resolve", 3, "the name of the host has no address")
     REFUSED = ("refused", 4, "nobody listens there, or a firewall says so")

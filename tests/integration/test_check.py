@@ -41,7 +41,7 @@ from tests.integration.wrong_servers import (
 )
 
 STATUS = {outcome.word: outcome.status for outcome in Outcome}
-AT_A_TIME = 4
+AT_A_TIME = 6
 SHORT = ("--timeout", "2s")
 MOST_START_SECONDS = 0.4
 
@@ -367,14 +367,11 @@ class EchodTests(SynchronousTestCase):
             status, found = ask("--conformance", f"127.0.0.1:{daemon.port()}")
         self.assertEqual([case for case in found["cases"] if not case["passed"]], [])
         self.assertEqual((status, len(found["cases"])), (0, 11))
-        for version in ("1.2", "1.3"):
-            with tls_daemon() as daemon:
-                status, found = ask(
-                    *("--tls", "--insecure", "--tls-version", version, "--conformance"),
-                    f"127.0.0.1:{daemon.port('--tls-port')}",
-                )
-            self.assertEqual([case for case in found["cases"] if not case["passed"]], [])
-            self.assertEqual(status, 0)
+        with tls_daemon() as daemon:
+            where = f"127.0.0.1:{daemon.port('--tls-port')}"
+            status, found = ask("--tls", "--insecure", "--conformance", where)
+        self.assertEqual([case for case in found["cases"] if not case["passed"]], [])
+        self.assertEqual(status, 0)
 
     def test_wire_echo(self) -> None:
         """

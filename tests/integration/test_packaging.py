@@ -304,10 +304,8 @@ class PackagingTests(SynchronousTestCase):
         self.assertEqual(
             package | {"echod/py.typed", "twisted/plugins/echod_plugin.py"}, set(content)
         )
-        self.assertEqual(
-            {f"{records}/{name}" for name in ("METADATA", "RECORD", "WHEEL", "licenses/LICENSE")},
-            names - set(content),
-        )
+        about = ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE")
+        self.assertEqual({f"{records}/{name}" for name in about}, names - set(content))
         for name, data in content.items():
             self.assertEqual((source / name).read_bytes(), data, name)
         direct = source.with_name("direct")
