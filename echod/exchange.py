@@ -9,7 +9,7 @@ that says more.
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 
 from echod.dial import Dial, within
 from echod.outcome import Answer, Failed, Outcome
@@ -74,7 +74,7 @@ class Exchange:
         noted("waiting for the echo")
         sending = Deferred.fromCoroutine(self._send(piece_bytes, half_close, send_pace))
         # That the connection broke is seen, and named, by the reader.
-        sending.addErrback(lambda failure: failure.trap(Failed) and None)
+        sending.addErrback(lambda failure: failure.trap(Failed, CancelledError) and None)
         impatience = self._clock.callLater(patience_seconds, self._lose_patience)
         try:
             if read_after is not None:
@@ -83,7 +83,6 @@ class Exchange:
         finally:
             if impatience.active():
                 impatience.cancel()
-            sending.addErrback(lambda _: None)
             sending.cancel()
 
     async def _send(self, piece_bytes: int, half_close: bool, pace: Pace | None) -> None:

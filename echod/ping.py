@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.task import deferLater
 
 from echod.dial import Dial, together, within
@@ -206,7 +206,7 @@ class Lane:
         pattern = Pattern.random(self._ping.size * 64)
         comparison = Comparison(pattern, 0)
         sending = Deferred.fromCoroutine(self._send(stream, pattern, comparison))
-        sending.addErrback(lambda failure: failure.trap(Failed) and None)
+        sending.addErrback(lambda failure: failure.trap(Failed, CancelledError) and None)
         self._late = False
         self._watch = self._ping.clock.callLater(self._ping.timeout_seconds, self._look, stream)
         try:
@@ -218,7 +218,6 @@ class Lane:
                 self._ping.is_wrong(self._number, self._peer, failure)
         finally:
             self._under_way.clear()
-            sending.addErrback(lambda _: None)
             sending.cancel()
             if self._watch.active():
                 self._watch.cancel()
