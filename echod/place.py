@@ -23,10 +23,10 @@ from twisted.internet.error import (
 from twisted.internet.protocol import ClientCreator, Factory
 from twisted.python.failure import Failure
 
-from echod.options import port_number
 from echod.outcome import Answer, Failed, Outcome
 from echod.sockets import printable
 from echod.stream import Stream
+from echod.values import port_number
 
 T = TypeVar("T")
 

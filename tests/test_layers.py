@@ -158,7 +158,7 @@ class FloorsTests(SynchronousTestCase):
             (name, other) for name, other in self.edges if (name in CLIENT) != (other in CLIENT)
         }
         self.assertEqual({name for name, _ in between} - CLIENT, set())
-        self.assertEqual({other for _, other in between}, {"options", "sockets"})
+        self.assertEqual({other for _, other in between}, {"values", "sockets"})
 
     def test_no_circles(self):
         """
