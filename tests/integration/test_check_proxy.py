@@ -1,5 +1,5 @@
 """
-The PROXY header that C{echod-check} sends, as HAProxy reads it.
+The PROXY header that C{echod-check} sends, as HAProxy and echod read it.
 """
 
 import shutil
@@ -9,7 +9,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.certificates import make_certificate
-from tests.integration.support import Process, receive, wait_until
+from tests.integration.support import LOOPBACK, Process, receive, tls_daemon, wait_until
 from tests.integration.wrong_servers import WrongServer, ask
 
 CONFIG = """
@@ -109,3 +109,24 @@ class HAProxyTests(SynchronousTestCase):
         """
         for version in ("v1", "v2"):
             self.assertEqual(self.told("--proxy-header", version), "unknown")
+
+
+class EchodTests(SynchronousTestCase):
+    """
+    The same header, read by echod.
+    """
+
+    def test_believed(self) -> None:
+        """
+        The access record names the client that the header named, plain and over TLS.
+        """
+        trust = ("--proxy-protocol", "require", "--proxy-trust", "127.0.0.0/8")
+        with tls_daemon(*LOOPBACK, *trust) as daemon:
+            for option, tls in (("--port", ()), ("--tls-port", ("--tls", "--insecure"))):
+                for version, source in (("v1", "198.51.100.7:4711"), ("v2", "[2001:db8::7]:1")):
+                    header = ("--proxy-header", version, "--proxy-source", source)
+                    status, answer = ask(*header, *tls, daemon.address(option))
+                    self.assertEqual((status, answer["detail"]), (0, None))
+            daemon.ended("client", 4)
+            peers = [record[0] for record in daemon.records()]
+        self.assertEqual(peers, ["198.51.100.7:4711", "[2001:db8::7]:1"] * 2)
