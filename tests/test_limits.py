@@ -252,6 +252,18 @@ class IdleTests(LimitsTestCase):
         self.look_on(10.5, 20.0)
         self.assertEqual(len(self.ends), 1)
 
+    def test_end_soon_after(self):
+        """
+        When a client ends, whose idleness was in question a moment ago, its stall begins no
+        sooner than then.
+        """
+        connection = self.watch(idle=5.0, write=30.0)
+        connection.not_taken = (5000, 1000, 0)
+        self.look_on(0.5, 6.0)
+        connection.ending = True
+        self.look_on(6.5, 30.0)
+        self.assertEqual(self.ends, [])
+
 
 class LifetimeTests(LimitsTestCase):
     """
@@ -361,6 +373,18 @@ class AwaitedTests(LimitsTestCase):
         self.look(5.0)
         self.assertEqual(self.ends, [(5.0, "overdue", Reason.PROXY_HEADER)])
 
+    def test_short(self):
+        """
+        A limit may be as short as a look.
+        """
+        for awaited in (Reason.HANDSHAKE, Reason.PROXY_HEADER):
+            connection = self.watch(handshake=0.5, proxy_header=0.5)
+            connection.awaited = awaited
+            self.look(0.499)
+            self.assertEqual(self.ends, [])
+            self.look(0.5)
+            self.assertEqual(self.ends, [(0.5, "overdue", awaited)])
+
     def test_one_after_the_other(self):
         """
         The limit of the handshake counts from accept, however long the header took.
@@ -389,6 +413,16 @@ class AwaitedTests(LimitsTestCase):
             connection.awaited = slow
             self.look(1000.0)
             self.assertEqual(self.ends, [(1000.0, "overdue", slow)])
+
+    def test_overdue_is_the_last_word(self):
+        """
+        Another limit that is reached at the same time changes nothing.
+        """
+        for limits in ({"lifetime": 5.0}, {"idle": 5.0}):
+            connection = self.watch(proxy_header=5.0, **limits)
+            connection.awaited = Reason.PROXY_HEADER
+            self.look(5.0)
+            self.assertEqual(self.ends, [(5.0, "overdue", Reason.PROXY_HEADER)])
 
     def test_came(self):
         """

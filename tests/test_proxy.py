@@ -493,9 +493,10 @@ class EndTests(ProxyTestCase):
         """
         for required in (True, False):
             self.make(required)
-            _, _, sock = self.accept()
+            protocol, _, sock = self.accept()
             sock.shutdown(socket.SHUT_WR)
             self.assert_over(client=1)
+            self.assertTrue(protocol.ending)
             self.assertEqual(sock.recv(1), b"")
             self.assertEqual(self.connections.refusals.counts, {})
             self.assertEqual(self.told(), self.access("198.51.100.9:5", 0, level="debug"))
@@ -986,6 +987,17 @@ class TLSTests(ProxyTestCase):
                 self.assertNotIsInstance(transport, SecureMixin)
                 self.assertEqual(self.told(), self.refused("handshake", "198.51.100.9:5"))
         self.assert_over(handshake=4)
+
+    def test_neither_and_kept_out(self):
+        """
+        Whom the rules keep out is refused for that, whatever it sends.
+        """
+        self.make(required=False, deny=["198.51.100.9"])
+        _, _, sock = self.accept()
+        sock.sendall(b"PROX")
+        self.turns()
+        sock.sendall(b"x")
+        self.assert_over(address=1)
 
     def test_late_and_silent(self):
         """
