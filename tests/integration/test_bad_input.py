@@ -45,6 +45,9 @@ BAD_VALUES: dict[str, tuple[str, tuple[str, ...]]] = {
     "--tls-port": (PORT, ("x", "99999")),
     "--tls-cert": ("give the name of a PEM file", ("",)),
     "--tls-key": ("give the name of a PEM file", ("",)),
+    "--allow": ("give one such as 192.0.2.0/24", ("192.0.2.1/24", "\x1b[31m")),
+    "--max-connections": ("give one from 1 to", ("0",)),
+    "--connect-rate": ("give connections a second, such as 10, 0.5, or 10:50", ("10:0",)),
     "--write-timeout": (TIME, ("nan", "604801")),
     "--drain-timeout": (TIME, ("-1", "10y")),
     "--log-level": ("give debug, info, warn or error", ("critical",)),
@@ -220,6 +223,10 @@ def bad_binds(port: int) -> Iterator[Row]:
     yield listen(("--listen", "tcp:0:interface=nonsense"))
     yield listen(("--listen", "tcp:0:backlog=99999999999:interface=127.0.0.1"))
     yield listen(("--listen", "stdio:x"))
+    # The layer that this puts around a connection would read the header.
+    secure = ("--listen", "ssl:0:privateKey=FILES/both.pem:interface=127.0.0.1")
+    for mode in ("optional", "require"):
+        yield listen((*secure, "--proxy-protocol", mode, "--proxy-trust", "127.0.0.1"))
     yield listen(("--listen", "unix:FILES/nosuch/s"))
     yield listen(("--listen", "unix:FILES/\x1b]0;x\x07/s"))
     yield listen(("--listen", "unix:" + "x" * 200))
@@ -245,6 +252,8 @@ def bad_combinations() -> Iterator[Row]:
     yield Row(("--tls-port", "0"), "--tls-port", "add --tls-cert FILE")
     yield Row((*HERE, "--tls-cert", "x"), "--tls-cert", "add one")
     yield Row((*HERE, "--tls-key", "x"), "--tls-key", "add one")
+    yield Row((*HERE, "--proxy-protocol", "require"), "--proxy-protocol", "add --proxy-trust with")
+    yield Row((*HERE, "--proxy-trust", "::1"), "--proxy-trust", "add --proxy-protocol require")
     yield Row(
         ("--interface", "127.0.0.1", "--listen", "tcp:0"),
         "--interface",

@@ -186,6 +186,26 @@ class RaggedTests(HostileTestCase):
         self.all_gone()
 
 
+class OfferTests(HostileTestCase):
+    """
+    Clients that offer what the daemon has no use for.
+    """
+
+    def test_application_protocols(self) -> None:
+        """
+        A client that offers application protocols (ALPN, RFC 7301), as curl and browsers
+        do, is served, and none is agreed upon.
+        """
+        for version in VERSIONS:
+            made = context(version)
+            made.set_alpn_protos([b"h2", b"http/1.1"])
+            client = TLSClient(self.daemon.connect("--tls-port"), made)
+            self.addCleanup(client.close)
+            self.assertEqual(client.handshake().exchange(b"hello"), b"hello")
+            self.assertEqual(client.tls.get_alpn_proto_negotiated(), b"")
+        self.all_gone()
+
+
 class StallTests(HostileTestCase):
     """
     Clients that take nothing.

@@ -1,0 +1,383 @@
+"""
+Limits in time: who says nothing, or too little, or stays too long, is gone in time; and
+whoever takes what it is owed gets it first.
+"""
+
+import itertools
+import random
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from unittest import SkipTest
+
+from OpenSSL import SSL
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.integration.support import (
+    LOOPBACK,
+    REACTOR,
+    Daemon,
+    echo,
+    many_descriptors,
+    receive_rest,
+    server_side,
+    show,
+    tls_daemon,
+    wait_until,
+)
+from tests.integration.talkers import Crowd, End, Talker
+from tests.integration.tlsclient import VERSIONS, context
+from tests.integration.tlswire import WireClient
+from tests.integration.visitors import Sitter, come_from, is_in, loopback_addresses, sit
+
+KIB = 1024
+MIB = 1024 * KIB
+
+LOOK_SECONDS = 0.5
+"""How often the daemon looks: nobody is gone any sooner, or by much later, than that."""
+
+
+class SittersTests(SynchronousTestCase):
+    """
+    A thousand clients that only sit there.
+    """
+
+    each = 200
+    handshake_seconds = 2.5
+    idle_seconds = 3.0
+    lifetime_seconds = 3.5
+    warm_ups = 2
+
+    def silent(self, option: str) -> Callable[[], Sitter]:
+        return lambda: Sitter(self.daemon.connect(option))
+
+    def dripping(self) -> Sitter:
+        """
+        A byte a second, and each comes back.
+        """
+        return Sitter(self.daemon.connect("--port"), itertools.repeat(b"."))
+
+    def dripping_hello(self) -> Sitter:
+        """
+        A byte a second of a good beginning.
+        """
+        sock = self.daemon.connect("--tls-port")
+        drip: Iterator[bytes] = (bytes([byte]) for byte in self.hello)
+        return Sitter(sock, drip)
+
+    def half_way(self) -> Sitter:
+        """
+        All of the handshake, but for the last byte.
+        """
+        sock = self.daemon.connect("--tls-port")
+        sitter = Sitter(sock)
+        sock.sendall(WireClient(sock, self.context).last_flight()[:-1])
+        return sitter
+
+    def come(self, kinds: Iterable[Callable[[], Sitter]]) -> list[list[Sitter]]:
+        found = [[kind() for _ in range(self.each)] for kind in kinds]
+        for sitter in itertools.chain(*found):
+            self.addCleanup(sitter.socket.close)
+        return found
+
+    def come_and_go(self, kinds: Iterable[Callable[[], Sitter]], empty: int) -> None:
+        """
+        Have all of them there at once, and go by themselves.
+        """
+        sitters = list(itertools.chain(*self.come(kinds)))
+        for sitter in sitters:
+            sitter.socket.send(next(sitter.drip, b""))
+        # Whoever is served now has waited until all of that had been read.
+        with self.daemon.connect("--port") as client:
+            for _ in range(10):
+                self.assertEqual(echo(client, b"x"), b"x")
+        for sitter in sitters:
+            sitter.socket.close()
+        wait_until(lambda: self.daemon.descriptors() == empty, "them to be gone")
+
+    def most_memory(self) -> int:
+        """
+        The most memory that the daemon has occupied so far, in bytes.  What it occupies now
+        depends on what the C library gives back, and on Python's next garbage collection.
+        """
+        return int(self.daemon.state("VmHWM").split()[0]) * KIB
+
+    def test_gone_in_time(self) -> None:
+        """
+        Silent, dripping and half-handshaken clients are gone within a second of their
+        limit, and leave neither memory nor a descriptor behind.
+        """
+        if REACTOR == "select":
+            raise SkipTest("select(2) takes no descriptor above 1023")
+        if not self.enterContext(many_descriptors(5 * self.each + 300)):
+            raise SkipTest("the system does not allow so many descriptors")
+        limits = {
+            "--handshake-timeout": self.handshake_seconds,
+            "--idle-timeout": self.idle_seconds,
+            "--max-lifetime": self.lifetime_seconds,
+        }
+        options = itertools.chain(*((name, f"{limit}s") for name, limit in limits.items()))
+        self.daemon = self.enterContext(tls_daemon("--port", "0", *options))
+        self.context = context("TLS 1.3")
+        with socket.socket() as sock:
+            self.hello = WireClient(sock, self.context).flight()
+        kinds = {
+            "silent": (self.silent("--port"), self.idle_seconds),
+            "dripping": (self.dripping, self.lifetime_seconds),
+            "silent, TLS": (self.silent("--tls-port"), self.handshake_seconds),
+            "dripping, TLS": (self.dripping_hello, self.handshake_seconds),
+            "half-handshaken": (self.half_way, self.handshake_seconds),
+        }
+        makers = [kind for kind, _ in kinds.values()]
+        cold, empty = self.daemon.rss(), self.daemon.descriptors()
+        for _ in range(self.warm_ups):
+            self.come_and_go(makers, empty)
+        most = self.most_memory()
+        crowds = self.come(makers)
+        sit(itertools.chain(*crowds), lambda _: False, "to be gone", 20)
+        wait_until(lambda: self.daemon.descriptors() == empty, "the descriptors to be closed")
+        # What had been left behind by those would now come on top.
+        self.come_and_go(makers, empty)
+        after = self.most_memory()
+        for (name, (_, limit)), crowd in zip(kinds.items(), crowds, strict=True):
+            times = [each.gone_after for each in crowd if each.gone_after is not None]
+            late = max(times) - limit
+            resets = sum(each.was_reset for each in crowd)
+            show(
+                f"{len(times)} {name}: gone {min(times) - limit:+.2f} to {late:+.2f} s from "
+                f"their limit of {limit} s, {resets} by a reset"
+            )
+            self.assertEqual(len(times), self.each)
+            self.assertGreaterEqual(min(times), limit - 0.1)
+            self.assertLessEqual(late, 1.0)
+            # Those who could be told goodbye were.
+            self.assertEqual(resets, 0 if name in ("silent", "dripping") else self.each, name)
+        room, more = most - cold, after - most
+        show(
+            f"memory: {room / KIB:.0f} KiB for the first {len(kinds) * self.each} clients, "
+            f"{more / KIB:.0f} KiB more after as many that had to be ended"
+        )
+        self.assertLessEqual(more, room / 4)
+        self.daemon.stop()
+        # With those of the other rounds who were too slow, if any.
+        self.assertGreaterEqual(self.daemon.refused()["handshake"], 3 * self.each)
+        reasons = Counter(reason for *_, reason in self.daemon.records())
+        self.assertGreaterEqual(reasons["idle"], self.each)
+        self.assertGreaterEqual(reasons["lifetime"], self.each)
+
+
+def owe(client: socket.socket, data: bytes) -> None:
+    """
+    Send, and take nothing for now.
+    """
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, len(data))
+    client.sendall(data)
+
+
+FIN_WAIT_1 = 4
+"""The daemon has said that it will send no more, and not all of it has arrived."""
+
+
+class PoliteTests(SynchronousTestCase):
+    """
+    The ends of those who are idle or have been there for too long.
+    """
+
+    small = 8 * KIB
+    data = random.Random(5).randbytes(300 * KIB)
+
+    def rest(self, client: socket.socket) -> bytes:
+        """
+        What the client is still owed, to an end that must be orderly.
+        """
+        data = bytearray()
+        while piece := client.recv(65536):
+            data += piece
+        return bytes(data)
+
+    def test_idle(self) -> None:
+        """
+        A client that neither sends nor takes anything for a while is sent what it is owed,
+        and then the end of file; over TLS, a close_notify before it.
+        """
+        with tls_daemon("--port", "0", "--idle-timeout", "500ms") as daemon:
+            plain = daemon.connect("--port", self.small)
+            self.addCleanup(plain.close)
+            owe(plain, self.data)
+            secure = {}
+            for version in VERSIONS:
+                sock = daemon.connect("--tls-port", self.small)
+                self.addCleanup(sock.close)
+                secure[version] = WireClient(sock, context(version)).handshake()
+                owe(sock, secure[version].record(self.data))
+            # All has been sent that can be, and the end of file waits behind it; it may
+            # wait for as long as a client may take nothing, which is 30 s.
+            wait_until(lambda: server_side(plain)[0] == FIN_WAIT_1, "the polite end")
+            later = time.monotonic() + 2.5 * LOOK_SECONDS
+            wait_until(lambda: time.monotonic() > later, "the next looks")
+            self.assertEqual(daemon.records(), [])
+            self.assertEqual(self.rest(plain), self.data)
+            plain.close()
+            for version, client in secure.items():
+                back = client.decrypt(self.rest(client.socket))
+                self.assertEqual((version, back == self.data), (version, True))
+                self.assertIsInstance(client.end, SSL.ZeroReturnError)
+                client.socket.close()
+            daemon.ended("idle", 3)
+            self.assertEqual({record[2] for record in daemon.records()}, {len(self.data)})
+
+    def test_idle_is_not_slow(self) -> None:
+        """
+        A client that takes what it is owed little by little, or sends a byte now and then,
+        is not idle.
+        """
+        with Daemon(*LOOPBACK, "--idle-timeout", "1s") as daemon:
+            taker = daemon.connect(receive_buffer=self.small)
+            sender = daemon.connect()
+            self.addCleanup(taker.close)
+            self.addCleanup(sender.close)
+            owe(taker, self.data)
+            back = b""
+            start = time.monotonic()
+            for turn in range(8):
+                due = start + turn / 4
+                wait_until(lambda due=due: time.monotonic() >= due, "the next turn")
+                back += taker.recv(4 * KIB)
+                self.assertEqual(echo(sender, b"."), b".")
+            self.assertLess(len(back), len(self.data))
+            taker.shutdown(socket.SHUT_WR)
+            back += receive_rest(taker)
+            self.assertEqual(back, self.data)
+            daemon.ended("client", 1)
+            self.assertEqual(len(daemon.records()), 1)
+
+    def test_lifetime(self) -> None:
+        """
+        Clients that have been there for too long and go on sending get the echo of all that
+        was taken from them, from first to last, and then the end of file, not a reset.
+        """
+        with Daemon(*LOOPBACK, "--max-lifetime", "1s") as daemon:
+            talkers = [
+                Talker(daemon.connect(receive_buffer=size), start=number * 1000)
+                for number, size in enumerate((0, self.small, 0, self.small))
+            ]
+            came = time.monotonic()
+            with Crowd(talkers) as crowd:
+                crowd.run(lambda: crowd.over, "the ends")
+            daemon.ended("lifetime", len(talkers))
+            after = [talker.ended - came for talker in talkers]
+            show(f"a lifetime of 1 s: over after {min(after):.2f} to {max(after):.2f} s")
+            self.assertEqual({talker.end for talker in talkers}, {End.EOF})
+            self.assertTrue(all(talker.exact for talker in talkers))
+            received = sorted(talker.received for talker in talkers)
+            self.assertEqual(sorted(record[2] for record in daemon.records()), received)
+            self.assertGreaterEqual(min(after), 1.0)
+            self.assertLessEqual(max(after), 3.0)
+
+    def test_takes_nothing(self) -> None:
+        """
+        Who takes nothing of what it is owed is aborted, when its write timeout is over; who
+        does not close its own side, soon after the end of file.
+        """
+        limits = ("--max-lifetime", "1s", "--idle-timeout", "1s", "--write-timeout", "2s")
+        with tls_daemon("--port", "0", *limits) as daemon:
+            stuck = Talker(daemon.connect("--port", self.small), reads=False)
+            owed, stays = daemon.connect("--port", self.small), daemon.connect("--port")
+            tls = WireClient(daemon.connect("--tls-port"), context("TLS 1.3")).handshake()
+            for client in (owed, stays, tls.socket):
+                self.addCleanup(client.close)
+            owe(owed, self.data)
+            # That one sends as long as anybody takes it.
+            with Crowd([stuck]) as crowd:
+                crowd.run(lambda: len(daemon.records()) == 4, "all to be gone")
+            self.assertGreater(stuck.sent, 0)
+            self.assertEqual(receive_rest(stays), b"")
+            tls.decrypt(receive_rest(tls.socket))
+            self.assertIsInstance(tls.end, SSL.ZeroReturnError)
+            ends = sorted((reason, took) for *_, took, reason in daemon.records())
+            show(", ".join(f"{reason} after {took:.1f} s" for reason, took in ends))
+            self.assertEqual(Counter(reason for reason, _ in ends), {"idle": 2, "write-stall": 2})
+            # A second to be idle, two to take something or to close, and three looks.
+            self.assertLess(max(took for _, took in ends), 3.0 + 3 * LOOK_SECONDS + 1)
+
+
+class StopTests(SynchronousTestCase):
+    """
+    The daemon is told to stop while clients are in their handshakes.
+    """
+
+    number = 100
+
+    def test_during_handshakes(self) -> None:
+        """
+        Silent clients, and those half-way through the handshake, do not hold up the stop.
+        """
+        with tls_daemon("--drain-timeout", "20s") as daemon:
+            empty = daemon.descriptors()
+            made = context("TLS 1.3")
+            for turn in range(self.number):
+                sock = daemon.connect("--tls-port")
+                self.addCleanup(sock.close)
+                client = WireClient(sock, made)
+                match turn % 4:
+                    case 1:
+                        sock.sendall(client.flight()[:100])
+                    case 2:
+                        sock.sendall(client.flight())
+                    case 3:
+                        sock.sendall(client.last_flight()[:-1])
+            wait_until(lambda: daemon.descriptors() == empty + self.number, "all to be accepted")
+            took = daemon.stop()
+            show(f"{self.number} clients silent or half-way: exit {took:.2f} s after TERM")
+            self.assertLess(took, 2.0)
+            self.assertEqual(daemon.status, -signal.SIGTERM)
+
+
+class TenThousandTests(SynchronousTestCase):
+    """
+    As many clients as there may be by default.
+    """
+
+    clients = 10_000
+    turned_away = 10
+    windows = 4
+    most_percent = 1.0
+
+    def test_sweep(self) -> None:
+        """
+        10,000 may come, and the next is refused; when all are idle, to look after them
+        costs under 1 % of a core.
+        """
+        if REACTOR == "select":
+            raise SkipTest("select(2) takes no descriptor above 1023")
+        if not self.enterContext(many_descriptors(self.clients + 300)):
+            raise SkipTest(f"the system does not allow {self.clients + 300} descriptors")
+        limits = ("--idle-timeout", "1h", "--max-lifetime", "1h")
+        with Daemon(*LOOPBACK, *limits) as daemon:
+            self.assertNotIn("#warn", daemon.log)
+            place = ("127.0.0.1", daemon.port())
+            addresses = itertools.cycle(itertools.islice(loopback_addresses(), 100))
+            answers: Counter[bool] = Counter()
+            for _ in range(self.clients + self.turned_away):
+                client = come_from(next(addresses), place)
+                self.addCleanup(client.close)
+                answers[is_in(client)] += 1
+            self.assertEqual(answers, {True: self.clients, False: self.turned_away})
+            daemon.turned_away({"max-connections": self.turned_away})
+            shares = sorted(self.share(daemon) for _ in range(self.windows))
+            show(
+                f"{self.clients} idle connections, swept: {shares[0]:.2f} to {shares[-1]:.2f} % "
+                "of a core"
+            )
+            # Whatever else a busy machine does in one second makes ours dearer, not cheaper.
+            self.assertLess(shares[0], self.most_percent)
+
+    def share(self, daemon: Daemon) -> float:
+        """
+        The percentage of a core that it uses for a second.
+        """
+        start, before = time.monotonic(), daemon.cpu()
+        wait_until(lambda: time.monotonic() >= start + 1, "a second to pass")
+        return (daemon.cpu() - before) / (time.monotonic() - start) * 100

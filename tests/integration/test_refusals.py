@@ -1,0 +1,256 @@
+"""
+What refusals cost: little CPU, no descriptor, and a line a second in the log.
+"""
+
+import json
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.integration.support import (
+    LOOPBACK,
+    Daemon,
+    echo,
+    receive_rest,
+    show,
+    tls_daemon,
+    wait_until,
+)
+from tests.integration.tlsclient import TLSClient, context
+from tests.integration.visitors import come_from, is_in, loopback_addresses, reset
+
+SSL_LISTENER = ("--listen", "ssl:0:privateKey={}/pem:interface=127.0.0.1")
+
+
+def knock(source: str, port: int, said: bytes = b"") -> bytes:
+    """
+    Connect, say something, and listen to the end.
+    """
+    with come_from(source, ("127.0.0.1", port)) as client:
+        try:
+            client.sendall(said)
+        except ConnectionError:
+            return b""
+        return receive_rest(client)
+
+
+class FloodTests(SynchronousTestCase):
+    """
+    Clients who come to fill the log.
+    """
+
+    least = 3000
+    least_seconds = 2.0
+
+    def test_a_line_a_second(self) -> None:
+        """
+        However many are refused, the log has about a line a second for each reason, and
+        what the lines count adds up to all of them.
+        """
+        options = ("--port", "0", "--max-per-client", "2", "--connect-rate", "0.001:2")
+        denied = ("--deny", "127.0.0.2", "--log-format", "json")
+        with tls_daemon(*options, *denied) as daemon:
+            plain, secure = daemon.port("--port"), daemon.port("--tls-port")
+            place = ("127.0.0.1", plain)
+            for client in (come_from("127.0.0.3", place), come_from("127.0.0.3", place)):
+                self.addCleanup(client.close)
+                self.assertTrue(is_in(client))
+            for _ in range(2):
+                with come_from("127.0.0.4", place) as client:
+                    self.assertTrue(is_in(client))
+            wait_until(lambda: daemon.log.count('"event": "access"') == 2, "those two to be gone")
+            others = loopback_addresses()
+            kinds: dict[str, Callable[[], bytes]] = {
+                "address": lambda: knock("127.0.0.2", plain),
+                "max-per-client": lambda: knock("127.0.0.3", plain),
+                "rate": lambda: knock("127.0.0.4", plain),
+                "handshake": lambda: knock(next(others), secure, b"GET / HTTP/1.0\r\n\r\n"),
+            }
+            sent: Counter[str] = Counter()
+            start = time.monotonic()
+            while sent.total() < self.least or time.monotonic() < start + self.least_seconds:
+                for reason, come in kinds.items():
+                    self.assertNotIn(b"HTTP", come())
+                    sent[reason] += 1
+            took = time.monotonic() - start
+            told = wait_until(lambda: self.told(daemon, sent), "all to be told")
+            lines = Counter(record["reason"] for record in told)
+            show(
+                f"{sent.total()} refused in {took:.1f} s, for {len(kinds)} reasons: "
+                f"{len(told)} lines"
+            )
+            counted: Counter[str] = Counter()
+            for record in told:
+                counted[record["reason"]] += record["count"]
+            self.assertEqual(counted, sent)
+            for reason in kinds:
+                self.assertGreaterEqual(lines[reason], 2, reason)
+                # One for each second that has begun, and one for the rest.
+                self.assertLessEqual(lines[reason], took + 2, reason)
+            peers = {record["reason"]: record["peer"] for record in told}
+            self.assertRegex(peers["address"], r"^127\.0\.0\.2:\d+$")
+            self.assertRegex(peers["rate"], r"^127\.0\.0\.4:\d+$")
+            self.assertEqual({record["level"] for record in told}, {"info"})
+
+    def told(self, daemon: Daemon, sent: Counter[str]) -> list[dict[str, object]] | None:
+        """
+        The records about refusals, once they tell of as many as there were.
+        """
+        whole = daemon.log[: daemon.log.rfind("\n") + 1]
+        records = [json.loads(line) for line in whole.splitlines()]
+        told = [record for record in records if record.get("event") == "refused"]
+        return told if sum(record["count"] for record in told) >= sent.total() else None
+
+    def test_full(self) -> None:
+        """
+        That there are as many connections as may be, is a warning.
+        """
+        with Daemon(*LOOPBACK, "--max-connections", "1") as daemon:
+            with daemon.connect() as client:
+                self.assertEqual(echo(client, b"x"), b"x")
+                for _ in range(10):
+                    self.assertEqual(knock("", daemon.port()), b"")
+                daemon.turned_away({"max-connections": 10})
+            self.assertRegex(daemon.log, r"#warn\] refused \d+: max-connections, ")
+
+
+class CostTests(SynchronousTestCase):
+    """
+    The daemon's CPU time for a client that it turns away.
+    """
+
+    clients = 500
+    rounds = 4
+
+    def cpu(self, daemon: Daemon, done: Callable[[], bool], come: Callable[[], object]) -> float:
+        """
+        @return: seconds for all of them, until C{done}.
+        """
+        before = daemon.cpu()
+        for _ in range(self.clients):
+            come()
+        wait_until(done, "all to be done")
+        return daemon.cpu() - before
+
+    def compare(self, daemon: Daemon, port: int, what: str, serve: Callable[[], object]) -> None:
+        """
+        Serve and refuse in turns, so that a busy machine is busy for both.
+        """
+        empty = daemon.descriptors()
+        served = refused = 0.0
+        for _ in range(self.rounds):
+            served += self.cpu(daemon, lambda: daemon.descriptors() == empty, serve)
+            refused += self.cpu(
+                daemon,
+                lambda: daemon.descriptors() == empty,
+                lambda: self.assertEqual(knock("127.0.0.2", port), b""),
+            )
+        number = self.rounds * self.clients
+        show(
+            f"{what}: {served / number * 1e6:.0f} us to serve a client, "
+            f"{refused / number * 1e6:.0f} us to refuse it: {refused / served:.2f} of that"
+        )
+        self.assertLess(refused, served)
+
+    def test_plain(self) -> None:
+        """
+        To refuse a client costs less than to echo a byte to it, without a word in the log.
+        """
+        with Daemon(*LOOPBACK, "--deny", "127.0.0.2", "--access-log", "off") as daemon:
+            port = daemon.port()
+
+            def serve() -> None:
+                with come_from("127.0.0.1", ("127.0.0.1", port)) as client:
+                    self.assertTrue(is_in(client))
+
+            self.compare(daemon, port, "plain", serve)
+
+    def test_tls(self) -> None:
+        """
+        To refuse a client costs a fraction of a TLS handshake.
+        """
+        self.clients = 100
+        with tls_daemon("--deny", "127.0.0.2", "--access-log", "off") as daemon:
+            port = daemon.port("--tls-port")
+            made = context("TLS 1.3")
+
+            def serve() -> None:
+                with come_from("127.0.0.1", ("127.0.0.1", port)) as sock:
+                    client = TLSClient(sock, made).handshake()
+                    self.assertEqual(client.exchange(b"x", close=False), b"x")
+
+            self.compare(daemon, port, "TLS", serve)
+
+
+class LeakTests(SynchronousTestCase):
+    """
+    Clients that are refused before there is a protocol for them.
+    """
+
+    tries = 1000
+
+    def test_no_socket_is_left(self) -> None:
+        """
+        After a thousand refusals at each kind of TLS listener, no socket is left over.
+        """
+        daemon = self.enterContext(tls_daemon(*SSL_LISTENER, "--max-connections", "1"))
+        # The one who is in came through the layer that refuses with a protocol.
+        with daemon.connect("--listen ssl") as sock:
+            client = TLSClient(sock, context("TLS 1.3")).handshake()
+            self.assertEqual(client.exchange(b"x", close=False), b"x")
+            full = daemon.descriptors()
+            for option in ("--tls-port", "--listen ssl"):
+                port = daemon.port(option)
+                for _ in range(self.tries):
+                    self.assertEqual(knock("", port), b"")
+                wait_until(lambda: daemon.descriptors() == full, "the descriptors to be closed")
+                show(f"{option}: {self.tries} refused, {daemon.descriptors() - full} left over")
+            daemon.turned_away({"max-connections": 2 * self.tries})
+            self.assertEqual(client.exchange(b"y", close=False), b"y")
+
+
+class HealthCheckTests(SynchronousTestCase):
+    """
+    Load balancers that look whether a port takes connections.
+    """
+
+    checks = 50
+
+    def check(self, *level: str) -> tuple[int, str]:
+        """
+        Connect to both ports and go again, with a FIN and with a reset.
+
+        @return: how many there were with the one that does speak, and the whole log.
+        """
+        with tls_daemon("--port", "0", *level) as daemon:
+            for option in ("--port", "--tls-port"):
+                for leave in (socket.socket.close, reset):
+                    for _ in range(self.checks):
+                        leave(daemon.connect(option))
+            with daemon.connect() as client:
+                self.assertEqual(echo(client, b"hello"), b"hello")
+                peer = client.getsockname()
+            wait_until(lambda: f"{peer[0]}:{peer[1]} to tcp: 5 bytes" in daemon.log, "its record")
+            daemon.stop()
+            return 4 * self.checks + 1, daemon.log
+
+    def test_info(self) -> None:
+        """
+        They are counted, and the log does not speak of them.
+        """
+        number, log = self.check()
+        self.assertEqual(log.count("bytes echoed in"), 1)
+        self.assertNotIn("refused", log)
+        self.assertIn(f"echod stopped: {number} connections, 5 bytes echoed", log)
+
+    def test_debug(self) -> None:
+        """
+        With C{--log-level debug}, there is a record of each.
+        """
+        number, log = self.check("--log-level", "debug")
+        self.assertEqual(log.count("bytes echoed in"), number)
+        self.assertEqual(log.count("echod.connections#debug] connection "), number - 1)
+        self.assertNotIn("refused", log)
