@@ -114,7 +114,8 @@ class Connection(Protocol):
 
     def facts(self) -> Mapping[str, str]:
         """
-        What else its access record tells, by name; free of control characters.
+        What else its access record tells, by name; free of control characters.  It is
+        asked for at the end, when the transport may be gone.
         """
 
     def overdue(self) -> None:

@@ -1,13 +1,17 @@
 """
-OpenSSL's read and write, as directly as pyOpenSSL allows.
+What pyOpenSSL has and does not show: OpenSSL's read and write, as directly as can be, and
+a few answers and settings for which it has no methods.
 
-The rule of this room: what C{Connection.recv} and C{Connection.send} do, less what they do
+The rule of this room: pyOpenSSL's private names are used here alone, and a version that
+lacks one of them is made do without.
+
+Reading and writing are what C{Connection.recv} and C{Connection.send} do, less what they do
 in vain.  They make a buffer for each read, and ask OpenSSL what went wrong after each
 success; without that, a TLS echo of 64 bytes takes 0.86 of the CPU time, one of 1 MiB takes
-0.88 of it.  pyOpenSSL's private names are used in this room alone.
+0.88 of it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -15,6 +19,12 @@ from OpenSSL import SSL
 
 RECORD_BYTES = 16384
 """The longest plaintext of one TLS record (RFC 8446 5.1)."""
+
+MODE_NO_AUTO_CHAIN = 0x8
+"""
+C{SSL_MODE_NO_AUTO_CHAIN} (SSL_CTX_set_mode(3)): send the chain that was given, and do not
+look for one among the trusted certificates.
+"""
 
 _shared = bytearray(RECORD_BYTES)
 
@@ -53,3 +63,56 @@ def read_and_write(connection: Any) -> tuple[Callable[[], bytes], Callable[[Any]
         return sent
 
     return recv, send
+
+
+def set_groups(context: Any, names: Iterable[str]) -> tuple[str, ...]:
+    """
+    Set the groups for the key exchange, in order, less those that this OpenSSL has not.
+
+    @param context: a pyOpenSSL C{Context}.
+    @return: those that it has; none if they could not be set, and OpenSSL's own stay.
+    """
+    try:
+        raw, lib = context._context, SSL._lib  # type: ignore[attr-defined]  # private
+        set_list, clear_error = lib.SSL_CTX_set1_curves_list, lib.ERR_clear_error
+    except AttributeError:
+        return ()
+    known = tuple(name for name in names if set_list(raw, name.encode()) == 1)
+    clear_error()
+    set_list(raw, ":".join(known).encode())
+    return known
+
+
+def is_resumed(connection: Any) -> bool | None:
+    """
+    Whether a connection's handshake resumed an earlier session; C{None} if nobody knows.
+    """
+    try:
+        return bool(SSL._lib.SSL_session_reused(connection._ssl))  # type: ignore[attr-defined]  # private
+    except AttributeError:
+        return None
+
+
+def verify_error(connection: Any) -> str | None:
+    """
+    Why the peer's certificate was refused, in OpenSSL's words; C{None} if it was not.
+    """
+    try:
+        lib = SSL._lib  # type: ignore[attr-defined]  # private
+        result = lib.SSL_get_verify_result(connection._ssl)
+        words = SSL._ffi.string(lib.X509_verify_cert_error_string(result))  # type: ignore[attr-defined]  # private
+    except AttributeError:
+        return None
+    return words.decode() if result else None
+
+
+def reasons(error: BaseException | None) -> str:
+    """
+    What OpenSSL says about an error, in its words.
+    """
+    args = error.args if error else ()
+    if args and isinstance(args[0], list):
+        words = [reason for _, _, reason in args[0] if reason]
+    else:
+        words = list(map(str, args))
+    return ", ".join(words) or "no reason given"

@@ -25,6 +25,7 @@ from echod.values import (
     path,
     port_number,
     positive,
+    protocols,
     seconds,
 )
 
@@ -72,11 +73,28 @@ class Options(UsageOptions):
         _parameter("backlog", None, 1024, "Clients that may wait to be accepted.", backlog),
         _parameter("tls-port", None, None, "Port for TLS; 0 takes a free one.", port_number),
         _parameter(
-            "tls-cert", None, None,
-            "PEM file: the certificate, its chain, and the key if it is in the same file.",
+            "tls-client-auth", None, None,
+            "off, request or require: whether clients show a certificate. [default: off]",
+            one_of("off", "request", "require"),
+        ),
+        _parameter(
+            "tls-client-ca", None, None,
+            "PEM file: the certificates of those who sign clients' certificates.",
             path,
         ),
-        _parameter("tls-key", None, None, "PEM file: the key, when it has its own file.", path),
+        _parameter(
+            "tls-min", None, None, "The oldest TLS spoken: 1.2 or 1.3. [default: 1.2]",
+            one_of("1.2", "1.3"),
+        ),
+        _parameter(
+            "tls-alpn", None, None, "Protocols for ALPN, the dearest first: h2,http/1.1.",
+            protocols,
+        ),
+        _parameter(
+            "tls-keylog", None, None,
+            "File that gets the secrets of every TLS connection, for Wireshark. For tests only!",
+            path,
+        ),
         _parameter(
             "max-connections", None, 10000,
             "How many there may be at once, and never more than there are descriptors for.",
@@ -140,7 +158,7 @@ class Options(UsageOptions):
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("listen", "allow", "deny", "proxy-trust"):
+        for name in ("listen", "tls-cert", "allow", "deny", "proxy-trust"):
             self[name] = []
 
     def opt_listen(self, endpoint: str) -> None:
@@ -185,6 +203,25 @@ class Options(UsageOptions):
         trusted = cidr if cidr == "unix" else _named("proxy-trust", cidr, network)
         self["proxy-trust"].append(trusted)
 
+    def opt_tls_cert(self, file: str) -> None:
+        """
+        PEM file: a certificate, its chain, and the key if it is in the same file; may be
+        given several times, the first being for clients that ask for none of the names.
+        """
+        self["tls-cert"].append((_named("tls-cert", file, path), None))
+
+    def opt_tls_key(self, file: str) -> None:
+        """
+        PEM file: the key of the certificate before it, when it has its own file.
+        """
+        key = _named("tls-key", file, path)
+        if not self["tls-cert"]:
+            raise UsageError("--tls-key: belongs to the --tls-cert before it; give that first")
+        cert, other_key = self["tls-cert"].pop()
+        if other_key is not None:
+            raise UsageError("--tls-key: one for each --tls-cert; give the second after its own")
+        self["tls-cert"].append((cert, key))
+
     def opt_version(self) -> None:
         """
         Show the version and exit.
@@ -203,11 +240,7 @@ class Options(UsageOptions):
         """
         What one option demands of another.
         """
-        if self["tls-port"] is not None and self["tls-cert"] is None:
-            raise UsageError("--tls-port: needs a certificate; add --tls-cert FILE")
-        for name in ("tls-cert", "tls-key"):
-            if self[name] is not None and self["tls-port"] is None:
-                raise UsageError(f"--{name}: serves nothing without --tls-port; add one")
+        self._check_tls()
         if self["port"] is None and self["tls-port"] is None:
             if self["interface"] is not None and self["listen"]:
                 raise UsageError(
@@ -229,6 +262,24 @@ class Options(UsageOptions):
                 raise UsageError(
                     f"--{name}: twist has its own, and logs for us; give it before echod"
                 )
+
+    def _check_tls(self) -> None:
+        if self["tls-port"] is None:
+            for name in (name for name in self if name.startswith("tls-") and self[name]):
+                raise UsageError(f"--{name}: serves nothing without --tls-port; add one")
+        elif not self["tls-cert"]:
+            raise UsageError("--tls-port: needs a certificate; add --tls-cert FILE")
+        if self["tls-client-auth"] in ("request", "require"):
+            if self["tls-client-ca"] is None:
+                raise UsageError(
+                    f"--tls-client-auth {self['tls-client-auth']}: needs to know who signs "
+                    "clients' certificates; add --tls-client-ca FILE"
+                )
+        elif self["tls-client-ca"] is not None:
+            raise UsageError(
+                "--tls-client-ca: verifies nobody without --tls-client-auth; "
+                "add --tls-client-auth require, or request"
+            )
 
     @property
     def twistd(self) -> ServerOptions | None:

@@ -6,7 +6,7 @@ nothing else.  All the rest of L{Echo} is about ends: the client's, ours, and ho
 byte is lost at either.
 """
 
-from typing import Protocol as Interface
+from typing import Any, Protocol as Interface
 
 from twisted.internet.interfaces import (
     IAddress,
@@ -21,6 +21,7 @@ from zope.interface import implementer
 
 from echod.admission import Admission
 from echod.connection import Reason, reason_of
+from echod.handshake import agreed, failure_text, has_outlived_client
 from echod.proxy import ProxyHeader, ProxyPolicy
 from echod.sockets import address_text, unread, unsent
 from echod.tls import ServerContext, start_tls
@@ -46,6 +47,7 @@ class StreamTransport(Interface):
     def endInspection(self) -> None: ...
     def getPeer(self) -> IAddress: ...
     def fileno(self) -> int: ...
+    def getHandle(self) -> Any: ...
 
 
 @implementer(IHalfCloseableProtocol, IHandshakeListener, IPushProducer)
@@ -116,9 +118,13 @@ class Echo(Protocol):
 
     def handshakeCompleted(self) -> None:
         """
-        TLS has been agreed upon.
+        TLS has been agreed upon; nothing that the client sent has been read yet.
         """
-        self.awaited = None
+        if has_outlived_client(self.transport.getHandle()):
+            self._detail = "resumed after the end of the client's certificate"
+            self.abort(Reason.HANDSHAKE)
+        else:
+            self.awaited = None
 
     def overdue(self) -> None:
         """
@@ -206,7 +212,10 @@ class Echo(Protocol):
         if reason is Reason.CLIENT:
             return self._reason or reason
         if reason is Reason.ERROR:
-            return self.awaited or reason
+            if self.awaited is None:
+                return reason
+            self._detail = failure_text(self.transport.getHandle(), failure.value)
+            return self.awaited
         # A client that breaks the connection while it is owed something did that
         # itself, even if it had closed its sending side before.
         return reason if self._reason in (None, Reason.CLIENT) else self._reason
@@ -233,9 +242,10 @@ class Echo(Protocol):
 
     def facts(self) -> dict[str, str]:
         """
-        What the PROXY header told, if there was one.
+        What the PROXY header told, if there was one, and what TLS has agreed on.
         """
-        return self.header.facts() if self.header else {}
+        facts = self.header.facts() if self.header else {}
+        return facts | agreed(self.transport.getHandle()) if self.factory.tls else facts
 
 
 class Refused(Protocol):

@@ -9,6 +9,7 @@ import select
 import signal
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 from twisted.application.internet import TimerService
@@ -23,14 +24,17 @@ from twisted.python.components import Componentized
 from echod import __version__, signals
 from echod.admission import AddressRules, Admission, ConnectRate
 from echod.connections import Connections
+from echod.credentials import BadCredentials
 from echod.endpoint import WRAPPING, TCPEndpoint, endpoint_from
+from echod.keylog import KeyLog
 from echod.limits import LOOK_SECONDS, TimeLimits
 from echod.listener import ListenerService, ListenFailed
 from echod.options import Options
 from echod.protocol import EchoFactory
 from echod.proxy import ProxyPolicy
+from echod.rotation import Certificates, names_text, time_text
 from echod.sockets import descriptor_limit, printable
-from echod.tls import BadCredentials, ServerContext, server_context
+from echod.tls import Policy, ServerContext
 from echod.twistdlog import TwistdLog
 
 __all__ = ["EchodService", "Options", "makeService"]
@@ -50,7 +54,12 @@ class EchodService(MultiService):
 
     @ivar connections: the live set of all listeners.
     @ivar admission: who may come in, to any of them.
+    @ivar certificates: what TLS is served with, C{None} without TLS.
+    @ivar key_log: where the secrets of TLS go, C{None} for nowhere.
     """
+
+    certificates: Certificates | None = None
+    key_log: KeyLog | None = None
 
     def __init__(self, reactor: Any, options: Options, max_connections: int):
         super().__init__()
@@ -138,6 +147,17 @@ class EchodService(MultiService):
             signals.note(self._reactor, number)
         if self._log.file is not None:
             signals.handle(self._reactor, signal.SIGUSR1, self._log.file.rotate)
+        if self.certificates is not None:
+            signals.handle(self._reactor, signal.SIGHUP, self.reload)
+
+    def reload(self) -> None:
+        """
+        Serve the certificates that the files hold now, and open the key log anew.
+        """
+        if self.key_log is not None:
+            self.key_log.reopen()
+        if self.certificates is not None:
+            self.certificates.reload()
 
     def stopService(self) -> Deferred[None]:
         """
@@ -203,12 +223,12 @@ def build(reactor: Any, options: Options) -> EchodService:
             "tcp", f"--port {port}{at}", TCPEndpoint(reactor, port, interface, backlog)
         )
     if (port := options["tls-port"]) is not None:
-        try:
-            context = server_context(options["tls-cert"], options["tls-key"])
-        except BadCredentials as error:
-            raise SystemExit(f"echod: --tls-{error.kind}: {printable(str(error))}") from None
+        _prepare_tls(reactor, options, service)
         service.add_listener(
-            "tls", f"--tls-port {port}{at}", TCPEndpoint(reactor, port, interface, backlog), context
+            "tls",
+            f"--tls-port {port}{at}",
+            TCPEndpoint(reactor, port, interface, backlog),
+            service.certificates,
         )
     for description in options["listen"]:
         option = f"--listen {printable(description)}"
@@ -228,6 +248,33 @@ def build(reactor: Any, options: Options) -> EchodService:
     return service
 
 
+def _prepare_tls(reactor: Any, options: Options, service: EchodService) -> None:
+    policy = Policy(
+        minimum=options["tls-min"] or "1.2",
+        alpn=options["tls-alpn"] or (),
+        client_auth=options["tls-client-auth"] or "off",
+    )
+    if (path := options["tls-keylog"]) is not None:
+        service.key_log = KeyLog(path)
+        policy = replace(policy, log_keys=service.key_log.write)
+    service.certificates = Certificates(
+        reactor, policy, options["tls-cert"], options["tls-client-ca"]
+    )
+    try:
+        service.certificates.load()
+        if service.key_log is not None:
+            service.key_log.open()
+            service.key_log.warn()
+    except BadCredentials as error:
+        raise SystemExit(f"echod: --tls-{error.kind}: {printable(str(error))}") from None
+    except OSError as error:
+        raise SystemExit(
+            f"echod: --tls-keylog '{printable(path)}': {error.strerror}; "
+            "give a file that can be written"
+        ) from None
+    service.certificates.setServiceParent(service)
+
+
 def check(reactor: Any, service: EchodService) -> None:
     """
     Start the service, stop it again, and say what would run.
@@ -237,6 +284,8 @@ def check(reactor: Any, service: EchodService) -> None:
     """
 
     service.try_log()
+    if service.key_log is not None:
+        service.key_log.undo()
 
     async def start_and_stop(_: Any) -> None:
         failed = False
@@ -245,6 +294,10 @@ def check(reactor: Any, service: EchodService) -> None:
             print(f"echod {__version__}: all is well; this would listen on")
             for listener in service.listeners():
                 print(f"  {listener.address()}, {listener.option}")
+            if service.certificates is not None:
+                print("with")
+                for each in service.certificates.served:
+                    print(f"  {names_text(each)}, until {time_text(each.not_after)}, {each.path}")
         except ListenFailed:
             # It has said why; and react() takes a status from a plain SystemExit only.
             failed = True

@@ -5,6 +5,7 @@ The rule of this room: a bad value is a C{ValueError} whose text says what it is
 what to give.
 """
 
+import os
 import re
 from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -87,12 +88,24 @@ def one_of(*words: str) -> Callable[[str], str]:
 
 def path(text: str) -> str:
     """
-    @return: the path of a file.
+    @return: the absolute path of a file: twistd goes to another directory after the start,
+        and the file may be opened again then.
     @raise ValueError: when it is empty or holds a null byte.
     """
     if not text or "\0" in text:
-        raise ValueError("not a path; give the name of a PEM file")
-    return text
+        raise ValueError("not a path; give the name of a file")
+    return os.path.abspath(text)
+
+
+def protocols(text: str) -> tuple[bytes, ...]:
+    """
+    @return: names for ALPN (RFC 7301), from C{h2,http/1.1}.
+    @raise ValueError: when there is none, or one that cannot be sent.
+    """
+    names = text.split(",")
+    if not all(re.fullmatch("[!-~]{1,255}", name) for name in names):
+        raise ValueError("not protocols; give names such as h2,http/1.1")
+    return tuple(name.encode() for name in names)
 
 
 def count(text: str) -> int:

@@ -23,6 +23,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+GOOD_FOR_BOTH = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
+
 
 @dataclass(frozen=True)
 class MadeCertificate:
@@ -85,22 +87,26 @@ def make_certificate(
     issuer: MadeCertificate | None = None,
     *,
     authority: bool = False,
-    days: int = 1,
+    days: float = 1,
     valid_in_days: int | None = None,
     key: CertificateIssuerPrivateKeyTypes | None = None,
+    usages: Sequence[x509.ObjectIdentifier] = GOOD_FOR_BOTH,
+    common_name: str | None = None,
 ) -> MadeCertificate:
     """
-    Make a key and a certificate for it, good for servers and clients.
+    Make a key and a certificate for it.
 
-    @param names: host names and IP addresses; the first is the common name too.
+    @param names: host names and IP addresses.
     @param issuer: who signs it, made with C{authority=True}; C{None} for self-signed.
     @param authority: whether it may sign others.
     @param days: until it expires, from now; negative for one that has expired.
     @param valid_in_days: until it becomes valid, from now; C{None} for one that is, or was.
     @param key: the key to certify; C{None} for a new one.
+    @param usages: what it is good for: servers, clients.
+    @param common_name: the subject; C{None} for the first of the names.
     """
     key = key or ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name or names[0])])
     signing_key = issuer.key if issuer else key
     now = datetime.datetime.now(datetime.UTC)
     end = now + datetime.timedelta(days=days)
@@ -116,9 +122,6 @@ def make_certificate(
         .not_valid_before(start)
         .not_valid_after(end)
         .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
-        .add_extension(
-            x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False
-        )
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(signing_key.public_key()),
@@ -139,7 +142,9 @@ def make_certificate(
             critical=True,
         )
     )
+    if names:
+        alternatives = x509.SubjectAlternativeName([_general_name(name) for name in names])
+        builder = builder.add_extension(alternatives, critical=False)
     if not authority:
-        usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
     return MadeCertificate(builder.sign(signing_key, hashes.SHA256()), key, issuer)

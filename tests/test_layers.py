@@ -17,15 +17,15 @@ ROOT = Path(echod.__file__).resolve().parent
 
 FLOORS = {
     4: {"service"},
-    3: {"listener", "signals"},
+    3: {"listener", "signals", "rotation"},
     2: {"protocol"},
     1: {
-        "admission", "endpoint", "port", "proxy", "reactor", "secure", "tls", "transport",
-        "twistdlog",
+        "admission", "endpoint", "handshake", "port", "proxy", "reactor", "secure", "tls",
+        "transport", "twistdlog",
     },
     0: {
-        "connection", "connections", "header", "limits", "observers", "openssl", "options",
-        "refusals", "sockets", "values",
+        "connection", "connections", "credentials", "header", "keylog", "limits", "observers",
+        "openssl", "options", "refusals", "sockets", "values", "watch",
     },
 }  # fmt: skip
 

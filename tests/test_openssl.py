@@ -10,7 +10,14 @@ from types import FunctionType
 from OpenSSL import SSL, crypto
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.openssl import RECORD_BYTES, read_and_write
+from echod.openssl import (
+    RECORD_BYTES,
+    is_resumed,
+    read_and_write,
+    reasons,
+    set_groups,
+    verify_error,
+)
 from tests.certificates import make_certificate
 
 SERVER = make_certificate()
@@ -122,3 +129,51 @@ class ReadAndWriteTests(SynchronousTestCase):
         os.write(self.client.fileno(), b"GET / HTTP/1.1\r\n\r\n")
         error = self.assertRaises(SSL.Error, self.recv)
         self.assertIn("record", str(error))
+
+
+class SettingsTests(SynchronousTestCase):
+    """
+    Settings and answers for which pyOpenSSL has no methods.
+    """
+
+    def setUp(self):
+        self.context = SSL.Context(SSL.TLS_METHOD)
+
+    def test_groups(self):
+        """
+        Groups that OpenSSL has not are left out, and leave no error behind for the next call.
+        """
+        self.assertEqual(set_groups(self.context, ["X25519", "P-256"]), ("X25519", "P-256"))
+        known = set_groups(self.context, ["nosuch", "X25519", "other", "P-256"])
+        self.assertEqual(known, ("X25519", "P-256"))
+        self.context.set_cipher_list(b"DEFAULT")
+
+    def test_without_groups(self):
+        """
+        If none is known, or they cannot be set, OpenSSL's own stay.
+        """
+        self.assertEqual(set_groups(self.context, ["nosuch"]), ())
+        self.assertEqual(set_groups(object(), ["X25519"]), ())
+
+    def test_answers(self):
+        """
+        On a connection that has just been made nothing is resumed, and nothing wrong.
+        """
+        connection = SSL.Connection(self.context, None)
+        self.assertEqual((is_resumed(connection), verify_error(connection)), (False, None))
+
+    def test_no_answers(self):
+        """
+        With a pyOpenSSL that has no such private names, nobody knows.
+        """
+        other = OtherVersion()
+        self.assertEqual((is_resumed(other), verify_error(other)), (None, None))
+
+    def test_reasons(self):
+        """
+        OpenSSL's words are the last part of each entry in its queue.
+        """
+        queue = [("SSL routines", "", "bad thing"), ("", "", ""), ("SSL routines", "", "worse")]
+        self.assertEqual(reasons(SSL.Error(queue)), "bad thing, worse")
+        self.assertEqual(reasons(SSL.SysCallError(104, "ECONNRESET")), "104, ECONNRESET")
+        self.assertEqual(reasons(SSL.Error()), "no reason given")

@@ -4,6 +4,7 @@ The command line: what is taken, and what is refused with which words.
 
 import ast
 import io
+import os
 import sys
 from pathlib import Path
 
@@ -56,8 +57,12 @@ class ValuesTests(OptionsTestCase):
                 "listen": [],
                 "backlog": 1024,
                 "tls-port": None,
-                "tls-cert": None,
-                "tls-key": None,
+                "tls-cert": [],
+                "tls-client-auth": None,
+                "tls-client-ca": None,
+                "tls-min": None,
+                "tls-alpn": None,
+                "tls-keylog": None,
                 "allow": [],
                 "deny": [],
                 "max-connections": 10000,
@@ -83,6 +88,8 @@ class ValuesTests(OptionsTestCase):
         """
         tls = ("--tls-port", "1", "--tls-cert", "c")
         trust = ("--proxy-trust", "192.0.2.1")
+        tls = ("--tls-port", "1", "--tls-cert", "/c")
+        ca = ("--tls-client-ca", "/a")
         for args, name, expected in (
             (("--port", "0"), "port", 0),
             (("-p", "65535"), "port", 65535),
@@ -91,8 +98,17 @@ class ValuesTests(OptionsTestCase):
             (("--interface", "127.0.0.1"), "interface", "127.0.0.1"),
             (("-i", "::1"), "interface", "::1"),
             (tls, "tls-port", 1),
-            (tls, "tls-cert", "c"),
-            ((*tls, "--tls-key", "k"), "tls-key", "k"),
+            (tls, "tls-cert", [("/c", None)]),
+            ((*tls, "--tls-key", "/k"), "tls-cert", [("/c", "/k")]),
+            ((*tls, "--tls-client-auth", "off"), "tls-client-auth", "off"),
+            ((*tls, *ca, "--tls-client-auth", "request"), "tls-client-auth", "request"),
+            ((*tls, *ca, "--tls-client-auth", "require"), "tls-client-auth", "require"),
+            ((*tls, *ca, "--tls-client-auth", "require"), "tls-client-ca", "/a"),
+            ((*tls, "--tls-min", "1.2"), "tls-min", "1.2"),
+            ((*tls, "--tls-min", "1.3"), "tls-min", "1.3"),
+            ((*tls, "--tls-alpn", "echo"), "tls-alpn", (b"echo",)),
+            ((*tls, "--tls-alpn", "h2,http/1.1"), "tls-alpn", (b"h2", b"http/1.1")),
+            ((*tls, "--tls-keylog", "k.log"), "tls-keylog", os.path.abspath("k.log")),
             (("--max-connections", "1"), "max-connections", 1),
             (("--max-per-client", "0"), "max-per-client", 0),
             (("--max-per-client", "20"), "max-per-client", 20),
@@ -115,6 +131,14 @@ class ValuesTests(OptionsTestCase):
             (("--check",), "check", 1),
         ):
             self.assertEqual(self.parse(*args)[name], expected, args)
+
+    def test_certificates(self):
+        """
+        C{--tls-cert} may come several times, each with the key behind it or in its file.
+        """
+        args = "--tls-port 1 --tls-cert /a --tls-key /b --tls-cert /c --tls-cert /d --tls-key /e"
+        options = self.parse(*args.split())
+        self.assertEqual(options["tls-cert"], [("/a", "/b"), ("/c", None), ("/d", "/e")])
 
     def test_listen(self):
         """
@@ -201,8 +225,17 @@ class RefusedTests(OptionsTestCase):
             ("log-level", ("", "INFO"), "give debug, info, warn or error"),
             ("log-format", ("", "xml"), "give text or json"),
             ("access-log", ("", "yes", "1"), "give on or off"),
-            ("tls-cert", ("", "a\0b"), "give the name of a PEM file"),
-            ("tls-key", ("", "a\0b"), "give the name of a PEM file"),
+            ("tls-cert", ("", "a\0b"), "give the name of a file"),
+            ("tls-key", ("", "a\0b"), "give the name of a file"),
+            ("tls-client-ca", ("", "a\0b"), "give the name of a file"),
+            ("tls-keylog", ("", "a\0b"), "give the name of a file"),
+            ("tls-client-auth", ("", "yes", "optional"), "give off or request or require"),
+            ("tls-min", ("", "1", "1.1", "TLSv1.3"), "give 1.2 or 1.3"),
+            (
+                "tls-alpn",
+                ("", ",", "h2,", "h2,,x", "h 2", "h2\n", "\xe9", "x" * 256),
+                "give names such as h2,http/1.1",
+            ),
         ):
             for value in values:
                 line = self.refused(f"--{name}={value}")
@@ -253,7 +286,26 @@ class RefusedTests(OptionsTestCase):
         for args, expected in (
             (("--tls-port", "1"), "--tls-port: needs a certificate; add --tls-cert FILE"),
             (("--tls-cert", "c"), "--tls-cert: serves nothing without --tls-port; add one"),
-            (("--tls-key", "k"), "--tls-key: serves nothing without --tls-port; add one"),
+            (
+                ("--tls-key", "k"),
+                "--tls-key: belongs to the --tls-cert before it; give that first",
+            ),
+            (
+                ("--tls-cert", "c", "--tls-key", "k", "--tls-key", "l"),
+                "--tls-key: one for each --tls-cert; give the second after its own",
+            ),
+            (("--tls-min", "1.3"), "--tls-min: serves nothing without --tls-port; add one"),
+            (("--tls-keylog", "k"), "--tls-keylog: serves nothing without --tls-port; add one"),
+            (
+                ("--tls-port", "1", "--tls-cert", "c", "--tls-client-auth", "require"),
+                "--tls-client-auth require: needs to know who signs clients' certificates; "
+                "add --tls-client-ca FILE",
+            ),
+            (
+                ("--tls-port", "1", "--tls-cert", "c", "--tls-client-ca", "a"),
+                "--tls-client-ca: verifies nobody without --tls-client-auth; "
+                "add --tls-client-auth require, or request",
+            ),
             (
                 ("--interface", "::1", "--listen", "tcp:1"),
                 "--interface: is for --port and --tls-port; "

@@ -28,12 +28,13 @@ from zope.interface.verify import verifyObject
 from echod.admission import AddressRules, Admission, ConnectRate
 from echod.connection import Connection, Reason
 from echod.connections import Connections
+from echod.credentials import Credentials
 from echod.limits import TimeLimits
 from echod.protocol import Echo, EchoFactory, Refused
 from echod.proxy import ProxyHeader, ProxyPolicy
-from echod.tls import server_context
+from echod.tls import Policy, server_context
 from tests.certificates import make_certificate
-from tests.integration.tlsclient import context as client_context
+from tests.handshakes import Served, client_context, shake_hands
 
 
 class SocketTransport(StringTransport):
@@ -43,7 +44,10 @@ class SocketTransport(StringTransport):
 
     @ivar half_closes: how often our sending side was closed.
     @ivar tls: what TLS was started with.
+    @ivar handle: OpenSSL's connection.
     """
+
+    handle = None
 
     dataBuffer = b""
     offset = 0
@@ -60,6 +64,9 @@ class SocketTransport(StringTransport):
     def startTLS(self, context):
         assert self.producer is None, "TLS must come before the producer"
         self.tls = context
+
+    def getHandle(self):
+        return self.handle
 
     def loseConnection(self):
         assert self.producer is None, "a registered producer holds the close back"
@@ -338,6 +345,49 @@ class EchoTests(ProtocolTestCase):
         self.assertGreater(in_kernel, 0)
         self.assertEqual(in_transport, [5, 2])
 
+    def test_facts_of_tls(self):
+        """
+        What TLS has agreed on is told at the end; of a plain connection there is nothing to tell.
+        """
+        echo, transport = self.connect()
+        self.assertEqual(echo.facts(), {})
+        self.factory.tls = object()
+        made = make_certificate()
+        own = Credentials("made.pem", (made.certificate,), made.key, (), None)
+        hands = shake_hands(server_context(Policy(), [own]), client_context(), b"a.example")
+        echo, transport = self.connect()
+        transport.handle = hands.server
+        echo.handshakeCompleted()
+        self.assertFalse(transport.disconnected)
+        echo.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual(echo.facts()["tls_sni"], "a.example")
+
+    def test_outlived(self):
+        """
+        A client that resumes a session after the end of its certificate gets no byte back.
+        """
+        self.factory.tls = object()
+        authority = make_certificate(["authority"], authority=True)
+        made, shown = make_certificate(), make_certificate(["client"], authority)
+        own = Credentials("made.pem", (made.certificate,), made.key, (), None)
+        policy = Policy(client_auth="require")
+        server = server_context(policy, [own], [authority.certificate])
+        client = client_context(None, shown)
+        first = shake_hands(server, client)
+        session = first.client.get_session()
+        echo, transport = self.connect()
+        transport.handle = handle = shake_hands(server, client, session=session).server
+        certificate = handle.get_peer_certificate()
+        certificate.gmtime_adj_notAfter(-1)
+        self.patch(handle, "get_peer_certificate", lambda: certificate)
+        echo.handshakeCompleted()
+        with capturedLogs() as events:
+            echo.connectionLost(Failure(ConnectionAborted()))
+            self.connections.refusals.tell()
+        self.assertTrue(transport.disconnected)
+        self.assertEqual(self.reasons(), [Reason.HANDSHAKE])
+        self.assertIn("resumed after the end of the client's certificate", formatEvent(events[0]))
+
 
 class HandshakeTests(ProtocolTestCase):
     """
@@ -390,7 +440,7 @@ class HandshakeTests(ProtocolTestCase):
 
     def test_fails(self):
         """
-        A handshake that fails counts as a refusal, without a word more.
+        A handshake that fails counts as a refusal, with OpenSSL's words for it.
         """
         echo, _ = self.connect()
         with capturedLogs() as events:
@@ -398,7 +448,7 @@ class HandshakeTests(ProtocolTestCase):
             self.connections.refusals.tell()
         self.assertEqual(
             [formatEvent(event) for event in events],
-            ["refused 1: handshake, the last from 192.0.2.7:40000 to tcp"],
+            ["refused 1: handshake, the last from 192.0.2.7:40000 to tcp, wrong version number"],
         )
 
     def test_finish(self):
@@ -417,18 +467,14 @@ class HandshakeTests(ProtocolTestCase):
         """
         It is awaited as well from a layer of Twisted's that stands before us.
         """
-        made = make_certificate()
-        path = self.mktemp()
-        with open(path, "wb") as file:
-            file.write(made.cert_pem + made.key_pem)
         factory = self.make()
-        layer = TLSMemoryBIOFactory(server_context(path, None), False, factory, self.clock)
+        layer = TLSMemoryBIOFactory(Served(make_certificate()), False, factory, self.clock)
         transport = SocketTransport()
         wrapper = layer.buildProtocol(transport.getPeer())
         wrapper.makeConnection(transport)
         echo = wrapper.wrappedProtocol
         self.assertIs(echo.awaited, Reason.HANDSHAKE)
-        client = SSL.Connection(client_context("TLS 1.3"))
+        client = SSL.Connection(client_context("TLSv1.3"))
         client.set_connect_state()
         sent = got = b""
         for _ in range(10):
@@ -645,12 +691,8 @@ class RefusedTests(ProtocolTestCase):
         """
         Under Twisted's own TLS a refused connection is aborted at once, and nothing is left.
         """
-        made = make_certificate()
-        path = self.mktemp()
-        with open(path, "wb") as file:
-            file.write(made.cert_pem + made.key_pem)
         factory = self.make(deny=["192.0.2.7"], per_client=1)
-        layer = TLSMemoryBIOFactory(server_context(path, None), False, factory, self.clock)
+        layer = TLSMemoryBIOFactory(Served(make_certificate()), False, factory, self.clock)
         transport = SocketTransport()
         wrapper = layer.buildProtocol(transport.getPeer())
         wrapper.makeConnection(transport)

@@ -26,8 +26,8 @@ from echod.limits import TimeLimits
 from echod.protocol import EchoFactory
 from echod.proxy import ProxyHeader, ProxyPolicy
 from echod.secure import SecureMixin
-from echod.tls import server_context
 from tests.certificates import make_certificate
+from tests.handshakes import Served
 from tests.integration.tlsclient import VERSIONS, context as client_context
 from tests.pairs import BIG, PairTestCase, drained
 from tests.test_header import (
@@ -818,10 +818,7 @@ class TLSTests(ProxyTestCase):
     """
 
     def make(self, **given):
-        path = self.mktemp()
-        with open(path, "wb") as file:
-            file.write(SERVER.cert_pem + SERVER.key_pem)
-        super().make(tls=server_context(path, None), **given)
+        super().make(tls=Served(SERVER), **given)
 
     def client(self, version="TLS 1.3"):
         """
@@ -888,7 +885,7 @@ class TLSTests(ProxyTestCase):
 
     def test_client_and_facts(self):
         """
-        The record has the client's address and what the header told.
+        The record has the client's address, what the header told, and what TLS agreed on.
         """
         _, _, sock = self.accept()
         client, hello = self.client()
@@ -897,10 +894,10 @@ class TLSTests(ProxyTestCase):
         client.shutdown()
         sock.sendall(client.bio_read(65536))
         self.assert_over(client=1)
-        self.assertEqual(
-            self.told(),
-            self.access("192.0.2.1:40000", 5, facts="; proxy 198.51.100.9:5; proxy_alpn h2"),
-        )
+        suite, group = client.get_cipher_name(), client.get_group_name()
+        facts = "; proxy 198.51.100.9:5; proxy_alpn h2; tls_version TLSv1.3"
+        facts += f"; tls_cipher {suite}; tls_group {group}; tls_resumed no"
+        self.assertEqual(self.told(), self.access("192.0.2.1:40000", 5, facts=facts))
 
     def test_awaited(self):
         """
@@ -928,7 +925,7 @@ class TLSTests(ProxyTestCase):
         _, _, sock = self.accept()
         sock.sendall(V1 + b"GET / HTTP/1.1\r\n\r\n")
         self.assert_over(handshake=1)
-        self.assertEqual(self.told(), self.refused("handshake", "203.0.113.5:1234"))
+        self.assertEqual(self.told(), self.refused("handshake", "203.0.113.5:1234", "http request"))
 
     def test_health_check(self):
         """

@@ -30,9 +30,9 @@ from zope.interface.verify import verifyObject
 
 from echod.openssl import RECORD_BYTES
 from echod.secure import BURST_RECORDS
-from echod.tls import server_context
 from echod.transport import EagerTransport, EagerUNIXTransport
 from tests.certificates import make_certificate
+from tests.handshakes import Served
 from tests.integration.tlsclient import VERSIONS, TLSClient, context as client_context
 from tests.pairs import BIG, HalfCloseable, PairTestCase, Puller, Pusher, Recorder, drained
 
@@ -117,10 +117,7 @@ class SecureTestCase(PairTestCase):
         """
         What a server starts TLS with.
         """
-        path = self.mktemp()
-        with open(path, "wb") as file:
-            file.write(SERVER.cert_pem + SERVER.key_pem)
-        return server_context(path, None)
+        return Served(SERVER)
 
     def start(
         self,

@@ -46,6 +46,7 @@ from echod.service import (
 )
 from tests.certificates import make_certificate
 from tests.fakes import FakeConnection, PortReactor
+from tests.handshakes import client_context, shake_hands
 
 
 class Stuck(FakeConnection):
@@ -98,7 +99,7 @@ class ServiceTestCase(SynchronousTestCase):
         return build(self.reactor, self.options(*args, twistd=twistd))
 
     def file(self, content=b""):
-        path = self.mktemp()
+        path = os.path.abspath(self.mktemp())
         with open(path, "wb") as file:
             file.write(content)
         return path
@@ -178,7 +179,7 @@ class BuildTests(ServiceTestCase):
         one, other = make_certificate(), make_certificate()
         cert, key = self.file(one.cert_pem), self.file(other.key_pem)
         tls = ("--tls-port", "0", "--tls-cert")
-        missing = self.mktemp()
+        missing = os.path.abspath(self.mktemp())
         self.assertEqual(
             self.refused(*tls, missing + "\n"),
             f"echod: --tls-cert: cannot read {missing}\\n: No such file or directory; "
@@ -189,6 +190,52 @@ class BuildTests(ServiceTestCase):
             f"echod: --tls-key: the key in {key} does not belong to the first certificate "
             f"in {cert}; give its own",
         )
+
+    def test_bad_authorities(self):
+        """
+        A file that holds nobody who could sign for clients is one line.
+        """
+        made = make_certificate()
+        path = self.file(made.cert_pem + made.key_pem)
+        empty = self.file()
+        tls = ("--tls-port", "0", "--tls-cert", path, "--tls-client-auth", "require")
+        self.assertEqual(
+            self.refused(*tls, "--tls-client-ca", empty),
+            f"echod: --tls-client-ca: {empty} holds no PEM certificate; give one that does",
+        )
+
+    def test_bad_key_log(self):
+        """
+        A key log that cannot be written is one line.
+        """
+        made = make_certificate()
+        path = self.file(made.cert_pem + made.key_pem)
+        self.assertEqual(
+            self.refused("--tls-port", "0", "--tls-cert", path, "--tls-keylog", "no/such\n"),
+            f"echod: --tls-keylog '{os.getcwd()}/no/such\\n': No such file or directory; "
+            "give a file that can be written",
+        )
+
+    def test_tls_policy(self):
+        """
+        What the options say of TLS is what is spoken.
+        """
+        authority = make_certificate(["authority"], authority=True)
+        shown = make_certificate(["client"], authority)
+        one, other = (make_certificate([name]) for name in ("localhost", "b.example"))
+        service = self.build(
+            *("--tls-port", "0", "--tls-min", "1.3", "--tls-alpn", "x,echo"),
+            *("--tls-cert", self.file(one.cert_pem), "--tls-key", self.file(one.key_pem)),
+            *("--tls-cert", self.file(other.key_pem + other.cert_pem)),
+            *("--tls-client-auth", "require", "--tls-client-ca", self.file(authority.cert_pem)),
+        )
+        context = service.certificates.getContext()
+        hands = shake_hands(context, client_context(None, shown, alpn=(b"echo",)), b"b.example")
+        self.assertEqual((hands.heard, hands.shown), (b"word", ["CN=b.example"]))
+        self.assertEqual(hands.client.get_alpn_proto_negotiated(), b"echo")
+        for version, certificate in (("TLSv1.2", shown), ("TLSv1.3", None)):
+            hands = shake_hands(context, client_context(version, certificate))
+            self.assertEqual(hands.heard, b"")
 
     def test_bad_endpoints(self):
         """
@@ -579,6 +626,31 @@ class SignalTests(ServiceTestCase):
             self.assertEqual(said, [f"{number.name} came, and there is nothing to do for it"])
         self.assertEqual(self.stops, [])
 
+    def test_reload(self):
+        """
+        With TLS, HUP has the certificates read again and the key log opened anew.
+        """
+        made = make_certificate(days=90)
+        pem, key_log = self.file(made.cert_pem + made.key_pem), self.mktemp()
+        os.chmod(pem, 0o600)
+        tls = ("--tls-port", "0", "--tls-cert", pem, "--tls-keylog", key_log)
+        service = self.build(*tls, "-i", "127.0.0.1")
+        self.addCleanup(service.key_log.close)
+        service.startService()
+        self.reactor.run()
+        (said,) = self.send(signal.SIGHUP)
+        self.assertTrue(said.startswith("certificate for localhost until "), said)
+        os.rename(key_log, self.mktemp())
+        self.send(signal.SIGHUP)
+        self.assertTrue(os.path.exists(key_log))
+        service.key_log = None
+        os.unlink(pem)
+        (said,) = self.send(signal.SIGHUP)
+        self.assertTrue(said.startswith("cannot reload --tls-cert: "), said)
+        with capturedLogs() as events:
+            self.build(*self.local).reload()
+        self.assertEqual(list(events), [])
+
     def test_rotate(self):
         """
         With a log file USR1 rotates it, as twistd does.
@@ -694,6 +766,23 @@ class CheckTests(ServiceTestCase):
             ],
         )
         self.assertEqual([port.stopped for port in self.reactor.ports], [True, True])
+
+    def test_certificates(self):
+        """
+        With TLS it tells which certificates would be served, and leaves no key log behind.
+        """
+        made = make_certificate(["a.example", "192.0.2.1"])
+        path, key_log = self.file(made.cert_pem + made.key_pem), self.mktemp()
+        tls = ("--tls-port", "0", "-i", "127.0.0.1", "--tls-cert", path, "--tls-keylog", key_log)
+        service = self.build(*tls)
+        self.addCleanup(service.key_log.close)
+        self.assertEqual(self.check(service), 0)
+        end = f"{made.certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
+        self.assertEqual(
+            self.stdout.getvalue().splitlines()[2:],
+            ["with", f"  a.example, 192.0.2.1, until {end}, {path}"],
+        )
+        self.assertFalse(os.path.exists(key_log))
 
     def test_cannot_listen(self):
         """

@@ -1,200 +1,431 @@
 """
-How certificates and keys are read, and what TLS is then spoken.
+What TLS is spoken, with whom, and with which certificate.
 """
 
-import contextlib
-import os
+import gc
+from unittest import SkipTest
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import SSL
-from twisted.internet.interfaces import IOpenSSLContextFactory
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
-from zope.interface.verify import verifyObject
 
-from echod.tls import BadCredentials, server_context, start_tls
+from echod.credentials import BadCredentials, Credentials
+from echod.openssl import is_resumed, set_groups
+from echod.tls import CLIENT_AUTH, Policy, server_context, start_tls
 from tests.certificates import make_certificate
+from tests.handshakes import VERSIONS, Handshake, client_context, shake_hands
 
 
-def shake_hands(factory, client_context):
+def credentials(made):
     """
-    Let a client and a server with the factory's context shake hands in memory.
-
-    @return: the client's connection.
-    @raise SSL.Error: when they do not agree.
+    A certificate as if it had been read from a file.
     """
-    client = SSL.Connection(client_context, None)
-    client.set_connect_state()
-    server = SSL.Connection(factory.getContext(), None)
-    server.set_accept_state()
-    for _ in range(10):
-        for one, other in ((client, server), (server, client)):
-            with contextlib.suppress(SSL.WantReadError):
-                one.do_handshake()
-            with contextlib.suppress(SSL.WantReadError):
-                other.bio_write(one.bio_read(1 << 16))
-    return client
-
-
-class ServerContextTests(SynchronousTestCase):
-    """
-    From PEM files to a context for serving.
-    """
-
-    def file(self, *parts):
-        path = self.mktemp()
-        with open(path, "wb") as file:
-            file.write(b"".join(parts))
-        return path
-
-    def assert_serves(self, factory, *certificates):
-        """
-        The context serves exactly these certificates.
-        """
-        verifyObject(IOpenSSLContextFactory, factory)
-        client = shake_hands(factory, SSL.Context(SSL.TLS_METHOD))
-        served = [c.to_cryptography() for c in client.get_peer_cert_chain()]
-        self.assertEqual(served, [c.certificate for c in certificates])
-
-    def assert_refused(self, kind, words, way_out, cert_path, key_path=None):
-        """
-        The files are refused with one line that names the right one and ends in the way out.
-        """
-        error = self.assertRaises(BadCredentials, server_context, cert_path, key_path)
-        self.assertEqual(error.kind, kind)
-        self.assertIn(words, str(error))
-        self.assertTrue(str(error).endswith("; " + way_out), error)
-        self.assertIn(cert_path if kind == "cert" or key_path is None else key_path, str(error))
-        self.assertNotIn("\n", str(error))
-
-    def test_key_in_its_own_file(self):
-        """
-        The key may have its own file.
-        """
-        made = make_certificate()
-        factory = server_context(self.file(made.cert_pem), self.file(made.key_pem))
-        self.assert_serves(factory, made)
-
-    def test_key_in_the_same_file(self):
-        """
-        The key may stand in the certificate's file, before it or behind it.
-        """
-        made = make_certificate()
-        for parts in ((made.cert_pem, made.key_pem), (made.key_pem, made.cert_pem)):
-            self.assert_serves(server_context(self.file(*parts), None), made)
-
-    def test_chain(self):
-        """
-        The whole chain in the file is sent to the client, in order.
-        """
-        root = make_certificate(["root"], authority=True)
-        upper = make_certificate(["upper"], root, authority=True)
-        lower = make_certificate(["lower"], upper, authority=True)
-        leaf = make_certificate(["localhost"], lower)
-        factory = server_context(self.file(leaf.chain), self.file(leaf.key_pem))
-        self.assert_serves(factory, leaf, lower, upper)
-
-    def test_key_of_another(self):
-        """
-        A key that belongs to another certificate, or to none in first place, is refused.
-        """
-        one, other = make_certificate(), make_certificate()
-        says = ("key", "does not belong to the first certificate", "give its own")
-        self.assert_refused(*says, self.file(one.cert_pem), self.file(other.key_pem))
-        both = self.file(other.cert_pem, one.cert_pem, one.key_pem)
-        self.assert_refused(*says, both)
-
-    def test_encrypted_key(self):
-        """
-        An encrypted key is refused, since nobody is there to type the password.
-        """
-        made = make_certificate()
-        key = self.file(made.encrypted_key_pem(b"password"))
-        says = ("key", "is encrypted", "store it decrypted, for its owner only")
-        self.assert_refused(*says, self.file(made.cert_pem), key)
-
-    def test_missing(self):
-        """
-        A file that is not there is named.
-        """
-        there = self.file(make_certificate().cert_pem)
-        says = ("No such file or directory", "give a file that can be read")
-        self.assert_refused("cert", *says, self.mktemp())
-        self.assert_refused("key", *says, there, self.mktemp())
-
-    def test_unreadable(self):
-        """
-        A file that cannot be read is named.
-        """
-        folder = self.mktemp()
-        os.mkdir(folder)
-        self.assert_refused("cert", "Is a directory", "give a file that can be read", folder)
-
-    def test_not_pem(self):
-        """
-        A file that holds nothing of the kind is named.
-        """
-        made = make_certificate()
-        says = ("cert", "holds no PEM certificate", "give one that does")
-        for junk in (b"", b"hello", os.urandom(100), made.key_pem, made.cert_pem[:200]):
-            self.assert_refused(*says, self.file(junk))
-        says = ("key", "holds no PEM private key", "give one that does")
-        for junk in (b"", b"hello", os.urandom(100), made.cert_pem, made.key_pem[:60]):
-            self.assert_refused(*says, self.file(made.cert_pem), self.file(junk))
-        self.assert_refused(*says, self.file(made.cert_pem))
-
-    def test_weak_key(self):
-        """
-        A key too weak for OpenSSL to serve is refused in one line as well.
-        """
-        weak = rsa.generate_private_key(public_exponent=65537, key_size=1024)
-        made = make_certificate(key=weak)
-        path = self.file(made.cert_pem, made.key_pem)
-        self.assert_refused("cert", "OpenSSL refuses", "give another", path)
+    chain = [made.certificate]
+    above = made.issuer
+    while above is not None and above.issuer is not None:
+        chain.append(above.certificate)
+        above = above.issuer
+    found = made.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    names = tuple(found.value.get_values_for_type(x509.DNSName))
+    return Credentials("made.pem", tuple(chain), made.key, names, None)
 
 
 class PolicyTests(SynchronousTestCase):
     """
-    Which versions and suites are spoken.
+    What holds for every connection.
     """
 
     def setUp(self):
-        made = make_certificate()
-        path = self.mktemp()
-        with open(path, "wb") as file:
-            file.write(made.cert_pem + made.key_pem)
-        self.server = server_context(path, None)
+        self.server = server_context(Policy(), [credentials(make_certificate())])
 
-    def client(self, version, suites="DEFAULT"):
+    def refused(self, server, client):
         """
-        A client that speaks nothing newer than the version, with these suites only.
+        @return: what the client and the server say about it.
         """
-        context = SSL.Context(SSL.TLS_METHOD)
-        context.set_max_proto_version(version)
-        context.set_cipher_list(suites.encode())
-        return context
+        hands = shake_hands(server, client)
+        self.assertEqual(hands.heard, b"")
+        self.assertIsNotNone(hands.server_error)
+        return str(hands.client_error), str(hands.server_error)
 
     def test_versions(self):
         """
-        TLS 1.2 and 1.3 are spoken, and nothing older.
+        TLS 1.2 and 1.3 are spoken, or 1.3 alone, and nothing older.
         """
-        options = self.server.getContext().set_options(0)
-        for refused in (SSL.OP_NO_SSLv3, SSL.OP_NO_TLSv1, SSL.OP_NO_TLSv1_1):
-            self.assertTrue(options & refused)
-        for version, name in ((SSL.TLS1_2_VERSION, "TLSv1.2"), (SSL.TLS1_3_VERSION, "TLSv1.3")):
-            agreed = shake_hands(self.server, self.client(version))
-            self.assertEqual(agreed.get_protocol_version_name(), name)
+        for version in VERSIONS:
+            hands = shake_hands(self.server, client_context(version))
+            self.assertEqual(hands.heard, b"word")
+            self.assertEqual(hands.client.get_protocol_version_name(), version)
+        old = SSL.Context(SSL.TLS_CLIENT_METHOD)
+        old.set_min_proto_version(SSL.TLS1_1_VERSION)
+        old.set_max_proto_version(SSL.TLS1_1_VERSION)
+        old.set_cipher_list(b"ALL:@SECLEVEL=0")
+        self.assertIn("protocol version", self.refused(self.server, old)[0])
+        newest = server_context(Policy(minimum="1.3"), [credentials(make_certificate())])
+        self.assertIn("protocol version", self.refused(newest, client_context("TLSv1.2"))[0])
+        self.assertEqual(shake_hands(newest, client_context("TLSv1.3")).heard, b"word")
 
     def test_suites(self):
         """
-        In TLS 1.2 only forward secrecy with authenticated encryption is spoken.
+        In TLS 1.2 only forward secrecy with authenticated encryption is spoken, and the
+        server's order decides.
         """
         for suite in ("ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-CHACHA20-POLY1305"):
-            agreed = shake_hands(self.server, self.client(SSL.TLS1_2_VERSION, suite))
+            agreed = shake_hands(self.server, client_context("TLSv1.2", suites=suite)).client
             self.assertEqual(agreed.get_cipher_name(), suite)
         for suite in ("ECDHE-ECDSA-AES256-SHA384", "ECDHE-ECDSA-AES128-SHA"):
-            client = self.client(SSL.TLS1_2_VERSION, suite)
-            self.assertRaises(SSL.Error, shake_hands, self.server, client)
+            says = self.refused(self.server, client_context("TLSv1.2", suites=suite))
+            self.assertIn("no shared cipher", says[1])
+        both = "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-ECDSA-AES128-GCM-SHA256"
+        agreed = shake_hands(self.server, client_context("TLSv1.2", suites=both)).client
+        self.assertEqual(agreed.get_cipher_name(), "ECDHE-ECDSA-AES128-GCM-SHA256")
+        agreed = shake_hands(self.server, client_context("TLSv1.3")).client
+        self.assertEqual(agreed.get_cipher_name(), "TLS_AES_128_GCM_SHA256")
+
+    def test_groups(self):
+        """
+        The groups are those of the policy, and no others.
+        """
+        for group, known in (
+            ("X25519MLKEM768", "X25519MLKEM768"),
+            ("X25519", "x25519"),
+            ("P-256", "secp256r1"),
+            ("P-384", "secp384r1"),
+            ("P-521", None),
+        ):
+            client = client_context("TLSv1.3")
+            if set_groups(client, [group]) != (group,):
+                continue
+            if known is None:
+                self.assertIn("suitable key share", self.refused(self.server, client)[1])
+            else:
+                hands = shake_hands(self.server, client)
+                self.assertEqual((hands.server.get_group_name(), hands.heard), (known, b"word"))
+
+    def test_renegotiation(self):
+        """
+        A client that wants to renegotiate is told that there is none.
+        """
+        hands = shake_hands(self.server, client_context("TLSv1.2"))
+        hands.client.renegotiate()
+        hands.step()
+        self.assertRaises(SSL.WantReadError, hands.server.recv, 100)
+        hands.step()
+        hands.step()
+        self.assertIn("no renegotiation", str(hands.client_error))
+        self.assertIsNone(hands.server_error)
+
+    def test_refused_by_openssl(self):
+        """
+        A key too weak for OpenSSL to serve is refused with the file and OpenSSL's words.
+        """
+        weak = rsa.generate_private_key(public_exponent=65537, key_size=1024)
+        made = credentials(make_certificate(key=weak))
+        error = self.assertRaises(BadCredentials, server_context, Policy(), [made])
+        self.assertEqual(
+            (error.kind, str(error)),
+            ("cert", "OpenSSL refuses made.pem: ee key too small; give another"),
+        )
+
+    def test_chain(self):
+        """
+        The chain is sent as it is, and nothing is added from those who sign for clients.
+        """
+        root = make_certificate(["root"], authority=True)
+        upper = make_certificate(["upper"], root, authority=True)
+        leaf = credentials(make_certificate(["localhost"], upper))
+        hands = shake_hands(server_context(Policy(), [leaf]), client_context())
+        self.assertEqual(hands.shown, ["CN=localhost", "CN=upper"])
+        alone = Credentials(leaf.path, leaf.chain[:1], leaf.key, leaf.names, None)
+        policy = Policy(client_auth="request")
+        context = server_context(policy, [alone], [upper.certificate, root.certificate])
+        self.assertEqual(shake_hands(context, client_context()).shown, ["CN=localhost"])
+
+    def test_key_log(self):
+        """
+        The secrets of each connection are told, a line at a time, if somebody asks for them.
+        """
+        lines = []
+        server = server_context(Policy(log_keys=lines.append), [credentials(make_certificate())])
+        hands = shake_hands(server, client_context("TLSv1.2"))
+        (line,) = lines
+        self.assertEqual(line.split()[0], b"CLIENT_RANDOM")
+        self.assertEqual(line.split()[1], hands.client.client_random().hex().encode())
+        shake_hands(server, client_context("TLSv1.3"))
+        self.assertIn(b"SERVER_TRAFFIC_SECRET_0", {line.split()[0] for line in lines[1:]})
+
+
+class TicketTests(SynchronousTestCase):
+    """
+    Sessions that are resumed.
+    """
+
+    def setUp(self):
+        self.authority = make_certificate(["authority"], authority=True)
+        self.made = credentials(make_certificate())
+
+    def server(self, **policy):
+        return server_context(Policy(**policy), [self.made], [self.authority.certificate])
+
+    def again(self, server, client, first, other=None):
+        """
+        @return: the handshake in which the client tries to resume its session.
+        """
+        return shake_hands(other or server, client, session=first.client.get_session())
+
+    def test_resumption(self):
+        """
+        A ticket resumes its session, in TLS 1.2 and 1.3, with a client's certificate and without.
+        """
+        shown = make_certificate(["client"], self.authority)
+        for auth, certificate in (("off", None), ("request", None), ("require", shown)):
+            server = self.server(client_auth=auth)
+            for version in VERSIONS:
+                client = client_context(version, certificate)
+                first = shake_hands(server, client)
+                self.assertEqual(is_resumed(first.server), False)
+                second = self.again(server, client, first)
+                self.assertEqual((second.heard, is_resumed(second.server)), (b"word", True))
+                peer = second.server.get_peer_certificate(as_cryptography=True)
+                self.assertEqual(peer, certificate and certificate.certificate)
+
+    def test_renewal(self):
+        """
+        New contexts have new keys: an old ticket means a full handshake, with all its checks.
+        """
+        for version in VERSIONS:
+            shown = make_certificate(["client"], self.authority)
+            client = client_context(version, shown)
+            server = self.server(client_auth="require")
+            first = shake_hands(server, client)
+            second = self.again(server, client, first, self.server(client_auth="require"))
+            self.assertEqual((second.heard, is_resumed(second.server)), (b"word", False))
+            other = make_certificate(["other"], authority=True)
+            changed = server_context(
+                Policy(client_auth="require"), [self.made], [other.certificate]
+            )
+            third = self.again(server, client, first, changed)
+            self.assertEqual(third.heard, b"")
+            self.assertIn("certificate verify failed", str(third.server_error))
+
+    def test_not_without_certificate(self):
+        """
+        A session of a client that showed nothing resumes nowhere where it has to.
+        """
+        for version in VERSIONS:
+            client = client_context(version)
+            first = shake_hands(self.server(client_auth="request"), client)
+            second = self.again(None, client, first, self.server(client_auth="require"))
+            self.assertEqual(second.heard, b"")
+            self.assertIn("did not return a certificate", str(second.server_error))
+
+    def test_for_each_name(self):
+        """
+        A ticket resumes also when a name has led to another certificate's context.
+        """
+        other = credentials(make_certificate(["other.example"]))
+        server = server_context(Policy(), [self.made, other])
+        for version in VERSIONS:
+            client = client_context(version)
+            for name in (None, b"localhost", b"other.example"):
+                first = shake_hands(server, client, name)
+                second = shake_hands(server, client, name, first.client.get_session())
+                self.assertEqual((second.heard, is_resumed(second.server)), (b"word", True))
+
+
+class ClientTests(SynchronousTestCase):
+    """
+    Clients that show a certificate, or ought to.
+    """
+
+    def setUp(self):
+        authority = make_certificate(["authority"], authority=True)
+        stranger = make_certificate(["authority"], authority=True)
+        middle = make_certificate(["middle"], authority, authority=True)
+        self.authority = authority
+        self.shown = {
+            "none": None,
+            "self-signed": make_certificate(["client"]),
+            "of another authority": make_certificate(["client"], stranger),
+            "expired": make_certificate(["client"], authority, days=-1),
+            "for servers": make_certificate(
+                ["client"], authority, usages=[ExtendedKeyUsageOID.SERVER_AUTH]
+            ),
+            "valid": make_certificate(["client"], authority),
+            "valid, with a chain": make_certificate(["client"], middle),
+        }
+        self.why = {
+            "none": "peer did not return a certificate",
+            "self-signed": "certificate verify failed",
+            "of another authority": "certificate verify failed",
+            "expired": "certificate verify failed",
+            "for servers": "certificate verify failed",
+        }
+
+    def test_matrix(self):
+        """
+        Whatever the version and the name: nobody gets through without what is asked for.
+        """
+        made = [credentials(make_certificate([name])) for name in ("localhost", "b.example")]
+        for auth in CLIENT_AUTH:
+            server = server_context(Policy(client_auth=auth), made, [self.authority.certificate])
+            for kind, certificate in self.shown.items():
+                good = auth == "off" or kind not in self.why or (auth, kind) == ("request", "none")
+                for version in VERSIONS:
+                    for name in (None, b"localhost", b"b.example"):
+                        hands = shake_hands(server, client_context(version, certificate), name)
+                        cell = auth, kind, version, name
+                        self.assertEqual(hands.heard, b"word" if good else b"", cell)
+                        if good:
+                            self.assertIsNone(hands.server_error, cell)
+                        else:
+                            self.assertIn(self.why[kind], str(hands.server_error), cell)
+                            self.assertIsNotNone(hands.client_error, cell)
+
+    def test_who_may_sign(self):
+        """
+        Clients are told which authorities are trusted, so that they can choose a certificate.
+        """
+        server = server_context(
+            Policy(client_auth="request"),
+            [credentials(make_certificate())],
+            [self.authority.certificate],
+        )
+        for version in VERSIONS:
+            hands = shake_hands(server, client_context(version))
+            (name,) = hands.client.get_client_ca_list()
+            self.assertEqual(name.commonName, "authority")
+
+
+class NameTests(SynchronousTestCase):
+    """
+    The certificate for the name that a client asks for.
+    """
+
+    def setUp(self):
+        names = (["first"], ["a.example", "*.b.example"], ["*.a.b.example", "x.b.example"])
+        made = [credentials(make_certificate(each)) for each in names]
+        self.server = server_context(Policy(), made)
+
+    def shown(self, name):
+        """
+        The common name, which is the first of its names, of the certificate for a name.
+        """
+        hands = shake_hands(self.server, client_context(), name)
+        self.assertEqual(hands.heard, b"word")
+        return hands.shown[0].removeprefix("CN=")
+
+    def test_names(self):
+        """
+        A name of its own comes before one for all names beside it; a star stands for one label.
+        """
+        for name, shown in (
+            (None, "first"),
+            (b"first", "first"),
+            (b"a.example", "a.example"),
+            (b"A.Example", "a.example"),
+            (b"y.b.example", "a.example"),
+            (b"x.b.example", "*.a.b.example"),
+            (b"X.A.B.EXAMPLE", "*.a.b.example"),
+            (b"b.example", "first"),
+            (b"x.y.b.example", "first"),
+            (b"x.a.example", "first"),
+            (b"unknown.example", "first"),
+        ):
+            self.assertEqual(self.shown(name), shown, name)
+
+    def test_no_names(self):
+        """
+        What is no name gets the first certificate.
+        """
+        for name in (
+            b".",
+            b"..",
+            b"*",
+            b"\xff\xfe",
+            b"\x1b[2J\n",
+            b"a" * 255,
+            b"xn--\xe9",
+            b"." * 255,
+        ):
+            self.assertEqual(self.shown(name), "first", name)
+
+    def test_the_same_twice(self):
+        """
+        Of two certificates for a name, the one that was given first is shown.
+        """
+        made = [
+            credentials(make_certificate(["x", "twice"])),
+            credentials(make_certificate(["twice"])),
+        ]
+        hands = shake_hands(server_context(Policy(), made), client_context(), b"twice")
+        self.assertEqual(hands.shown, ["CN=x"])
+
+    def test_replaced_in_the_middle(self):
+        """
+        A handshake that has chosen its certificate, and is called back once more after
+        the contexts have been replaced, comes to its end.
+        """
+        client = client_context("TLSv1.3")
+        # Its key share is for a group that the server has not.
+        if set_groups(client, ["P-521", "P-384"]) != ("P-521", "P-384"):
+            raise SkipTest("this OpenSSL has not the groups for it")
+        hands = Handshake(self.server, client, b"a.example")
+        hands.step()
+        self.server = None
+        gc.collect()
+        hands.run()
+        self.assertEqual((hands.heard, hands.shown), (b"word", ["CN=a.example"]))
+
+
+class ProtocolTests(SynchronousTestCase):
+    """
+    ALPN.
+    """
+
+    def setUp(self):
+        made = [credentials(make_certificate([name])) for name in ("localhost", "b.example")]
+        self.server = server_context(Policy(alpn=(b"h2", b"echo")), made)
+
+    def hands(self, version, name, *offered):
+        return shake_hands(self.server, client_context(version, alpn=offered), name)
+
+    def test_choice(self):
+        """
+        Of what the client offers, what is dearest to the server is agreed on.
+        """
+        for version in VERSIONS:
+            for name in (None, b"b.example"):
+                hands = self.hands(version, name, b"x", b"echo", b"h2")
+                self.assertEqual(hands.client.get_alpn_proto_negotiated(), b"h2")
+                hands = self.hands(version, name, b"echo")
+                self.assertEqual(hands.client.get_alpn_proto_negotiated(), b"echo")
+
+    def test_nothing_in_common(self):
+        """
+        A client that has nothing in common gets the alert for that.
+        """
+        for version in VERSIONS:
+            for name in (None, b"b.example"):
+                hands = self.hands(version, name, b"x", b"h")
+                self.assertIn("alert no application protocol", str(hands.client_error))
+                self.assertIn("no application protocol", str(hands.server_error))
+                self.assertEqual(hands.heard, b"")
+
+    def test_without(self):
+        """
+        A client that knows no ALPN is served, and a server that has none ignores it.
+        """
+        for version in VERSIONS:
+            hands = self.hands(version, None)
+            self.assertEqual(
+                (hands.heard, hands.client.get_alpn_proto_negotiated()), (b"word", b"")
+            )
+        self.server = server_context(Policy(), [credentials(make_certificate())])
+        hands = self.hands(None, None, b"h2")
+        self.assertEqual((hands.heard, hands.client.get_alpn_proto_negotiated()), (b"word", b""))
 
 
 class StartTLSTests(SynchronousTestCase):

@@ -2,6 +2,7 @@
 What a good value is, for each kind of option.
 """
 
+import os
 from ipaddress import ip_network
 
 from twisted.logger import LogLevel
@@ -110,9 +111,20 @@ class ValuesTests(SynchronousTestCase):
         """
         self.check(
             values.path,
-            {"cert.pem": "cert.pem", "/a b\n": "/a b\n"},
+            {"cert.pem": os.path.abspath("cert.pem"), "/a b\n": "/a b\n"},
             ("", "a\0b"),
-            "give the name of a PEM file",
+            "give the name of a file",
+        )
+
+    def test_protocols(self):
+        """
+        Protocols are names between commas, of characters that can be seen.
+        """
+        self.check(
+            values.protocols,
+            {"echo": (b"echo",), "h2,http/1.1": (b"h2", b"http/1.1"), "x" * 255: (b"x" * 255,)},
+            ("", ",", "h2,", "h2,,x", "h 2", "h2\n", "\xe9", "x" * 256),
+            "give names such as h2,http/1.1",
         )
 
     def test_count(self):

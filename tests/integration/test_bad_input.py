@@ -43,11 +43,16 @@ BAD_VALUES: dict[str, tuple[str, tuple[str, ...]]] = {
     "--interface": ("give one such as 127.0.0.1 or ::1", ("localhost", "127.0.0.1/8", "\u202e::1")),
     "--backlog": ("give a number from 1 to 65535", ("0", "65536", "x")),
     "--tls-port": (PORT, ("x", "99999")),
-    "--tls-cert": ("give the name of a PEM file", ("",)),
-    "--tls-key": ("give the name of a PEM file", ("",)),
     "--allow": ("give one such as 192.0.2.0/24", ("192.0.2.1/24", "\x1b[31m")),
     "--max-connections": ("give one from 1 to", ("0",)),
     "--connect-rate": ("give connections a second, such as 10, 0.5, or 10:50", ("10:0",)),
+    "--tls-cert": ("give the name of a file", ("",)),
+    "--tls-key": ("give the name of a file", ("",)),
+    "--tls-client-ca": ("give the name of a file", ("",)),
+    "--tls-client-auth": ("give off or request or require", ("", "yes")),
+    "--tls-min": ("give 1.2 or 1.3", ("", "1.1")),
+    "--tls-alpn": ("give names such as h2,http/1.1", ("", "h2,,x", "h 2")),
+    "--tls-keylog": ("give the name of a file", ("",)),
     "--write-timeout": (TIME, ("nan", "604801")),
     "--drain-timeout": (TIME, ("-1", "10y")),
     "--log-level": ("give debug, info, warn or error", ("critical",)),
@@ -201,6 +206,12 @@ def bad_credentials() -> Iterator[Row]:
     yield tls("--tls-key", "cert.pem", "broken.pem")
     yield tls("--tls-key", "cert.pem", "other.pem")
     yield tls("--tls-key", "cert.pem", "encrypted.pem", "store it decrypted")
+    served = ("--tls-port", "0", "--tls-cert", "FILES/both.pem")
+    for file in ("nosuch.pem", "junk", "key.pem"):
+        verified = ("--tls-client-auth", "require", "--tls-client-ca", f"FILES/{file}")
+        yield Row((*HERE, *served, *verified), "--tls-client-ca")
+    for file in ("directory", "directory/no/such"):
+        yield Row((*HERE, *served, "--tls-keylog", f"FILES/{file}"), "--tls-keylog")
     unreadable = tls("--tls-key", "cert.pem", "secret.pem")
     yield Row(unreadable.arguments, "--tls-key", unprivileged=True)
 
@@ -251,9 +262,13 @@ def bad_combinations() -> Iterator[Row]:
     yield Row((*HERE, "nosuch"), "'nosuch'", "see --help")
     yield Row(("--tls-port", "0"), "--tls-port", "add --tls-cert FILE")
     yield Row((*HERE, "--tls-cert", "x"), "--tls-cert", "add one")
-    yield Row((*HERE, "--tls-key", "x"), "--tls-key", "add one")
     yield Row((*HERE, "--proxy-protocol", "require"), "--proxy-protocol", "add --proxy-trust with")
     yield Row((*HERE, "--proxy-trust", "::1"), "--proxy-trust", "add --proxy-protocol require")
+    yield Row((*HERE, "--tls-key", "x"), "--tls-key", "give that first")
+    yield Row((*HERE, "--tls-min", "1.3"), "--tls-min", "add one")
+    asked = ("--tls-port", "0", "--tls-cert", "x")
+    yield Row((*asked, "--tls-client-auth", "require"), "--tls-client-auth", "add --tls-client-ca")
+    yield Row((*asked, "--tls-client-ca", "x"), "--tls-client-ca", "add --tls-client-auth")
     yield Row(
         ("--interface", "127.0.0.1", "--listen", "tcp:0"),
         "--interface",

@@ -13,6 +13,7 @@ import socket
 import time
 
 from OpenSSL import SSL
+from service_identity.pyopenssl import verify_hostname
 
 VERSIONS = {"TLS 1.2": SSL.TLS1_2_VERSION, "TLS 1.3": SSL.TLS1_3_VERSION}
 
@@ -67,6 +68,15 @@ class TLSClient:
                 self.wait(error)
             else:
                 return self
+
+    def verify(self, name: str) -> None:
+        """
+        Make sure that the server's certificate, which its chain has already shown to be
+        good, is for this name (RFC 9525).
+
+        @raise service_identity.VerificationError: when it is for others.
+        """
+        verify_hostname(self.tls, name)
 
     def receive(self, most: int = 65536) -> bytes | None:
         """

@@ -1,0 +1,165 @@
+"""
+Certificates and keys as they lie in files: read, checked against each other, described.
+
+The rule of this room: what is read here is read whole and checked before anybody uses any
+of it.  What cannot be served is one line that names the file and the way out.
+"""
+
+import os
+import stat
+from dataclasses import dataclass
+from datetime import datetime
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+
+MOST_BYTES = 1 << 20
+"""
+The largest file that is read.  The whole of a Linux distribution's trusted authorities
+takes about a quarter of it.
+"""
+
+
+class BadCredentials(ValueError):
+    """
+    A certificate or key cannot be used.  The text is one line for the operator.
+
+    @ivar kind: C{"cert"}, C{"key"} or C{"client-ca"}: which file is at fault.
+    """
+
+    def __init__(self, kind: str, text: str):
+        super().__init__(text)
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """
+    A certificate that can be served: its key and its chain are there.
+
+    @ivar path: the certificate's file.
+    @ivar chain: the certificate, then those of its issuers that are sent with it.
+    @ivar names: the names that it is good for, host names and IP addresses.
+    @ivar exposed: the key's file, if others than its owner can read it.
+    """
+
+    path: str
+    chain: tuple[x509.Certificate, ...]
+    key: PrivateKeyTypes
+    names: tuple[str, ...]
+    exposed: str | None
+
+    @property
+    def not_after(self) -> datetime:
+        """
+        When it ends.
+        """
+        return self.chain[0].not_valid_after_utc
+
+    @property
+    def serial(self) -> str:
+        """
+        Its serial number.
+        """
+        return serial_text(self.chain[0].serial_number)
+
+
+def serial_text(number: int) -> str:
+    """
+    A serial number as C{openssl x509 -serial} shows it.
+    """
+    digits = f"{number:X}"
+    return digits.zfill(len(digits) + len(digits) % 2)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    # A pipe that nobody writes to would keep a reload, and with it every client, waiting.
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _read(path: str, kind: str) -> tuple[bytes, int]:
+    """
+    @return: what the file holds, and its mode.
+    """
+    try:
+        with open(path, "rb", opener=_open_at_once) as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if not stat.S_ISREG(mode):
+                raise BadCredentials(kind, f"{path} is not a regular file; give one that is")
+            content = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise BadCredentials(
+            kind, f"cannot read {path}: {error.strerror}; give a file that can be read"
+        ) from None
+    if len(content) > MOST_BYTES:
+        raise BadCredentials(kind, f"{path} is larger than 1 MiB; give a PEM file")
+    return content, mode
+
+
+def _certificates(path: str, kind: str, pem: bytes) -> tuple[x509.Certificate, ...]:
+    try:
+        return tuple(x509.load_pem_x509_certificates(pem))
+    except ValueError:
+        text = f"{path} holds no PEM certificate; give one that does"
+        raise BadCredentials(kind, text) from None
+
+
+def _names(certificate: x509.Certificate) -> tuple[str, ...]:
+    """
+    What a client may compare with the name that it asked for: the subject alternative
+    names, and not the common name (RFC 9525 6.3).
+    """
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return ()
+    hosts = found.get_values_for_type(x509.DNSName)
+    return (*hosts, *map(str, found.get_values_for_type(x509.IPAddress)))
+
+
+def read_credentials(cert_path: str, key_path: str | None) -> Credentials:
+    """
+    Read a certificate with its chain, and its key.
+
+    @param cert_path: a PEM file: the server's certificate first, then its chain.
+    @param key_path: a PEM file with the key; C{None} when it is in C{cert_path}.
+    @raise BadCredentials: when a file cannot be read, holds no certificate or no key,
+        the key is encrypted, or the two do not belong together.
+    """
+    cert_pem, mode = _read(cert_path, "cert")
+    key_pem = cert_pem
+    if key_path is not None:
+        key_pem, mode = _read(key_path, "key")
+    key_path = key_path or cert_path
+    chain = _certificates(cert_path, "cert", cert_pem)
+    try:
+        certified = chain[0].public_key()
+        names = _names(chain[0])
+    except (ValueError, UnsupportedAlgorithm):
+        text = f"the first certificate in {cert_path} is malformed or of an unknown kind"
+        raise BadCredentials("cert", text + "; give another") from None
+    try:
+        key = serialization.load_pem_private_key(key_pem, password=None)
+    except TypeError:
+        text = f"the key in {key_path} is encrypted; store it decrypted, for its owner only"
+        raise BadCredentials("key", text) from None
+    except (ValueError, UnsupportedAlgorithm):
+        text = f"{key_path} holds no PEM private key; give one that does"
+        raise BadCredentials("key", text) from None
+    if key.public_key() != certified:
+        text = f"the key in {key_path} does not belong to the first certificate in {cert_path}"
+        text += "; give its own"
+        raise BadCredentials("key", text)
+    exposed = key_path if mode & (stat.S_IRGRP | stat.S_IROTH) else None
+    return Credentials(cert_path, chain, key, names, exposed)
+
+
+def read_authorities(path: str) -> tuple[x509.Certificate, ...]:
+    """
+    Read the certificates of those who sign clients' certificates.
+
+    @raise BadCredentials: when the file cannot be read, or holds none.
+    """
+    return _certificates(path, "client-ca", _read(path, "client-ca")[0])

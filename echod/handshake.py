@@ -1,0 +1,88 @@
+"""
+What a TLS handshake has agreed on, for the access record, and why one has failed.
+
+The rule of this room: OpenSSL is asked once a connection, after its handshake or at its
+end, and only what it tells then is believed.
+"""
+
+from typing import Any
+
+from cryptography import x509
+from OpenSSL import SSL
+
+from echod.credentials import serial_text
+from echod.openssl import is_resumed, reasons, verify_error
+from echod.sockets import printable
+
+MOST_CHARACTERS = 256
+"""How much of a subject or of a name is logged."""
+
+
+def is_complete(connection: SSL.Connection) -> bool:
+    """
+    Whether the handshake is over, both sides having proved that they had the same.
+    """
+    return connection.get_peer_finished() is not None
+
+
+def agreed(connection: SSL.Connection | None) -> dict[str, str]:
+    """
+    What was agreed on; nothing when that is forgotten with the connection, and before the
+    end of the handshake the name alone that was asked for.
+
+    @return: C{tls_version}, C{tls_cipher} and C{tls_resumed} always; C{tls_group},
+        C{tls_sni}, C{tls_alpn}, and the client's C{tls_subject} and C{tls_serial}, when
+        there are such; free of control characters.  In TLS 1.2, OpenSSL knows the name of
+        a resumed session only where there are several certificates.
+    """
+    facts: dict[str, str] = {}
+    if connection is None:
+        return facts
+    if is_complete(connection):
+        facts["tls_version"] = connection.get_protocol_version_name()
+        facts["tls_cipher"] = connection.get_cipher_name() or ""
+        facts["tls_group"] = connection.get_group_name() or ""
+        facts["tls_resumed"] = {True: "yes", False: "no", None: ""}[is_resumed(connection)]
+        facts["tls_alpn"] = _text(connection.get_alpn_proto_negotiated())
+        facts |= _client(connection)
+    facts["tls_sni"] = _text(connection.get_servername() or b"")
+    return {name: value for name, value in facts.items() if value}
+
+
+def _text(name: bytes) -> str:
+    # Also free of what could pass for another fact in a line of the log.
+    shown = (chr(c) if 0x20 < c < 0x7F and c != ord(";") else f"\\x{c:02x}" for c in name)
+    return "".join(shown)[:MOST_CHARACTERS]
+
+
+def _client(connection: SSL.Connection) -> dict[str, str]:
+    certificate: x509.Certificate | None
+    certificate = connection.get_peer_certificate(as_cryptography=True)
+    if certificate is None:
+        return {}
+    try:
+        subject = certificate.subject.rfc4514_string()
+    except ValueError:
+        subject = "malformed"
+    return {
+        "tls_subject": printable(subject)[:MOST_CHARACTERS],
+        "tls_serial": serial_text(certificate.serial_number),
+    }
+
+
+def has_outlived_client(connection: SSL.Connection) -> bool:
+    """
+    Whether a session was resumed by a client whose certificate has ended in the meantime.
+    OpenSSL looks at the certificate in a full handshake only.
+    """
+    if not is_resumed(connection):
+        return False
+    certificate = connection.get_peer_certificate()
+    return certificate is not None and certificate.has_expired()
+
+
+def failure_text(connection: Any, error: BaseException | None) -> str:
+    """
+    Why a handshake failed, in OpenSSL's words.
+    """
+    return ": ".join(filter(None, (reasons(error), verify_error(connection))))

@@ -1,0 +1,217 @@
+"""
+How certificates and keys are read.
+"""
+
+import contextlib
+import os
+from datetime import UTC, datetime
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod.credentials import BadCredentials, read_authorities, read_credentials, serial_text
+from tests.certificates import make_certificate
+
+
+class CredentialsTestCase(SynchronousTestCase):
+    """
+    Files to read.
+    """
+
+    def file(self, *parts, mode=0o600):
+        path = self.mktemp()
+        with open(path, "wb") as file:
+            file.write(b"".join(parts))
+        os.chmod(path, mode)
+        return path
+
+    def assert_refused(self, kind, words, way_out, path, read, *paths):
+        """
+        The files are refused with one line that names the right one and ends in the way out.
+        """
+        error = self.assertRaises(BadCredentials, read, *paths)
+        self.assertEqual(error.kind, kind)
+        self.assertIn(words, str(error))
+        self.assertTrue(str(error).endswith("; " + way_out), error)
+        self.assertIn(path, str(error))
+        self.assertNotIn("\n", str(error))
+
+
+class ReadTests(CredentialsTestCase):
+    """
+    Files that are good.
+    """
+
+    def test_key_in_its_own_file(self):
+        """
+        The key may have its own file.
+        """
+        made = make_certificate()
+        cert = self.file(made.cert_pem)
+        read = read_credentials(cert, self.file(made.key_pem))
+        self.assertEqual((read.path, read.chain), (cert, (made.certificate,)))
+        self.assertEqual(read.key.public_key(), made.key.public_key())
+
+    def test_key_in_the_same_file(self):
+        """
+        The key may stand in the certificate's file, before it or behind it.
+        """
+        made = make_certificate()
+        for parts in ((made.cert_pem, made.key_pem), (made.key_pem, made.cert_pem)):
+            self.assertEqual(read_credentials(self.file(*parts), None).chain, (made.certificate,))
+
+    def test_chain(self):
+        """
+        The whole chain in the file is read, in order.
+        """
+        root = make_certificate(["root"], authority=True)
+        upper = make_certificate(["upper"], root, authority=True)
+        leaf = make_certificate(["localhost"], upper)
+        read = read_credentials(self.file(leaf.chain), self.file(leaf.key_pem))
+        self.assertEqual(read.chain, (leaf.certificate, upper.certificate))
+
+    def test_description(self):
+        """
+        The names, the serial number and the end are those of the certificate.
+        """
+        made = make_certificate(["a.example", "*.b.example", "192.0.2.1", "::1"], days=3)
+        read = read_credentials(self.file(made.cert_pem, made.key_pem), None)
+        self.assertEqual(read.names, ("a.example", "*.b.example", "192.0.2.1", "::1"))
+        self.assertEqual(int(read.serial, 16), made.certificate.serial_number)
+        self.assertEqual(round((read.not_after - datetime.now(UTC)).total_seconds() / 86400), 3)
+
+    def test_nameless(self):
+        """
+        A common name is no name that a client would look at.
+        """
+        made = make_certificate([], common_name="localhost")
+        read = read_credentials(self.file(made.cert_pem, made.key_pem), None)
+        self.assertEqual(read.names, ())
+
+    def test_serial(self):
+        """
+        A serial number is written in whole bytes, as openssl writes it.
+        """
+        shown = [serial_text(number) for number in (1, 0x10, 0xABC, 0xFFFFF)]
+        self.assertEqual(shown, ["01", "10", "0ABC", "0FFFFF"])
+
+    def test_exposed(self):
+        """
+        A key that others than its owner can read is noticed, in whichever file it is.
+        """
+        made = make_certificate()
+        open_to_all = self.file(made.cert_pem, made.key_pem, mode=0o644)
+        for mode, exposed in ((0o600, False), (0o400, False), (0o640, True), (0o604, True)):
+            key = self.file(made.key_pem, mode=mode)
+            read = read_credentials(open_to_all, key)
+            self.assertEqual(read.exposed, key if exposed else None)
+        self.assertEqual(read_credentials(open_to_all, None).exposed, open_to_all)
+
+    def test_authorities(self):
+        """
+        A file may hold several authorities.
+        """
+        one, other = (make_certificate([name], authority=True) for name in "ab")
+        read = read_authorities(self.file(one.cert_pem, other.cert_pem))
+        self.assertEqual(read, (one.certificate, other.certificate))
+
+
+class RefusedTests(CredentialsTestCase):
+    """
+    Files that cannot be served.
+    """
+
+    def refused(self, kind, words, way_out, cert, key=None):
+        path = cert if kind == "cert" or key is None else key
+        self.assert_refused(kind, words, way_out, path, read_credentials, cert, key)
+
+    def test_key_of_another(self):
+        """
+        A key that belongs to another certificate, or to none in first place, is refused.
+        """
+        one, other = make_certificate(), make_certificate()
+        says = ("key", "does not belong to the first certificate", "give its own")
+        self.refused(*says, self.file(one.cert_pem), self.file(other.key_pem))
+        self.refused(*says, self.file(other.cert_pem, one.cert_pem, one.key_pem))
+
+    def test_encrypted_key(self):
+        """
+        An encrypted key is refused, since nobody is there to type the password.
+        """
+        made = make_certificate()
+        key = self.file(made.encrypted_key_pem(b"password"))
+        says = ("key", "is encrypted", "store it decrypted, for its owner only")
+        self.refused(*says, self.file(made.cert_pem), key)
+
+    def test_missing(self):
+        """
+        A file that is not there is named.
+        """
+        there = self.file(make_certificate().cert_pem)
+        says = ("No such file or directory", "give a file that can be read")
+        self.refused("cert", *says, self.mktemp())
+        self.refused("key", *says, there, self.mktemp())
+        missing = self.mktemp()
+        self.assert_refused("client-ca", *says, missing, read_authorities, missing)
+
+    def test_unreadable(self):
+        """
+        A file that cannot be read is named.
+        """
+        folder = self.mktemp()
+        os.mkdir(folder)
+        self.refused("cert", "Is a directory", "give a file that can be read", folder)
+
+    def test_pipe(self):
+        """
+        A pipe, which a reload could not read again, is refused and not waited for.
+        """
+        pipe = self.mktemp()
+        os.mkfifo(pipe)
+        self.refused("cert", "is not a regular file", "give one that is", pipe)
+
+    def test_large(self):
+        """
+        A file that is too large to be of the kind is not read to its end.
+        """
+        path = self.file()
+        with contextlib.closing(open(path, "r+b")) as file:
+            file.truncate(1 << 40)
+        self.refused("cert", "is larger than 1 MiB", "give a PEM file", path)
+
+    def test_not_pem(self):
+        """
+        A file that holds nothing of the kind is named.
+        """
+        made = make_certificate()
+        says = ("holds no PEM certificate", "give one that does")
+        for junk in (b"", b"hello", os.urandom(100), made.key_pem, made.cert_pem[:200]):
+            self.refused("cert", *says, self.file(junk))
+            path = self.file(junk)
+            self.assert_refused("client-ca", *says, path, read_authorities, path)
+        says = ("key", "holds no PEM private key", "give one that does")
+        for junk in (b"", b"hello", os.urandom(100), made.cert_pem, made.key_pem[:60]):
+            self.refused(*says, self.file(made.cert_pem), self.file(junk))
+        self.refused(*says, self.file(made.cert_pem))
+
+    def test_malformed_names(self):
+        """
+        A certificate whose names cannot be understood is refused.
+        """
+        made = make_certificate([], common_name="localhost")
+        oid = x509.oid.ExtensionOID.SUBJECT_ALTERNATIVE_NAME
+        odd = (
+            x509.CertificateBuilder()
+            .subject_name(made.certificate.subject)
+            .issuer_name(made.certificate.subject)
+            .public_key(made.key.public_key())
+            .serial_number(1)
+            .not_valid_before(made.certificate.not_valid_before_utc)
+            .not_valid_after(made.certificate.not_valid_after_utc)
+            .add_extension(x509.UnrecognizedExtension(oid, b"\x30\x03\x82\x01"), critical=False)
+            .sign(made.key, hashes.SHA256())
+        )
+        path = self.file(odd.public_bytes(Encoding.PEM), made.key_pem)
+        self.refused("cert", "is malformed or of an unknown kind", "give another", path)

@@ -1,0 +1,195 @@
+"""
+What is told about handshakes.
+"""
+
+from OpenSSL import SSL
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod.credentials import Credentials, serial_text
+from echod.handshake import MOST_CHARACTERS, agreed, failure_text, has_outlived_client, is_complete
+from echod.tls import Policy, server_context
+from tests.certificates import make_certificate
+from tests.handshakes import VERSIONS, Handshake, client_context, shake_hands
+
+
+class HandshakeTestCase(SynchronousTestCase):
+    """
+    A server that asks for certificates.
+    """
+
+    def setUp(self):
+        self.authority = make_certificate(["authority"], authority=True)
+        self.made = make_certificate()
+
+    def server(self, **policy):
+        own = Credentials("made.pem", (self.made.certificate,), self.made.key, (), None)
+        return server_context(Policy(**policy), [own, own], [self.authority.certificate])
+
+
+class AgreedTests(HandshakeTestCase):
+    """
+    Facts for the access record.
+    """
+
+    def test_least(self):
+        """
+        What every handshake agrees on.
+        """
+        for version in VERSIONS:
+            hands = shake_hands(self.server(), client_context(version))
+            facts = agreed(hands.server)
+            self.assertIn("25519", facts.pop("tls_group").lower())
+            self.assertEqual(
+                facts,
+                {
+                    "tls_version": version,
+                    "tls_cipher": hands.client.get_cipher_name(),
+                    "tls_resumed": "no",
+                },
+            )
+
+    def test_most(self):
+        """
+        The name, the protocol and the client are told where there are such, also when the
+        session is resumed.
+        """
+        shown = make_certificate(["client"], self.authority)
+        for version in VERSIONS:
+            server = self.server(client_auth="require", alpn=(b"echo",))
+            client = client_context(version, shown, alpn=(b"echo",))
+            first = shake_hands(server, client, b"a.example")
+            again = shake_hands(server, client, b"a.example", first.client.get_session())
+            for hands, resumed in ((first, "no"), (again, "yes")):
+                facts = agreed(hands.server)
+                expected = {
+                    "tls_resumed": resumed,
+                    "tls_sni": "a.example",
+                    "tls_alpn": "echo",
+                    "tls_subject": "CN=client",
+                    "tls_serial": serial_text(shown.certificate.serial_number),
+                }
+                self.assertEqual({name: facts[name] for name in expected}, expected)
+
+    def test_unprintable(self):
+        """
+        What a client chooses cannot move a cursor, end a line or fill the log.
+        """
+        subject = "\x1b[2J\n\u202e" + "x" * 50
+        shown = make_certificate(["client"], self.authority, common_name=subject)
+        hands = shake_hands(
+            self.server(client_auth="require"), client_context(None, shown), b"\x1b]\n; \xff" * 40
+        )
+        facts = agreed(hands.server)
+        self.assertTrue(facts["tls_sni"].startswith(r"\x1b]\x0a\x3b\x20\xff"), facts)
+        for name in ("tls_sni", "tls_subject"):
+            self.assertTrue(facts[name].isprintable(), facts[name])
+            self.assertLessEqual(len(facts[name]), MOST_CHARACTERS)
+
+    def test_before_the_end(self):
+        """
+        Before the handshake is over, the client's name for us is all that is told.
+        """
+        self.assertEqual(agreed(None), {})
+        client = client_context("TLSv1.2")
+        hands = Handshake(self.server(), client, b"a.example")
+        self.assertEqual((agreed(hands.server), is_complete(hands.server)), ({}, False))
+        hands.step()
+        self.assertEqual(agreed(hands.server), {"tls_sni": "a.example"})
+        hands.run()
+        self.assertTrue(is_complete(hands.server))
+
+    def test_malformed_subject(self):
+        """
+        A subject that cannot be put into words does not spoil the record.
+        """
+
+        class Malformed:
+            serial_number = 10
+
+            @property
+            def subject(self):
+                raise ValueError
+
+        class Connection:
+            def __getattr__(self, name):
+                if name.startswith("_"):
+                    raise AttributeError(name)
+                return lambda **kwargs: Malformed() if kwargs else b"x"
+
+        facts = agreed(Connection())
+        self.assertEqual((facts["tls_subject"], facts["tls_serial"]), ("malformed", "0A"))
+
+
+class OutlivedTests(HandshakeTestCase):
+    """
+    Clients whose certificate ends between two handshakes of one session.
+    """
+
+    def test_valid(self):
+        """
+        A client whose certificate is still good may resume.
+        """
+        shown = make_certificate(["client"], self.authority)
+        for certificate in (None, shown):
+            server, client = self.server(client_auth="request"), client_context(None, certificate)
+            first = shake_hands(server, client)
+            again = shake_hands(server, client, session=first.client.get_session())
+            self.assertEqual(agreed(again.server)["tls_resumed"], "yes")
+            self.assertFalse(has_outlived_client(first.server))
+            self.assertFalse(has_outlived_client(again.server))
+
+    def test_ended(self):
+        """
+        A client whose certificate has ended may not.
+        """
+        shown = make_certificate(["client"], self.authority)
+        server, client = self.server(client_auth="require"), client_context(None, shown)
+        first = shake_hands(server, client)
+        again = shake_hands(server, client, session=first.client.get_session())
+
+        class Later:
+            """
+            The same connection, after the certificate's end.
+            """
+
+            _ssl = again.server._ssl
+
+            def get_peer_certificate(self):
+                certificate = again.server.get_peer_certificate()
+                certificate.gmtime_adj_notAfter(-1)
+                return certificate
+
+        self.assertTrue(has_outlived_client(Later()))
+
+
+class FailureTests(HandshakeTestCase):
+    """
+    Why a handshake failed.
+    """
+
+    def test_words(self):
+        """
+        OpenSSL's own words, and what is wrong with the certificate if that is it.
+        """
+        shown = make_certificate(["client"], self.authority, days=-1)
+        for certificate, suites, words in (
+            (shown, "DEFAULT", "certificate verify failed: certificate has expired"),
+            (None, "DEFAULT", "peer did not return a certificate"),
+            (None, "AES256-SHA", "no shared cipher"),
+        ):
+            client = client_context("TLSv1.2", certificate, suites)
+            hands = shake_hands(self.server(client_auth="require"), client)
+            self.assertEqual(failure_text(hands.server, hands.server_error), words)
+
+    def test_no_words(self):
+        """
+        An error of another kind, or without words, is told as well as can be.
+        """
+        for error, words in (
+            (SSL.Error(), "no reason given"),
+            (SSL.Error([]), "no reason given"),
+            (SSL.Error([("lib", "function", "")]), "no reason given"),
+            (SSL.Error([("", "", "one"), ("", "", "two")]), "one, two"),
+            (TypeError("of another kind"), "of another kind"),
+        ):
+            self.assertEqual(failure_text(None, error), words)

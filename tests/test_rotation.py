@@ -1,0 +1,307 @@
+"""
+Which certificates are served, and how others take their place.
+"""
+
+import os
+from datetime import UTC, datetime, timedelta
+
+from OpenSSL import SSL
+from twisted.application.service import IService
+from twisted.internet.interfaces import IOpenSSLContextFactory
+from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from echod.credentials import BadCredentials
+from echod.openssl import is_resumed
+from echod.rotation import DAY_SECONDS, WATCH_SECONDS, Certificates, time_text
+from echod.tls import Policy
+from tests.certificates import make_certificate
+from tests.handshakes import client_context, shake_hands
+
+
+class CertificatesTests(SynchronousTestCase):
+    """
+    Files that change while they are served.
+    """
+
+    def setUp(self):
+        self.clock = Clock()
+        self.late = timedelta()
+        self.cert, self.key = self.mktemp(), self.mktemp()
+        self.made = self.replace()
+        self.certificates = self.load()
+
+    def load(self, policy=None, pairs=None, client_ca=None):
+        certificates = Certificates(
+            self.clock,
+            policy or Policy(),
+            pairs or [(self.cert, self.key)],
+            client_ca,
+            lambda: datetime.now(UTC) + self.late,
+        )
+        certificates.load()
+        return certificates
+
+    def write(self, path, content):
+        """
+        Put a file in the place of another, at once.
+        """
+        new = self.mktemp()
+        with open(new, "wb") as file:
+            file.write(content)
+        os.chmod(new, 0o600)
+        os.replace(new, path)
+
+    def replace(self, *names, days=90):
+        made = make_certificate(names or ["localhost"], days=days)
+        self.write(self.cert, made.cert_pem)
+        self.write(self.key, made.key_pem)
+        return made
+
+    def start(self):
+        with capturedLogs() as events:
+            self.certificates.startService()
+        self.addCleanup(self.certificates.stopService)
+        return self.texts(events)
+
+    def said(self, call, *args):
+        with capturedLogs() as events:
+            call(*args)
+        return self.texts(events)
+
+    def texts(self, events):
+        return [(event["log_level"].name, formatEvent(event)) for event in events]
+
+    def described(self, made, path=None):
+        end = time_text(made.certificate.not_valid_after_utc)
+        serial = f"{made.certificate.serial_number:X}"
+        serial = serial.zfill(len(serial) + len(serial) % 2)
+        text = f"certificate for localhost until {end}, serial {serial}, {path or self.cert}"
+        return ("info", text)
+
+    def assert_served(self, made, name=None):
+        hands = shake_hands(self.certificates.getContext(), client_context(), name)
+        shown = hands.client.get_peer_certificate(as_cryptography=True)
+        self.assertEqual((hands.heard, shown), (b"word", made.certificate))
+
+    def test_interfaces(self):
+        """
+        It is a service, and what Twisted's C{startTLS} takes.
+        """
+        verifyObject(IService, self.certificates)
+        verifyObject(IOpenSSLContextFactory, self.certificates)
+
+    def test_start(self):
+        """
+        At the start the log tells which certificates there are.
+        """
+        with capturedLogs() as events:
+            self.certificates.startService()
+        self.addCleanup(self.certificates.stopService)
+        self.assertEqual(self.texts(events), [self.described(self.made)])
+        expected = {
+            "event": "certificate",
+            "names": "localhost",
+            "not_after": time_text(self.made.certificate.not_valid_after_utc),
+            "path": self.cert,
+        }
+        self.assertEqual({name: events[0][name] for name in expected}, expected)
+        self.assertEqual(time_text(datetime(2027, 1, 2, 3, 4, 5, 6, UTC)), "2027-01-02T03:04:05Z")
+        self.assert_served(self.made)
+
+    def test_reload(self):
+        """
+        A reload serves what the files hold now, and says so.
+        """
+        self.start()
+        new = self.replace()
+        self.assertEqual(self.said(self.certificates.reload), [self.described(new)])
+        self.assert_served(new)
+        # It has been taken over; the watch finds nothing new.
+        self.assertEqual(self.said(self.clock.pump, [WATCH_SECONDS] * 3), [])
+
+    def test_live_connections(self):
+        """
+        A connection that began with the old certificate goes on.
+        """
+        hands = shake_hands(self.certificates.getContext(), client_context())
+        self.replace()
+        self.certificates.reload()
+        hands.client.send(b"more")
+        hands.server.bio_write(hands.client.bio_read(1000))
+        self.assertEqual(hands.server.recv(10), b"more")
+
+    def test_wrong(self):
+        """
+        Whatever is wrong with a file: one line says so, and what was served is served on.
+        """
+        self.start()
+        other = make_certificate()
+        for path, content, option, words in (
+            (self.cert, self.made.cert_pem[:300], "cert", "holds no PEM certificate"),
+            (self.cert, b"", "cert", "holds no PEM certificate"),
+            (self.key, self.made.key_pem[:60], "key", "holds no PEM private key"),
+            (self.key, other.key_pem, "key", "does not belong"),
+            (self.cert, other.cert_pem, "key", "does not belong"),
+            (self.key, None, "key", "No such file"),
+            (self.cert, None, "cert", "No such file"),
+        ):
+            with open(path, "rb") as file:
+                before = file.read()
+            os.unlink(path) if content is None else self.write(path, content)
+            ((level, text),) = self.said(self.certificates.reload)
+            self.assertEqual(level, "error")
+            self.assertTrue(text.startswith(f"cannot reload --tls-{option}: "), text)
+            self.assertTrue(text.endswith("; the old certificates are served on"), text)
+            self.assertIn(words, text)
+            self.assert_served(self.made)
+            self.write(path, before)
+        self.assertEqual(self.said(self.certificates.reload), [self.described(self.made)])
+
+    def test_one_of_several(self):
+        """
+        As long as one of several is wrong, none is replaced.
+        """
+        cert, key = self.cert, self.key
+        self.cert = self.mktemp()
+        other = make_certificate(["b.example"], days=90)
+        self.write(self.cert, other.cert_pem + other.key_pem)
+        self.certificates = self.load(pairs=[(cert, key), (self.cert, None)])
+        self.start()
+        new = make_certificate(days=90)
+        self.write(cert, new.cert_pem)
+        self.write(key, new.key_pem)
+        self.write(self.cert, b"")
+        self.assertEqual([level for level, _ in self.said(self.certificates.reload)], ["error"])
+        self.assert_served(self.made)
+        self.assert_served(other, b"b.example")
+        self.write(self.cert, other.cert_pem + other.key_pem)
+        said = self.said(self.certificates.reload)
+        self.assertEqual([level for level, _ in said], ["info", "info"])
+        self.assert_served(new)
+        self.assert_served(other, b"b.example")
+
+    def test_watch(self):
+        """
+        Without being told, new files are served after two looks at most.
+        """
+        self.start()
+        self.clock.pump([WATCH_SECONDS] * 2)
+        new = self.replace()
+        self.assertEqual(self.said(self.clock.advance, WATCH_SECONDS), [])
+        self.assert_served(self.made)
+        self.assertEqual(self.said(self.clock.advance, WATCH_SECONDS), [self.described(new)])
+        self.assert_served(new)
+
+    def test_watch_and_wrong(self):
+        """
+        Files that stay wrong are told of once; the watch goes on, and takes the next good ones.
+        """
+        self.start()
+        self.write(self.cert, b"junk")
+        said = self.said(self.clock.pump, [WATCH_SECONDS] * 10)
+        self.assertEqual([level for level, _ in said], ["error"])
+        new = self.replace()
+        said = self.said(self.clock.pump, [WATCH_SECONDS] * 2)
+        self.assertEqual(said, [self.described(new)])
+        self.assert_served(new)
+
+    def test_authorities(self):
+        """
+        Who signs clients' certificates is read again as well.
+        """
+        one, other = (make_certificate(["authority"], authority=True) for _ in "ab")
+        path = self.mktemp()
+        self.write(path, one.cert_pem)
+        self.certificates = self.load(Policy(client_auth="require"), client_ca=path)
+        self.start()
+        clients = [client_context(None, make_certificate(["client"], ca)) for ca in (one, other)]
+
+        def let_in():
+            context = self.certificates.getContext()
+            return [shake_hands(context, client).heard for client in clients]
+
+        self.assertEqual(let_in(), [b"word", b""])
+        self.write(path, other.cert_pem)
+        self.said(self.clock.pump, [WATCH_SECONDS] * 2)
+        self.assertEqual(let_in(), [b"", b"word"])
+        self.write(path, b"")
+        ((_, text),) = self.said(self.certificates.reload)
+        self.assertTrue(text.startswith("cannot reload --tls-client-ca: "), text)
+        self.assertEqual(let_in(), [b"", b"word"])
+
+    def test_wrong_at_first(self):
+        """
+        At the start a wrong file is the caller's business.
+        """
+        self.write(self.key, b"")
+        self.assertRaises(BadCredentials, self.load)
+
+    def test_exposed(self):
+        """
+        A key that others can read is warned of, at the start and at each reload.
+        """
+        os.chmod(self.key, 0o640)
+        self.certificates = self.load()
+        warning = ("warn", f"the key in {self.key} can be read by others than its owner; ")
+        warning = (warning[0], warning[1] + "chmod 600 it")
+        self.assertEqual(self.start(), [self.described(self.made), warning])
+        os.chmod(self.key, 0o644)
+        self.assertIn(warning, self.said(self.certificates.reload))
+        os.chmod(self.key, 0o600)
+        self.assertNotIn(warning, self.said(self.certificates.reload))
+
+    def test_ends(self):
+        """
+        A certificate is warned of in its last 14 days, at the start and each day, and after.
+        """
+        made = self.replace(days=16)
+        self.certificates = self.load()
+        self.assertEqual(self.start(), [self.described(made)])
+        told = []
+        for _ in range(18):
+            self.late += timedelta(days=1)
+            with capturedLogs() as events:
+                self.clock.advance(DAY_SECONDS)
+            told.append([event["days"] for event in events if "days" in event])
+        self.assertEqual(told, [[], *([left] for left in range(13, -4, -1))][:18])
+        end = time_text(made.certificate.not_valid_after_utc)
+        ((level, text),) = self.texts(events)
+        self.assertEqual(level, "warn")
+        self.assertEqual(text, f"the certificate for localhost ended on {end}; renew {self.cert}")
+        soon = self.replace(days=13)
+        said = self.said(self.certificates.reload)
+        self.assertEqual(len(said), 2)
+        self.late = timedelta()
+        text = self.said(self.certificates.reload)[1][1]
+        end = time_text(soon.certificate.not_valid_after_utc)
+        self.assertEqual(text, f"the certificate for localhost ends on {end}; renew {self.cert}")
+
+    def test_new_keys_for_tickets(self):
+        """
+        Each day tickets get new keys: yesterday's do not resume.
+        """
+        self.start()
+        client = client_context("TLSv1.3")
+        first = shake_hands(self.certificates.getContext(), client)
+        session = first.client.get_session()
+        self.assertIsInstance(session, SSL.Session)
+        again = shake_hands(self.certificates.getContext(), client, session=session)
+        self.assertTrue(is_resumed(again.server))
+        self.said(self.clock.advance, DAY_SECONDS)
+        again = shake_hands(self.certificates.getContext(), client, session=session)
+        self.assertFalse(is_resumed(again.server))
+        self.assertEqual(again.heard, b"word")
+
+    def test_nameless(self):
+        """
+        A certificate without names is served to those who ask for none.
+        """
+        made = make_certificate([], common_name="x")
+        self.write(self.cert, made.cert_pem + made.key_pem)
+        self.certificates = self.load(pairs=[(self.cert, None)])
+        ((_, text), _) = self.start()
+        self.assertTrue(text.startswith("certificate for no name until "), text)
+        self.assert_served(made)
