@@ -90,12 +90,6 @@ class Connection(Protocol):
         The name of the listener that accepted the connection.
         """
 
-    @property
-    def heard(self) -> bool:
-        """
-        Whether the client has sent anything.
-        """
-
     def unread(self) -> int:
         """
         Bytes that the kernel has received and the connection has not.

@@ -94,7 +94,7 @@ class Connections:
 
     def _log_access(self, connection: Connection, seen: Seen, reason: Reason) -> None:
         # A load balancer looks every few seconds whether a port takes connections.
-        knock = reason in (Reason.CLIENT, Reason.RESET) and not connection.heard
+        knock = reason in (Reason.CLIENT, Reason.RESET) and not connection.bytes_echoed
         with log.failuresHandled("while logging the end of a connection"):
             facts = connection.facts()
             log.emit(

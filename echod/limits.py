@@ -112,7 +112,7 @@ class TimeLimits:
         owed = connection.owed()
         if any(owed) and owed != seen.owed:
             # It sends nothing, but it may be taking what is in the kernel.
-            seen.owed, seen.active = owed, now
+            seen.owed, seen.since, seen.active = owed, now, now
         else:
             self._finish(connection, seen, now, Reason.IDLE)
 

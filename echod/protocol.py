@@ -74,7 +74,6 @@ class Echo(Protocol):
     ending = False
     awaited: Reason | None = None
     header: ProxyHeader | None = None
-    _secure = False
     _reason: Reason | None = None
     _detail = ""
 
@@ -84,13 +83,6 @@ class Echo(Protocol):
         The client's address.
         """
         return self.header.client if self.header else self.transport.getPeer()
-
-    @property
-    def heard(self) -> bool:
-        """
-        Whether the client has sent anything, be it a TLS handshake.
-        """
-        return self.bytes_echoed > 0 or (self._secure and self.awaited is None)
 
     @property
     def listener(self) -> str:
@@ -106,7 +98,6 @@ class Echo(Protocol):
         if factory.tls is not None or (
             not factory.outermost and ISSLTransport.providedBy(self.transport)
         ):
-            self._secure = True
             self.awaited = Reason.HANDSHAKE
         self.transport.registerProducer(self, True)
         if self.header is None:

@@ -128,13 +128,6 @@ class ProxyHeader(Protocol):
         """
         return self.factory.listener
 
-    @property
-    def heard(self) -> bool:
-        """
-        Whether anything has come.
-        """
-        return bool(self._parser.taken)
-
     def connectionMade(self) -> None:
         self.factory.connections.add(self)
         self.transport.inspect(self._look, V2_MOST_BYTES)
@@ -177,7 +170,7 @@ class ProxyHeader(Protocol):
         """
         The other side has sent all it will, and there was no header in it.
         """
-        if not self.heard:
+        if not self._parser.taken:
             self.ending = True
             self.transport.loseConnection()
         elif (protocol := self._without_header()) is not None:

@@ -132,20 +132,20 @@ class TotalsTests(ConnectionsTestCase):
         """
         A client that comes and goes without a byte is counted, and told at debug alone.
         """
-        for heard, reason, level in (
-            (False, Reason.CLIENT, LogLevel.debug),
-            (False, Reason.RESET, LogLevel.debug),
-            (True, Reason.CLIENT, LogLevel.info),
-            (True, Reason.RESET, LogLevel.info),
-            (False, Reason.IDLE, LogLevel.info),
-            (False, Reason.DRAIN, LogLevel.info),
+        for size, reason, level in (
+            (0, Reason.CLIENT, LogLevel.debug),
+            (0, Reason.RESET, LogLevel.debug),
+            (1, Reason.CLIENT, LogLevel.info),
+            (1, Reason.RESET, LogLevel.info),
+            (0, Reason.IDLE, LogLevel.info),
+            (0, Reason.DRAIN, LogLevel.info),
         ):
             connections = self.make(access_log=True)
             connection = FakeConnection(connections)
-            connection.heard = heard
+            connection.bytes_echoed = size
             with capturedLogs() as events:
                 connections.remove(connection, reason)
-            self.assertEqual([event["log_level"] for event in events], [level], (heard, reason))
+            self.assertEqual([event["log_level"] for event in events], [level], (size, reason))
             self.assertEqual(connections.ended, {reason: 1})
 
     def test_access_log_off(self):

@@ -409,20 +409,6 @@ class HandshakeTests(ProtocolTestCase):
         self.make()
         self.assertIsNone(self.connect()[0].awaited)
 
-    def test_heard(self):
-        """
-        A client has been heard once it has shaken hands, or sent a byte where it need not.
-        """
-        echo, _ = self.connect()
-        self.assertFalse(echo.heard)
-        echo.handshakeCompleted()
-        self.assertTrue(echo.heard)
-        self.make()
-        echo, _ = self.connect()
-        self.assertFalse(echo.heard)
-        echo.dataReceived(b"x")
-        self.assertTrue(echo.heard)
-
     def test_overdue(self):
         """
         A handshake that is late ends in a reset and counts as a refusal, with the word for it.
@@ -488,7 +474,7 @@ class HandshakeTests(ProtocolTestCase):
             if transport.value():
                 client.bio_write(transport.value())
                 transport.clear()
-        self.assertEqual((echo.awaited, echo.heard, got), (None, True, b"hello"))
+        self.assertEqual((echo.awaited, got), (None, b"hello"))
 
     def test_outermost(self):
         """
