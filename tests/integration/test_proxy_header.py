@@ -6,6 +6,7 @@ pieces, late, and never.
 import itertools
 import json
 import random
+import re
 import socket
 from collections.abc import Iterator
 
@@ -136,11 +137,12 @@ class HeaderTestCase(SynchronousTestCase):
         Wait for the access record that names this peer, and the proxy as well if there was
         one between.
         """
-        start, end = f" of {peer} to ", f"; proxy {proxy}" if proxy else "client"
-        wait_until(
-            lambda: [x for x in daemon.log.splitlines() if start in x and x.endswith(end)],
-            f"the record of {peer}",
+        told = re.compile(
+            rf" of {re.escape(peer)} to .*, client"
+            + (rf"; proxy {re.escape(proxy)}(?:;|$)" if proxy else "(?!; proxy)"),
+            re.MULTILINE,
         )
+        wait_until(lambda: told.search(daemon.log), f"the record of {peer}")
 
 
 class TrustTests(HeaderTestCase):
