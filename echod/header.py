@@ -174,6 +174,8 @@ _NAMES = {
     _ALPN: "proxy_alpn",
     _AUTHORITY: "proxy_authority",
     _UNIQUE_ID: "proxy_unique_id",
+}
+_TLS_NAMES = {
     _SSL_VERSION: "proxy_tls_version",
     _SSL_CIPHER: "proxy_tls_cipher",
     _SSL_CN: "proxy_tls_cn",
@@ -190,8 +192,8 @@ def _facts(whole: bytes, start: int) -> dict[str, str]:
             if len(value) < 5:
                 raise BadHeader("too short for what it says of TLS")
             for inner, _, text in _vectors(whole, at + 5, at + len(value)):
-                if inner in _NAMES:
-                    facts[_NAMES[inner]] = _text(text)
+                if inner in _TLS_NAMES:
+                    facts[_TLS_NAMES[inner]] = _text(text)
         elif kind == _UNIQUE_ID and len(value) > 128:
             raise BadHeader("an identifier of more than 128 bytes")
         elif kind in _NAMES:

@@ -107,8 +107,8 @@ class Options(UsageOptions):
         ),
         _parameter(
             "connect-rate", None, None,
-            "How many a second one client may open, as in 10, or 10:50 for 50 at once. "
-            "[default: any number]",
+            "How many a second one client may open, as in 10, or 10:50 for 50 at once; "
+            "0 for any number. [default: 0]",
             connect_rate,
         ),
         _parameter(

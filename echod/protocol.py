@@ -93,6 +93,13 @@ class Echo(Protocol):
 
     def connectionMade(self) -> None:
         factory = self.factory
+        # First of all, so that whatever fails from here on, its end is told.
+        if self.header is None:
+            factory.connections.add(self)
+        else:
+            factory.connections.replace(self.header, self)
+        if factory.admission.counts_clients:
+            factory.admission.enter(self.client)
         if factory.tls is not None:
             start_tls(self.transport, factory.tls)
         if factory.tls is not None or (
@@ -100,12 +107,6 @@ class Echo(Protocol):
         ):
             self.awaited = Reason.HANDSHAKE
         self.transport.registerProducer(self, True)
-        if self.header is None:
-            factory.connections.add(self)
-        else:
-            factory.connections.replace(self.header, self)
-        if factory.admission.counts_clients:
-            factory.admission.enter(self.client)
 
     def handshakeCompleted(self) -> None:
         """
@@ -236,7 +237,9 @@ class Echo(Protocol):
         What the PROXY header told, if there was one, and what TLS has agreed on.
         """
         facts = self.header.facts() if self.header else {}
-        return facts | agreed(self.transport.getHandle()) if self.factory.tls else facts
+        if ISSLTransport.providedBy(self.transport):
+            facts = facts | agreed(self.transport.getHandle())
+        return facts
 
 
 class Refused(Protocol):

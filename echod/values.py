@@ -128,12 +128,14 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def connect_rate(text: str) -> tuple[float, int]:
+def connect_rate(text: str) -> tuple[float, int] | None:
     """
     @return: connections a second, and how many at once, from C{10}, C{0.5} or C{10:50};
-        without the second number, it is the first, rounded up.
+        without the second number, it is the first, rounded up.  C{None} from C{0}.
     @raise ValueError: when it is no rate.
     """
+    if text == "0":
+        return None
     match = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)(?::(0|[1-9][0-9]{0,5}))?", text)
     if match is None or not float(match[1]) or match[2] == "0":
         raise ValueError("not a rate; give connections a second, such as 10, 0.5, or 10:50")

@@ -314,6 +314,9 @@ GOOD_V2 = {
         {"proxy_alpn": "h2", "proxy_unique_id": "7"},
     ),
     "TLS": (v2(FOUR + tls(*TLS_VECTORS)), FOUR_TOLD, TLS_FACTS),
+    "fields out of their place": (
+        v2(FOUR + tls(tlv(ALPN, b"h2"), tlv(UNIQUE_ID, b"7")) + tlv(SSL_CN, b"x")), FOUR_TOLD, {},
+    ),
     "TLS with nothing in it": (v2(FOUR + tls(flags=0, verify=1)), FOUR_TOLD, {}),
     "TLS with more than is known": (
         v2(FOUR + tls(tlv(SSL_SIG_ALG, b"SHA256"), *TLS_VECTORS, tlv(SSL_KEY_ALG, b"RSA2048"))

@@ -357,6 +357,7 @@ class EchoTests(ProtocolTestCase):
         hands = shake_hands(server_context(Policy(), [own]), client_context(), b"a.example")
         echo, transport = self.connect()
         transport.handle = hands.server
+        directlyProvides(transport, ISSLTransport)
         echo.handshakeCompleted()
         self.assertFalse(transport.disconnected)
         echo.connectionLost(Failure(ConnectionDone()))

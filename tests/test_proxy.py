@@ -852,6 +852,18 @@ class TLSTests(ProxyTestCase):
         self.reactor.until(heard)
         self.assertEqual(got, [said])
 
+    def test_no_context(self):
+        """
+        When there is no TLS to begin with, that connection ends, and is not forgotten.
+        """
+        self.make()
+        self.patch(self.factory, "tls", object())
+        _, transport, sock = self.accept()
+        sock.sendall(V1)
+        error = self.assertRaises(AttributeError, self.turns)
+        transport.connectionLost(Failure(error))
+        self.assert_over(error=1)
+
     def test_behind(self):
         """
         TLS begins with the byte behind the header, wherever the stream is cut.

@@ -152,7 +152,9 @@ class ValuesTests(SynchronousTestCase):
     def test_connect_rate(self):
         """
         A rate is connections a second, and how many at once; by default as many as a second.
+        0 is no rate.
         """
+        self.assertIsNone(values.connect_rate("0"))
         good = {
             "10": (10.0, 10), "1": (1.0, 1), "0.5": (0.5, 1), "0.001": (0.001, 1),
             "2.5": (2.5, 3), "10:50": (10.0, 50), "10:1": (10.0, 1), "0.5:7": (0.5, 7),
