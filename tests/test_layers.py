@@ -16,7 +16,8 @@ import echod
 ROOT = Path(echod.__file__).resolve().parent
 
 FLOORS = {
-    4: {"service"},
+    5: {"service"},
+    4: {"daemon"},
     3: {"listener", "signals", "rotation"},
     2: {"protocol"},
     1: {
@@ -174,8 +175,8 @@ class FloorsTests(SynchronousTestCase):
         The imports that this test sees are those there are.
         """
         for edge in (
-            ("service", "signals"),  # from echod import signals
-            ("service", "listener"),  # from echod.listener import ListenerService
+            ("daemon", "signals"),  # from echod import signals
+            ("daemon", "listener"),  # from echod.listener import ListenerService
             ("connections", "connection"),
         ):
             self.assertIn(edge, self.edges)
