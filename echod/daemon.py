@@ -40,6 +40,7 @@ class EchodService(MultiService):
 
     @ivar connections: the live set of all listeners.
     @ivar admission: who may come in, to any of them.
+    @ivar max_connections: how many of them at once.
     @ivar certificates: what TLS is served with, C{None} without TLS.
     @ivar key_log: where the secrets of TLS go, C{None} for nowhere.
     """
@@ -51,6 +52,7 @@ class EchodService(MultiService):
         super().__init__()
         self._reactor = reactor
         self._options = options
+        self.max_connections = max_connections
         self._log = TwistdLog(options.twistd, options["log-format"], options["log-level"])
         limits = TimeLimits(
             handshake=options["handshake-timeout"],

@@ -158,6 +158,8 @@ class Options(UsageOptions):
 
     def __init__(self) -> None:
         super().__init__()
+        # Where a docstring breaks its lines is not for the help to show.
+        self.docs = {name: " ".join(text.split()) for name, text in self.docs.items()}
         for name in ("listen", "tls-cert", "allow", "deny", "proxy-trust"):
             self[name] = []
 

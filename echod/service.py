@@ -141,6 +141,7 @@ def check(reactor: Any, service: EchodService) -> None:
             print(f"echod {__version__}: all is well; this would listen on")
             for listener in service.listeners():
                 print(f"  {listener.address()}, {listener.option}")
+            print(f"for at most {service.max_connections} connections at once")
             if service.certificates is not None:
                 print("with")
                 for each in service.certificates.served:

@@ -394,7 +394,10 @@ class InformationTests(OptionsTestCase):
         """
         C{--help} names every option and says something about it.
         """
-        text = " ".join(str(Options()).split())
+        text = str(Options())
+        # A gap within a line is a line break of ours.
+        self.assertNotRegex(text, r"[a-z;,.] {2,}[a-z]")
+        text = " ".join(text.split())
         for name in self.parse():
             self.assertRegex(text, rf"--{name}[= ]\s*\S+ \S+")
         self.assertIn("[default: 1024]", text)

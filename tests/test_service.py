@@ -757,9 +757,10 @@ class CheckTests(ServiceTestCase):
 
     def test_well(self):
         """
-        When all is well it says what would listen where, lets go, and exits with 0.
+        When all is well it says what would listen where, and for how many, lets go, and exits
+        with 0.
         """
-        service = self.build(*self.local, "--listen", "tcp:7")
+        service = self.build(*self.local, "--listen", "tcp:7", "--max-connections", "50")
         self.assertEqual(self.check(service), 0)
         self.assertEqual(
             self.stdout.getvalue().splitlines(),
@@ -767,6 +768,7 @@ class CheckTests(ServiceTestCase):
                 f"echod {echod.__version__}: all is well; this would listen on",
                 "  192.0.2.1:9000, --port 0 --interface 127.0.0.1",
                 "  192.0.2.1:9000, --listen tcp:7",
+                "for at most 50 connections at once",
             ],
         )
         self.assertEqual([port.stopped for port in self.reactor.ports], [True, True])
@@ -783,7 +785,7 @@ class CheckTests(ServiceTestCase):
         self.assertEqual(self.check(service), 0)
         end = f"{made.certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
         self.assertEqual(
-            self.stdout.getvalue().splitlines()[2:],
+            self.stdout.getvalue().splitlines()[3:],
             ["with", f"  a.example, 192.0.2.1, until {end}, {path}"],
         )
         self.assertFalse(os.path.exists(key_log))
