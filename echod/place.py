@@ -206,6 +206,9 @@ def _not_connected(error: ConnectError) -> Failed:
         return Failed(Outcome.REFUSED, os.strerror(errno.ECONNREFUSED))
     if isinstance(error, TimeoutError):
         return Failed(Outcome.TIMED_OUT, f"connecting: {os.strerror(errno.ETIMEDOUT)}")
+    if error.osError == errno.ECONNRESET:
+        # Somebody was there, and let go before we could say that we are connected.
+        return Failed(Outcome.RESET, "as soon as it was connected")
     # Twisted gives the number of the system's error, or says why in words.
     known = isinstance(error.osError, int)
     reason = os.strerror(error.osError) if known else printable(str(error))

@@ -277,6 +277,7 @@ class ConnectTests(SynchronousTestCase):
         for error, outcome, text in (
             (TimeoutError(), Outcome.TIMED_OUT, "connecting: Connection timed out"),
             (ConnectError(errno.ENETUNREACH), Outcome.UNREACHABLE, "Network is unreachable"),
+            (ConnectError(errno.ECONNRESET), Outcome.RESET, "as soon as it was connected"),
             (
                 ConnectError(string="a\x1bb"),
                 Outcome.UNREACHABLE,
