@@ -233,20 +233,20 @@ def silent(client: Any) -> None:
 
 
 PLAIN: dict[str, tuple[Serve, str, str]] = {
-    "drops the first byte": (changed(lambda b: b[1:]), "lost", "1 byte at offset 0 of 64"),
+    "drops the first byte": (changed(lambda b: b[1:]), "lost", "1 byte at offset [012] of 64"),
     "drops one in the middle": (
         changed(lambda b: b[:HALF] + b[HALF + 1 :]),
         "lost",
-        "1 byte at offset 32 of 64",
+        "1 byte at offset 3[234] of 64",
     ),
     "drops the last byte": (changed(lambda b: b[:-1]), "lost", "63 of 64 bytes came back"),
-    "drops a run": (changed(lambda b: b[:10] + b[30:]), "lost", "20 bytes at offset 10 of 64"),
+    "drops a run": (changed(lambda b: b[:10] + b[30:]), "lost", "20 bytes at offset 1[012] of 64"),
     "drops everything": (changed(lambda b: b""), "lost", "0 of 64 bytes came back"),
     "truncates at the end": (truncates, "lost", "54 of 64 bytes came back"),
     "swaps two": (
         changed(lambda b: b[:HALF] + bytes((b[HALF + 1] ^ 255, b[HALF] ^ 255)) + b[HALF + 2 :]),
         "corrupted",
-        r"offset 32 of 64: sent 0x[0-9a-f]{2}, got 0x[0-9a-f]{2}",
+        r"offset 3[23] of 64: sent 0x[0-9a-f]{2}, got 0x[0-9a-f]{2}",
     ),
     "flips a bit of the first": (flipped(0), "corrupted", "offset 0 of 64: sent 0x"),
     "flips a bit in the middle": (flipped(HALF), "corrupted", "offset 32 of 64: sent 0x"),
@@ -254,7 +254,7 @@ PLAIN: dict[str, tuple[Serve, str, str]] = {
     "is a web server": (
         changed(lambda b: b"HTTP/1.1 400 Bad Request\r\n\r\n"),
         "corrupted",
-        "offset 0 of 64: sent 0x.*got 0x48",
+        "offset [01] of 64: sent 0x.*got 0x(48|54)",
     ),
     "stalls before the echo": (stalls(0), "timed out", "waiting for the echo.*0 of 64"),
     "stalls in the middle": (stalls(HALF), "timed out", "waiting for the echo.*32 of 64"),
@@ -271,12 +271,12 @@ PLAIN: dict[str, tuple[Serve, str, str]] = {
     "echoes a part twice": (
         changed(lambda b: b[:HALF] + b[HALF - 9 :]),
         "surplus",
-        "9 bytes came back twice, from offset 32",
+        "9 bytes came back twice, from offset 3[234]",
     ),
     "echoes each piece twice": (
         changed(lambda b: b"".join(2 * b[i : i + 16] for i in range(0, SIZE, 16))),
         "surplus",
-        "16 bytes came back twice, from offset 16",
+        "16 bytes came back twice, from offset 1[678]",
     ),
     "appends": (changed(lambda b: b + b"\n"), "surplus", "1 more than the 64 bytes sent"),
     "puts a byte between": (
@@ -284,9 +284,12 @@ PLAIN: dict[str, tuple[Serve, str, str]] = {
         "surplus",
         "1 byte at offset 32 never sent",
     ),
-    "speaks before it is asked": (banner, "surplus", "6 bytes at offset 0 never sent"),
+    "speaks before it is asked": (banner, "surplus", "6 bytes at offset [012] never sent"),
 }
-"""What each does, how that is to be named, and a pattern for the detail."""
+"""
+What each does, how that is to be named, and a pattern for the detail.  What is sent is
+random: where a byte happens to be as its neighbour is, a change shows a byte or two later.
+"""
 
 NO_TLS: dict[str, tuple[Serve, str, str]] = {
     "speaks plain": (
@@ -314,7 +317,11 @@ NO_TLS: dict[str, tuple[Serve, str, str]] = {
 }
 
 IN_TLS: dict[str, tuple[Serve, str, str]] = {
-    "drops a byte in TLS": (changed(lambda b: b[:9] + b[10:]), "lost", "1 byte at offset 9"),
+    "drops a byte in TLS": (
+        changed(lambda b: b[:9] + b[10:]),
+        "lost",
+        "1 byte at offset (9|1[01])",
+    ),
     "flips a bit in TLS": (flipped(9), "corrupted", "offset 9 of 64"),
     "truncates in TLS": (truncates, "lost", "54 of 64 bytes came back"),
     "echoes twice in TLS": (changed(lambda b: b + b), "surplus", "64 more than"),
