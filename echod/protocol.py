@@ -24,7 +24,7 @@ from echod.connection import Reason, reason_of
 from echod.handshake import agreed, failure_text, has_outlived_client
 from echod.proxy import ProxyHeader, ProxyPolicy
 from echod.sockets import address_text, unread, unsent
-from echod.tls import ServerContext, start_tls
+from echod.tls import ServerContext
 
 
 class StreamTransport(Interface):
@@ -48,6 +48,7 @@ class StreamTransport(Interface):
     def getPeer(self) -> IAddress: ...
     def fileno(self) -> int: ...
     def getHandle(self) -> Any: ...
+    def startTLS(self, ctx: ServerContext) -> None: ...
 
 
 @implementer(IHalfCloseableProtocol, IHandshakeListener, IPushProducer)
@@ -101,7 +102,7 @@ class Echo(Protocol):
         if factory.admission.counts_clients:
             factory.admission.enter(self.client)
         if factory.tls is not None:
-            start_tls(self.transport, factory.tls)
+            self.transport.startTLS(factory.tls)
         if factory.tls is not None or (
             not factory.outermost and ISSLTransport.providedBy(self.transport)
         ):

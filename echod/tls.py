@@ -19,7 +19,7 @@ from echod.credentials import BadCredentials, Credentials
 from echod.openssl import MODE_NO_AUTO_CHAIN, reasons, set_groups
 
 ServerContext = IOpenSSLContextFactory
-"""What L{start_tls} takes."""
+"""What C{startTLS} takes (C{ITLSTransport})."""
 
 CIPHERS = b"ECDHE+AES128+AESGCM:ECDHE+AESGCM:ECDHE+CHACHA20"
 """
@@ -169,12 +169,3 @@ def server_context(
     if len(made) > 1:
         made[0].set_tlsext_servername_callback(_choose_certificate(contexts))
     return made[0]
-
-
-def start_tls(transport: Any, context: ServerContext) -> None:
-    """
-    Put TLS between a new connection and its protocol.
-
-    @param transport: one that can: Twisted's C{ITLSTransport}.
-    """
-    transport.startTLS(context)

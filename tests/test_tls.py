@@ -9,12 +9,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import SSL
-from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.credentials import BadCredentials, Credentials
 from echod.openssl import is_resumed, set_groups
-from echod.tls import CLIENT_AUTH, Policy, server_context, start_tls
+from echod.tls import CLIENT_AUTH, Policy, server_context
 from tests.certificates import make_certificate
 from tests.handshakes import VERSIONS, Handshake, client_context, shake_hands
 
@@ -426,20 +425,3 @@ class ProtocolTests(SynchronousTestCase):
         self.server = server_context(Policy(), [credentials(make_certificate())])
         hands = self.hands(None, None, b"h2")
         self.assertEqual((hands.heard, hands.client.get_alpn_proto_negotiated()), (b"word", b""))
-
-
-class StartTLSTests(SynchronousTestCase):
-    """
-    The seam to the transport.
-    """
-
-    def test_start(self):
-        """
-        TLS is started on the connection's own transport, without a buffer in between.
-        """
-        started = []
-        transport = StringTransport()
-        transport.startTLS = lambda *args, **kwargs: started.append((args, kwargs))
-        context = object()
-        start_tls(transport, context)
-        self.assertEqual(started, [((context,), {})])
