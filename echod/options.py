@@ -1,50 +1,20 @@
 """
-Every option of the command line, once: its name, its default, its help, and what it
-demands of others.
+The command line: the options that take one value, those that may be given several
+times, and what one demands of another.
 
 The rule of this room: a bad value is one line that names the option and the way out,
 before anything is forked, bound or read.
 """
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 from twisted.application.app import ServerOptions
 from twisted.python.usage import Options as UsageOptions, UsageError
 
 from echod import __version__
+from echod.parameters import DEFAULT_PORT, PARAMETERS, named
 from echod.sockets import printable
-from echod.values import (
-    backlog,
-    connect_rate,
-    count,
-    interface,
-    log_level,
-    network,
-    one_of,
-    path,
-    port_number,
-    positive,
-    protocols,
-    seconds,
-)
-
-DEFAULT_PORT = 9000
-
-T = TypeVar("T")
-
-
-def _parameter(
-    long: str, short: str | None, default: object, help: str, coerce: Callable[[str], object]
-) -> list[object]:
-    return [long, short, default, help, lambda text: _named(long, text, coerce)]
-
-
-def _named(option: str, text: str, coerce: Callable[[str], T]) -> T:
-    try:
-        return coerce(text)
-    except ValueError as error:
-        raise UsageError(f"--{option} '{printable(text)}': {error}") from None
+from echod.values import network, path, port_number
 
 
 class Options(UsageOptions):
@@ -58,99 +28,7 @@ class Options(UsageOptions):
         "Times are in seconds and take 500ms, 30s, 5m."
     )
 
-    optParameters = [
-        _parameter(
-            "port", "p", None,
-            f"Port for plain TCP; 0 takes a free one. [default: {DEFAULT_PORT}, "
-            "when no other listener is given]",
-            port_number,
-        ),
-        _parameter(
-            "interface", "i", None,
-            "Address for --port and --tls-port. [default: all, IPv4 and IPv6]",
-            interface,
-        ),
-        _parameter("backlog", None, 1024, "Clients that may wait to be accepted.", backlog),
-        _parameter("tls-port", None, None, "Port for TLS; 0 takes a free one.", port_number),
-        _parameter(
-            "tls-client-auth", None, None,
-            "off, request or require: whether clients show a certificate. [default: off]",
-            one_of("off", "request", "require"),
-        ),
-        _parameter(
-            "tls-client-ca", None, None,
-            "PEM file: the certificates of those who sign clients' certificates.",
-            path,
-        ),
-        _parameter(
-            "tls-min", None, None, "The oldest TLS spoken: 1.2 or 1.3. [default: 1.2]",
-            one_of("1.2", "1.3"),
-        ),
-        _parameter(
-            "tls-alpn", None, None, "Protocols for ALPN, the dearest first: h2,http/1.1.",
-            protocols,
-        ),
-        _parameter(
-            "tls-keylog", None, None,
-            "File that gets the secrets of every TLS connection, for Wireshark. For tests only!",
-            path,
-        ),
-        _parameter(
-            "max-connections", None, 10000,
-            "How many there may be at once, and never more than there are descriptors for.",
-            positive,
-        ),
-        _parameter(
-            "max-per-client", None, 0,
-            "How many one client may have, an IPv4 address or an IPv6 /64; 0 for any number.",
-            count,
-        ),
-        _parameter(
-            "connect-rate", None, None,
-            "How many a second one client may open, as in 10, or 10:50 for 50 at once; "
-            "0 for any number. [default: 0]",
-            connect_rate,
-        ),
-        _parameter(
-            "proxy-protocol", None, "off",
-            "off, optional or require: the PROXY header, version 1 or 2, before all else.",
-            one_of("off", "optional", "require"),
-        ),
-        _parameter(
-            "handshake-timeout", None, 10.0,
-            "How long a client may take to finish its TLS handshake; 0 for ever.",
-            seconds,
-        ),
-        _parameter(
-            "idle-timeout", None, 0.0,
-            "How long nothing may go either way; 0 for ever, as RFC 862 has it.",
-            seconds,
-        ),
-        _parameter(
-            "max-lifetime", None, 0.0, "How long a connection may live; 0 for ever.", seconds
-        ),
-        _parameter(
-            "write-timeout", None, 30.0,
-            "How long a client may take nothing of what it is owed; 0 for ever.",
-            seconds,
-        ),
-        _parameter(
-            "drain-timeout", None, 5.0, "How long a stop waits for busy connections.", seconds
-        ),
-        _parameter(
-            "log-level", None, None,
-            "The least that is logged: debug, info, warn or error. [default: info]",
-            log_level,
-        ),
-        _parameter(
-            "log-format", None, None, "text, or json: one object a line. [default: text]",
-            one_of("text", "json"),
-        ),
-        _parameter(
-            "access-log", None, "on", "on or off: a record of each connection, at its end.",
-            one_of("on", "off"),
-        ),
-    ]  # fmt: skip
+    optParameters = PARAMETERS
 
     optFlags = [
         ["check", None, "Check everything, bind and let go, and exit with 0 or 1."],
@@ -188,21 +66,21 @@ class Options(UsageOptions):
         A network whose clients may come in, such as 192.0.2.0/24; with any, no others
         may. May be given several times.
         """
-        self["allow"].append(_named("allow", cidr, network))
+        self["allow"].append(named("allow", cidr, network))
 
     def opt_deny(self, cidr: str) -> None:
         """
         A network whose clients may not come in, whatever --allow says; may be given
         several times.
         """
-        self["deny"].append(_named("deny", cidr, network))
+        self["deny"].append(named("deny", cidr, network))
 
     def opt_proxy_trust(self, cidr: str) -> None:
         """
         A network whose PROXY headers are believed, or the word unix for those that come
         over UNIX sockets; may be given several times.
         """
-        trusted = cidr if cidr == "unix" else _named("proxy-trust", cidr, network)
+        trusted = cidr if cidr == "unix" else named("proxy-trust", cidr, network)
         self["proxy-trust"].append(trusted)
 
     def opt_tls_cert(self, file: str) -> None:
@@ -210,13 +88,13 @@ class Options(UsageOptions):
         PEM file: a certificate, its chain, and the key if it is in the same file; may be
         given several times, the first being for clients that ask for none of the names.
         """
-        self["tls-cert"].append((_named("tls-cert", file, path), None))
+        self["tls-cert"].append((named("tls-cert", file, path), None))
 
     def opt_tls_key(self, file: str) -> None:
         """
         PEM file: the key of the certificate before it, when it has its own file.
         """
-        key = _named("tls-key", file, path)
+        key = named("tls-key", file, path)
         if not self["tls-cert"]:
             raise UsageError("--tls-key: belongs to the --tls-cert before it; give that first")
         cert, other_key = self["tls-cert"].pop()

@@ -26,7 +26,7 @@ FLOORS = {
     },
     0: {
         "connection", "connections", "credentials", "header", "keylog", "limits", "observers",
-        "openssl", "options", "refusals", "sockets", "values", "watch",
+        "openssl", "options", "parameters", "refusals", "sockets", "values", "watch",
     },
 }  # fmt: skip
 
@@ -46,9 +46,12 @@ SIDEWAYS = {
     ("connections", "refusals"),
     # What the operator typed is shown as carefully as what a peer sent.
     ("options", "sockets"),
+    ("parameters", "sockets"),
     ("header", "sockets"),
     # What an option is, and what a good value for it is.
     ("options", "values"),
+    ("parameters", "values"),
+    ("options", "parameters"),
     # A proxy is known by its address, as a client is.
     ("proxy", "admission"),
     # The engine: a reactor makes ports, they make transports, and those have a TLS half.
