@@ -20,6 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from echod.endpoint import bind_error_text
+from echod.inherited import InheritedEndpoint
 from echod.port import make_eager
 from echod.protocol import EchoFactory
 from echod.sockets import address_text, tune
@@ -109,8 +110,11 @@ class ListenerService(Service):
             raise ValueError("this endpoint does not listen on a socket")
         self._port = port
         self._factory.outermost = getattr(port, "factory", None) is self._factory
-        if self._factory.proxies and not self._factory.outermost:
-            raise ValueError("this endpoint's own layer stands before a PROXY header")
+        if not self._factory.outermost:
+            if self._factory.proxies:
+                raise ValueError("this endpoint's own layer stands before a PROXY header")
+            if self._factory.tls:
+                raise ValueError("this endpoint's own layer stands before TLS")
         make_eager(port)
         tune(listening, self._write_timeout)
         log.info(
@@ -128,7 +132,7 @@ class ListenerService(Service):
 
     def stopService(self) -> Deferred[None]:
         """
-        Accept the clients that wait, then close the port.
+        Accept the clients that wait, if nobody else will, then close the port.
 
         @return: a Deferred that fires when it is closed.
         """
@@ -138,9 +142,11 @@ class ListenerService(Service):
             if self._binding is not None:
                 self._binding.cancel()
             return succeed(None)
-        # Twisted closes a port one turn of the loop after it is told to; whoever comes
-        # until then is taken by a call that is due just before.
-        self._reactor.callLater(0, self._accept_waiting, port)
+        if not isinstance(self._endpoint, InheritedEndpoint):
+            # Twisted closes a port one turn of the loop after it is told to; whoever comes
+            # until then is taken by a call that is due just before.  The queue of a socket
+            # that was handed over does not end here: the next process takes them.
+            self._reactor.callLater(0, self._accept_waiting, port)
         stopping: Deferred[None] = maybeDeferred(port.stopListening)  # type: ignore[call-overload]  # None or a Deferred
         return stopping
 

@@ -14,7 +14,7 @@ from twisted.python.usage import Options as UsageOptions, UsageError
 from echod import __version__
 from echod.parameters import DEFAULT_PORT, PARAMETERS, named
 from echod.sockets import printable
-from echod.values import network, path, port_number
+from echod.values import endpoint, network, path
 
 
 class Options(UsageOptions):
@@ -38,28 +38,22 @@ class Options(UsageOptions):
         super().__init__()
         # Where a docstring breaks its lines is not for the help to show.
         self.docs = {name: " ".join(text.split()) for name, text in self.docs.items()}
-        for name in ("listen", "tls-cert", "allow", "deny", "proxy-trust"):
+        for name in ("listen", "tls-listen", "tls-cert", "allow", "deny", "proxy-trust"):
             self[name] = []
 
-    def opt_listen(self, endpoint: str) -> None:
+    def opt_listen(self, description: str) -> None:
         """
-        A Twisted server endpoint, such as tcp:9000:interface=127.0.0.1 or
-        unix:/run/echod.sock; may be given several times.
+        A Twisted server endpoint, such as tcp:9000:interface=127.0.0.1,
+        unix:/run/echod.sock, or systemd:name=echod for the sockets of that name that a
+        socket unit hands over; may be given several times.
         """
-        kind, _, rest = endpoint.partition(":")
-        if not kind or not rest:
-            raise UsageError(
-                f"--listen '{printable(endpoint)}': not an endpoint; "
-                "give one such as tcp:9000 or unix:/run/echod.sock"
-            )
-        if kind in ("tcp", "tcp6", "ssl"):
-            fields = rest.split(":")
-            named = (field for field in fields if field.startswith("port="))
-            try:
-                port_number(next(named, fields[0]).removeprefix("port="))
-            except ValueError as error:
-                raise UsageError(f"--listen '{printable(endpoint)}': {error}") from None
-        self["listen"].append(endpoint)
+        self["listen"].append(named("listen", description, endpoint))
+
+    def opt_tls_listen(self, description: str) -> None:
+        """
+        The same for TLS; may be given several times.
+        """
+        self["tls-listen"].append(named("tls-listen", description, endpoint))
 
     def opt_allow(self, cidr: str) -> None:
         """
@@ -122,12 +116,12 @@ class Options(UsageOptions):
         """
         self._check_tls()
         if self["port"] is None and self["tls-port"] is None:
-            if self["interface"] is not None and self["listen"]:
+            if self["interface"] is not None and (self["listen"] or self["tls-listen"]):
                 raise UsageError(
                     "--interface: is for --port and --tls-port; "
                     "in --listen give tcp:PORT:interface=ADDRESS"
                 )
-            if not self["listen"]:
+            if not (self["listen"] or self["tls-listen"]):
                 self["port"] = DEFAULT_PORT
         if self["proxy-protocol"] != "off" and not self["proxy-trust"]:
             raise UsageError(
@@ -143,12 +137,20 @@ class Options(UsageOptions):
                     f"--{name}: twist has its own, and logs for us; give it before echod"
                 )
 
+    @property
+    def serves_tls(self) -> bool:
+        """
+        Whether any listener speaks TLS.
+        """
+        return self["tls-port"] is not None or bool(self["tls-listen"])
+
     def _check_tls(self) -> None:
-        if self["tls-port"] is None:
+        if not self.serves_tls:
             for name in (name for name in self if name.startswith("tls-") and self[name]):
                 raise UsageError(f"--{name}: serves nothing without --tls-port; add one")
         elif not self["tls-cert"]:
-            raise UsageError("--tls-port: needs a certificate; add --tls-cert FILE")
+            option = "tls-listen" if self["tls-port"] is None else "tls-port"
+            raise UsageError(f"--{option}: needs a certificate; add --tls-cert FILE")
         if self["tls-client-auth"] in ("request", "require"):
             if self["tls-client-ca"] is None:
                 raise UsageError(

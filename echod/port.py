@@ -125,6 +125,33 @@ class EagerUNIXPort(_EagerAccepting, unix.Port):
     transport = EagerUNIXTransport
 
 
+class BorrowedUNIXPort(EagerUNIXPort):
+    """
+    A listening UNIX socket that belongs to somebody else, who lends it: its file stays
+    when the port closes, and its permissions and the length of its queue are as they were.
+    """
+
+    _shouldShutdown = False
+    numberAccepts = 100
+
+    def startListening(self: Any) -> None:
+        """
+        Begin to accept.
+        """
+        tcp._reservedFD.reserve()
+        self.socket, self._preexistingSocket = self._preexistingSocket, None
+        self.fileno = self.socket.fileno
+        self.factory.doStart()
+        self.connected = True
+        self.startReading()
+
+    def connectionLost(self, reason: Any) -> None:
+        """
+        Close our descriptor of it, and no more.
+        """
+        tcp.Port.connectionLost(self, reason)
+
+
 def make_eager(port: object) -> None:
     """
     Let a port of Twisted's own make our transports, as its C{transport} attribute is

@@ -19,7 +19,7 @@ from twisted.internet.main import installReactor
 from twisted.logger import Logger
 from twisted.python.log import callWithLogger
 
-from echod.port import EagerPort, EagerUNIXPort
+from echod.port import BorrowedUNIXPort, EagerPort, EagerUNIXPort
 from echod.transport import (
     EagerTransport,
     EagerUNIXTransport,
@@ -31,6 +31,7 @@ log = Logger()
 
 EAGER = frozenset(
     (
+        BorrowedUNIXPort,
         EagerPort,
         EagerTransport,
         EagerUNIXPort,

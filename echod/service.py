@@ -6,6 +6,7 @@ The rule of this room: all that can be found wrong is found wrong here, in one l
 here opens a socket, starts a timer or forks; that waits until the service is started.
 """
 
+import os
 import select
 import sys
 import time
@@ -13,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.internet.task import react
 from twisted.logger import Logger
 from twisted.python import runtime
@@ -21,6 +23,7 @@ from echod import __version__
 from echod.credentials import BadCredentials
 from echod.daemon import EchodService
 from echod.endpoint import WRAPPING, TCPEndpoint, endpoint_from
+from echod.inherited import InheritedEndpoint, InheritedSockets, first_environment
 from echod.keylog import KeyLog
 from echod.listener import ListenFailed
 from echod.options import Options
@@ -56,43 +59,69 @@ def most_connections(reactor: Any, asked: int) -> int:
     return most
 
 
-def build(reactor: Any, options: Options) -> EchodService:
+def build(
+    reactor: Any, options: Options, inherited: InheritedSockets | None = None
+) -> EchodService:
     """
     Build the daemon that the options ask for.
 
+    @param inherited: the sockets that were handed over to this process.
     @raise SystemExit: with one line, when a file or an endpoint string is wrong.
     """
     service = EchodService(reactor, options, most_connections(reactor, options["max-connections"]))
+    if options.serves_tls:
+        _prepare_tls(reactor, options, service)
     interface, backlog = options["interface"], options["backlog"]
     at = f" --interface {interface}" if interface else ""
-    if (port := options["port"]) is not None:
-        service.add_listener(
-            "tcp", f"--port {port}{at}", TCPEndpoint(reactor, port, interface, backlog)
+    certificates = service.certificates
+    for name, option, port, tls in (
+        ("tcp", "--port", options["port"], None),
+        ("tls", "--tls-port", options["tls-port"], certificates),
+    ):
+        if port is not None:
+            endpoint = TCPEndpoint(reactor, port, interface, backlog)
+            service.add_listener(name, f"{option} {port}{at}", endpoint, tls)
+    inherited = inherited or InheritedSockets()
+    for option, descriptions, tls in (
+        ("--listen", options["listen"], None),
+        ("--tls-listen", options["tls-listen"], certificates),
+    ):
+        for description in descriptions:
+            asked = f"{option} {printable(description)}"
+            try:
+                found = _endpoints(reactor, description, backlog, inherited)
+            except ValueError as error:
+                raise SystemExit(f"echod: {asked}: {error}") from None
+            for name, each in found:
+                service.add_listener(name, asked, each, tls)
+            if tls is None and description.partition(":")[0] in WRAPPING:
+                log.warn(
+                    "{option}: its layer around the connection loses what is owed to a client "
+                    "that closes its sending side; for TLS, use --tls-port",
+                    option=asked,
+                )
+    for socket in inherited.left:
+        log.warn(
+            "a socket was handed over that no option listens on; add --listen systemd:name={name}",
+            name=printable(socket.name),
         )
-    if (port := options["tls-port"]) is not None:
-        _prepare_tls(reactor, options, service)
-        service.add_listener(
-            "tls",
-            f"--tls-port {port}{at}",
-            TCPEndpoint(reactor, port, interface, backlog),
-            service.certificates,
-        )
-    for description in options["listen"]:
-        option = f"--listen {printable(description)}"
-        try:
-            endpoint = endpoint_from(reactor, description, backlog)
-        except ValueError as error:
-            raise SystemExit(
-                f"echod: {option}: {error}; give one such as tcp:9000 or unix:/run/echod.sock"
-            ) from None
-        if description.partition(":")[0] in WRAPPING:
-            log.warn(
-                "{option}: its layer around the connection loses what is owed to a client "
-                "that closes its sending side; for TLS, use --tls-port",
-                option=option,
-            )
-        service.add_listener(description, option, endpoint)
     return service
+
+
+def _endpoints(
+    reactor: Any, description: str, backlog: int, inherited: InheritedSockets
+) -> list[tuple[str, IStreamServerEndpoint]]:
+    """
+    The endpoints that a string describes, each with the name of its listener.
+    """
+    if description.startswith("systemd:"):
+        return [
+            (each.name, InheritedEndpoint(reactor, each)) for each in inherited.take(description)
+        ]
+    try:
+        return [(description, endpoint_from(reactor, description, backlog))]
+    except ValueError as error:
+        raise ValueError(f"{error}; give one such as tcp:9000 or unix:/run/echod.sock") from None
 
 
 def _prepare_tls(reactor: Any, options: Options, service: EchodService) -> None:
@@ -178,7 +207,8 @@ def makeService(options: Options) -> EchodService:
     from twisted.internet import reactor
 
     keep_steady_time(reactor)
-    service = build(reactor, options)
+    inherited = InheritedSockets.from_environment(first_environment(), os.getpid())
+    service = build(reactor, options, inherited)
     if options["check"]:
         check(reactor, service)
     log.info("echod {version} starting", event="starting", version=__version__)

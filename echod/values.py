@@ -162,3 +162,18 @@ def network(text: str) -> IPv4Network | IPv6Network:
     if mapped is not None and net.prefixlen >= 96:
         return IPv4Network((mapped, net.prefixlen - 96))
     return net
+
+
+def endpoint(text: str) -> str:
+    """
+    @return: a server endpoint string, as far as it can be judged before there is a reactor.
+    @raise ValueError: when it is not one.
+    """
+    kind, _, rest = text.partition(":")
+    if not kind or not rest:
+        raise ValueError("not an endpoint; give one such as tcp:9000 or unix:/run/echod.sock")
+    if kind in ("tcp", "tcp6", "ssl"):
+        fields = rest.split(":")
+        named = (field for field in fields if field.startswith("port="))
+        port_number(next(named, fields[0]).removeprefix("port="))
+    return text

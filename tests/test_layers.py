@@ -21,8 +21,8 @@ FLOORS = {
     3: {"listener", "signals", "rotation"},
     2: {"protocol"},
     1: {
-        "admission", "endpoint", "handshake", "port", "proxy", "reactor", "secure", "tls",
-        "transport", "twistdlog",
+        "admission", "endpoint", "handshake", "inherited", "port", "proxy", "reactor", "secure",
+        "tls", "transport", "twistdlog",
     },
     0: {
         "connection", "connections", "credentials", "header", "keylog", "limits", "observers",
@@ -59,6 +59,8 @@ SIDEWAYS = {
     ("reactor", "transport"),
     ("port", "transport"),
     ("transport", "secure"),
+    # What is handed over becomes a port.
+    ("inherited", "port"),
     # The client: what is compared is named by its outcome; a connection is a stream, and
     # TLS is put around one; dialling is to connect, send a header and shake hands.
     ("pattern", "outcome"),

@@ -23,6 +23,7 @@ from echod.admission import Admission
 from echod.connection import Reason
 from echod.connections import Connections
 from echod.endpoint import TCPEndpoint
+from echod.inherited import InheritedEndpoint, InheritedSocket
 from echod.limits import TimeLimits
 from echod.listener import ListenerService, ListenFailed
 from echod.protocol import EchoFactory
@@ -182,6 +183,16 @@ class ListenerServiceTests(SynchronousTestCase):
         self.successResultOf(service.stopService())
         self.assertTrue(port.stopped)
 
+    def test_layer_before_tls(self):
+        """
+        An endpoint that reads before us is refused where TLS is to begin.
+        """
+        self.factory.tls = object()
+        service = self.service(succeed(self.port(object())))
+        reason = "this endpoint's own layer stands before TLS"
+        reason += "; give one such as tcp:9000 or unix:/run/echod.sock"
+        self.assert_fails(service.privilegedStartService, reason)
+
     def test_proxy_header(self):
         """
         One that does not read before us is taken.
@@ -293,6 +304,27 @@ class ListenerServiceTests(SynchronousTestCase):
         self.clock.advance(0)
         self.successResultOf(stopped)
         self.assertEqual(port.done, [1, 2, 3, 4, "closed"])
+
+    def test_clients_of_the_next(self):
+        """
+        Whoever waits at a socket that was handed over is left to the next who is given it.
+        """
+        listening = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(listening.close)
+        inherited = InheritedSocket("echo", os.dup(listening.fileno()))
+        endpoint = InheritedEndpoint(self.clock, inherited)
+        service = ListenerService("--port 1", endpoint, self.factory, self.clock, 30.0)
+        port = AcceptingPort(listening, self.clock)
+        self.patch(self.clock, "adoptStreamPort", lambda *_: port)
+        service.startService()
+        client = socket.create_connection(listening.getsockname(), timeout=10)
+        self.addCleanup(client.close)
+        stopped = service.stopService()
+        self.clock.advance(0)
+        self.successResultOf(stopped)
+        self.assertEqual(port.done, ["closed"])
+        listening.settimeout(10)
+        listening.accept()[0].close()
 
     def test_port_that_cannot_accept(self):
         """

@@ -57,6 +57,7 @@ class ValuesTests(OptionsTestCase):
                 "listen": [],
                 "backlog": 1024,
                 "tls-port": None,
+                "tls-listen": [],
                 "tls-cert": [],
                 "tls-client-auth": None,
                 "tls-client-ca": None,
@@ -142,7 +143,8 @@ class ValuesTests(OptionsTestCase):
 
     def test_listen(self):
         """
-        C{--listen} may come several times, in any form that Twisted knows, in order.
+        C{--listen} and C{--tls-listen} may come several times, in any form that Twisted
+        knows, in order.
         """
         endpoints = [
             "tcp:9000",
@@ -153,6 +155,12 @@ class ValuesTests(OptionsTestCase):
         ]
         options = self.parse(*(f"--listen={endpoint}" for endpoint in endpoints))
         self.assertEqual(options["listen"], endpoints)
+        self.assertFalse(options.serves_tls)
+        options = self.parse(
+            *(f"--tls-listen={endpoint}" for endpoint in endpoints), "--tls-cert", "c"
+        )
+        self.assertEqual((options["tls-listen"], options["listen"]), (endpoints, []))
+        self.assertTrue(options.serves_tls)
         self.assertEqual(self.parse()["listen"], [])
 
     def test_networks(self):
@@ -184,7 +192,11 @@ class ValuesTests(OptionsTestCase):
         """
         The default port is for a daemon that would listen nowhere else.
         """
-        for args in (("--listen", "unix:/x"), ("--tls-port", "1", "--tls-cert", "c")):
+        for args in (
+            ("--listen", "unix:/x"),
+            ("--tls-port", "1", "--tls-cert", "c"),
+            ("--tls-listen", "unix:/x", "--tls-cert", "c"),
+        ):
             self.assertIsNone(self.parse(*args)["port"])
             self.assertEqual(self.parse(*args, "--port", "7")["port"], 7)
         self.assertEqual(self.parse("--interface", "::1")["port"], 9000)
@@ -285,6 +297,7 @@ class RefusedTests(OptionsTestCase):
         """
         for args, expected in (
             (("--tls-port", "1"), "--tls-port: needs a certificate; add --tls-cert FILE"),
+            (("--tls-listen", "tcp:1"), "--tls-listen: needs a certificate; add --tls-cert FILE"),
             (("--tls-cert", "c"), "--tls-cert: serves nothing without --tls-port; add one"),
             (
                 ("--tls-key", "k"),

@@ -35,6 +35,7 @@ from zope.interface.verify import verifyObject
 import echod
 from echod.connection import Reason
 from echod.endpoint import TCPEndpoint
+from echod.inherited import InheritedSocket, InheritedSockets
 from echod.protocol import Echo, Refused
 from echod.proxy import ProxyHeader
 from echod.reactor import EagerReactor
@@ -97,8 +98,8 @@ class ServiceTestCase(SynchronousTestCase):
         options.parseOptions(args)
         return options
 
-    def build(self, *args, twistd=None):
-        return build(self.reactor, self.options(*args, twistd=twistd))
+    def build(self, *args, twistd=None, inherited=None):
+        return build(self.reactor, self.options(*args, twistd=twistd), inherited)
 
     def file(self, content=b""):
         path = os.path.abspath(self.mktemp())
@@ -250,7 +251,6 @@ class BuildTests(ServiceTestCase):
             "tcp:9000:backlog=x",
             "unix:/x:mode=rw",
             "ssl:9000:privateKey=/no/such/file",
-            "systemd:domain=INET",
             "haproxy:x",
         ):
             line = self.refused("--listen", description)
@@ -283,6 +283,77 @@ class BuildTests(ServiceTestCase):
                 "to a client that closes its sending side; for TLS, use --tls-port",
             )
             self.assertEqual(len(service.listeners()), 1)
+
+
+class InheritedTests(ServiceTestCase):
+    """
+    A daemon whose sockets listen already when it is started.
+    """
+
+    def setUp(self):
+        super().setUp()
+        self.sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+        for each in self.sockets:
+            self.addCleanup(each.close)
+        names = ("echo", "secure", "echo")
+        self.inherited = InheritedSockets(
+            [
+                InheritedSocket(name, os.dup(each.fileno()))
+                for name, each in zip(names, self.sockets, strict=True)
+            ]
+        )
+
+    def test_listeners(self):
+        """
+        Each socket of the name becomes a listener that is called by it, plain or with TLS.
+        """
+        made = make_certificate()
+        pem = self.file(made.cert_pem + made.key_pem)
+        with capturedLogs() as events:
+            service = self.build(
+                "--tls-listen", "systemd:name=secure", "--listen", "systemd:INET:name=echo",
+                "--tls-cert", pem, inherited=self.inherited,
+            )  # fmt: skip
+        self.assertEqual(list(events), [])
+        service.startService()
+        factories = [port.factory for port in self.reactor.ports]
+        self.assertEqual(
+            [(factory.listener, factory.tls is not None) for factory in factories],
+            [("echo", False), ("echo", False), ("secure", True)],
+        )
+        self.assertEqual(
+            [listener.option for listener in service.listeners()],
+            ["--listen systemd:INET:name=echo"] * 2 + ["--tls-listen systemd:name=secure"],
+        )
+
+    def test_left(self):
+        """
+        A socket that no option asks for is told of, with the option that would.
+        """
+        with capturedLogs() as events:
+            self.build("--listen", "systemd:name=echo", inherited=self.inherited)
+        self.assertEqual(
+            [(event["log_level"], formatEvent(event)) for event in events],
+            [
+                (
+                    LogLevel.warn,
+                    "a socket was handed over that no option listens on; "
+                    "add --listen systemd:name=secure",
+                )
+            ],
+        )
+
+    def test_none(self):
+        """
+        A socket that was not handed over is one line.
+        """
+        options = self.options("--listen", "systemd:name=other")
+        error = self.assertRaises(SystemExit, build, self.reactor, options, self.inherited)
+        self.assertEqual(
+            str(error),
+            "echod: --listen systemd:name=other: no such socket was handed over; "
+            "give one of echo, secure, echo",
+        )
 
 
 class MostConnectionsTests(ServiceTestCase):

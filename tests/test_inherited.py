@@ -1,0 +1,214 @@
+"""
+Sockets that are handed over: how they are found, and that they are only borrowed.
+"""
+
+import os
+import socket
+import stat
+
+from twisted.internet.address import UNIXAddress
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from echod.inherited import (
+    InheritedEndpoint,
+    InheritedSocket,
+    InheritedSockets,
+    first_environment,
+)
+from echod.transport import EagerUNIXTransport
+from tests.fakes import PortReactor
+from tests.pairs import PairTestCase
+from tests.test_port import Recording
+
+
+class EnvironmentTests(SynchronousTestCase):
+    """
+    What sd_listen_fds(3) says of the environment.
+    """
+
+    def left(self, pid=7, **environ):
+        """
+        The sockets that a process finds in an environment.
+        """
+        found = InheritedSockets.from_environment(environ, pid)
+        return [(each.name, each.descriptor) for each in found.left]
+
+    def test_named(self):
+        """
+        They are counted from 3, in the order of their names.
+        """
+        found = self.left(LISTEN_PID="7", LISTEN_FDS="2", LISTEN_FDNAMES="echo:echo-tls")
+        self.assertEqual(found, [("echo", 3), ("echo-tls", 4)])
+
+    def test_names_missing(self):
+        """
+        Those without a name are there as well, and are called what systemd calls them.
+        """
+        for names in ({}, {"LISTEN_FDNAMES": ""}, {"LISTEN_FDNAMES": ":"}):
+            found = self.left(LISTEN_PID="7", LISTEN_FDS="2", **names)
+            self.assertEqual(found, [("unknown", 3), ("unknown", 4)])
+        found = self.left(LISTEN_PID="7", LISTEN_FDS="1", LISTEN_FDNAMES="a:b")
+        self.assertEqual(found, [("a", 3)])
+
+    def test_not_for_us(self):
+        """
+        What another process was given, or what is not well-formed, gives none.
+        """
+        for environ in (
+            {},
+            {"LISTEN_FDS": "1"},
+            {"LISTEN_PID": "7"},
+            {"LISTEN_PID": "8", "LISTEN_FDS": "1"},
+            {"LISTEN_PID": "x", "LISTEN_FDS": "1"},
+            {"LISTEN_PID": "7", "LISTEN_FDS": "x"},
+            {"LISTEN_PID": "7", "LISTEN_FDS": "0"},
+        ):
+            self.assertEqual(self.left(**environ), [])
+
+    def test_first_environment(self):
+        """
+        What the process was started with is still there when something has taken it away.
+        """
+        path = self.mktemp()
+        with open(path, "wb") as file:
+            file.write(b"LISTEN_PID=7\0A=b=c\0junk\0\xff=\xfe\0")
+        self.assertEqual(
+            first_environment(path),
+            {"LISTEN_PID": "7", "A": "b=c", os.fsdecode(b"\xff"): os.fsdecode(b"\xfe")},
+        )
+        self.assertEqual(first_environment(self.mktemp()), {})
+
+
+class TakeTests(SynchronousTestCase):
+    """
+    Who asks for a socket.
+    """
+
+    def setUp(self):
+        self.a, self.b, self.c = (
+            InheritedSocket(name, number) for name, number in (("a", 3), ("b", 4), ("a", 5))
+        )
+        self.inherited = InheritedSockets([self.a, self.b, self.c])
+
+    def test_name(self):
+        """
+        A name means all sockets that have it, whatever domain is given with it.
+        """
+        self.assertEqual(self.inherited.take("systemd:name=a"), [self.a, self.c])
+        self.assertEqual(self.inherited.left, [self.b])
+        self.assertEqual(self.inherited.take("systemd:INET6:name=b"), [self.b])
+        self.assertEqual(self.inherited.left, [])
+
+    def test_index(self):
+        """
+        An index means one.
+        """
+        self.assertEqual(self.inherited.take("systemd:domain=UNIX:index=1"), [self.b])
+        self.assertEqual(self.inherited.take("systemd:index=2"), [self.c])
+
+    def test_refused(self):
+        """
+        What means none, or one that is taken, is refused in words.
+        """
+        self.inherited.take("systemd:index=0")
+        for description, words in (
+            ("systemd:name=a", "another option has taken it; give each once"),
+            ("systemd:name=\n", "no such socket was handed over; give one of a, b, a"),
+            ("systemd:index=3", "no such socket was handed over; give one of a, b, a"),
+            ("systemd:INET", "says no socket; give name= or index= of one that is handed over"),
+            (
+                "systemd:name=a:index=0",
+                "says no socket; give name= or index= of one that is handed over",
+            ),
+        ):
+            error = self.assertRaises(ValueError, self.inherited.take, description)
+            self.assertEqual(str(error), words)
+        self.assertEqual(self.inherited.left, [self.b, self.c])
+        error = self.assertRaises(ValueError, InheritedSockets().take, "systemd:name=a")
+        self.assertEqual(
+            str(error), "no such socket was handed over; give it to a socket unit of systemd's"
+        )
+
+
+class EndpointTests(PairTestCase):
+    """
+    Listening on real sockets that somebody else made.
+    """
+
+    def hand_over(self, bound):
+        """
+        @return: a descriptor of a socket, as an endpoint gets it.
+        """
+        self.addCleanup(bound.close)
+        return InheritedSocket("echo", os.dup(bound.fileno()))
+
+    def test_tcp(self):
+        """
+        A TCP socket is adopted by the reactor, with the family that it has.
+        """
+        reactor = PortReactor()
+        self.addCleanup(reactor.close)
+        bound = socket.create_server(("127.0.0.1", 0))
+        endpoint = InheritedEndpoint(reactor, self.hand_over(bound))
+        verifyObject(IStreamServerEndpoint, endpoint)
+        port = self.successResultOf(endpoint.listen(Recording()))
+        self.assertEqual(port.socket.getsockname(), bound.getsockname())
+        self.assertEqual([asked[1] for asked in reactor.adoptedPorts], [socket.AF_INET])
+
+    def test_unix(self):
+        """
+        A UNIX socket serves, and keeps its file and its permissions when the port closes.
+        """
+        path = self.mktemp()
+        bound = socket.socket(socket.AF_UNIX)
+        bound.bind(path)
+        bound.listen(3)
+        os.chmod(path, 0o600)
+        inherited = self.hand_over(bound)
+        factory = Recording()
+        endpoint = InheritedEndpoint(self.reactor, inherited)
+        port = self.successResultOf(endpoint.listen(factory))
+        verifyObject(IListeningPort, port)
+        self.assertEqual(port.getHost(), UNIXAddress(os.fsencode(path)))
+        # The descriptor is the port's own now.
+        self.assertRaises(OSError, os.fstat, inherited.descriptor)
+        client = socket.socket(socket.AF_UNIX)
+        self.addCleanup(client.close)
+        client.connect(path)
+        self.reactor.turn()
+        (protocol,) = factory.protocols
+        self.assertIs(type(protocol.transport), EagerUNIXTransport)
+        self.addCleanup(protocol.transport.socket.close)
+        port.stopListening()
+        port.connectionLost(None)
+        self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), 0o600)
+        # Whoever lent it can still be reached there.
+        later = socket.socket(socket.AF_UNIX)
+        self.addCleanup(later.close)
+        later.connect(path)
+        bound.settimeout(20)
+        bound.accept()[0].close()
+
+    def test_no_listening_socket(self):
+        """
+        A descriptor that accepts no streams is refused in words.
+        """
+        read, write = os.pipe()
+        self.addCleanup(os.close, read)
+        self.addCleanup(os.close, write)
+        one, other = socket.socketpair()
+        datagrams = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        for each in (one, other, datagrams):
+            self.addCleanup(each.close)
+        for descriptor, words in (
+            (read, f"descriptor {read}: Socket operation on non-socket; give one"),
+            (one.fileno(), "it accepts no streams; give its unit ListenStream="),
+            (datagrams.fileno(), "it accepts no streams; give its unit ListenStream="),
+        ):
+            error = self.assertRaises(
+                ValueError, InheritedEndpoint, self.reactor, InheritedSocket("x", descriptor)
+            )
+            self.assertIn(words, str(error))
+            os.fstat(descriptor)
