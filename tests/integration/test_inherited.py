@@ -1,0 +1,157 @@
+"""
+A daemon whose sockets listen before it is started, and after it has ended.
+"""
+
+import os
+import signal
+import socket
+import stat
+import sys
+import threading
+import time
+from pathlib import Path
+
+from twisted.trial.unittest import TestCase
+
+from tests.certificates import make_certificate
+from tests.integration import handover
+from tests.integration.support import REACTOR, Daemon, echo, receive_rest, show
+from tests.integration.tlsclient import VERSIONS, TLSClient, context
+
+RESTARTS = 3
+
+
+class HandedDaemon(Daemon):
+    """
+    A daemon that is given listening sockets.
+    """
+
+    def __init__(self, sockets: dict[str, list[socket.socket]], *options: str):
+        """
+        @param sockets: those that it is given, by name.
+        """
+        super().__init__(*options, reactor=REACTOR)
+        given = [(name, each.fileno()) for name, several in sockets.items() for each in several]
+        self.pass_fds = tuple(descriptor for _, descriptor in given)
+        self._expected = len(given)
+        names = [f"{name}={descriptor}" for name, descriptor in given]
+        self._command = (sys.executable, handover.__file__, *names, "--", *self._command)
+
+
+class InheritedTests(TestCase):
+    """
+    Sockets of each family, with and without TLS.
+    """
+
+    def listen(self, *addresses: str) -> list[socket.socket]:
+        """
+        Sockets that listen until the end of the test.
+        """
+        made = []
+        for address in addresses:
+            if "/" in address:
+                made.append(socket.socket(socket.AF_UNIX))
+                made[-1].bind(address)
+                made[-1].listen(50)
+            else:
+                family = socket.AF_INET6 if ":" in address else socket.AF_INET
+                made.append(socket.create_server((address, 0), family=family, backlog=1000))
+            self.addCleanup(made[-1].close)
+        return made
+
+    def test_families(self) -> None:
+        """
+        All sockets of a name are served, each with its own family, and a UNIX socket's file
+        stays as it was.
+        """
+        directory = Path(self.mktemp()).absolute()
+        directory.mkdir()
+        # Short enough for a UNIX address.
+        path = os.path.relpath(directory / "s")
+        sockets = self.listen("127.0.0.1", "::1", path)
+        os.chmod(path, 0o640)
+        with HandedDaemon({"echo": sockets}, "--listen", "systemd:name=echo") as daemon:
+            for each in sockets:
+                with socket.socket(each.family) as client:
+                    client.settimeout(20)
+                    client.connect(each.getsockname())
+                    self.assertEqual(echo(client, b"x" * 100_000), b"x" * 100_000)
+            self.assertEqual(daemon.ended("client", 3), 3)
+            self.assertEqual({record[1] for record in daemon.records()}, {"echo"})
+            daemon.stop()
+            self.assertEqual(daemon.status, -signal.SIGTERM)
+        self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), 0o640)
+
+    def test_tls(self) -> None:
+        """
+        One socket can be served plain and another with TLS, also when it is a UNIX socket;
+        half-close and all bytes as ever.
+        """
+        directory = Path(self.mktemp()).absolute()
+        directory.mkdir()
+        path = os.path.relpath(directory / "s")
+        plain, secure, unix = self.listen("127.0.0.1", "127.0.0.1", path)
+        daemon = HandedDaemon(
+            {"echo": [plain], "echo-tls": [secure, unix]},
+            *("--listen", "systemd:name=echo", "--tls-listen", "systemd:name=echo-tls"),
+            *("--tls-cert", "{}/pem"),
+        )
+        made = make_certificate()
+        (daemon.directory / "pem").write_bytes(made.cert_pem + made.key_pem)
+        with daemon:
+            with socket.create_connection(plain.getsockname(), timeout=20) as client:
+                self.assertEqual(echo(client, b"plain"), b"plain")
+            for each in (secure, unix):
+                for version in VERSIONS:
+                    with socket.socket(each.family) as client:
+                        client.connect(each.getsockname())
+                        tls = TLSClient(client, context(version)).handshake()
+                        self.assertEqual(tls.exchange(b"secret" * 50_000), b"secret" * 50_000)
+
+    def test_restart(self) -> None:
+        """
+        While the daemon is restarted, with clients connecting all the while, none is refused
+        and each gets all of its own.
+        """
+        (listening,) = self.listen("127.0.0.1")
+        address = listening.getsockname()
+        over = threading.Event()
+        wrong: list[str] = []
+        served = 0
+        longest = 0.0
+
+        def come() -> None:
+            nonlocal served, longest
+            word = b"word" * 100
+            while not over.is_set():
+                began = time.monotonic()
+                try:
+                    with socket.create_connection(address, timeout=30) as client:
+                        client.sendall(word)
+                        client.shutdown(socket.SHUT_WR)
+                        if receive_rest(client) != word:
+                            wrong.append("not all of it came back")
+                except OSError as error:
+                    wrong.append(str(error))
+                served += 1
+                longest = max(longest, time.monotonic() - began)
+
+        client = threading.Thread(target=come)
+        client.start()
+        try:
+            for _ in range(RESTARTS):
+                sockets = {"echo": [listening]}
+                with HandedDaemon(sockets, "--listen", "systemd:name=echo") as daemon:
+                    before = served
+                    while served < before + 20:
+                        time.sleep(0.01)
+                    daemon.signal(signal.SIGTERM)
+                    daemon.wait()
+                    self.assertEqual(daemon.status, -signal.SIGTERM)
+        finally:
+            # Whoever waits now is served by the last one.
+            over.set()
+            with HandedDaemon({"echo": [listening]}, "--listen", "systemd:name=echo"):
+                client.join(30)
+        self.assertEqual(wrong, [])
+        show(f"{RESTARTS} restarts: {served} clients served, 0 refused, longest {longest:.2f} s")
