@@ -14,7 +14,8 @@ from typing import Any, cast
 from twisted.internet import tcp, unix
 from twisted.logger import Logger
 
-from echod.transport import EagerTransport, EagerUNIXTransport
+from echod.transport import EagerTransport
+from echod.unix_transport import EagerUNIXTransport
 
 log = Logger()
 

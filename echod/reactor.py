@@ -20,12 +20,8 @@ from twisted.logger import Logger
 from twisted.python.log import callWithLogger
 
 from echod.port import BorrowedUNIXPort, EagerPort, EagerUNIXPort
-from echod.transport import (
-    EagerTransport,
-    EagerUNIXTransport,
-    SecureTransport,
-    SecureUNIXTransport,
-)
+from echod.transport import EagerTransport, SecureTransport
+from echod.unix_transport import EagerUNIXTransport, SecureUNIXTransport
 
 log = Logger()
 

@@ -5,20 +5,18 @@ The rule of this room: when nothing is queued, C{write} is one C{send(2)} and no
 else.  What the kernel does not take at once goes into Twisted's own buffer, and from
 there on everything is Twisted's: high-water mark, producers, flush, close.
 
-Twisted's private names are used in this room, C{secure}, C{port} and C{reactor} alone.
+Twisted's private names are used in the rooms of the engine alone: this one, C{unix_transport},
+C{labels}, C{inspection}, C{secure}, C{port} and C{reactor}.
 """
 
 import socket
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
 from typing import Any
 
 from OpenSSL import SSL
-from twisted.internet import tcp, unix
+from twisted.internet import tcp
 from twisted.internet.abstract import FileDescriptor
-from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import (
-    IFileDescriptorReceiver,
     INegotiated,
     IOpenSSLContextFactory,
     IProducer,
@@ -29,6 +27,8 @@ from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from echod import labels
+from echod.inspection import Inspectable
 from echod.secure import SecureMixin, accept_tls
 
 LEAST_READ = 448
@@ -44,7 +44,7 @@ echo of 1 MiB with 64 connections costs 1.9, 1.0 and 1.0 times what it costs uvl
 """
 
 
-class EagerTransport(tcp.Server):
+class EagerTransport(tcp.Server, Inspectable):
     """
     A server's side of a TCP connection.
 
@@ -85,36 +85,11 @@ class EagerTransport(tcp.Server):
         self.connected = 1
         reactor.addReader(self)
 
-    @property
-    def _addressType(self) -> Any:  # type: ignore[override]
-        return IPv4Address if len(self.client) == 2 else IPv6Address
-
-    @property
-    def hostname(self) -> Any:  # type: ignore[override]
-        """
-        The peer's host.
-        """
-        return self.client[0]
-
-    @property
-    def logstr(self) -> str:  # type: ignore[override]
-        """
-        The prefix of what Twisted's older logging logs for this connection.
-        """
-        protocol = getattr(self, "protocol", None)
-        return f"{self._getLogPrefix(protocol)},{self.sessionno},{self.hostname}"
-
-    @property
-    def repstr(self) -> str:
-        """
-        This connection in words.
-        """
-        name = type(getattr(self, "protocol", None)).__name__
-        return f"<{name} #{self.sessionno} on {getattr(self.server, '_realPortNumber', None)}>"
-
-    @repstr.setter
-    def repstr(self, _: str) -> None:
-        pass
+    # Properties, where Twisted's constructors store strings.
+    _addressType: Any = property(labels.address_type)
+    hostname: Any = property(labels.host)
+    logstr: Any = property(labels.log_prefix)
+    repstr: Any = property(labels.in_words, labels.keep)
 
     def doRead(self) -> Any:
         """
@@ -136,45 +111,6 @@ class EagerTransport(tcp.Server):
             self._readSize = max(asked // 2, LEAST_READ)
         self.protocol.dataReceived(data)
         return None
-
-    def inspect(
-        self, look: Callable[[bytes], tuple[int, Callable[[], None] | None]], most: int
-    ) -> None:
-        """
-        Until L{endInspection}, let C{look} see what has come, instead of the protocol, and
-        say how many bytes of it are received and dropped.  What is left stays in the
-        kernel, for whoever reads next.
-
-        @param look: is given what has come (C{MSG_PEEK}, recv(2)), and returns that
-            number, which must not be 0 as long as it wants to see more, and what to call
-            afterwards.
-        @param most: how many bytes it is shown at once.
-        """
-        self.doRead = partial(self._inspect, look, most)  # type: ignore[method-assign]
-
-    def _inspect(
-        self, look: Callable[[bytes], tuple[int, Callable[[], None] | None]], most: int
-    ) -> Any:
-        try:
-            data = self.socket.recv(most, socket.MSG_PEEK)
-        except BlockingIOError:
-            return None
-        except OSError:
-            return CONNECTION_LOST
-        if not data:
-            return CONNECTION_DONE
-        size, afterwards = look(data)
-        if size:
-            self.socket.recv(size)
-        if afterwards is not None:
-            afterwards()
-        return None
-
-    def endInspection(self) -> None:
-        """
-        From now on the protocol gets what comes.
-        """
-        self.__dict__.pop("doRead", None)
 
     def write(self, data: bytes) -> None:
         """
@@ -301,46 +237,3 @@ class SecureTransport(SecureMixin, EagerTransport):  # type: ignore[misc]  # the
 
 
 EagerTransport._secureClass = SecureTransport
-
-
-class EagerUNIXTransport(EagerTransport, unix.Server):
-    """
-    A server's side of a connection on a UNIX socket.
-    """
-
-    def __init__(
-        self,
-        sock: socket.socket,
-        protocol: IProtocol,
-        client: Any,
-        server: Any,
-        sessionno: int,
-        reactor: Any,
-    ):
-        self._sendmsgQueue: list[int] = []
-        super().__init__(sock, protocol, (client, None), server, sessionno, reactor)
-
-    def doRead(self) -> Any:
-        """
-        Receive once; with the descriptors that came along, if the protocol wants them.
-        """
-        if IFileDescriptorReceiver.providedBy(self.protocol):
-            return unix.Server.doRead(self)
-        return super().doRead()
-
-    def sendFileDescriptor(self, fileno: int) -> None:
-        """
-        Queue a descriptor, to go with a byte that is written after it.
-        """
-        self.write = self._enqueue  # type: ignore[method-assign]
-        super().sendFileDescriptor(fileno)
-
-
-@implementer(ISSLTransport, INegotiated)
-class SecureUNIXTransport(SecureMixin, EagerUNIXTransport):  # type: ignore[misc]  # as above
-    """
-    The same after C{startTLS}.
-    """
-
-
-EagerUNIXTransport._secureClass = SecureUNIXTransport

@@ -17,7 +17,7 @@ from echod.inherited import (
     InheritedSockets,
     first_environment,
 )
-from echod.transport import EagerUNIXTransport
+from echod.unix_transport import EagerUNIXTransport
 from tests.fakes import PortReactor
 from tests.pairs import PairTestCase
 from tests.test_port import Recording

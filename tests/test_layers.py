@@ -21,12 +21,12 @@ FLOORS = {
     3: {"listener", "signals", "rotation"},
     2: {"protocol"},
     1: {
-        "admission", "endpoint", "handshake", "inherited", "port", "proxy", "reactor", "secure",
-        "tls", "transport", "twistdlog",
+        "admission", "endpoint", "handshake", "inherited", "inspection", "port", "proxy", "reactor",
+        "secure", "tls", "transport", "twistdlog", "unix_transport",
     },
     0: {
-        "connection", "connections", "credentials", "header", "keylog", "limits", "observers",
-        "openssl", "options", "parameters", "refusals", "sockets", "values", "watch",
+        "connection", "connections", "credentials", "header", "keylog", "labels", "limits",
+        "observers", "openssl", "options", "parameters", "refusals", "sockets", "values", "watch",
     },
 }  # fmt: skip
 
@@ -54,11 +54,17 @@ SIDEWAYS = {
     ("options", "parameters"),
     # A proxy is known by its address, as a client is.
     ("proxy", "admission"),
-    # The engine: a reactor makes ports, they make transports, and those have a TLS half.
+    # The engine: a reactor makes ports, they make transports, and those have a TLS half and
+    # can be looked into.
     ("reactor", "port"),
     ("reactor", "transport"),
+    ("reactor", "unix_transport"),
     ("port", "transport"),
+    ("port", "unix_transport"),
+    ("unix_transport", "transport"),
+    ("unix_transport", "secure"),
     ("transport", "secure"),
+    ("transport", "inspection"),
     # What is handed over becomes a port.
     ("inherited", "port"),
     # The client: what is compared is named by its outcome; a connection is a stream, and

@@ -18,7 +18,8 @@ from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from echod.port import EagerPort, EagerUNIXPort, make_eager
-from echod.transport import EagerTransport, EagerUNIXTransport
+from echod.transport import EagerTransport
+from echod.unix_transport import EagerUNIXTransport
 from tests.pairs import PairTestCase, Recorder
 
 

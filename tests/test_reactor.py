@@ -35,7 +35,8 @@ from zope.interface.verify import verifyObject
 
 from echod.port import EagerPort, EagerUNIXPort
 from echod.reactor import MOST_EVENTS, EagerReactor, install
-from echod.transport import EagerTransport, EagerUNIXTransport
+from echod.transport import EagerTransport
+from echod.unix_transport import EagerUNIXTransport
 from tests.pairs import BIG, HalfCloseable, Recorder, drained
 
 

@@ -30,7 +30,8 @@ from zope.interface.verify import verifyObject
 
 from echod.openssl import RECORD_BYTES
 from echod.secure import BURST_RECORDS
-from echod.transport import EagerTransport, EagerUNIXTransport
+from echod.transport import EagerTransport
+from echod.unix_transport import EagerUNIXTransport
 from tests.certificates import make_certificate
 from tests.handshakes import Served
 from tests.integration.tlsclient import VERSIONS, TLSClient, context as client_context

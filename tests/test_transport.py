@@ -19,11 +19,9 @@ from twisted.internet.error import (
     ConnectionAborted,
     ConnectionDone,
     ConnectionLost,
-    FileDescriptorOverrun,
 )
 from twisted.internet.interfaces import (
     IConsumer,
-    IFileDescriptorReceiver,
     IHalfCloseableDescriptor,
     ILoggingContext,
     IPushProducer,
@@ -36,11 +34,19 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import Factory
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
-from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from echod import port, reactor, secure, transport as transport_room
-from echod.transport import LEAST_READ, MOST_READ, EagerTransport, EagerUNIXTransport
+from echod import (
+    inspection,
+    labels,
+    port,
+    reactor,
+    secure,
+    transport as transport_room,
+    unix_transport,
+)
+from echod.transport import LEAST_READ, MOST_READ, EagerTransport
+from echod.unix_transport import EagerUNIXTransport
 from tests.fakes import DescriptorReactor
 from tests.pairs import (
     BIG,
@@ -577,169 +583,6 @@ class ReadTests(PairTestCase):
         self.assertEqual(self.one_read(protocol, peer), 4 * LEAST_READ)
 
 
-class Looker:
-    """
-    Who is shown what has come, before the protocol is.
-
-    @ivar seen: what it was shown, a piece for each look.
-    @ivar answers: what it answers, in order.
-    """
-
-    def __init__(self, *answers):
-        self.seen = []
-        self.answers = list(answers)
-
-    def __call__(self, data):
-        self.seen.append(data)
-        return self.answers.pop(0)
-
-
-class InspectTests(PairTestCase):
-    """
-    Looking at what has come without taking more of it than belongs to the one who looks.
-    """
-
-    def inspected(self, *answers, most=100, **given):
-        protocol = HalfCloseable()
-        transport, peer = self.connect(protocol, **given)
-        look = Looker(*answers)
-        transport.inspect(look, most)
-        return protocol, transport, peer, look
-
-    def test_taken(self):
-        """
-        What is said to be taken is gone, and the rest is shown again, to the byte.
-        """
-        protocol, _, peer, look = self.inspected((3, None), (4, None), (1, None))
-        peer.sendall(b"abcdefgh")
-        for _ in range(3):
-            self.reactor.turn()
-        self.assertEqual(look.seen, [b"abcdefgh", b"defgh", b"h"])
-        self.reactor.turn()
-        self.assertEqual((len(look.seen), protocol.received), (3, []))
-
-    def test_most(self):
-        """
-        No more is shown at once than was asked for.
-        """
-        _, _, peer, look = self.inspected((4, None), (4, None), most=4)
-        peer.sendall(b"abcdefgh")
-        self.reactor.turn()
-        self.reactor.turn()
-        self.assertEqual(look.seen, [b"abcd", b"efgh"])
-
-    def test_end(self):
-        """
-        Afterwards the protocol gets the rest, whoever ended it, and when.
-        """
-        for take in (0, 3):
-            left = []
-            ours, peer = self.pair()
-            # What is to be called is called when what was taken is gone from the kernel.
-            other = ours.dup()
-            self.addCleanup(other.close)
-            protocol = HalfCloseable()
-            transport = EagerTransport(ours, protocol, ("192.0.2.7", 1), None, 0, self.reactor)
-            protocol.makeConnection(transport)
-
-            def afterwards(left=left, other=other, transport=transport):
-                left.append(drained(other))
-                transport.endInspection()
-
-            look = Looker((take, afterwards))
-            transport.inspect(look, 100)
-            peer.sendall(b"abcdefgh")
-            self.reactor.turn()
-            self.assertEqual(left, [b"abcdefgh"[take:]])
-            peer.sendall(b"more")
-            self.reactor.turn()
-            self.assertEqual((len(look.seen), protocol.data), (1, b"more"))
-
-    def test_rest_is_the_protocols(self):
-        """
-        What is left when the looking ends comes to the protocol without another byte.
-        """
-        protocol, transport, peer, _ = self.inspected((3, lambda: transport.endInspection()))
-        peer.sendall(b"abcdefgh")
-        self.reactor.turn()
-        self.assertEqual(protocol.received, [])
-        self.reactor.turn()
-        self.assertEqual(protocol.received, [b"defgh"])
-
-    def test_end_without_a_beginning(self):
-        """
-        To end what has not begun, or has ended, changes nothing.
-        """
-        protocol, transport, peer, _ = self.inspected()
-        for _ in range(2):
-            transport.endInspection()
-        peer.sendall(b"abc")
-        self.reactor.turn()
-        self.assertEqual(protocol.received, [b"abc"])
-
-    def test_for_nothing(self):
-        """
-        When there is nothing to see, nobody is shown anything.
-        """
-        protocol, transport, _, look = self.inspected()
-        self.assertIsNone(transport.doRead())
-        self.assertEqual((look.seen, protocol.lost), ([], []))
-
-    def test_peer_has_sent_all(self):
-        """
-        The peer's end is the protocol's to know, and nobody is shown it.
-        """
-        protocol, _, peer, look = self.inspected()
-        peer.shutdown(socket.SHUT_WR)
-        self.reactor.turn()
-        self.assertEqual((look.seen, protocol.ended, protocol.lost), ([], 1, []))
-
-    def test_end_behind_the_rest(self):
-        """
-        Before the peer's end comes what it has sent.
-        """
-        protocol, _, peer, look = self.inspected((3, None))
-        peer.sendall(b"abc")
-        peer.shutdown(socket.SHUT_WR)
-        self.reactor.turn()
-        self.assertEqual((look.seen, protocol.ended), ([b"abc"], 0))
-        self.reactor.turn()
-        self.assertEqual(protocol.ended, 1)
-
-    def test_reset(self):
-        """
-        A connection that breaks is lost to the protocol.
-        """
-        protocol, _, peer, look = self.inspected(tcp=True)
-        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        peer.close()
-        self.reactor.until(lambda: protocol.lost)
-        self.assert_lost(protocol, ConnectionLost)
-        self.assertEqual(look.seen, [])
-
-    def test_abort(self):
-        """
-        What is called afterwards may end the connection.
-        """
-        protocol, transport, peer, _ = self.inspected((0, lambda: transport.abortConnection()))
-        peer.sendall(b"abc")
-        self.reactor.turn()
-        self.reactor.turn()
-        self.assert_lost(protocol, ConnectionAborted)
-
-    def test_unix(self):
-        """
-        It is the same on a UNIX socket.
-        """
-        protocol, transport, peer, look = self.inspected(
-            (3, lambda: transport.endInspection()), transport_class=EagerUNIXTransport, client=None
-        )
-        peer.sendall(b"abcdefgh")
-        self.reactor.turn()
-        self.reactor.turn()
-        self.assertEqual((look.seen, protocol.received), ([b"abcdefgh"], [b"defgh"]))
-
-
 class CloseTests(PairTestCase):
     """
     Our end of it.
@@ -1023,103 +866,7 @@ class EndOfInputTests(PairTestCase):
         self.assertEqual(self.reactor.removeAll(), [])
 
 
-@implementer(IFileDescriptorReceiver)
-class Taker(Recorder):
-    """
-    A protocol that takes descriptors.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.descriptors = []
-
-    def fileDescriptorReceived(self, descriptor):
-        self.descriptors.append(descriptor)
-
-
-class DescriptorTests(PairTestCase):
-    """
-    Descriptors, over a UNIX socket.
-    """
-
-    def pipe(self, text):
-        """
-        A descriptor from which this can be read.
-        """
-        reads, writes = os.pipe()
-        os.write(writes, text)
-        os.close(writes)
-        self.addCleanup(os.close, reads)
-        return reads
-
-    def test_send(self):
-        """
-        A descriptor goes out with the byte written after it; without one, nothing goes out.
-        """
-        transport, peer = self.connect(Recorder(), EagerUNIXTransport, client=b"")
-        transport.write(b"before")
-        self.assertEqual(drained(peer), b"before")
-        transport.sendFileDescriptor(self.pipe(b"text"))
-        transport.write(b"hello")
-        self.assertEqual(drained(peer), b"")
-        self.reactor.turn()
-        data, descriptors, _, _ = socket.recv_fds(peer, 100, 10)
-        self.assertEqual(data + drained(peer), b"hello")
-        [descriptor] = descriptors
-        self.addCleanup(os.close, descriptor)
-        self.assertEqual(os.read(descriptor, 100), b"text")
-        transport.write(b"after")
-        self.assertEqual(drained(peer), b"after")
-
-    def test_send_without_a_byte(self):
-        """
-        A descriptor with no byte to go with is a mistake that ends the connection, as
-        with Twisted's own transport.
-        """
-        protocol = Recorder()
-        transport, _ = self.connect(protocol, EagerUNIXTransport, client=b"")
-        transport.sendFileDescriptor(self.pipe(b"text"))
-        self.reactor.turn()
-        self.assert_lost(protocol, FileDescriptorOverrun)
-
-    def test_receive(self):
-        """
-        A protocol that takes descriptors gets them, and the data that they came with.
-        """
-        protocol = Taker()
-        _, peer = self.connect(protocol, EagerUNIXTransport, client=b"")
-        socket.send_fds(peer, [b"hello"], [self.pipe(b"text")])
-        self.reactor.turn()
-        self.assertEqual(protocol.received, [b"hello"])
-        [descriptor] = protocol.descriptors
-        self.addCleanup(os.close, descriptor)
-        self.assertEqual(os.read(descriptor, 100), b"text")
-
-    def test_not_wanted(self):
-        """
-        A protocol that takes none gets the data, and no descriptor stays open.
-        """
-        protocol = Recorder()
-        _, peer = self.connect(protocol, EagerUNIXTransport, client=b"")
-        before = os.listdir("/proc/self/fd")
-        socket.send_fds(peer, [b"hello"], [self.pipe(b"text")])
-        open_now = len(before) + 1
-        self.reactor.turn()
-        self.assertEqual(protocol.received, [b"hello"])
-        self.assertEqual(len(os.listdir("/proc/self/fd")), open_now)
-
-    def test_broken_while_owing(self):
-        """
-        A queued descriptor and its byte are dropped when the peer goes.
-        """
-        protocol = Taker()
-        transport, peer = self.connect(protocol, EagerUNIXTransport, client=b"")
-        transport.sendFileDescriptor(self.pipe(b"text"))
-        transport.write(b"hello")
-        peer.close()
-        self.reactor.until(lambda: protocol.lost)
-        transport.write(b"late")
-        self.assertEqual(self.reactor.removeAll(), [])
+ENGINE = (transport_room, unix_transport, labels, inspection, secure, port, reactor)
 
 
 class PrivateNamesTests(SynchronousTestCase):
@@ -1215,7 +962,7 @@ class PrivateNamesTests(SynchronousTestCase):
         The list is complete: the engine uses no other private name of Twisted's.
         """
         used, ours = set(), set()
-        for room in (transport_room, secure, port, reactor):
+        for room in ENGINE:
             for node in ast.walk(ast.parse(Path(room.__file__).read_text())):
                 if isinstance(node, ast.Attribute):
                     names = {node.attr}

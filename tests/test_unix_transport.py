@@ -1,0 +1,112 @@
+"""
+The transport of a UNIX socket: what it has beside that of TCP.
+"""
+
+import os
+import socket
+
+from twisted.internet.error import FileDescriptorOverrun
+from twisted.internet.interfaces import IFileDescriptorReceiver
+from zope.interface import implementer
+
+from echod.unix_transport import EagerUNIXTransport
+from tests.pairs import PairTestCase, Recorder, drained
+
+
+@implementer(IFileDescriptorReceiver)
+class Taker(Recorder):
+    """
+    A protocol that takes descriptors.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.descriptors = []
+
+    def fileDescriptorReceived(self, descriptor):
+        self.descriptors.append(descriptor)
+
+
+class DescriptorTests(PairTestCase):
+    """
+    Descriptors, over a UNIX socket.
+    """
+
+    def pipe(self, text):
+        """
+        A descriptor from which this can be read.
+        """
+        reads, writes = os.pipe()
+        os.write(writes, text)
+        os.close(writes)
+        self.addCleanup(os.close, reads)
+        return reads
+
+    def test_send(self):
+        """
+        A descriptor goes out with the byte written after it; without one, nothing goes out.
+        """
+        transport, peer = self.connect(Recorder(), EagerUNIXTransport, client=b"")
+        transport.write(b"before")
+        self.assertEqual(drained(peer), b"before")
+        transport.sendFileDescriptor(self.pipe(b"text"))
+        transport.write(b"hello")
+        self.assertEqual(drained(peer), b"")
+        self.reactor.turn()
+        data, descriptors, _, _ = socket.recv_fds(peer, 100, 10)
+        self.assertEqual(data + drained(peer), b"hello")
+        [descriptor] = descriptors
+        self.addCleanup(os.close, descriptor)
+        self.assertEqual(os.read(descriptor, 100), b"text")
+        transport.write(b"after")
+        self.assertEqual(drained(peer), b"after")
+
+    def test_send_without_a_byte(self):
+        """
+        A descriptor with no byte to go with is a mistake that ends the connection, as
+        with Twisted's own transport.
+        """
+        protocol = Recorder()
+        transport, _ = self.connect(protocol, EagerUNIXTransport, client=b"")
+        transport.sendFileDescriptor(self.pipe(b"text"))
+        self.reactor.turn()
+        self.assert_lost(protocol, FileDescriptorOverrun)
+
+    def test_receive(self):
+        """
+        A protocol that takes descriptors gets them, and the data that they came with.
+        """
+        protocol = Taker()
+        _, peer = self.connect(protocol, EagerUNIXTransport, client=b"")
+        socket.send_fds(peer, [b"hello"], [self.pipe(b"text")])
+        self.reactor.turn()
+        self.assertEqual(protocol.received, [b"hello"])
+        [descriptor] = protocol.descriptors
+        self.addCleanup(os.close, descriptor)
+        self.assertEqual(os.read(descriptor, 100), b"text")
+
+    def test_not_wanted(self):
+        """
+        A protocol that takes none gets the data, and no descriptor stays open.
+        """
+        protocol = Recorder()
+        _, peer = self.connect(protocol, EagerUNIXTransport, client=b"")
+        before = os.listdir("/proc/self/fd")
+        socket.send_fds(peer, [b"hello"], [self.pipe(b"text")])
+        open_now = len(before) + 1
+        self.reactor.turn()
+        self.assertEqual(protocol.received, [b"hello"])
+        self.assertEqual(len(os.listdir("/proc/self/fd")), open_now)
+
+    def test_broken_while_owing(self):
+        """
+        A queued descriptor and its byte are dropped when the peer goes.
+        """
+        protocol = Taker()
+        transport, peer = self.connect(protocol, EagerUNIXTransport, client=b"")
+        transport.sendFileDescriptor(self.pipe(b"text"))
+        transport.write(b"hello")
+        peer.close()
+        self.reactor.until(lambda: protocol.lost)
+        transport.write(b"late")
+        self.assertEqual(self.reactor.removeAll(), [])
