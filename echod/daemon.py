@@ -18,11 +18,11 @@ from twisted.python.components import Componentized
 from echod import signals
 from echod.admission import AddressRules, Admission, ConnectRate
 from echod.connections import Connections
+from echod.factory import EchoFactory
 from echod.keylog import KeyLog
 from echod.limits import LOOK_SECONDS, TimeLimits
 from echod.listener import ListenerService
 from echod.options import Options
-from echod.protocol import EchoFactory
 from echod.proxy import ProxyPolicy
 from echod.rotation import Certificates
 from echod.tls import ServerContext

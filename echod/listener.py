@@ -20,9 +20,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from echod.endpoint import bind_error_text
+from echod.factory import EchoFactory
 from echod.inherited import InheritedEndpoint
 from echod.port import make_eager
-from echod.protocol import EchoFactory
 from echod.sockets import address_text, tune
 
 log = Logger()

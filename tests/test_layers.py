@@ -19,7 +19,7 @@ FLOORS = {
     5: {"service"},
     4: {"daemon"},
     3: {"listener", "signals", "rotation"},
-    2: {"protocol"},
+    2: {"factory", "protocol", "surroundings"},
     1: {
         "admission", "endpoint", "handshake", "inherited", "inspection", "port", "proxy", "reactor",
         "secure", "tls", "transport", "twistdlog", "unix_transport",
@@ -52,6 +52,10 @@ SIDEWAYS = {
     ("options", "values"),
     ("parameters", "values"),
     ("options", "parameters"),
+    # A factory makes protocols; what both ask of others is written down beside them.
+    ("factory", "protocol"),
+    ("factory", "surroundings"),
+    ("protocol", "surroundings"),
     # A proxy is known by its address, as a client is.
     ("proxy", "admission"),
     # The engine: a reactor makes ports, they make transports, and those have a TLS half and

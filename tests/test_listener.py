@@ -23,10 +23,10 @@ from echod.admission import Admission
 from echod.connection import Reason
 from echod.connections import Connections
 from echod.endpoint import TCPEndpoint
+from echod.factory import EchoFactory
 from echod.inherited import InheritedEndpoint, InheritedSocket
 from echod.limits import TimeLimits
 from echod.listener import ListenerService, ListenFailed
-from echod.protocol import EchoFactory
 from echod.proxy import ProxyPolicy
 from echod.transport import EagerTransport
 from tests.fakes import AcceptingPort, FakePort, PortReactor

@@ -4,107 +4,30 @@ The echo itself, on a transport that is a string.
 
 import contextlib
 import socket
-from ipaddress import ip_network
 
 from OpenSSL import SSL
-from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import (
     IHalfCloseableProtocol,
     IHandshakeListener,
-    IProtocolFactory,
     IPushProducer,
     ISSLTransport,
 )
-from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.logger import capturedLogs, formatEvent
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
-from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import directlyProvides
 from zope.interface.verify import verifyObject
 
-from echod.admission import AddressRules, Admission, ConnectRate
 from echod.connection import Connection, Reason
-from echod.connections import Connections
 from echod.credentials import Credentials
-from echod.limits import TimeLimits
-from echod.protocol import Echo, EchoFactory, Refused
-from echod.proxy import ProxyHeader, ProxyPolicy
+from echod.protocol import Echo
 from echod.tls import Policy, server_context
 from tests.certificates import make_certificate
+from tests.echoes import ProtocolTestCase, SocketTransport
 from tests.handshakes import Served, client_context, shake_hands
-
-
-class SocketTransport(StringTransport):
-    """
-    What L{StringTransport} lacks of a socket's transport.  It refuses to be closed under
-    a registered producer, where Twisted's transports would wait for ever (#4719).
-
-    @ivar half_closes: how often our sending side was closed.
-    @ivar tls: what TLS was started with.
-    @ivar handle: OpenSSL's connection.
-    """
-
-    handle = None
-
-    dataBuffer = b""
-    offset = 0
-    half_closes = 0
-    tls = None
-
-    def __init__(self, descriptor=-1, peer=None):
-        super().__init__(peerAddress=peer or IPv4Address("TCP", "192.0.2.7", 40000))
-        self._descriptor = descriptor
-
-    def fileno(self):
-        return self._descriptor
-
-    def startTLS(self, context):
-        assert self.producer is None, "TLS must come before the producer"
-        self.tls = context
-
-    def getHandle(self):
-        return self.handle
-
-    def loseConnection(self):
-        assert self.producer is None, "a registered producer holds the close back"
-        super().loseConnection()
-
-    def loseWriteConnection(self):
-        assert self.producer is None, "a registered producer holds the close back"
-        self.half_closes += 1
-
-    def abortConnection(self):
-        self.disconnected = self.disconnecting = True
-
-
-class ProtocolTestCase(SynchronousTestCase):
-    """
-    A listener without a socket.
-    """
-
-    def setUp(self):
-        self.clock = Clock()
-        self.connections = Connections(self.clock, TimeLimits(), access_log=True)
-        self.factory = self.make()
-
-    def make(self, most=1000, allow=(), deny=(), per_client=0, rate=None, tls=None, proxies=None):
-        rules = AddressRules(map(ip_network, allow), map(ip_network, deny))
-        made = ConnectRate(self.clock, *rate) if rate else None
-        self.admission = Admission(self.connections, most, rules, per_client, made)
-        self.factory = EchoFactory("tcp", self.admission, tls, proxies)
-        return self.factory
-
-    def connect(self, transport=None):
-        transport = transport or SocketTransport()
-        echo = self.factory.buildProtocol(transport.getPeer())
-        echo.makeConnection(transport)
-        return echo, transport
-
-    def reasons(self):
-        return list(self.connections.ended.elements())
 
 
 class EchoTests(ProtocolTestCase):
@@ -540,151 +463,3 @@ class CountTests(ProtocolTestCase):
         self.assertEqual(self.admission.clients(), 0)
         echo.connectionLost(Failure(ConnectionDone()))
         self.assertEqual(self.admission.clients(), 0)
-
-
-class EchoFactoryTests(ProtocolTestCase):
-    """
-    What makes an L{Echo} for each connection.
-    """
-
-    def test_builds(self):
-        """
-        Every connection gets an echo of its own.
-        """
-        factory = self.factory
-        verifyObject(IProtocolFactory, factory)
-        one, two = (factory.buildProtocol(None) for _ in range(2))
-        self.assertIsInstance(one, Echo)
-        self.assertIsNot(one, two)
-        self.assertIs(one.factory, factory)
-
-    def test_silent(self):
-        """
-        A factory that starts and stops writes nothing to the log.
-        """
-        with capturedLogs() as events:
-            self.factory.doStart()
-            self.factory.doStop()
-        self.assertEqual(list(events), [])
-
-    def test_tls(self):
-        """
-        A TLS listener starts TLS before anything else, and a plain one never does.
-        """
-        context = object()
-        for given in (context, None):
-            self.make(tls=given)
-            _, transport = self.connect()
-            self.assertIs(transport.tls, given)
-
-
-class RefusedTests(ProtocolTestCase):
-    """
-    Who is turned away before anything is read.
-    """
-
-    CLIENT = IPv4Address("TCP", "192.0.2.7", 40000)
-
-    def told(self):
-        with capturedLogs() as events:
-            self.connections.refusals.tell()
-        return [formatEvent(event) for event in events]
-
-    def assert_refused(self, reason, address=CLIENT):
-        """
-        The client is refused for this reason, in the way that suits whoever asks.
-        """
-        before = len(self.connections)
-        self.factory.outermost = True
-        self.assertIsNone(self.factory.buildProtocol(address))
-        self.factory.outermost = False
-        refused = self.factory.buildProtocol(address)
-        self.assertIsInstance(refused, Refused)
-        self.assertIs(refused.factory, self.factory)
-        self.assertEqual(len(self.connections), before)
-        counts = self.connections.refusals.counts
-        self.assertEqual(counts, {("tcp", reason): 2})
-        counts.clear()
-
-    def test_address(self):
-        """
-        Whom the rules keep out is refused, by the address that an IPv4 client really has.
-        """
-        self.make(deny=["192.0.2.0/24"])
-        self.assert_refused(Reason.ADDRESS)
-        self.assertEqual(self.told(), ["refused 2: address, the last from 192.0.2.7:40000 to tcp"])
-        self.assert_refused(Reason.ADDRESS, IPv6Address("TCP", "::ffff:192.0.2.7", 1))
-        self.assertEqual(self.told(), ["refused 2: address, the last from 192.0.2.7:1 to tcp"])
-        self.assertIsInstance(self.factory.buildProtocol(UNIXAddress(b"/x")), Echo)
-
-    def test_full(self):
-        """
-        When there are as many connections as may be, everybody else is refused.
-        """
-        self.make(most=2, deny=["192.0.2.7"])
-        others = [IPv4Address("TCP", f"192.0.2.{n}", 1) for n in (1, 2)]
-        echos = [self.connect(SocketTransport(peer=each))[0] for each in others]
-        self.assert_refused(Reason.MAX_CONNECTIONS)
-        self.assert_refused(Reason.MAX_CONNECTIONS, UNIXAddress(b"/x"))
-        echos[0].connectionLost(Failure(ConnectionDone()))
-        self.assert_refused(Reason.ADDRESS)
-        self.assertIsInstance(self.factory.buildProtocol(others[0]), Echo)
-
-    def test_rate(self):
-        """
-        Who comes too often is refused, until time has passed.
-        """
-        self.make(rate=(1.0, 2))
-        for _ in range(2):
-            self.assertIsInstance(self.factory.buildProtocol(self.CLIENT), Echo)
-        self.assert_refused(Reason.RATE)
-        self.clock.advance(1)
-        self.assertIsInstance(self.factory.buildProtocol(self.CLIENT), Echo)
-
-    def test_header_required(self):
-        """
-        Where a PROXY header is required, whoever is not trusted to send one is refused.
-        """
-        self.make(proxies=ProxyPolicy(True, [ip_network("198.51.100.0/24")]))
-        self.assert_refused(Reason.PROXY_HEADER)
-        self.assert_refused(Reason.PROXY_HEADER, UNIXAddress(b"/x"))
-        trusted = self.factory.buildProtocol(IPv4Address("TCP", "198.51.100.1", 1))
-        self.assertIsInstance(trusted, ProxyHeader)
-        self.assertIs(trusted.factory, self.factory)
-
-    def test_header_optional(self):
-        """
-        Where it is optional, whoever is not trusted is a client like any other.
-        """
-        policy = ProxyPolicy(False, [ip_network("198.51.100.0/24")])
-        self.make(proxies=policy, deny=["192.0.2.9"])
-        self.assertIsInstance(self.factory.buildProtocol(self.CLIENT), Echo)
-        self.assert_refused(Reason.ADDRESS, IPv4Address("TCP", "192.0.2.9", 1))
-        trusted = self.factory.buildProtocol(IPv4Address("TCP", "198.51.100.1", 1))
-        self.assertIsInstance(trusted, ProxyHeader)
-
-    def test_not_the_proxy_is_the_client(self):
-        """
-        A trusted proxy is asked for nothing of its own, but for room.
-        """
-        policy = ProxyPolicy(True, [ip_network("192.0.2.7")])
-        self.make(most=1, proxies=policy, deny=["192.0.2.7"], per_client=1, rate=(1.0, 1))
-        for _ in range(5):
-            self.assertIsInstance(self.factory.buildProtocol(self.CLIENT), ProxyHeader)
-        self.make(most=0, proxies=policy)
-        self.assert_refused(Reason.MAX_CONNECTIONS)
-
-    def test_under_a_layer(self):
-        """
-        Under Twisted's own TLS a refused connection is aborted at once, and nothing is left.
-        """
-        factory = self.make(deny=["192.0.2.7"], per_client=1)
-        layer = TLSMemoryBIOFactory(Served(make_certificate()), False, factory, self.clock)
-        transport = SocketTransport()
-        wrapper = layer.buildProtocol(transport.getPeer())
-        wrapper.makeConnection(transport)
-        self.assertTrue(transport.disconnected)
-        wrapper.connectionLost(Failure(ConnectionAborted()))
-        self.assertEqual((len(self.connections), self.admission.clients()), (0, 0))
-        self.assertEqual(self.connections.refusals.counts, {("tcp", Reason.ADDRESS): 1})
-        self.assertEqual((self.reasons(), self.clock.getDelayedCalls()), ([], []))

@@ -21,9 +21,9 @@ from zope.interface.verify import verifyObject
 from echod.admission import AddressRules, Admission, ConnectRate
 from echod.connection import Connection, Reason
 from echod.connections import Connections
+from echod.factory import EchoFactory
 from echod.header import V2_MOST_BYTES
 from echod.limits import TimeLimits
-from echod.protocol import EchoFactory
 from echod.proxy import ProxyHeader, ProxyPolicy
 from echod.secure import SecureMixin
 from tests.certificates import make_certificate

@@ -35,8 +35,9 @@ from zope.interface.verify import verifyObject
 import echod
 from echod.connection import Reason
 from echod.endpoint import TCPEndpoint
+from echod.factory import Refused
 from echod.inherited import InheritedSocket, InheritedSockets
-from echod.protocol import Echo, Refused
+from echod.protocol import Echo
 from echod.proxy import ProxyHeader
 from echod.reactor import EagerReactor
 from echod.service import (

@@ -1,0 +1,85 @@
+"""
+A listener without a socket, for the tests of what happens on its connections.
+"""
+
+from ipaddress import ip_network
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod.admission import AddressRules, Admission, ConnectRate
+from echod.connections import Connections
+from echod.factory import EchoFactory
+from echod.limits import TimeLimits
+
+
+class SocketTransport(StringTransport):
+    """
+    What L{StringTransport} lacks of a socket's transport.  It refuses to be closed under
+    a registered producer, where Twisted's transports would wait for ever (#4719).
+
+    @ivar half_closes: how often our sending side was closed.
+    @ivar tls: what TLS was started with.
+    @ivar handle: OpenSSL's connection.
+    """
+
+    handle = None
+
+    dataBuffer = b""
+    offset = 0
+    half_closes = 0
+    tls = None
+
+    def __init__(self, descriptor=-1, peer=None):
+        super().__init__(peerAddress=peer or IPv4Address("TCP", "192.0.2.7", 40000))
+        self._descriptor = descriptor
+
+    def fileno(self):
+        return self._descriptor
+
+    def startTLS(self, context):
+        assert self.producer is None, "TLS must come before the producer"
+        self.tls = context
+
+    def getHandle(self):
+        return self.handle
+
+    def loseConnection(self):
+        assert self.producer is None, "a registered producer holds the close back"
+        super().loseConnection()
+
+    def loseWriteConnection(self):
+        assert self.producer is None, "a registered producer holds the close back"
+        self.half_closes += 1
+
+    def abortConnection(self):
+        self.disconnected = self.disconnecting = True
+
+
+class ProtocolTestCase(SynchronousTestCase):
+    """
+    A listener without a socket.
+    """
+
+    def setUp(self):
+        self.clock = Clock()
+        self.connections = Connections(self.clock, TimeLimits(), access_log=True)
+        self.factory = self.make()
+
+    def make(self, most=1000, allow=(), deny=(), per_client=0, rate=None, tls=None, proxies=None):
+        rules = AddressRules(map(ip_network, allow), map(ip_network, deny))
+        made = ConnectRate(self.clock, *rate) if rate else None
+        self.admission = Admission(self.connections, most, rules, per_client, made)
+        self.factory = EchoFactory("tcp", self.admission, tls, proxies)
+        return self.factory
+
+    def connect(self, transport=None):
+        transport = transport or SocketTransport()
+        echo = self.factory.buildProtocol(transport.getPeer())
+        echo.makeConnection(transport)
+        return echo, transport
+
+    def reasons(self):
+        return list(self.connections.ended.elements())
