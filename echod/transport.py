@@ -6,7 +6,7 @@ else.  What the kernel does not take at once goes into Twisted's own buffer, and
 there on everything is Twisted's: high-water mark, producers, flush, close.
 
 Twisted's private names are used in the rooms of the engine alone: this one, C{unix_transport},
-C{labels}, C{inspection}, C{secure}, C{port} and C{reactor}.
+C{labels}, C{inspection}, C{secure}, C{secure_end}, C{port} and C{reactor}.
 """
 
 import socket
@@ -30,6 +30,7 @@ from zope.interface import implementer
 from echod import labels
 from echod.inspection import Inspectable
 from echod.secure import SecureMixin, accept_tls
+from echod.secure_end import SecureEnd
 
 LEAST_READ = 448
 MOST_READ = 96 * 1024
@@ -230,7 +231,7 @@ class EagerTransport(tcp.Server, Inspectable):
 
 
 @implementer(ISSLTransport, INegotiated)
-class SecureTransport(SecureMixin, EagerTransport):  # type: ignore[misc]  # the socket's getHandle
+class SecureTransport(SecureEnd, SecureMixin, EagerTransport):  # type: ignore[misc]  # the socket's getHandle
     """
     The same after C{startTLS}.
     """

@@ -18,6 +18,7 @@ from twisted.internet.interfaces import (
 from zope.interface import implementer
 
 from echod.secure import SecureMixin
+from echod.secure_end import SecureEnd
 from echod.transport import EagerTransport
 
 
@@ -55,7 +56,7 @@ class EagerUNIXTransport(EagerTransport, unix.Server):
 
 
 @implementer(ISSLTransport, INegotiated)
-class SecureUNIXTransport(SecureMixin, EagerUNIXTransport):  # type: ignore[misc]  # the socket's getHandle
+class SecureUNIXTransport(SecureEnd, SecureMixin, EagerUNIXTransport):  # type: ignore[misc]  # the socket's getHandle
     """
     The same after C{startTLS}.
     """

@@ -21,8 +21,8 @@ FLOORS = {
     3: {"listener", "signals", "rotation"},
     2: {"factory", "protocol", "surroundings"},
     1: {
-        "admission", "endpoint", "handshake", "inherited", "inspection", "port", "proxy", "reactor",
-        "secure", "tls", "transport", "twistdlog", "unix_transport",
+        "admission", "endpoint", "handshake", "inherited", "inspection", "port", "proxy",
+        "reactor", "secure", "secure_end", "tls", "transport", "twistdlog", "unix_transport",
     },
     0: {
         "connection", "connections", "credentials", "header", "keylog", "labels", "limits",
@@ -67,7 +67,9 @@ SIDEWAYS = {
     ("port", "unix_transport"),
     ("unix_transport", "transport"),
     ("unix_transport", "secure"),
+    ("unix_transport", "secure_end"),
     ("transport", "secure"),
+    ("transport", "secure_end"),
     ("transport", "inspection"),
     # What is handed over becomes a port.
     ("inherited", "port"),

@@ -42,6 +42,7 @@ from echod import (
     port,
     reactor,
     secure,
+    secure_end,
     transport as transport_room,
     unix_transport,
 )
@@ -866,7 +867,7 @@ class EndOfInputTests(PairTestCase):
         self.assertEqual(self.reactor.removeAll(), [])
 
 
-ENGINE = (transport_room, unix_transport, labels, inspection, secure, port, reactor)
+ENGINE = (transport_room, unix_transport, labels, inspection, secure, secure_end, port, reactor)
 
 
 class PrivateNamesTests(SynchronousTestCase):
