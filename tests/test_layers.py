@@ -32,7 +32,7 @@ FLOORS = {
 
 # The client, echod-check.
 FLOORS[3] |= {"check"}
-FLOORS[2] |= {"check_options", "exchange", "ping", "conformance", "report"}
+FLOORS[2] |= {"check_options", "exchange", "ping", "lane", "conformance", "report"}
 FLOORS[1] |= {"dial", "place", "client_tls", "secure_stream", "stream", "proxy_header"}
 FLOORS[0] |= {"outcome", "pattern", "latency"}
 
@@ -83,13 +83,16 @@ SIDEWAYS = {
     ("dial", "stream"),
     ("dial", "place"),
     ("dial", "proxy_header"),
+    # A run of messages goes over several lanes.
+    ("ping", "lane"),
     # The suite is made of exchanges.
     ("conformance", "exchange"),
 }
 
 CLIENT = {
-    *("check", "check_options", "exchange", "ping", "conformance", "report", "dial", "place"),
-    *("client_tls", "secure_stream", "stream", "proxy_header", "outcome", "pattern", "latency"),
+    *("check", "check_options", "exchange", "ping", "lane", "conformance", "report"),
+    *("dial", "place", "client_tls", "secure_stream", "stream", "proxy_header"),
+    *("outcome", "pattern", "latency"),
 }
 
 
