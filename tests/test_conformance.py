@@ -7,10 +7,11 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod import conformance
-from echod.outcome import Failed, Outcome
+from echod.cases import CASES
+from echod.outcome import Outcome
 from tests.memory import Dials, echo, fails, turn
 
-NAMES = [name for name, _ in conformance.CASES]
+NAMES = [name for name, _ in CASES]
 
 
 async def deaf_to_the_end(end):
@@ -118,32 +119,3 @@ class SuiteTests(SynchronousTestCase):
         suite.cancel()
         self.failureResultOf(suite)
         self.assertEqual([end.done[-1] for end in dials.ends], ["abort"])
-
-    def test_all_pairs(self):
-        """
-        Every byte value comes beside every other.
-        """
-        pairs = {conformance.PAIRS[i : i + 2] for i in range(0, len(conformance.PAIRS), 2)}
-        self.assertEqual(len(pairs), 65536)
-
-    def test_crossed(self):
-        """
-        An echo that goes to the wrong client is found out.
-        """
-        ends = []
-
-        async def crossed(end):
-            ends.append(end)
-            try:
-                while piece := await end.read():
-                    await ends[len(ends) // 2].write(piece)
-                await end.finish()
-            except Failed:
-                pass
-
-        result = turn(
-            self.clock,
-            conformance.run_case("x", conformance.many_clients, self.clock, Dials(crossed), 4),
-        )
-        self.assertFalse(result.passed)
-        self.assertGreater(result.lost, 0)

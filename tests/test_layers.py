@@ -32,7 +32,7 @@ FLOORS = {
 
 # The client, echod-check.
 FLOORS[3] |= {"check"}
-FLOORS[2] |= {"check_options", "exchange", "ping", "lane", "conformance", "report"}
+FLOORS[2] |= {"check_options", "exchange", "ping", "lane", "conformance", "cases", "report"}
 FLOORS[1] |= {"dial", "place", "client_tls", "secure_stream", "stream", "proxy_header"}
 FLOORS[0] |= {"outcome", "pattern", "latency"}
 
@@ -85,12 +85,13 @@ SIDEWAYS = {
     ("dial", "proxy_header"),
     # A run of messages goes over several lanes.
     ("ping", "lane"),
-    # The suite is made of exchanges.
-    ("conformance", "exchange"),
+    # The suite is made of cases, and those of exchanges.
+    ("conformance", "cases"),
+    ("cases", "exchange"),
 }
 
 CLIENT = {
-    *("check", "check_options", "exchange", "ping", "lane", "conformance", "report"),
+    *("check", "check_options", "exchange", "ping", "lane", "conformance", "cases", "report"),
     *("dial", "place", "client_tls", "secure_stream", "stream", "proxy_header"),
     *("outcome", "pattern", "latency"),
 }
