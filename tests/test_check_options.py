@@ -12,7 +12,7 @@ from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
 import echod
-from echod import __version__, check
+from echod import __version__, check, run
 from echod.check_options import CheckOptions
 from echod.outcome import Outcome
 
@@ -159,11 +159,12 @@ class CheckOptionsTests(SynchronousTestCase):
         No option is taken and then ignored.
         """
         reads = set()
-        for node in ast.walk(ast.parse(inspect.getsource(check))):
-            if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
-                whose = getattr(node.value, "id", getattr(node.value, "attr", ""))
-                if whose in ("options", "_options"):
-                    reads.add(node.slice.value)
+        for room in (check, run):
+            for node in ast.walk(ast.parse(inspect.getsource(room))):
+                if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+                    whose = getattr(node.value, "id", getattr(node.value, "attr", ""))
+                    if whose in ("options", "_options"):
+                        reads.add(node.slice.value)
         self.assertEqual(reads, set(CheckOptions()))
 
     def test_readme(self):

@@ -31,7 +31,8 @@ FLOORS = {
 }  # fmt: skip
 
 # The client, echod-check.
-FLOORS[3] |= {"check"}
+FLOORS[4] |= {"check"}
+FLOORS[3] |= {"run"}
 FLOORS[2] |= {"check_options", "exchange", "ping", "lane", "conformance", "cases", "report"}
 FLOORS[1] |= {"dial", "place", "client_tls", "secure_stream", "stream", "proxy_header"}
 FLOORS[0] |= {"outcome", "pattern", "latency"}
@@ -91,8 +92,8 @@ SIDEWAYS = {
 }
 
 CLIENT = {
-    *("check", "check_options", "exchange", "ping", "lane", "conformance", "cases", "report"),
-    *("dial", "place", "client_tls", "secure_stream", "stream", "proxy_header"),
+    *("check", "run", "check_options", "exchange", "ping", "lane", "conformance", "cases"),
+    *("report", "dial", "place", "client_tls", "secure_stream", "stream", "proxy_header"),
     *("outcome", "pattern", "latency"),
 }
 
