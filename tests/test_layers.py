@@ -27,6 +27,7 @@ FLOORS = {
     0: {
         "connection", "connections", "credentials", "header", "keylog", "labels", "limits",
         "observers", "openssl", "options", "parameters", "refusals", "sockets", "values", "watch",
+        "systemd",
     },
 }  # fmt: skip
 
@@ -49,6 +50,7 @@ SIDEWAYS = {
     ("options", "sockets"),
     ("parameters", "sockets"),
     ("header", "sockets"),
+    ("systemd", "sockets"),
     # What an option is, and what a good value for it is.
     ("options", "values"),
     ("parameters", "values"),
