@@ -10,7 +10,7 @@ from typing import Any
 
 from twisted.application.internet import TimerService
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
@@ -25,6 +25,7 @@ from echod.listener import ListenerService
 from echod.options import Options
 from echod.proxy import ProxyPolicy
 from echod.rotation import Certificates
+from echod.systemd import StatusLine, Supervision, SystemdNotifier
 from echod.tls import ServerContext
 from echod.twistdlog import TwistdLog
 
@@ -43,12 +44,19 @@ class EchodService(MultiService):
     @ivar max_connections: how many of them at once.
     @ivar certificates: what TLS is served with, C{None} without TLS.
     @ivar key_log: where the secrets of TLS go, C{None} for nowhere.
+    @ivar notifier: tells the service manager.
     """
 
     certificates: Certificates | None = None
     key_log: KeyLog | None = None
 
-    def __init__(self, reactor: Any, options: Options, max_connections: int):
+    def __init__(
+        self,
+        reactor: Any,
+        options: Options,
+        max_connections: int,
+        supervision: Supervision | None = None,
+    ):
         super().__init__()
         self._reactor = reactor
         self._options = options
@@ -69,6 +77,9 @@ class EchodService(MultiService):
             ConnectRate(reactor, *options["connect-rate"]) if options["connect-rate"] else None,
         )
         self._proxies = proxy_policy(options)
+        # No child: those are stopped at once, and the drain is told of to its end.
+        self._figures = StatusLine(reactor, self._totals)
+        self.notifier = SystemdNotifier(reactor, supervision or Supervision(), self._status)
         for interval, action in (
             (LOOK_SECONDS, self.connections.sweep),
             (LOOK_SECONDS, self.admission.forget),
@@ -121,6 +132,21 @@ class EchodService(MultiService):
         """
         self._log.try_open()
 
+    def _totals(self) -> tuple[int, int, int]:
+        connections = self.connections
+        refused = connections.refusals.counts.total()
+        return len(connections), connections.bytes_echoed, refused
+
+    def _status(self) -> str:
+        return self._figures() if self.running else f"draining, {self._figures()}"
+
+    def privilegedStartService(self) -> None:
+        """
+        Bind the listeners, and connect to the service manager.
+        """
+        super().privilegedStartService()
+        self.notifier.privilegedStartService()
+
     def startService(self) -> None:
         """
         Start the listeners, and take over the signals as soon as the reactor has set
@@ -132,21 +158,30 @@ class EchodService(MultiService):
     def _handle_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signals.handle_stop(self._reactor, number, self.connections.abort_all)
-        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
             signals.note(self._reactor, number)
         if self._log.file is not None:
             signals.handle(self._reactor, signal.SIGUSR1, self._log.file.rotate)
-        if self.certificates is not None:
-            signals.handle(self._reactor, signal.SIGHUP, self.reload)
+        signals.handle(self._reactor, signal.SIGHUP, self.reload)
+        # Only now: who is told that we are ready may signal us at once.
+        bound = gatherResults([listener.bound() for listener in self.listeners()])
+        bound.addCallback(self._ready)
+
+    def _ready(self, _: object) -> None:
+        if self.running:
+            self.notifier.startService()
 
     def reload(self) -> None:
         """
         Serve the certificates that the files hold now, and open the key log anew.
         """
-        if self.key_log is not None:
-            self.key_log.reopen()
-        if self.certificates is not None:
-            self.certificates.reload()
+        with self.notifier.reloading():
+            if self.key_log is not None:
+                self.key_log.reopen()
+            if self.certificates is not None:
+                self.certificates.reload()
+            else:
+                signals.noted(signal.SIGHUP)
 
     def stopService(self) -> Deferred[None]:
         """
@@ -155,8 +190,10 @@ class EchodService(MultiService):
         @return: a Deferred that fires when the last connection has ended.
         """
         closing: Deferred[Any] = super().stopService()
+        self.notifier.stopping(self._options["drain-timeout"])
         closing.addCallback(lambda _: self.connections.drain(self._options["drain-timeout"]))
-        return closing.addCallback(self._stopped)
+        closing.addCallback(self._stopped)
+        return closing.addCallback(lambda _: self.notifier.stopService())
 
     def _stopped(self, _: None) -> None:
         self.connections.refusals.tell()

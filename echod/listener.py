@@ -104,6 +104,20 @@ class ListenerService(Service):
         if self._binding is None:
             self.privilegedStartService()
 
+    def bound(self) -> Deferred[None]:
+        """
+        @return: a Deferred that fires once it listens, and never if it cannot.
+        """
+        waiting: Deferred[None] = Deferred()
+
+        def tell(_: object) -> None:
+            if self._port is not None:
+                waiting.callback(None)
+
+        if self._binding is not None:
+            self._binding.addCallback(tell)
+        return waiting
+
     def _listening(self, port: IListeningPort) -> None:
         listening = getattr(port, "socket", None)
         if listening is None:

@@ -29,6 +29,7 @@ from echod.listener import ListenFailed
 from echod.options import Options
 from echod.rotation import Certificates, names_text, time_text
 from echod.sockets import descriptor_limit, printable
+from echod.systemd import Supervision
 from echod.tls import Policy
 
 __all__ = ["EchodService", "Options", "makeService"]
@@ -60,15 +61,20 @@ def most_connections(reactor: Any, asked: int) -> int:
 
 
 def build(
-    reactor: Any, options: Options, inherited: InheritedSockets | None = None
+    reactor: Any,
+    options: Options,
+    inherited: InheritedSockets | None = None,
+    supervision: Supervision | None = None,
 ) -> EchodService:
     """
     Build the daemon that the options ask for.
 
     @param inherited: the sockets that were handed over to this process.
+    @param supervision: how the service manager is told what the daemon does.
     @raise SystemExit: with one line, when a file or an endpoint string is wrong.
     """
-    service = EchodService(reactor, options, most_connections(reactor, options["max-connections"]))
+    most = most_connections(reactor, options["max-connections"])
+    service = EchodService(reactor, options, most, supervision)
     if options.serves_tls:
         _prepare_tls(reactor, options, service)
     interface, backlog = options["interface"], options["backlog"]
@@ -208,7 +214,9 @@ def makeService(options: Options) -> EchodService:
 
     keep_steady_time(reactor)
     inherited = InheritedSockets.from_environment(first_environment(), os.getpid())
-    service = build(reactor, options, inherited)
+    supervision = Supervision.from_environment(os.environ, os.getpid())
+    # A check is not the daemon, and speaks for nobody.
+    service = build(reactor, options, inherited, None if options["check"] else supervision)
     if options["check"]:
         check(reactor, service)
     log.info("echod {version} starting", event="starting", version=__version__)

@@ -58,8 +58,11 @@ def note(reactor: IReactorFromThreads, number: signal.Signals) -> None:
     """
     Survive a signal that would end the process by default, and log that it came.
     """
-    handle(
-        reactor,
-        number,
-        lambda: log.info("{signal} came, and there is nothing to do for it", signal=number.name),
-    )
+    handle(reactor, number, lambda: noted(number))
+
+
+def noted(number: signal.Signals) -> None:
+    """
+    Log that a signal came that asks for nothing here.
+    """
+    log.info("{signal} came, and there is nothing to do for it", signal=number.name)

@@ -215,6 +215,31 @@ class ListenerServiceTests(SynchronousTestCase):
         self.assertEqual(service.address(), "192.0.2.1:9000")
         self.assertEqual(len(self.endpoint.factories), 1)
 
+    def test_bound(self):
+        """
+        Who asks is told once it listens, however late it is asked.
+        """
+        listening = Deferred()
+        service = self.service(listening)
+        self.assertNoResult(service.bound())
+        service.privilegedStartService()
+        asked = [service.bound(), service.bound()]
+        self.assertNoResult(asked[0])
+        listening.callback(self.port())
+        for bound in (*asked, service.bound()):
+            self.assertIsNone(self.successResultOf(bound))
+
+    def test_never_bound(self):
+        """
+        Who asks is told nothing when it cannot listen.
+        """
+        listening = Deferred()
+        service = self.service(listening)
+        service.privilegedStartService()
+        bound = service.bound()
+        listening.errback(Failure(OSError(errno.EADDRINUSE, "busy")))
+        self.assertNoResult(bound)
+
     def test_late_failure(self):
         """
         A bind that fails late is told in the log and on the terminal, and ends the daemon.

@@ -48,9 +48,11 @@ from echod.service import (
     makeService,
     most_connections,
 )
+from echod.systemd import Supervision, SystemdNotifier
 from tests.certificates import make_certificate
 from tests.fakes import FakeConnection, PortReactor
 from tests.handshakes import client_context, shake_hands
+from tests.servicemanager import ServiceManager
 
 
 class Stuck(FakeConnection):
@@ -723,9 +725,6 @@ class SignalTests(ServiceTestCase):
         os.unlink(pem)
         (said,) = self.send(signal.SIGHUP)
         self.assertTrue(said.startswith("cannot reload --tls-cert: "), said)
-        with capturedLogs() as events:
-            self.build(*self.local).reload()
-        self.assertEqual(list(events), [])
 
     def test_rotate(self):
         """
@@ -741,6 +740,144 @@ class SignalTests(ServiceTestCase):
         self.reactor.run()
         self.assertEqual(self.send(signal.SIGUSR1), [])
         self.assertTrue(os.path.exists(path) and os.path.exists(path + ".1"))
+
+
+class ServiceManagerTests(ServiceTestCase):
+    """
+    What the daemon tells a service manager, where there is one.
+    """
+
+    def setUp(self):
+        super().setUp()
+        self.manager = ServiceManager()
+        self.addCleanup(self.manager.close)
+        self.patch(twisted.internet, "reactor", self.reactor)
+        self.environ = {**self.manager.environment, "WATCHDOG_USEC": "4000000"}
+        self.patch(os, "environ", self.environ)
+        self.numbers = SignalTests.numbers
+        for number in self.numbers:
+            self.addCleanup(signal.signal, number, signal.getsignal(number))
+            signal.signal(number, lambda number, frame: None)
+
+    def daemon(self, *args):
+        return makeService(self.options(*self.local, *args))
+
+    def test_ready(self):
+        """
+        It is ready when it listens and the reactor runs; what it then starts cannot speak
+        for it.
+        """
+        service = self.daemon()
+        self.assertEqual(self.environ, {})
+        service.privilegedStartService()
+        service.startService()
+        self.assertEqual(self.manager.take(), [])
+        self.reactor.run()
+        status = "STATUS=0 connections, 0 B/s, 0 refused"
+        self.assertEqual(self.manager.take(), [["READY=1"], [status], ["WATCHDOG=1"]])
+
+    def test_not_before_the_signals(self):
+        """
+        It does not say that it is ready until it has taken over the signals.
+        """
+        before = [signal.getsignal(number) for number in self.numbers]
+        handlers = []
+
+        class Notifier(SystemdNotifier):
+            def startService(self):
+                handlers.extend(signal.getsignal(number) for number in SignalTests.numbers)
+
+        service = self.daemon()
+        service.notifier = Notifier(self.reactor, Supervision(), str)
+        service.startService()
+        self.reactor.run()
+        self.assertEqual(len(set(handlers) - set(before)), len(self.numbers))
+
+    def test_not_before_the_last_listener(self):
+        """
+        It is not ready as long as one listener is not bound.
+        """
+        service, bound = self.daemon("--listen", "tcp:0"), Deferred()
+        service.listeners()[1].bound = lambda: bound
+        service.startService()
+        self.reactor.run()
+        self.assertEqual(self.manager.take(), [])
+        bound.callback(None)
+        self.assertIn(["READY=1"], self.manager.take())
+
+    def test_not_after_a_stop(self):
+        """
+        A listener that is bound after a stop does not make it ready.
+        """
+        service, bound = self.daemon(), Deferred()
+        service.listeners()[0].bound = lambda: bound
+        service.startService()
+        self.reactor.run()
+        stopped = service.stopService()
+        bound.callback(None)
+        self.reactor.pump([0, 0])
+        self.assertIsNone(self.successResultOf(stopped))
+        self.assertEqual(self.manager.take(), [])
+
+    def test_figures(self):
+        """
+        The status has the live connections and those that were refused.
+        """
+        service = self.daemon()
+        service.startService()
+        self.reactor.run()
+        connection = FakeConnection(service.connections)
+        service.connections.refusals.add("tcp", Reason.ADDRESS, "192.0.2.7:1")
+        self.manager.take()
+        self.reactor.pump([1.0] * 3)
+        self.assertIn(["STATUS=1 connection, 0 B/s, 1 refused"], self.manager.take())
+        connection.bytes_echoed = 3 * 2048
+        self.reactor.pump([1.0] * 3)
+        self.assertIn(["STATUS=1 connection, 2.0 KiB/s, 1 refused"], self.manager.take())
+
+    def test_reload(self):
+        """
+        A reload is told of, also when there is nothing to reload: who asks by a signal
+        waits for the answer.
+        """
+        service = self.daemon()
+        service.startService()
+        self.reactor.run()
+        self.manager.take()
+        os.kill(os.getpid(), signal.SIGHUP)
+        self.reactor.advance(0)
+        (reloading, ready) = self.manager.take()
+        self.assertEqual((reloading[0], ready), ("RELOADING=1", ["READY=1"]))
+
+    def test_stop(self):
+        """
+        A stop is told of when it begins, and until it has ended the status and signs of
+        life go on.
+        """
+        service = self.daemon("--drain-timeout", "3s")
+        service.startService()
+        self.reactor.run()
+        Stuck(service.connections)
+        self.manager.take()
+        stopped = service.stopService()
+        told = self.manager.take()
+        self.assertEqual(told[0], ["STOPPING=1"])
+        self.assertIn(["STATUS=draining, 1 connection, 0 B/s, 0 refused"], told)
+        self.assertTrue(told[-1][0].startswith("EXTEND_TIMEOUT_USEC="))
+        self.reactor.pump([0.1] * 29)
+        self.assertNoResult(stopped)
+        self.assertIn(["WATCHDOG=1"], self.manager.take())
+        self.reactor.pump([0.1] * 2)
+        self.assertIsNone(self.successResultOf(stopped))
+        self.manager.take()
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_check(self):
+        """
+        With C{--check} the service manager is told nothing.
+        """
+        self.assertRaises(SystemExit, self.daemon, "--check")
+        self.assertEqual((self.manager.take(), self.environ), ([], {}))
 
 
 class ParentTests(ServiceTestCase):
