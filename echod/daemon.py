@@ -124,6 +124,13 @@ class EchodService(MultiService):
         if observer is not None and isinstance(parent, Componentized):
             parent.setComponent(ILogObserver, observer)
 
+    @property
+    def log_dropped(self) -> int:
+        """
+        How many log records have been dropped because the log did not take them.
+        """
+        return self._log.dropped
+
     def try_log(self) -> None:
         """
         Find out whether the log can be opened, and leave no file behind.
@@ -154,6 +161,8 @@ class EchodService(MultiService):
         """
         super().startService()
         self._reactor.callWhenRunning(self._handle_signals)
+        self._reactor.callWhenRunning(self._log.run)
+        self._reactor.addSystemEventTrigger("after", "shutdown", self._log.finish)
 
     def _handle_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -161,7 +170,7 @@ class EchodService(MultiService):
         for number in (signal.SIGUSR1, signal.SIGUSR2):
             signals.note(self._reactor, number)
         if self._log.file is not None:
-            signals.handle(self._reactor, signal.SIGUSR1, self._log.file.rotate)
+            signals.handle(self._reactor, signal.SIGUSR1, self._log.rotate)
         signals.handle(self._reactor, signal.SIGHUP, self.reload)
         # Only now: who is told that we are ready may signal us at once.
         bound = gatherResults([listener.bound() for listener in self.listeners()])

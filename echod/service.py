@@ -191,6 +191,19 @@ def check(reactor: Any, service: EchodService) -> None:
     react(lambda r: Deferred.fromCoroutine(start_and_stop(r)), _reactor=reactor)
 
 
+def fill_standard_streams() -> None:
+    """
+    Open something in the place of each standard stream that was closed when the process
+    began (C{>&-}).  Else the first sockets get their numbers, and what is written to the
+    stream goes to a client; in the background, twistd would close what it found there.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
 def keep_steady_time(reactor: Any) -> None:
     """
     Let a reactor of Twisted's tell its timers the time by a clock that cannot step.  By
@@ -204,6 +217,7 @@ def makeService(options: Options) -> EchodService:
     """
     Build the daemon; the entry point of twistd and twist.
     """
+    fill_standard_streams()
     if "twisted.internet.reactor" not in sys.modules and hasattr(select, "epoll"):
         # Nobody has chosen one yet.
         from echod.reactor import install

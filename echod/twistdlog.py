@@ -6,15 +6,32 @@ is ours; a log that cannot be opened ends the start with one line.
 """
 
 import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from constantly import NamedConstant
-from twisted.logger import ILogObserver, LogLevel
-from twisted.python.logfile import LogFile
+from twisted.logger import (
+    FilteringLogObserver,
+    ILogObserver,
+    LogLevel,
+    LogLevelFilterPredicate,
+)
 
-from echod.observers import log_name, make_observer
+from echod.destination import Destination, Stream
+from echod.logfile import LogFile
+from echod.observers import LINES, LineObserver
+from echod.sink import Sink
 from echod.sockets import printable
+from echod.syslogger import Syslogger
+
+
+def log_name(twistd: Mapping[str, Any]) -> str:
+    """
+    Where twistd's options have the log go: a file, or C{-} for standard output.
+    """
+    name: str = twistd["logfile"] or ("-" if twistd["nodaemon"] else "twistd.log")
+    return name
 
 
 class TwistdLog:
@@ -24,18 +41,30 @@ class TwistdLog:
     @ivar file: the log file, if it goes to one.
     """
 
+    file: LogFile | None = None
+    _sink: Sink | None = None
+
     def __init__(
-        self, twistd: Mapping[str, Any] | None, format: str | None, level: NamedConstant | None
+        self,
+        twistd: Mapping[str, Any] | None,
+        format: str | None,
+        level: NamedConstant | None,
     ):
         """
         @param twistd: twistd's options; C{None} when something else logs for us.
-        @param format: as L{make_observer} takes it; C{None} for text.
+        @param format: C{"text"} or C{"json"}; C{None} for text.
         @param level: the least level that is logged; C{None} for info.
         """
         self._twistd = twistd
-        self._format = format or "text"
+        self._line = LINES[format or "text"]
         self._level = level or LogLevel.info
-        self.file: LogFile | None = None
+
+    @property
+    def dropped(self) -> int:
+        """
+        How many records have been dropped because the log did not take them.
+        """
+        return self._sink.dropped if self._sink else 0
 
     def open(self) -> ILogObserver | None:
         """
@@ -47,13 +76,27 @@ class TwistdLog:
         if twistd is None or twistd["logger"] is not None:
             return None
         try:
-            observer, self.file = make_observer(twistd, self._format, self._level)
+            destination = self._destination(twistd)
         except OSError as error:
             raise SystemExit(
                 f"twistd: --logfile '{printable(log_name(twistd))}': "
                 f"{error.strerror}; give a file that can be written"
             ) from None
-        return observer
+        self._sink = Sink(destination, forks=not twistd["nodaemon"])
+        observer = LineObserver(self._sink, self._line)
+        return FilteringLogObserver(observer, [LogLevelFilterPredicate(self._level)])
+
+    def _destination(self, twistd: Mapping[str, Any]) -> Destination:
+        name = log_name(twistd)
+        if twistd["syslog"]:
+            return Syslogger(twistd["prefix"])
+        if name != "-":
+            self.file = LogFile(name)
+            return self.file
+        if not twistd["nodaemon"]:
+            raise OSError(None, "a daemon in the background has no standard output")
+        # Python has none if it was closed; then its number leads nowhere.
+        return Stream(1 if sys.stdout is None else sys.stdout.fileno())
 
     def try_open(self) -> None:
         """
@@ -65,3 +108,24 @@ class TwistdLog:
         self.open()
         if self.file is not None and not existed:
             os.unlink(os.path.realpath(self.file.path))
+
+    def run(self) -> None:
+        """
+        The reactor runs: from now on nobody waits for the log.
+        """
+        if self._sink:
+            self._sink.run()
+
+    def rotate(self) -> None:
+        """
+        Begin a new file, if it is one.
+        """
+        if self._sink:
+            self._sink.rotate()
+
+    def finish(self) -> None:
+        """
+        The reactor has stopped: let the last lines out, if the log takes them.
+        """
+        if self._sink:
+            self._sink.finish()

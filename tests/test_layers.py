@@ -25,9 +25,9 @@ FLOORS = {
         "reactor", "secure", "secure_end", "tls", "transport", "twistdlog", "unix_transport",
     },
     0: {
-        "connection", "connections", "credentials", "header", "keylog", "labels", "limits",
-        "observers", "openssl", "options", "parameters", "refusals", "sockets", "values", "watch",
-        "systemd",
+        "connection", "connections", "credentials", "destination", "header", "keylog", "labels",
+        "limits", "logfile", "observers", "openssl", "options", "parameters", "refusals", "sink",
+        "sockets", "syslogger", "systemd", "values", "watch",
     },
 }  # fmt: skip
 
@@ -51,6 +51,13 @@ SIDEWAYS = {
     ("parameters", "sockets"),
     ("header", "sockets"),
     ("systemd", "sockets"),
+    ("observers", "sockets"),
+    ("syslogger", "sockets"),
+    # Lines go into a sink, and from there to a place; a file and syslogd are such places.
+    ("observers", "sink"),
+    ("sink", "destination"),
+    ("logfile", "destination"),
+    ("syslogger", "destination"),
     # What an option is, and what a good value for it is.
     ("options", "values"),
     ("parameters", "values"),

@@ -1,20 +1,15 @@
 """
-How log events become lines, and where the lines go.
+How log events become lines.
 """
 
-import io
 import json
-import os
-import sys
-import syslog
 
 from twisted.logger import ILogObserver, Logger, LogLevel, LogPublisher
 from twisted.python.failure import Failure
-from twisted.python.logfile import LogFile
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from echod.observers import SyslogObserver, json_line, make_observer, text_line
+from echod.observers import MOST_CHARACTERS, LineObserver, json_line, text_line
 
 
 def events(emit):
@@ -68,7 +63,27 @@ class TextLineTests(SynchronousTestCase):
         """
         logged = event(lambda log: log.info("{peer}", peer="a\x1b[2J\r\n2026 [x] \x9b\x7f\0\tb"))
         line = text_line(logged)
-        self.assertTrue(line.endswith("a\\x1b[2J\\x0d\n\t2026 [x] \\x9b\\x7f\\x00\tb\n"), line)
+        self.assertTrue(
+            line.endswith(r"a\x1b[2J\r" + "\n" + r"    2026 [x] \x9b\x7f\x00\tb" + "\n"), line
+        )
+
+    def test_what_is_not_seen(self):
+        """
+        Nor can a peer turn the direction of the text, end a line in other ways, hide
+        something, or have the line refused because it is no UTF-8.
+        """
+        hidden = "\u2028\u2029\x85\u202a\u202e\u2066\u2069\u200b\ufeff\ud800"
+        line = text_line(event(lambda log: log.info("{peer}", peer=f"\u20ac{hidden}")))
+        self.assertTrue(line.strip().endswith("\u20ac" + ascii(hidden)[1:-1]), line)
+        line.encode()
+
+    def test_length(self):
+        """
+        Of what is too long, the middle is left out.
+        """
+        line = text_line(event(lambda log: log.info("{s}", s="a" * 50_000 + "b" * 50_000)))
+        self.assertTrue(line.startswith("20") and line.endswith("b\n"))
+        self.assertEqual(len(line), MOST_CHARACTERS + len(" ... \n"))
 
     def test_traceback(self):
         """
@@ -78,7 +93,7 @@ class TextLineTests(SynchronousTestCase):
         first, *rest = line.splitlines()
         self.assertTrue(first.endswith(" bug"), first)
         self.assertTrue(rest)
-        self.assertEqual([each for each in rest if not each.startswith("\t")], [])
+        self.assertEqual([each for each in rest if not each.startswith("    ")], [])
         self.assertIn("RuntimeError: went wrong", line)
 
 
@@ -105,7 +120,7 @@ class JSONLineTests(SynchronousTestCase):
         self.assertEqual(
             record,
             {
-                "time": "2023-11-14T22:13:20.250Z",
+                "timestamp": "2023-11-14T22:13:20.250Z",
                 "level": "warn",
                 "logger": "echod.test",
                 "message": "\x1e\n\u20ac has 5",
@@ -115,6 +130,42 @@ class JSONLineTests(SynchronousTestCase):
                 "b": True,
             },
         )
+
+    def test_values(self):
+        """
+        Whatever a value is, a strict parser takes the line, which is ASCII.
+        """
+        values = {
+            "nan": float("nan"),
+            "infinite": float("-inf"),
+            "large": 2**63 - 1,
+            "larger": -(2**63),
+            "huge": 1 << 40_000,
+            "raw": b"\xff\x00a",
+            "nothing": None,
+            "half": "\ud800",
+            "line": "\u2028",
+            "long": "a" * 50_000 + "b" * 50_000,
+        }
+        logged = event(lambda log: log.info("words", **values))
+        line = json_line(logged)
+        self.assertTrue(line.isascii())
+        self.assertLess(len(line), 4 * MOST_CHARACTERS)
+
+        def refuse(constant):
+            raise AssertionError(constant)
+
+        record = json.loads(line, parse_constant=refuse)
+        self.assertEqual(
+            {name: record[name] for name in list(values)[:4]},
+            {"nan": None, "infinite": None, "large": 2**63 - 1, "larger": "-0x8000000000000000"},
+        )
+        self.assertEqual(record["huge"][:6], "0x1000")
+        self.assertEqual(
+            {name: record[name] for name in ("raw", "nothing", "half", "line")},
+            {"raw": "\\xff\0a", "nothing": None, "half": "\\ud800", "line": "\u2028"},
+        )
+        self.assertRegex(record["long"], r"^a+ \.\.\. b+$")
 
     def test_names_of_ours(self):
         """
@@ -126,7 +177,7 @@ class JSONLineTests(SynchronousTestCase):
         logged.update(failure="f")
         record = json.loads(json_line(logged))
         self.assertEqual((record["logger"], record["message"]), ("echod.test", "words"))
-        self.assertEqual(set(record), {"time", "level", "logger", "message"})
+        self.assertEqual(set(record), {"timestamp", "level", "logger", "message"})
 
     def test_traceback(self):
         """
@@ -144,150 +195,32 @@ class JSONLineTests(SynchronousTestCase):
         self.assertIsNone(json_line(event(lambda log: log.info(""))))
 
 
-class SyslogTests(SynchronousTestCase):
+class LineObserverTests(SynchronousTestCase):
     """
-    Lines that go to syslog(3).
+    From an event to the sink.
     """
-
-    def setUp(self):
-        self.opened, self.sent = [], []
-        self.patch(syslog, "openlog", lambda *args: self.opened.append(args))
-        self.patch(syslog, "syslog", lambda *args: self.sent.append(args))
-
-    def test_priorities(self):
-        """
-        Each line has the prefix of twistd and the priority of its event.
-        """
-        observer = SyslogObserver("prefix", lambda event: event["log_format"] + "\n")
-        verifyObject(ILogObserver, observer)
-        for name in ("debug", "info", "warn", "error", "critical"):
-            observer(event(lambda log, name=name: log.emit(LogLevel.levelWithName(name), name)))
-        self.assertEqual(self.opened, [("prefix", syslog.LOG_PID, syslog.LOG_DAEMON)])
-        self.assertEqual(
-            self.sent,
-            [
-                (syslog.LOG_DEBUG, "debug"),
-                (syslog.LOG_INFO, "info"),
-                (syslog.LOG_WARNING, "warn"),
-                (syslog.LOG_ERR, "error"),
-                (syslog.LOG_CRIT, "critical"),
-            ],
-        )
 
     def test_lines(self):
         """
-        A traceback is sent line by line, and an event without words not at all.
+        Each event's line is put into the sink with its level; one without words is not.
         """
-        observer = SyslogObserver("prefix", text_line)
-        observer(event(lambda log: log.info("")))
-        self.assertEqual(self.sent, [])
-        observer(event(lambda log: log.failure("bug", a_failure())))
-        self.assertGreater(len(self.sent), 2)
-        self.assertEqual([line for _, line in self.sent if "\n" in line], [])
+        put = []
 
+        class Basin:
+            def put(self, level, line):
+                put.append((level, line))
 
-class MakeObserverTests(SynchronousTestCase):
-    """
-    The destinations that twistd's options name.
-    """
-
-    def setUp(self):
-        self.stdout = io.StringIO()
-        self.patch(sys, "stdout", self.stdout)
-
-    def make(self, format="text", level=LogLevel.info, **twistd):
-        options = {"logfile": None, "nodaemon": True, "syslog": False, "prefix": "echod"}
-        observer, file = make_observer(options | twistd, format, level)
+        observer = LineObserver(Basin(), lambda event: event["log_format"] or None)
         verifyObject(ILogObserver, observer)
-        if file is not None:
-            self.addCleanup(file.close)
-        return observer, file
-
-    def say(self, observer):
-        for each in events(lambda log: [log.debug("d"), log.info("i"), log.warn("w")]):
-            observer(each)
-
-    def test_stdout(self):
-        """
-        In the foreground, with C{--logfile -} too, lines go to standard output.
-        """
-        for twistd in ({}, {"logfile": "-"}):
-            observer, file = self.make(**twistd)
-            self.assertIsNone(file)
-            self.say(observer)
-        words = [line.split()[-1] for line in self.stdout.getvalue().splitlines()]
-        self.assertEqual(words, ["i", "w", "i", "w"])
-
-    def test_level(self):
-        """
-        What is below the level is not written.
-        """
-        for level, expected in ((LogLevel.debug, "diw"), (LogLevel.warn, "w")):
-            observer, _ = self.make("json", level)
-            self.stdout.truncate(0)
-            self.stdout.seek(0)
-            self.say(observer)
-            said = [json.loads(line)["message"] for line in self.stdout.getvalue().splitlines()]
-            self.assertEqual("".join(said), expected)
-
-    def test_file(self):
-        """
-        A log file gets every line as soon as it is logged, is added to, and can be rotated.
-        """
-        path = self.mktemp()
-        with open(path, "w") as earlier:
-            earlier.write("earlier\n")
-        observer, file = self.make(logfile=path)
-        self.assertIsInstance(file, LogFile)
-        self.say(observer)
-        file.rotate()
-        self.say(observer)
-        with open(path + ".1") as old, open(path) as new:
-            self.assertEqual([line.split()[-1] for line in old], ["earlier", "i", "w"])
-            self.assertEqual([line.split()[-1] for line in new], ["i", "w"])
-        self.assertEqual(self.stdout.getvalue(), "")
-
-    def test_background(self):
-        """
-        In the background, without a name, the log file is twistd.log.
-        """
-        folder = self.mktemp()
-        os.mkdir(folder)
-        self.addCleanup(os.chdir, os.getcwd())
-        os.chdir(folder)
-        self.make(nodaemon=False)
-        self.assertEqual(os.listdir("."), ["twistd.log"])
-
-    def test_stdout_in_the_background(self):
-        """
-        In the background C{--logfile -} is refused: the lines would go nowhere.
-        """
-        error = self.assertRaises(OSError, self.make, logfile="-", nodaemon=False)
-        self.assertEqual(error.strerror, "a daemon in the background has no standard output")
-
-    def test_syslog(self):
-        """
-        With C{--syslog} lines go there and nowhere else, a log file or not.
-        """
-        opened, sent = [], []
-        self.patch(syslog, "openlog", lambda *args: opened.append(args))
-        self.patch(syslog, "syslog", lambda *args: sent.append(args))
-        path = self.mktemp()
-        observer, file = self.make(syslog=True, logfile=path)
-        self.say(observer)
-        self.assertEqual(opened[0][0], "echod")
-        self.assertEqual([line[-1] for _, line in sent], ["i", "w"])
-        self.assertIsNone(file)
-        self.assertEqual((self.stdout.getvalue(), os.path.exists(path)), ("", False))
-        # Nor does it matter then that the background has no standard output.
-        observer, file = self.make(syslog=True, logfile="-", nodaemon=False)
-        self.say(observer)
-        self.assertEqual([line[-1] for _, line in sent], ["i", "w"] * 2)
-        self.assertIsNone(file)
-        self.assertEqual(self.stdout.getvalue(), "")
-
-    def test_cannot_open(self):
-        """
-        A log file in a folder that is not there is the caller's to report.
-        """
-        self.assertRaises(OSError, self.make, logfile=os.path.join(self.mktemp(), "log"))
+        for name in ("debug", "critical"):
+            observer(event(lambda log, name=name: log.emit(LogLevel.levelWithName(name), name)))
+        observer(event(lambda log: log.info("")))
+        observer({"log_format": "by hand \u20ac"})
+        self.assertEqual(
+            put,
+            [
+                (LogLevel.debug, b"debug"),
+                (LogLevel.critical, b"critical"),
+                (LogLevel.info, b"by hand \xe2\x82\xac"),
+            ],
+        )

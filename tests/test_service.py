@@ -44,6 +44,7 @@ from echod.service import (
     Options,
     build,
     check,
+    fill_standard_streams,
     keep_steady_time,
     makeService,
     most_connections,
@@ -739,7 +740,10 @@ class SignalTests(ServiceTestCase):
         service.startService()
         self.reactor.run()
         self.assertEqual(self.send(signal.SIGUSR1), [])
+        for finish, args, kwargs in self.reactor.triggers["after"]["shutdown"]:
+            finish(*args, **kwargs)
         self.assertTrue(os.path.exists(path) and os.path.exists(path + ".1"))
+        self.assertEqual(service.log_dropped, 0)
 
 
 class ServiceManagerTests(ServiceTestCase):
@@ -885,6 +889,13 @@ class ParentTests(ServiceTestCase):
     The log observer that the daemon brings to the application.
     """
 
+    def setUp(self):
+        super().setUp()
+        self.written = self.file()
+        stdout = open(self.written, "w")  # noqa: SIM115 - it is open until the test ends
+        self.addCleanup(stdout.close)
+        self.patch(sys, "stdout", stdout)
+
     def adopted(self, *args, **twistd):
         """
         The observer of an application that the daemon has become part of.
@@ -902,7 +913,8 @@ class ParentTests(ServiceTestCase):
         log.debug("low")
         log.info("middle")
         log.warn("high")
-        return self.stdout.getvalue().splitlines()
+        with open(self.written) as file:
+            return file.read().splitlines()
 
     def test_default(self):
         """
@@ -1104,6 +1116,22 @@ class MakeServiceTests(ServiceTestCase):
         del select.epoll
         makeService(self.options(*self.local)).startService()
         self.assertEqual(len(self.reactor.adoptedPorts), 1)
+
+    def test_closed_streams(self):
+        """
+        In the place of a standard stream that was closed, there is nothing to be misled to.
+        """
+        found, opened = os.fstat, []
+
+        def fstat(descriptor):
+            if descriptor in (0, 2):
+                raise OSError
+            return found(descriptor)
+
+        self.patch(os, "fstat", fstat)
+        self.patch(os, "open", lambda *args: opened.append(args))
+        fill_standard_streams()
+        self.assertEqual(opened, [(os.devnull, os.O_RDWR)] * 2)
 
     def test_steady_time(self):
         """

@@ -3,7 +3,6 @@ The log as twistd's own options have it.
 """
 
 import errno
-import io
 import json
 import os
 import sys
@@ -13,6 +12,8 @@ from twisted.scripts.twistd import ServerOptions
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from echod import twistdlog
+from echod.destination import Stream
 from echod.twistdlog import TwistdLog
 
 
@@ -22,13 +23,22 @@ class LogTestCase(SynchronousTestCase):
     """
 
     def setUp(self):
-        self.stdout = io.StringIO()
-        self.patch(sys, "stdout", self.stdout)
+        self.stdout_path = os.path.abspath(self.file())
+        stdout = open(self.stdout_path, "w")  # noqa: SIM115 - it is open until the test ends
+        self.addCleanup(stdout.close)
+        self.patch(sys, "stdout", stdout)
 
     def log(self, format=None, level=None, **twistd):
         options = ServerOptions()
         options.opts.update({"nodaemon": 1} | twistd)
         return TwistdLog(options, format, level)
+
+    def written(self):
+        """
+        The lines on standard output.
+        """
+        with open(self.stdout_path) as file:
+            return file.read().splitlines()
 
     def file(self, content=b""):
         path = self.mktemp()
@@ -66,7 +76,7 @@ class OpenTests(LogTestCase):
         log = self.log(**given)
         self.say(log.open())
         self.assertIsNone(log.file)
-        return self.stdout.getvalue().splitlines()
+        return self.written()
 
     def test_text(self):
         """
@@ -97,13 +107,14 @@ class OpenTests(LogTestCase):
         log = self.log(logfile=path)
         self.say(log.open())
         self.addCleanup(log.file.close)
-        log.file.rotate()
+        log.rotate()
+        log.finish()
         with open(path + ".1", "rb") as file:
             lines = file.read().splitlines()
         self.assertEqual(
             [line.split()[-1] for line in lines], [b"earlier", b"middle", b"high", b"top"]
         )
-        self.assertEqual(self.stdout.getvalue(), "")
+        self.assertEqual(self.written(), [])
 
     def test_logger_of_the_user(self):
         """
@@ -121,7 +132,77 @@ class OpenTests(LogTestCase):
         log = TwistdLog(None, "json", LogLevel.debug)
         self.assertIsNone(log.open())
         log.try_open()
-        self.assertIsNone(log.file)
+        log.run()
+        log.rotate()
+        log.finish()
+        self.assertEqual((log.file, log.dropped), (None, 0))
+
+    def test_background(self):
+        """
+        In the background, without a name, the log file is twistd.log; lines that come
+        before it has gone there are in the file at once.
+        """
+        self.empty_folder()
+        log = self.log(nodaemon=0)
+        observer = log.open()
+        self.addCleanup(log.file.close)
+        self.say(observer)
+        with open("twistd.log") as file:
+            self.assertEqual([line.split()[-1] for line in file], ["middle", "high", "top"])
+        self.assertEqual((os.listdir("."), self.written()), (["twistd.log"], []))
+
+    def test_no_stdout(self):
+        """
+        Where Python has found no standard output, lines go to its number, which is
+        nowhere by then.
+        """
+        descriptors = []
+        self.patch(twistdlog, "Stream", descriptors.append)
+        self.patch(sys, "stdout", None)
+        self.log().open()
+        self.assertEqual(descriptors, [1])
+
+    def test_syslog(self):
+        """
+        With C{--syslog} lines go there and nowhere else, a log file or not; nor does it
+        matter then that the background has no standard output.
+        """
+        path = self.mktemp()
+        for given in ({"logfile": path}, {"logfile": "-", "nodaemon": 0}):
+            sent = []
+
+            class Paper(Stream):
+                def __init__(self, prefix, sent=sent):
+                    self.sent = sent
+                    sent.append(prefix)
+
+                def write(self, records):
+                    self.sent.extend(records)
+
+            self.patch(twistdlog, "Syslogger", Paper)
+            log = self.log(syslog=1, prefix="name", **given)
+            self.say(log.open())
+            self.assertEqual(sent[0], "name")
+            self.assertEqual(
+                [level for level, _ in sent[1:]], [LogLevel.info, LogLevel.warn, LogLevel.error]
+            )
+            self.assertIsNone(log.file)
+        self.assertEqual((self.written(), os.path.exists(path)), ([], False))
+
+    def test_dropped(self):
+        """
+        What a log does not take is dropped and counted, and nothing is left of it but that.
+        """
+        log = self.log(logfile="/dev/full", nodaemon=0)
+        observer = log.open()
+        self.addCleanup(log.file.close)
+        self.assertEqual(log.dropped, 0)
+        speaker = Logger(observer=LogPublisher(observer))
+        for _ in range(200):
+            speaker.info("{text}", text="x" * 8000)
+        self.assertGreater(log.dropped, 50)
+        log.finish()
+        self.assertEqual(len(self.written()), 0)
 
 
 class RefusedTests(LogTestCase):
@@ -173,13 +254,13 @@ class RefusedTests(LogTestCase):
 
     def test_pipe(self):
         """
-        A log file that is none, but a pipe, is named as well.
+        A log file that is none, but a pipe that nobody reads, is named as well.
         """
         path = os.path.abspath(self.mktemp())
         os.mkfifo(path)
         line = self.refused(logfile=path)
         self.assertTrue(line.startswith(f"twistd: --logfile '{path}': "), line)
-        self.assertIn(os.strerror(errno.ESPIPE), line)
+        self.assertIn(os.strerror(errno.ENXIO), line)
 
 
 class TryTests(LogTestCase):

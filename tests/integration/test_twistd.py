@@ -149,8 +149,8 @@ class LogTests(SynchronousTestCase):
             stop(daemon)
             events: list[dict[str, Any]] = [json.loads(line) for line in daemon.log.splitlines()]
             for event in events:
-                self.assertLessEqual({"time", "level", "logger", "message"}, event.keys())
-                datetime.fromisoformat(event["time"])
+                self.assertLessEqual({"timestamp", "level", "logger", "message"}, event.keys())
+                datetime.fromisoformat(event["timestamp"])
             by_name = {event["event"]: event for event in events if "event" in event}
             self.assertEqual(by_name["listening"]["address"], address)
             self.assertEqual(by_name["drained"]["finished"], 0)

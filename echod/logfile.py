@@ -1,0 +1,106 @@
+"""
+The log's file, and how it is rotated.
+
+The rule of this room: the old file is let go when the new one is open, and not before.  So
+whatever fails on the way, there is always a file to write to.  (Twisted's C{LogFile} closes
+first, and does not notice when a full disk takes half a line.)
+"""
+
+import os
+import stat
+from collections.abc import Sequence
+
+from echod.destination import Record, Stream
+
+ROTATE_BYTES = 1_000_000
+"""The size at which twistd has a log rotated."""
+
+
+class LogFile(Stream):
+    """
+    A file that is added to; the older ones are beside it, C{.1} being the newest.
+
+    @ivar path: its path.
+    """
+
+    def __init__(self, path: str, rotate_bytes: int = ROTATE_BYTES):
+        """
+        @raise OSError: when it cannot be opened.
+        """
+        self.path = os.path.abspath(path)
+        self._rotate_bytes = rotate_bytes
+        super().__init__(self._open())
+        # Such as /dev/null or a pipe are not to be moved, nor cut.
+        self._regular = stat.S_ISREG(os.fstat(self._descriptor).st_mode)
+        self._due_bytes = rotate_bytes
+
+    def _open(self) -> int:
+        # Without O_NONBLOCK, opening a pipe that nobody reads would wait for somebody.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+        return os.open(self.path, flags, 0o666)
+
+    def close(self) -> None:
+        """
+        Close it.
+        """
+        os.close(self._descriptor)
+
+    def write(self, records: Sequence[Record]) -> None:
+        """
+        Add lines, all or none.
+
+        @raise OSError: when that fails.
+        """
+        before = os.fstat(self._descriptor).st_size
+        try:
+            super().write(records)
+        except OSError:
+            if self._regular:
+                # Half a line would be the end of this file if it is rotated now.
+                self._rest = b""
+                os.ftruncate(self._descriptor, before)
+            raise
+
+    def is_due(self) -> bool:
+        """
+        Whether it has grown enough.
+        """
+        return self._regular and os.fstat(self._descriptor).st_size >= self._due_bytes
+
+    def rotate(self) -> None:
+        """
+        Move the file aside and begin a new one.  If somebody has moved it already, as
+        logrotate does, a new one is all that it takes.
+
+        @raise OSError: when that fails; the old file goes on.
+        """
+        if not self._regular:
+            return
+        old = os.fstat(self._descriptor)
+        # If this fails, it is tried again when as much has been written as for the first.
+        self._due_bytes = old.st_size + self._rotate_bytes
+        if self._is_in_place(old):
+            self._move_aside()
+        descriptor = self._open()
+        try:
+            os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
+        except OSError:
+            os.close(descriptor)
+            raise
+        self.close()
+        self._descriptor = descriptor
+        self._due_bytes = self._rotate_bytes
+
+    def _is_in_place(self, file: os.stat_result) -> bool:
+        try:
+            return os.path.samestat(os.stat(self.path), file)
+        except FileNotFoundError:
+            return False
+
+    def _move_aside(self) -> None:
+        free = 1
+        while os.path.lexists(f"{self.path}.{free}"):
+            free += 1
+        for number in range(free, 1, -1):
+            os.rename(f"{self.path}.{number - 1}", f"{self.path}.{number}")
+        os.rename(self.path, f"{self.path}.1")

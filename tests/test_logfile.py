@@ -1,0 +1,193 @@
+"""
+The log's file, and how it is rotated.
+"""
+
+import errno
+import os
+import stat
+
+from twisted.logger import LogLevel
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod.logfile import LogFile
+
+
+class LogFileTestCase(SynchronousTestCase):
+    """
+    A log file in a folder of its own.
+    """
+
+    def setUp(self):
+        self.folder = os.path.abspath(self.mktemp())
+        os.mkdir(self.folder)
+        self.path = os.path.join(self.folder, "log")
+
+    def open(self, **given):
+        file = LogFile(self.path, **given)
+        self.addCleanup(file.close)
+        return file
+
+    def write(self, file, *lines):
+        file.write([(LogLevel.info, line) for line in lines])
+
+    def read(self, suffix=""):
+        with open(self.path + suffix, "rb") as file:
+            return file.read()
+
+    def names(self):
+        return sorted(os.listdir(self.folder))
+
+
+class WriteTests(LogFileTestCase):
+    """
+    Adding lines.
+    """
+
+    def test_added_to(self):
+        """
+        What is there already stays, also when somebody cuts the file in the meantime.
+        """
+        with open(self.path, "wb") as earlier:
+            earlier.write(b"earlier\n")
+        file = self.open()
+        self.write(file, b"a\n", b"b\n")
+        self.assertEqual(self.read(), b"earlier\na\nb\n")
+        os.truncate(self.path, 0)
+        self.write(file, b"c\n")
+        self.assertEqual(self.read(), b"c\n")
+
+    def full_after(self, size):
+        """
+        Let the disk be full: a file takes so many bytes, and then says why not more.
+        """
+        real = os.write
+
+        def write(descriptor, data):
+            room = size - os.fstat(descriptor).st_size
+            if room <= 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real(descriptor, data[:room])
+
+        self.unpatch = self.patch(os, "write", write).restore
+
+    def test_full_disk(self):
+        """
+        On a full disk no half of a line stays in the file.
+        """
+        file = self.open()
+        self.write(file, b"first\n")
+        self.full_after(10)
+        error = self.assertRaises(OSError, self.write, file, b"second\n", b"third\n")
+        self.assertEqual(error.errno, errno.ENOSPC)
+        self.assertEqual(self.read(), b"first\n")
+        self.unpatch()
+        self.write(file, b"second\n", b"third\n")
+        self.assertEqual(self.read(), b"first\nsecond\nthird\n")
+
+    def test_no_regular_file(self):
+        """
+        A device takes lines, is never cut and never moved.
+        """
+        file = LogFile("/dev/full", rotate_bytes=0)
+        self.addCleanup(file.close)
+        self.assertRaises(OSError, self.write, file, b"a\n")
+        file.rotate()
+        self.assertFalse(file.is_due())
+        self.assertTrue(os.path.exists("/dev/full"))
+
+    def test_pipe_that_nobody_reads(self):
+        """
+        A pipe without a reader is not waited for.
+        """
+        os.mkfifo(self.path)
+        error = self.assertRaises(OSError, LogFile, self.path)
+        self.assertEqual(error.errno, errno.ENXIO)
+
+
+class RotateTests(LogFileTestCase):
+    """
+    Beginning a new file.
+    """
+
+    def test_rotate(self):
+        """
+        The older files are kept, the newest as C{.1}, and the new one has their mode.
+        """
+        file = self.open()
+        os.chmod(self.path, 0o640)
+        for line in (b"a\n", b"b\n", b"c\n"):
+            self.write(file, line)
+            file.rotate()
+        self.write(file, b"d\n")
+        self.assertEqual(self.names(), ["log", "log.1", "log.2", "log.3"])
+        self.assertEqual(
+            [self.read(suffix) for suffix in ("", ".1", ".2", ".3")],
+            [b"d\n", b"c\n", b"b\n", b"a\n"],
+        )
+        self.assertEqual(stat.S_IMODE(os.stat(self.path).st_mode), 0o640)
+
+    def test_size(self):
+        """
+        It is time for a new file when this one has grown enough, what it had before
+        counted in.
+        """
+        with open(self.path, "wb") as earlier:
+            earlier.write(b"0123")
+        file = self.open(rotate_bytes=10)
+        self.write(file, b"56789")
+        self.assertFalse(file.is_due())
+        self.write(file, b"\n")
+        self.assertTrue(file.is_due())
+        file.rotate()
+        self.assertFalse(file.is_due())
+        self.write(file, b"123456789\n")
+        self.assertTrue(file.is_due())
+
+    def test_moved_away(self):
+        """
+        A file that somebody else has moved, or replaced, is let go, and nothing is moved.
+        """
+        file = self.open()
+        self.write(file, b"a\n")
+        os.rename(self.path, self.path + ".old")
+        file.rotate()
+        self.write(file, b"b\n")
+        os.rename(self.path, self.path + ".older")
+        with open(self.path, "wb") as created:
+            created.write(b"by logrotate\n")
+        file.rotate()
+        self.write(file, b"c\n")
+        self.assertEqual(self.names(), ["log", "log.old", "log.older"])
+        self.assertEqual(self.read(".old") + self.read(".older"), b"a\nb\n")
+        self.assertEqual(self.read(), b"by logrotate\nc\n")
+
+    def refuse(self, name, number=errno.EACCES):
+        """
+        Let the system refuse one of its calls.
+        """
+
+        def refusing(*args, **kwargs):
+            raise OSError(number, os.strerror(number))
+
+        self.patch(os, name, refusing)
+
+    def test_failures(self):
+        """
+        Whatever fails, the old file goes on, and it is not tried again for each line.
+        """
+        file = self.open(rotate_bytes=4)
+        self.write(file, b"123\n")
+        for name in ("rename", "open", "fchmod"):
+            self.assertTrue(file.is_due())
+            patched = getattr(os, name)
+            self.refuse(name)
+            error = self.assertRaises(OSError, file.rotate)
+            setattr(os, name, patched)
+            self.assertEqual(error.errno, errno.EACCES)
+            self.assertFalse(file.is_due())
+            self.write(file, b"456\n")
+        # The second had moved the file before it failed.
+        self.assertEqual(self.read(".1"), b"123\n" + b"456\n" * 3)
+        file.rotate()
+        self.write(file, b"new\n")
+        self.assertEqual((self.names(), self.read()), (["log", "log.1"], b"new\n"))

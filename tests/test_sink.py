@@ -1,0 +1,372 @@
+"""
+What stands between the daemon and its log.
+"""
+
+import errno
+import os
+import signal
+from threading import Event, Thread
+
+from twisted.internet.task import Clock
+from twisted.logger import LogLevel, globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod.sink import MOST_BYTES, PATIENCE_SECONDS, Sink
+
+LINE = b"x" * 1023 + b"\n"
+
+
+class Paper:
+    """
+    A place that notes what is written, and does what the test says.
+
+    @ivar error: what it fails with.
+    @ivar batches: the lines of each write.
+    @ivar due: whether it says that it is to be rotated.
+    """
+
+    def __init__(self):
+        self.error = None
+        self.rotation_error = None
+        self.batches = []
+        self.due = False
+        self.rotated = 0
+
+    @property
+    def lines(self):
+        return [line for batch in self.batches for line in batch]
+
+    def write(self, records):
+        if self.error is not None:
+            raise self.error
+        self.batches.append([line for _, line in records])
+
+    def is_due(self):
+        return self.due
+
+    def rotate(self):
+        self.due = False
+        if self.rotation_error is not None:
+            raise self.rotation_error
+        self.rotated += 1
+
+
+def full():
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class SinkTestCase(SynchronousTestCase):
+    """
+    A sink, and what it logs itself, which comes back to it as it does in the daemon.
+    """
+
+    def setUp(self):
+        self.clock = Clock()
+        self.paper = Paper()
+        self.works = []
+        self.told = []
+        globalLogPublisher.addObserver(self.hear)
+        self.addCleanup(globalLogPublisher.removeObserver, self.hear)
+
+    def sink(self, **given):
+        self.sink = Sink(
+            self.paper, clock=self.clock.seconds, **{"start": self.works.append} | given
+        )
+        return self.sink
+
+    def hear(self, event):
+        if event.get("log_namespace") == "echod.sink":
+            self.told.append(event)
+            self.sink.put(event["log_level"], f"told {event['count']}\n".encode())
+
+    def put(self, *lines):
+        for line in lines:
+            self.sink.put(LogLevel.info, line)
+
+
+class AtOnceTests(SinkTestCase):
+    """
+    Before it goes to the background: there is no thread, and each line is written at once.
+    """
+
+    def setUp(self):
+        super().setUp()
+        self.sink(forks=True)
+
+    def test_order(self):
+        """
+        Lines are written one by one, as they come.
+        """
+        self.put(b"a\n", b"b\n")
+        self.assertEqual(self.paper.batches, [[b"a\n"], [b"b\n"]])
+        self.assertEqual((self.sink.dropped, self.works, self.told), (0, [], []))
+
+    def test_failure(self):
+        """
+        What a place did not take is written when it takes again, and nothing is told if
+        nothing is missing.
+        """
+        self.paper.error = full()
+        self.put(b"a\n", b"b\n")
+        self.paper.error = None
+        self.put(b"c\n")
+        self.assertEqual(self.paper.lines, [b"a\n", b"b\n", b"c\n"])
+        self.assertEqual((self.sink.dropped, self.told), (0, []))
+
+    def test_batches(self):
+        """
+        What waits is written in pieces that a pipe takes whole, and never a part of a line.
+        """
+        self.paper.error = full()
+        self.put(LINE, LINE, LINE, LINE, b"short\n", LINE * 5)
+        self.paper.error = None
+        self.put(b"end\n")
+        self.assertEqual(self.paper.batches, [[LINE] * 4, [b"short\n"], [LINE * 5], [b"end\n"]])
+
+    def test_bound(self):
+        """
+        What does not fit in is dropped, and so is all that follows until half of what waits
+        is written; then it is told how many are missing, where they are missing.
+        """
+        self.paper.error = full()
+        fitting = MOST_BYTES // len(LINE)
+        self.put(*[LINE] * fitting)
+        self.assertEqual(self.sink.dropped, 0)
+        self.put(LINE)
+        self.clock.advance(2)
+        self.put(b"short\n")
+        self.assertEqual(self.sink.dropped, 2)
+        self.clock.advance(1.5)
+        self.paper.error = None
+        self.sink.finish()
+        self.put(b"after\n")
+        lines = self.paper.lines
+        self.assertEqual(lines, [LINE] * fitting + [b"told 2\n", b"after\n"])
+        (event,) = self.told
+        self.assertEqual(event["log_level"], LogLevel.warn)
+        self.assertEqual(event["event"], "log-dropped")
+        self.assertEqual((event["count"], event["seconds"], event["total"]), (2, 3.5, 2))
+        self.assertEqual(event["reason"], "No space left on device")
+
+    def test_total(self):
+        """
+        Each time is told for itself, with the total of all, and its own reason.
+        """
+        for reason in (full(), OSError("odd")):
+            self.paper.error = reason
+            self.put(*[LINE] * (MOST_BYTES // len(LINE) + 3))
+            self.paper.error = None
+            self.sink.finish()
+        self.assertEqual([(e["count"], e["total"]) for e in self.told], [(3, 3), (3, 6)])
+        self.assertEqual(
+            [event["reason"] for event in self.told], ["No space left on device", "odd"]
+        )
+
+    def test_rotation_when_due(self):
+        """
+        A place is rotated before the next line when it is time for that.
+        """
+        self.paper.due = True
+        self.put(b"a\n")
+        self.assertEqual((self.paper.rotated, self.paper.lines), (1, [b"a\n"]))
+
+    def test_rotation_that_fails(self):
+        """
+        A rotation that fails is a line in the old file.
+        """
+        self.paper.due = True
+        self.paper.rotation_error = OSError(errno.EACCES, "Permission denied")
+        heard = []
+        globalLogPublisher.removeObserver(self.hear)
+        globalLogPublisher.addObserver(heard.append)
+        self.put(b"a\n")
+        globalLogPublisher.removeObserver(heard.append)
+        globalLogPublisher.addObserver(self.hear)
+        self.assertEqual(self.paper.lines, [b"a\n"])
+        (event,) = heard
+        self.assertEqual(event["event"], "log-rotation-failed")
+        self.assertEqual(event["reason"], "Permission denied")
+
+
+class ThreadTests(SinkTestCase):
+    """
+    When the reactor runs: a thread writes, and nobody waits for it.
+    """
+
+    def started(self):
+        """
+        Start the thread that the sink has asked for.
+        """
+        (work,) = self.works
+        thread = Thread(target=work, daemon=True)
+        thread.start()
+        self.addCleanup(self.end, thread)
+        return thread
+
+    def end(self, thread):
+        """
+        Have the thread end: it does when its place breaks it off.
+        """
+        self.paper.error = SystemExit()
+        self.sink.run()
+        self.put(b"the end\n")
+        self.sink.rotate()
+        thread.join(20)
+        self.assertFalse(thread.is_alive())
+
+    def test_nobody_waits(self):
+        """
+        A line waits for the thread, not the other way round.
+        """
+        self.sink().run()
+        self.put(b"a\n", b"b\n")
+        self.assertEqual(self.paper.lines, [])
+        self.assertEqual(len(self.works), 1)
+        self.started()
+        self.sink.finish()
+        self.assertEqual(self.paper.lines, [b"a\n", b"b\n"])
+
+    def test_waiting_for_the_last(self):
+        """
+        After the reactor has stopped, as before it runs, each line is waited for.
+        """
+        self.sink().run()
+        self.put(b"a\n")
+        self.started()
+        self.sink.finish()
+        for line in (b"b\n", b"c\n", b"d\n"):
+            self.put(line)
+            self.assertEqual(self.paper.lines[-1], line)
+
+    def test_signals(self):
+        """
+        The thread leaves signals to the reactor's.
+        """
+        masks = []
+        self.paper.write = lambda records: masks.append(
+            signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        )
+        self.sink().run()
+        self.put(b"a\n")
+        thread = self.started()
+        self.sink.finish()
+        self.assertIn(signal.SIGTERM, masks[0])
+        del self.paper.write
+        self.assertTrue(thread.is_alive())
+
+    def test_blocked(self):
+        """
+        A place that takes nothing stops nobody: lines wait, then are dropped, and a stop
+        waits no longer than it has patience.
+        """
+        writes, goes_on = Event(), Event()
+        self.addCleanup(goes_on.set)
+        take = self.paper.write
+
+        def write(records):
+            writes.set()
+            goes_on.wait(20)
+            take(records)
+
+        self.paper.write = write
+        self.sink().run()
+        self.put(b"a\n")
+        self.started()
+        self.assertTrue(writes.wait(20))
+        self.put(*[LINE] * (MOST_BYTES // len(LINE) + 10))
+        self.assertEqual(self.sink.dropped, 11)
+        self.sink._clock = iter((0, PATIENCE_SECONDS, 0, 0)).__next__
+        self.sink.finish()
+        self.put(b"not waited for\n")
+        self.assertEqual((self.paper.lines, self.sink.dropped), ([], 12))
+        goes_on.set()
+        self.sink._clock = self.clock.seconds
+        self.sink.finish()
+        self.assertEqual([event["count"] for event in self.told], [12])
+        self.assertEqual(self.told[0]["reason"], "the log was not taken fast enough")
+        self.assertEqual(self.paper.lines[-1], b"told 12\n")
+
+    def test_failing(self):
+        """
+        A stop does not wait for a place that fails, but has it tried once more.
+        """
+        self.sink().run()
+        self.paper.error = full()
+        self.put(b"a\n")
+        self.started()
+        self.sink.finish()
+        self.put(b"b\n")
+        self.assertEqual(self.paper.lines, [])
+        self.paper.error = None
+        self.put(b"c\n")
+        self.assertEqual(self.paper.lines, [b"a\n", b"b\n", b"c\n"])
+
+    def test_rotation(self):
+        """
+        The thread rotates, also when no line has come yet, and a stop waits for it.
+        """
+        self.sink().run()
+        self.sink.rotate()
+        self.started()
+        self.sink.finish()
+        self.assertEqual(self.paper.rotated, 1)
+        self.sink.rotate()
+        self.sink.finish()
+        self.assertEqual((self.paper.rotated, len(self.works)), (2, 1))
+
+    def test_lines_from_before(self):
+        """
+        What could not be written before the background was reached waits for the thread.
+        """
+        self.sink(forks=True)
+        self.paper.error = full()
+        self.put(b"a\n")
+        self.assertEqual(self.works, [])
+        self.sink.run()
+        self.paper.error = None
+        self.started()
+        self.sink.finish()
+        self.assertEqual(self.paper.lines, [b"a\n"])
+
+    def test_no_thread(self):
+        """
+        When there can be no more threads, lines wait for one, and each asks for it again.
+        """
+        refused = [RuntimeError("can't start new thread")] * 2
+
+        def start(work):
+            if refused:
+                raise refused.pop()
+            self.works.append(work)
+
+        self.sink(start=start)
+        self.put(b"a\n", b"b\n")
+        self.assertEqual((self.works, self.paper.lines), ([], []))
+        self.sink.run()
+        self.put(b"c\n")
+        self.started()
+        self.sink.finish()
+        self.assertEqual(self.paper.lines, [b"a\n", b"b\n", b"c\n"])
+
+    def test_real_thread(self):
+        """
+        Without being told how, it starts a thread that no end of the process waits for.
+        """
+        threads = []
+        take = self.paper.write
+
+        def write(records):
+            from threading import current_thread
+
+            threads.append(current_thread())
+            take(records)
+
+        self.paper.write = write
+        sink = self.sink = Sink(self.paper)
+        self.put(b"a\n")
+        self.assertEqual(self.paper.lines, [b"a\n"])
+        (thread,) = threads
+        self.assertTrue(thread.daemon)
+        del self.paper.write
+        self.end(thread)
+        self.assertEqual(sink.dropped, 0)

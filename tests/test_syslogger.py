@@ -1,0 +1,166 @@
+"""
+The system's log, as a place for lines.
+"""
+
+import contextlib
+import errno
+import os
+import socket
+
+from twisted.logger import LogLevel
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod import destination, syslogger
+from echod.syslogger import Syslogger, datagrams
+
+
+class DatagramTests(SynchronousTestCase):
+    """
+    What is sent for a line.
+    """
+
+    def test_priorities(self):
+        """
+        Each line has the facility of daemons and the severity of its level.
+        """
+        levels = (
+            (LogLevel.debug, 31),
+            (LogLevel.info, 30),
+            (LogLevel.warn, 28),
+            (LogLevel.error, 27),
+            (LogLevel.critical, 26),
+        )
+        sent = datagrams(
+            [(level, b"words\n") for level, _ in levels], "echod", 5, "Nov 22 21:00:00"
+        )
+        self.assertEqual(
+            list(sent),
+            [f"<{number}>Nov 22 21:00:00 echod[5]: words".encode() for _, number in levels],
+        )
+
+    def test_lines(self):
+        """
+        A traceback is sent line by line.
+        """
+        sent = datagrams([(LogLevel.info, b"a\n    b\n"), (LogLevel.info, b"c\n")], "p", 5, "now")
+        self.assertEqual(
+            list(sent), [b"<30>now p[5]: a", b"<30>now p[5]:     b", b"<30>now p[5]: c"]
+        )
+
+
+class SysloggerTests(SynchronousTestCase):
+    """
+    The way to a syslogd.
+    """
+
+    def setUp(self):
+        # The path of a socket has room for a hundred characters.
+        self.folder = os.path.relpath(self.mktemp())
+        os.makedirs(self.folder)
+        self.path = os.path.relpath(os.path.join(self.folder, "s"))
+        self.patch(destination, "WAIT_SECONDS", 0)
+        self.syslogger = Syslogger("ec\nhod", self.path, lambda: "now")
+        self.addCleanup(self.syslogger.close)
+
+    def syslogd(self):
+        daemon = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.addCleanup(daemon.close)
+        daemon.setblocking(False)
+        daemon.bind(self.path)
+        return daemon
+
+    def write(self, *lines):
+        self.syslogger.write([(LogLevel.info, line) for line in lines])
+
+    def received(self, daemon):
+        """
+        The words that have come.
+        """
+        words = []
+        try:
+            while True:
+                words.append(daemon.recv(65536).rpartition(b": ")[2])
+        except BlockingIOError:
+            return words
+
+    def test_write(self):
+        """
+        Lines come with the name, its control characters escaped, and the process's number.
+        """
+        daemon = self.syslogd()
+        self.write(b"a\n")
+        self.assertEqual(daemon.recv(100), rf"<30>now ec\nhod[{os.getpid()}]: a".encode())
+        self.syslogger.rotate()
+        self.assertFalse(self.syslogger.is_due())
+
+    def test_time(self):
+        """
+        The time is as syslogd has it.
+        """
+        daemon = self.syslogd()
+        another = Syslogger("echod", self.path)
+        self.addCleanup(another.close)
+        another.write([(LogLevel.info, b"a\n")])
+        self.assertRegex(
+            daemon.recv(100).decode(), r"^<30>[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d echod\["
+        )
+
+    def test_nobody_there(self):
+        """
+        Without a syslogd there is an error; when one comes, what has not been sent is.
+        """
+        error = self.assertRaises(OSError, self.write, b"a\n")
+        self.assertEqual(error.errno, errno.ENOENT)
+        daemon = self.syslogd()
+        self.write(b"a\n")
+        self.assertEqual(self.received(daemon), [b"a"])
+
+    def test_started_anew(self):
+        """
+        A syslogd that is started anew gets the next line.
+        """
+        daemon = self.syslogd()
+        self.write(b"a\n")
+        daemon.close()
+        error = self.assertRaises(OSError, self.write, b"b\n")
+        self.assertEqual(error.errno, errno.ECONNREFUSED)
+        os.unlink(self.path)
+        daemon = self.syslogd()
+        self.write(b"b\n")
+        self.assertEqual(self.received(daemon), [b"b"])
+        daemon.close()
+        os.unlink(self.path)
+        daemon = self.syslogd()
+        self.write(b"c\n")
+        self.assertEqual(self.received(daemon), [b"c"])
+
+    def test_stopped(self):
+        """
+        A syslogd that takes nothing is not waited for; what it did not take is sent when it
+        does, and nothing twice.
+        """
+        daemon = self.syslogd()
+        lines = [b"%d\n" % number for number in range(5000)]
+        self.assertRaises(BlockingIOError, self.write, *lines)
+        words = self.received(daemon)
+        while len(words) < len(lines):
+            with contextlib.suppress(BlockingIOError):
+                self.write(*lines)
+            words += self.received(daemon)
+        self.assertEqual(words, [line.strip() for line in lines])
+
+    def test_room_in_time(self):
+        """
+        When it takes again soon, it is only waited for.
+        """
+        daemon = self.syslogd()
+        words = []
+
+        def wait(_):
+            words.extend(self.received(daemon))
+            return True
+
+        self.patch(syslogger, "wait_for_room", wait)
+        lines = [b"%d\n" % number for number in range(1000)]
+        self.write(*lines)
+        self.assertEqual(words + self.received(daemon), [line.strip() for line in lines])
