@@ -12,6 +12,7 @@ success; without that, a TLS echo of 64 bytes takes 0.86 of the CPU time, one of
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -35,6 +36,10 @@ def read_and_write(connection: Any) -> tuple[Callable[[], bytes], Callable[[Any]
     a version of it lack a private name that is needed here.  They are for one thread, that
     of the reactor: all connections share the buffer that is read into.
 
+    What fails leaves nothing behind: the queue of errors belongs to the thread, and with
+    OpenSSL before 4.0 whatever stands in it ends the next connection that has nothing to
+    read (SSL_get_error(3)).
+
     @param connection: a pyOpenSSL C{Connection}.
     @return: what receives the rest of a record, so that OpenSSL keeps nothing that makes
         no descriptor readable; and what sends a bytes-like object, and returns how many
@@ -43,7 +48,7 @@ def read_and_write(connection: Any) -> tuple[Callable[[], bytes], Callable[[Any]
     try:
         ssl, fail = connection._ssl, connection._raise_ssl_error
         lib, ffi = SSL._lib, SSL._ffi  # type: ignore[attr-defined]  # private
-        ssl_read, ssl_write = lib.SSL_read, lib.SSL_write
+        ssl_read, ssl_write, clear_error = lib.SSL_read, lib.SSL_write, lib.ERR_clear_error
         unpack, from_buffer = ffi.unpack, ffi.from_buffer
         buffer = from_buffer("char[]", _shared)
     except AttributeError:
@@ -52,17 +57,40 @@ def read_and_write(connection: Any) -> tuple[Callable[[], bytes], Callable[[Any]
     def recv() -> bytes:
         got = ssl_read(ssl, buffer, RECORD_BYTES)
         if got <= 0:
-            fail(ssl, got)
+            try:
+                fail(ssl, got)
+            finally:
+                clear_error()
         received: bytes = unpack(buffer, got)
         return received
 
     def send(data: Any) -> int:
         sent: int = ssl_write(ssl, from_buffer(data), len(data))
         if sent <= 0:
-            fail(ssl, sent)
+            try:
+                fail(ssl, sent)
+            finally:
+                clear_error()
         return sent
 
     return recv, send
+
+
+def forget_errors() -> None:
+    """
+    Empty the thread's queue of errors, where one may stand that pyOpenSSL has left there:
+    it takes out those that it raises, but none of a system call's (C{SysCallError}).
+    """
+    with suppress(AttributeError):
+        SSL._lib.ERR_clear_error()  # type: ignore[attr-defined]  # private
+
+
+def is_lost(error: SSL.Error) -> bool:
+    """
+    Whether an error says that the connection is gone: a system call has said so now, or did
+    before, and then OpenSSL gives no reason.
+    """
+    return isinstance(error, SSL.SysCallError) or error.args == ([],)
 
 
 def set_groups(context: Any, names: Iterable[str]) -> tuple[str, ...]:

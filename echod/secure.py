@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.logger import Logger
 
-from echod.openssl import RECORD_BYTES, read_and_write
+from echod.openssl import RECORD_BYTES, forget_errors, is_lost, read_and_write
 
 log = Logger()
 
@@ -88,8 +88,9 @@ class SecureMixin:
             return None
         if isinstance(error, SSL.ZeroReturnError):
             return CONNECTION_DONE
+        forget_errors()
         # A FIN without a close_notify, or a reset, is a system call's error.
-        return CONNECTION_LOST if isinstance(error, SSL.SysCallError) else error
+        return CONNECTION_LOST if is_lost(error) else error
 
     def _mayReadOn(self: Any) -> bool:
         return self.connected and not (self.disconnecting or self._aborting or self._paused)

@@ -11,6 +11,8 @@ from OpenSSL import SSL
 from twisted.internet.error import ConnectionDone
 from twisted.internet.main import CONNECTION_DONE
 
+from echod.openssl import forget_errors
+
 
 def _closed(_: object) -> NoReturn:
     raise SSL.Error("the connection is closed")
@@ -36,7 +38,7 @@ class SecureEnd:
                 self.startWriting()
                 return False
             except SSL.Error:
-                pass
+                forget_errors()
         self._closeNotified = True
         return True
 

@@ -10,6 +10,7 @@ import weakref
 
 from OpenSSL import SSL
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.main import CONNECTION_LOST
 from twisted.python.failure import Failure
 
 from tests.integration.tlsclient import VERSIONS
@@ -127,9 +128,25 @@ class EndTests(SecureTestCase):
             self.assert_lost(protocol, SSL.Error)
             self.assertEqual((protocol.received, protocol.ended), ([], 0))
 
+    def test_reset_while_writing(self):
+        """
+        A connection that breaks under a write, and is read from at once, is lost as any
+        that breaks, whatever OpenSSL says then.
+        """
+        for version in VERSIONS:
+            protocol = Secured()
+            transport, _, peer = self.secured(protocol, version, tcp=True)
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            peer.close()
+            transport.write(b"hello")
+            self.assertIs(transport.doRead(), CONNECTION_LOST)
+            self.reactor.until(lambda protocol=protocol: protocol.lost)
+            self.assert_lost(protocol, ConnectionLost)
+
     def test_others_go_on(self):
         """
-        No way in which a connection ends disturbs another.
+        No way in which a connection ends disturbs another, nor leaves anything behind in the
+        queue of errors, which is the thread's.
         """
         protocol = Secured()
         transport, client, _ = self.secured(protocol)
@@ -161,8 +178,10 @@ class EndTests(SecureTestCase):
                 other = Secured()
                 other_transport, _, other_peer = self.secured(other, version, tcp=end is reset)
                 end(other_transport, other_peer)
+                self.assertEqual(SSL._lib.ERR_peek_error(), 0)
                 self.assertIsNone(transport.doRead())
                 self.reactor.until(lambda other=other: other.lost)
+                self.assertEqual(SSL._lib.ERR_peek_error(), 0)
                 self.assertIsNone(transport.doRead())
                 transport.write(b"hello")
                 self.assertEqual(self.received_now(client), b"hello")
