@@ -19,6 +19,12 @@ from echod.unix_transport import EagerUNIXTransport
 
 log = Logger()
 
+REST_SECONDS = 0.1
+"""
+How long a port that can neither accept nor turn away leaves those who wait alone.  Asked
+again at once, it would be asked without end, for as long as the shortage lasts.
+"""
+
 
 class _EagerAccepting:
     """
@@ -85,7 +91,14 @@ class _EagerAccepting:
                 shed=self._shed,
             )
             self._shed = 0
+        if not shed:
+            self.stopReading()
+            self.reactor.callLater(REST_SECONDS, self._go_on)
         return bool(shed)
+
+    def _go_on(self: Any) -> None:
+        if self.connected and not self.disconnecting:
+            self.startReading()
 
     def _shed_one(self: Any) -> bool:
         """

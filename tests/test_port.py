@@ -17,7 +17,7 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
-from echod.port import EagerPort, EagerUNIXPort, make_eager
+from echod.port import REST_SECONDS, EagerPort, EagerUNIXPort, make_eager
 from echod.transport import EagerTransport
 from echod.unix_transport import EagerUNIXTransport
 from tests.pairs import PairTestCase, Recorder
@@ -488,6 +488,29 @@ class SheddingTests(PortTestCase):
         port.doRead()
         self.connections()[0].write(b"hello")
         self.assertEqual(client.recv(100), b"hello")
+
+    def test_rests(self):
+        """
+        A port that can neither accept nor turn away rests for a moment, and is not asked
+        without end; one that is closed meanwhile is left alone.
+        """
+        port = EagerPort(0, self.factory, 50, "127.0.0.1", self.reactor)
+        port.startListening()
+        self.release()
+        client = socket.create_connection(port.socket.getsockname())
+        self.addCleanup(client.close)
+        with no_descriptors():
+            for _ in range(2):
+                self.assertIn(port, self.reactor.readers)
+                self.reactor.turn()
+                self.assertNotIn(port, self.reactor.readers)
+                self.reactor.advance(REST_SECONDS)
+            self.reactor.turn()
+            port.stopListening()
+            self.reactor.advance(REST_SECONDS)
+        self.flushLoggedErrors(OSError)
+        self.assertNotIn(port, self.reactor.readers)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def test_reserve_out_of_reach(self):
         """
