@@ -42,7 +42,7 @@ class Credentials:
     @ivar path: the certificate's file.
     @ivar chain: the certificate, then those of its issuers that are sent with it.
     @ivar names: the names that it is good for, host names and IP addresses.
-    @ivar exposed: the key's file, if others than its owner can read it.
+    @ivar exposed: the key's file, if others can read it than have to.
     """
 
     path: str
@@ -79,14 +79,14 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def _read(path: str, kind: str) -> tuple[bytes, int]:
+def _read(path: str, kind: str) -> tuple[bytes, os.stat_result]:
     """
-    @return: what the file holds, and its mode.
+    @return: what the file holds, and whose it is.
     """
     try:
         with open(path, "rb", opener=_open_at_once) as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if not stat.S_ISREG(mode):
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
                 raise BadCredentials(kind, f"{path} is not a regular file; give one that is")
             content = file.read(MOST_BYTES + 1)
     except OSError as error:
@@ -95,7 +95,14 @@ def _read(path: str, kind: str) -> tuple[bytes, int]:
         ) from None
     if len(content) > MOST_BYTES:
         raise BadCredentials(kind, f"{path} is larger than 1 MiB; give a PEM file")
-    return content, mode
+    return content, status
+
+
+def _is_exposed(status: os.stat_result) -> bool:
+    # Root hands keys to services by a group: Debian's ssl-cert, fsGroup in Kubernetes.  Who
+    # owns the file needs no group to read it.
+    needless = stat.S_IRGRP if status.st_uid == os.geteuid() else 0
+    return bool(status.st_mode & (needless | stat.S_IROTH))
 
 
 def _certificates(path: str, kind: str, pem: bytes) -> tuple[x509.Certificate, ...]:
@@ -128,10 +135,10 @@ def read_credentials(cert_path: str, key_path: str | None) -> Credentials:
     @raise BadCredentials: when a file cannot be read, holds no certificate or no key,
         the key is encrypted, or the two do not belong together.
     """
-    cert_pem, mode = _read(cert_path, "cert")
+    cert_pem, status = _read(cert_path, "cert")
     key_pem = cert_pem
     if key_path is not None:
-        key_pem, mode = _read(key_path, "key")
+        key_pem, status = _read(key_path, "key")
     key_path = key_path or cert_path
     chain = _certificates(cert_path, "cert", cert_pem)
     try:
@@ -152,7 +159,7 @@ def read_credentials(cert_path: str, key_path: str | None) -> Credentials:
         text = f"the key in {key_path} does not belong to the first certificate in {cert_path}"
         text += "; give its own"
         raise BadCredentials("key", text)
-    exposed = key_path if mode & (stat.S_IRGRP | stat.S_IROTH) else None
+    exposed = key_path if _is_exposed(status) else None
     return Credentials(cert_path, chain, key, names, exposed)
 
 

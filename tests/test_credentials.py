@@ -109,6 +109,18 @@ class ReadTests(CredentialsTestCase):
             self.assertEqual(read.exposed, key if exposed else None)
         self.assertEqual(read_credentials(open_to_all, None).exposed, open_to_all)
 
+    def test_by_a_group(self):
+        """
+        Who reads another's key by the group that it is handed to needs the group to have it.
+        """
+        made = make_certificate()
+        cert, other = self.file(made.cert_pem), os.geteuid() + 1
+        self.patch(os, "geteuid", lambda: other)
+        for mode, exposed in ((0o440, False), (0o640, False), (0o444, True)):
+            key = self.file(made.key_pem, mode=mode)
+            read = read_credentials(cert, key)
+            self.assertEqual((mode, read.exposed), (mode, key if exposed else None))
+
     def test_authorities(self):
         """
         A file may hold several authorities.
