@@ -13,10 +13,12 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import SkipTest
@@ -30,8 +32,27 @@ MOUNT = 'mount -t overlay overlay -o "$1" "$2" && mount --rbind /dev "$2/dev"'
 
 BUILD = MOUNT + ' && mount --rbind /proc "$2/proc" && shift && exec chroot "$@"'
 
+BUSY = """
+import socket, sys
+client = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+client.settimeout(0.1)
+print("busy", flush=True)
+while True:
+    try:
+        client.send(bytes(65536))
+    except TimeoutError:
+        pass
+    except ConnectionError:
+        break
+"""
+"""A client that sends, and takes nothing of its echo, so that a drain waits for it."""
+
 # Private mounts end with the namespace; lo is up so that the container can talk to itself.
-RUN = f'{MOUNT} && mount -t proc proc "$2/proc" && ip link set lo up && shift && exec chroot "$@"'
+RUN = f'{MOUNT} && mount -t proc proc "$2/proc" && ip link set lo up'
+
+BIND = ' && mount --bind {} "$2"{} && mount -o remount,bind,ro "$2"{}'
+
+CHROOT = ' && shift && exec chroot "$@"'
 
 UNPRIVILEGED = (
     *("--clear-groups", "--no-new-privs"),
@@ -259,9 +280,10 @@ class Container(Process):
     capability, and can write nowhere.
     """
 
-    def __init__(self, image: Stage, *arguments: str):
+    def __init__(self, image: Stage, *arguments: str, mounts: Mapping[str, Path] | None = None):
         """
         @param arguments: what stands in the place of C{CMD}.
+        @param mounts: folders to see in it, read-only, by where.
         """
         super().__init__()
         self._image = image
@@ -269,9 +291,13 @@ class Container(Process):
         root.mkdir()
         options = f"ro,lowerdir=/,upperdir={image.layer},workdir={work}"
         namespaces = ("--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child")
+        script = RUN
+        for where, folder in (mounts or {}).items():
+            (image.layer / where.lstrip("/")).mkdir(parents=True, exist_ok=True)
+            script += BIND.format(*map(shlex.quote, (str(folder), where, where)))
         command = [*image.commands["ENTRYPOINT"], *(arguments or image.commands["CMD"])]
         self._command = (
-            *("unshare", *namespaces, "sh", "-c", RUN, "sh", options, str(root)),
+            *("unshare", *namespaces, "sh", "-c", script + CHROOT, "sh", options, str(root)),
             *self._unprivileged(command),
         )
 
@@ -317,10 +343,34 @@ class Container(Process):
             timeout=60,
         )
 
-    def begin(self, *command: str) -> subprocess.Popen[bytes]:
+    def terminate(self) -> None:
         """
-        The same, without waiting for its end.  It ends with the container, if not before.
+        Ask it to stop, by the signal that the image names for that.
         """
-        return subprocess.Popen(
-            self._inside(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
-        )
+        self.signal(signal.Signals[self._image.stop_signal])
+
+    def give_address(self, address: str) -> None:
+        """
+        Give it an address that is not the loopback's, as any container has.
+        """
+        enter = ["nsenter", f"--target={self.pid}", "--net"]
+        add = ["ip", "address", "add", f"{address}/32", "dev", "lo"]
+        subprocess.run([*enter, *add], check=True, timeout=60)
+
+    @contextmanager
+    def busy(self, port: int) -> Iterator[None]:
+        """
+        Have a client in it that takes nothing of its echo.
+        """
+        with subprocess.Popen(
+            self._inside(["python", "-c", BUSY, str(port)]),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+        ) as client:
+            try:
+                assert client.stdout is not None
+                if client.stdout.readline() != b"busy\n":
+                    raise AssertionError("the client could not connect")
+                yield
+            finally:
+                client.kill()

@@ -141,7 +141,7 @@ class ImageTests(SynchronousTestCase):
             self.assertEqual(container.execute(*health).returncode, Outcome.TIMED_OUT.status)
             container.signal(signal.SIGCONT)
             self.assertEqual(container.execute(*health).returncode, 0)
-            container.signal(signal.Signals[built.stop_signal])
+            container.terminate()
             container.wait("the stop")
             self.assertEqual(container.status, 0)
             self.assertRegex(container.log, r"echod stopped: \d+ connections")
@@ -180,25 +180,11 @@ class ImageTests(SynchronousTestCase):
         As process number 1, which the kernel keeps every signal from that it has no handler
         for, it takes those that it takes elsewhere: a second TERM ends a drain that waits.
         """
-        talk = (
-            "import socket; s = socket.create_connection(('localhost', 9000))\n"
-            "s.settimeout(0.1)\n"
-            "print('busy', flush=True)\n"
-            "while True:\n"
-            "    try: s.send(bytes(65536))\n"
-            "    except TimeoutError: pass\n"
-            "    except ConnectionError: break\n"
-        )
         with Container(image(), "--port", "9000", "--drain-timeout", "1h") as container:
-            client = container.begin("python", "-c", talk)
-            try:
-                self.assertEqual(client.stdout.readline(), b"busy\n")
-                container.signal(signal.SIGTERM)
+            with container.busy(9000):
+                container.terminate()
                 wait_until(lambda: "Port 9000 Closed" in container.log, "the drain")
                 self.assertTrue(container.running())
-                container.signal(signal.SIGTERM)
+                container.terminate()
                 container.wait("the end of the drain")
-            finally:
-                client.kill()
-                client.communicate()
             self.assertIn("1 aborted", container.log)
