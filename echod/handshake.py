@@ -25,6 +25,14 @@ def is_complete(connection: SSL.Connection) -> bool:
     return connection.get_peer_finished() is not None
 
 
+def has_said_hello(connection: SSL.Connection | None) -> bool:
+    """
+    Whether the client has begun a handshake: its first message has come, and whole.
+    C{None} stands for a connection that is forgotten.
+    """
+    return connection is not None and connection.client_random() is not None
+
+
 def agreed(connection: SSL.Connection | None) -> dict[str, str]:
     """
     What was agreed on; nothing when that is forgotten with the connection, and before the

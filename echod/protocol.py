@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from echod.connection import Reason, reason_of
-from echod.handshake import agreed, failure_text, has_outlived_client
+from echod.handshake import agreed, failure_text, has_outlived_client, has_said_hello
 from echod.proxy import ProxyHeader
 from echod.sockets import address_text, unread, unsent
 from echod.surroundings import Listener, StreamTransport
@@ -175,6 +175,11 @@ class Echo(Protocol):
 
     def _end_reason(self, failure: Failure) -> Reason:
         reason = reason_of(failure)
+        went = reason is not Reason.ERROR and self._reason in (None, Reason.CLIENT)
+        if went and self.awaited is not None and has_said_hello(self.transport.getHandle()):
+            # Who says nothing only looks whether the port takes connections.
+            self._detail = "the client went away"
+            return self.awaited
         if reason is Reason.CLIENT:
             return self._reason or reason
         if reason is Reason.ERROR:

@@ -6,7 +6,14 @@ from OpenSSL import SSL
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.credentials import Credentials, serial_text
-from echod.handshake import MOST_CHARACTERS, agreed, failure_text, has_outlived_client, is_complete
+from echod.handshake import (
+    MOST_CHARACTERS,
+    agreed,
+    failure_text,
+    has_outlived_client,
+    has_said_hello,
+    is_complete,
+)
 from echod.tls import Policy, server_context
 from tests.certificates import make_certificate
 from tests.handshakes import VERSIONS, Handshake, client_context, shake_hands
@@ -24,6 +31,32 @@ class HandshakeTestCase(SynchronousTestCase):
     def server(self, **policy):
         own = Credentials("made.pem", (self.made.certificate,), self.made.key, (), None)
         return server_context(Policy(**policy), [own, own], [self.authority.certificate])
+
+
+class HelloTests(HandshakeTestCase):
+    """
+    Whether a client has begun to shake hands.
+    """
+
+    def test_hello(self):
+        """
+        It has when its first message is there, and not before it is whole.
+        """
+        for version in VERSIONS:
+            hands = Handshake(self.server(), client_context(version))
+            self.assertFalse(has_said_hello(hands.server))
+            self.assertRaises(SSL.WantReadError, hands.client.do_handshake)
+            hello = hands.client.bio_read(65536)
+            for piece, said in ((hello[:50], False), (hello[50:], True)):
+                hands.server.bio_write(piece)
+                self.assertRaises(SSL.WantReadError, hands.server.do_handshake)
+                self.assertIs(has_said_hello(hands.server), said)
+
+    def test_forgotten(self):
+        """
+        Of a connection that is forgotten it is not known.
+        """
+        self.assertFalse(has_said_hello(None))
 
 
 class AgreedTests(HandshakeTestCase):

@@ -30,6 +30,15 @@ from tests.echoes import ProtocolTestCase, SocketTransport
 from tests.handshakes import Served, client_context, shake_hands
 
 
+class Helloed:
+    """
+    OpenSSL's connection, when the client's first message has come.
+    """
+
+    def client_random(self):
+        return bytes(32)
+
+
 class EchoTests(ProtocolTestCase):
     """
     One connection, from accept to end.
@@ -172,6 +181,22 @@ class EchoTests(ProtocolTestCase):
         def shake_hands(echo):
             echo.awaited = Reason.HANDSHAKE
 
+        def hello(echo):
+            shake_hands(echo)
+            echo.transport.handle = Helloed()
+
+        def hello_close(echo):
+            hello(echo)
+            echo.readConnectionLost()
+
+        def hello_finish(echo):
+            hello(echo)
+            echo.finish(Reason.DRAIN)
+
+        def hello_agreed(echo):
+            hello(echo)
+            echo.awaited = None
+
         def overdue(echo):
             echo.awaited = Reason.HANDSHAKE
             echo.overdue()
@@ -205,6 +230,11 @@ class EchoTests(ProtocolTestCase):
             (shake_hands, tls_error, Reason.HANDSHAKE),
             (shake_hands, done, Reason.CLIENT),
             (shake_hands, lost, Reason.RESET),
+            (hello, done, Reason.HANDSHAKE),
+            (hello, lost, Reason.HANDSHAKE),
+            (hello_close, aborted, Reason.HANDSHAKE),
+            (hello_finish, aborted, Reason.DRAIN),
+            (hello_agreed, lost, Reason.RESET),
             (overdue, aborted, Reason.HANDSHAKE),
             (finish_awaited, aborted, Reason.DRAIN),
             (client, done, Reason.CLIENT),

@@ -427,7 +427,7 @@ class GoneTests(HostileTestCase):
     def test_unfinished_handshakes(self) -> None:
         """
         Clients that stop in the middle of the handshake hold up nobody, and leave nothing
-        behind when they go.
+        behind when they go.  Those whose first message was whole have failed to shake hands.
         """
         clients = self.stop_half_way(40)
         for turn, sock in enumerate(clients):
@@ -436,9 +436,13 @@ class GoneTests(HostileTestCase):
             else:
                 sock.close()
         self.all_gone()
+        half = len(clients) // 2
+        self.daemon.turned_away({"handshake": half})
+        self.daemon.ended("reset", half)
         reasons = Counter((size, reason) for _, _, size, _, reason in self.daemon.records())
-        show(f"{len(clients)} clients left in mid-handshake: {dict(reasons)}")
-        self.assertEqual(reasons, {(0, "reset"): len(clients)})
+        show(f"{len(clients)} clients left in mid-handshake: {dict(reasons)}, and {half} refused")
+        self.assertEqual(reasons, {(0, "reset"): half})
+        self.assertIn(", the client went away\n", self.daemon.log)
 
     def test_stop_during_handshakes(self) -> None:
         """
