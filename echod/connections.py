@@ -95,7 +95,7 @@ class Connections:
     def _log_access(self, connection: Connection, seen: Seen, reason: Reason) -> None:
         # A load balancer looks every few seconds whether a port takes connections.
         knock = reason in (Reason.CLIENT, Reason.RESET) and not connection.bytes_echoed
-        with log.failuresHandled("while logging the end of a connection"):
+        with log.failuresHandled("while logging the end of a connection", event="failure"):
             facts = connection.facts()
             log.emit(
                 LogLevel.debug if knock else LogLevel.info,
@@ -151,7 +151,7 @@ class Connections:
         emptied = self._emptied.addCallback(drained)
         if self._live:
             ticks.start(QUIET_SECONDS / 2).addErrback(
-                lambda failure: log.failure("while draining", failure)
+                lambda failure: log.failure("while draining", failure, event="failure")
             )
         else:
             self._emptied = None

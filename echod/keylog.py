@@ -52,6 +52,7 @@ class KeyLog:
         except OSError as error:
             log.error(
                 "cannot reopen --tls-keylog {path}: {reason}; the old file goes on",
+                event="keylog-reopen-failed",
                 path=self.path,
                 reason=error.strerror,
             )
@@ -79,10 +80,15 @@ class KeyLog:
         log.warn(
             "--tls-keylog: the secrets of EVERY TLS connection go to {path}; whoever reads it "
             "can read what they carry. For tests only!",
+            event="keylog",
             path=self.path,
         )
         if os.fstat(self._descriptor).st_mode & 0o077:
-            log.warn("{path} is open to others than its owner; chmod 600 it", path=self.path)
+            log.warn(
+                "{path} is open to others than its owner; chmod 600 it",
+                event="keylog-exposed",
+                path=self.path,
+            )
 
     def write(self, line: bytes) -> None:
         """
@@ -94,6 +100,7 @@ class KeyLog:
             if not self._full:
                 log.warn(
                     "cannot write to --tls-keylog {path}: {reason}",
+                    event="keylog-write-failed",
                     path=self.path,
                     reason=error.strerror,
                 )

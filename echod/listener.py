@@ -82,7 +82,12 @@ class ListenerService(Service):
             if failure.check(CancelledError):
                 return
             reason = bind_error_text(failure.value)  # type: ignore[arg-type]  # it has one
-            log.error("cannot listen, {option}: {reason}", option=self.option, reason=reason)
+            log.error(
+                "cannot listen, {option}: {reason}",
+                event="listen-failed",
+                option=self.option,
+                reason=reason,
+            )
             # Once twistd logs, sys.stderr is the log.
             print(f"echod: {self.option}: {reason}", file=sys.__stderr__)
             failures.append(ListenFailed(f"{self.option}: {reason}"))

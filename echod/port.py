@@ -69,7 +69,7 @@ class _EagerAccepting:
             transport = self.transport(sock, protocol, peer, self, number, self.reactor)
             protocol.makeConnection(transport)
         except BaseException:
-            log.failure("while making a connection")
+            log.failure("while making a connection", event="failure")
             if transport is None:
                 sock.close()
             else:
@@ -87,6 +87,7 @@ class _EagerAccepting:
             self._shedLogged = now
             log.warn(
                 "cannot accept: {reason}; {shed} clients turned away",
+                event="accept-failed",
                 reason=error.strerror,
                 shed=self._shed,
             )

@@ -74,7 +74,7 @@ class EagerReactor(EPollReactor):
                     why = selectable.doRead()
                 except BaseException:
                     why = sys.exc_info()[1]
-                    log.failure("while receiving")
+                    log.failure("while receiving", event="failure")
                 if why is not None:
                     self._guard(self._disconnectSelectable, selectable, why, True)
             else:
@@ -87,7 +87,7 @@ class EagerReactor(EPollReactor):
         try:
             call(*args)
         except BaseException:
-            log.failure("while ending a connection")
+            log.failure("while ending a connection", event="failure")
 
     doIteration = doPoll
 

@@ -62,12 +62,12 @@ class Refusals:
         for reason, latest in untold.items():
             log.emit(
                 _LEVELS.get(reason, LogLevel.info),
-                "refused {count}: {reason}, the last from {peer} to {listener}{comma}{detail}",
+                "refused {count}: {reason}, the last from {peer} to {listener}"
+                + (", {detail}" if latest.detail else ""),
                 event="refused",
                 reason=reason.value,
                 count=latest.count,
                 peer=latest.peer,
                 listener=latest.listener,
                 detail=latest.detail,
-                comma=", " if latest.detail else "",
             )

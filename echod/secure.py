@@ -119,7 +119,7 @@ class SecureMixin:
             why = self.doRead()
         except BaseException:
             why = sys.exc_info()[1]
-            log.failure("while receiving")
+            log.failure("while receiving", event="failure")
         if why is not None:
             self.reactor._disconnectSelectable(self, why, True)
 

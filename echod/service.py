@@ -54,6 +54,7 @@ def most_connections(reactor: Any, asked: int) -> int:
         log.warn(
             "--max-connections {asked}: {most} it is, for want of descriptors; raise the hard "
             "limit (ulimit -Hn, LimitNOFILE=)",
+            event="descriptors-short",
             asked=asked,
             most=most,
         )
@@ -104,11 +105,13 @@ def build(
                 log.warn(
                     "{option}: its layer around the connection loses what is owed to a client "
                     "that closes its sending side; for TLS, use --tls-port",
+                    event="lossy-listener",
                     option=asked,
                 )
     for socket in inherited.left:
         log.warn(
             "a socket was handed over that no option listens on; add --listen systemd:name={name}",
+            event="socket-unused",
             name=printable(socket.name),
         )
     return service

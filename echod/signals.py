@@ -45,7 +45,11 @@ def handle_stop(
     def action() -> None:
         nonlocal stopping
         if stopping:
-            log.warn("{signal} again: ending every connection now", signal=number.name)
+            log.warn(
+                "{signal} again: ending every connection now",
+                event="stop-again",
+                signal=number.name,
+            )
             again()
         else:
             stopping = True
@@ -65,4 +69,6 @@ def noted(number: signal.Signals) -> None:
     """
     Log that a signal came that asks for nothing here.
     """
-    log.info("{signal} came, and there is nothing to do for it", signal=number.name)
+    log.info(
+        "{signal} came, and there is nothing to do for it", event="signal", signal=number.name
+    )

@@ -109,6 +109,7 @@ class SystemdNotifier(MultiService):
         except OSError as error:
             log.warn(
                 "the service manager cannot be told anything: {address}: {reason}",
+                event="notify-failed",
                 address=printable(os.fsdecode(self._address)),
                 reason=error.strerror,
             )
