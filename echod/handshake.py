@@ -74,7 +74,7 @@ def _client(connection: SSL.Connection) -> dict[str, str]:
         subject = "malformed"
     return {
         "tls_subject": printable(subject)[:MOST_CHARACTERS],
-        "tls_serial": serial_text(certificate.serial_number),
+        "tls_serial": serial_text(certificate.serial_number)[:MOST_CHARACTERS],
     }
 
 

@@ -69,6 +69,4 @@ def noted(number: signal.Signals) -> None:
     """
     Log that a signal came that asks for nothing here.
     """
-    log.info(
-        "{signal} came, and there is nothing to do for it", event="signal", signal=number.name
-    )
+    log.info("{signal} came, and there is nothing to do for it", event="signal", signal=number.name)

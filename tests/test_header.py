@@ -296,6 +296,9 @@ GOOD_V2 = {
         FOUR_TOLD,
         {"proxy_alpn": "h2\\x3b proxy_tls_cn admin", "proxy_tls_cn": "\\x3b\\x3b"},
     ),
+    "long": (
+        v2(FOUR + tlv(AUTHORITY, b"\n" * 1000)), FOUR_TOLD, {"proxy_authority": r"\n" * 256},
+    ),
     "empty value": (v2(FOUR + tlv(ALPN)), FOUR_TOLD, {"proxy_alpn": ""}),
     "identifier": (v2(FOUR + tlv(UNIQUE_ID, b"1a")), FOUR_TOLD, {"proxy_unique_id": "1a"}),
     "longest identifier": (
