@@ -7,6 +7,8 @@ its birth and its death; in between, L{Connections.sweep} has the limits in time
 """
 
 from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -16,6 +18,7 @@ from twisted.logger import Logger, LogLevel
 from echod.connection import REFUSED, Connection, Reason
 from echod.limits import Seen, TimeLimits
 from echod.refusals import Refusals
+from echod.totals import Totals
 
 log = Logger()
 
@@ -28,7 +31,7 @@ class Connections:
     The live set of all listeners.
 
     @ivar opened: how many connections there have been.
-    @ivar ended: how many of them ended, by L{Reason}.
+    @ivar totals: of those that ended.
     @ivar refusals: those that were refused.
     """
 
@@ -41,9 +44,8 @@ class Connections:
         self._access_log = access_log
         self._live: dict[Connection, Seen] = {}
         self._emptied: Deferred[None] | None = None
-        self._bytes_of_ended = 0
         self.opened = 0
-        self.ended: Counter[Reason] = Counter()
+        self.totals = Totals()
         self.refusals = Refusals()
 
     def __len__(self) -> int:
@@ -54,7 +56,33 @@ class Connections:
         """
         Bytes echoed since the start, those of live connections included.
         """
-        return self._bytes_of_ended + sum(c.bytes_echoed for c in self._live)
+        live = sum(c.bytes_echoed for c in self._live)
+        return self.totals.bytes_echoed.total() + live
+
+    @property
+    def ended(self) -> Counter[Reason]:
+        """
+        How many connections ended, by L{Reason}.
+        """
+        return self.totals.by_reason()
+
+    def live(self) -> tuple[Counter[str], Counter[str]]:
+        """
+        How many connections there are now, and what they have echoed, by listener.
+        """
+        numbers: Counter[str] = Counter()
+        bytes_echoed: Counter[str] = Counter()
+        for connection in self._live:
+            listener = connection.listener
+            numbers[listener] += 1
+            bytes_echoed[listener] += connection.bytes_echoed
+        return numbers, bytes_echoed
+
+    def newest(self, most: int) -> Iterator[tuple[Connection, Seen]]:
+        """
+        The connections that joined the live set last, and what the last look found.
+        """
+        return islice(reversed(self._live.items()), most)
 
     def add(self, connection: Connection) -> None:
         """
@@ -81,18 +109,20 @@ class Connections:
         seen = self._live.pop(connection, None)
         if seen is None:
             return False
-        self.ended[reason] += 1
-        self._bytes_of_ended += connection.bytes_echoed
+        lived = self._clock.seconds() - seen.opened
+        self.totals.add(connection.listener, reason, connection.bytes_echoed, lived)
         if reason in REFUSED:
             self.refusals.add(connection.listener, reason, connection.peer(), detail)
         elif self._access_log:
-            self._log_access(connection, seen, reason)
+            self._log_access(connection, seen.number, lived, reason)
         if self._emptied is not None and not self._live:
             emptied, self._emptied = self._emptied, None
             emptied.callback(None)
         return True
 
-    def _log_access(self, connection: Connection, seen: Seen, reason: Reason) -> None:
+    def _log_access(
+        self, connection: Connection, number: int, seconds: float, reason: Reason
+    ) -> None:
         # A load balancer looks every few seconds whether a port takes connections.
         knock = reason in (Reason.CLIENT, Reason.RESET) and not connection.bytes_echoed
         with log.failuresHandled("while logging the end of a connection", event="failure"):
@@ -103,11 +133,11 @@ class Connections:
                 "{bytes} bytes echoed in {seconds:.3f} s, {reason}"
                 + "".join(f"; {name} {{{name}}}" for name in facts),
                 event="access",
-                connection=seen.number,
+                connection=number,
                 listener=connection.listener,
                 peer=connection.peer(),
                 bytes=connection.bytes_echoed,
-                seconds=self._clock.seconds() - seen.opened,
+                seconds=seconds,
                 reason=reason.value,
                 **facts,
             )
@@ -166,7 +196,8 @@ class Connections:
             connection.abort(Reason.ABORTED)
 
     def _aborted(self) -> int:
-        return self.ended[Reason.ABORTED] + self.ended[Reason.WRITE_STALL]
+        ended = self.ended
+        return ended[Reason.ABORTED] + ended[Reason.WRITE_STALL]
 
     def _drain_tick(self) -> None:
         self.sweep()

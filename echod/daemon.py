@@ -22,6 +22,7 @@ from echod.factory import EchoFactory
 from echod.keylog import KeyLog
 from echod.limits import LOOK_SECONDS, TimeLimits
 from echod.listener import ListenerService
+from echod.observation import Observation
 from echod.options import Options
 from echod.proxy import ProxyPolicy
 from echod.rotation import Certificates
@@ -42,6 +43,8 @@ class EchodService(MultiService):
     @ivar connections: the live set of all listeners.
     @ivar admission: who may come in, to any of them.
     @ivar max_connections: how many of them at once.
+    @ivar observation: what there is to see of it, and takes snapshots; its clocks run
+        with C{--admin} only.
     @ivar certificates: what TLS is served with, C{None} without TLS.
     @ivar key_log: where the secrets of TLS go, C{None} for nowhere.
     @ivar notifier: tells the service manager.
@@ -80,6 +83,17 @@ class EchodService(MultiService):
         # No child: those are stopped at once, and the drain is told of to its end.
         self._figures = StatusLine(reactor, self._totals)
         self.notifier = SystemdNotifier(reactor, supervision or Supervision(), self._status)
+        self.observation = Observation(
+            reactor,
+            self.connections,
+            max_connections,
+            self.listeners,
+            lambda: self.certificates.served if self.certificates else (),
+        )
+        # What goes on until the last connection has ended.
+        self._to_the_end = MultiService()
+        if options["admin"] is not None:
+            self.observation.setServiceParent(self._to_the_end)
         for interval, action in (
             (LOOK_SECONDS, self.connections.sweep),
             (LOOK_SECONDS, self.admission.forget),
@@ -152,6 +166,7 @@ class EchodService(MultiService):
         Bind the listeners, and connect to the service manager.
         """
         super().privilegedStartService()
+        self._to_the_end.privilegedStartService()
         self.notifier.privilegedStartService()
 
     def startService(self) -> None:
@@ -160,6 +175,7 @@ class EchodService(MultiService):
         its own handlers for them.
         """
         super().startService()
+        self._to_the_end.startService()
         self._reactor.callWhenRunning(self._handle_signals)
         self._reactor.callWhenRunning(self._log.run)
         self._reactor.addSystemEventTrigger("after", "shutdown", self._log.finish)
@@ -173,7 +189,7 @@ class EchodService(MultiService):
             signals.handle(self._reactor, signal.SIGUSR1, self._log.rotate)
         signals.handle(self._reactor, signal.SIGHUP, self.reload)
         # Only now: who is told that we are ready may signal us at once.
-        bound = gatherResults([listener.bound() for listener in self.listeners()])
+        bound = gatherResults([listener.when_bound() for listener in self.listeners()])
         bound.addCallback(self._ready)
 
     def _ready(self, _: object) -> None:
@@ -194,14 +210,17 @@ class EchodService(MultiService):
 
     def stopService(self) -> Deferred[None]:
         """
-        Close the doors, then wait for the guests: L{Connections.drain}.
+        Close the doors, then wait for the guests: L{Connections.drain}; until then, what
+        is to be seen of the daemon can be seen.
 
         @return: a Deferred that fires when the last connection has ended.
         """
+        self.observation.draining = True
         closing: Deferred[Any] = super().stopService()
         self.notifier.stopping(self._options["drain-timeout"])
         closing.addCallback(lambda _: self.connections.drain(self._options["drain-timeout"]))
         closing.addCallback(self._stopped)
+        closing.addCallback(lambda _: self._to_the_end.stopService())
         return closing.addCallback(lambda _: self.notifier.stopService())
 
     def _stopped(self, _: None) -> None:

@@ -33,6 +33,15 @@ def has_said_hello(connection: SSL.Connection | None) -> bool:
     return connection is not None and connection.client_random() is not None
 
 
+def version(connection: SSL.Connection | None) -> str:
+    """
+    The version that was agreed on, such as C{TLSv1.3}; nothing before the handshake's end.
+    """
+    if connection is None or not is_complete(connection):
+        return ""
+    return connection.get_protocol_version_name()
+
+
 def agreed(connection: SSL.Connection | None) -> dict[str, str]:
     """
     What was agreed on; nothing when that is forgotten with the connection, and before the
@@ -47,7 +56,7 @@ def agreed(connection: SSL.Connection | None) -> dict[str, str]:
     if connection is None:
         return facts
     if is_complete(connection):
-        facts["tls_version"] = connection.get_protocol_version_name()
+        facts["tls_version"] = version(connection)
         facts["tls_cipher"] = connection.get_cipher_name() or ""
         facts["tls_group"] = connection.get_group_name() or ""
         facts["tls_resumed"] = {True: "yes", False: "no", None: ""}[is_resumed(connection)]

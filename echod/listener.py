@@ -7,7 +7,7 @@ serves first whom the kernel has already let in.
 
 import select
 import sys
-from typing import Any
+from typing import Any, Protocol as Interface
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
@@ -20,10 +20,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from echod.endpoint import bind_error_text
-from echod.factory import EchoFactory
 from echod.inherited import InheritedEndpoint
 from echod.port import make_eager
+from echod.proxy import ProxyPolicy
 from echod.sockets import address_text, tune
+from echod.tls import ServerContext
 
 log = Logger()
 
@@ -42,6 +43,22 @@ class ListenFailed(SystemExit, Exception):
         self.code = 1
 
 
+class ListeningFactory(Interface):
+    """
+    What a listener asks of its factory, besides protocols.
+
+    @ivar listener: the listener's name, for logs and totals.
+    @ivar outermost: is told whether the port asks this factory itself.
+    @ivar proxies: whose PROXY headers are believed, C{None} to read none.
+    @ivar tls: what TLS starts with on each connection, C{None} for plain TCP.
+    """
+
+    listener: str
+    outermost: bool
+    proxies: ProxyPolicy | None
+    tls: ServerContext | None
+
+
 class ListenerService(Service):
     """
     One listening socket, from bind to close.
@@ -56,7 +73,7 @@ class ListenerService(Service):
         self,
         option: str,
         endpoint: IStreamServerEndpoint,
-        factory: EchoFactory,
+        factory: ListeningFactory,
         reactor: Any,
         write_timeout: float,
     ):
@@ -95,7 +112,7 @@ class ListenerService(Service):
                 self._reactor.stop()
 
         failures: list[ListenFailed] = []
-        asked: Deferred[Any] = maybeDeferred(self._endpoint.listen, self._factory)
+        asked: Deferred[Any] = maybeDeferred(self._endpoint.listen, self._factory)  # type: ignore[call-overload]  # IProtocolFactory, too
         self._binding = asked.addCallback(self._listening).addErrback(failed)
         late = True
         if failures:
@@ -109,7 +126,7 @@ class ListenerService(Service):
         if self._binding is None:
             self.privilegedStartService()
 
-    def bound(self) -> Deferred[None]:
+    def when_bound(self) -> Deferred[None]:
         """
         @return: a Deferred that fires once it listens, and never if it cannot.
         """
@@ -142,6 +159,20 @@ class ListenerService(Service):
             address=self.address(),
             option=self.option,
         )
+
+    @property
+    def listener_name(self) -> str:
+        """
+        What logs and totals call it.
+        """
+        return self._factory.listener
+
+    @property
+    def bound(self) -> bool:
+        """
+        Whether it listens.
+        """
+        return self._port is not None
 
     def address(self) -> str:
         """

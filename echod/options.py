@@ -40,6 +40,7 @@ class Options(UsageOptions):
         self.docs = {name: " ".join(text.split()) for name, text in self.docs.items()}
         for name in ("listen", "tls-listen", "tls-cert", "allow", "deny", "proxy-trust"):
             self[name] = []
+        self["admin"] = None
 
     def opt_listen(self, description: str) -> None:
         """
@@ -54,6 +55,15 @@ class Options(UsageOptions):
         The same for TLS; may be given several times.
         """
         self["tls-listen"].append(named("tls-listen", description, endpoint))
+
+    def opt_admin(self, description: str) -> None:
+        """
+        A Twisted server endpoint for the page, metrics and health over HTTP, such as
+        tcp:9001:interface=127.0.0.1 or unix:/run/echod-admin.sock. [default: none]
+        """
+        if self["admin"] is not None:
+            raise UsageError("--admin: one is enough; give it once")
+        self["admin"] = named("admin", description, endpoint)
 
     def opt_allow(self, cidr: str) -> None:
         """

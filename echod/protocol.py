@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from echod.connection import Reason, reason_of
-from echod.handshake import agreed, failure_text, has_outlived_client, has_said_hello
+from echod.handshake import agreed, failure_text, has_outlived_client, has_said_hello, version
 from echod.proxy import ProxyHeader
 from echod.sockets import address_text, unread, unsent
 from echod.surroundings import Listener, StreamTransport
@@ -91,6 +91,8 @@ class Echo(Protocol):
             self.abort(Reason.HANDSHAKE)
         else:
             self.awaited = None
+            handshakes = self.factory.connections.totals.handshakes
+            handshakes["ok", version(self.transport.getHandle())] += 1
 
     def overdue(self) -> None:
         """
@@ -169,8 +171,13 @@ class Echo(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         factory = self.factory
-        was_there = factory.connections.remove(self, self._end_reason(reason), self._detail)
-        if was_there and factory.admission.counts_clients:
+        why = self._end_reason(reason)
+        if not factory.connections.remove(self, why, self._detail):
+            return
+        if why is Reason.HANDSHAKE:
+            handshakes = factory.connections.totals.handshakes
+            handshakes["failed", version(self.transport.getHandle())] += 1
+        if factory.admission.counts_clients:
             factory.admission.leave(self.client)
 
     def _end_reason(self, failure: Failure) -> Reason:

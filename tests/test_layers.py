@@ -31,6 +31,10 @@ FLOORS = {
     },
 }  # fmt: skip
 
+# What is to be seen of the daemon from outside.
+FLOORS[3] |= {"observation"}
+FLOORS[0] |= {"histogram", "history", "lag", "process", "snapshot", "totals"}
+
 # The client, echod-check.
 FLOORS[4] |= {"check"}
 FLOORS[3] |= {"run"}
@@ -46,6 +50,16 @@ SIDEWAYS = {
     # The live set has each connection looked at, and tells of those that are refused.
     ("connections", "limits"),
     ("connections", "refusals"),
+    # What is remembered of connections that are gone, counted in histograms as the lag is.
+    ("connections", "totals"),
+    ("totals", "connection"),
+    ("totals", "histogram"),
+    ("lag", "histogram"),
+    # A snapshot holds what the system says of the process, and samples of history.
+    ("snapshot", "process"),
+    ("history", "snapshot"),
+    # A snapshot tells where the listeners are bound.
+    ("observation", "listener"),
     # What the operator typed is shown as carefully as what a peer sent.
     ("options", "sockets"),
     ("parameters", "sockets"),

@@ -221,12 +221,12 @@ class ListenerServiceTests(SynchronousTestCase):
         """
         listening = Deferred()
         service = self.service(listening)
-        self.assertNoResult(service.bound())
+        self.assertNoResult(service.when_bound())
         service.privilegedStartService()
-        asked = [service.bound(), service.bound()]
+        asked = [service.when_bound(), service.when_bound()]
         self.assertNoResult(asked[0])
         listening.callback(self.port())
-        for bound in (*asked, service.bound()):
+        for bound in (*asked, service.when_bound()):
             self.assertIsNone(self.successResultOf(bound))
 
     def test_never_bound(self):
@@ -236,7 +236,7 @@ class ListenerServiceTests(SynchronousTestCase):
         listening = Deferred()
         service = self.service(listening)
         service.privilegedStartService()
-        bound = service.bound()
+        bound = service.when_bound()
         listening.errback(Failure(OSError(errno.EADDRINUSE, "busy")))
         self.assertNoResult(bound)
 

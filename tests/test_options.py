@@ -64,6 +64,7 @@ class ValuesTests(OptionsTestCase):
                 "tls-min": None,
                 "tls-alpn": None,
                 "tls-keylog": None,
+                "admin": None,
                 "allow": [],
                 "deny": [],
                 "max-connections": 10000,
@@ -162,6 +163,15 @@ class ValuesTests(OptionsTestCase):
         self.assertEqual((options["tls-listen"], options["listen"]), (endpoints, []))
         self.assertTrue(options.serves_tls)
         self.assertEqual(self.parse()["listen"], [])
+
+    def test_admin(self):
+        """
+        The endpoint for the page is one, and as good as those to listen on.
+        """
+        self.assertEqual(self.parse("--admin", "unix:/a")["admin"], "unix:/a")
+        twice = ("--admin", "tcp:1", "--admin", "tcp:2")
+        self.assertEqual(self.refused(*twice), "--admin: one is enough; give it once")
+        self.assertIn("--admin '9001': not an endpoint; ", self.refused("--admin", "9001"))
 
     def test_networks(self):
         """

@@ -249,7 +249,7 @@ class EchoTests(ProtocolTestCase):
         ):
             echo, _ = self.connect()
             begin(echo)
-            self.connections.ended.clear()
+            self.connections.totals.ended.clear()
             echo.connectionLost(Failure(error))
             self.assertEqual(self.reasons(), [expected], (begin.__name__, error))
 

@@ -1,0 +1,187 @@
+"""
+What is watched of this process while it runs, and the one function that takes its snapshot.
+
+The rule of this room: all that a snapshot tells was counted anyway, or is looked up now.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from typing import Any
+
+import OpenSSL
+import twisted
+from twisted.application.service import MultiService
+
+from echod import __version__
+from echod.connection import REFUSED, Connection, Reason
+from echod.connections import Connections
+from echod.credentials import Credentials
+from echod.histogram import Histogram
+from echod.history import History
+from echod.lag import Lag
+from echod.limits import Seen
+from echod.listener import ListenerService
+from echod.process import this_process
+from echod.snapshot import (
+    Distribution,
+    Guest,
+    Handshakes,
+    Listening,
+    Sample,
+    Served,
+    Snapshot,
+    Traffic,
+)
+from echod.sockets import printable
+
+NEWEST = 50
+"""How many of the live connections are shown one by one."""
+
+VERSIONS = {
+    "version": __version__,
+    "python": ".".join(map(str, sys.version_info[:3])),
+    "twisted": twisted.__version__,
+    "openssl": OpenSSL.SSL.SSLeay_version(OpenSSL.SSL.SSLEAY_VERSION).decode().split()[1],
+}
+
+HANDSHAKES = (("ok", "TLSv1.2"), ("ok", "TLSv1.3"), ("failed", ""))
+"""What is shown with TLS even before there was one."""
+
+
+class Observation(MultiService):
+    """
+    One process, as it is seen from outside.
+
+    @ivar lag: how late its loop is.
+    @ivar draining: whether it is being stopped.
+    @ivar log_dropped: tells how many log records could not be written.
+    """
+
+    draining = False
+    log_dropped: Callable[[], int] = staticmethod(lambda: 0)
+
+    def __init__(
+        self,
+        clock: Any,
+        connections: Connections,
+        max_connections: int,
+        listeners: Callable[[], Sequence[ListenerService]],
+        certificates: Callable[[], Sequence[Credentials]] = tuple,
+        now: Callable[[], float] = time.time,
+    ):
+        """
+        @param now: tells the time of day, in seconds since 1970.
+        """
+        super().__init__()
+        self._clock = clock
+        self._connections = connections
+        self._max_connections = max_connections
+        self._listeners = listeners
+        self._certificates = certificates
+        self._now = now
+        self._started = clock.seconds()
+        self.lag = Lag(clock)
+        self.history = History(clock, self._totals)
+        self.lag.setServiceParent(self)
+        self.history.setServiceParent(self)
+
+    def snapshot(self, worker: str | None = None) -> Snapshot:
+        """
+        All there is to show now.
+
+        @param worker: which of several processes this is.
+        """
+        totals, certificates = self._connections.totals, self._certificates()
+        return Snapshot(
+            worker=worker,
+            versions=VERSIONS,
+            taken=self._now(),
+            uptime=self._clock.seconds() - self._started,
+            draining=self.draining,
+            max_connections=self._max_connections,
+            listeners=[
+                Listening(
+                    printable(each.listener_name),
+                    each.option,
+                    each.address() if each.bound else None,
+                )
+                for each in self._listeners()
+            ],
+            traffic=list(self._traffic()),
+            seconds=_distribution(totals.seconds),
+            handshakes=[
+                Handshakes(result, version, totals.handshakes[result, version])
+                for result, version in dict.fromkeys(
+                    chain(HANDSHAKES if certificates else (), totals.handshakes)
+                )
+            ],
+            certificates=[_served(each) for each in certificates],
+            lag=_distribution(self.lag.histogram),
+            lag_last=self.lag.last,
+            log_dropped=self.log_dropped(),
+            process=this_process(),
+            history=list(self.history.samples),
+            newest=[self._guest(*each) for each in self._connections.newest(NEWEST)],
+        )
+
+    def _traffic(self) -> Iterator[Traffic]:
+        connections, totals = self._connections, self._connections.totals
+        live, live_bytes = connections.live()
+        refused = connections.refusals.counts
+        names = dict.fromkeys(each.listener_name for each in self._listeners())
+        for name in names:
+            # From the first scrape on, so that the first of them is a step up from 0.
+            closed_here = {reason.value: 0 for reason in Reason if reason not in REFUSED}
+            closed_here |= _of(name, totals.ended)
+            yield Traffic(
+                listener=printable(name),
+                connections=live[name],
+                opened=live[name] + sum(closed_here.values()),
+                echoed_bytes=live_bytes[name] + totals.bytes_echoed[name],
+                closed=closed_here,
+                refused={reason.value: 0 for reason in Reason if reason in REFUSED}
+                | _of(name, refused),
+            )
+
+    def _totals(self) -> Sample:
+        connections = self._connections
+        return Sample(
+            len(connections),
+            connections.bytes_echoed,
+            connections.refusals.counts.total(),
+            self.lag.take_worst(),
+        )
+
+    def _guest(self, connection: Connection, seen: Seen) -> Guest:
+        return Guest(
+            connection=seen.number,
+            listener=printable(connection.listener),
+            peer=connection.peer(),
+            state=_state(connection),
+            seconds=self._clock.seconds() - seen.opened,
+            bytes=connection.bytes_echoed,
+            facts=dict(connection.facts()),
+        )
+
+
+def _served(each: Credentials) -> Served:
+    names = [printable(name) for name in each.names]
+    return Served(names, each.not_after.timestamp(), each.serial, printable(each.path))
+
+
+def _state(connection: Connection) -> str:
+    if connection.ending:
+        return "ending"
+    if connection.awaited is not None:
+        return connection.awaited.value
+    return "paused" if connection.paused else "open"
+
+
+def _of(listener: str, counts: dict[tuple[str, Reason], int]) -> dict[str, int]:
+    return {reason.value: n for (name, reason), n in counts.items() if name == listener}
+
+
+def _distribution(histogram: Histogram) -> Distribution:
+    return Distribution([*histogram.bounds], [*histogram.counts], histogram.sum)

@@ -1,0 +1,198 @@
+"""
+A snapshot: all that one process has to show at one moment.
+
+The rule of this room: plain records of plain values, which go to JSON and come back the
+same.  Metrics, the page and C{/connections} are made from snapshots and from nothing else.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from echod.process import Process
+
+
+@dataclass(frozen=True)
+class Listening:
+    """
+    A listener: what it is called, the option that asked for it, and where it is bound,
+    C{None} as long as it is not.
+    """
+
+    name: str
+    option: str
+    address: str | None
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """
+    What has come to the listeners of one name.
+
+    @ivar connections: how many there are now.
+    @ivar opened: how many there have been: those that are, and all that ended.
+    @ivar echoed_bytes: those of live connections included.
+    @ivar closed: how many ended, by reason.
+    @ivar refused: how many were refused, by reason; those that were refused after they had
+        been accepted, for their PROXY header or handshake, count as ended as well.
+    """
+
+    listener: str
+    connections: int
+    opened: int
+    echoed_bytes: int
+    closed: dict[str, int]
+    refused: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Handshakes:
+    """
+    How many TLS handshakes came to this result, C{ok} or C{failed}, with this version.
+    """
+
+    result: str
+    version: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Served:
+    """
+    A certificate that is served, with its names, and its end in seconds since 1970.
+    """
+
+    names: list[str]
+    not_after: float
+    serial: str
+    path: str
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """
+    A L{Histogram<echod.histogram.Histogram>} at one moment.
+    """
+
+    bounds: list[float]
+    counts: list[int]
+    sum: float
+
+
+class Sample(NamedTuple):
+    """
+    A second of history.
+
+    @ivar connections: how many there were at its end.
+    @ivar bytes: how many were echoed in it.
+    @ivar refused: how many clients were refused in it.
+    @ivar lag: the worst delay of the loop in it, in seconds.
+    """
+
+    connections: int
+    bytes: float
+    refused: float
+    lag: float
+
+
+@dataclass(frozen=True)
+class Guest:
+    """
+    A live connection.
+
+    @ivar state: C{open}, C{paused} while the client does not take its echo, C{ending},
+        or what it waits for: C{handshake}, C{proxy-header}.
+    @ivar facts: what else its access record will tell, by name.
+    """
+
+    connection: int
+    listener: str
+    peer: str
+    state: str
+    seconds: float
+    bytes: int
+    facts: dict[str, str]
+    worker: str | None = None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """
+    One process at one moment.
+
+    @ivar worker: which of several processes it is, C{None} when there is but one.
+    @ivar versions: of echod and what it runs on, by name.
+    @ivar taken: when, in seconds since 1970.
+    @ivar uptime: seconds since the daemon was started.
+    @ivar lag_last: how late the loop ran its last timer, in seconds.
+    @ivar log_dropped: how many log records could not be written.
+    @ivar history: a sample a second, the newest last.
+    @ivar newest: the connections that were made last, the newest first.
+    """
+
+    worker: str | None
+    versions: dict[str, str]
+    taken: float
+    uptime: float
+    draining: bool
+    max_connections: int
+    listeners: list[Listening]
+    traffic: list[Traffic]
+    seconds: Distribution
+    handshakes: list[Handshakes]
+    certificates: list[Served]
+    lag: Distribution
+    lag_last: float
+    log_dropped: int
+    process: Process
+    history: list[Sample]
+    newest: list[Guest]
+
+    def not_ready(self) -> str:
+        """
+        Why it cannot serve, in words; nothing when it can.
+        """
+        if self.draining:
+            return "draining"
+        unbound = [each.option for each in self.listeners if each.address is None]
+        return f"not listening: {', '.join(unbound)}" if unbound else ""
+
+    def to_json(self) -> str:
+        """
+        This snapshot in one line of JSON.
+        """
+        return json.dumps(self, default=vars, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Snapshot":
+        """
+        The snapshot that L{to_json} has written.
+
+        @raise ValueError: when it is none.
+        """
+        try:
+            fields = json.loads(text)
+            for name, read in _PARTS.items():
+                fields[name] = read(fields[name])
+            return cls(**fields)
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"not a snapshot: {error}") from None
+
+
+def _each(kind: Callable[..., object]) -> Callable[[Any], list[object]]:
+    return lambda values: [kind(**value) for value in values]
+
+
+_PARTS: Mapping[str, Callable[[Any], object]] = {
+    "listeners": _each(Listening),
+    "traffic": _each(Traffic),
+    "seconds": lambda value: Distribution(**value),
+    "handshakes": _each(Handshakes),
+    "certificates": _each(Served),
+    "lag": lambda value: Distribution(**value),
+    "process": lambda value: Process(**value),
+    "history": lambda values: [Sample(*value) for value in values],
+    "newest": _each(Guest),
+}
+"""How the fields that are records come back from JSON."""

@@ -1,0 +1,72 @@
+"""
+The last minutes, a sample a second.
+"""
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod.history import HISTORY_SECONDS, History
+from echod.snapshot import Sample
+
+
+class HistoryTests(SynchronousTestCase):
+    """
+    What has been, a sample for each second.
+    """
+
+    def setUp(self):
+        self.clock = Clock()
+        self.now = Sample(0, 1000, 10, 0.0)
+        self.history = History(self.clock, lambda: self.now)
+
+    def test_samples(self):
+        """
+        Numbers that only grow become what was added in the second.
+        """
+        self.history.startService()
+        self.now = Sample(3, 1500, 12, 0.25)
+        self.clock.advance(1)
+        self.now = Sample(2, 1501, 12, 0.0)
+        self.clock.advance(1)
+        self.assertEqual(
+            list(self.history.samples), [Sample(3, 500, 2, 0.25), Sample(2, 1, 0, 0.0)]
+        )
+
+    def test_too_late(self):
+        """
+        When the loop comes late, each second that it missed has its share.
+        """
+        self.history.startService()
+        self.now = Sample(1, 1400, 10, 3.5)
+        self.clock.advance(4)
+        self.assertEqual(list(self.history.samples), [Sample(1, 100, 0, 3.5)] * 4)
+
+    def test_bounded(self):
+        """
+        What is older than some minutes is forgotten.
+        """
+        self.history.startService()
+        self.clock.advance(10 * HISTORY_SECONDS)
+        self.clock.pump([1] * 20)
+        self.assertEqual(len(self.history.samples), HISTORY_SECONDS)
+
+    def test_stop(self):
+        """
+        It leaves no timer behind, and may be stopped before it was started.
+        """
+        self.history.stopService()
+        self.history.startService()
+        self.history.stopService()
+        self.history.stopService()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_failure(self):
+        """
+        A bug in what it asks is logged, and ends the history alone.
+        """
+        self.history.startService()
+        self.now = None
+        self.clock.advance(1)
+        self.assertEqual(len(self.flushLoggedErrors(AttributeError)), 1)
+        self.history.stopService()
+        self.assertEqual(self.clock.getDelayedCalls(), [])

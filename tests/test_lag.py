@@ -1,0 +1,56 @@
+"""
+How late the loop runs a timer.
+"""
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod.lag import LAG_SECONDS, TICK_SECONDS, Lag
+
+
+class LagTests(SynchronousTestCase):
+    """
+    A timer that looks how late it is.
+    """
+
+    def setUp(self):
+        self.clock = Clock()
+        self.lag = Lag(self.clock)
+
+    def test_on_time(self):
+        """
+        A loop that is never late has no lag, however long it is watched.
+        """
+        self.lag.startService()
+        self.clock.pump([TICK_SECONDS] * 8)
+        self.assertEqual((self.lag.histogram.counts[0], self.lag.last), (8, 0.0))
+
+    def test_blocked(self):
+        """
+        While something blocks, the timer waits as all else does, and that is its lag.
+        """
+        self.lag.startService()
+        self.clock.advance(TICK_SECONDS + 0.75)
+        self.assertEqual(self.lag.last, 0.75)
+        counts = dict(zip((*LAG_SECONDS, "more"), self.lag.histogram.counts, strict=True))
+        self.assertEqual({bound for bound, n in counts.items() if n}, {1})
+        self.clock.advance(TICK_SECONDS)
+        self.assertEqual((self.lag.last, self.lag.histogram.sum), (0.0, 0.75))
+
+    def test_worst(self):
+        """
+        The worst is that since it was asked for last.
+        """
+        self.lag.startService()
+        for late in (0.5, 2, 0):
+            self.clock.advance(TICK_SECONDS + late)
+        self.assertEqual((self.lag.take_worst(), self.lag.take_worst()), (2.0, 0.0))
+
+    def test_stop(self):
+        """
+        It leaves no timer behind, and may be stopped before it was started.
+        """
+        self.lag.stopService()
+        self.lag.startService()
+        self.lag.stopService()
+        self.assertEqual(self.clock.getDelayedCalls(), [])

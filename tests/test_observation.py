@@ -1,0 +1,218 @@
+"""
+What is watched of a process, and its snapshot.
+"""
+
+from datetime import UTC, datetime
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod.connection import Reason
+from echod.connections import Connections
+from echod.credentials import read_credentials
+from echod.limits import TimeLimits
+from echod.observation import NEWEST, Observation
+from echod.snapshot import Guest, Handshakes, Listening, Sample, Served, Snapshot, Traffic
+from tests.certificates import make_certificate
+from tests.fakes import FakeConnection
+
+
+class FakeListener:
+    """
+    A listener that is bound or not.
+    """
+
+    def __init__(self, name, bound=True):
+        self.listener_name = name
+        self.option = f"--listen {name}"
+        self.bound = bound
+
+    def address(self):
+        return f"{self.listener_name}:1"
+
+
+class ObservationTests(SynchronousTestCase):
+    """
+    A process as it is seen from outside.
+    """
+
+    def setUp(self):
+        self.clock = Clock()
+        self.connections = Connections(self.clock, TimeLimits(), False)
+        self.listeners = [FakeListener("tcp"), FakeListener("tls", bound=False)]
+        self.served = []
+        self.observation = Observation(
+            self.clock,
+            self.connections,
+            7,
+            lambda: self.listeners,
+            lambda: self.served,
+            lambda: 5.0,
+        )
+
+    def connection(self, listener="tcp", bytes_echoed=0):
+        connection = FakeConnection()
+        connection.listener, connection.bytes_echoed = listener, bytes_echoed
+        self.connections.add(connection)
+        return connection
+
+    def traffic(self, name="tcp"):
+        (found,) = (each for each in self.observation.snapshot().traffic if each.listener == name)
+        return found
+
+    def test_beginning(self):
+        """
+        Before anybody came, all that can be counted is there and 0.
+        """
+        self.clock.advance(3)
+        now = self.observation.snapshot()
+        self.assertEqual((now.worker, now.taken, now.uptime), (None, 5.0, 3.0))
+        self.assertEqual((now.max_connections, now.draining, now.log_dropped), (7, False, 0))
+        self.assertEqual(
+            now.listeners,
+            [Listening("tcp", "--listen tcp", "tcp:1"), Listening("tls", "--listen tls", None)],
+        )
+        ends = ("client", "reset", "idle", "lifetime", "write-stall", "drain", "aborted", "error")
+        refusals = ("address", "max-connections", "max-per-client", "rate")
+        refusals += ("proxy-header", "handshake")
+        self.assertEqual(
+            now.traffic,
+            [
+                Traffic(name, 0, 0, 0, dict.fromkeys(ends, 0), dict.fromkeys(refusals, 0))
+                for name in ("tcp", "tls")
+            ],
+        )
+        self.assertEqual((now.handshakes, now.certificates, now.newest), ([], [], []))
+        self.assertEqual(set(now.versions), {"version", "python", "twisted", "openssl"})
+        self.assertEqual(Snapshot.from_json(now.to_json()), now)
+
+    def test_traffic(self):
+        """
+        Each listener has its own, live connections and ended ones together.
+        """
+        self.connection("tls", 5)
+        live, gone = self.connection(bytes_echoed=100), self.connection(bytes_echoed=20)
+        self.connections.remove(gone, Reason.CLIENT)
+        self.connections.refusals.add("tcp", Reason.RATE, "192.0.2.1:5")
+        live.bytes_echoed += 1
+        now = self.traffic()
+        self.assertEqual((now.connections, now.opened, now.echoed_bytes), (1, 2, 121))
+        self.assertEqual((now.closed["client"], now.refused["rate"]), (1, 1))
+        other = self.traffic("tls")
+        self.assertEqual((other.connections, other.opened, other.echoed_bytes), (1, 1, 5))
+        self.assertEqual((other.closed["client"], other.refused["rate"]), (0, 0))
+
+    def test_never_back(self):
+        """
+        What a connection echoed stays counted when it ends, and so does the connection.
+        """
+        connection = self.connection(bytes_echoed=100)
+        before = self.traffic()
+        self.connections.remove(connection, Reason.RESET)
+        after = self.traffic()
+        self.assertEqual((before.opened, before.echoed_bytes), (1, 100))
+        self.assertEqual((after.opened, after.echoed_bytes), (1, 100))
+
+    def test_refused_after_accept(self):
+        """
+        Who is refused for its handshake counts as ended, too, so that the sums agree.
+        """
+        self.connections.remove(self.connection(), Reason.HANDSHAKE)
+        now = self.traffic()
+        self.assertEqual((now.connections, now.opened), (0, 1))
+        self.assertEqual((now.closed["handshake"], now.refused["handshake"]), (1, 1))
+
+    def test_same_name(self):
+        """
+        Listeners of one name, such as two inherited sockets, are counted as one.
+        """
+        self.listeners.append(FakeListener("tcp"))
+        self.connection()
+        now = self.observation.snapshot()
+        self.assertEqual(len(now.listeners), 3)
+        self.assertEqual([each.listener for each in now.traffic], ["tcp", "tls"])
+        self.assertEqual(self.traffic().connections, 1)
+
+    def test_certificates(self):
+        """
+        What is served is shown, and with it what handshakes may come to.
+        """
+        made = make_certificate(names=("a.example",))
+        path = self.mktemp()
+        with open(path, "wb") as file:
+            file.write(made.cert_pem + made.key_pem)
+        (each,) = self.served = [read_credentials(path, None)]
+        self.connections.totals.handshakes["failed", ""] += 2
+        now = self.observation.snapshot()
+        self.assertEqual(
+            now.certificates,
+            [Served(["a.example"], each.not_after.timestamp(), each.serial, path)],
+        )
+        ends = datetime.fromtimestamp(now.certificates[0].not_after, UTC)
+        self.assertEqual(ends, made.certificate.not_valid_after_utc)
+        self.assertEqual(
+            now.handshakes,
+            [
+                Handshakes("ok", "TLSv1.2", 0),
+                Handshakes("ok", "TLSv1.3", 0),
+                Handshakes("failed", "", 2),
+            ],
+        )
+
+    def test_newest(self):
+        """
+        The newest connections come first, so many and no more.
+        """
+        for _ in range(NEWEST + 5):
+            self.connection()
+        self.clock.advance(2)
+        newest = self.observation.snapshot().newest
+        self.assertEqual([each.connection for each in newest], list(range(NEWEST + 5, 5, -1)))
+        self.assertEqual(newest[0], Guest(NEWEST + 5, "tcp", "192.0.2.7:40000", "open", 2.0, 0, {}))
+
+    def test_states(self):
+        """
+        A connection is open, paused, ending, or waits for something.
+        """
+        connection = self.connection()
+        for expected, fields in (
+            ("open", {}),
+            ("paused", {"paused": True}),
+            ("handshake", {"awaited": Reason.HANDSHAKE}),
+            ("ending", {"ending": True}),
+        ):
+            connection.__dict__.update(fields)
+            self.assertEqual(self.observation.snapshot().newest[0].state, expected)
+
+    def test_facts(self):
+        """
+        What TLS agreed on is told of each.
+        """
+        self.connection().known = {"tls_version": "TLSv1.3"}
+        self.assertEqual(self.observation.snapshot().newest[0].facts, {"tls_version": "TLSv1.3"})
+
+    def test_odd_names(self):
+        """
+        A listener's name, which the operator or systemd gave, is shown without what could
+        move a cursor.
+        """
+        self.listeners = [FakeListener("a\n\x1b[2J")]
+        self.connection("a\n\x1b[2J")
+        now = self.observation.snapshot()
+        shown = r"a\n\x1b[2J"
+        self.assertEqual((now.listeners[0].name, now.traffic[0].listener), (shown, shown))
+        self.assertEqual((now.newest[0].listener, now.traffic[0].connections), (shown, 1))
+
+    def test_history(self):
+        """
+        Once started, it keeps a history and looks how late the loop is.
+        """
+        self.observation.startService()
+        self.connection(bytes_echoed=50)
+        self.connections.refusals.add("tcp", Reason.RATE, "192.0.2.1:5")
+        self.clock.pump([0.25, 0.5, 0.25])
+        now = self.observation.snapshot()
+        self.assertEqual(now.history, [Sample(1, 50, 1, 0.25)])
+        self.assertEqual((now.lag_last, now.lag.sum), (0.0, 0.25))
+        self.observation.stopService()
+        self.assertEqual(self.clock.getDelayedCalls(), [])

@@ -1,0 +1,40 @@
+"""
+What is remembered of connections that are gone.
+"""
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod.connection import Reason
+from echod.totals import LIFE_SECONDS, Totals
+
+
+class TotalsTests(SynchronousTestCase):
+    """
+    Counts by listener and reason.
+    """
+
+    def test_add(self):
+        """
+        Each end counts for its listener, and for all together.
+        """
+        totals = Totals()
+        totals.add("tcp", Reason.CLIENT, 10, 0.2)
+        totals.add("tls", Reason.CLIENT, 5, 7)
+        totals.add("tcp", Reason.RESET, 1, 1e6)
+        self.assertEqual(
+            totals.ended,
+            {("tcp", Reason.CLIENT): 1, ("tls", Reason.CLIENT): 1, ("tcp", Reason.RESET): 1},
+        )
+        self.assertEqual(totals.by_reason(), {Reason.CLIENT: 2, Reason.RESET: 1})
+        self.assertEqual(totals.bytes_echoed, {"tcp": 11, "tls": 5})
+
+    def test_lives(self):
+        """
+        How long they lived is counted between bounds.
+        """
+        totals = Totals()
+        for seconds in (0.2, 7, 1e6):
+            totals.add("tcp", Reason.CLIENT, 0, seconds)
+        counts = dict(zip((*LIFE_SECONDS, "more"), totals.seconds.counts, strict=True))
+        self.assertEqual({bound for bound, n in counts.items() if n}, {0.5, 15, "more"})
+        self.assertEqual(totals.seconds.sum, 1000007.2)
