@@ -32,8 +32,13 @@ FLOORS = {
 }  # fmt: skip
 
 # What is to be seen of the daemon from outside.
-FLOORS[3] |= {"observation"}
-FLOORS[0] |= {"histogram", "history", "lag", "process", "snapshot", "totals"}
+FLOORS[3] |= {"admin", "observation"}
+FLOORS[2] |= {"page", "site"}
+FLOORS[1] |= {"hosts", "metrics", "plot", "table", "tables", "together"}
+FLOORS[0] |= {
+    *("figures", "histogram", "history", "lag", "markup", "process", "snapshot"),
+    *("totals",),
+}
 
 # The client, echod-check.
 FLOORS[4] |= {"check"}
@@ -58,6 +63,10 @@ SIDEWAYS = {
     # A snapshot holds what the system says of the process, and samples of history.
     ("snapshot", "process"),
     ("history", "snapshot"),
+    # The page's tables are tables.
+    ("tables", "table"),
+    # The site has listeners of its own.
+    ("admin", "listener"),
     # A snapshot tells where the listeners are bound.
     ("observation", "listener"),
     # What the operator typed is shown as carefully as what a peer sent.

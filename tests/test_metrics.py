@@ -1,0 +1,199 @@
+"""
+Metrics, as Prometheus' own parsers read them.
+"""
+
+import re
+
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as parse_openmetrics,
+)
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod.metrics import buckets, ends, exposition
+from echod.process import Process
+from echod.snapshot import Distribution, Handshakes, Served, Traffic
+from tests.snapshots import make_snapshot
+
+OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
+
+HOSTILE = 'a"} 1\n# HELP \\ \u2028'
+
+
+class MetricsTests(SynchronousTestCase):
+    """
+    What a scrape gets.
+    """
+
+    def scrape(self, *snapshots, accept=""):
+        """
+        @return: the families by name, and their samples by name and labels.
+        """
+        body, content_type = exposition(snapshots, accept)
+        openmetrics = content_type.startswith("application/openmetrics-text")
+        families = list((parse_openmetrics if openmetrics else parse_text)(body.decode()))
+        samples = {
+            (sample.name, *sample.labels.items()): sample.value
+            for family in families
+            for sample in family.samples
+        }
+        self.assertEqual(len(samples), sum(len(family.samples) for family in families))
+        return families, samples
+
+    def test_clients(self):
+        """
+        Connections, ends, refusals and bytes, by listener and reason.
+        """
+        _, samples = self.scrape(make_snapshot())
+        tcp = ("listener", "tcp")
+        for name, *labels, value in (
+            ("echod_connections", tcp, 3),
+            ("echod_connections", ("listener", "tls"), 1),
+            ("echod_max_connections", 10_000),
+            ("echod_connections_total", tcp, 10),
+            ("echod_closed_total", tcp, ("reason", "client"), 6),
+            ("echod_closed_total", ("listener", "tls"), ("reason", "reset"), 0),
+            ("echod_refused_total", tcp, ("reason", "rate"), 2),
+            ("echod_echoed_bytes_total", tcp, 123_456),
+            ("echod_connection_seconds_bucket", ("le", "0.1"), 1),
+            ("echod_connection_seconds_bucket", ("le", "10.0"), 6),
+            ("echod_connection_seconds_bucket", ("le", "+Inf"), 10),
+            ("echod_connection_seconds_count", 10),
+            ("echod_connection_seconds_sum", 100.25),
+            ("echod_tls_handshakes_total", ("result", "ok"), ("version", "TLSv1.3"), 2),
+            ("echod_tls_handshakes_total", ("result", "failed"), ("version", ""), 1),
+            ("echod_certificate_not_after_seconds", ("name", "a.example"), 1_800_864_000),
+            ("echod_reactor_lag_seconds_bucket", ("le", "0.01"), 6),
+            ("echod_reactor_lag_seconds_count", 6),
+            ("echod_log_dropped_total", 4),
+            ("echod_build_info", ("python", "3.11.7"), ("version", "0.1.0"), 1),
+            ("process_cpu_seconds_total", 12.5),
+            ("process_resident_memory_bytes", 30 << 20),
+            ("process_virtual_memory_bytes", 90 << 20),
+            ("process_start_time_seconds", 1_799_996_000),
+            ("process_open_fds", 20),
+            ("process_max_fds", 1024),
+        ):
+            self.assertEqual(samples[name, *labels], value, (name, labels))
+
+    def test_exact(self):
+        """
+        A large number of bytes is told to the byte.
+        """
+        many = 9_007_199_254_740_991
+        _, samples = self.scrape(make_snapshot(traffic=[Traffic("tcp", 0, 0, many, {}, {})]))
+        self.assertEqual(samples["echod_echoed_bytes_total", ("listener", "tcp")], many)
+
+    def test_types(self):
+        """
+        What only grows is a counter, and each metric has a text.
+        """
+        body = exposition([make_snapshot()], "")[0].decode()
+        kinds = dict(re.findall("^# TYPE (\\S+) (\\S+)$", body, re.MULTILINE))
+        texts = dict(re.findall("^# HELP (\\S+) (.+)$", body, re.MULTILINE))
+        self.assertEqual(set(kinds), set(texts))
+        for name, kind in (
+            ("echod_connections", "gauge"),
+            ("echod_max_connections", "gauge"),
+            ("echod_connections_total", "counter"),
+            ("echod_closed_total", "counter"),
+            ("echod_refused_total", "counter"),
+            ("echod_echoed_bytes_total", "counter"),
+            ("echod_connection_seconds", "histogram"),
+            ("echod_tls_handshakes_total", "counter"),
+            ("echod_certificate_not_after_seconds", "gauge"),
+            ("echod_reactor_lag_seconds", "histogram"),
+            ("echod_log_dropped_total", "counter"),
+            ("echod_build_info", "gauge"),
+            ("process_cpu_seconds_total", "counter"),
+        ):
+            self.assertEqual(kinds[name], kind, name)
+
+    def test_openmetrics(self):
+        """
+        OpenMetrics when asked for, with the same samples; the counter that may not share
+        its name with the gauge there has no type.
+        """
+        families, samples = self.scrape(make_snapshot(), accept=OPENMETRICS)
+        _, as_text = self.scrape(make_snapshot())
+        self.assertEqual(samples, as_text)
+        kinds = {family.name: family.type for family in families}
+        self.assertEqual(kinds["echod_connections"], "gauge")
+        self.assertEqual(kinds["echod_connections_total"], "unknown")
+        self.assertTrue(exposition([make_snapshot()], OPENMETRICS)[0].endswith(b"# EOF\n"))
+
+    def test_odd_wishes(self):
+        """
+        Whatever is asked for, there is an answer.
+        """
+        for accept in ("*/*", ";;,,", "application/openmetrics-text;version=x", "\xff"):
+            _, content_type = exposition([make_snapshot()], accept)
+            self.assertTrue(content_type.startswith("text/plain; version=0.0.4"), accept)
+
+    def test_workers(self):
+        """
+        Of several processes each has its own samples, with its label.
+        """
+        _, samples = self.scrape(make_snapshot(worker="0"), make_snapshot(worker="1"))
+        for worker in "01":
+            labels = (("listener", "tcp"), ("worker", worker))
+            self.assertEqual(samples["echod_connections", *labels], 3)
+            self.assertEqual(samples["process_open_fds", ("worker", worker)], 20)
+            labels = (("le", "+Inf"), ("worker", worker))
+            self.assertEqual(samples["echod_reactor_lag_seconds_bucket", *labels], 6)
+        self.assertTrue(all(dict(labels)["worker"] for _, *labels in samples))
+
+    def test_one_process(self):
+        """
+        A daemon of one process says nothing of workers.
+        """
+        body, _ = exposition([make_snapshot()], "")
+        self.assertNotIn(b"worker", body)
+
+    def test_nobody(self):
+        """
+        Without any process there are no samples.
+        """
+        self.assertEqual(self.scrape()[1], {})
+
+    def test_unknown_figures(self):
+        """
+        What the system does not tell is left out.
+        """
+        process = Process(1, None, 1.0, None, None, None, None)
+        families, _ = self.scrape(make_snapshot(process=process))
+        names = {family.name for family in families if family.name.startswith("process_")}
+        self.assertEqual(names, {"process_cpu_seconds"})
+
+    def test_hostile_names(self):
+        """
+        No name can end a line or begin a sample.
+        """
+        snapshot = make_snapshot(
+            traffic=[Traffic(HOSTILE, 1, 1, 1, {HOSTILE: 1}, {})],
+            certificates=[Served([HOSTILE], 1.0, "1", "/x")],
+            handshakes=[Handshakes(HOSTILE, HOSTILE, 1)],
+        )
+        for accept in ("", OPENMETRICS):
+            _, samples = self.scrape(snapshot, accept=accept)
+            self.assertEqual(samples["echod_connections", ("listener", HOSTILE)], 1)
+
+    def test_one_series_a_certificate(self):
+        """
+        A certificate counts by its first name; of two that share it, the first to end.
+        """
+        served = [
+            Served(["a.example", "b.example"], 20.0, "1", "/x"),
+            Served(["a.example"], 10.0, "2", "/y"),
+            Served([], 30.0, "3", "/z"),
+        ]
+        self.assertEqual(ends(served), {"a.example": 10.0, "": 30.0})
+
+    def test_buckets(self):
+        """
+        Prometheus counts all that do not exceed a bound.
+        """
+        self.assertEqual(
+            buckets(Distribution([0.5, 1], [1, 2, 4], 0.0)),
+            [("0.5", 1), ("1.0", 3), ("+Inf", 7)],
+        )

@@ -1,0 +1,128 @@
+"""
+Several processes seen as one.
+"""
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod.snapshot import Handshakes, Listening, Sample, Served, Traffic
+from echod.together import not_ready, together
+from tests.snapshots import make_snapshot
+
+
+class NotReadyTests(SynchronousTestCase):
+    """
+    Whether all can serve.
+    """
+
+    def test_ready(self):
+        """
+        They are ready when each is.
+        """
+        self.assertEqual(not_ready([make_snapshot()]), "")
+        self.assertEqual(not_ready([make_snapshot(worker="0"), make_snapshot(worker="1")]), "")
+
+    def test_not_ready(self):
+        """
+        One that is not is told by its name, if it has one.
+        """
+        self.assertEqual(not_ready([make_snapshot(draining=True)]), "draining")
+        workers = [make_snapshot(worker="0"), make_snapshot(worker="1", draining=True)]
+        self.assertEqual(not_ready(workers), "worker 1: draining")
+
+    def test_nobody(self):
+        """
+        Nobody is not ready.
+        """
+        self.assertEqual(not_ready([]), "no worker answers")
+
+
+class TogetherTests(SynchronousTestCase):
+    """
+    Sums, and the worst.
+    """
+
+    def test_one(self):
+        """
+        One is what it is.
+        """
+        self.assertEqual(together([make_snapshot()]), make_snapshot())
+
+    def test_counts(self):
+        """
+        Counts are added, by listener and reason.
+        """
+        other = make_snapshot(
+            traffic=[
+                Traffic("tls", 1, 1, 1, {"client": 1, "idle": 2}, {}),
+                Traffic("more", 1, 1, 1, {}, {}),
+            ],
+            handshakes=[Handshakes("ok", "TLSv1.3", 1), Handshakes("ok", "TLSv1.2", 5)],
+            log_dropped=1,
+            max_connections=5,
+        )
+        now = together([make_snapshot(), other])
+        self.assertEqual(
+            now.traffic,
+            [
+                Traffic("tcp", 3, 10, 123_456, {"client": 6, "reset": 1}, {"rate": 2}),
+                Traffic("tls", 2, 3, 790, {"client": 2, "reset": 0, "idle": 2}, {"rate": 0}),
+                Traffic("more", 1, 1, 1, {}, {}),
+            ],
+        )
+        self.assertEqual(
+            now.handshakes,
+            [
+                Handshakes("ok", "TLSv1.3", 3),
+                Handshakes("failed", "", 1),
+                Handshakes("ok", "TLSv1.2", 5),
+            ],
+        )
+        self.assertEqual((now.log_dropped, now.max_connections), (5, 10_005))
+        self.assertEqual(now.seconds.counts, [2, 4, 6, 8])
+        self.assertEqual((now.seconds.sum, now.lag.sum), (200.5, 0.014))
+
+    def test_states(self):
+        """
+        The worst is told.
+        """
+        other = make_snapshot(draining=True, lag_last=2.0, uptime=1.0, taken=1.0)
+        now = together([make_snapshot(), other])
+        self.assertEqual((now.draining, now.lag_last), (True, 2.0))
+        self.assertEqual((now.uptime, now.taken), (3723.5, 1_800_000_000.0))
+
+    def test_shared(self):
+        """
+        What they share, the listeners and certificates, is there once.
+        """
+        more = Listening("tcp", "--port 9000", None)
+        renewed = Served(["a.example"], 1.0, "0B", "/etc/a.pem")
+        first = make_snapshot()
+        other = make_snapshot(
+            listeners=[*first.listeners, more], certificates=[*first.certificates, renewed]
+        )
+        now = together([first, other])
+        self.assertEqual(now.listeners, [*first.listeners, more])
+        self.assertEqual(now.certificates, [*first.certificates, renewed])
+
+    def test_history(self):
+        """
+        The same second of each is added, counted from now, and the worst lag is told.
+        """
+        other = make_snapshot(
+            history=[Sample(1, 1, 1, 9), Sample(2, 2, 2, 0.5), Sample(3, 3, 3, 0)]
+        )
+        now = together([make_snapshot(), other])
+        self.assertEqual(
+            now.history, [Sample(1, 1, 1, 9), Sample(4, 102, 2, 0.5), Sample(7, 5003, 5, 0.125)]
+        )
+
+    def test_newest(self):
+        """
+        The newest of all come first, as many as of one, and each says whose it is.
+        """
+        workers = [make_snapshot(worker="0"), make_snapshot(worker="1")]
+        now = together(workers)
+        self.assertEqual(
+            [(each.worker, each.connection) for each in now.newest], [("0", 12), ("1", 12)]
+        )
+        self.assertIsNone(now.worker)
