@@ -1,0 +1,72 @@
+"""
+Figures in words.
+"""
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod.figures import date_text, delay_text, number_text, size_text, time_text
+
+
+class FiguresTests(SynchronousTestCase):
+    """
+    Each kind of figure.
+    """
+
+    def check(self, text, *cases):
+        self.assertEqual([text(value) for value, _ in cases], [shown for _, shown in cases])
+
+    def test_number(self):
+        """
+        Thousands stand apart; small ones have a digit behind the point.
+        """
+        self.check(
+            number_text,
+            (0, "0"),
+            (7, "7"),
+            (0.25, "0.2"),
+            (9.96, "10.0"),
+            (12.5, "12"),
+            (1234567, "1,234,567"),
+        )
+
+    def test_size(self):
+        """
+        A size has the unit that leaves a few digits.
+        """
+        self.check(
+            size_text,
+            (0, "0 B"),
+            (0.4, "0 B"),
+            (1023, "1,023 B"),
+            (1023.7, "1 KiB"),
+            (1536, "1.5 KiB"),
+            (10 << 20, "10 MiB"),
+            (3 << 70, "3,145,728 PiB"),
+        )
+
+    def test_time(self):
+        """
+        A time has its two largest units.
+        """
+        self.check(
+            time_text,
+            (0, "0.0 s"),
+            (9.94, "9.9 s"),
+            (10, "10 s"),
+            (60, "1 min"),
+            (3723, "1 h 2 min"),
+            (90000, "1 d 1 h"),
+            (86400 * 400 + 5, "400 d 5 s"),
+        )
+
+    def test_delay(self):
+        """
+        A delay is in milliseconds.
+        """
+        self.check(delay_text, (0, "0 ms"), (0.00043, "0.4 ms"), (1.5, "1,500 ms"))
+
+    def test_date(self):
+        """
+        A moment is as logs have it.
+        """
+        self.assertEqual(date_text(1_800_000_000.9), "2027-01-15T08:00:00Z")

@@ -1,0 +1,228 @@
+"""
+The page for people, and the same as JSON.
+"""
+
+import json
+import re
+from dataclasses import replace
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod.page import STATIC, concerns, page, page_json
+from echod.snapshot import Guest, Listening, Sample, Served, Snapshot, Traffic
+from tests.snapshots import make_snapshot
+from tests.test_markup import HOSTILE, Seen
+
+EVERYWHERE = Snapshot.from_json(
+    make_snapshot(
+        worker=HOSTILE,
+        versions={"version": HOSTILE, HOSTILE: HOSTILE},
+        listeners=[Listening(HOSTILE, HOSTILE, HOSTILE), Listening(HOSTILE, HOSTILE, None)],
+        traffic=[Traffic(HOSTILE, 1, 1, 1, {HOSTILE: 1}, {HOSTILE: 1})],
+        certificates=[Served([HOSTILE, HOSTILE], 0.0, HOSTILE, HOSTILE)],
+        newest=[
+            Guest(
+                1,
+                HOSTILE,
+                HOSTILE,
+                HOSTILE,
+                1.0,
+                1,
+                dict.fromkeys(
+                    ("proxy", "tls_version", "tls_cipher", "tls_alpn", "tls_sni", "tls_subject"),
+                    HOSTILE,
+                ),
+            )
+        ],
+    ).to_json()
+)
+"""A snapshot that says the same hostile thing wherever it can."""
+
+
+class PageTests(SynchronousTestCase):
+    """
+    The page.
+    """
+
+    def test_whole(self):
+        """
+        All there is to know is in it, without a script.
+        """
+        made = page([make_snapshot()])
+        self.assertTrue(made.startswith('<!doctype html>\n<html lang="en">'))
+        seen = Seen(made)
+        for text in (
+            "echod 0.1.0",
+            "ready",
+            "up 1 h 2 min",
+            "4 of 10,000",
+            "127.0.0.1:9443",
+            "192.0.2.1:5",
+            "[2001:db8::1]:7",
+            "a.example",
+            "TLSv1.3",
+            "handshakes",
+            "the client was done",
+        ):
+            self.assertIn(text, seen.text)
+
+    def test_plots(self):
+        """
+        Each plot has a name and tells its value now.
+        """
+        labels = re.findall(
+            'aria-label="([^"]*, the last 5 minutes: [^"]*)"', page([make_snapshot()])
+        )
+        self.assertEqual(
+            labels,
+            [
+                "Connections, the last 5 minutes: now 4, at most 4",
+                "Echoed, the last 5 minutes: now 4.9 KiB/s, at most 4.9 KiB/s",
+                "Refused, the last 5 minutes: now 2/s, at most 2/s",
+                "Lag of the loop, the last 5 minutes: now 0.5 ms, at most 125 ms",
+            ],
+        )
+        # Before the first second, too.
+        self.assertIn("now 0 B/s", page([make_snapshot(history=[])]))
+
+    def test_nothing_inline(self):
+        """
+        There is no script, style or handler in it, and nothing of another server's.
+        """
+        for name, attributes in Seen(page([make_snapshot()])).tags:
+            self.assertNotIn(name, ("style", "iframe", "object", "form", "base"))
+            for key, value in attributes.items():
+                self.assertFalse(key.startswith("on") or key == "style", (name, key))
+                if key in ("href", "src"):
+                    self.assertRegex(value, "^/[a-z.]*$")
+        scripts = re.findall("<script[^>]*>(.*?)</script>", page([make_snapshot()]), re.DOTALL)
+        self.assertEqual(scripts, [""])
+
+    def test_static(self):
+        """
+        All that it refers to is there.
+        """
+        references = set(re.findall('(?:href|src)="(/[^"]*)"', page([make_snapshot()])))
+        mine = {"/", "/connections", "/metrics", "/readyz", "/livez"}
+        self.assertEqual({each.encode() for each in references - mine}, set(STATIC))
+
+    def test_hostile(self):
+        """
+        Whatever is said anywhere is shown as it is, and changes nothing in the page.
+        """
+        made = page([EVERYWHERE])
+        seen = Seen(made)
+        self.assertGreater(seen.text.count(HOSTILE), 20)
+        harmless = replace(EVERYWHERE, worker="x")
+        harmless = Snapshot.from_json(
+            json.dumps(json.loads(harmless.to_json())).replace(json.dumps(HOSTILE)[1:-1], "x")
+        )
+        expected = Seen(page([harmless]))
+        self.assertEqual([name for name, _ in seen.tags], [name for name, _ in expected.tags])
+        self.assertEqual(
+            [list(attributes) for _, attributes in seen.tags],
+            [list(attributes) for _, attributes in expected.tags],
+        )
+
+    def test_not_ready(self):
+        """
+        What it cannot, it says at the top.
+        """
+        made = page([make_snapshot(draining=True)])
+        self.assertIn('<p class="state warning" role="status">draining</p>', made)
+
+    def test_plain(self):
+        """
+        Without TLS there are no tables about it.
+        """
+        made = page([make_snapshot(certificates=[], handshakes=[])])
+        self.assertNotIn("Certificates", made)
+        self.assertNotIn("TLS handshakes", made)
+
+    def test_without_script(self):
+        """
+        Where scripts do not run, it comes again by itself.
+        """
+        self.assertIn(
+            '<noscript><meta http-equiv="refresh" content="10"></noscript>', page([make_snapshot()])
+        )
+
+
+class ConcernsTests(SynchronousTestCase):
+    """
+    What somebody should look at.
+    """
+
+    def concerns(self, **fields):
+        calm = {
+            "certificates": [Served(["a.example"], 1_900_000_000.0, "1", "/a")],
+            "log_dropped": 0,
+            "history": [Sample(1, 1, 1, 0.01)],
+        }
+        return list(concerns(make_snapshot(**{**calm, **fields})))
+
+    def test_nothing(self):
+        """
+        When all is well there is nothing.
+        """
+        self.assertEqual(self.concerns(), [])
+        self.assertIn('class="concerns"', page([make_snapshot()]))
+        self.assertNotIn(
+            'class="concerns"',
+            page([make_snapshot(certificates=[], log_dropped=0, history=[])]),
+        )
+
+    def test_each(self):
+        """
+        Each is told in words.
+        """
+        taken = 1_800_000_000.0
+        for fields, text in (
+            ({"max_connections": 4}, "4 of 4 connections: those beyond are refused"),
+            ({"log_dropped": 1234}, "1,234 log records could not be written"),
+            (
+                {"certificates": [Served(["a"], taken + 3.5 * 86400, "1", "/a")]},
+                "the certificate for a ends in 3 days: /a",
+            ),
+            (
+                {"certificates": [Served([], taken - 1, "1", "/a")]},
+                "the certificate for no name has ended: /a",
+            ),
+            (
+                {"history": [Sample(1, 1, 1, 0.25)] + [Sample(1, 1, 1, 0)] * 59},
+                "in the last minute all clients once waited for 250 ms",
+            ),
+        ):
+            self.assertEqual(self.concerns(**fields), [text])
+        old = [Sample(1, 1, 1, 0.25)] + [Sample(1, 1, 1, 0)] * 60
+        self.assertEqual(self.concerns(history=old), [])
+
+
+class JSONTests(SynchronousTestCase):
+    """
+    The same as JSON.
+    """
+
+    def test_fields(self):
+        """
+        It has the same figures, each process among them.
+        """
+        shown = json.loads(page_json([make_snapshot(worker="0"), make_snapshot(worker="1")]))
+        self.assertEqual(shown["not_ready"], "")
+        self.assertEqual(shown["traffic"][0]["connections"], 6)
+        self.assertEqual(shown["newest"][0]["worker"], "0")
+        self.assertEqual(
+            shown["history"][-1], {"connections": 8, "bytes": 10000, "refused": 4, "lag": 0.125}
+        )
+        self.assertEqual(
+            [(each["worker"], each["pid"], each["connections"]) for each in shown["processes"]],
+            [("0", 77, 4), ("1", 77, 4)],
+        )
+        self.assertEqual(set(shown) & {"worker", "process"}, set())
+
+    def test_hostile(self):
+        """
+        Whatever is said anywhere, it is JSON that says it.
+        """
+        shown = json.loads(page_json([EVERYWHERE]))
+        self.assertEqual(shown["newest"][0]["facts"]["tls_sni"], HOSTILE)

@@ -1,0 +1,56 @@
+"""
+Small plots.
+"""
+
+import re
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod.plot import HEIGHT, plot
+
+
+class PlotTests(SynchronousTestCase):
+    """
+    From values to SVG.
+    """
+
+    def points(self, values, least=10):
+        made = plot("Echoed", values, "now", str, least, "note")
+        line = re.search(r'<polyline points="([^"]*)">', made)[1]
+        return [tuple(map(float, point.split(","))) for point in line.split()]
+
+    def test_place(self):
+        """
+        The newest is at the right edge, a second a unit; more is higher.
+        """
+        self.assertEqual(self.points([0, 20, 10]), [(298, 59), (299, 1), (300, 30)])
+        self.assertEqual(len(self.points([1] * 300)), 300)
+        self.assertEqual(self.points([1] * 300)[0][0], 1)
+
+    def test_small(self):
+        """
+        Small values stay small.
+        """
+        self.assertEqual([y for _, y in self.points([0, 1])], [59, 53.2])
+
+    def test_nothing(self):
+        """
+        Before the first second there is nothing to draw, and it is drawn.
+        """
+        self.assertEqual(self.points([]), [])
+        self.assertIn('<polygon points="">', plot("Echoed", [], "0", str, 1))
+
+    def test_area(self):
+        """
+        What is below the line is filled down to the bottom.
+        """
+        made = plot("Echoed", [0, 10], "0", str, 10)
+        self.assertIn(f'<polygon points="299,{HEIGHT} 299,59 300,1 300,{HEIGHT}">', made)
+
+    def test_said(self):
+        """
+        It says in words what it shows.
+        """
+        made = plot("Echoed", [1, 7, 2], "2", str, 10)
+        self.assertIn('aria-label="Echoed, the last 5 minutes: now 2, at most 7"', made)
+        self.assertIn('role="img"', made)

@@ -1,0 +1,49 @@
+"""
+Tables.
+"""
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod.markup import tag
+from echod.table import number, size, table
+from tests.test_markup import HOSTILE, Seen
+
+
+class TableTests(SynchronousTestCase):
+    """
+    From rows to markup.
+    """
+
+    def test_headers(self):
+        """
+        It has a caption, and each row and column a header; a head stands over its numbers.
+        """
+        made = table("Things", ("Name", "Many", "Note"), [("a", number(5), "x")])
+        for part in (
+            "<caption>Things</caption>",
+            '<th scope="col">Name</th><th scope="col" class="number">Many</th>'
+            '<th scope="col">Note</th>',
+            '<tr><th scope="row">a</th><td class="number">5</td><td>x</td></tr>',
+            'aria-label="Things"',
+        ):
+            self.assertIn(part, made)
+        self.assertNotIn("wide", made)
+        self.assertIn('<section class="wide"', table("Things", ("Name",), [], wide=True))
+
+    def test_text(self):
+        """
+        Text in it is text, markup for a cell is one, and other markup is in one.
+        """
+        made = table(HOSTILE, (HOSTILE,), [(HOSTILE, HOSTILE, tag("b", 1), tag("td", 2))])
+        seen = Seen(made)
+        self.assertEqual(seen.text.count(HOSTILE), 4)
+        self.assertNotIn("script", [name for name, _ in seen.tags])
+        self.assertTrue(made.endswith("<td><b>1</b></td><td>2</td></tr></tbody></table></section>"))
+
+    def test_nothing(self):
+        """
+        What is nothing is shown faintly, and a size can be seen exactly.
+        """
+        self.assertEqual(number(0), '<td class="number nothing">0</td>')
+        self.assertEqual(size(1536), '<td class="number" title="1,536 bytes">1.5 KiB</td>')
+        self.assertEqual(size(0), '<td class="number nothing" title="0 bytes">0 B</td>')

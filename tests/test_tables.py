@@ -1,0 +1,162 @@
+"""
+The tables of the page.
+"""
+
+import re
+from dataclasses import replace
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod import tables
+from echod.connection import Reason
+from echod.process import Process
+from echod.snapshot import Guest, Listening, Served, Traffic
+from tests.snapshots import make_snapshot
+
+
+class TablesTests(SynchronousTestCase):
+    """
+    One look at a snapshot each.
+    """
+
+    def read(self, made):
+        """
+        @return: the heads and the rows, as text.
+        """
+        return [
+            [re.sub("<[^>]*>", "", cell) for cell in re.findall("<t[hd][ >].*?</t[hd]>", row)]
+            for row in re.findall("<tr>.*?</tr>", made)
+        ]
+
+    def test_listeners(self):
+        """
+        Where it listens, and what has come there.
+        """
+        self.assertEqual(
+            self.read(tables.listeners(make_snapshot())),
+            [
+                ["Listener", "Address", "Open", "Opened", "Echoed", "Refused"],
+                ["tcp", "127.0.0.1:9000", "3", "10", "121 KiB", "2"],
+                ["tls", "127.0.0.1:9443", "1", "2", "789 B", "0"],
+            ],
+        )
+
+    def test_not_bound(self):
+        """
+        A listener that is not bound stands out.
+        """
+        made = tables.listeners(make_snapshot(listeners=[Listening("tcp", "--port 7", None)]))
+        self.assertIn('<td class="warning">not bound</td>', made)
+
+    def test_reasons(self):
+        """
+        How many, by reason, what it means, and listener.
+        """
+        counts = [("tcp", {"client": 6, "reset": 1}), ("tls", {"client": 1, "new": 2})]
+        self.assertEqual(
+            self.read(tables.reasons("Ended", counts)),
+            [
+                ["Reason", "Meaning", "tcp", "tls", "All"],
+                ["client", "the client was done", "6", "1", "7"],
+                ["reset", "the client or the network broke it", "1", "0", "1"],
+                ["new", "", "0", "2", "2"],
+            ],
+        )
+
+    def test_one_listener_and_many(self):
+        """
+        One listener has no column beside that for all, nor have more than fit.
+        """
+        for number in (1, 5):
+            rows = self.read(tables.reasons("Ended", [("tcp", {"rate": 2})] * number))
+            self.assertEqual(rows[0], ["Reason", "Meaning", "All"])
+            self.assertEqual(rows[1][-1], str(2 * number))
+
+    def test_every_reason(self):
+        """
+        Each reason has a meaning.
+        """
+        self.assertEqual(set(tables.MEANINGS), {each.value for each in Reason})
+
+    def test_handshakes(self):
+        """
+        How handshakes came out, with which version.
+        """
+        self.assertEqual(
+            self.read(tables.handshakes(make_snapshot()))[1:],
+            [["ok", "TLSv1.3", "2"], ["failed", "-", "1"]],
+        )
+
+    def test_certificates(self):
+        """
+        Which are served, and how long; one that ends soon, or has ended, stands out.
+        """
+        now = 1_800_000_000.0
+        for days, shown, warned in (
+            (40, "40", 0),
+            (13.9, "13", 1),
+            (0.5, "0", 1),
+            (-1, "ended", 1),
+        ):
+            served = Served(["a.example", "b.example"], now + days * 86400, "0A", "/etc/a.pem")
+            made = tables.certificates(make_snapshot(certificates=[served]))
+            row = self.read(made)[1]
+            self.assertEqual(
+                (row[0], row[1], row[3]), ("a.example, b.example", shown, "/etc/a.pem")
+            )
+            self.assertEqual(made.count("warning"), warned)
+        self.assertEqual(tables.days_left(served, now), -1)
+        nameless = Served([], now, "0A", "/etc/a.pem")
+        made = tables.certificates(make_snapshot(certificates=[nameless]))
+        self.assertEqual(self.read(made)[1][0], "no name")
+
+    def test_processes(self):
+        """
+        What each process takes; what the system does not tell is not made up.
+        """
+        one = make_snapshot()
+        rows = self.read(tables.processes([one]))
+        self.assertEqual(rows[1], ["77", "4", "0.5 ms", "12 s", "30 MiB", "20/1,024"])
+        unknown = replace(one, process=Process(78, None, 1.0, None, None, None, None))
+        made = tables.processes([replace(one, worker="0"), replace(unknown, worker="1")])
+        self.assertEqual(
+            [(row[0], row[-1]) for row in self.read(made)[1:]],
+            [("0 (77)", "20/1,024"), ("1 (78)", "?/?")],
+        )
+        self.assertIn("<caption>Processes</caption>", made)
+
+    def test_newest(self):
+        """
+        Who came last, with what is known of any of them.
+        """
+        self.assertEqual(
+            self.read(tables.newest(make_snapshot())),
+            [
+                ["Connection", "Peer", "Listener", "State", "Age", "Echoed", "TLS"],
+                ["12", "[2001:db8::1]:7", "tls", "open", "2.5 s", "789 B", "TLSv1.3"],
+                ["11", "192.0.2.1:5", "tcp", "paused", "1 min 10 s", "10 B", ""],
+            ],
+        )
+        self.assertIn(
+            "<caption>Newest connections, 2 of 4</caption>", tables.newest(make_snapshot())
+        )
+
+    def test_newest_of_workers(self):
+        """
+        With several processes each says whose it is.
+        """
+        guest = Guest(12, "tcp", "192.0.2.1:5", "open", 2.5, 1, {}, worker="3")
+        now = make_snapshot(newest=[guest], traffic=[Traffic("tcp", 1, 1, 1, {}, {})])
+        self.assertEqual(self.read(tables.newest(now))[1][0], "3/12")
+
+    def test_facts(self):
+        """
+        What TLS and a proxy told stands in columns of its own.
+        """
+        facts = {name: f"the {name}" for _, name in tables.FACTS}
+        now = make_snapshot(newest=[Guest(1, "tls", "192.0.2.1:5", "open", 1, 1, facts)])
+        heads, row = self.read(tables.newest(now))
+        self.assertEqual(
+            heads[6:], ["Proxy", "TLS", "Cipher", "ALPN", "Asked for", "Client certificate"]
+        )
+        self.assertEqual(row[6:], list(facts.values()))
