@@ -6,7 +6,7 @@ before the last connection has ended.
 """
 
 import signal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.internet import TimerService
 from twisted.application.service import MultiService
@@ -26,9 +26,13 @@ from echod.observation import Observation
 from echod.options import Options
 from echod.proxy import ProxyPolicy
 from echod.rotation import Certificates
+from echod.snapshot import Snapshot
 from echod.systemd import StatusLine, Supervision, SystemdNotifier
 from echod.tls import ServerContext
 from echod.twistdlog import TwistdLog
+
+if TYPE_CHECKING:
+    from echod.admin import AdminService
 
 log = Logger()
 
@@ -46,12 +50,14 @@ class EchodService(MultiService):
     @ivar observation: what there is to see of it, and takes snapshots; its clocks run
         with C{--admin} only.
     @ivar certificates: what TLS is served with, C{None} without TLS.
+    @ivar admin: what shows it to people and programs, C{None} without C{--admin}.
     @ivar key_log: where the secrets of TLS go, C{None} for nowhere.
     @ivar notifier: tells the service manager.
     """
 
     certificates: Certificates | None = None
     key_log: KeyLog | None = None
+    admin: "AdminService | None" = None
 
     def __init__(
         self,
@@ -127,6 +133,25 @@ class EchodService(MultiService):
         The listeners, in the order in which they were added.
         """
         return [service for service in self if isinstance(service, ListenerService)]
+
+    def all_listeners(self) -> list[ListenerService]:
+        """
+        Also those that show it.
+        """
+        return [*self.listeners(), *(self.admin.listeners if self.admin else ())]
+
+    def add_admin(self, admin: "AdminService") -> None:
+        """
+        Add what shows it to people and programs.
+        """
+        self.admin = admin
+        admin.setServiceParent(self._to_the_end)
+
+    async def snapshots(self) -> list[Snapshot]:
+        """
+        A snapshot of each process there is: of this one.
+        """
+        return [self.observation.snapshot()]
 
     def setServiceParent(self, parent: Any) -> None:
         """

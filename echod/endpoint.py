@@ -131,11 +131,14 @@ Endpoints of Twisted's that put a layer around each connection, which knows no h
 """
 
 
-def endpoint_from(reactor: Any, description: str, backlog: int) -> IStreamServerEndpoint:
+def endpoint_from(
+    reactor: Any, description: str, backlog: int, mode: str = "666"
+) -> IStreamServerEndpoint:
     """
     Make the endpoint that a string describes, in Twisted's own language of endpoints.
 
     @param backlog: for those that take one and are not given one in the string.
+    @param mode: the permissions of a UNIX socket's file, likewise.
     @raise ValueError: when the string describes none.
     """
     kind, *fields = re.findall(r"(?:^|:)((?:\\.|[^:\\])*)", description, re.DOTALL)
@@ -147,16 +150,16 @@ def endpoint_from(reactor: Any, description: str, backlog: int) -> IStreamServer
         # The parsers, and those of plugins, raise whatever their arguments make them
         # raise: ValueError, TypeError, KeyError, IndexError, OSError.
         raise ValueError(f"not an endpoint ({printable(str(error))})") from None
-    return _unix_endpoint(reactor, fields, backlog) if kind == "unix" else endpoint
+    return _unix_endpoint(reactor, fields, backlog, mode) if kind == "unix" else endpoint
 
 
 def _unescape(field: str) -> str:
     return re.sub(r"\\(.)", r"\1", field, flags=re.DOTALL)
 
 
-def _unix_endpoint(reactor: Any, fields: Sequence[str], backlog: int) -> UNIXEndpoint:
+def _unix_endpoint(reactor: Any, fields: Sequence[str], backlog: int, mode: str) -> UNIXEndpoint:
     names = ("address", "mode", "backlog", "lockfile")
-    settings: dict[str, Any] = {"mode": "666", "backlog": backlog}
+    settings: dict[str, Any] = {"mode": mode, "backlog": backlog}
     unnamed = iter(names)
     for field in fields:
         name, _, value = field.partition("=")
@@ -164,8 +167,9 @@ def _unix_endpoint(reactor: Any, fields: Sequence[str], backlog: int) -> UNIXEnd
             settings[name] = _unescape(value)
         else:
             settings[next(unnamed)] = _unescape(field)
-    mode = int(settings["mode"], 8)
-    return UNIXEndpoint(reactor, settings["address"], int(settings["backlog"]), mode)
+    return UNIXEndpoint(
+        reactor, settings["address"], int(settings["backlog"]), int(settings["mode"], 8)
+    )
 
 
 _WAYS_OUT = {

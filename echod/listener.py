@@ -23,7 +23,7 @@ from echod.endpoint import bind_error_text
 from echod.inherited import InheritedEndpoint
 from echod.port import make_eager
 from echod.proxy import ProxyPolicy
-from echod.sockets import address_text, tune
+from echod.sockets import address_text, ip_of, tune
 from echod.tls import ServerContext
 
 log = Logger()
@@ -173,6 +173,13 @@ class ListenerService(Service):
         Whether it listens.
         """
         return self._port is not None
+
+    def reachable(self) -> bool:
+        """
+        Whether other machines can reach it, as far as its address tells.
+        """
+        ip = ip_of(self._port.getHost()) if self._port else None
+        return ip is not None and not ip.is_loopback
 
     def address(self) -> str:
         """

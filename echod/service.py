@@ -11,7 +11,7 @@ import select
 import sys
 import time
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IStreamServerEndpoint
@@ -31,6 +31,9 @@ from echod.rotation import Certificates, names_text, time_text
 from echod.sockets import descriptor_limit, printable
 from echod.systemd import Supervision
 from echod.tls import Policy
+
+if TYPE_CHECKING:
+    from echod.admin import AdminService, Source
 
 __all__ = ["EchodService", "Options", "makeService"]
 
@@ -108,6 +111,8 @@ def build(
                     event="lossy-listener",
                     option=asked,
                 )
+    if options["admin"] is not None:
+        service.add_admin(build_admin(reactor, options, service.snapshots, inherited))
     for socket in inherited.left:
         log.warn(
             "a socket was handed over that no option listens on; add --listen systemd:name={name}",
@@ -117,8 +122,36 @@ def build(
     return service
 
 
+def build_admin(
+    reactor: Any, options: Options, source: "Source", inherited: InheritedSockets
+) -> "AdminService":
+    """
+    Build what C{--admin} asks for.
+
+    @raise SystemExit: with one line, when the endpoint string is wrong, or a part of what
+        it takes is not installed.
+    """
+    try:
+        # Here, since a daemon that does not serve HTTP can do without the memory for it.
+        from echod.admin import AdminService
+        from echod.metrics import exposition
+    except ImportError:
+        raise SystemExit(
+            "echod: --admin: needs prometheus_client; pip install 'echod[metrics]'"
+        ) from None
+    admin = AdminService(reactor, source, exposition)
+    asked = f"--admin {printable(options['admin'])}"
+    try:
+        found = _endpoints(reactor, options["admin"], options["backlog"], inherited, "660")
+    except ValueError as error:
+        raise SystemExit(f"echod: {asked}: {error}") from None
+    for _, endpoint in found:
+        admin.add_listener(asked, endpoint)
+    return admin
+
+
 def _endpoints(
-    reactor: Any, description: str, backlog: int, inherited: InheritedSockets
+    reactor: Any, description: str, backlog: int, inherited: InheritedSockets, mode: str = "666"
 ) -> list[tuple[str, IStreamServerEndpoint]]:
     """
     The endpoints that a string describes, each with the name of its listener.
@@ -128,7 +161,7 @@ def _endpoints(
             (each.name, InheritedEndpoint(reactor, each)) for each in inherited.take(description)
         ]
     try:
-        return [(description, endpoint_from(reactor, description, backlog))]
+        return [(description, endpoint_from(reactor, description, backlog, mode))]
     except ValueError as error:
         raise ValueError(f"{error}; give one such as tcp:9000 or unix:/run/echod.sock") from None
 
@@ -177,7 +210,7 @@ def check(reactor: Any, service: EchodService) -> None:
         try:
             service.startService()
             print(f"echod {__version__}: all is well; this would listen on")
-            for listener in service.listeners():
+            for listener in service.all_listeners():
                 print(f"  {listener.address()}, {listener.option}")
             print(f"for at most {service.max_connections} connections at once")
             if service.certificates is not None:

@@ -40,7 +40,7 @@ PATIENCE_SECONDS = 30.0
 POLL_SECONDS = 0.005
 
 _LISTENING = re.compile(r"listening on (\S+), (--[^\n\"]+)")
-_LISTENERS = ("--port", "--tls-port", "--listen", "--tls-listen")
+_LISTENERS = ("--port", "--tls-port", "--listen", "--tls-listen", "--admin")
 
 # What a failure, or a log record that could not be written, looks like in the log.
 _TROUBLE = re.compile(r"Traceback|Unhandled|Unable to format|Temporarily disabling observer")

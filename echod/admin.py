@@ -1,0 +1,213 @@
+"""
+What can be seen of the daemon over HTTP: a page, the same as JSON, metrics, and health.
+
+The rule of this room: it is for looking only.  Every answer is made from snapshots, nothing
+can be changed, and a browser is told to keep, frame and share nothing of it.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.application.service import MultiService
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request
+
+from echod import __version__
+from echod.hosts import is_ours
+from echod.listener import ListenerService
+from echod.page import STATIC, page, page_json
+from echod.site import AdminSite
+from echod.snapshot import Snapshot
+from echod.together import not_ready
+
+log = Logger()
+
+Source = Callable[[], Awaitable[Sequence[Snapshot]]]
+"""Takes a snapshot of each process there is."""
+
+Exposition = Callable[[Sequence[Snapshot], str], tuple[bytes, str]]
+"""Makes metrics: L{exposition<echod.metrics.exposition>}."""
+
+WRITE_SECONDS = 30.0
+"""How long a client may take nothing of its answer."""
+
+HEADERS = {
+    "server": f"echod/{__version__}",
+    "cache-control": "no-store",
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+
+REASONS = {421: b"Misdirected Request"}
+"""Words for a status that Twisted has none for."""
+
+TEXT = "text/plain; charset=utf-8"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """
+    An answer to a request.
+    """
+
+    body: bytes
+    type: str = TEXT
+    status: int = 200
+
+
+def refusal(status: int, text: str) -> Answer:
+    """
+    An answer of one line.
+    """
+    return Answer(f"{text}\n".encode(), status=status)
+
+
+class AdminResource(Resource):
+    """
+    All of the site.
+    """
+
+    isLeaf = True
+
+    def __init__(self, source: Source, exposition: Exposition):
+        super().__init__()
+        self._source = source
+        self._exposition = exposition
+        self._paths: dict[bytes, Callable[[Request, Sequence[Snapshot]], Answer]] = {
+            b"/": self._page,
+            b"/connections": self._connections,
+            b"/metrics": self._metrics,
+            b"/readyz": self._ready,
+        }
+
+    def render(self, request: Request) -> Any:
+        """
+        Answer, now or when the snapshots are there.
+        """
+        for name, value in HEADERS.items():
+            request.setHeader(name.encode(), value.encode())
+        answer = self._refuse(request) or self._at_once(request.path)
+        if answer is not None:
+            self._send(request, answer)
+            return NOT_DONE_YET
+        answering = Deferred.fromCoroutine(self._look(request))
+        # Whoever goes before the answer is there is not waited for.
+        request.notifyFinish().addErrback(lambda _: answering.cancel())
+        answering.addErrback(self._failed, request)
+        return NOT_DONE_YET
+
+    def _refuse(self, request: Request) -> Answer | None:
+        if request.method not in (b"GET", b"HEAD"):
+            request.setHeader(b"allow", b"GET, HEAD")
+            return refusal(405, "this is for looking only: GET and HEAD")
+        hosts = request.requestHeaders.getRawHeaders("host", [])
+        if len(hosts) > 1 or (not hosts and request.clientproto == b"HTTP/1.1"):
+            return refusal(400, "give one Host")
+        if hosts and not is_ours(hosts[0], request.getHost()):
+            return refusal(
+                421, "no such host here; ask for localhost, or for the address that you connect to"
+            )
+        return None
+
+    def _at_once(self, path: bytes) -> Answer | None:
+        if path == b"/livez":
+            return refusal(200, "alive")
+        if path in STATIC:
+            return Answer(*STATIC[path])
+        if path not in self._paths:
+            return refusal(404, "there are / /connections /metrics /livez /readyz")
+        return None
+
+    async def _look(self, request: Request) -> None:
+        snapshots = await self._source()
+        if not snapshots and request.path != b"/readyz":
+            answer = refusal(503, not_ready(snapshots))
+        else:
+            answer = self._paths[request.path](request, snapshots)
+        self._send(request, answer)
+
+    def _page(self, _: Request, snapshots: Sequence[Snapshot]) -> Answer:
+        return Answer(page(snapshots).encode(), "text/html; charset=utf-8")
+
+    def _connections(self, _: Request, snapshots: Sequence[Snapshot]) -> Answer:
+        return Answer(page_json(snapshots).encode(), "application/json")
+
+    def _metrics(self, request: Request, snapshots: Sequence[Snapshot]) -> Answer:
+        return Answer(*self._exposition(snapshots, request.getHeader("accept") or ""))
+
+    def _ready(self, _: Request, snapshots: Sequence[Snapshot]) -> Answer:
+        why = not_ready(snapshots)
+        return refusal(503, why) if why else refusal(200, "ready")
+
+    def _send(self, request: Request, answer: Answer) -> None:
+        request.setResponseCode(answer.status, REASONS.get(answer.status))
+        request.setHeader(b"content-type", answer.type.encode())
+        request.setHeader(b"content-length", b"%d" % len(answer.body))
+        request.write(answer.body)
+        request.finish()
+
+    def _failed(self, failure: Failure, request: Request) -> None:
+        if failure.check(CancelledError):
+            return
+        log.failure("while answering {path}", failure, path=repr(request.path))
+        self._send(request, refusal(500, "that failed; the log says why"))
+
+
+class AdminService(MultiService):
+    """
+    The site, on one endpoint or several, until it is stopped.
+
+    @ivar listeners: where it listens.
+    """
+
+    def __init__(self, reactor: Any, source: Source, exposition: Exposition):
+        super().__init__()
+        self._reactor = reactor
+        self._site = AdminSite(AdminResource(source, exposition), reactor)
+        self.listeners: list[ListenerService] = []
+
+    def add_listener(self, option: str, endpoint: IStreamServerEndpoint) -> None:
+        """
+        Add a listener.
+
+        @param option: the option that asks for it, for error messages.
+        """
+        listener = ListenerService(option, endpoint, self._site, self._reactor, WRITE_SECONDS)
+        listener.setServiceParent(self)
+        self.listeners.append(listener)
+
+    def startService(self) -> None:
+        """
+        Begin to listen, and say so when others than this machine can come.
+        """
+        super().startService()
+        for listener in self.listeners:
+            if listener.reachable():
+                log.warn(
+                    "{address}, {option}: other machines can reach it, and there is no password; "
+                    "keep strangers out by a firewall or a network policy",
+                    event="admin-reachable",
+                    address=listener.address(),
+                    option=listener.option,
+                )
+
+    def stopService(self) -> Deferred[None]:
+        """
+        Close everything; who keeps a connection for later is not waited for.
+
+        @return: a Deferred that fires when the ports are closed.
+        """
+        closing: Deferred[Any] = super().stopService()
+        self._site.lose_all()
+        return closing.addCallback(lambda _: None)

@@ -1,0 +1,132 @@
+"""
+HTTP for the few who look: Twisted's own, with bounds on what a client can make it hold.
+
+The rule of this room: so many connections, so many seconds, so many bytes; nothing that a
+client sends is kept, and nothing of it is logged.
+"""
+
+from io import BytesIO
+from typing import Any
+
+from twisted.internet.interfaces import IOpenSSLContextFactory
+from twisted.web.http import HTTPChannel, Request as HTTPRequest
+from twisted.web.resource import IResource
+from twisted.web.server import Request, Site
+
+from echod.proxy import ProxyPolicy
+
+MOST_CONNECTIONS = 32
+"""
+How many clients there may be.  The descriptors for them are of those that are kept from the
+echo's connections.
+"""
+
+IDLE_SECONDS = 30
+
+MOST_BODY_BYTES = 64 * 1024
+"""How much of a body, which nothing here asks for, is read before the client is cut off."""
+
+
+class AdminRequest(Request):
+    """
+    A request whose body is dropped as it comes.
+    """
+
+    _body_bytes = 0
+
+    def process(self) -> None:
+        """
+        Let the resource answer, whatever the path.
+        """
+        if self.path == b"*":
+            # Twisted has an answer of its own to that, with its own headers.
+            self.path = b"/*"
+        super().process()
+
+    def gotLength(self, length: int | None) -> None:
+        """
+        Make no file for a body that is announced to be large.
+        """
+        self.content = BytesIO()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """
+        Drop a part of the body.
+        """
+        self._body_bytes += len(data)
+        if self._body_bytes > MOST_BODY_BYTES:
+            self.channel.transport.abortConnection()  # type: ignore[union-attr]  # it has one
+
+
+class AdminChannel(HTTPChannel):
+    """
+    A client's connection.
+    """
+
+    factory: "AdminSite"
+    transport: Any
+
+    def connectionMade(self) -> None:
+        self.factory.channels[self] = None
+        super().connectionMade()
+        self.factory.make_room()
+
+    def abortConnection(self) -> None:
+        """
+        Cut it off.
+        """
+        self.transport.abortConnection()
+
+    def connectionLost(self, reason: Any) -> None:  # type: ignore[override]  # has a default
+        self.factory.channels.pop(self, None)
+        super().connectionLost(reason)
+
+
+class AdminSite(Site):
+    """
+    The site, as a L{ListeningFactory<echod.listener.ListeningFactory>}.
+
+    @ivar channels: the connections, in the order in which they were made.
+    """
+
+    listener = "admin"
+    outermost = False
+    proxies: ProxyPolicy | None = None
+    tls: IOpenSSLContextFactory | None = None
+    noisy = False
+    protocol = AdminChannel  # type: ignore[assignment]  # HTTP/2, which the other knows, needs TLS
+
+    def __init__(self, root: IResource, reactor: Any):
+        super().__init__(root, AdminRequest, timeout=IDLE_SECONDS, reactor=reactor)
+        self.channels: dict[AdminChannel, None] = {}
+
+    def startFactory(self) -> None:
+        """
+        Open no log, and keep no clock for one.
+        """
+
+    def stopFactory(self) -> None:
+        """
+        There is nothing to close.
+        """
+
+    def log(self, request: HTTPRequest) -> None:
+        """
+        A scrape every few seconds is no news.
+        """
+
+    def make_room(self) -> None:
+        """
+        Cut off those who have been there longest, when there are too many.
+        """
+        while len(self.channels) > MOST_CONNECTIONS:
+            longest = next(iter(self.channels))
+            del self.channels[longest]
+            longest.abortConnection()
+
+    def lose_all(self) -> None:
+        """
+        Close the connections, when they have been sent what they are owed.
+        """
+        for channel in list(self.channels):
+            channel.loseConnection()

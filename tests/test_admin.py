@@ -1,0 +1,354 @@
+"""
+What can be seen of the daemon over HTTP.
+"""
+
+import json
+
+from twisted.internet.address import IPv4Address, UNIXAddress
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.logger import capturedLogs, formatEvent
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod.admin import HEADERS, AdminResource, AdminService
+from echod.endpoint import TCPEndpoint
+from echod.metrics import exposition
+from echod.page import STATIC
+from echod.site import AdminSite
+from tests.fakes import FakePort, PortReactor
+from tests.snapshots import make_snapshot
+
+
+class AdminTestCase(SynchronousTestCase):
+    """
+    The site, in memory.
+
+    @ivar snapshots: what there is to see; a C{Deferred} of it, or what is raised instead.
+    """
+
+    local = IPv4Address("TCP", "127.0.0.1", 9001)
+
+    def setUp(self):
+        self.snapshots = [make_snapshot()]
+        self.site = AdminSite(AdminResource(self.look, exposition), Clock())
+
+    async def look(self):
+        if isinstance(self.snapshots, Exception):
+            raise self.snapshots
+        if isinstance(self.snapshots, Deferred):
+            return await self.snapshots
+        return self.snapshots
+
+    def connect(self):
+        transport = StringTransport(hostAddress=self.local)
+        transport.protocol = self.site.buildProtocol(None)
+        transport.protocol.makeConnection(transport)
+        return transport
+
+    def read(self, transport):
+        """
+        @return: the status, the headers and the body of an answer.
+        """
+        head, _, body = transport.value().partition(b"\r\n\r\n")
+        status, *lines = head.decode().split("\r\n")
+        headers = {}
+        for line in lines:
+            name, _, value = line.partition(": ")
+            self.assertNotIn(name.lower(), headers)
+            headers[name.lower()] = value
+        return int(status.split()[1]), headers, body
+
+    def ask(self, path="/", method="GET", version="1.1", host="localhost", headers=""):
+        transport = self.connect()
+        named = f"Host: {host}\r\n" if host is not None else ""
+        head = f"{method} {path} HTTP/{version}\r\n{named}{headers}\r\n"
+        transport.protocol.dataReceived(head.encode())
+        return self.read(transport)
+
+
+class ResourceTests(AdminTestCase):
+    """
+    Each path.
+    """
+
+    def test_page(self):
+        """
+        The page, with all that keeps a browser from keeping, framing or sharing it.
+        """
+        status, headers, body = self.ask()
+        self.assertEqual((status, headers["content-type"]), (200, "text/html; charset=utf-8"))
+        self.assertIn(b"echod 0.1.0", body)
+        self.assertEqual(headers["content-length"], str(len(body)))
+        policy = headers["content-security-policy"]
+        self.assertTrue(policy.startswith("default-src 'none';"))
+        self.assertNotIn("unsafe", policy)
+        self.assertIn("frame-ancestors 'none'", policy)
+        self.assertEqual(headers["cache-control"], "no-store")
+        self.assertEqual(headers["x-content-type-options"], "nosniff")
+        self.assertEqual(headers["referrer-policy"], "no-referrer")
+        self.assertEqual(headers["cross-origin-resource-policy"], "same-origin")
+        self.assertTrue(headers["server"].startswith("echod/"))
+
+    def test_every_answer(self):
+        """
+        Every answer has those headers, and none shares anything across origins.
+        """
+        for path in ("/", "/connections", "/metrics", "/livez", "/readyz", "/page.js", "/x", "*"):
+            for method in ("GET", "HEAD", "POST", "OPTIONS"):
+                _, headers, _ = self.ask(path, method, headers="Origin: https://evil.example\r\n")
+                for name, value in HEADERS.items():
+                    self.assertEqual(headers[name], value)
+                self.assertEqual([name for name in headers if "allow-" in name], [])
+
+    def test_head(self):
+        """
+        HEAD is GET without the body.
+        """
+        self.snapshots = [make_snapshot()]
+        for path in ("/", "/metrics", "/readyz", "/page.css", "/x"):
+            status, headers, body = self.ask(path, "HEAD")
+            self.assertEqual(body, b"")
+            self.assertEqual(
+                (status, headers["content-length"]), (status, str(len(self.ask(path)[2])))
+            )
+            self.assertEqual(status, self.ask(path)[0])
+
+    def test_methods(self):
+        """
+        Nothing else is done with it.
+        """
+        for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "get", "X"):
+            for path in ("/", "/connections", "/metrics", "/livez", "/readyz"):
+                status, headers, _ = self.ask(path, method)
+                self.assertEqual((status, headers["allow"]), (405, "GET, HEAD"))
+
+    def test_connections(self):
+        """
+        The same as JSON.
+        """
+        status, headers, body = self.ask("/connections")
+        self.assertEqual((status, headers["content-type"]), (200, "application/json"))
+        self.assertEqual(json.loads(body)["newest"][0]["connection"], 12)
+
+    def test_metrics(self):
+        """
+        Metrics, in the format that is asked for.
+        """
+        status, headers, body = self.ask("/metrics")
+        kind = "text/plain; version=0.0.4; charset=utf-8"
+        self.assertEqual((status, headers["content-type"]), (200, kind))
+        self.assertIn(b'echod_connections{listener="tcp"} 3.0\n', body)
+        accept = "Accept: application/openmetrics-text; version=1.0.0\r\n"
+        _, headers, body = self.ask("/metrics", headers=accept)
+        self.assertTrue(headers["content-type"].startswith("application/openmetrics-text"))
+        self.assertTrue(body.endswith(b"# EOF\n"))
+
+    def test_health(self):
+        """
+        It is alive as long as it answers, and ready when it can serve.
+        """
+        self.assertEqual((self.ask("/livez")[0], self.ask("/livez")[2]), (200, b"alive\n"))
+        self.assertEqual((self.ask("/readyz")[0], self.ask("/readyz")[2]), (200, b"ready\n"))
+        self.snapshots = [make_snapshot(draining=True)]
+        self.assertEqual(self.ask("/livez")[0], 200)
+        self.assertEqual((self.ask("/readyz")[0], self.ask("/readyz")[2]), (503, b"draining\n"))
+        # The page still shows how it goes.
+        self.assertEqual(self.ask("/")[0], 200)
+
+    def test_nobody(self):
+        """
+        When no process answers there is nothing to show, and the reason is told.
+        """
+        self.snapshots = []
+        for path in ("/", "/connections", "/metrics", "/readyz"):
+            status, _, body = self.ask(path)
+            self.assertEqual((status, body), (503, b"no worker answers\n"))
+        self.assertEqual(self.ask("/livez")[0], 200)
+
+    def test_static(self):
+        """
+        What the page consists of besides.
+        """
+        for path, (content, kind) in STATIC.items():
+            status, headers, body = self.ask(path.decode())
+            self.assertEqual((status, headers["content-type"], body), (200, kind, content))
+
+    def test_nothing_else(self):
+        """
+        There is nothing else; what there is, is told.
+        """
+        for path in ("/x", "//", "/../etc/passwd", "/static/page.js", "/metrics/", "/%00", "*"):
+            status, _, body = self.ask(path)
+            self.assertEqual(status, 404)
+            self.assertNotIn(b"passwd", body)
+        self.assertIn(b"/metrics", body)
+
+    def test_query(self):
+        """
+        A query changes nothing.
+        """
+        self.assertEqual(self.ask("/readyz?x=<script>")[0], 200)
+
+
+class HostTests(AdminTestCase):
+    """
+    Whom a request is meant for.
+    """
+
+    def test_rebinding(self):
+        """
+        A name that may be somebody else's is not served, whatever is asked for.
+        """
+        for path in ("/", "/connections", "/metrics", "/livez", "/readyz", "/page.js", "/x"):
+            status, _, body = self.ask(path, host="evil.example")
+            self.assertEqual(status, 421)
+            self.assertNotIn(b"evil", body)
+            self.assertEqual(len(body.splitlines()), 1)
+
+    def test_named(self):
+        """
+        The one reason that Twisted has no words for has words.
+        """
+        transport = self.connect()
+        transport.protocol.dataReceived(b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n")
+        self.assertTrue(transport.value().startswith(b"HTTP/1.1 421 Misdirected Request\r\n"))
+
+    def test_without(self):
+        """
+        HTTP/1.1 has one Host; HTTP/1.0, which load balancers ask for health with, may have
+        none.
+        """
+        self.assertEqual(self.ask(host=None)[0], 400)
+        self.assertEqual(self.ask(headers="Host: localhost\r\n")[0], 400)
+        self.assertEqual(self.ask("/readyz", host=None, version="1.0")[0], 200)
+        self.assertEqual(self.ask("/readyz", host="evil.example", version="1.0")[0], 421)
+
+    def test_unix(self):
+        """
+        Over a UNIX socket any is served.
+        """
+        self.local = UNIXAddress(b"/x")
+        self.assertEqual(self.ask(host="whatever")[0], 200)
+
+
+class WaitingTests(AdminTestCase):
+    """
+    While snapshots are on their way.
+    """
+
+    def test_later(self):
+        """
+        The answer comes when they do.
+        """
+        self.snapshots = Deferred()
+        transport = self.connect()
+        transport.protocol.dataReceived(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        self.assertEqual(transport.value(), b"")
+        self.snapshots.callback([make_snapshot()])
+        self.assertEqual(self.read(transport)[0], 200)
+
+    def test_gone(self):
+        """
+        Who does not wait for it is not waited for, and nothing is wrong with that.
+        """
+        cancelled = []
+        self.snapshots = Deferred(cancelled.append)
+        transport = self.connect()
+        transport.protocol.dataReceived(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        transport.protocol.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual(cancelled, [self.snapshots])
+        self.assertEqual(transport.value(), b"")
+
+    def test_failure(self):
+        """
+        A bug is logged, and told in one line without its details.
+        """
+        self.snapshots = LookupError("a secret")
+        status, _, body = self.ask("/metrics")
+        self.assertEqual((status, body), (500, b"that failed; the log says why\n"))
+        (failure,) = self.flushLoggedErrors(LookupError)
+        self.assertEqual(str(failure.value), "a secret")
+
+
+class ReachablePort(FakePort):
+    """
+    A port that listens where the test says.
+    """
+
+    host = "127.0.0.1"
+
+    def getHost(self):
+        return IPv4Address("TCP", self.host, 9001)
+
+
+class LocalReactor(PortReactor):
+    """
+    A reactor with such ports.
+    """
+
+    def _port(self, sock, factory):
+        self.ports.append(ReachablePort(sock, factory))
+        return self.ports[-1]
+
+
+class ServiceTests(SynchronousTestCase):
+    """
+    From bind to close.
+    """
+
+    def setUp(self):
+        self.reactor = LocalReactor()
+        self.addCleanup(self.reactor.close)
+        self.admin = AdminService(self.reactor, self.look, exposition)
+        self.admin.add_listener("--admin x", TCPEndpoint(self.reactor, 0, "127.0.0.1", 5))
+
+    async def look(self):
+        return [make_snapshot()]
+
+    def start(self, host):
+        self.patch(ReachablePort, "host", host)
+        with capturedLogs() as events:
+            self.admin.privilegedStartService()
+            self.admin.startService()
+        return [formatEvent(event) for event in events]
+
+    def test_start(self):
+        """
+        It says where it listens.
+        """
+        self.assertEqual(self.start("127.0.0.1"), ["listening on 127.0.0.1:9001, --admin x"])
+
+    def test_reachable(self):
+        """
+        It warns when other machines can come.
+        """
+        for host in ("0.0.0.0", "192.0.2.1"):
+            self.setUp()
+            _, warning = self.start(host)
+            self.assertTrue(
+                warning.startswith(f"{host}:9001, --admin x: other machines can reach it"), warning
+            )
+
+    def test_stop(self):
+        """
+        It waits for its port to close, and not for a client that stays connected.
+        """
+        self.start("127.0.0.1")
+        (port,) = self.reactor.ports
+        port.closing = Deferred()
+        transport = StringTransport(hostAddress=port.getHost())
+        port.factory.buildProtocol(None).makeConnection(transport)
+        stopped = self.admin.stopService()
+        self.assertTrue(transport.disconnecting)
+        self.assertNoResult(stopped)
+        port.closing.callback(None)
+        self.assertIsNone(self.successResultOf(stopped))
+
+    def test_not_started(self):
+        """
+        It may be stopped before it was started.
+        """
+        self.assertIsNone(self.successResultOf(self.admin.stopService()))

@@ -1,0 +1,142 @@
+"""
+HTTP for the few who look: what a client can make it hold.
+"""
+
+from twisted.internet.error import ConnectionDone
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.resource import Resource
+
+from echod.site import IDLE_SECONDS, MOST_BODY_BYTES, MOST_CONNECTIONS, AdminSite
+
+
+class Answering(Resource):
+    """
+    A resource that notes what has been asked.
+    """
+
+    isLeaf = True
+
+    def __init__(self):
+        super().__init__()
+        self.bodies = []
+
+    def render(self, request):
+        self.bodies.append(request.content.read())
+        return b"yes"
+
+
+class SiteTests(SynchronousTestCase):
+    """
+    So many connections, so many seconds, so many bytes.
+    """
+
+    def setUp(self):
+        self.clock = Clock()
+        self.root = Answering()
+        self.site = AdminSite(self.root, self.clock)
+        self.site.doStart()
+        self.addCleanup(self.site.doStop)
+
+    def connect(self):
+        transport = StringTransport()
+        channel = self.site.buildProtocol(None)
+        channel.makeConnection(transport)
+        transport.protocol = channel
+        return transport
+
+    def ask(self, transport, method=b"GET", headers=b"", body=b""):
+        head = method + b" / HTTP/1.1\r\nHost: x\r\n" + headers + b"\r\n"
+        transport.protocol.dataReceived(head + body)
+
+    def test_keep_alive(self):
+        """
+        A connection serves request after request, until it has been idle for long.
+        """
+        transport = self.connect()
+        for number in range(1, 4):
+            self.ask(transport)
+            self.assertEqual(transport.value().count(b"\r\n\r\nyes"), number)
+            self.clock.advance(IDLE_SECONDS - 1)
+        self.assertFalse(transport.disconnecting)
+        self.clock.advance(1)
+        self.assertTrue(transport.disconnecting)
+
+    def test_no_clock(self):
+        """
+        It keeps no clock for a log that it does not have.
+        """
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_body_is_dropped(self):
+        """
+        A body is not kept, in memory or in a file.
+        """
+        transport = self.connect()
+        size = MOST_BODY_BYTES
+        self.ask(transport, b"POST", b"Content-Length: %d\r\n" % size, bytes(size))
+        self.assertEqual(self.root.bodies, [b""])
+        self.assertFalse(transport.disconnected)
+        form = b"Content-Type: application/x-www-form-urlencoded\r\n"
+        self.ask(transport, b"POST", form + b"Content-Length: 3\r\n", b"a=b")
+        self.assertEqual(self.root.bodies, [b"", b""])
+
+    def test_endless_body(self):
+        """
+        Who sends more than that is cut off.
+        """
+        for headers, body in (
+            (b"Content-Length: 1000000000000\r\n", bytes(MOST_BODY_BYTES + 1)),
+            (b"Transfer-Encoding: chunked\r\n", b"%x\r\n" % (1 << 20) + bytes(1 << 20)),
+        ):
+            transport = self.connect()
+            self.ask(transport, b"POST", headers, body)
+            self.assertTrue(transport.disconnected)
+        self.assertEqual(self.root.bodies, [])
+
+    def test_endless_head(self):
+        """
+        Nor is a head without an end read for long.
+        """
+        transport = self.connect()
+        transport.protocol.dataReceived(b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 5000)
+        self.assertTrue(transport.disconnecting)
+
+    def test_room(self):
+        """
+        When there are too many, who has been there longest makes room for the newest.
+        """
+        all_of_them = [self.connect() for _ in range(MOST_CONNECTIONS + 2)]
+        self.assertEqual(
+            [each.disconnected for each in all_of_them], [True] * 2 + [False] * MOST_CONNECTIONS
+        )
+        self.ask(all_of_them[-1])
+        self.assertIn(b"\r\n\r\nyes", all_of_them[-1].value())
+
+    def test_gone(self):
+        """
+        Who has gone takes no room.
+        """
+        for _ in range(2 * MOST_CONNECTIONS):
+            transport = self.connect()
+            transport.protocol.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual(len(self.site.channels), 0)
+
+    def test_lose_all(self):
+        """
+        At the end, idle connections are closed.
+        """
+        transport = self.connect()
+        self.ask(transport)
+        self.site.lose_all()
+        self.assertTrue(transport.disconnecting)
+
+    def test_no_log(self):
+        """
+        Requests are not logged.
+        """
+        self.ask(self.connect())
+        self.assertEqual(self.flushLoggedErrors(), [])
+        self.site.log(None)
