@@ -160,7 +160,7 @@ class AdminResource(Resource):
     def _failed(self, failure: Failure, request: Request) -> None:
         if failure.check(CancelledError):
             return
-        log.failure("while answering {path}", failure, path=repr(request.path))
+        log.failure("while answering for --admin", failure, event="failure")
         self._send(request, refusal(500, "that failed; the log says why"))
 
 

@@ -45,7 +45,7 @@ class History(Service):
         ticks = self._ticks = LoopingCall.withCount(self._seconds_passed)
         ticks.clock = self._clock
         ticks.start(1, now=False).addErrback(
-            lambda failure: log.failure("while taking a sample", failure)
+            lambda failure: log.failure("while taking a sample", failure, event="failure")
         )
 
     def stopService(self) -> None:

@@ -7,7 +7,7 @@ import sys
 
 from twisted.internet.defer import Deferred
 
-from echod.protocol import EchoFactory
+from echod.factory import EchoFactory
 from echod.service import check
 from tests.certificates import make_certificate
 from tests.test_service import ServiceTestCase, Stuck

@@ -38,6 +38,9 @@ class Helloed:
     def client_random(self):
         return bytes(32)
 
+    def get_peer_finished(self):
+        return None
+
 
 class EchoTests(ProtocolTestCase):
     """

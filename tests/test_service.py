@@ -802,7 +802,7 @@ class ServiceManagerTests(ServiceTestCase):
         It is not ready as long as one listener is not bound.
         """
         service, bound = self.daemon("--listen", "tcp:0"), Deferred()
-        service.listeners()[1].bound = lambda: bound
+        service.listeners()[1].when_bound = lambda: bound
         service.startService()
         self.reactor.run()
         self.assertEqual(self.manager.take(), [])
@@ -814,7 +814,7 @@ class ServiceManagerTests(ServiceTestCase):
         A listener that is bound after a stop does not make it ready.
         """
         service, bound = self.daemon(), Deferred()
-        service.listeners()[0].bound = lambda: bound
+        service.listeners()[0].when_bound = lambda: bound
         service.startService()
         self.reactor.run()
         stopped = service.stopService()
