@@ -36,6 +36,8 @@ MEANINGS = {
 
 FACTS = (
     ("Proxy", "proxy"),
+    ("Asked of the proxy", "proxy_authority"),
+    ("Client, says the proxy", "proxy_tls_cn"),
     ("TLS", "tls_version"),
     ("Cipher", "tls_cipher"),
     ("ALPN", "tls_alpn"),

@@ -157,6 +157,16 @@ class TablesTests(SynchronousTestCase):
         now = make_snapshot(newest=[Guest(1, "tls", "192.0.2.1:5", "open", 1, 1, facts)])
         heads, row = self.read(tables.newest(now))
         self.assertEqual(
-            heads[6:], ["Proxy", "TLS", "Cipher", "ALPN", "Asked for", "Client certificate"]
+            heads[6:],
+            [
+                "Proxy",
+                "Asked of the proxy",
+                "Client, says the proxy",
+                "TLS",
+                "Cipher",
+                "ALPN",
+                "Asked for",
+                "Client certificate",
+            ],
         )
         self.assertEqual(row[6:], list(facts.values()))

@@ -1,0 +1,359 @@
+"""
+What is seen of the daemon from outside: metrics, health, and while it is being stopped.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import time
+from unittest import SkipTest
+
+from OpenSSL import SSL
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.integration.admin import ADMIN, AdminConnection, ask, samples, shown
+from tests.integration.support import (
+    LOOPBACK,
+    Daemon,
+    Process,
+    connect,
+    echo,
+    many_descriptors,
+    receive_rest,
+    show,
+    tls_daemon,
+    wait_until,
+)
+from tests.integration.tlsclient import VERSIONS, TLSClient, context
+
+
+class ScrapeTests(SynchronousTestCase):
+    """
+    What a scrape gets, over TCP and over a UNIX socket.
+    """
+
+    def test_promtool(self) -> None:
+        """
+        Prometheus' own checker has nothing to say against the metrics.
+        """
+        if shutil.which("promtool") is None:
+            raise SkipTest("promtool is not installed")
+        with tls_daemon(*ADMIN) as daemon:
+            TLSClient(daemon.connect("--tls-port"), context("TLS 1.3")).handshake().close()
+            _, text = ask(daemon, "/metrics")
+            checked = subprocess.run(
+                ["promtool", "check", "metrics"],
+                input=text,
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+            self.assertEqual((checked.returncode, checked.stdout, checked.stderr), (0, "", ""))
+
+    def test_openmetrics(self) -> None:
+        """
+        OpenMetrics, when asked for, is what its own parser takes.
+        """
+        accept = {"Accept": "application/openmetrics-text; version=1.0.0; charset=utf-8"}
+        with tls_daemon(*ADMIN) as daemon:
+            _, text = ask(daemon, "/metrics", accept)
+            names = {family.name for family in text_string_to_metric_families(text)}
+        self.assertLess(
+            {"echod_connections", "echod_connections_total", "echod_reactor_lag_seconds"}, names
+        )
+
+    def test_unix(self) -> None:
+        """
+        A UNIX socket serves owner and group, and any Host.
+        """
+        with Daemon(*LOOPBACK, "--admin", "unix:{}/admin.sock") as daemon:
+            path = daemon.directory / "admin.sock"
+            self.assertEqual(stat.S_IMODE(path.stat().st_mode), 0o660)
+            self.assertEqual(ask(daemon, "/readyz", {"Host": "whatever"}), (200, "ready\n"))
+            command = ["curl", "-sS", "--unix-socket", str(path), "http://echod/livez"]
+            got = subprocess.run(command, capture_output=True, text=True, timeout=60)
+            self.assertEqual((got.stdout, got.stderr), ("alive\n", ""))
+            daemon.stop()
+            self.assertFalse(path.exists())
+
+    def test_host(self) -> None:
+        """
+        Over TCP, a name that somebody else may own is not served.
+        """
+        with Daemon(*LOOPBACK, *ADMIN) as daemon:
+            for host, status in (("localhost", 200), ("127.0.0.1:1", 200), ("evil.example", 421)):
+                self.assertEqual(ask(daemon, "/connections", {"Host": host})[0], status)
+
+    def test_not_the_echo(self) -> None:
+        """
+        Who looks is none of the echo's connections, and is not refused as one.
+        """
+        options = ("--max-connections", "1", "--max-per-client", "1", "--deny", "127.0.0.2")
+        with Daemon(*LOOPBACK, *ADMIN, *options, "--connect-rate", "0.1:1") as daemon:
+            with daemon.connect() as client:
+                echo(client, b"x")
+                for _ in range(5):
+                    self.assertEqual(samples(daemon)["echod_connections", "tcp"], 1)
+            wait_until(lambda: samples(daemon)["echod_connections", "tcp"] == 0, "its end")
+            self.assertEqual(samples(daemon)["echod_connections_total", "tcp"], 1)
+
+
+class CountTests(SynchronousTestCase):
+    """
+    What has been counted is what has happened.
+    """
+
+    def test_bytes(self) -> None:
+        """
+        Bytes are right while a long stream runs, and stay so after its end; the sums agree.
+        """
+        with Daemon(*LOOPBACK, *ADMIN) as daemon:
+            key = ("echod_echoed_bytes_total", "tcp")
+            with daemon.connect() as client:
+                for number in range(1, 4):
+                    echo(client, bytes(100_000))
+                    self.assertEqual(samples(daemon)[key], number * 100_000)
+                (guest,) = shown(daemon)["newest"]
+                self.assertEqual((guest["bytes"], guest["state"]), (300_000, "open"))
+                host, port = client.getsockname()
+                self.assertEqual(guest["peer"], f"{host}:{port}")
+            ended = ("echod_closed_total", "tcp", "client")
+            wait_until(lambda: samples(daemon)[ended] == 1, "the end to be counted")
+            now = samples(daemon)
+            self.assertEqual(now[key], 300_000)
+            self.assertEqual(now["echod_connections_total", "tcp"], 1)
+            self.assertEqual(now["echod_connection_seconds_count",], 1)
+
+    def test_handshakes(self) -> None:
+        """
+        Handshakes are counted by how they came out; one that is broken off in the middle
+        has failed, and who only looks whether the port is open has begun none.
+        """
+        with tls_daemon(*ADMIN) as daemon:
+            for version in VERSIONS:
+                TLSClient(daemon.connect("--tls-port"), context(version)).handshake().close()
+            with daemon.connect("--tls-port") as garbage:
+                garbage.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                receive_rest(garbage)
+            broken = TLSClient(daemon.connect("--tls-port"), context("TLS 1.2"))
+            try:
+                broken.tls.do_handshake()
+            except SSL.WantReadError as error:
+                # When the server has answered our first message, go.
+                broken.wait(error)
+            broken.close()
+            daemon.connect("--tls-port").close()
+            wait_until(lambda: not shown(daemon)["newest"], "all to be gone")
+            now = samples(daemon)
+            name = "echod_tls_handshakes_total"
+            counts = {tuple(labels): n for (metric, *labels), n in now.items() if metric == name}
+            self.assertEqual(
+                counts, {("ok", "TLSv1.2"): 1, ("ok", "TLSv1.3"): 1, ("failed", ""): 2}
+            )
+
+    def test_blocked_loop(self) -> None:
+        """
+        A loop that does not come round has a lag.
+        """
+        with Daemon(*LOOPBACK, *ADMIN) as daemon:
+            daemon.signal(signal.SIGSTOP)
+            time.sleep(0.6)
+            daemon.signal(signal.SIGCONT)
+            wait_until(lambda: _late(daemon) >= 1, "the lag to be seen")
+
+    def test_process(self) -> None:
+        """
+        The process metrics are those of the daemon.
+        """
+        with Daemon(*LOOPBACK, *ADMIN) as daemon:
+            now = samples(daemon)
+            self.assertLess(abs(now["process_start_time_seconds",] - time.time()), 60)
+            memory = now["process_resident_memory_bytes",]
+            self.assertLess(abs(memory - daemon.rss()), 8 << 20)
+            with daemon.connect() as client:
+                echo(client, b"x")
+                more = samples(daemon)
+            self.assertEqual(more["process_open_fds",], now["process_open_fds",] + 1)
+
+
+def _late(daemon: Daemon) -> float:
+    now = samples(daemon)
+    count = now["echod_reactor_lag_seconds_count",]
+    return count - now["echod_reactor_lag_seconds_bucket", "0.1"]
+
+
+class StopTests(SynchronousTestCase):
+    """
+    While it is being stopped.
+    """
+
+    def test_drain(self) -> None:
+        """
+        From the first moment of a drain it is not ready, and says so, while the page still
+        shows how it goes; at the end, who keeps a connection for later holds nothing up.
+        """
+        with Daemon(*LOOPBACK, *ADMIN, "--drain-timeout", "3s") as daemon:
+            stuck = self.enterContext(daemon.connect(receive_buffer=4096))
+            stuck.setblocking(False)
+            sent = 0
+            try:
+                while sent < 64 << 20:
+                    sent += stuck.send(bytes(65536))
+            except BlockingIOError:
+                pass
+            idle, asking = AdminConnection(daemon), AdminConnection(daemon)
+            for connection in (idle, asking):
+                self.addCleanup(connection.close)
+                self.assertEqual(connection.get("/readyz"), (200, "ready\n"))
+            daemon.signal(signal.SIGTERM)
+            wait_until(lambda: asking.get("/readyz") == (503, "draining\n"), "the drain", 2)
+            status, page = asking.get("/")
+            self.assertEqual(status, 200)
+            self.assertIn(">draining</p>", page)
+            self.assertEqual(asking.get("/livez"), (200, "alive\n"))
+            # Also who comes only now.
+            self.assertEqual(ask(daemon, "/readyz")[0], 503)
+            self.assertRaises(ConnectionRefusedError, daemon.connect)
+            self.assertLess(daemon.wait(), 10)
+            self.assertRaises(ConnectionRefusedError, connect, daemon.address("--admin"))
+            self.assertIn("drained: 0 connections finished, 1 aborted", daemon.log)
+
+    def test_idle_clients(self) -> None:
+        """
+        A stop without connections takes no longer for those who keep one to the page.
+        """
+        with Daemon(*LOOPBACK, *ADMIN) as daemon:
+            connection = AdminConnection(daemon)
+            self.addCleanup(connection.close)
+            connection.get("/readyz")
+            half = self.enterContext(connect(daemon.address("--admin")))
+            half.sendall(b"GET / HT")
+            self.assertLess(daemon.stop(), 2)
+
+
+class BadInputTests(SynchronousTestCase):
+    """
+    What cannot be.
+    """
+
+    def start(self, *options: str) -> tuple[int, str]:
+        """
+        @return: the status and standard error of a daemon that does not start.
+        """
+        twistd = os.path.join(os.path.dirname(shutil.which("twistd") or ""), "twistd")
+        with Process(twistd, "-n", "--pidfile=", "echod", *LOOPBACK, *options) as process:
+            process.wait()
+            return process.status, process.stderr
+
+    def test_taken(self) -> None:
+        """
+        A port that is taken is one line, and nothing runs.
+        """
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            endpoint = f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"
+            status, stderr = self.start("--admin", endpoint)
+        reason = "Address already in use; stop what listens there, or give another"
+        self.assertEqual((status, stderr), (1, f"echod: --admin {endpoint}: {reason}\n"))
+
+    def test_echo_port(self) -> None:
+        """
+        It never shares the echo's port.
+        """
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        endpoint = f"tcp:{port}:interface=127.0.0.1"
+        status, stderr = self.start("--listen", endpoint, "--admin", endpoint)
+        self.assertEqual(status, 1)
+        self.assertIn(f"echod: --admin {endpoint}: Address already in use", stderr)
+
+    def test_check(self) -> None:
+        """
+        C{--check} tells where it would be seen.
+        """
+        twistd = shutil.which("twistd") or ""
+        command = (twistd, "-n", "--pidfile=", "echod", *LOOPBACK, *ADMIN, "--check")
+        with Process(*command) as process:
+            process.wait()
+            self.assertEqual(process.status, 0)
+            self.assertRegex(process.stdout, r"  127\.0\.0\.1:\d+, --admin tcp:0:interface")
+
+
+class Limited(Daemon):
+    """
+    A daemon that is started with a bound on its descriptors.
+    """
+
+    def __init__(self, nofile: int, *options: str):
+        super().__init__(*options)
+        self._command = ("prlimit", f"--nofile={nofile}", *self._command)
+
+
+class ManyTests(SynchronousTestCase):
+    """
+    When there are very many connections.
+    """
+
+    clients = 10_000
+    most_seconds = 0.05
+    most_bytes = 1 << 20
+    scrapes = 20
+
+    def test_ten_thousand(self) -> None:
+        """
+        With ten thousand live connections, a scrape takes little of the reactor's time, and
+        is small.
+        """
+        if not self.enterContext(many_descriptors(self.clients + 200)):
+            raise SkipTest("the system does not allow so many descriptors")
+        with Daemon(*LOOPBACK, *ADMIN, "--max-connections", str(self.clients + 10)) as daemon:
+            for number in range(self.clients):
+                client = self.enterContext(daemon.connect())
+                if number % 100 == 0:
+                    echo(client, b"x" * 64)
+            wait_until(
+                lambda: samples(daemon)["echod_connections", "tcp"] == self.clients, "all of them"
+            )
+            connection = AdminConnection(daemon)
+            self.addCleanup(connection.close)
+            costs = {}
+            for path in ("/metrics", "/", "/connections"):
+                taken = []
+                for _ in range(self.scrapes):
+                    before = daemon.cpu()
+                    status, body = connection.get(path)
+                    taken.append(daemon.cpu() - before)
+                    self.assertEqual(status, 200)
+                    self.assertLess(len(body.encode()), self.most_bytes)
+                costs[path] = sorted(taken)[len(taken) // 2]
+                show(
+                    f"{path} with {self.clients} connections: {costs[path] * 1000:.1f} ms of CPU, "
+                    f"{len(body.encode()) / 1024:.1f} KiB"
+                )
+            self.assertLess(max(costs.values()), self.most_seconds)
+
+    def test_no_descriptor_left(self) -> None:
+        """
+        When the echo's connections have taken all the descriptors that they may, it can
+        still be seen, by many.
+        """
+        with Limited(150, *LOOPBACK, *ADMIN) as daemon:
+            served = []
+            for _ in range(200):
+                client = self.enterContext(daemon.connect())
+                client.sendall(b"x")
+                served.append(client)
+            most = 150 - 64
+            full = ("echod_refused_total", "tcp", "max-connections")
+            wait_until(lambda: samples(daemon)[full] == 200 - most, "the refusals")
+            for _ in range(32):
+                connection = AdminConnection(daemon)
+                self.addCleanup(connection.close)
+                self.assertEqual(connection.get("/readyz"), (200, "ready\n"))
+            now = samples(daemon)
+            self.assertEqual(now["echod_connections", "tcp"], most)
+            self.assertEqual(now["echod_max_connections",], most)
+            self.assertNotIn("cannot accept", daemon.log)

@@ -1,0 +1,143 @@
+"""
+The page in a real browser, beside a daemon that is at work.
+"""
+
+import random
+import shutil
+import tempfile
+import threading
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.integration.admin import ADMIN, shown
+from tests.integration.browser import Browser
+from tests.integration.support import Daemon, Worker, echo, show, tls_daemon, wait_until
+from tests.integration.tlsclient import TLSClient, context
+
+SLOWLY = 60.0
+"""How long a browser may take on a busy machine, in seconds."""
+
+
+class PageTests(SynchronousTestCase):
+    """
+    What the page shows.
+    """
+
+    talkers = 4
+    sitters = 6
+
+    def setUp(self) -> None:
+        self.daemon = self.enterContext(
+            tls_daemon(*ADMIN, "--port", "0", "--tls-alpn", "echo", "--max-connections", "500")
+        )
+        self.url = f"http://{self.daemon.address('--admin')}/"
+
+    def browse(self, script: bool = True, dark: bool = False) -> Browser:
+        profile = Path(tempfile.mkdtemp(prefix="echod-browser-"))
+        self.addCleanup(shutil.rmtree, profile, ignore_errors=True)
+        browser = Browser(profile, script, dark)
+        self.addCleanup(browser.close)
+        return browser
+
+    def work(self, daemon: Daemon) -> list[str]:
+        """
+        Let clients talk until the test is over, and others sit there.
+
+        @return: their addresses.
+        """
+        over = threading.Event()
+        peers = []
+
+        def talk() -> None:
+            rng = random.Random(1)
+            with daemon.connect() as client:
+                peers.append("{}:{}".format(*client.getsockname()))
+                while not over.wait(0.01):
+                    data = rng.randbytes(rng.randrange(1, 20_000))
+                    if echo(client, data) != data:
+                        raise AssertionError("the echo is not what was sent")
+
+        for worker in [Worker(talk) for _ in range(self.talkers)]:
+            self.addCleanup(worker.result)
+        self.addCleanup(over.set)
+        for _ in range(self.sitters):
+            sitter = TLSClient(daemon.connect("--tls-port"), context("TLS 1.3"))
+            self.addCleanup(sitter.close)
+            sitter.tls.set_tlsext_host_name(b"sitter.example")
+            sitter.tls.set_alpn_protos([b"echo"])
+            sitter.handshake()
+            peers.append("{}:{}".format(*sitter.socket.getsockname()))
+        wait_until(lambda: len(peers) == self.talkers + self.sitters, "all clients")
+        return peers
+
+    def test_at_work(self) -> None:
+        """
+        It shows the connections that are there, the numbers move, nothing is wrong, and it
+        asks nobody else for anything; dark and light.
+        """
+        peers = self.work(self.daemon)
+        pictures = Path(tempfile.mkdtemp(prefix="echod-page-"))
+        for dark in (False, True):
+            browser = self.browse(dark=dark)
+            browser.window.get(self.url)
+            self.assertEqual(browser.window.title.split()[0], "echod")
+            self.assertEqual(sorted(browser.column("Newest", "Peer")), sorted(peers))
+            self.assertEqual(browser.column("Newest", "Asked for").count("sitter.example"), 6)
+            self.assertEqual(browser.column("Newest", "ALPN").count("echo"), 6)
+            self.assertEqual(browser.column("Newest", "TLS").count("TLSv1.3"), 6)
+            self.assertEqual(browser.column("Listeners", "Open"), ["4", "6"])
+
+            def figures(browser: Browser = browser) -> tuple[object, ...]:
+                return (
+                    browser.column("Newest", "Echoed"),
+                    browser.run("document.querySelector('header').textContent"),
+                    browser.run("document.querySelectorAll('polyline')[1].getAttribute('points')"),
+                )
+
+            before = figures()
+            # All of it moves, without the page being loaded again.
+            browser.run("window.same = true")
+            wait_until(
+                lambda f=figures, b=before: all(x != y for x, y in zip(f(), b, strict=True)),
+                "the numbers to move",
+                SLOWLY,
+            )
+            self.assertTrue(browser.run("window.same"))
+            background = browser.run("getComputedStyle(document.body).backgroundColor")
+            shades = [int(shade) for shade in background.strip("rgb()").split(",")]
+            self.assertEqual(max(shades) < 128, dark)
+            picture = pictures / f"page-{'dark' if dark else 'light'}.png"
+            browser.picture(picture)
+            self.assertGreater(picture.stat().st_size, 10_000)
+            self.assertEqual(browser.complaints(), [])
+            asked = browser.requests(self.url)
+            self.assertGreater(len(asked), 4)
+            self.assertEqual([url for url in asked if not url.startswith(self.url)], [])
+        show(f"screenshots in {pictures}")
+
+    def test_without_script(self) -> None:
+        """
+        Without JavaScript it is the same page, with its tables.
+        """
+        peers = self.work(self.daemon)
+        browser = self.browse(script=False)
+        browser.window.get(self.url)
+        text = browser.window.page_source
+        for peer in peers:
+            self.assertIn(f"<td>{peer}</td>", text)
+        self.assertIn('http-equiv="refresh"', text)
+        self.assertEqual(browser.complaints(), [])
+
+    def test_daemon_gone(self) -> None:
+        """
+        When the daemon does not answer any more, the page says so instead of showing old
+        figures as new ones.
+        """
+        browser = self.browse()
+        browser.window.get(self.url)
+        state = "document.querySelector('.state').textContent"
+        self.assertEqual(browser.run(state), "ready")
+        self.assertEqual(shown(self.daemon)["not_ready"], "")
+        self.daemon.stop()
+        wait_until(lambda: browser.run(state).startswith("no answer since "), "it", SLOWLY)
