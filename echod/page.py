@@ -99,7 +99,7 @@ def concerns(now: Snapshot) -> Iterator[str]:
     for each in now.certificates:
         days = tables.days_left(each, now.taken)
         if days < tables.DAYS_LEFT_WARNING:
-            ends = f"ends in {days} days" if days >= 0 else "has ended"
+            ends = "has ended" if days < 0 else f"ends in {days} days" if days else "ends today"
             yield f"the certificate for {', '.join(each.names) or 'no name'} {ends}: {each.path}"
     if now.log_dropped:
         yield f"{now.log_dropped:,} log records could not be written"

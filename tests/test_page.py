@@ -185,6 +185,10 @@ class ConcernsTests(SynchronousTestCase):
                 "the certificate for a ends in 3 days: /a",
             ),
             (
+                {"certificates": [Served(["a"], taken + 3600, "1", "/a")]},
+                "the certificate for a ends today: /a",
+            ),
+            (
                 {"certificates": [Served([], taken - 1, "1", "/a")]},
                 "the certificate for no name has ended: /a",
             ),
