@@ -66,10 +66,12 @@ class Process:
     A program in a directory of its own, with its output in two files there.
 
     @cvar stdin: where its input comes from, as L{subprocess} has it.
+    @ivar output: where its output goes; C{None} for the file.
     @ivar pass_fds: the descriptors that it inherits, as L{subprocess} has it.
     """
 
     stdin = subprocess.DEVNULL
+    output: int | None = None
     pass_fds: Sequence[int] = ()
 
     def __init__(self, *command: str):
@@ -91,7 +93,7 @@ class Process:
                 self._command,
                 cwd=self.directory,
                 stdin=self.stdin,
-                stdout=out,
+                stdout=out if self.output is None else self.output,
                 stderr=err,
                 pass_fds=self.pass_fds,
             )

@@ -199,6 +199,19 @@ class LogTests(SynchronousTestCase):
             stop(daemon)
             self.assertEqual((daemon.stdout, daemon.stderr), ("", ""))
 
+    def test_logger_of_the_user(self) -> None:
+        """
+        With twistd's C{--logger} it is that which gets the records, here one that writes
+        none, and we write nothing either.
+        """
+        own = ("--logger", "twisted.logger.LogPublisher", "--logfile", "{}/log")
+        with Daemon(*ON_A_SOCKET, before=own, ready=socket_listens) as daemon:
+            with connect(f"unix:{socket_path(daemon)}") as client:
+                self.assertEqual(echo(client, b"hello"), b"hello")
+            stop(daemon)
+            self.assertEqual((daemon.stdout, daemon.stderr), ("", ""))
+            self.assertFalse((daemon.directory / "log").exists())
+
     def test_syslog(self) -> None:
         """
         With --syslog it starts, echoes and stops, and writes nothing to its output.
