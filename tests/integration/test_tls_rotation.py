@@ -277,4 +277,5 @@ class KeyLogTests(RotationTestCase):
         with TLSDaemon([make_certificate(days=80)], "--tls-keylog", "/dev/full") as daemon:
             for _ in range(3):
                 self.random(daemon)
+            daemon.stop()
             self.assertEqual(daemon.log.count("cannot write to --tls-keylog"), 1)
