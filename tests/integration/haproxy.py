@@ -47,16 +47,24 @@ class Way:
     host: str = "127.0.0.1"
 
 
+def program() -> str:
+    """
+    @return: where HAProxy is.
+    @raise SkipTest: when it is not here.
+    """
+    path = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin")
+    if path is None:
+        raise SkipTest("haproxy is not installed")
+    return path
+
+
 class HAProxy(Process):
     """
     HAProxy, with so many ways through it.
     """
 
     def __init__(self, ways: Sequence[Way]):
-        path = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin")
-        if path is None:
-            raise SkipTest("haproxy is not installed")
-        super().__init__(path, "-db", "-f", "haproxy.cfg")
+        super().__init__(program(), "-db", "-f", "haproxy.cfg")
         self._ways = ways
         self.places: dict[str, tuple[str, int]] = {}
 
