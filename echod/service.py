@@ -31,6 +31,7 @@ from echod.rotation import Certificates, names_text, time_text
 from echod.sockets import descriptor_limit, printable
 from echod.systemd import Supervision
 from echod.tls import Policy
+from echod.whereabouts import check_whereabouts
 
 if TYPE_CHECKING:
     from echod.admin import AdminService, Source
@@ -263,6 +264,7 @@ def makeService(options: Options) -> EchodService:
     from twisted.internet import reactor
 
     keep_steady_time(reactor)
+    check_whereabouts(options.twistd)
     inherited = InheritedSockets.from_environment(first_environment(), os.getpid())
     supervision = Supervision.from_environment(os.environ, os.getpid())
     # A check is not the daemon, and speaks for nobody.

@@ -23,6 +23,7 @@ FLOORS = {
     1: {
         "admission", "endpoint", "handshake", "inherited", "inspection", "port", "proxy",
         "reactor", "secure", "secure_end", "tls", "transport", "twistdlog", "unix_transport",
+        "whereabouts",
     },
     0: {
         "connection", "connections", "credentials", "destination", "header", "keylog", "labels",

@@ -78,6 +78,9 @@ BAD_ENDPOINTS = (
 )
 """Strings that are no endpoint, each refused by another part of its parser."""
 
+TWISTDS = ("--logfile", "--rundir", "--chroot", "--pidfile")
+"""Options that are twistd's own."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -284,6 +287,11 @@ def bad_programs(port: int) -> Iterator[Row]:
     for name in ("FILES/nosuch/log", "FILES/directory", "FILES/empty/log"):
         yield log(before=("-n", "--logfile", name))
     yield log(before=("-n", "--logfile", "FILES/locked/log"), unprivileged=True)
+    for option, name in (
+        *(("--rundir", "FILES/nosuch"), ("--rundir", "FILES/empty"), ("--chroot", "FILES/nosuch")),
+        ("--pidfile", "FILES/nosuch/pid"),
+    ):
+        yield Row(HERE, option, "give a", before=("-n", option, name))
     twist = functools.partial(Row, before=(), program="twist")
     yield twist(("--port", "99999"), "--port", PORT)
     yield twist(("--listen", "nosuch:1"), "--listen", ENDPOINT)
@@ -362,7 +370,7 @@ class BadInputTests(SynchronousTestCase):
             yield f"{len(lines)} lines on stderr"
             return
         [line] = lines
-        begin = "twistd: " if row.option == "--logfile" else "echod: "
+        begin = "twistd: " if row.option in TWISTDS else "echod: "
         if not line.startswith(begin):
             yield f"does not begin with {begin!r}"
         if not re.search(re.escape(row.option) + r"(?!\w)", line):

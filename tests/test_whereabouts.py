@@ -1,0 +1,94 @@
+"""
+Where twistd would have the daemon live.
+"""
+
+import os
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod.whereabouts import check_whereabouts
+
+
+class CheckWhereaboutsTests(SynchronousTestCase):
+    """
+    Tests for L{check_whereabouts}.
+    """
+
+    def setUp(self):
+        self.folder = os.path.abspath(self.mktemp())
+        os.mkdir(self.folder)
+        self.file = os.path.join(self.folder, "file")
+        with open(self.file, "w"):
+            pass
+
+    def complaint(self, chroot=None, rundir=".", pidfile="", access=os.access):
+        """
+        What is said about these, C{None} if nothing.
+        """
+        given = {"chroot": chroot, "rundir": rundir, "pidfile": pidfile}
+        try:
+            check_whereabouts(given, access)
+        except SystemExit as end:
+            return end.code
+        return None
+
+    def test_good(self):
+        """
+        About places that are there, nothing is said.
+        """
+        self.assertIsNone(self.complaint())
+        self.assertIsNone(self.complaint(rundir=self.folder, pidfile=f"{self.folder}/pid"))
+        self.assertIsNone(self.complaint(pidfile=self.file))
+
+    def test_twist(self):
+        """
+        Where twistd does not run us, it is told nothing.
+        """
+        self.assertIsNone(check_whereabouts(None))
+
+    def test_not_there(self):
+        """
+        A place that is not there, or is no directory, is one line with the way out.
+        """
+        for option, value, reason, way_out in (
+            ("chroot", f"{self.folder}/no", "No such file or directory", "give a directory"),
+            ("rundir", f"{self.folder}/no", "No such file or directory", "give a directory"),
+            ("rundir", self.file, "Not a directory", "give a directory"),
+            (
+                "pidfile",
+                f"{self.folder}/no/pid",
+                "No such file or directory",
+                "give a file that can be written",
+            ),
+        ):
+            self.assertEqual(
+                self.complaint(**{option: value}),
+                f"twistd: --{option} '{value}': {reason}; {way_out}",
+            )
+
+    def test_printable(self):
+        """
+        What the operator typed moves no cursor.
+        """
+        self.assertIn("'\\x1b[2J'", self.complaint(rundir="\x1b[2J"))
+
+    def test_forbidden(self):
+        """
+        A directory that may not be written is no place for a pidfile.
+        """
+        complaint = self.complaint(
+            pidfile=self.file, access=lambda folder, mode: not mode & os.W_OK
+        )
+        self.assertIn("--pidfile", complaint)
+        self.assertIn("Permission denied", complaint)
+
+    def test_in_a_new_root(self):
+        """
+        Under --chroot, what is meant is inside of it.
+        """
+        os.mkdir(f"{self.folder}/run")
+        self.assertIsNone(self.complaint(self.folder, pidfile="/run/pid"))
+        self.assertIsNone(self.complaint(self.folder, "/run", "/run/pid"))
+        self.assertIsNone(self.complaint(self.folder, "run"))
+        self.assertIn("--rundir", self.complaint(self.folder, self.folder))
+        self.assertIn("--pidfile", self.complaint(self.folder, pidfile=f"{self.folder}/pid"))
