@@ -1,161 +1,52 @@
 """
-The command C{echod-check}, from its options to its exit status.
+The way into C{echod-check}.
 """
 
-import errno
 import io
+import os
 import signal
 import sys
 
-from twisted.internet import reactor
-from twisted.internet.defer import Deferred
-from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod import check
-from echod.check_options import CheckOptions
-from echod.outcome import Failed, Outcome
-from tests.certificates import make_certificate
-
-
-class WhenRunning:
-    """
-    A reactor that is running.
-    """
-
-    def __init__(self):
-        self.called = []
-
-    def callWhenRunning(self, call, *arguments):
-        self.called.append((call, *arguments))
-
-    def callFromThread(self, call):
-        call()
-
-
-class PerformTests(SynchronousTestCase):
-    """
-    Tests for L{check.perform}.
-    """
-
-    def perform(self, work):
-        class Work:
-            errors = []
-            run = staticmethod(work)
-
-            def output_failed(self, error):
-                self.errors.append(error)
-                return Outcome.USAGE
-
-        self.reactor = WhenRunning()
-        return Deferred.fromCoroutine(check.perform(self.reactor, Work()))
-
-    def status(self, running):
-        return self.failureResultOf(running, SystemExit).value.code
-
-    def test_status(self):
-        """
-        The status is the outcome's.
-        """
-
-        async def lost():
-            return Outcome.LOST
-
-        self.assertEqual(self.status(self.perform(lost)), 9)
-
-    def test_interrupt(self):
-        """
-        Ctrl-C and SIGTERM have a status of their own.
-        """
-
-        async def for_ever():
-            await Deferred()
-
-        signals = (signal.SIGINT, signal.SIGTERM)
-        for number in signals:
-            self.addCleanup(signal.signal, number, signal.getsignal(number))
-        for number in signals:
-            running = self.perform(for_ever)
-            [(call, *arguments)] = self.reactor.called
-            call(*arguments)
-            signal.raise_signal(number)
-            self.assertEqual(self.status(running), 130)
-
-    def test_output(self):
-        """
-        Output that goes nowhere is a status of its own.
-        """
-
-        async def nobody_reads():
-            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
-
-        self.assertEqual(self.status(self.perform(nobody_reads)), 2)
+from echod.outcome import Outcome
+from tests.test_layers import run
 
 
 class MainTests(SynchronousTestCase):
     """
-    Tests for L{check.main} and what it prepares.
+    Tests for L{check.main}.
     """
-
-    def options(self, *arguments):
-        made = CheckOptions()
-        made.parseOptions([*arguments, "localhost:9000"])
-        return made
-
-    def file(self, content):
-        name = self.mktemp()
-        with open(name, "wb") as file:
-            file.write(content)
-        return name
-
-    def test_secure(self):
-        """
-        Files for TLS are read before anything is connected.
-        """
-        self.assertIsNone(check.make_secure(self.options()))
-        ca = self.file(make_certificate(authority=True).cert_pem)
-        self.assertTrue(callable(check.make_secure(self.options("--tls", "--ca", ca))))
-        junk = self.file(b"junk")
-        options = self.options("--tls", "--ca", junk)
-        error = self.assertRaises(UsageError, check.make_secure, options)
-        self.assertIn("--ca", str(error))
-
-    def test_leave_out_openssl(self):
-        """
-        OpenSSL is left out where nobody asks for it, and not taken from who has it.
-        """
-        for arguments, before, after in (
-            ((), {}, {"OpenSSL": None}),
-            ((), {"OpenSSL": 1}, {"OpenSSL": 1}),
-            (("--tls",), {}, {}),
-        ):
-            check.leave_out_openssl(self.options(*arguments), before)
-            self.assertEqual(before, after)
-
-    def test_wrong_option(self):
-        """
-        A wrong option is one line and a status of its own.
-        """
-        errors = io.StringIO()
-        self.patch(sys, "stderr", errors)
-        code = self.assertRaises(SystemExit, check.main, ["--nope"]).code
-        self.assertEqual(code, 2)
-        self.assertEqual(len(errors.getvalue().splitlines()), 1)
-        self.assertTrue(errors.getvalue().startswith("echod-check: "))
 
     def test_main(self):
         """
-        The reactor that runs has a clock that cannot step.
+        It takes care of interrupts, and hands the arguments on.
         """
-        self.patch(reactor, "seconds", reactor.seconds)
+        signals = (signal.SIGINT, signal.SIGTERM)
+        for number in signals:
+            self.addCleanup(signal.signal, number, signal.getsignal(number))
         self.patch(sys, "stderr", io.StringIO())
-        ran = []
-        check.main(["unix:/no/such/socket"], lambda *what, **how: ran.append((what, how)))
-        [((work,), how)] = ran
-        self.assertEqual(how, {"_reactor": reactor})
-        self.assertEqual(reactor.seconds.__name__, "monotonic")
-        running = WhenRunning()
-        outcome = work(running)
-        self.assertIsInstance(outcome, Deferred)
-        outcome.addErrback(lambda failure: failure.trap(SystemExit, Failed, AttributeError))
-        outcome.cancel()
+        end = self.assertRaises(SystemExit, check.main, ["--nope"])
+        self.assertEqual(end.code, Outcome.USAGE.status)
+        self.assertIn("--nope", sys.stderr.getvalue())
+        for number in signals:
+            self.assertIs(signal.getsignal(number), check.leave_at_once)
+
+    def test_interrupted(self):
+        """
+        Before anything has begun, an interrupt ends the process with its status.
+        """
+        self.assertEqual(check.INTERRUPTED, Outcome.INTERRUPTED.status)
+        ends = []
+        self.patch(os, "_exit", ends.append)
+        check.leave_at_once(signal.SIGINT, None)
+        self.assertEqual(ends, [130])
+
+    def test_light(self):
+        """
+        To get there, nothing of Twisted is imported, and nothing else of echod.
+        """
+        loaded = run("import sys, echod.check; print(*sys.modules)")
+        self.assertEqual([each for each in loaded if each.startswith("echod.")], ["echod.check"])
+        self.assertEqual([each for each in loaded if each.startswith("twisted")], [])

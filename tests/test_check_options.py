@@ -12,7 +12,7 @@ from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
 import echod
-from echod import __version__, check, run
+from echod import __version__, check_command, run
 from echod.check_options import CheckOptions
 from echod.outcome import Outcome
 
@@ -159,7 +159,7 @@ class CheckOptionsTests(SynchronousTestCase):
         No option is taken and then ignored.
         """
         reads = set()
-        for room in (check, run):
+        for room in (check_command, run):
             for node in ast.walk(ast.parse(inspect.getsource(room))):
                 if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
                     whose = getattr(node.value, "id", getattr(node.value, "attr", ""))

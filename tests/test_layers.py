@@ -42,7 +42,8 @@ FLOORS[0] |= {
 }
 
 # The client, echod-check.
-FLOORS[4] |= {"check"}
+FLOORS[5] |= {"check"}
+FLOORS[4] |= {"check_command"}
 FLOORS[3] |= {"run"}
 FLOORS[2] |= {"check_options", "exchange", "ping", "lane", "conformance", "cases", "report"}
 FLOORS[1] |= {"dial", "place", "client_tls", "secure_stream", "stream", "proxy_header"}
@@ -125,8 +126,8 @@ SIDEWAYS = {
 }
 
 CLIENT = {
-    *("check", "run", "check_options", "exchange", "ping", "lane", "conformance", "cases"),
-    *("report", "dial", "place", "client_tls", "secure_stream", "stream", "proxy_header"),
+    *("check", "check_command", "run", "check_options", "exchange", "ping", "lane", "conformance"),
+    *("cases", "report", "dial", "place", "client_tls", "secure_stream", "stream", "proxy_header"),
     *("outcome", "pattern", "latency"),
 }
 

@@ -70,6 +70,12 @@ class Running(Process):
     def lines(self) -> list[str]:
         return self.stdout.splitlines()
 
+    def handles_term(self) -> bool:
+        """
+        Whether main() has begun: Python itself takes over SIGINT, but not SIGTERM.
+        """
+        return bool(int(self.state("SigCgt"), 16) >> signal.SIGTERM - 1 & 1)
+
 
 class Script(Process):
     """
@@ -475,6 +481,22 @@ class PingTests(SynchronousTestCase):
                     check.signal(number)
                     check.wait()
                     self.assertEqual(check.status, 130)
+
+    def test_interrupted_at_once(self) -> None:
+        """
+        An interrupt while it is still being imported ends it without a word, and no sooner
+        or later is there a traceback.
+        """
+        times = 8
+        with Daemon(*LOOPBACK) as daemon:
+            where = f"127.0.0.1:{daemon.port()}"
+            for turn in range(times):
+                with Running("-c", "1000", where) as check:
+                    wait_until(check.handles_term, "its main()")
+                    time.sleep(turn * MOST_START_SECONDS / times)
+                    check.signal(signal.SIGINT)
+                    check.wait()
+                    self.assertEqual((check.status, check.stderr), (130, ""))
 
     def test_restart(self) -> None:
         """
