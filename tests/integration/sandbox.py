@@ -111,12 +111,12 @@ def deny_arguments(unit: str) -> Filter:
     What C{MemoryDenyWriteExecute} and C{RestrictAddressFamilies} deny.
     """
     deny = Filter(ALLOW)
-    if settings(unit, "MemoryDenyWriteExecute") not in ([], ["no"]):
+    if settings(unit, "MemoryDenyWriteExecute")[-1:] == ["yes"]:
         both = PROT_WRITE | PROT_EXEC
         deny.add(ERRNO | errno.EPERM, "mmap", Comparison(2, COMPARE_MASKED, both, both))
         for call in ("mprotect", "pkey_mprotect"):
             deny.add(ERRNO | errno.EPERM, call, Comparison(2, COMPARE_MASKED, PROT_EXEC, PROT_EXEC))
-    [families] = settings(unit, "RestrictAddressFamilies")
+    families = settings(unit, "RestrictAddressFamilies")[-1]
     kept = {FAMILIES[name] for name in families.split()}
     for family in set(range(MOST_FAMILIES)) - kept:
         comparison = Comparison(0, COMPARE_EQUAL, family, 0)
