@@ -1,0 +1,160 @@
+"""
+A Debian with systemd to boot, and echod installed as its unit says: made once, kept in a
+cache, and never written to again.
+
+The rule of this room: the cache is named after what it was made of, so that what is found
+there is what would be made now.
+"""
+
+import atexit
+import fcntl
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+SUITE = "bookworm"
+RECIPE = ("--variant=minbase", "--include=systemd,systemd-sysv,dbus,python3,python3-venv")
+
+# Debian's servers may be slow, and must not be waited for for ever.
+MOST_SECONDS = 900.0
+
+PROGRAMS = ("debootstrap", "systemd-nspawn", "nsenter", "unshare")
+
+
+def missing() -> str | None:
+    """
+    Why there can be no such system here; C{None} when there can.
+    """
+    if not os.environ.get("ECHOD_TEST_SYSTEM"):
+        return "boots a Debian of its own: set ECHOD_TEST_SYSTEM=1, as root, to run it"
+    if os.geteuid() != 0:
+        return "needs root"
+    for program in PROGRAMS:
+        if shutil.which(program) is None:
+            return f"{program} is not installed"
+    namespaces = ["unshare", "--mount", "--net", "--pid", "--fork", "true"]
+    if subprocess.run(namespaces, capture_output=True).returncode:
+        return "this root may not make namespaces"
+    return None
+
+
+def cache() -> Path:
+    """
+    The folder where trees are kept.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(base) / "echod"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def alone(seconds: float = MOST_SECONDS) -> Iterator[None]:
+    """
+    Wait until nobody else makes or boots a tree, and let nobody as long as the C{with}
+    block takes: systemd-nspawn refuses to share one.
+    """
+    deadline = time.monotonic() + seconds
+    with (cache() / "lock").open("w") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+        yield
+
+
+def run(*command: str, seconds: float = MOST_SECONDS) -> str:
+    """
+    Run a command, with its output for whoever reads why it failed.
+    """
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=seconds,
+    )
+    if done.returncode:
+        raise AssertionError(f"{' '.join(command)}: status {done.returncode}\n{done.stdout}")
+    return done.stdout
+
+
+def tree() -> tuple[Path, str]:
+    """
+    The folder with the Debian.
+
+    @return: the folder, and how it was come by, in words.
+    """
+    made_of = " ".join((SUITE, *RECIPE, os.uname().machine))
+    name = f"{SUITE}-{hashlib.sha256(made_of.encode()).hexdigest()[:12]}"
+    folder = cache() / name
+    if folder.exists():
+        return folder, "from the cache"
+    began = time.monotonic()
+    with alone():
+        if not folder.exists():
+            with tempfile.TemporaryDirectory(dir=cache(), prefix=f"{name}.") as unfinished:
+                # What debootstrap mounts ends with it, in whatever way that ends.
+                run(
+                    *("unshare", "--mount", "--propagation", "private"),
+                    *("debootstrap", *RECIPE, SUITE, f"{unfinished}/tree"),
+                )
+                Path(unfinished, "tree").rename(folder)
+    return folder, f"made in {time.monotonic() - began:.0f} s"
+
+
+def container(folder: Path, *arguments: str) -> list[str]:
+    """
+    The command that runs something in the Debian.  Whatever that writes is gone when it
+    ends.
+    """
+    return [
+        *("systemd-nspawn", "--quiet", f"--directory={folder}", f"--machine=echod-{os.getpid()}"),
+        *("--volatile=overlay", "--register=no", "--keep-unit", "--private-network"),
+        *arguments,
+    ]
+
+
+@functools.cache
+def installation() -> Path:
+    """
+    Make the virtual environment C{/opt/echod}, by the commands of C{deploy/echod.service},
+    with the interpreter of the Debian, from wheels that were fetched outside it.
+
+    @return: the folder, which is removed when this process ends.
+    """
+    made = tempfile.TemporaryDirectory(prefix="echod-system-")
+    atexit.register(made.cleanup)
+    folder, _ = tree()
+    environment, wheels = Path(made.name, "opt"), Path(made.name, "wheels")
+    environment.mkdir()
+    pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
+    run(*pip, "wheel", "--no-deps", f"--wheel-dir={wheels}", str(REPOSITORY))
+    [wheel] = wheels.iterdir()
+    version = (folder / "usr/bin/python3").readlink().name.removeprefix("python")
+    fit = ("--only-binary=:all:", f"--python-version={version}")
+    run(*pip, "download", *fit, f"--dest={wheels}", str(wheel))
+    steps = (
+        "python3 -m venv /opt/echod",
+        "/opt/echod/bin/pip install --quiet --no-index --find-links=/wheels echod",
+        "/opt/echod/bin/twistd --help >/dev/null",
+    )
+    with alone():
+        binds = (f"--bind={environment}:/opt/echod", f"--bind-ro={wheels}:/wheels", "--pipe")
+        run(*container(folder, *binds, "/bin/sh", "-ec", "\n".join(steps)))
+    return environment
