@@ -3,6 +3,7 @@ Metrics, as Prometheus' own parsers read them.
 """
 
 import re
+from pathlib import Path
 
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as parse_openmetrics,
@@ -10,6 +11,7 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from twisted.trial.unittest import SynchronousTestCase
 
+import echod
 from echod.metrics import buckets, ends, exposition
 from echod.process import Process
 from echod.snapshot import Distribution, Handshakes, Served, Traffic
@@ -108,6 +110,25 @@ class MetricsTests(SynchronousTestCase):
             ("process_cpu_seconds_total", "counter"),
         ):
             self.assertEqual(kinds[name], kind, name)
+
+    def test_readme(self):
+        """
+        The README's table has each metric with its type and labels, and no other.
+        """
+        text = (Path(echod.__file__).parents[1] / "README.md").read_text()
+        pattern = r"^\| `((?:echod|process)_\w+)` \| (\w+) \| ([^|]*)\|"
+        documented = {
+            (name, kind, frozenset(re.findall(r"\w+", labels)))
+            for name, kind, labels in re.findall(pattern, text, re.MULTILINE)
+        }
+        versions = {"version": "1", "python": "3", "twisted": "26", "openssl": "3"}
+        body = exposition([make_snapshot(versions=versions)], "")[0].decode()
+        kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", body, re.MULTILINE))
+        found = set()
+        for name, kind in kinds.items():
+            labels = re.search(rf"^{name}(?:_bucket)?(?:{{(.*)}})? ", body, re.MULTILINE)[1] or ""
+            found.add((name, kind, frozenset(re.findall(r'(\w+)="', labels)) - {"le"}))
+        self.assertEqual(found, documented)
 
     def test_openmetrics(self):
         """
