@@ -27,7 +27,7 @@ from echod.protocol import Echo
 from echod.tls import Policy, server_context
 from tests.certificates import make_certificate
 from tests.echoes import ProtocolTestCase, SocketTransport
-from tests.handshakes import Served, client_context, shake_hands
+from tests.handshakes import VERSIONS, Handshake, Served, client_context, shake_hands
 
 
 class Helloed:
@@ -346,6 +346,10 @@ class EchoTests(ProtocolTestCase):
         self.assertIn("resumed after the end of the client's certificate", formatEvent(events[0]))
 
 
+def served_by(own):
+    return server_context(Policy(), [Credentials("", (own.certificate,), own.key, (), None)])
+
+
 class HandshakeTests(ProtocolTestCase):
     """
     A connection whose TLS handshake is still to come.
@@ -380,6 +384,43 @@ class HandshakeTests(ProtocolTestCase):
             [formatEvent(event) for event in events],
             ["refused 1: handshake, the last from 192.0.2.7:40000 to tcp, late"],
         )
+
+    def test_counted(self):
+        """
+        A handshake counts once: as one that went well, with its version, or as one that
+        failed, also when the client breaks it off in the middle.  Those of clients that have
+        said nothing do not, nor do those that we break off.
+        """
+        handshakes = self.connections.totals.handshakes
+        own = make_certificate(["a.example"])
+        for version in VERSIONS:
+            echo, transport = self.connect()
+            hands = Handshake(served_by(own), client_context(version)).run()
+            transport.handle = hands.server
+            echo.handshakeCompleted()
+            echo.connectionLost(Failure(ConnectionLost()))
+            self.assertEqual(handshakes, {("ok", version): 1})
+            handshakes.clear()
+        silent = Handshake(served_by(own), client_context())
+        begun = Handshake(served_by(own), client_context())
+        begun.step()
+        tls_error = SSL.Error([("", "", "wrong version number")])
+        for hands, begin, error, expected in (
+            (silent, None, ConnectionDone(), {}),
+            (silent, None, ConnectionLost(), {}),
+            (silent, None, tls_error, {("failed", ""): 1}),
+            (silent, Echo.overdue, ConnectionAborted(), {("failed", ""): 1}),
+            (begun, None, ConnectionDone(), {("failed", ""): 1}),
+            (begun, None, ConnectionLost(), {("failed", ""): 1}),
+            (begun, lambda echo: echo.finish(Reason.DRAIN), ConnectionAborted(), {}),
+        ):
+            echo, transport = self.connect()
+            transport.handle = hands.server
+            if begin is not None:
+                begin(echo)
+            echo.connectionLost(Failure(error))
+            self.assertEqual(handshakes, expected, (hands is begun, error))
+            handshakes.clear()
 
     def test_fails(self):
         """
