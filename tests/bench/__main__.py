@@ -8,13 +8,17 @@ server process (user and system, from the operating system) for one operation.
 """
 
 import argparse
+import contextlib
 import datetime
+import itertools
 import json
 import os
 import platform
 import resource
+import socket
 import statistics
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -129,6 +133,35 @@ EVERY_LIMIT = (
 )
 
 
+EVERYTHING = (
+    *EVERY_LIMIT,
+    *("--access-log", "on", "--log-format", "json", "--admin", "unix:{}/admin"),
+)
+
+
+class Onlooker(threading.Thread):
+    """
+    Somebody who has the page open, and a Prometheus that scrapes once a second, until the
+    server is gone.
+    """
+
+    def __init__(self, path: str):
+        super().__init__(daemon=True)
+        self._path = path
+        self.start()
+
+    def run(self) -> None:
+        with contextlib.suppress(OSError):
+            for turn in itertools.count():
+                for asked in (b"/metrics",) if turn % 2 else (b"/metrics", b"/"):
+                    with socket.socket(socket.AF_UNIX) as client:
+                        client.connect(self._path)
+                        client.sendall(b"GET " + asked + b" HTTP/1.0\r\n\r\n")
+                        while client.recv(65536):
+                            pass
+                time.sleep(1)
+
+
 def beside_another(
     other: str, options: tuple[str, ...], idle: int, rounds: int, seconds: float
 ) -> list[Row]:
@@ -141,6 +174,8 @@ def beside_another(
     plain, second = Peer("echod", False), Peer("echod", False, *options)
     second.name = other
     try:
+        if "--admin" in options:
+            Onlooker(second.admin)
         sitting = load.connect_many(plain.port, 1, None)
         sitting += load.connect_many(second.port, idle, None)
         rows = measure(scenario, [plain, second], rounds, seconds)
@@ -276,6 +311,7 @@ def main() -> None:
         for other, options, idle in (
             ("8000 idle", (), 8000),
             ("every limit", EVERY_LIMIT, 1),
+            ("everything on", EVERYTHING, 1),
         ):
             if chosen.only in other:
                 rows = beside_another(other, options, idle, rounds, seconds)

@@ -76,12 +76,12 @@ class Peer:
 
     def __init__(self, name: str, tls: bool, *options: str):
         """
-        @param options: for echod.
+        @param options: for echod.  C{{}} in one stands for the server's own directory.
         """
         self.name = name
-        self._options = options
         self._directory = tempfile.TemporaryDirectory(prefix="echod-bench-")
         self._path = Path(self._directory.name)
+        self._options = [option.replace("{}", self._directory.name) for option in options]
         self._announces = name in python_peers()
         self.port = 0 if self._announces else _free_port()
         pem = None
@@ -133,6 +133,13 @@ class Peer:
             except OSError:
                 time.sleep(0.02)
         raise RuntimeError(f"{self.name} did not start")
+
+    @property
+    def admin(self) -> str:
+        """
+        Where it is seen, when it was told C{--admin unix:{}/admin}.
+        """
+        return str(self._path / "admin")
 
     def _tree(self) -> list[int]:
         parents: dict[int, int] = {}
