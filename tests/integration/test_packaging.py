@@ -300,7 +300,12 @@ class PackagingTests(SynchronousTestCase):
         with zipfile.ZipFile(wheel) as archive:
             names = set(archive.namelist())
             content = {name: archive.read(name) for name in names if records not in name}
-        package = {str(path.relative_to(source)) for path in source.glob("echod/*.py")}
+        package = {
+            str(path.relative_to(source))
+            for pattern in ("echod/*.py", "echod/static/*")
+            for path in source.glob(pattern)
+        }
+        self.assertIn("echod/static/page.css", package)
         self.assertEqual(
             package | {"echod/py.typed", "twisted/plugins/echod_plugin.py"}, set(content)
         )
