@@ -15,13 +15,13 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Request
+from twisted.web.server import NOT_DONE_YET
 
 from echod import __version__
 from echod.hosts import is_ours
 from echod.listener import ListenerService
 from echod.page import STATIC, page, page_json
-from echod.site import AdminSite
+from echod.site import AdminRequest, AdminSite
 from echod.snapshot import Snapshot
 from echod.together import not_ready
 
@@ -84,14 +84,14 @@ class AdminResource(Resource):
         super().__init__()
         self._source = source
         self._exposition = exposition
-        self._paths: dict[bytes, Callable[[Request, Sequence[Snapshot]], Answer]] = {
+        self._paths: dict[bytes, Callable[[AdminRequest, Sequence[Snapshot]], Answer]] = {
             b"/": self._page,
             b"/connections": self._connections,
             b"/metrics": self._metrics,
             b"/readyz": self._ready,
         }
 
-    def render(self, request: Request) -> Any:
+    def render(self, request: AdminRequest) -> Any:
         """
         Answer, now or when the snapshots are there.
         """
@@ -101,13 +101,13 @@ class AdminResource(Resource):
         if answer is not None:
             self._send(request, answer)
             return NOT_DONE_YET
+        gone = request.notifyFinish()
         answering = Deferred.fromCoroutine(self._look(request))
-        # Whoever goes before the answer is there is not waited for.
-        request.notifyFinish().addErrback(lambda _: answering.cancel())
+        gone.addErrback(lambda _: answering.cancel())
         answering.addErrback(self._failed, request)
         return NOT_DONE_YET
 
-    def _refuse(self, request: Request) -> Answer | None:
+    def _refuse(self, request: AdminRequest) -> Answer | None:
         if request.method not in (b"GET", b"HEAD"):
             request.setHeader(b"allow", b"GET, HEAD")
             return refusal(405, "this is for looking only: GET and HEAD")
@@ -129,7 +129,7 @@ class AdminResource(Resource):
             return refusal(404, "there are / /connections /metrics /livez /readyz")
         return None
 
-    async def _look(self, request: Request) -> None:
+    async def _look(self, request: AdminRequest) -> None:
         snapshots = await self._source()
         if not snapshots and request.path != b"/readyz":
             answer = refusal(503, not_ready(snapshots))
@@ -137,27 +137,29 @@ class AdminResource(Resource):
             answer = self._paths[request.path](request, snapshots)
         self._send(request, answer)
 
-    def _page(self, _: Request, snapshots: Sequence[Snapshot]) -> Answer:
+    def _page(self, _: AdminRequest, snapshots: Sequence[Snapshot]) -> Answer:
         return Answer(page(snapshots).encode(), "text/html; charset=utf-8")
 
-    def _connections(self, _: Request, snapshots: Sequence[Snapshot]) -> Answer:
+    def _connections(self, _: AdminRequest, snapshots: Sequence[Snapshot]) -> Answer:
         return Answer(page_json(snapshots).encode(), "application/json")
 
-    def _metrics(self, request: Request, snapshots: Sequence[Snapshot]) -> Answer:
+    def _metrics(self, request: AdminRequest, snapshots: Sequence[Snapshot]) -> Answer:
         return Answer(*self._exposition(snapshots, request.getHeader("accept") or ""))
 
-    def _ready(self, _: Request, snapshots: Sequence[Snapshot]) -> Answer:
+    def _ready(self, _: AdminRequest, snapshots: Sequence[Snapshot]) -> Answer:
         why = not_ready(snapshots)
         return refusal(503, why) if why else refusal(200, "ready")
 
-    def _send(self, request: Request, answer: Answer) -> None:
+    def _send(self, request: AdminRequest, answer: Answer) -> None:
+        if request.gone:
+            return
         request.setResponseCode(answer.status, REASONS.get(answer.status))
         request.setHeader(b"content-type", answer.type.encode())
         request.setHeader(b"content-length", b"%d" % len(answer.body))
         request.write(answer.body)
         request.finish()
 
-    def _failed(self, failure: Failure, request: Request) -> None:
+    def _failed(self, failure: Failure, request: AdminRequest) -> None:
         if failure.check(CancelledError):
             return
         log.failure("while answering for --admin", failure, event="failure")

@@ -13,6 +13,7 @@ from typing import Any
 import OpenSSL
 import twisted
 from twisted.application.service import MultiService
+from twisted.logger import Logger
 
 from echod import __version__
 from echod.connection import REFUSED, Connection, Reason
@@ -35,6 +36,8 @@ from echod.snapshot import (
     Traffic,
 )
 from echod.sockets import printable
+
+log = Logger()
 
 NEWEST = 50
 """How many of the live connections are shown one by one."""
@@ -123,7 +126,7 @@ class Observation(MultiService):
             log_dropped=self.log_dropped(),
             process=this_process(),
             history=list(self.history.samples),
-            newest=[self._guest(*each) for each in self._connections.newest(NEWEST)],
+            newest=list(self._newest()),
         )
 
     def _traffic(self) -> Iterator[Traffic]:
@@ -153,6 +156,12 @@ class Observation(MultiService):
             connections.refusals.counts.total(),
             self.lag.take_worst(),
         )
+
+    def _newest(self) -> Iterator[Guest]:
+        for connection, seen in self._connections.newest(NEWEST):
+            # One that cannot be looked at must not hide all others, and the totals.
+            with log.failuresHandled("while looking at a connection"):
+                yield self._guest(connection, seen)
 
     def _guest(self, connection: Connection, seen: Seen) -> Guest:
         return Guest(

@@ -30,8 +30,11 @@ MOST_BODY_BYTES = 64 * 1024
 class AdminRequest(Request):
     """
     A request whose body is dropped as it comes.
+
+    @ivar gone: whether nobody waits for the answer any more.
     """
 
+    gone = False
     _body_bytes = 0
 
     def process(self) -> None:
@@ -56,6 +59,13 @@ class AdminRequest(Request):
         self._body_bytes += len(data)
         if self._body_bytes > MOST_BODY_BYTES:
             self.channel.transport.abortConnection()  # type: ignore[union-attr]  # it has one
+
+    def connectionLost(self, reason: Any) -> None:
+        """
+        The client has gone before it was answered.
+        """
+        self.gone = True
+        super().connectionLost(reason)
 
 
 class AdminChannel(HTTPChannel):

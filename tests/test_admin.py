@@ -262,6 +262,21 @@ class WaitingTests(AdminTestCase):
         self.assertEqual(cancelled, [self.snapshots])
         self.assertEqual(transport.value(), b"")
 
+    def test_gone_and_failed(self):
+        """
+        Nor when what was asked for fails because of that.
+        """
+
+        def fail(waiting):
+            waiting.errback(LookupError("gone"))
+
+        self.snapshots = Deferred(fail)
+        transport = self.connect()
+        transport.protocol.dataReceived(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        transport.protocol.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual(transport.value(), b"")
+        self.assertEqual(len(self.flushLoggedErrors()), 1)
+
     def test_failure(self):
         """
         A bug is logged, and told in one line without its details.

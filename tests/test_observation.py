@@ -31,6 +31,15 @@ class FakeListener:
         return f"{self.listener_name}:1"
 
 
+class NamelessConnection(FakeConnection):
+    """
+    A connection whose address is nonsense.
+    """
+
+    def peer(self):
+        raise RuntimeError("no address")
+
+
 class ObservationTests(SynchronousTestCase):
     """
     A process as it is seen from outside.
@@ -169,6 +178,18 @@ class ObservationTests(SynchronousTestCase):
         newest = self.observation.snapshot().newest
         self.assertEqual([each.connection for each in newest], list(range(NEWEST + 5, 5, -1)))
         self.assertEqual(newest[0], Guest(NEWEST + 5, "tcp", "192.0.2.7:40000", "open", 2.0, 0, {}))
+
+    def test_broken(self):
+        """
+        One that cannot be looked at is left out, and the rest is told.
+        """
+        self.connection()
+        broken = NamelessConnection()
+        self.connections.add(broken)
+        now = self.observation.snapshot()
+        self.assertEqual([each.connection for each in now.newest], [1])
+        self.assertEqual(self.traffic().connections, 2)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 2)
 
     def test_states(self):
         """
