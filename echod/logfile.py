@@ -20,14 +20,15 @@ class LogFile(Stream):
     """
     A file that is added to; the older ones are beside it, C{.1} being the newest.
 
-    @ivar path: its path.
+    @ivar path: its path, links resolved.
     """
 
     def __init__(self, path: str, rotate_bytes: int = ROTATE_BYTES):
         """
         @raise OSError: when it cannot be opened.
         """
-        self.path = os.path.abspath(path)
+        # Not a link such as /dev/stdout is to be moved, but the file that it leads to.
+        self.path = os.path.realpath(path)
         self._rotate_bytes = rotate_bytes
         super().__init__(self._open())
         # Such as /dev/null or a pipe are not to be moved, nor cut.

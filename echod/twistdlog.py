@@ -107,7 +107,7 @@ class TwistdLog:
         existed = self._twistd is None or os.path.exists(log_name(self._twistd))
         self.open()
         if self.file is not None and not existed:
-            os.unlink(os.path.realpath(self.file.path))
+            os.unlink(self.file.path)
 
     def run(self) -> None:
         """

@@ -18,7 +18,7 @@ class LogFileTestCase(SynchronousTestCase):
     """
 
     def setUp(self):
-        self.folder = os.path.abspath(self.mktemp())
+        self.folder = os.path.realpath(self.mktemp())
         os.mkdir(self.folder)
         self.path = os.path.join(self.folder, "log")
 
@@ -125,6 +125,21 @@ class RotateTests(LogFileTestCase):
             [b"d\n", b"c\n", b"b\n", b"a\n"],
         )
         self.assertEqual(stat.S_IMODE(os.stat(self.path).st_mode), 0o640)
+
+    def test_link(self):
+        """
+        Behind a link, it is the file that is moved.
+        """
+        os.mkdir(os.path.join(self.folder, "real"))
+        os.symlink("real/file", self.path)
+        file = self.open()
+        self.write(file, b"a\n")
+        file.rotate()
+        self.write(file, b"b\n")
+        self.assertEqual(self.names(), ["log", "real"])
+        self.assertTrue(os.path.islink(self.path))
+        with open(os.path.join(self.folder, "real", "file.1"), "rb") as old:
+            self.assertEqual((self.read(), old.read()), (b"b\n", b"a\n"))
 
     def test_size(self):
         """
