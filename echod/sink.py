@@ -2,8 +2,7 @@
 What stands between the daemon and its log: lines wait here, and a thread writes them.
 
 The rule of this room: nobody who is owed an echo waits for a log.  A pipe that nobody reads,
-a stopped terminal, a full disk or a slow one keep the thread alone; what does not fit in here
-meanwhile is dropped and counted, and the count is logged in the place of what is missing.
+a stopped terminal, a full disk or a slow one keep the thread alone.
 
 A thread, since no non-blocking write is had for a file, and what makes a pipe or a terminal
 non-blocking would make it so for the shell and all others who share it.
@@ -11,20 +10,16 @@ non-blocking would make it so for the shell and all others who share it.
 
 import signal
 import time
-from collections import deque
-from collections.abc import Callable
-from select import PIPE_BUF
+from collections.abc import Callable, Sequence
 from threading import Condition, RLock, Thread, get_ident
 
 from constantly import NamedConstant
 from twisted.logger import Logger
 
+from echod.backlog import Backlog
 from echod.destination import Destination, Record
 
 log = Logger()
-
-MOST_BYTES = 1 << 20
-"""How much may wait: about five thousand access records."""
 
 PAUSE_SECONDS = 0.02
 """
@@ -54,8 +49,6 @@ class Sink:
 
     Until the reactor runs, and again when it has stopped, each line is waited for, so that
     the last words of a process that ends are not lost; but for L{PATIENCE_SECONDS} only.
-
-    @ivar dropped: how many have been dropped.
     """
 
     def __init__(
@@ -70,7 +63,6 @@ class Sink:
             No thread would come with it, so until then there is none.
         @param start: starts a thread that calls what it is given.
         """
-        self.dropped = 0
         self._destination = destination
         self._threaded = not forks
         self._clock = clock
@@ -78,11 +70,7 @@ class Sink:
         self._patience = PATIENCE_SECONDS
         self._started = False
         self._writer = 0
-        self._lines: deque[Record] = deque()
-        self._bytes = 0
-        self._untold = 0
-        self._since = 0.0
-        self._reason = ""
+        self._backlog = Backlog(clock)
         self._failed = False
         self._rotation_asked = False
         self._hurried = False
@@ -91,19 +79,20 @@ class Sink:
         self._hurry = Condition(self._lock)
         self._settled = Condition(self._lock)
 
+    @property
+    def dropped(self) -> int:
+        """
+        How many lines have been dropped.
+        """
+        return self._backlog.dropped
+
     def put(self, level: NamedConstant, line: bytes) -> None:
         """
         Have a line written, or drop it.
         """
         with self._lock:
-            size = self._bytes + len(line)
-            # Once there was no room, there is none until there is plenty: so what is
-            # missing is missing in one place, and told in one line.
-            if self._untold or size > MOST_BYTES:
-                self._drop()
+            if not self._backlog.add(level, line):
                 return
-            self._lines.append((level, line))
-            self._bytes = size
             self._filled.notify()
             if self._threaded and not self._started:
                 self._start()
@@ -117,7 +106,7 @@ class Sink:
         with self._lock:
             self._threaded = True
             self._patience = 0
-            if self._lines and not self._started:
+            if self._backlog and not self._started:
                 self._start()
 
     def finish(self) -> None:
@@ -139,30 +128,12 @@ class Sink:
             if not self._started:
                 self._start()
 
-    def _drop(self) -> None:
-        if not self._untold:
-            self._since = self._clock()
-        self._untold += 1
-        self.dropped += 1
-
-    def _tell(self) -> None:
-        untold, self._untold = self._untold, 0
-        log.warn(
-            "{count} log records dropped in {seconds:.1f} s: {reason}",
-            event="log-dropped",
-            count=untold,
-            seconds=self._clock() - self._since,
-            reason=self._reason or "the log was not taken fast enough",
-            total=self.dropped,
-        )
-        self._reason = ""
-
     def _start(self) -> None:
         try:
             self._start_thread(self._write_on)
         except RuntimeError as error:
             # There are as many as may be; the next line tries again.
-            self._reason = str(error)
+            self._backlog.reason = str(error)
         else:
             self._started = True
 
@@ -184,7 +155,7 @@ class Sink:
             self._patience -= self._clock() - start
 
     def _has_work(self) -> bool:
-        return bool(self._lines) or self._rotation_asked
+        return bool(self._backlog) or self._rotation_asked
 
     def _write_on(self) -> None:
         # Signals are the reactor's.
@@ -208,9 +179,10 @@ class Sink:
         try:
             while batch := self._next():
                 self._destination.write(batch)
-                self._written(batch)
+                with self._lock:
+                    self._backlog.written()
         except OSError as error:
-            self._reason = error.strerror or str(error)
+            self._backlog.reason = error.strerror or str(error)
             self._settle(failed=True)
             return False
         finally:
@@ -218,30 +190,11 @@ class Sink:
         self._settle(failed=False)
         return True
 
-    def _next(self) -> list[Record]:
+    def _next(self) -> Sequence[Record]:
         if self._rotation_asked or self._destination.is_due():
             self._rotate()
-        batch: list[Record] = []
-        size = 0
         with self._lock:
-            for record in self._lines:
-                size += len(record[1])
-                # What is not longer goes into a pipe whole, whoever else writes to it
-                # (pipe(7)).
-                if batch and size > PIPE_BUF:
-                    break
-                batch.append(record)
-        return batch
-
-    def _written(self, batch: list[Record]) -> None:
-        with self._lock:
-            for _, line in batch:
-                self._lines.popleft()
-                self._bytes -= len(line)
-            if not self._untold:
-                self._reason = ""
-            elif self._bytes <= MOST_BYTES // 2:
-                self._tell()
+            return self._backlog.batch()
 
     def _settle(self, failed: bool) -> None:
         with self._lock:

@@ -26,9 +26,9 @@ FLOORS = {
         "whereabouts",
     },
     0: {
-        "connection", "connections", "credentials", "destination", "header", "keylog", "labels",
-        "limits", "logfile", "observers", "openssl", "options", "parameters", "refusals", "sink",
-        "sockets", "syslogger", "systemd", "values", "watch",
+        "backlog", "connection", "connections", "credentials", "destination", "header", "keylog",
+        "labels", "limits", "logfile", "observers", "openssl", "options", "parameters",
+        "refusals", "sink", "sockets", "syslogger", "systemd", "values", "watch",
     },
 }  # fmt: skip
 
@@ -80,7 +80,9 @@ SIDEWAYS = {
     ("syslogger", "sockets"),
     # Lines go into a sink, and from there to a place; a file and syslogd are such places.
     ("observers", "sink"),
+    ("sink", "backlog"),
     ("sink", "destination"),
+    ("backlog", "destination"),
     ("logfile", "destination"),
     ("syslogger", "destination"),
     # What an option is, and what a good value for it is.

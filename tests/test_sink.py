@@ -11,7 +11,8 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.sink import MOST_BYTES, PATIENCE_SECONDS, Sink
+from echod.backlog import MOST_BYTES
+from echod.sink import PATIENCE_SECONDS, Sink
 
 LINE = b"x" * 1023 + b"\n"
 
@@ -26,7 +27,7 @@ class Paper:
     """
 
     def __init__(self):
-        self.error = None
+        self.error = self.failed = None
         self.rotation_error = None
         self.batches = []
         self.due = False
@@ -37,9 +38,14 @@ class Paper:
         return [line for batch in self.batches for line in batch]
 
     def write(self, records):
+        batch = [line for _, line in records]
+        if self.failed not in (None, batch):
+            raise AssertionError("it was to be the same lines")
+        self.failed = None
         if self.error is not None:
+            self.failed = batch
             raise self.error
-        self.batches.append([line for _, line in records])
+        self.batches.append(batch)
 
     def is_due(self):
         return self.due
@@ -75,7 +81,7 @@ class SinkTestCase(SynchronousTestCase):
         return self.sink
 
     def hear(self, event):
-        if event.get("log_namespace") == "echod.sink":
+        if event.get("log_namespace") == "echod.backlog":
             self.told.append(event)
             self.sink.put(event["log_level"], f"told {event['count']}\n".encode())
 
@@ -115,13 +121,16 @@ class AtOnceTests(SinkTestCase):
 
     def test_batches(self):
         """
-        What waits is written in pieces that a pipe takes whole, and never a part of a line.
+        What waits is written in pieces that a pipe takes whole, and never a part of a line;
+        one that failed is given again as it was.
         """
         self.paper.error = full()
         self.put(LINE, LINE, LINE, LINE, b"short\n", LINE * 5)
         self.paper.error = None
         self.put(b"end\n")
-        self.assertEqual(self.paper.batches, [[LINE] * 4, [b"short\n"], [LINE * 5], [b"end\n"]])
+        self.assertEqual(
+            self.paper.batches, [[LINE], [LINE, LINE, LINE, b"short\n"], [LINE * 5], [b"end\n"]]
+        )
 
     def test_bound(self):
         """

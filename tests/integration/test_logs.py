@@ -233,10 +233,11 @@ class NotTakenTests(SynchronousTestCase):
             self.assertNotIn(b"log-dropped", text)
             daemon.stop()
 
-    def tmpfs(self, daemon: SocketDaemon) -> Callable[[str], Path]:
+    def tmpfs(self, daemon: SocketDaemon, output: str = "") -> Callable[[str], Path]:
         """
         Let the daemon start with a full disk of its own.
 
+        @param output: where its output goes, in the shell's words.
         @return: tells the path of a file there.
         """
         folder = daemon.directory / "disk"
@@ -247,7 +248,7 @@ class NotTakenTests(SynchronousTestCase):
             [*private, "sh", "-c", mount + "true", folder], capture_output=True
         ).returncode:
             raise SkipTest("nothing can be mounted here")
-        fill = 'head -c 2m /dev/zero >"$0/filler"; exec "$@"'
+        fill = 'head -c 2m /dev/zero >"$0/filler"; exec "$@" ' + output
         daemon.within = (*private, "sh", "-c", mount + fill, str(folder))
         return lambda name: Path(f"/proc/{daemon.pid}/root{folder}/{name}")
 
@@ -257,7 +258,21 @@ class NotTakenTests(SynchronousTestCase):
         how many records are missing, and nothing is torn.
         """
         daemon = SocketDaemon("--log-format", "json", before=("--logfile", "{}/disk/log"))
-        path = self.tmpfs(daemon)
+        self.full_disk(daemon, self.tmpfs(daemon))
+
+    def test_full_disk_behind_the_output(self) -> None:
+        """
+        The same for a file that the shell opened.
+        """
+        daemon = SocketDaemon("--log-format", "json")
+        self.full_disk(daemon, self.tmpfs(daemon, '>"$0/log"'))
+
+    def full_disk(self, daemon: SocketDaemon, path: Callable[[str], Path]) -> None:
+        """
+        Have a log on a full disk, make room, and look at what is there.
+
+        @param path: tells the path of a file on that disk.
+        """
 
         def text() -> str:
             # When there is room, it is soon rotated.
