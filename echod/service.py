@@ -186,6 +186,12 @@ def _prepare_tls(reactor: Any, options: Options, service: EchodService) -> None:
             service.key_log.warn()
     except BadCredentials as error:
         raise SystemExit(f"echod: --tls-{error.kind}: {printable(str(error))}") from None
+    except MemoryError:
+        # cffi's ffi.callback(), which pyOpenSSL uses; not for want of memory.
+        raise SystemExit(
+            "echod: several --tls-cert, --tls-alpn and --tls-keylog take memory that is both "
+            "written and executed; give the service MemoryDenyWriteExecute=no"
+        ) from None
     except OSError as error:
         raise SystemExit(
             f"echod: --tls-keylog '{printable(path)}': {error.strerror}; "

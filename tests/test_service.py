@@ -13,6 +13,7 @@ import sys
 import time
 
 import twisted.internet.reactor  # The tests stand in for one that is installed.
+from OpenSSL import SSL
 from twisted.application.service import (
     Application,
     IService,
@@ -221,6 +222,24 @@ class BuildTests(ServiceTestCase):
             self.refused("--tls-port", "0", "--tls-cert", path, "--tls-keylog", "no/such\n"),
             f"echod: --tls-keylog '{os.getcwd()}/no/such\\n': No such file or directory; "
             "give a file that can be written",
+        )
+
+    def test_no_memory_for_callbacks(self):
+        """
+        Where memory may not be both written and executed, what takes such memory is
+        refused in one line.
+        """
+
+        def forbidden(context, callback):
+            raise MemoryError("Cannot allocate write+execute memory for ffi.callback()")
+
+        self.patch(SSL.Context, "set_alpn_select_callback", forbidden)
+        made = make_certificate()
+        path = self.file(made.cert_pem + made.key_pem)
+        self.assertEqual(
+            self.refused("--tls-port", "0", "--tls-cert", path, "--tls-alpn", "echo"),
+            "echod: several --tls-cert, --tls-alpn and --tls-keylog take memory that is both "
+            "written and executed; give the service MemoryDenyWriteExecute=no",
         )
 
     def test_tls_policy(self):
