@@ -61,22 +61,27 @@ UNPRIVILEGED = (
 """For setpriv(1): C{--cap-drop ALL --security-opt no-new-privileges}."""
 
 
-def _can_be_done() -> None:
+def _can_be_done(directory: Path) -> None:
     """
+    @param directory: where the layers are to be kept.
     @raise SkipTest: when this user or machine cannot do what a container engine does.
     """
     for program in ("unshare", "nsenter", "setpriv", "ip"):
         if shutil.which(program) is None:
             raise SkipTest(f"{program} is not installed")
-    trial = ["unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork"]
-    script = (
-        'mount -t tmpfs none "$1" && mkdir "$1/up" "$1/work" "$1/root" && mount -t overlay overlay '
-        '-o "lowerdir=/,upperdir=$1/up,workdir=$1/work" "$1/root"'
-    )
+    folders = [directory / name for name in ("layer", "work", "root")]
+    for folder in folders:
+        folder.mkdir()
+    layer, work, root = folders
+    options = f"lowerdir=/,upperdir={layer},workdir={work}"
+    namespaces = ("--mount", "--pid", "--net", "--ipc", "--uts", "--fork")
     if subprocess.run(
-        [*trial, "sh", "-c", script, "sh", "/mnt"], capture_output=True, timeout=60
+        ["unshare", *namespaces, "sh", "-c", MOUNT, "sh", options, str(root)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=60,
     ).returncode:
-        raise SkipTest("namespaces and overlayfs are for root, on a kernel that has them")
+        raise SkipTest("namespaces and overlayfs are for root, on a system that has them")
 
 
 @dataclass
@@ -131,7 +136,7 @@ class Image:
         """
         @param directory: where the layers are kept.
         """
-        _can_be_done()
+        _can_be_done(directory)
         self._dockerfile = dockerfile
         self._context = context
         self._directory = directory
@@ -240,8 +245,6 @@ class Image:
 
     def _run(self, stage: Stage, command: Sequence[str]) -> None:
         work, root = self._directory / "work", self._directory / "root"
-        for folder in (work, root):
-            folder.mkdir(exist_ok=True)
         options = f"lowerdir=/,upperdir={stage.layer},workdir={work}"
         environment = build_environment()
         done = subprocess.run(

@@ -91,8 +91,6 @@ class Manifests(SynchronousTestCase):
 
     def options(self, folder: Path = FOLDER) -> Options:
         options = Options()
-        if "admin" not in options:
-            raise SkipTest("this echod has no --admin yet")
         options.parseOptions(self.container(folder)["args"])
         return options
 
@@ -319,7 +317,6 @@ class PodTests(Manifests):
         The probes find it well, at the pod's own address, and when the drain begins it is
         not ready and still alive.
         """
-        self.options()
         spec = self.container()
         with Container(image(), *spec["args"]) as pod:
             pod.give_address(POD_ADDRESS)
@@ -345,35 +342,26 @@ class PodTests(Manifests):
         and is let in, and who says nothing is not.
         """
         folder = self.overlay("proxy-protocol")
-        arguments = self.without_admin(folder)
+        arguments = self.container(folder)["args"]
         probe = self.container(folder)["startupProbe"]["exec"]["command"]
         with Container(image(), *arguments) as pod:
             self.assertEqual(pod.execute(*probe).returncode, 0)
             bare = pod.execute(*self.container()["startupProbe"]["exec"]["command"])
             self.assertNotEqual(bare.returncode, 0)
 
-    def without_admin(self, folder: Path) -> list[str]:
-        """
-        The arguments, but for that which this echod may not have yet.
-        """
-        arguments: list[str] = self.container(folder)["args"]
-        if "admin" in Options():
-            return arguments
-        return [each for each in arguments if not each.startswith("--admin")]
-
     def test_rotation(self) -> None:
         """
         A certificate that cert-manager renews is served without a restart, and of the key,
         which the pod's group may read, nothing is to be said.
         """
-        folder = self.overlay("tls")
+        built, folder = image(), self.overlay("tls")
         group = self.pod(folder)["securityContext"]["fsGroup"]
         [mount] = self.container(folder)["volumeMounts"]
         first, second = make_certificate(), make_certificate()
         secret = Secret(Path(self.mktemp()).resolve(), group)
         secret.write(first)
-        arguments = self.without_admin(folder)
-        with Container(image(), *arguments, mounts={mount["mountPath"]: secret.folder}) as pod:
+        arguments = self.container(folder)["args"]
+        with Container(built, *arguments, mounts={mount["mountPath"]: secret.folder}) as pod:
             check = ("echod-check", "--quiet", "--tls", "--ca", f"{mount['mountPath']}/tls.crt")
 
             def served() -> list[str]:

@@ -14,37 +14,36 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 from twisted.trial.unittest import SynchronousTestCase
+
+from echod.connection import Reason
+from echod.metrics import exposition
+from echod.snapshot import Snapshot
+from tests.snapshots import make_snapshot
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "deploy" / "prometheus" / "echod.rules.yaml"
 RULES_TESTS = ROOT / "tests" / "prometheus" / "echod.rules.test.yaml"
 DASHBOARD = ROOT / "deploy" / "grafana" / "echod.json"
 
-LISTENER = {"listener": "tcp"}
+Series = tuple[str, dict[str, str]]
+"""The name of a metric, and the labels of one of its series."""
 
-METRICS: dict[str, dict[str, str]] = {
-    "echod_connections": LISTENER,
-    "echod_max_connections": {},
-    "echod_connections_total": LISTENER,
-    "echod_closed_total": {**LISTENER, "reason": "client"},
-    "echod_refused_total": {**LISTENER, "reason": "rate"},
-    "echod_echoed_bytes_total": LISTENER,
-    "echod_connection_seconds_bucket": {"le": "+Inf"},
-    "echod_tls_handshakes_total": {"result": "ok", "version": "TLSv1.3"},
-    "echod_certificate_not_after_seconds": {"name": "echo.example"},
-    "echod_reactor_lag_seconds_bucket": {"le": "+Inf"},
-    "echod_log_dropped_total": {},
-    "echod_build_info": {"version": "0.1.0"},
-    "process_cpu_seconds_total": {},
-    "process_resident_memory_bytes": {},
-    "process_open_fds": {},
-    "process_max_fds": {},
-    "process_start_time_seconds": {},
-}
-"""What an instance exposes, with the labels of a series of it."""
 
-OTHERS: dict[str, dict[str, str]] = {"up": {}, "probe_success": {}}
+def exposed(*snapshots: Snapshot) -> list[Series]:
+    """
+    The series that a daemon with these snapshots exposes.
+    """
+    body, _ = exposition(snapshots, "")
+    return [
+        (sample.name, dict(sample.labels))
+        for family in text_string_to_metric_families(body.decode())
+        for sample in family.samples
+    ]
+
+
+OTHERS: list[Series] = [("up", {}), ("probe_success", {})]
 """What Prometheus and its blackbox exporter make themselves."""
 
 EVERYWHERE = {"job": "echod", "instance": "a"}
@@ -71,6 +70,16 @@ def asked_for(query: str) -> tuple[set[str], set[str]]:
     query = re.sub(r"\[[^\]]*\]|\"[^\"]*\"", " ", _SELECTOR.sub(" ", query))
     names = set(re.findall(r"\b([a-z]\w*)\b(?!\s*\()", query)) - _WORDS
     return names, labels
+
+
+def known() -> dict[str, set[str]]:
+    """
+    The metrics that there are, each with the labels that it has.
+    """
+    labels: dict[str, set[str]] = {}
+    for name, has in [*exposed(make_snapshot()), *OTHERS]:
+        labels.setdefault(name, {*EVERYWHERE, "worker"}).update(has)
+    return labels
 
 
 def promtool(*arguments: str) -> str:
@@ -115,13 +124,22 @@ class RulesTests(SynchronousTestCase):
         """
         No alert waits for a metric or a label that never comes.
         """
-        known = METRICS | OTHERS
+        metrics = known()
         for alert, rule in self.alerts.items():
             names, labels = asked_for(rule["expr"])
-            self.assertEqual((alert, names - known.keys()), (alert, set()))
+            self.assertEqual((alert, names - metrics.keys()), (alert, set()))
             self.assertTrue(names, alert)
-            had = {"job", "instance", "worker"}.union(*(known[name] for name in names))
+            had = set().union(*(metrics[name] for name in names))
             self.assertEqual((alert, labels - had), (alert, set()))
+
+    def test_reasons(self) -> None:
+        """
+        The reasons that alerts tell apart are reasons that there are.
+        """
+        text = RULES.read_text()
+        asked = re.findall(r'\breason(?:=~|!~|!=|=)"([^"]*)"', text)
+        self.assertLessEqual({word for each in asked for word in each.split("|")}, set(Reason))
+        self.assertEqual(len(asked), len(re.findall(r"\breason[=!]", text)))
 
     def test_words(self) -> None:
         """
@@ -213,11 +231,11 @@ class DashboardTests(SynchronousTestCase):
         No panel asks for a metric or a label that there is not, and none forgets to ask
         for the chosen job and instance alone.
         """
-        known = METRICS | OTHERS
+        metrics = known()
         for title, query in self.queries():
             names, labels = asked_for(query)
-            self.assertEqual((title, names - known.keys()), (title, set()))
-            had = {"job", "instance", "worker"}.union(*(known[name] for name in names))
+            self.assertEqual((title, names - metrics.keys()), (title, set()))
+            had = set().union(*(metrics[name] for name in names))
             self.assertEqual((title, labels - had), (title, set()))
             chosen = query.count('{job=~"echod|other", instance=~".*"')
             self.assertEqual((title, chosen), (title, len(_SELECTOR.findall(query))))
@@ -263,7 +281,7 @@ class DashboardTests(SynchronousTestCase):
         self.assertEqual(variables["datasource"]["query"], "prometheus")
         for name in ("job", "instance"):
             [metric] = re.findall(r"label_values\((\w+)", variables[name]["definition"])
-            self.assertIn(metric, METRICS)
+            self.assertIn(metric, known())
         found = re.findall(r'"uid": *"([^"]*)"', DASHBOARD.read_text())
         self.assertEqual(set(found), {"${datasource}", self.board["uid"]})
         self.assertEqual(found.count(self.board["uid"]), 1)
@@ -273,14 +291,11 @@ class DashboardTests(SynchronousTestCase):
         From an instance that exposes everything, with one process or with workers, each
         query has an answer.
         """
-        for workers in ([{}], [{"worker": "0"}, {"worker": "1"}]):
+        for workers in ((None,), ("0", "1")):
+            shown = exposed(*(make_snapshot(worker=worker) for worker in workers))
             test = {
                 "interval": "1m",
-                "input_series": [
-                    series(name, {**labels, **worker})
-                    for name, labels in (METRICS | OTHERS).items()
-                    for worker in workers
-                ],
+                "input_series": [series(*each) for each in [*shown, *OTHERS]],
                 "promql_expr_test": [
                     {
                         "expr": f"count({query}) > bool 0",
