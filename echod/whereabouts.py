@@ -2,10 +2,9 @@
 Where twistd's own options would have the daemon live: C{--chroot}, C{--rundir}, C{--pidfile}.
 
 The rule of this room: twistd goes there by itself, after the daemon has been built; what it
-would stumble over with a traceback is told here, in one line.
+would stumble over with a traceback is told here, in one line, and nothing is left behind.
 """
 
-import errno
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,9 +12,30 @@ from typing import Any
 from echod.sockets import printable
 
 
-def check_whereabouts(
-    twistd: Mapping[str, Any] | None, access: Callable[[str, int], bool] = os.access
-) -> None:
+def enter(folder: str) -> None:
+    """
+    Find out whether a directory can be gone to.
+    """
+    os.stat(f"{folder}/.")
+
+
+def write(path: str) -> None:
+    """
+    Find out whether a file can be written; there may be no room for it, too.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        # twistd has looked at that one, and has found it no obstacle.
+        return
+    try:
+        os.write(descriptor, b"%d" % os.getpid())
+    finally:
+        os.close(descriptor)
+        os.unlink(path)
+
+
+def check_whereabouts(twistd: Mapping[str, Any] | None) -> None:
     """
     Find out whether twistd can go where it is told to.
 
@@ -25,23 +45,17 @@ def check_whereabouts(
     if twistd is None:
         return
     root = twistd["chroot"]
-
-    def check(option: str, folder: str, mode: int, way_out: str) -> None:
-        where = folder if root is None or option == "chroot" else f"{root}/{folder}"
-        if not os.path.exists(where):
-            reason = errno.ENOENT
-        elif not os.path.isdir(where):
-            reason = errno.ENOTDIR
-        elif not access(where, mode):
-            reason = errno.EACCES
-        else:
-            return
-        value = printable(twistd[option])
-        raise SystemExit(f"twistd: --{option} '{value}': {os.strerror(reason)}; {way_out}")
-
-    if root is not None:
-        check("chroot", root, os.X_OK, "give a directory")
-    check("rundir", twistd["rundir"], os.X_OK, "give a directory")
-    if pidfile := twistd["pidfile"]:
-        folder = os.path.dirname(pidfile)
-        check("pidfile", folder, os.W_OK | os.X_OK, "give a file that can be written")
+    steps: tuple[tuple[str, Callable[[str], None], str], ...] = (
+        ("chroot", enter, "give a directory"),
+        ("rundir", enter, "give a directory"),
+        ("pidfile", write, "give a file that can be written"),
+    )
+    for option, look, way_out in steps:
+        if not twistd[option]:
+            continue
+        under = "" if root is None or option == "chroot" else f"{root}/"
+        try:
+            look(under + twistd[option])
+        except OSError as error:
+            value = printable(twistd[option])
+            raise SystemExit(f"twistd: --{option} '{value}': {error.strerror}; {way_out}") from None

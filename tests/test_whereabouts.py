@@ -21,13 +21,13 @@ class CheckWhereaboutsTests(SynchronousTestCase):
         with open(self.file, "w"):
             pass
 
-    def complaint(self, chroot=None, rundir=".", pidfile="", access=os.access):
+    def complaint(self, chroot=None, rundir=".", pidfile=""):
         """
         What is said about these, C{None} if nothing.
         """
         given = {"chroot": chroot, "rundir": rundir, "pidfile": pidfile}
         try:
-            check_whereabouts(given, access)
+            check_whereabouts(given)
         except SystemExit as end:
             return end.code
         return None
@@ -72,15 +72,17 @@ class CheckWhereaboutsTests(SynchronousTestCase):
         """
         self.assertIn("'\\x1b[2J'", self.complaint(rundir="\x1b[2J"))
 
-    def test_forbidden(self):
+    def test_nothing_left(self):
         """
-        A directory that may not be written is no place for a pidfile.
+        No file is made for good, and one that is there keeps what it holds.
         """
-        complaint = self.complaint(
-            pidfile=self.file, access=lambda folder, mode: not mode & os.W_OK
-        )
-        self.assertIn("--pidfile", complaint)
-        self.assertIn("Permission denied", complaint)
+        self.complaint(pidfile=f"{self.folder}/pid")
+        self.assertEqual(os.listdir(self.folder), ["file"])
+        with open(self.file, "w") as file:
+            file.write("862")
+        self.assertIsNone(self.complaint(pidfile=self.file))
+        with open(self.file) as file:
+            self.assertEqual(file.read(), "862")
 
     def test_in_a_new_root(self):
         """
