@@ -13,6 +13,7 @@ from unittest import SkipTest
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.certificates import make_certificate
 from tests.integration.support import (
     LOOPBACK,
     REACTOR,
@@ -89,6 +90,21 @@ class BurstTests(SynchronousTestCase):
             wait_until(lambda: daemon.log.count("bytes echoed in") == self.clients, "the records")
 
 
+class Beset(Daemon):
+    """
+    A daemon with a certificate, in whose log Twisted may tell that its reserve is lost.
+    """
+
+    def start(self) -> None:
+        made = make_certificate()
+        (self.directory / "pem").write_bytes(made.cert_pem + made.key_pem)
+        super().start()
+
+    def _look_for_trouble(self) -> None:
+        if self.log.count("Traceback") != self.log.count("Could not reserve EMFILE"):
+            super()._look_for_trouble()
+
+
 class FullTests(SynchronousTestCase):
     """
     A daemon that has no descriptor left (EMFILE, accept(2)).
@@ -147,6 +163,37 @@ class FullTests(SynchronousTestCase):
                 # With the others it is Twisted's own port that accepts, and says more.
                 self.assertGreaterEqual(len(lines), 2)
                 self.assertLessEqual(len(lines), took + 1)
+
+    def test_nothing_in_reserve(self) -> None:
+        """
+        With a bound below what is open, nobody can be accepted nor turned away: those who are
+        in go on, those who wait cost nothing, certificates stay what they are, and all is well
+        when there is room again.
+        """
+        if REACTOR not in ("", "echod"):
+            raise SkipTest("with the others it is Twisted's own port that accepts")
+        with Beset(*LOOPBACK, "--tls-port", "0", "--tls-cert", "{}/pem") as daemon:
+            address = daemon.address()
+            served = self.come(address)
+            self.assertTrue(self.is_served(served))
+            _, most = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
+            resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (3, most))
+            before = daemon.cpu()
+            waiting = [self.come(address) for _ in range(5)]
+            wait_until(lambda: "cannot accept: Too many open files" in daemon.log, "the shortage")
+            daemon.signal(signal.SIGHUP)
+            wait_until(lambda: "cannot reload --tls-cert" in daemon.log, "the complaint")
+            for _ in range(10):
+                self.assertTrue(self.is_served(served))
+                time.sleep(0.1)
+            cpu = daemon.cpu() - before
+            show(f"nobody to be accepted nor turned away: {cpu * 1000:.0f} ms of CPU in 1 s")
+            self.assertLess(cpu, 0.3)
+            resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (most, most))
+            # One of them was turned away with the descriptor in reserve, before it was lost.
+            self.assertGreaterEqual(sum(map(self.is_served, waiting)), len(waiting) - 1)
+            daemon.signal(signal.SIGHUP)
+            wait_until(lambda: daemon.log.count("certificate for") > 1, "the reload")
 
     def come(self, address: str) -> socket.socket:
         client = connect(address)
