@@ -160,7 +160,7 @@ class Observation(MultiService):
     def _newest(self) -> Iterator[Guest]:
         for connection, seen in self._connections.newest(NEWEST):
             # One that cannot be looked at must not hide all others, and the totals.
-            with log.failuresHandled("while looking at a connection"):
+            with log.failuresHandled("while looking at a connection", event="failure"):
                 yield self._guest(connection, seen)
 
     def _guest(self, connection: Connection, seen: Seen) -> Guest:
