@@ -40,7 +40,7 @@ class InheritedSocket:
 
     def family(self) -> int:
         """
-        Its address family, as L{socket} has it.
+        Its address family, as C{socket} has it.
 
         @raise ValueError: when it is not a listening stream socket.
         """

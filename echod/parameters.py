@@ -34,7 +34,7 @@ def parameter(
     long: str, short: str | None, default: object, help: str, coerce: Callable[[str], object]
 ) -> list[object]:
     """
-    A line of C{optParameters}, as L{twisted.python.usage.Options} takes it.
+    A line of C{optParameters}, as C{twisted.python.usage.Options} takes it.
     """
     return [long, short, default, help, lambda text: named(long, text, coerce)]
 
