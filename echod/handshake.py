@@ -35,11 +35,10 @@ def has_said_hello(connection: SSL.Connection | None) -> bool:
 
 def version(connection: SSL.Connection | None) -> str:
     """
-    The version that was agreed on, such as C{TLSv1.3}; nothing before the handshake's end.
+    The version that was agreed on, such as C{TLSv1.3}; to be asked for after the handshake,
+    since before its end it is the one that was hoped for.
     """
-    if connection is None or not is_complete(connection):
-        return ""
-    return connection.get_protocol_version_name()
+    return "" if connection is None else connection.get_protocol_version_name()
 
 
 def agreed(connection: SSL.Connection | None) -> dict[str, str]:

@@ -18,7 +18,14 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from echod.connection import Reason, reason_of
-from echod.handshake import agreed, failure_text, has_outlived_client, has_said_hello, version
+from echod.handshake import (
+    agreed,
+    failure_text,
+    has_outlived_client,
+    has_said_hello,
+    is_complete,
+    version,
+)
 from echod.proxy import ProxyHeader
 from echod.sockets import address_text, unread, unsent
 from echod.surroundings import Listener, StreamTransport
@@ -176,7 +183,9 @@ class Echo(Protocol):
             return
         if why is Reason.HANDSHAKE:
             handshakes = factory.connections.totals.handshakes
-            handshakes["failed", version(self.transport.getHandle())] += 1
+            handle = self.transport.getHandle()
+            known = handle is not None and is_complete(handle)
+            handshakes["failed", version(handle) if known else ""] += 1
         if factory.admission.counts_clients:
             factory.admission.leave(self.client)
 

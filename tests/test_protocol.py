@@ -405,6 +405,7 @@ class HandshakeTests(ProtocolTestCase):
         begun = Handshake(served_by(own), client_context())
         begun.step()
         tls_error = SSL.Error([("", "", "wrong version number")])
+        complete = shake_hands(served_by(own), client_context("TLSv1.3"))
         for hands, begin, error, expected in (
             (silent, None, ConnectionDone(), {}),
             (silent, None, ConnectionLost(), {}),
@@ -412,6 +413,7 @@ class HandshakeTests(ProtocolTestCase):
             (silent, Echo.overdue, ConnectionAborted(), {("failed", ""): 1}),
             (begun, None, ConnectionDone(), {("failed", ""): 1}),
             (begun, None, ConnectionLost(), {("failed", ""): 1}),
+            (complete, Echo.overdue, ConnectionAborted(), {("failed", "TLSv1.3"): 1}),
             (begun, lambda echo: echo.finish(Reason.DRAIN), ConnectionAborted(), {}),
         ):
             echo, transport = self.connect()
