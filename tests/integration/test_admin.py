@@ -176,8 +176,8 @@ class CountTests(SynchronousTestCase):
             self.assertLess(abs(memory - daemon.rss()), 8 << 20)
             with daemon.connect() as client:
                 echo(client, b"x")
-                more = samples(daemon)
-            self.assertEqual(more["process_open_fds",], now["process_open_fds",] + 1)
+                more = now["process_open_fds",] + 1
+                wait_until(lambda: samples(daemon)["process_open_fds",] == more, "one more")
 
 
 def _late(daemon: Daemon) -> float:
