@@ -65,7 +65,7 @@ class ClockTests(SynchronousTestCase):
     A clock that is set while the daemon runs (libfaketime).
     """
 
-    idle_seconds = 1.0
+    idle_seconds = 0.5
     jumps = {"+1h": 3600, "-1h": -3600, "+1d": 86400, "-1d": -86400}
 
     def daemon(self, reactor: str = "") -> Daemon:
@@ -158,6 +158,7 @@ class ClockTests(SynchronousTestCase):
                 while True:
                     client.send(bytes(65536))
             daemon.signal(signal.SIGTERM)
+            wait_until(lambda: "Closed)" in daemon.log, "the drain")
             self.set(daemon, "-1d")
             self.assertLess(daemon.wait(), 5.0)
             self.assertIn("0 connections finished, 1 aborted", daemon.log)

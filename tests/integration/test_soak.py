@@ -241,7 +241,7 @@ class SoakTests(SynchronousTestCase):
     The soak itself.
     """
 
-    seconds = 8.0
+    seconds = 5.0
 
     def judged(self, address: tuple[str, int], seconds: float) -> Soak:
         listeners = {"plain": Listener(address, header=lambda rng: b"")}
@@ -255,7 +255,7 @@ class SoakTests(SynchronousTestCase):
         """
         with Stock("echo") as server:
             host, _, port = server.address().rpartition(":")
-            tally = self.judged((host, int(port)), 2.0).tally
+            tally = self.judged((host, int(port)), 1.0).tally
         self.assertEqual(tally.corrupt, 0)
         self.assertGreater(tally.ends["LOST"], 0)
         self.assertEqual(len(tally.bad), tally.ends["LOST"])
