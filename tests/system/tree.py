@@ -22,7 +22,9 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-SUITE = "bookworm"
+ASKED = os.environ.get("ECHOD_TEST_SYSTEM", "")
+
+SUITE = ASKED if ASKED.isalpha() else "bookworm"
 RECIPE = ("--variant=minbase", "--include=systemd,systemd-sysv,dbus,python3,python3-venv")
 
 # Debian's servers may be slow, and must not be waited for for ever.
@@ -35,7 +37,7 @@ def missing() -> str | None:
     """
     Why there can be no such system here; C{None} when there can.
     """
-    if not os.environ.get("ECHOD_TEST_SYSTEM"):
+    if not ASKED:
         return "boots a Debian of its own: set ECHOD_TEST_SYSTEM=1, as root, to run it"
     if os.geteuid() != 0:
         return "needs root"
@@ -94,6 +96,7 @@ def run(*command: str, seconds: float = MOST_SECONDS) -> str:
     return done.stdout
 
 
+@functools.cache
 def tree() -> tuple[Path, str]:
     """
     The folder with the Debian.
