@@ -15,6 +15,7 @@ from twisted.internet import tcp, unix
 from twisted.logger import Logger
 
 from echod.transport import EagerTransport
+from echod.turns import STEP_BACK_SECONDS, Turns
 from echod.unix_transport import EagerUNIXTransport
 
 log = Logger()
@@ -31,6 +32,8 @@ class _EagerAccepting:
     The accepting half of a port, mixed into Twisted's own.
     """
 
+    turns: Turns | None = None
+    _rests = False
     _shed = 0
     _shedLogged = float("-inf")
 
@@ -38,6 +41,50 @@ class _EagerAccepting:
         """
         Accept those who wait, up to C{numberAccepts} of them.
         """
+        turns = self.turns
+        if turns is None:
+            self._accept()
+            return
+        allowance = turns.allowance()
+        if allowance:
+            self.numberAccepts = min(self.numberAccepts, allowance)
+            self._accept()
+        if self._rests or not self._isOpen():
+            return
+        if turns.is_ahead():
+            self._rest(STEP_BACK_SECONDS)
+        else:
+            self.reactor.queueReader(self)
+
+    def lookAgain(self: Any) -> None:
+        """
+        Accept whom another process was woken for, and then did not accept.
+        """
+        if self._isOpen() and not self._rests:
+            # Who joins the queue is woken if somebody waits.
+            self.reactor.queueReader(self)
+
+    def _isOpen(self: Any) -> bool:
+        return self.connected and not self.disconnecting
+
+    def _rest(self: Any, seconds: float) -> None:
+        self._rests = True
+        self.stopReading()
+        self.reactor.callLater(seconds, self._goOn)
+
+    def _goOn(self: Any) -> None:
+        if not self._isOpen():
+            return
+        if self.turns is None:
+            self._rests = False
+            self.startReading()
+        elif not self.turns.allowance():
+            self.reactor.callLater(STEP_BACK_SECONDS, self._goOn)
+        else:
+            self._rests = False
+            self.reactor.queueReader(self)
+
+    def _accept(self: Any) -> None:
         accept = self.socket.accept
         most = self.numberAccepts
         for accepted in range(most):
@@ -93,13 +140,8 @@ class _EagerAccepting:
             )
             self._shed = 0
         if not shed:
-            self.stopReading()
-            self.reactor.callLater(REST_SECONDS, self._go_on)
+            self._rest(REST_SECONDS)
         return bool(shed)
-
-    def _go_on(self: Any) -> None:
-        if self.connected and not self.disconnecting:
-            self.startReading()
 
     def _shed_one(self: Any) -> bool:
         """
@@ -128,6 +170,8 @@ class EagerPort(_EagerAccepting, tcp.Port):
     A listening TCP port.
     """
 
+    # close(2) is enough, and leaves the socket to other processes that have it.
+    _shouldShutdown = False
     transport = EagerTransport
     numberAccepts = 100
 
@@ -137,6 +181,7 @@ class EagerUNIXPort(_EagerAccepting, unix.Port):
     A listening UNIX socket.
     """
 
+    _shouldShutdown = False
     transport = EagerUNIXTransport
 
 
@@ -146,7 +191,6 @@ class BorrowedUNIXPort(EagerUNIXPort):
     when the port closes, and its permissions and the length of its queue are as they were.
     """
 
-    _shouldShutdown = False
     numberAccepts = 100
 
     def startListening(self: Any) -> None:
@@ -165,6 +209,16 @@ class BorrowedUNIXPort(EagerUNIXPort):
         Close our descriptor of it, and no more.
         """
         tcp.Port.connectionLost(self, reason)
+
+
+def take_turns(port: Any, turns: Turns) -> None:
+    """
+    Let a port accept in turn with those of other processes on the same socket, where the
+    reactor knows how; elsewhere, whoever comes first accepts.
+    """
+    if isinstance(port, EagerPort | EagerUNIXPort) and hasattr(port.reactor, "queueReader"):
+        port.turns = turns
+        port.reactor.queueReader(port)
 
 
 def make_eager(port: object) -> None:

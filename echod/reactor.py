@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from select import EPOLLIN
+from select import EPOLLEXCLUSIVE, EPOLLIN
 from typing import Any
 
 from twisted.internet.epollreactor import EPollReactor
@@ -90,6 +90,18 @@ class EagerReactor(EPollReactor):
             log.failure("while ending a connection", event="failure")
 
     doIteration = doPoll
+
+    def queueReader(self, reader: Any) -> None:
+        """
+        Let a port stand last in the kernel's queue of those, in several processes, who wait
+        for the same socket, and of whom one is woken for each client (C{EPOLLEXCLUSIVE},
+        epoll_ctl(2)).  Left where it stands, the first one would be woken each time.
+        """
+        self.removeReader(reader)
+        fileno = reader.fileno()
+        self._poller.register(fileno, EPOLLIN | EPOLLEXCLUSIVE)
+        self._reads.add(fileno)
+        self._selectables[fileno] = reader
 
     def listenTCP(
         self, port: Any, factory: Any, backlog: int = 50, interface: str = ""

@@ -41,6 +41,12 @@ FLOORS[0] |= {
     *("totals",),
 }
 
+# The daemon in several processes.
+FLOORS[4] |= {"parent", "worker"}
+FLOORS[3] |= {"workers"}
+FLOORS[1] |= {"child", "command", "prelude"}
+FLOORS[0] |= {"assignment", "lifeline", "turns"}
+
 # The client, echod-check.
 FLOORS[5] |= {"check"}
 FLOORS[4] |= {"check_command"}
@@ -71,6 +77,11 @@ SIDEWAYS = {
     ("admin", "listener"),
     # A snapshot tells where the listeners are bound.
     ("observation", "listener"),
+    # The parent of workers, and each of them, is the daemon, but for what makes it one.
+    ("parent", "daemon"),
+    ("worker", "daemon"),
+    # A worker that cannot start ends the start, as a listener that cannot bind does.
+    ("workers", "listener"),
     # What the operator typed is shown as carefully as what a peer sent.
     ("options", "sockets"),
     ("parameters", "sockets"),

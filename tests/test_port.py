@@ -17,8 +17,9 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
-from echod.port import REST_SECONDS, EagerPort, EagerUNIXPort, make_eager
+from echod.port import REST_SECONDS, EagerPort, EagerUNIXPort, make_eager, take_turns
 from echod.transport import EagerTransport
+from echod.turns import STEP_BACK_SECONDS
 from echod.unix_transport import EagerUNIXTransport
 from tests.pairs import PairTestCase, Recorder
 
@@ -139,6 +140,170 @@ class PortTestCase(PairTestCase):
         What the operator is warned of among these log events.
         """
         return [formatEvent(event) for event in events if event["log_level"] >= LogLevel.warn]
+
+
+class ScriptedTurns:
+    """
+    Turns as the test has them.
+
+    @ivar ahead: whether others should accept.
+    @ivar allowed: how many may be accepted at once.
+    """
+
+    def __init__(self):
+        self.ahead = False
+        self.allowed = 4
+
+    def is_ahead(self):
+        return self.ahead
+
+    def allowance(self):
+        return self.allowed
+
+
+class TurnsTests(PortTestCase):
+    """
+    A port that accepts in turn with others.
+    """
+
+    def setUp(self):
+        super().setUp()
+        self.queued = []
+        self.reactor.queueReader = self.queue
+        self.port = EagerPort(0, self.factory, 50, "127.0.0.1", self.reactor)
+        self.port.startListening()
+        self.addCleanup(lambda: self.port.connected and self.port.connectionLost(None))
+        self.addCleanup(lambda: [each.socket.close() for each in self.connections()])
+        self.turns = ScriptedTurns()
+        take_turns(self.port, self.turns)
+
+    def queue(self, port):
+        self.queued.append(port)
+        self.reactor.addReader(port)
+
+    def reads(self):
+        return self.port in self.reactor.getReaders()
+
+    def come(self, number):
+        clients = [socket.create_connection(self.port.socket.getsockname()) for _ in range(number)]
+        for client in clients:
+            self.addCleanup(client.close)
+
+    def test_queue(self):
+        """
+        It stands last in the queue from the start on, and after each turn of its own.
+        """
+        self.assertEqual(self.queued, [self.port])
+        self.come(1)
+        self.reactor.turn()
+        self.assertEqual((len(self.connections()), len(self.queued)), (1, 2))
+
+    def test_a_few_at_once(self):
+        """
+        However many wait, a turn accepts a few of them.
+        """
+        self.come(10)
+        counts = []
+        for _ in range(3):
+            self.port.doRead()
+            counts.append(len(self.connections()))
+        self.assertEqual(counts, [4, 8, 10])
+
+    def test_ahead(self):
+        """
+        One that is ahead steps back for a moment, and goes on then, whatever the others do.
+        """
+        self.turns.ahead = True
+        self.come(1)
+        self.reactor.turn()
+        self.assertEqual((len(self.connections()), self.reads()), (1, False))
+        self.come(1)
+        self.reactor.advance(STEP_BACK_SECONDS / 2)
+        self.assertFalse(self.reads())
+        self.reactor.advance(STEP_BACK_SECONDS / 2)
+        self.assertTrue(self.reads())
+        self.reactor.turn()
+        self.assertEqual(len(self.connections()), 2)
+
+    def test_full(self):
+        """
+        One that has no room accepts nobody, and stays back until it has some, or nobody has.
+        """
+        self.turns.ahead, self.turns.allowed = True, 0
+        self.come(1)
+        self.reactor.turn()
+        for _ in range(5):
+            self.reactor.advance(STEP_BACK_SECONDS)
+            self.assertEqual((self.reads(), self.connections()), (False, []))
+        self.turns.allowed = 1
+        self.reactor.advance(STEP_BACK_SECONDS)
+        self.assertTrue(self.reads())
+        self.reactor.turn()
+        self.assertEqual(len(self.connections()), 1)
+
+    def test_look_again(self):
+        """
+        One that stands in the queue can be asked to look whether somebody waits; one that has
+        stepped back, or is closed, is not.
+        """
+        self.queued.clear()
+        self.port.lookAgain()
+        self.assertEqual(self.queued, [self.port])
+        self.turns.ahead = True
+        self.come(1)
+        self.reactor.turn()
+        self.port.lookAgain()
+        self.assertEqual(self.queued, [self.port])
+        self.reactor.advance(STEP_BACK_SECONDS)
+        self.port.lookAgain()
+        self.assertEqual(len(self.queued), 3)
+        self.port.stopListening()
+        self.port.lookAgain()
+        self.assertEqual(len(self.queued), 3)
+
+    def test_closed(self):
+        """
+        One that is closed does not come back.
+        """
+        self.turns.ahead = True
+        self.come(1)
+        self.reactor.turn()
+        self.port.stopListening()
+        self.queued.clear()
+        self.reactor.advance(STEP_BACK_SECONDS)
+        self.assertEqual(self.queued, [])
+
+    def test_last_clients(self):
+        """
+        While it closes it takes who waits, and queues no more.
+        """
+        self.come(1)
+        self.port.stopListening()
+        self.queued.clear()
+        self.port.doRead()
+        self.assertEqual((len(self.connections()), self.queued), (1, []))
+
+    def test_other_reactors(self):
+        """
+        On a reactor that knows no queue, and for other ports, nothing changes.
+        """
+        del self.reactor.queueReader
+        other = self.tcp_port()
+        for port in (other, tcp.Port(0, self.factory, reactor=self.reactor)):
+            take_turns(port, self.turns)
+            self.assertIsNone(getattr(port, "turns", None))
+
+    def test_shared(self):
+        """
+        When it closes, others still accept from its socket.
+        """
+        with self.port.socket.dup() as same:
+            self.port.stopListening()
+            self.reactor.turn()
+            self.assertFalse(self.port.connected)
+            same.setblocking(True)
+            with socket.create_connection(same.getsockname()):
+                same.accept()[0].close()
 
 
 class AcceptTests(PortTestCase):

@@ -513,3 +513,33 @@ class ListeningTests(ReactorTestCase):
             UnsupportedAddressFamily, self.reactor.adoptStreamPort, 0, -1, self.factory
         )
         self.assertEqual(error.args, (-1,))
+
+
+class QueueTests(ReactorTestCase):
+    """
+    A port that waits for its socket in turn with those of other processes.
+    """
+
+    def test_waits(self):
+        """
+        A port that stands in the queue is called when a client comes, and can be taken away
+        and closed as any other.
+        """
+        factory = Factory.forProtocol(Recorder)
+        factory.noisy = False
+        port = self.reactor.listenTCP(0, factory, interface="127.0.0.1")
+        self.reactor.queueReader(port)
+        self.assertIn(port, self.reactor.getReaders())
+        with socket.create_connection(port.socket.getsockname()):
+            self.until(lambda: port.sessionno)
+        for transport in self.reactor.getReaders():
+            if transport is not port and isinstance(transport, EagerTransport):
+                transport.connectionLost(Failure(ConnectionDone()))
+        self.reactor.removeReader(port)
+        self.assertEqual(self.reactor.getReaders().count(port), 0)
+        self.reactor.queueReader(port)
+        self.reactor.queueReader(port)
+        self.assertEqual(self.reactor.getReaders().count(port), 1)
+        port.stopListening()
+        self.until(lambda: not port.connected)
+        self.assertNotIn(port, self.reactor.getReaders())

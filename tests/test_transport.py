@@ -912,6 +912,7 @@ class PrivateNamesTests(SynchronousTestCase):
         "_postLoseConnection": "FileDescriptor Server",
         "_realPortNumber": "Port",
         "_reservedFD": "tcp",
+        "_reads": "EPollReactor",
         "_selectables": "EPollReactor",
         "_sendmsgQueue": "unix.Server",
         "_shouldShutdown": "Server",

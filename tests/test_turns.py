@@ -1,0 +1,137 @@
+"""
+Whose turn it is.
+"""
+
+import os
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod.turns import ABSENT, LEAD, MOST_AT_ONCE, Table, Turns, make_table
+
+
+class TurnsTestCase(SynchronousTestCase):
+    """
+    Three processes that share a table.
+
+    @ivar numbers: how many connections each has.
+    """
+
+    most = 100
+
+    def setUp(self):
+        descriptor = make_table(3)
+        self.numbers = [0, 0, 0]
+        # Each process has a mapping of its own.
+        self.tables = [Table(descriptor, 3) for _ in self.numbers]
+        self.turns = [
+            Turns(table, place, self.most, lambda place=place: self.numbers[place])
+            for place, table in enumerate(self.tables)
+        ]
+        os.close(descriptor)
+
+    def publish(self, *numbers):
+        self.numbers = list(numbers)
+        for turns in self.turns:
+            turns.publish()
+
+
+class AheadTests(TurnsTestCase):
+    """
+    Who steps back.
+    """
+
+    def ahead(self, *numbers):
+        self.publish(*numbers)
+        return [turns.is_ahead() for turns in self.turns]
+
+    def test_few(self):
+        """
+        With a few connections each, nobody does.
+        """
+        self.assertEqual(self.ahead(0, LEAD, 0), [False] * 3)
+        self.assertEqual(self.ahead(0, LEAD + 1, 0), [False, True, False])
+
+    def test_many(self):
+        """
+        With many, one that has an eighth more than the one that has least.
+        """
+        self.most = 10**6
+        self.setUp()
+        self.assertEqual(self.ahead(800, 908, 909), [False, False, True])
+        self.assertEqual(self.ahead(0, 900, 900), [False, True, True])
+
+    def test_never_all(self):
+        """
+        The one that has least never does.
+        """
+        for numbers in ((0, 0, 0), (50, 60, 70), (99, 99, 98), (100, 100, 100), (5, 100, 100)):
+            ahead = self.ahead(*numbers)
+            self.assertFalse(ahead[numbers.index(min(numbers))])
+
+    def test_own_number(self):
+        """
+        Asking tells the others.
+        """
+        self.publish(0, 0, 0)
+        self.numbers = [50, 50, 50]
+        self.assertTrue(self.turns[0].is_ahead())
+        self.assertTrue(self.turns[1].is_ahead())
+        self.assertFalse(self.turns[2].is_ahead())
+        self.assertFalse(self.turns[0].is_ahead())
+
+    def test_absent(self):
+        """
+        One that is not there is waited for by nobody: before it begins, when it leaves, and
+        when its parent says so.
+        """
+        self.numbers = [50, 50, 0]
+        self.turns[0].publish()
+        self.assertFalse(self.turns[0].is_ahead())
+        self.turns[2].publish()
+        self.assertTrue(self.turns[0].is_ahead())
+        self.turns[2].leave()
+        self.assertFalse(self.turns[0].is_ahead())
+        self.turns[2].publish()
+        self.assertTrue(self.turns[0].is_ahead())
+        self.tables[0][2] = ABSENT
+        self.assertFalse(self.turns[0].is_ahead())
+
+
+class AllowanceTests(TurnsTestCase):
+    """
+    Who has no room, while others have.
+    """
+
+    def allowed(self, *numbers):
+        self.publish(*numbers)
+        return [turns.allowance() for turns in self.turns]
+
+    def test_room(self):
+        """
+        A turn accepts a few, and no more than there is room for.
+        """
+        self.assertEqual(self.allowed(0, 92, 97), [MOST_AT_ONCE, 8, 3])
+
+    def test_full(self):
+        """
+        One that is full leaves it to others until they are full too: then somebody has to
+        refuse.
+        """
+        self.assertEqual(self.allowed(100, 99, 100), [0, 1, 0])
+        self.assertEqual(self.allowed(100, 100, 100), [MOST_AT_ONCE] * 3)
+
+    def test_alone(self):
+        """
+        One that is full and alone refuses.
+        """
+        self.publish(100, 0, 0)
+        self.turns[1].leave()
+        self.turns[2].leave()
+        self.assertEqual(self.turns[0].allowance(), MOST_AT_ONCE)
+
+    def test_ahead(self):
+        """
+        One that is full steps back, however little it is ahead.
+        """
+        self.publish(100, 99, 99)
+        self.assertTrue(self.turns[0].is_ahead())
