@@ -86,10 +86,12 @@ class FakePort:
     @ivar socket: a socket, for its options.
     @ivar closing: what L{stopListening} answers.
     @ivar stopped: whether it has been told to stop.
+    @ivar reading: whether it accepts.
     """
 
     closing: "Deferred[None] | None" = None
     stopped = False
+    reading = True
 
     def __init__(self, sock: socket.socket, factory: object = None):
         self.socket = sock
@@ -103,6 +105,12 @@ class FakePort:
 
     def getHost(self) -> IPv4Address:
         return IPv4Address("TCP", "192.0.2.1", 9000)
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    def stopReading(self) -> None:
+        self.reading = False
 
 
 @implementer(IReadDescriptor)

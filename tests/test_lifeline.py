@@ -1,0 +1,66 @@
+"""
+Both ends of a lifeline.
+"""
+
+import os
+import socket
+
+from twisted.internet.testing import StringTransport
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod.lifeline import MOST_BYTES, Lifeline, hold
+from tests.processes import FarEnd, ProcessReactor
+
+
+class LifelineTests(SynchronousTestCase):
+    """
+    Messages.
+    """
+
+    def setUp(self):
+        self.heard = []
+        self.lost = []
+        self.end = Lifeline(self.heard.append, lambda: self.lost.append(True))
+        self.transport = StringTransport()
+        self.end.makeConnection(self.transport)
+
+    def test_there_and_back(self):
+        """
+        What is told at one end is heard at the other, however it was cut on its way.
+        """
+        self.end.tell(do="stop", text="ä\n")
+        self.end.tell()
+        for byte in self.transport.value():
+            self.end.dataReceived(bytes([byte]))
+        self.assertEqual(self.heard, [{"do": "stop", "text": "ä\n"}, {}])
+
+    def test_bounded(self):
+        """
+        One who announces too long a message is not listened to any more.
+        """
+        self.end.dataReceived((MOST_BYTES + 1).to_bytes(4, "big"))
+        self.assertTrue(self.transport.disconnecting)
+        self.assertEqual(self.heard, [])
+
+    def test_lost(self):
+        """
+        When the other end is gone, that is told.
+        """
+        self.end.connectionLost()
+        self.assertEqual(self.lost, [True])
+
+    def test_hold(self):
+        """
+        A descriptor becomes an end, and is the reactor's from then on.
+        """
+        reactor = ProcessReactor()
+        ours, theirs = socket.socketpair()
+        self.addCleanup(theirs.close)
+        descriptor = ours.detach()
+        end = hold(reactor, descriptor, self.heard.append, lambda: None)
+        self.assertRaises(OSError, os.fstat, descriptor)
+        (far,) = reactor.far_ends
+        self.assertIsInstance(far, FarEnd)
+        far.tell(up=True)
+        end.tell(do="x")
+        self.assertEqual((self.heard, far.heard()), ([{"up": True}], [{"do": "x"}]))
