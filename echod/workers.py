@@ -1,0 +1,272 @@
+"""
+The workers: so many processes that accept from the same sockets, each started, watched,
+restarted when it dies, and drained when all is to end.
+
+The rule of this room: the parent holds the sockets and serves nobody.  So whatever befalls
+a worker, its own connections alone are lost, and who waits to be accepted goes on waiting.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from echod.child import Child
+from echod.lifeline import Message
+from echod.listener import ListenFailed
+from echod.prelude import turn_until
+
+log = Logger()
+
+START_SECONDS = 60.0
+"""How long the workers may take until all are up, at the start."""
+
+ASK_SECONDS = 2.0
+"""How often each worker is asked whether it is alive."""
+
+MOST_SILENT = 5
+"""It is stuck when it has said nothing since so many questions."""
+
+STEADY_SECONDS = 10.0
+"""A worker that has lived for so long is restarted at once when it dies."""
+
+FIRST_DELAY_SECONDS = 0.25
+MOST_DELAY_SECONDS = 8.0
+"""
+The pauses before a worker is restarted that keeps dying: none the first time, then this,
+doubled each time up to the other.
+"""
+
+GRACE_SECONDS = 5.0
+"""How long a worker may take to end after its drain's time is over, or it is killed."""
+
+
+class Nursery(Protocol):
+    """
+    Who knows how a worker is started.
+    """
+
+    def spawn(self, child: Child) -> None: ...
+    def bury(self, child: Child) -> None: ...
+
+
+class WorkersService(Service):
+    """
+    The workers of one daemon.
+    """
+
+    _failure = ""
+    _past = (0, 0, 0)
+
+    def __init__(
+        self,
+        reactor: Any,
+        names: Sequence[str],
+        nursery: Nursery,
+        write_log: Callable[[bytes], object],
+        drain_seconds: float,
+    ):
+        """
+        @param nursery: starts the processes.
+        @param write_log: is given the lines of their logs, when those go through us.
+        @param drain_seconds: how long a drain may take.
+        """
+        self._reactor = reactor
+        self._names = names
+        self._nursery = nursery
+        self._write_log = write_log
+        self._drain_seconds = drain_seconds
+        self._children: dict[str, Child] = {}
+        self._delays = dict.fromkeys(names, 0.0)
+        self._restarts: dict[str, Any] = {}
+        self._gone: Deferred[None] | None = None
+        self._asking = LoopingCall(self._ask_all)
+        self._asking.clock = reactor
+
+    def startService(self) -> None:
+        """
+        Start them, and wait until all are up.
+
+        @raise ListenFailed: when one of them cannot start.
+        """
+        super().startService()
+        for name in self._names:
+            self._start(name)
+        self._wait_until_up()
+        log.info("{count} workers up", event="workers-up", count=len(self._names))
+        self._asking.start(ASK_SECONDS, now=False).addErrback(
+            lambda failure: log.failure("while asking the workers", failure, event="failure")
+        )
+
+    def _wait_until_up(self) -> None:
+        def known() -> bool:
+            return bool(self._failure) or all(child.up for child in self._children.values())
+
+        late = turn_until(self._reactor, known, START_SECONDS)
+        failure = self._failure or (late and f"{late} before all workers were up")
+        if failure:
+            super().stopService()
+            for child in self._children.values():
+                child.kill()
+            turn_until(self._reactor, lambda: not self._children, GRACE_SECONDS)
+            log.error("{reason}", event="workers-failed", reason=failure)
+            # Once twistd logs, sys.stderr is the log.
+            print(f"echod: {failure}", file=sys.__stderr__)
+            raise ListenFailed(failure)
+
+    def _start(self, name: str) -> None:
+        self._restarts.pop(name, None)
+        child = Child(name, self._reactor.seconds(), self, self._write_log)
+        try:
+            self._nursery.spawn(child)
+        except OSError as error:
+            self._cannot_start(name, f"worker {name}: cannot be started: {error.strerror}")
+        else:
+            self._children[name] = child
+
+    def _cannot_start(self, name: str, failure: str) -> None:
+        if self._asking.running:
+            log.error("{reason}", event="worker-failed", reason=failure, worker=name)
+            self._restart_later(name, 0.0)
+        else:
+            self._failure = self._failure or failure
+
+    def _restart_later(self, name: str, lived: float) -> None:
+        delay = 0.0 if lived >= STEADY_SECONDS else self._delays[name]
+        self._delays[name] = min(max(delay * 2, FIRST_DELAY_SECONDS), MOST_DELAY_SECONDS)
+        self._restarts[name] = self._reactor.callLater(delay, self._start, name)
+
+    def worker_up(self, child: Child) -> None:
+        """
+        A worker accepts.
+        """
+        log.info(
+            "worker {worker} is up, process {pid}",
+            event="worker-up",
+            worker=child.name,
+            pid=child.pid,
+        )
+
+    def worker_ended(self, child: Child, how: str) -> None:
+        """
+        A worker is gone.
+        """
+        del self._children[child.name]
+        _, echoed, refused = child.totals
+        self._past = (0, self._past[1] + echoed, self._past[2] + refused)
+        self._nursery.bury(child)
+        if not self.running:
+            if not self._children and self._gone is not None:
+                self._gone.callback(None)
+            return
+        why = child.complaint or how
+        if not self._asking.running:
+            self._cannot_start(child.name, f"worker {child.name}: {why.removeprefix('echod: ')}")
+            return
+        log.error(
+            "worker {worker}, process {pid}, {how}; it is started again",
+            event="worker-died",
+            worker=child.name,
+            pid=child.pid,
+            how=how if child.up else f"{how} before it was up ({why})",
+        )
+        self._restart_later(child.name, self._reactor.seconds() - child.born)
+
+    def _ask_all(self) -> None:
+        for child in self._children.values():
+            if child.silent < MOST_SILENT:
+                child.silent += 1
+                child.ask().addErrback(lambda failure: failure.trap(CancelledError))
+            else:
+                log.error(
+                    "worker {worker} has not answered for {seconds:.0f} s; it is killed",
+                    event="worker-stuck",
+                    worker=child.name,
+                    seconds=child.silent * ASK_SECONDS,
+                )
+                child.kill()
+
+    def ask_all(self, seconds: float, **question: Any) -> Deferred[dict[str, Message | None]]:
+        """
+        Ask every worker something.
+
+        @param seconds: how long they have.
+        @return: their answers by name, C{None} for one that gives none in time.
+        """
+        asked = [
+            (name, self._children[name].ask(**question).addTimeout(seconds, self._reactor))
+            for name in self._names
+            if name in self._children
+        ]
+
+        def collect(results: list[tuple[bool, Any]]) -> dict[str, Message | None]:
+            answers: dict[str, Message | None] = dict.fromkeys(self._names)
+            for (name, _), (answered, answer) in zip(asked, results, strict=True):
+                if answered:
+                    answers[name] = answer
+            return answers
+
+        waiting: Deferred[Any] = DeferredList([each for _, each in asked], consumeErrors=True)
+        return waiting.addCallback(collect)
+
+    def totals(self) -> tuple[int, int, int]:
+        """
+        How many connections they have, and how many bytes they and those before them have
+        echoed and clients refused, as they have said last.
+        """
+        totals = [child.totals for child in self._children.values()]
+        connections, echoed, refused = map(sum, zip(self._past, *totals, strict=True))
+        return connections, echoed, refused
+
+    def reload(self) -> None:
+        """
+        Let each worker read its files again.
+        """
+        for child in self._children.values():
+            child.tell(do="reload")
+
+    def abort_all(self) -> None:
+        """
+        Let each worker end its connections at once.
+        """
+        for child in self._children.values():
+            child.tell(do="abort")
+
+    def stopService(self) -> Deferred[None]:
+        """
+        Let each worker drain and end.
+
+        @return: a Deferred that fires when all have gone.
+        """
+        super().stopService()
+        if self._asking.running:
+            self._asking.stop()
+        for restart in self._restarts.values():
+            restart.cancel()
+        gone = self._gone = Deferred()
+        for child in self._children.values():
+            child.tell(do="stop")
+        if not self._children:
+            gone.callback(None)
+            return gone
+        late = self._reactor.callLater(self._drain_seconds + GRACE_SECONDS, self._kill_late)
+
+        def all_gone(_: None) -> None:
+            if late.active():
+                late.cancel()
+
+        return gone.addCallback(all_gone)
+
+    def _kill_late(self) -> None:
+        for child in self._children.values():
+            log.error(
+                "worker {worker} has not ended within {seconds:.0f} s; it is killed",
+                event="worker-stuck",
+                worker=child.name,
+                seconds=self._drain_seconds + GRACE_SECONDS,
+            )
+            child.kill()
