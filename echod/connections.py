@@ -7,7 +7,7 @@ its birth and its death; in between, L{Connections.sweep} has the limits in time
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 
 from twisted.internet.defer import Deferred
@@ -33,7 +33,10 @@ class Connections:
     @ivar opened: how many connections there have been.
     @ivar totals: of those that ended.
     @ivar refusals: those that were refused.
+    @ivar left: what is called when one has ended, if anybody wants to know.
     """
+
+    left: Callable[[], object] | None = None
 
     def __init__(self, clock: IReactorTime, limits: TimeLimits, access_log: bool):
         """
@@ -115,6 +118,8 @@ class Connections:
             self.refusals.add(connection.listener, reason, connection.peer(), detail)
         elif self._access_log:
             self._log_access(connection, seen.number, lived, reason)
+        if self.left is not None:
+            self.left()
         if self._emptied is not None and not self._live:
             emptied, self._emptied = self._emptied, None
             emptied.callback(None)

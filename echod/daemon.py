@@ -47,6 +47,7 @@ class EchodService(MultiService):
     @ivar connections: the live set of all listeners.
     @ivar admission: who may come in, to any of them.
     @ivar max_connections: how many of them at once.
+    @ivar drain_seconds: how long a stop may take.
     @ivar observation: what there is to see of it, and takes snapshots; its clocks run
         with C{--admin} only.
     @ivar certificates: what TLS is served with, C{None} without TLS.
@@ -70,6 +71,7 @@ class EchodService(MultiService):
         self._reactor = reactor
         self._options = options
         self.max_connections = max_connections
+        self.drain_seconds = options["drain-timeout"]
         self._log = TwistdLog(options.twistd, options["log-format"], options["log-level"])
         limits = TimeLimits(
             handshake=options["handshake-timeout"],
@@ -207,7 +209,7 @@ class EchodService(MultiService):
 
     def _handle_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
-            signals.handle_stop(self._reactor, number, self.connections.abort_all)
+            signals.handle_stop(self._reactor, number, self.abort_all)
         for number in (signal.SIGUSR1, signal.SIGUSR2):
             signals.note(self._reactor, number)
         if self._log.file is not None:
@@ -226,12 +228,15 @@ class EchodService(MultiService):
         Serve the certificates that the files hold now, and open the key log anew.
         """
         with self.notifier.reloading():
-            if self.key_log is not None:
-                self.key_log.reopen()
-            if self.certificates is not None:
-                self.certificates.reload()
-            else:
-                signals.noted(signal.SIGHUP)
+            self._reload()
+
+    def _reload(self) -> None:
+        if self.key_log is not None:
+            self.key_log.reopen()
+        if self.certificates is not None:
+            self.certificates.reload()
+        else:
+            signals.noted(signal.SIGHUP)
 
     def stopService(self) -> Deferred[None]:
         """
@@ -242,11 +247,20 @@ class EchodService(MultiService):
         """
         self.observation.draining = True
         closing: Deferred[Any] = super().stopService()
-        self.notifier.stopping(self._options["drain-timeout"])
-        closing.addCallback(lambda _: self.connections.drain(self._options["drain-timeout"]))
+        self.notifier.stopping(self.drain_seconds)
+        closing.addCallback(lambda _: self._drain())
         closing.addCallback(self._stopped)
         closing.addCallback(lambda _: self._to_the_end.stopService())
         return closing.addCallback(lambda _: self.notifier.stopService())
+
+    def _drain(self) -> Deferred[None]:
+        return self.connections.drain(self.drain_seconds)
+
+    def abort_all(self) -> None:
+        """
+        End every connection at once.
+        """
+        self.connections.abort_all()
 
     def _stopped(self, _: None) -> None:
         self.connections.refusals.tell()

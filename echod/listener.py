@@ -16,15 +16,16 @@ from twisted.internet.interfaces import (
     IReadDescriptor,
     IStreamServerEndpoint,
 )
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
 from echod.endpoint import bind_error_text
 from echod.inherited import InheritedEndpoint
-from echod.port import make_eager
+from echod.port import make_eager, take_turns
 from echod.proxy import ProxyPolicy
 from echod.sockets import address_text, ip_of, tune
 from echod.tls import ServerContext
+from echod.turns import Turns
 
 log = Logger()
 
@@ -64,8 +65,11 @@ class ListenerService(Service):
     One listening socket, from bind to close.
 
     @ivar option: the option that asked for it, with its value.
+    @ivar leaves_queue: whether others accept from its socket when it is closed here.
+    @ivar turns: when it is its turn to accept, if others accept from its socket too.
     """
 
+    turns: Turns | None = None
     _port: IListeningPort | None = None
     _binding: Deferred[None] | None = None
 
@@ -85,6 +89,7 @@ class ListenerService(Service):
         self._factory = factory
         self._reactor = reactor
         self._write_timeout = write_timeout
+        self.leaves_queue = isinstance(endpoint, InheritedEndpoint)
 
     def privilegedStartService(self) -> None:
         """
@@ -153,7 +158,11 @@ class ListenerService(Service):
                 raise ValueError("this endpoint's own layer stands before TLS")
         make_eager(port)
         tune(listening, self._write_timeout)
-        log.info(
+        if self.turns is not None:
+            take_turns(port, self.turns)
+        # When several processes listen, their parent has said it.
+        log.emit(
+            LogLevel.info if self.turns is None else LogLevel.debug,
             "listening on {address}, {option}",
             event="listening",
             address=self.address(),
@@ -181,6 +190,14 @@ class ListenerService(Service):
         ip = ip_of(self._port.getHost()) if self._port else None
         return ip is not None and not ip.is_loopback
 
+    def look_again(self) -> None:
+        """
+        If it accepts in turn with other processes, accept whom one of them should have.
+        """
+        look = getattr(self._port, "lookAgain", None)
+        if self.turns is not None and look is not None:
+            look()
+
     def address(self) -> str:
         """
         Where it listens, in words.
@@ -199,7 +216,7 @@ class ListenerService(Service):
             if self._binding is not None:
                 self._binding.cancel()
             return succeed(None)
-        if not isinstance(self._endpoint, InheritedEndpoint):
+        if not self.leaves_queue:
             # Twisted closes a port one turn of the loop after it is told to; whoever comes
             # until then is taken by a call that is due just before.  The queue of a socket
             # that was handed over does not end here: the next process takes them.

@@ -20,7 +20,7 @@ from twisted.logger import (
     formatEvent,
     formatTime,
 )
-from zope.interface import implementer
+from zope.interface import implementer, provider
 
 from echod.sink import Sink
 from echod.sockets import printable
@@ -119,3 +119,16 @@ class LineObserver:
     def __call__(self, event: LogEvent) -> None:
         if line := self._line(event):
             self._sink.put(event.get("log_level", LogLevel.info), line.encode())
+
+
+def of_worker(worker: str, observer: ILogObserver) -> ILogObserver:
+    """
+    Let each record name the worker that it comes from.
+    """
+
+    @provider(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        system = event.get("log_system") or f"{event['log_namespace']}#{event['log_level'].name}"
+        observer(event | {"worker": worker, "log_system": f"worker {worker} {system}"})
+
+    return observe  # type: ignore[no-any-return]  # the decorator is untyped

@@ -6,6 +6,7 @@ The rule of this room: a bad value is one line that names the option and the way
 before anything is forked, bound or read.
 """
 
+import os
 from collections.abc import Sequence
 
 from twisted.application.app import ServerOptions
@@ -29,6 +30,9 @@ class Options(UsageOptions):
     )
 
     optParameters = PARAMETERS
+
+    given: Sequence[str] = ()
+    """The command line as it was given."""
 
     optFlags = [
         ["check", None, "Check everything, bind and let go, and exit with 0 or 1."],
@@ -133,6 +137,8 @@ class Options(UsageOptions):
                 )
             if not (self["listen"] or self["tls-listen"]):
                 self["port"] = DEFAULT_PORT
+        if self["workers"] != 1:
+            self._check_workers()
         if self["proxy-protocol"] != "off" and not self["proxy-trust"]:
             raise UsageError(
                 "--proxy-protocol: believes nobody; add --proxy-trust with the proxy's address"
@@ -153,6 +159,14 @@ class Options(UsageOptions):
         Whether any listener speaks TLS.
         """
         return self["tls-port"] is not None or bool(self["tls-listen"])
+
+    def _check_workers(self) -> None:
+        if self.parent is not None and self.twistd is None:
+            raise UsageError("--workers: twist runs one process; give it to twistd -n echod")
+        if not hasattr(os, "memfd_create"):
+            raise UsageError("--workers: needs Linux; start several daemons instead")
+        if self["workers"] > self["max-connections"]:
+            raise UsageError("--workers: more than --max-connections; give fewer")
 
     def _check_tls(self) -> None:
         if not self.serves_tls:
@@ -188,6 +202,7 @@ class Options(UsageOptions):
             themselves, twistd would print its whole help to stdout first, and twist
             would exit with 64.
         """
+        self.given = list(options or ())
         try:
             super().parseOptions(options)
         except UsageError as error:

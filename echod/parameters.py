@@ -21,6 +21,7 @@ from echod.values import (
     path,
     port_number,
     positive,
+    processes,
     protocols,
     seconds,
 )
@@ -129,6 +130,11 @@ PARAMETERS = [
     ),
     parameter(
         "drain-timeout", None, 5.0, "How long a stop waits for busy connections.", seconds
+    ),
+    parameter(
+        "workers", None, 1,
+        "Processes that share the listening sockets; 0 for one a CPU.",
+        processes,
     ),
     parameter(
         "log-level", None, None,

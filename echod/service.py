@@ -20,6 +20,7 @@ from twisted.logger import Logger
 from twisted.python import runtime
 
 from echod import __version__
+from echod.assignment import Assignment
 from echod.credentials import BadCredentials
 from echod.daemon import EchodService
 from echod.endpoint import WRAPPING, TCPEndpoint, endpoint_from
@@ -27,11 +28,13 @@ from echod.inherited import InheritedEndpoint, InheritedSockets, first_environme
 from echod.keylog import KeyLog
 from echod.listener import ListenFailed
 from echod.options import Options
+from echod.parent import UNSHARED, ParentService
 from echod.rotation import Certificates, names_text, time_text
 from echod.sockets import descriptor_limit, printable
 from echod.systemd import Supervision
 from echod.tls import Policy
 from echod.whereabouts import check_whereabouts
+from echod.worker import WorkerService
 
 if TYPE_CHECKING:
     from echod.admin import AdminService, Source
@@ -70,18 +73,50 @@ def build(
     options: Options,
     inherited: InheritedSockets | None = None,
     supervision: Supervision | None = None,
+    workers: int = 1,
 ) -> EchodService:
     """
     Build the daemon that the options ask for.
 
     @param inherited: the sockets that were handed over to this process.
     @param supervision: how the service manager is told what the daemon does.
+    @param workers: how many processes shall serve; with more than one, what is built is
+        their parent, but for a check.
     @raise SystemExit: with one line, when a file or an endpoint string is wrong.
     """
-    most = most_connections(reactor, options["max-connections"])
-    service = EchodService(reactor, options, most, supervision)
+    most = options["max-connections"]
+    if workers > 1 and not options["check"]:
+        service: EchodService = ParentService(reactor, options, most, workers, supervision)
+    else:
+        most = most_connections(reactor, most)
+        service = EchodService(reactor, options, most, supervision)
     if options.serves_tls:
         _prepare_tls(reactor, options, service)
+    _add_listeners(reactor, options, service, inherited or InheritedSockets(), workers)
+    return service
+
+
+def build_worker(reactor: Any, options: Options, assignment: Assignment) -> WorkerService:
+    """
+    Build a worker.
+
+    @raise SystemExit: with one line, when a file is wrong.
+    """
+    most = most_connections(reactor, assignment.max_connections)
+    service = WorkerService(reactor, options, most, assignment)
+    if options.serves_tls:
+        _prepare_tls(reactor, options, service)
+    service.add_handed()
+    return service
+
+
+def _add_listeners(
+    reactor: Any,
+    options: Options,
+    service: EchodService,
+    inherited: InheritedSockets,
+    workers: int,
+) -> None:
     interface, backlog = options["interface"], options["backlog"]
     at = f" --interface {interface}" if interface else ""
     certificates = service.certificates
@@ -92,20 +127,22 @@ def build(
         if port is not None:
             endpoint = TCPEndpoint(reactor, port, interface, backlog)
             service.add_listener(name, f"{option} {port}{at}", endpoint, tls)
-    inherited = inherited or InheritedSockets()
     for option, descriptions, tls in (
         ("--listen", options["listen"], None),
         ("--tls-listen", options["tls-listen"], certificates),
     ):
         for description in descriptions:
             asked = f"{option} {printable(description)}"
+            wraps = description.partition(":")[0] in WRAPPING
+            if wraps and workers > 1:
+                raise SystemExit(f"echod: {asked}: {UNSHARED}; for TLS, use --tls-listen")
             try:
                 found = _endpoints(reactor, description, backlog, inherited)
             except ValueError as error:
                 raise SystemExit(f"echod: {asked}: {error}") from None
             for name, each in found:
                 service.add_listener(name, asked, each, tls)
-            if tls is None and description.partition(":")[0] in WRAPPING:
+            if tls is None and wraps:
                 log.warn(
                     "{option}: its layer around the connection loses what is owed to a client "
                     "that closes its sending side; for TLS, use --tls-port",
@@ -120,7 +157,6 @@ def build(
             event="socket-unused",
             name=printable(socket.name),
         )
-    return service
 
 
 def build_admin(
@@ -197,10 +233,22 @@ def _prepare_tls(reactor: Any, options: Options, service: EchodService) -> None:
             f"echod: --tls-keylog '{printable(path)}': {error.strerror}; "
             "give a file that can be written"
         ) from None
-    service.certificates.setServiceParent(service)
+    if isinstance(service, ParentService):
+        # Was all well?  The workers serve with it, and look for changes themselves.
+        if service.key_log is not None:
+            service.key_log.undo()
+    else:
+        service.certificates.setServiceParent(service)
 
 
-def check(reactor: Any, service: EchodService) -> None:
+def worker_count(asked: int, most: int) -> int:
+    """
+    How many workers are meant: for 0, one for each CPU that this process may use.
+    """
+    return asked or min(len(os.sched_getaffinity(0)), most)
+
+
+def check(reactor: Any, service: EchodService, workers: int = 1) -> None:
     """
     Start the service, stop it again, and say what would run.
 
@@ -220,6 +268,8 @@ def check(reactor: Any, service: EchodService) -> None:
             for listener in service.all_listeners():
                 print(f"  {listener.address()}, {listener.option}")
             print(f"for at most {service.max_connections} connections at once")
+            if workers > 1:
+                print(f"with {workers} workers")
             if service.certificates is not None:
                 print("with")
                 for each in service.certificates.served:
@@ -271,11 +321,15 @@ def makeService(options: Options) -> EchodService:
 
     keep_steady_time(reactor)
     check_whereabouts(options.twistd)
+    assignment = Assignment.take_from(os.environ)
+    if assignment is not None:
+        return build_worker(reactor, options, assignment)
+    workers = worker_count(options["workers"], options["max-connections"])
     inherited = InheritedSockets.from_environment(first_environment(), os.getpid())
     supervision = Supervision.from_environment(os.environ, os.getpid())
-    # A check is not the daemon, and speaks for nobody.
-    service = build(reactor, options, inherited, None if options["check"] else supervision)
     if options["check"]:
-        check(reactor, service)
+        # It is not the daemon, and speaks for nobody.
+        check(reactor, build(reactor, options, inherited, workers=workers), workers)
+    service = build(reactor, options, inherited, supervision, workers)
     log.info("echod {version} starting", event="starting", version=__version__)
     return service

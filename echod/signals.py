@@ -29,11 +29,14 @@ def handle(
 
 
 def handle_stop(
-    reactor: IReactorFromThreads, number: signal.Signals, again: Callable[[], object]
+    reactor: IReactorFromThreads,
+    number: signal.Signals,
+    again: Callable[[], object] | None = None,
 ) -> None:
     """
     Let the first such signal do what the reactor has it do, which is to stop, and every
-    further one call C{again}.  Call this once the reactor runs and has its handlers.
+    further one call C{again}, if there is that.  Call this once the reactor runs and has
+    its handlers.
 
     A signal that is ignored, as a shell has it for SIGINT in the background, stays so.
     """
@@ -44,16 +47,16 @@ def handle_stop(
 
     def action() -> None:
         nonlocal stopping
-        if stopping:
+        if not stopping:
+            stopping = True
+            stop(number, None)
+        elif again is not None:
             log.warn(
                 "{signal} again: ending every connection now",
                 event="stop-again",
                 signal=number.name,
             )
             again()
-        else:
-            stopping = True
-            stop(number, None)
 
     handle(reactor, number, action)
 

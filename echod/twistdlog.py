@@ -20,7 +20,7 @@ from twisted.logger import (
 
 from echod.destination import Destination, Stream
 from echod.logfile import LogFile
-from echod.observers import LINES, LineObserver
+from echod.observers import LINES, LineObserver, of_worker
 from echod.sink import Sink
 from echod.sockets import printable
 from echod.syslogger import Syslogger
@@ -39,9 +39,11 @@ class TwistdLog:
     The daemon's log.
 
     @ivar file: the log file, if it goes to one.
+    @ivar worker: which worker this process is, if it is one.
     """
 
     file: LogFile | None = None
+    worker: str | None = None
     _sink: Sink | None = None
 
     def __init__(
@@ -83,8 +85,16 @@ class TwistdLog:
                 f"{error.strerror}; give a file that can be written"
             ) from None
         self._sink = Sink(destination, forks=not twistd["nodaemon"])
-        observer = LineObserver(self._sink, self._line)
-        return FilteringLogObserver(observer, [LogLevelFilterPredicate(self._level)])
+        observer: ILogObserver = LineObserver(self._sink, self._line)
+        observer = FilteringLogObserver(observer, [LogLevelFilterPredicate(self._level)])
+        return observer if self.worker is None else of_worker(self.worker, observer)
+
+    def write(self, line: bytes) -> None:
+        """
+        Append to the log file, if there is one, a line that a worker has written.
+        """
+        if self.file is not None and self._sink is not None:
+            self._sink.put(LogLevel.info, line)
 
     def _destination(self, twistd: Mapping[str, Any]) -> Destination:
         name = log_name(twistd)

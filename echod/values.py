@@ -16,6 +16,7 @@ from twisted.logger import LogLevel
 
 MOST_SECONDS = 7 * 24 * 3600
 MOST_CONNECTIONS = 10_000_000
+MOST_PROCESSES = 1024
 _UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -125,6 +126,16 @@ def positive(text: str) -> int:
     """
     if not re.fullmatch("[0-9]{1,8}", text) or not 1 <= int(text) <= MOST_CONNECTIONS:
         raise ValueError(f"not a number; give one from 1 to {MOST_CONNECTIONS}")
+    return int(text)
+
+
+def processes(text: str) -> int:
+    """
+    @return: a number of processes; 0 for as many as there are CPUs.
+    @raise ValueError: when it is not one.
+    """
+    if not re.fullmatch("[0-9]{1,4}", text) or int(text) > MOST_PROCESSES:
+        raise ValueError(f"not a number of processes; give one from 0 to {MOST_PROCESSES}")
     return int(text)
 
 

@@ -79,6 +79,7 @@ class ValuesTests(OptionsTestCase):
                 "drain-timeout": 5.0,
                 "log-level": None,
                 "log-format": None,
+                "workers": 1,
                 "access-log": "on",
                 "check": 0,
             },
@@ -130,6 +131,8 @@ class ValuesTests(OptionsTestCase):
             (("--log-format", "text"), "log-format", "text"),
             (("--log-format", "json"), "log-format", "json"),
             (("--access-log", "off"), "access-log", "off"),
+            (("--workers", "0"), "workers", 0),
+            (("--workers", "1024"), "workers", 1024),
             (("--check",), "check", 1),
         ):
             self.assertEqual(self.parse(*args)[name], expected, args)
@@ -247,6 +250,7 @@ class RefusedTests(OptionsTestCase):
             ("log-level", ("", "INFO"), "give debug, info, warn or error"),
             ("log-format", ("", "xml"), "give text or json"),
             ("access-log", ("", "yes", "1"), "give on or off"),
+            ("workers", ("", "x", "-1", "1025"), "give one from 0 to 1024"),
             ("tls-cert", ("", "a\0b"), "give the name of a file"),
             ("tls-key", ("", "a\0b"), "give the name of a file"),
             ("tls-client-ca", ("", "a\0b"), "give the name of a file"),
@@ -335,6 +339,10 @@ class RefusedTests(OptionsTestCase):
                 "in --listen give tcp:PORT:interface=ADDRESS",
             ),
             (
+                ("--workers", "3", "--max-connections", "2"),
+                "--workers: more than --max-connections; give fewer",
+            ),
+            (
                 ("--proxy-protocol", "optional"),
                 "--proxy-protocol: believes nobody; add --proxy-trust with the proxy's address",
             ),
@@ -391,6 +399,18 @@ class ParentTests(OptionsTestCase):
             self.assertEqual(
                 line, f"{args[0]}: twist has its own, and logs for us; give it before echod"
             )
+
+    def test_workers(self):
+        """
+        Workers are twistd's, and Linux's.
+        """
+        line = self.refused("--workers", "2", parent=UsageOptions())
+        self.assertEqual(line, "--workers: twist runs one process; give it to twistd -n echod")
+        self.parse("--workers", "1", parent=UsageOptions())
+        self.addCleanup(setattr, os, "memfd_create", os.memfd_create)
+        del os.memfd_create
+        line = self.refused("--workers", "0")
+        self.assertEqual(line, "--workers: needs Linux; start several daemons instead")
 
     def test_alone(self):
         """

@@ -34,10 +34,13 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 import echod
+from echod.assignment import VARIABLE, Assignment
 from echod.connection import Reason
+from echod.daemon import EchodService
 from echod.endpoint import TCPEndpoint
 from echod.factory import Refused
 from echod.inherited import InheritedSocket, InheritedSockets
+from echod.parent import ParentService
 from echod.protocol import Echo
 from echod.proxy import ProxyHeader
 from echod.reactor import EagerReactor
@@ -49,8 +52,11 @@ from echod.service import (
     keep_steady_time,
     makeService,
     most_connections,
+    worker_count,
 )
 from echod.systemd import Supervision, SystemdNotifier
+from echod.turns import make_table
+from echod.worker import WorkerService
 from tests.certificates import make_certificate
 from tests.fakes import FakeConnection, PortReactor
 from tests.handshakes import client_context, shake_hands
@@ -1013,6 +1019,19 @@ class CheckTests(ServiceTestCase):
         )
         self.assertEqual([port.stopped for port in self.reactor.ports], [True, True])
 
+    def test_workers(self):
+        """
+        With several workers it says how many, starts none, and refuses what they cannot do.
+        """
+        args = (*self.local, "--check", "--workers", "3")
+        service = build(self.reactor, self.options(*args), workers=3)
+        error = self.assertRaises(SystemExit, check, self.reactor, service, 3)
+        self.assertEqual(error.code, 0)
+        self.assertEqual(self.stdout.getvalue().splitlines()[-1], "with 3 workers")
+        options = self.options(*args, "--listen", "haproxy:tcp:0")
+        error = self.assertRaises(SystemExit, build, self.reactor, options, workers=3)
+        self.assertIn("workers cannot share its layer", error.code)
+
     def test_certificates(self):
         """
         With TLS it tells which certificates would be served, and leaves no key log behind.
@@ -1104,6 +1123,36 @@ class MakeServiceTests(ServiceTestCase):
         self.assertEqual(self.reactor.adoptedPorts, [])
         service.startService()
         self.assertEqual(len(self.reactor.adoptedPorts), 1)
+
+    def test_workers(self):
+        """
+        With C{--workers} it is the parent of so many; with 0, of one for each CPU that this
+        process may use, and no more than there may be connections.
+        """
+        cpus = set(range(3))
+        self.patch(os, "sched_getaffinity", lambda _: cpus)
+        for args, kind in (
+            (("--workers", "2"), ParentService),
+            (("--workers", "1"), EchodService),
+            (("--workers", "0"), ParentService),
+            (("--workers", "0", "--max-connections", "1"), EchodService),
+        ):
+            self.assertIs(type(makeService(self.options(*self.local, *args))), kind)
+        self.assertEqual(worker_count(0, 10), 3)
+        self.assertEqual(worker_count(0, 2), 2)
+        self.assertEqual(worker_count(5, 10), 5)
+
+    def test_worker(self):
+        """
+        In a process that its parent made a worker, it is one.
+        """
+        assignment = Assignment("0", [1], [], 900)
+        memory = make_table(1)
+        os.dup2(memory, assignment.table)
+        os.close(memory)
+        self.patch(os, "environ", {VARIABLE: assignment.to_text()})
+        self.assertIsInstance(makeService(self.options("--workers", "2")), WorkerService)
+        self.assertEqual(os.environ, {})
 
     def no_reactor(self):
         """

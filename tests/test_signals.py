@@ -108,3 +108,15 @@ class SignalsTests(SynchronousTestCase):
         self.send()
         self.reactor.turn()
         self.assertEqual((signal.getsignal(self.number), self.calls), (signal.SIG_IGN, []))
+
+    def test_stop_once(self):
+        """
+        Where the first says it all, further ones change nothing.
+        """
+        signal.signal(self.number, lambda *_: self.calls.append("stop"))
+        handle_stop(self.reactor, self.number)
+        with capturedLogs() as events:
+            for _ in range(3):
+                self.send()
+                self.reactor.turn()
+        self.assertEqual((self.calls, list(events)), (["stop"], []))

@@ -93,6 +93,46 @@ class OpenTests(LogTestCase):
         lines = self.said(format="json", level=LogLevel.warn)
         self.assertEqual([json.loads(line)["message"] for line in lines], ["high", "top"])
 
+    def test_worker(self):
+        """
+        Each record of a worker names it, as text and as JSON.
+        """
+        for format, expected in (("text", "[worker 3 echod.test#info] middle"), ("json", "")):
+            log = self.log(format=format)
+            log.worker = "3"
+            self.say(log.open())
+            line = self.written()[-3]
+            self.assertIn(expected, line)
+        self.assertEqual(json.loads(line)["worker"], "3")
+        self.assertEqual(json.loads(line)["message"], "middle")
+
+    def test_worker_of_old(self):
+        """
+        So does one of Twisted's older logging.
+        """
+        log = self.log()
+        log.worker = "3"
+        observer = log.open()
+        observer(
+            {
+                "log_level": LogLevel.info, "log_namespace": "x", "log_time": 1.0,
+                "log_format": "said", "log_system": "-",
+            }
+        )  # fmt: skip
+        self.assertIn("[worker 3 -] said", self.written()[-1])
+
+    def test_lines_of_workers(self):
+        """
+        Lines of workers go to the log file, and nowhere if there is none.
+        """
+        self.empty_folder()
+        log = self.log(logfile="a.log")
+        log.write(b"too early\n")
+        log.open()
+        log.write("line \u00e4\n".encode())
+        with open("a.log", encoding="utf-8") as file:
+            self.assertEqual(file.read(), "line \u00e4\n")
+
     def test_debug(self):
         """
         All is logged when debug is asked for.

@@ -149,6 +149,17 @@ class ValuesTests(SynchronousTestCase):
             "give one from 1 to 10000000",
         )
 
+    def test_processes(self):
+        """
+        A number of processes may be 0, which leaves it to the machine.
+        """
+        self.check(
+            values.processes,
+            {"0": 0, "1": 1, "16": 16, "1024": 1024},
+            ("", "x", "-1", "1.5", "1025", "99999", "2\n"),
+            "give one from 0 to 1024",
+        )
+
     def test_connect_rate(self):
         """
         A rate is connections a second, and how many at once; by default as many as a second.

@@ -1,0 +1,209 @@
+"""
+The parent of workers: it binds, hands on what it has bound, and serves nobody itself.
+
+The rule of this room: what a worker is handed is all that it needs; it binds nothing,
+and never has more rights than the parent has left.
+"""
+
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+
+from echod.assignment import FIRST_DESCRIPTOR, VARIABLE, Assignment, Handed, shares
+from echod.child import Child
+from echod.command import rewritten, worker_command, worker_environment
+from echod.daemon import EchodService, log
+from echod.factory import EchoFactory
+from echod.inherited import InheritedEndpoint
+from echod.lifeline import Message, hold
+from echod.listener import ListenerService
+from echod.options import Options
+from echod.process import Process
+from echod.snapshot import Distribution, Snapshot
+from echod.systemd import Supervision
+from echod.tls import ServerContext
+from echod.turns import ABSENT, Table, make_table
+from echod.workers import GRACE_SECONDS, WorkersService
+
+UNSHARED = "workers cannot share its layer around the connection"
+"""Why an endpoint is refused."""
+
+ANSWER_SECONDS = 1.0
+"""How long a worker may take for its snapshot."""
+
+
+class HeldListener(ListenerService):
+    """
+    A listening socket that is held for the workers, and not accepted from.
+
+    @ivar handed: what the workers are told of it.
+    """
+
+    handed: Handed
+
+    def _listening(self, port: IListeningPort) -> None:
+        super()._listening(port)
+        port.stopReading()  # type: ignore[attr-defined]  # it has a socket
+        self.leaves_queue = True
+        if not self._factory.outermost:
+            raise ValueError(UNSHARED)
+
+    def fileno(self) -> int:
+        """
+        The descriptor of the socket.
+        """
+        return self._port.fileno()  # type: ignore[no-any-return, union-attr]  # it has a socket
+
+
+class ParentService(EchodService):
+    """
+    The daemon, when it is made of several processes.
+
+    @ivar workers: these.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        options: Options,
+        max_connections: int,
+        count: int,
+        supervision: Supervision | None = None,
+    ):
+        """
+        @param max_connections: of all workers together.
+        @param count: how many workers there shall be.
+        """
+        super().__init__(reactor, options, max_connections, supervision)
+        self._shares = shares(max_connections, count)
+        self._last: dict[str, Snapshot] = {}
+        names = [str(number) for number in range(count)]
+        # Here and now: twistd will change the directory that paths are relative to.
+        given = rewritten(options.given, options.shortOpt, options.longOpt)
+        self._command = worker_command(options.twistd or {}, given)
+        self._environment = worker_environment(os.environ, sys.path)
+        self.workers = WorkersService(reactor, names, self, self._log.write, self.drain_seconds)
+        self.drain_seconds += GRACE_SECONDS
+
+    def add_listener(
+        self,
+        name: str,
+        option: str,
+        endpoint: IStreamServerEndpoint,
+        tls: ServerContext | None = None,
+    ) -> None:
+        factory = EchoFactory(name, self.admission, tls)
+        held = HeldListener(
+            option, endpoint, factory, self._reactor, self._options["write-timeout"]
+        )
+        borrowed = isinstance(endpoint, InheritedEndpoint)
+        held.handed = Handed(name, option, tls is not None, borrowed)
+        held.setServiceParent(self)
+
+    def startService(self) -> None:
+        """
+        Bind, and start the workers.
+
+        @raise ListenFailed: when one of the two cannot be done.
+        """
+        super().startService()
+        self._memory = make_table(len(self._shares))
+        self._table = Table(self._memory, len(self._shares))
+        self.workers.startService()
+
+    def _held(self) -> Sequence[HeldListener]:
+        return [service for service in self if isinstance(service, HeldListener)]
+
+    def bury(self, child: Child) -> None:
+        """
+        A worker is gone: nobody waits for it to accept, and the next counts from nothing.
+        """
+        self._last.pop(child.name, None)
+        self._table[int(child.name)] = ABSENT
+
+    def spawn(self, child: Child) -> None:
+        """
+        Start the process of a worker.
+
+        @raise OSError: when that cannot be done.
+        """
+        held = self._held()
+        handed = [each.handed for each in held]
+        told = Assignment(child.name, self._shares, handed)
+        ours, theirs = socket.socketpair()
+        with theirs, open(os.devnull, "rb+", buffering=0) as null:
+            output: int | str = "r" if self._log.file is not None else null.fileno()
+            if self._log.file is None and sys.__stdout__ is not None:
+                with suppress(OSError, ValueError):
+                    output = sys.__stdout__.fileno()
+            descriptors: dict[int, int | str] = {0: null.fileno(), 1: output, 2: "r"}
+            sockets = [*(each.fileno() for each in held), theirs.fileno(), self._memory]
+            descriptors |= dict(enumerate(sockets, FIRST_DESCRIPTOR))
+            try:
+                self._reactor.spawnProcess(
+                    child,
+                    self._command[0],
+                    self._command,
+                    self._environment | {VARIABLE: told.to_text()},
+                    childFDs=descriptors,
+                )
+            except BaseException:
+                ours.close()
+                raise
+        child.lifeline = hold(self._reactor, ours.detach(), child.heard, child.lost)
+
+    async def snapshots(self) -> list[Snapshot]:
+        """
+        A snapshot of each worker.  One that gives none in time has what it had last, and
+        does not listen.
+        """
+        answers = await self.workers.ask_all(ANSWER_SECONDS, snapshot=True)
+        return [
+            self._heard(worker, answer) if answer else self._silent(worker)
+            for worker, answer in answers.items()
+        ]
+
+    def _heard(self, worker: str, answer: Message) -> Snapshot:
+        self._last[worker] = Snapshot.from_json(answer["snapshot"])
+        return self._last[worker]
+
+    def _silent(self, worker: str) -> Snapshot:
+        last = self._last.get(worker) or self._unknown(worker)
+        return replace(last, listeners=[replace(each, address=None) for each in last.listeners])
+
+    def _unknown(self, worker: str) -> Snapshot:
+        ours = self.observation.snapshot(worker)
+        nothing = Distribution(ours.lag.bounds, [0] * len(ours.lag.counts), 0.0)
+        return replace(
+            ours,
+            uptime=0.0,
+            max_connections=self._shares[int(worker)],
+            traffic=[],
+            certificates=[],
+            lag=nothing,
+            lag_last=0.0,
+            process=Process(0, None, 0.0, None, None, None, None),
+            history=[],
+        )
+
+    def abort_all(self) -> None:
+        self.workers.abort_all()
+
+    def _reload(self) -> None:
+        self.workers.reload()
+
+    def _totals(self) -> tuple[int, int, int]:
+        return self.workers.totals()
+
+    def _drain(self) -> Deferred[None]:
+        return self.workers.stopService()
+
+    def _stopped(self, _: None) -> None:
+        log.info("echod stopped: all workers have gone", event="stopped")

@@ -1,0 +1,126 @@
+"""
+A worker: the daemon on sockets that its parent has bound.
+
+The rule of this room: a worker does what its parent says, and ends when the parent is
+gone.  A signal that reaches both, such as Ctrl-C, changes nothing here that the parent
+would not say.
+"""
+
+import os
+import signal
+from typing import Any
+
+from twisted.application.internet import TimerService
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from echod import signals
+from echod.assignment import Assignment
+from echod.daemon import EchodService
+from echod.inherited import InheritedEndpoint, InheritedSocket
+from echod.lifeline import Lifeline, Message, hold
+from echod.limits import LOOK_SECONDS
+from echod.options import Options
+from echod.turns import Table, Turns
+
+log = Logger()
+
+
+class WorkerService(EchodService):
+    """
+    The daemon, when it is one process of several.
+    """
+
+    _lifeline: Lifeline | None = None
+    _leaving = False
+
+    def __init__(
+        self, reactor: Any, options: Options, max_connections: int, assignment: Assignment
+    ):
+        super().__init__(reactor, options, max_connections)
+        self._assignment = assignment
+        table = Table(assignment.table, len(assignment.shares))
+        os.close(assignment.table)
+        self._turns = Turns(
+            table, assignment.place, assignment.max_connections, lambda: len(self.connections)
+        )
+        # At once, so that others know who has room.
+        self.connections.left = self._turns.publish
+        looking = TimerService(LOOK_SECONDS, self._look)
+        looking.clock = reactor
+        looking.setServiceParent(self)
+        self._log.worker = assignment.worker
+
+    def add_handed(self) -> None:
+        """
+        Listen on what was handed over.
+        """
+        for place, each in enumerate(self._assignment.listeners, self._assignment.first):
+            endpoint = InheritedEndpoint(self._reactor, InheritedSocket(each.name, place))
+            tls = self.certificates if each.tls else None
+            self.add_listener(each.name, each.option, endpoint, tls)
+        for listener, each in zip(self.listeners(), self._assignment.listeners, strict=True):
+            listener.turns = self._turns
+            # The queue of a socket that the parent was lent does not end with us.
+            listener.leaves_queue = each.borrowed
+
+    def _look(self) -> None:
+        self._turns.publish()
+        for listener in self.listeners():
+            listener.look_again()
+
+    def startService(self) -> None:
+        """
+        Listen, and take hold of the lifeline.
+        """
+        super().startService()
+        self._lifeline = hold(
+            self._reactor, self._assignment.lifeline, self._told, self._parent_gone
+        )
+
+    def _handle_signals(self) -> None:
+        super()._handle_signals()
+        signals.handle_stop(self._reactor, signal.SIGTERM)
+        # The terminal's Ctrl-C reaches all processes, and the parent passes it on.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if self._lifeline is not None:
+            self._lifeline.tell(up=True)
+
+    def _told(self, message: Message) -> None:
+        number = message.get("ask")
+        match message.get("do"):
+            case "reload":
+                self.reload()
+            case "abort":
+                self.abort_all()
+            case "stop":
+                self._leave()
+        if number is not None and self._lifeline is not None:
+            self._lifeline.tell(answer=number, **self._answer(message))
+
+    def _answer(self, question: Message) -> Message:
+        if question.get("snapshot"):
+            return {"snapshot": self.observation.snapshot(self._assignment.worker).to_json()}
+        return {"totals": self._totals()}
+
+    def _parent_gone(self) -> None:
+        self._lifeline = None
+        if self.running:
+            log.warn("the parent is gone; stopping", event="parent-gone")
+            self._leave()
+
+    def stopService(self) -> Deferred[None]:
+        """
+        Drain, while the others accept.
+
+        @return: a Deferred that fires when the last connection has ended.
+        """
+        closing = super().stopService()
+        self.connections.left = None
+        self._turns.leave()
+        return closing
+
+    def _leave(self) -> None:
+        if self.running and not self._leaving:
+            self._leaving = True
+            self._reactor.stop()

@@ -1,0 +1,579 @@
+"""
+Several processes on the same sockets: who gets the clients, and what happens to them when
+a process dies, is stuck, is replaced, or all are stopped.
+"""
+
+import json
+import os
+import re
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from twisted.trial.unittest import TestCase
+
+from tests.certificates import make_certificate
+from tests.integration.admin import ADMIN, ask, samples, shown
+from tests.integration.crew import Crew, Visitors, lives, many
+from tests.integration.support import (
+    LOOPBACK,
+    Daemon,
+    connect,
+    echo,
+    many_descriptors,
+    receive_rest,
+    show,
+    wait_until,
+)
+from tests.integration.test_inherited import HandedDaemon
+from tests.integration.tlsclient import TLSClient, context
+
+
+class SpreadTests(TestCase):
+    """
+    Who gets the clients.
+    """
+
+    def spread(self, crew: Crew, clients: list[socket.socket], before: dict[str, int]) -> float:
+        """
+        Wait until all have been accepted.
+
+        @return: the share of the worker that has most.
+        """
+
+        def got() -> dict[str, int]:
+            return {name: now - before[name] for name, now in crew.sockets().items()}
+
+        wait_until(lambda: sum(got().values()) >= len(clients), "all to be accepted")
+        self.assertEqual(sum(got().values()), len(clients))
+        return max(got().values()) / len(clients)
+
+    def test_thousand(self) -> None:
+        """
+        Of 1000 connections no worker gets more than 60 of 100, whether they come all at once
+        or one after the other.
+        """
+        with many_descriptors(2000) as allowed, Crew(2) as crew:
+            self.assertTrue(allowed)
+            for how in ("at once", "one after the other"):
+                before = crew.sockets()
+                if how == "at once":
+                    clients = many(crew.address(), 1000)
+                else:
+                    clients = [crew.connect() for _ in range(1000)]
+                share = self.spread(crew, clients, before)
+                show(f"1000 connections {how}: {share:.1%} to one of 2 workers")
+                for client in clients:
+                    client.close()
+                self.assertLessEqual(share, 0.6)
+                wait_until(lambda b=before: crew.sockets() == b, "all to be gone")
+
+    def test_in_turn(self) -> None:
+        """
+        Clients who come when there is time for them are served in turn.
+        """
+        with Crew(3) as crew, ExitStack() as stack:
+            before = crew.sockets()
+            for _ in range(90):
+                client = stack.enter_context(crew.connect())
+                self.assertEqual(echo(client, b"hello"), b"hello")
+            got = [now - before[name] for name, now in crew.sockets().items()]
+            show(f"90 connections in turn: {got}")
+            self.assertTrue(20 <= min(got) <= max(got) <= 40)
+
+    def test_other_reactors(self) -> None:
+        """
+        On a reactor of Twisted's, too, all clients are served.
+        """
+        with Crew(2, reactor="poll") as crew:
+            for _ in range(50):
+                with crew.connect() as client:
+                    self.assertEqual(echo(client, b"hello"), b"hello")
+            self.assertEqual(crew.ended("client", 50), 50)
+
+
+class DeathTests(TestCase):
+    """
+    A worker that goes.
+    """
+
+    def test_killed_under_load(self) -> None:
+        """
+        When a worker is killed under load, clients of the others notice nothing, nobody is
+        refused, and soon it is back.
+        """
+        with Crew(2) as crew, ExitStack() as stack:
+            before = crew.sockets()
+            residents = []
+            for _ in range(20):
+                residents.append(stack.enter_context(crew.connect()))
+                self.assertEqual(echo(residents[-1], b"hello"), b"hello")
+            # Those that the other worker has, and the lifeline's and listener's sockets.
+            kept = crew.sockets()["1"] - before["1"]
+            self.assertTrue(8 <= kept <= 12)
+            visitors = [Visitors(crew.address()) for _ in range(2)]
+            wait_until(lambda: all(each.ends["ok"] > 50 for each in visitors), "some load")
+            killed = time.monotonic()
+            old = crew.signal_worker("0", signal.SIGKILL)
+            crew.wait_for_another("0", old)
+            back = time.monotonic() - killed
+            alive = 0
+            for client in residents:
+                try:
+                    alive += echo(client, b"hello") == b"hello"
+                except ConnectionError:
+                    continue
+            for each in visitors:
+                so_far = each.ends["ok"]
+                wait_until(lambda e=each, n=so_far: e.ends["ok"] > n + 50, "more load")
+                each.stop()
+            ends = visitors[0].ends + visitors[1].ends
+            slowest = max(each.slowest for each in visitors)
+            show(f"worker back {back:.2f} s after kill -9; slowest visit {slowest:.3f} s; {ends}")
+            self.assertEqual(alive, kept)
+            self.assertEqual(ends["ConnectionRefusedError"] + ends["TimeoutError"], 0)
+            # What it was in the middle of is lost: one visit of each visitor at most.
+            self.assertLessEqual(ends.total() - ends["ok"], 2)
+            self.assertLess(back, 3)
+            self.assertRegex(crew.log, rf"worker 0, process {old}, was ended by SIGKILL")
+
+    def test_all_killed(self) -> None:
+        """
+        While there is no worker at all nobody is refused: clients wait until there is one.
+        """
+        with Crew(2) as crew:
+            for name in ("0", "1"):
+                crew.signal_worker(name, signal.SIGKILL)
+            clients = [crew.connect() for _ in range(20)]
+            for client in clients:
+                with client:
+                    self.assertEqual(echo(client, b"hello"), b"hello")
+
+    def test_replaced(self) -> None:
+        """
+        A worker that is sent TERM drains: its quiet clients see the end of file, and another
+        takes its place; nobody is refused meanwhile.
+        """
+        with Crew(2) as crew:
+            clients = []
+            for _ in range(10):
+                clients.append(crew.connect())
+                self.assertEqual(echo(clients[-1], b"hello"), b"hello")
+            visitors = Visitors(crew.address())
+            old = crew.signal_worker("1", signal.SIGTERM)
+            # However often.
+            os.kill(old, signal.SIGTERM)
+            crew.wait_for_another("1", old)
+            visitors.stop()
+            self.assertEqual(set(visitors.ends), {"ok"})
+            ended = 0
+            for client in clients:
+                with client:
+                    client.settimeout(0.1)
+                    try:
+                        ended += client.recv(1) == b""
+                    except TimeoutError:
+                        self.assertEqual(echo(client, b"hello"), b"hello")
+            self.assertTrue(3 <= ended <= 7)
+
+    def test_stuck(self) -> None:
+        """
+        A worker that stands still is killed after some ten seconds and replaced; clients are
+        served by the other all the time.
+        """
+        with Crew(2) as crew:
+            crew.signal_worker("0", signal.SIGSTOP)
+            old = crew.pids()["0"]
+            stopped = time.monotonic()
+            visitors = Visitors(crew.address())
+            crew.wait_for_another("0", old)
+            took = time.monotonic() - stopped
+            visitors.stop()
+            show(
+                f"stuck worker replaced after {took:.1f} s; "
+                f"slowest visit {visitors.slowest:.2f} s; {visitors.ends}"
+            )
+            self.assertEqual(set(visitors.ends), {"ok"})
+            self.assertLess(visitors.slowest, 3)
+            self.assertGreater(took, 8)
+            self.assertIn("worker 0 has not answered for 10 s; it is killed", crew.log)
+            self.assertFalse(lives(old))
+
+
+class BrokenStartTests(TestCase):
+    """
+    Workers that cannot start.
+    """
+
+    @contextmanager
+    def broken(self) -> Iterator[None]:
+        """
+        Let no worker get further than its interpreter.
+        """
+        directory = Path(self.mktemp()).absolute()
+        directory.mkdir()
+        (directory / "sitecustomize.py").write_text(
+            "import os\n"
+            "if 'ECHOD_WORKER' in os.environ:\n"
+            "    os.write(2, b'echod: --port 7: broken\\n')\n"
+            "    os._exit(3)\n"
+        )
+        before = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = str(directory)
+        try:
+            yield
+        finally:
+            del os.environ["PYTHONPATH"]
+            if before is not None:
+                os.environ["PYTHONPATH"] = before
+
+    def test_foreground(self) -> None:
+        """
+        The daemon ends with status 1 and the worker's one line.
+        """
+        crew = Crew(2)
+        with self.broken(), self.assertRaises(AssertionError):
+            crew.start()
+        self.addCleanup(crew.__exit__, None, None, None)
+        self.assertEqual(crew.status, 1)
+        self.assertRegex(crew.stderr, r"\Aechod: worker [01]: --port 7: broken\n\Z")
+
+    def test_background(self) -> None:
+        """
+        Whoever sends the daemon to the background is told.
+        """
+        crew = Crew(2, background=True)
+        with self.broken(), self.assertRaises(AssertionError):
+            crew.start()
+        self.assertEqual(crew.status, 1)
+        self.assertIn("--port 7: broken", crew.stderr)
+        self.assertFalse(crew.pidfile.exists())
+
+
+class StopTests(TestCase):
+    """
+    The end of all.
+    """
+
+    def test_drain(self) -> None:
+        """
+        TERM lets every worker drain; when the last has gone, the parent ends as one process
+        would, and its port is closed.
+        """
+        with Crew(2) as crew:
+            address = crew.address()
+            clients = [crew.connect() for _ in range(10)]
+            for client in clients:
+                self.assertEqual(echo(client, b"hello"), b"hello")
+            clients[0].sendall(b"x" * 500_000)
+            crew.signal(signal.SIGTERM)
+            self.assertEqual(receive_rest(clients[0]), b"x" * 500_000)
+            for client in clients[1:]:
+                self.assertEqual(client.recv(1), b"")
+            for client in clients:
+                client.close()
+            crew.wait()
+            self.assertEqual(crew.status, -signal.SIGTERM)
+            self.assertEqual(crew.living(), [])
+            self.assertRaises(ConnectionRefusedError, connect, address)
+            drained = re.findall(r"drained: (\d+) connections finished, (\d+) aborted", crew.log)
+            self.assertEqual(sum(int(finished) for finished, _ in drained), 10)
+            self.assertEqual(len(drained), 2)
+            self.assertIn("all workers have gone", crew.log)
+
+    def test_clients_in_the_queue(self) -> None:
+        """
+        Clients who came just before the stop are served.
+        """
+        with Crew(2) as crew:
+            clients = many(crew.address(), 100)
+            for client in clients:
+                client.setblocking(True)
+                client.settimeout(20)
+                client.sendall(b"hello")
+            crew.signal(signal.SIGTERM)
+            for client in clients:
+                with client:
+                    self.assertEqual(receive_rest(client), b"hello")
+            crew.wait()
+
+    def test_whole_group(self) -> None:
+        """
+        A terminal's Ctrl-C, which reaches every process, and a second one for the workers,
+        are a drain like any other.
+        """
+        with Crew(2, "--drain-timeout", "60s", *LOOPBACK) as crew:
+            clients = [crew.connect() for _ in range(6)]
+            for client in clients:
+                self.assertEqual(echo(client, b"hello"), b"hello")
+            for name in ("0", "1", "0", "1"):
+                crew.signal_worker(name, signal.SIGINT)
+            for client in clients:
+                self.assertEqual(echo(client, b"hello"), b"hello")
+            crew.signal(signal.SIGINT)
+            for client in clients:
+                with client:
+                    self.assertEqual(client.recv(1), b"")
+            crew.wait()
+            self.assertEqual(crew.status, -signal.SIGINT)
+            self.assertNotIn("aborted: 1", crew.log)
+            self.assertEqual(len(crew.ups()), 2)
+
+    def test_second_term(self) -> None:
+        """
+        A second TERM ends every connection and every process at once.
+        """
+        with Crew(2, "--drain-timeout", "60s", *LOOPBACK) as crew, ExitStack() as stack:
+            for _ in range(4):
+                client = stack.enter_context(crew.connect(receive_buffer=4096))
+                client.setblocking(False)
+                try:
+                    while client.send(bytes(65536)):
+                        time.sleep(0.001)
+                except BlockingIOError:
+                    pass
+            crew.signal(signal.SIGTERM)
+            wait_until(lambda: not listens(crew.address()), "the port to be closed")
+            self.assertTrue(crew.running())
+            crew.signal(signal.SIGTERM)
+            took = crew.wait()
+            show(f"2 workers: exit {took:.2f} s after the second signal")
+            self.assertLess(took, 2)
+            self.assertEqual(crew.living(), [])
+
+    def test_parent_killed(self) -> None:
+        """
+        Workers whose parent was killed drain and end.
+        """
+        with Crew(2) as crew:
+            pids = list(crew.pids().values())
+            with crew.connect() as client:
+                self.assertEqual(echo(client, b"hello"), b"hello")
+                crew.signal(signal.SIGKILL)
+                self.assertEqual(client.recv(1), b"")
+            wait_until(lambda: not any(map(lives, pids)), "the workers to end")
+            self.assertIn("the parent is gone; stopping", crew.log)
+
+
+def listens(address: str) -> bool:
+    """
+    Whether anybody listens there.
+    """
+    try:
+        connect(address).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+class SocketsTests(TestCase):
+    """
+    All that one process can listen on, several can.
+    """
+
+    def test_every_kind(self) -> None:
+        """
+        Plain, TLS and UNIX sockets work together; HUP lets all workers serve a new
+        certificate; and the UNIX socket's file outlives a worker, and not the daemon.
+        """
+        crew = Crew(
+            *(2, *LOOPBACK, "--tls-port", "0", "--tls-cert", "{}/pem"),
+            *("--listen", "unix:{}/echo.sock:mode=600"),
+        )
+        pem, path = crew.directory / "pem", crew.directory / "echo.sock"
+
+        def renew() -> int:
+            made = make_certificate(["localhost"])
+            pem.write_bytes(made.cert_pem + made.key_pem)
+            pem.chmod(0o600)
+            return made.certificate.serial_number
+
+        def serial() -> int:
+            with crew.connect("--tls-port") as sock:
+                client = TLSClient(sock, context("TLS 1.3")).handshake()
+                certificate = client.tls.get_peer_certificate()
+                assert certificate is not None
+                return certificate.get_serial_number()
+
+        old = renew()
+        with crew:
+            self.assertEqual(path.stat().st_mode & 0o777, 0o600)
+            for option in ("--port", "--listen"):
+                with crew.connect(option) as client:
+                    self.assertEqual(echo(client, b"x" * 100_000), b"x" * 100_000)
+            self.assertEqual({serial() for _ in range(6)}, {old})
+            new = renew()
+            crew.signal(signal.SIGHUP)
+            wait_until(lambda: crew.log.count(f"serial {new:X}") >= 2, "both to read it")
+            self.assertEqual({serial() for _ in range(6)}, {new})
+            killed = crew.signal_worker("0", signal.SIGTERM)
+            crew.wait_for_another("0", killed)
+            with crew.connect("--listen") as client:
+                self.assertEqual(echo(client, b"hello"), b"hello")
+            names = {name for _, name, *_ in crew.records()}
+            self.assertEqual(names, {"tcp", f"unix:{path}:mode=600"})
+            crew.stop()
+            self.assertFalse(path.exists())
+
+    def test_lent_sockets(self) -> None:
+        """
+        Sockets that are lent to the parent are handed on, and a restart refuses nobody.
+        """
+        lent = socket.create_server(("127.0.0.1", 0), backlog=1000)
+        self.addCleanup(lent.close)
+        address = f"127.0.0.1:{lent.getsockname()[1]}"
+        options = ("--listen", "systemd:name=echo", "--workers", "2")
+        with HandedDaemon({"echo": [lent]}, *options) as daemon:
+            visitors = Visitors(address)
+            wait_until(lambda: visitors.ends["ok"] > 20, "some load")
+            daemon.stop()
+            so_far = visitors.ends["ok"]
+            with HandedDaemon({"echo": [lent]}, *options):
+                wait_until(lambda: visitors.ends["ok"] > so_far + 20, "more load")
+                visitors.stop()
+        show(f"restart with lent sockets: {visitors.ends}")
+        self.assertEqual(visitors.ends["ConnectionRefusedError"], 0)
+        self.assertEqual(set(visitors.ends), {"ok"})
+
+
+class LimitsTests(TestCase):
+    """
+    What holds for all workers together.
+    """
+
+    def test_max_connections(self) -> None:
+        """
+        However many come at once, there are never more than --max-connections; all places
+        are taken; and a place that becomes free is taken again, whoever had it.
+        """
+        with Crew(3, "--max-connections", "20", *LOOPBACK) as crew:
+            for _ in range(2):
+                before = sum(crew.sockets().values())
+                clients = many(crew.address(), 200)
+                most = 0
+
+                def served(clients: list[socket.socket] = clients) -> int:
+                    nonlocal most
+                    found = 0
+                    for client in clients:
+                        try:
+                            client.send(b"x")
+                            found += client.recv(100) != b""
+                        except OSError:
+                            continue
+                    most = max(most, found)
+                    return found
+
+                wait_until(lambda: served() == 20, "every place to be taken")
+                for _ in range(10):
+                    served()
+                show(f"--max-connections 20, 3 workers, 200 clients: at most {most}")
+                self.assertEqual(most, 20)
+                for client in clients:
+                    client.close()
+                wait_until(lambda n=before: sum(crew.sockets().values()) == n, "all to be gone")
+
+
+class SeenTests(TestCase):
+    """
+    What can be seen of them all.
+    """
+
+    def test_log_file(self) -> None:
+        """
+        A log file has the records of all workers, each with its name, in whole lines, and is
+        rotated by the parent alone.
+        """
+        options = (*LOOPBACK, "--log-format", "json")
+        with Crew(2, *options, before=("--logfile", "{}/twistd.log")) as crew:
+            visitors = [Visitors(crew.address()) for _ in range(2)]
+            wait_until(lambda: all(each.ends["ok"] > 100 for each in visitors), "some records")
+            crew.signal(signal.SIGUSR1)
+            rotated = crew.directory / "twistd.log.1"
+            wait_until(rotated.exists, "the old log")
+            so_far = [each.ends["ok"] for each in visitors]
+            wait_until(
+                lambda: all(v.ends["ok"] > n + 50 for v, n in zip(visitors, so_far, strict=True)),
+                "more records",
+            )
+            for each in visitors:
+                each.stop()
+            crew.stop()
+            lines = rotated.read_text().splitlines() + crew.log.splitlines()
+            records = [json.loads(line) for line in lines]
+            access = [each for each in records if each.get("event") == "access"]
+            self.assertEqual(len(access), sum(each.ends["ok"] for each in visitors))
+            self.assertEqual({each["worker"] for each in access}, {"0", "1"})
+            self.assertEqual(crew.stdout, "")
+
+    def test_standard_output(self) -> None:
+        """
+        On standard output, too, every record of every worker is a line of its own.
+        """
+        with Crew(2, *LOOPBACK, "--log-format", "json") as crew:
+            visitors = [Visitors(crew.address()) for _ in range(3)]
+            wait_until(lambda: all(each.ends["ok"] > 200 for each in visitors), "some records")
+            for each in visitors:
+                each.stop()
+            crew.stop()
+            records = [json.loads(line) for line in crew.log.splitlines()]
+            access = [each for each in records if each.get("event") == "access"]
+            self.assertEqual(len(access), sum(each.ends["ok"] for each in visitors))
+
+    def test_admin(self) -> None:
+        """
+        The metrics of all workers are those of the clients, each with its worker; ready is
+        who has all workers; and a counter never goes back while a worker lives.
+        """
+        with Crew(2, *LOOPBACK, *ADMIN) as crew:
+            for _ in range(20):
+                with crew.connect() as client:
+                    self.assertEqual(echo(client, b"hello"), b"hello")
+            self.assertEqual(crew.ended("client", 20), 20)
+            found = samples(crew)
+            for name, sum_of_all in (("connections", 20), ("echoed_bytes", 100)):
+                each = [found[f"echod_{name}_total", "tcp", worker] for worker in "01"]
+                self.assertEqual(sum(each), sum_of_all)
+                self.assertGreater(min(each), 0)
+            self.assertEqual(ask(crew, "/readyz"), (200, "ready\n"))
+            with crew.connect() as client:
+                self.assertEqual(echo(client, b"hello"), b"hello")
+                self.assertEqual(shown(crew)["traffic"][0]["connections"], 1)
+            crew.signal_worker("0", signal.SIGSTOP)
+            status, why = ask(crew, "/readyz")
+            self.assertEqual(status, 503)
+            self.assertTrue(why.startswith("worker 0: not listening: --port 0"), why)
+            now = samples(crew)
+            for key, value in found.items():
+                if key[0].endswith(("_total", "_count", "_sum")) and "0" in key:
+                    self.assertGreaterEqual(now[key], value, key)
+            crew.signal_worker("0", signal.SIGCONT)
+            wait_until(lambda: ask(crew, "/readyz")[0] == 200, "it to be ready again")
+
+    def test_background(self) -> None:
+        """
+        In the background the workers are up when twistd returns, log to the daemon's file,
+        and go with it.
+        """
+        with Crew(2, background=True) as crew:
+            self.assertEqual(len(crew.pids()), 2)
+            with crew.connect() as client:
+                self.assertEqual(echo(client, b"hello"), b"hello")
+            self.assertEqual(crew.ended("client", 1), 1)
+            crew.stop()
+            self.assertEqual(crew.living(), [])
+            self.assertEqual((crew.stdout, crew.stderr), ("", ""))
+
+    def test_check(self) -> None:
+        """
+        --check says how many workers there would be, and starts none.
+        """
+        daemon = Daemon(*LOOPBACK, "--check", "--workers", "2", ready=lambda _: False)
+        self.assertRaises(AssertionError, daemon.start)
+        self.addCleanup(daemon.__exit__, None, None, None)
+        self.assertEqual(daemon.status, 0)
+        self.assertIn("with 2 workers", daemon.stdout)
+        self.assertNotIn("worker 0", daemon.stdout)

@@ -1,0 +1,147 @@
+"""
+The command line of a worker.
+"""
+
+import os
+import sys
+
+from twisted.python.usage import UsageError
+from twisted.scripts.twistd import ServerOptions
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod.command import (
+    PATHS,
+    RUN,
+    rewritten,
+    twistd_options,
+    worker_command,
+    worker_environment,
+)
+from echod.options import Options
+from echod.parameters import PARAMETERS
+
+
+def logger():
+    """
+    A log observer of the operator's own.
+    """
+
+
+class RewrittenTests(SynchronousTestCase):
+    """
+    The options of echod, written anew.
+    """
+
+    def rewrite(self, *given):
+        options = Options()
+        options.parseOptions(given)
+        return rewritten(options.given, options.shortOpt, options.longOpt)
+
+    def test_names(self):
+        """
+        Short and cut names come out whole, and values stay what they were.
+        """
+        self.assertEqual(
+            self.rewrite("-p7", "-i", "::1", "--idle", "5m", "--listen=unix:a b", "--deny", "::/0"),
+            ["-p7", "-i::1", "--idle-timeout=5m", "--listen=unix:a b", "--deny=::/0"],
+        )
+        self.assertEqual(self.rewrite(), [])
+        self.assertEqual(self.rewrite("--check"), ["--check"])
+
+    def test_the_same(self):
+        """
+        What they say is what the given ones said.
+        """
+        given = ("--port", "7", "--tls-port=8", "--tls-cert", "a", "--tls-key", "b", "--allow=::/0")
+        given += ("--max-connections", "9", "--workers", "0", "--log-format", "json")
+        one, other = Options(), Options()
+        one.parseOptions(given)
+        other.parseOptions(self.rewrite(*given))
+        self.assertEqual(one, other)
+
+    def test_paths(self):
+        """
+        A path is named in full: twistd may go to another directory before it is used.
+        """
+        here = os.getcwd()
+        self.assertEqual(
+            self.rewrite("--tls-port", "0", "--tls-cert", "a/b", "--tls-key=/c"),
+            ["--tls-port=0", f"--tls-cert={here}/a/b", "--tls-key=/c"],
+        )
+
+    def test_every_path(self):
+        """
+        No option that takes a path is forgotten.
+        """
+        options = Options()
+        taken = {f"--{name}" for name, _, _, _, coerce in PARAMETERS if self.is_path(coerce)}
+        for name in ("tls-cert", "tls-key"):
+            getattr(options, f"opt_{name.replace('-', '_')}")("x")
+            taken.add(f"--{name}")
+        self.assertEqual(options["tls-cert"], [(os.path.abspath("x"), os.path.abspath("x"))])
+        self.assertEqual(taken, PATHS)
+
+    def is_path(self, coerce):
+        try:
+            return coerce("x") == os.path.abspath("x")
+        except UsageError:
+            return False
+
+
+class CommandTests(SynchronousTestCase):
+    """
+    The program that is started.
+    """
+
+    def twistd(self, *args):
+        options = ServerOptions()
+        options["reactor"] = None
+        for name, value in args:
+            options[name] = value
+        return options
+
+    def test_plain(self):
+        """
+        A worker runs in the foreground, without a pidfile and, whatever the parent has, with
+        its log on standard output.
+        """
+        for args in ((), (("logfile", "x"), ("uid", 7), ("pidfile", "y"), ("nodaemon", 0))):
+            self.assertEqual(
+                worker_command(self.twistd(*args), ["--port=7"]),
+                [sys.executable, "-P", "-c", RUN, "--nodaemon", "--pidfile=", "echod", "--port=7"],
+            )
+
+    def test_handed_on(self):
+        """
+        The reactor, syslog and a logger of the operator's own are the worker's, too.
+        """
+        self.assertEqual(
+            twistd_options(
+                self.twistd(
+                    ("reactor", "poll"), ("syslog", True), ("prefix", "x y"), ("logger", logger)
+                )
+            )[2:],
+            ["--syslog", "--prefix=x y", "--logger=tests.test_command.logger", "--reactor=poll"],
+        )
+
+    def test_parsed(self):
+        """
+        twistd understands them.
+        """
+        options = ServerOptions()
+        options.parseOptions([*twistd_options(self.twistd(("logger", logger))), "ftp"])
+        self.assertTrue(options["nodaemon"])
+        self.assertEqual((options["pidfile"], options["logger"]), ("", logger))
+
+    def test_environment(self):
+        """
+        It finds its modules where the parent does, and what was for the parent alone is
+        not there.
+        """
+        environ = {"HOME": "/h", "LISTEN_FDS": "2", "LISTEN_PID": "7", "LISTEN_FDNAMES": "a:b"}
+        environ |= {"NOTIFY_SOCKET": "@x", "WATCHDOG_USEC": "1", "WATCHDOG_PID": "7"}
+        here = os.getcwd()
+        self.assertEqual(
+            worker_environment(environ | {"PYTHONPATH": "x"}, ["", "lib", "/usr/lib"]),
+            {"HOME": "/h", "PYTHONPATH": f"{here}/lib:/usr/lib"},
+        )
