@@ -15,6 +15,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import TestCase
 
+from echod.credentials import serial_text
 from tests.certificates import make_certificate
 from tests.integration.admin import ADMIN, ask, samples, shown
 from tests.integration.crew import Crew, Visitors, lives, many
@@ -407,7 +408,7 @@ class SocketsTests(TestCase):
             self.assertEqual({serial() for _ in range(6)}, {old})
             new = renew()
             crew.signal(signal.SIGHUP)
-            wait_until(lambda: crew.log.count(f"serial {new:X}") >= 2, "both to read it")
+            wait_until(lambda: crew.log.count(f"serial {serial_text(new)}") >= 2, "both to read it")
             self.assertEqual({serial() for _ in range(6)}, {new})
             killed = crew.signal_worker("0", signal.SIGTERM)
             crew.wait_for_another("0", killed)
