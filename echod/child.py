@@ -76,6 +76,7 @@ class Child(ProcessProtocol):
     @ivar complaint: what it wrote last to its standard error, before it was up.
     @ivar totals: how many connections it has, and how many bytes it has echoed and clients
         refused, as it said last.
+    @ivar dropped: how many lines of its log have been dropped here.
     @ivar silent: how many looks have passed since it said anything.
     """
 
@@ -84,19 +85,20 @@ class Child(ProcessProtocol):
     pid = 0
     up = False
     complaint = ""
+    dropped = 0
     silent = 0
     totals: Sequence[int] = (0, 0, 0)
 
-    def __init__(
-        self, name: str, born: float, parent: Parent, write_log: Callable[[bytes], object]
-    ):
+    def __init__(self, name: str, born: float, parent: Parent, write_log: Callable[[bytes], bool]):
         """
-        @param write_log: is given each line of its log, when that goes through us.
+        @param write_log: is given each line of its log, when that goes through us, and
+            says whether it was taken.
         """
         self.name = name
         self.born = born
         self._parent = parent
-        self._out = Lines(write_log)
+        self._write_log = write_log
+        self._out = Lines(self._log)
         self._err = Lines(self._complain)
         self._asked = 0
         self._answers: dict[int, Deferred[Message]] = {}
@@ -110,6 +112,9 @@ class Child(ProcessProtocol):
 
     def errReceived(self, data: bytes) -> None:
         self._err.add(data)
+
+    def _log(self, line: bytes) -> None:
+        self.dropped += not self._write_log(line)
 
     def _complain(self, line: bytes) -> None:
         text = printable(line.decode(errors="backslashreplace").rstrip())

@@ -16,15 +16,14 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
 from echod import signals
-from echod.admission import AddressRules, Admission, ConnectRate
 from echod.connections import Connections
 from echod.factory import EchoFactory
+from echod.gate import admission, proxy_policy, time_limits
 from echod.keylog import KeyLog
-from echod.limits import LOOK_SECONDS, TimeLimits
+from echod.limits import LOOK_SECONDS
 from echod.listener import ListenerService
 from echod.observation import Observation
 from echod.options import Options
-from echod.proxy import ProxyPolicy
 from echod.rotation import Certificates
 from echod.snapshot import Snapshot
 from echod.systemd import StatusLine, Supervision, SystemdNotifier
@@ -73,20 +72,9 @@ class EchodService(MultiService):
         self.max_connections = max_connections
         self.drain_seconds = options["drain-timeout"]
         self._log = TwistdLog(options.twistd, options["log-format"], options["log-level"])
-        limits = TimeLimits(
-            handshake=options["handshake-timeout"],
-            idle=options["idle-timeout"],
-            lifetime=options["max-lifetime"],
-            write=options["write-timeout"],
-        )
-        self.connections = Connections(reactor, limits, options["access-log"] == "on")
-        self.admission = Admission(
-            self.connections,
-            max_connections,
-            AddressRules(options["allow"], options["deny"]),
-            options["max-per-client"],
-            ConnectRate(reactor, *options["connect-rate"]) if options["connect-rate"] else None,
-        )
+        access_log = options["access-log"] == "on"
+        self.connections = Connections(reactor, time_limits(options), access_log)
+        self.admission = admission(reactor, options, self.connections, max_connections)
         self._proxies = proxy_policy(options)
         # No child: those are stopped at once, and the drain is told of to its end.
         self._figures = StatusLine(reactor, self._totals)
@@ -97,6 +85,7 @@ class EchodService(MultiService):
             max_connections,
             self.listeners,
             lambda: self.certificates.served if self.certificates else (),
+            lambda: self._log.dropped,
         )
         # What goes on until the last connection has ended.
         self._to_the_end = MultiService()
@@ -164,13 +153,6 @@ class EchodService(MultiService):
         observer = self._log.open()
         if observer is not None and isinstance(parent, Componentized):
             parent.setComponent(ILogObserver, observer)
-
-    @property
-    def log_dropped(self) -> int:
-        """
-        How many log records have been dropped because the log did not take them.
-        """
-        return self._log.dropped
 
     def try_log(self) -> None:
         """
@@ -270,14 +252,3 @@ class EchodService(MultiService):
             connections=self.connections.opened,
             bytes=self.connections.bytes_echoed,
         )
-
-
-def proxy_policy(options: Options) -> ProxyPolicy | None:
-    """
-    Whose PROXY headers are believed; C{None} when none are read.
-    """
-    if options["proxy-protocol"] == "off":
-        return None
-    networks = [each for each in options["proxy-trust"] if each != "unix"]
-    required = options["proxy-protocol"] == "require"
-    return ProxyPolicy(required, networks, "unix" in options["proxy-trust"])

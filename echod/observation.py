@@ -59,11 +59,9 @@ class Observation(MultiService):
 
     @ivar lag: how late its loop is.
     @ivar draining: whether it is being stopped.
-    @ivar log_dropped: tells how many log records could not be written.
     """
 
     draining = False
-    log_dropped: Callable[[], int] = staticmethod(lambda: 0)
 
     def __init__(
         self,
@@ -72,9 +70,11 @@ class Observation(MultiService):
         max_connections: int,
         listeners: Callable[[], Sequence[ListenerService]],
         certificates: Callable[[], Sequence[Credentials]] = tuple,
+        log_dropped: Callable[[], int] = int,
         now: Callable[[], float] = time.time,
     ):
         """
+        @param log_dropped: tells how many log records could not be written.
         @param now: tells the time of day, in seconds since 1970.
         """
         super().__init__()
@@ -83,6 +83,7 @@ class Observation(MultiService):
         self._max_connections = max_connections
         self._listeners = listeners
         self._certificates = certificates
+        self._log_dropped = log_dropped
         self._now = now
         self._started = clock.seconds()
         self.lag = Lag(clock)
@@ -123,7 +124,7 @@ class Observation(MultiService):
             certificates=[_served(each) for each in certificates],
             lag=_distribution(self.lag.histogram),
             lag_last=self.lag.last,
-            log_dropped=self.log_dropped(),
+            log_dropped=self._log_dropped(),
             process=this_process(),
             history=list(self.history.samples),
             newest=list(self._newest()),

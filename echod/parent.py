@@ -83,6 +83,7 @@ class ParentService(EchodService):
         """
         super().__init__(reactor, options, max_connections, supervision)
         self._shares = shares(max_connections, count)
+        self._born: dict[str, Child] = {}
         self._last: dict[str, Snapshot] = {}
         names = [str(number) for number in range(count)]
         # Here and now: twistd will change the directory that paths are relative to.
@@ -126,6 +127,7 @@ class ParentService(EchodService):
         A worker is gone: nobody waits for it to accept, and the next counts from nothing.
         """
         self._last.pop(child.name, None)
+        self._born.pop(child.name, None)
         self._table[int(child.name)] = ABSENT
 
     def spawn(self, child: Child) -> None:
@@ -157,6 +159,7 @@ class ParentService(EchodService):
             except BaseException:
                 ours.close()
                 raise
+        self._born[child.name] = child
         child.lifeline = hold(self._reactor, ours.detach(), child.heard, child.lost)
 
     async def snapshots(self) -> list[Snapshot]:
@@ -171,7 +174,10 @@ class ParentService(EchodService):
         ]
 
     def _heard(self, worker: str, answer: Message) -> Snapshot:
-        self._last[worker] = Snapshot.from_json(answer["snapshot"])
+        told = Snapshot.from_json(answer["snapshot"])
+        # What it could not write, and what we could not write for it, if it still lives.
+        dropped = told.log_dropped + getattr(self._born.get(worker), "dropped", 0)
+        self._last[worker] = replace(told, log_dropped=dropped)
         return self._last[worker]
 
     def _silent(self, worker: str) -> Snapshot:

@@ -1,244 +1,33 @@
 """
-The house: C{makeService} reads the options once, and builds from them the daemon, its
-listeners and what they serve with.
+The house: C{makeService} prepares the process, reads the options once, and has built from
+them the daemon, the parent of several, or one of those.
 
-The rule of this room: all that can be found wrong is found wrong here, in one line.  Nothing
-here opens a socket, starts a timer or forks; that waits until the service is started.
+The rule of this room: what concerns the process as a whole is set right here, before
+anything else is made: its standard streams, its reactor, its clock.
 """
 
 import os
 import select
 import sys
 import time
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IStreamServerEndpoint
-from twisted.internet.task import react
 from twisted.logger import Logger
 from twisted.python import runtime
 
 from echod import __version__
+from echod.assembly import build, build_worker
 from echod.assignment import Assignment
-from echod.credentials import BadCredentials
 from echod.daemon import EchodService
-from echod.endpoint import WRAPPING, TCPEndpoint, endpoint_from
-from echod.inherited import InheritedEndpoint, InheritedSockets, first_environment
-from echod.keylog import KeyLog
-from echod.listener import ListenFailed
+from echod.inherited import InheritedSockets, first_environment
 from echod.options import Options
-from echod.parent import UNSHARED, ParentService
-from echod.rotation import Certificates, names_text, time_text
-from echod.sockets import descriptor_limit, printable
+from echod.rehearsal import check
 from echod.systemd import Supervision
-from echod.tls import Policy
 from echod.whereabouts import check_whereabouts
-from echod.worker import WorkerService
-
-if TYPE_CHECKING:
-    from echod.admin import AdminService, Source
 
 __all__ = ["EchodService", "Options", "makeService"]
 
 log = Logger()
-
-RESERVED_DESCRIPTORS = 64
-"""What is kept for listeners, files, the reactor itself, and those that are let go."""
-
-
-def most_connections(reactor: Any, asked: int) -> int:
-    """
-    How many connections there may be: as many as are asked for, less what there are no
-    descriptors for.
-    """
-    # One that waits with select(2) can wait for no others.
-    waits = sys.modules.get("twisted.internet.selectreactor")
-    selects = waits is not None and isinstance(reactor, waits.SelectReactor)
-    room = min(descriptor_limit(), 1024 if selects else sys.maxsize) - RESERVED_DESCRIPTORS
-    most = max(1, min(asked, room))
-    if most < asked:
-        log.warn(
-            "--max-connections {asked}: {most} it is, for want of descriptors; raise the hard "
-            "limit (ulimit -Hn, LimitNOFILE=)",
-            event="descriptors-short",
-            asked=asked,
-            most=most,
-        )
-    return most
-
-
-def build(
-    reactor: Any,
-    options: Options,
-    inherited: InheritedSockets | None = None,
-    supervision: Supervision | None = None,
-    workers: int = 1,
-) -> EchodService:
-    """
-    Build the daemon that the options ask for.
-
-    @param inherited: the sockets that were handed over to this process.
-    @param supervision: how the service manager is told what the daemon does.
-    @param workers: how many processes shall serve; with more than one, what is built is
-        their parent, but for a check.
-    @raise SystemExit: with one line, when a file or an endpoint string is wrong.
-    """
-    most = options["max-connections"]
-    if workers > 1 and not options["check"]:
-        service: EchodService = ParentService(reactor, options, most, workers, supervision)
-    else:
-        most = most_connections(reactor, most)
-        service = EchodService(reactor, options, most, supervision)
-    if options.serves_tls:
-        _prepare_tls(reactor, options, service)
-    _add_listeners(reactor, options, service, inherited or InheritedSockets(), workers)
-    return service
-
-
-def build_worker(reactor: Any, options: Options, assignment: Assignment) -> WorkerService:
-    """
-    Build a worker.
-
-    @raise SystemExit: with one line, when a file is wrong.
-    """
-    most = most_connections(reactor, assignment.max_connections)
-    service = WorkerService(reactor, options, most, assignment)
-    if options.serves_tls:
-        _prepare_tls(reactor, options, service)
-    service.add_handed()
-    return service
-
-
-def _add_listeners(
-    reactor: Any,
-    options: Options,
-    service: EchodService,
-    inherited: InheritedSockets,
-    workers: int,
-) -> None:
-    interface, backlog = options["interface"], options["backlog"]
-    at = f" --interface {interface}" if interface else ""
-    certificates = service.certificates
-    for name, option, port, tls in (
-        ("tcp", "--port", options["port"], None),
-        ("tls", "--tls-port", options["tls-port"], certificates),
-    ):
-        if port is not None:
-            endpoint = TCPEndpoint(reactor, port, interface, backlog)
-            service.add_listener(name, f"{option} {port}{at}", endpoint, tls)
-    for option, descriptions, tls in (
-        ("--listen", options["listen"], None),
-        ("--tls-listen", options["tls-listen"], certificates),
-    ):
-        for description in descriptions:
-            asked = f"{option} {printable(description)}"
-            wraps = description.partition(":")[0] in WRAPPING
-            if wraps and workers > 1:
-                raise SystemExit(f"echod: {asked}: {UNSHARED}; for TLS, use --tls-listen")
-            try:
-                found = _endpoints(reactor, description, backlog, inherited)
-            except ValueError as error:
-                raise SystemExit(f"echod: {asked}: {error}") from None
-            for name, each in found:
-                service.add_listener(name, asked, each, tls)
-            if tls is None and wraps:
-                log.warn(
-                    "{option}: its layer around the connection loses what is owed to a client "
-                    "that closes its sending side; for TLS, use --tls-port",
-                    event="lossy-listener",
-                    option=asked,
-                )
-    if options["admin"] is not None:
-        service.add_admin(build_admin(reactor, options, service.snapshots, inherited))
-    for socket in inherited.left:
-        log.warn(
-            "a socket was handed over that no option listens on; add --listen systemd:name={name}",
-            event="socket-unused",
-            name=printable(socket.name),
-        )
-
-
-def build_admin(
-    reactor: Any, options: Options, source: "Source", inherited: InheritedSockets
-) -> "AdminService":
-    """
-    Build what C{--admin} asks for.
-
-    @raise SystemExit: with one line, when the endpoint string is wrong, or a part of what
-        it takes is not installed.
-    """
-    try:
-        # Here, since a daemon that does not serve HTTP can do without the memory for it.
-        from echod.admin import AdminService
-        from echod.metrics import exposition
-    except ImportError:
-        raise SystemExit(
-            "echod: --admin: needs prometheus_client; pip install 'echod[metrics]'"
-        ) from None
-    admin = AdminService(reactor, source, exposition)
-    asked = f"--admin {printable(options['admin'])}"
-    try:
-        found = _endpoints(reactor, options["admin"], options["backlog"], inherited, "660")
-    except ValueError as error:
-        raise SystemExit(f"echod: {asked}: {error}") from None
-    for _, endpoint in found:
-        admin.add_listener(asked, endpoint)
-    return admin
-
-
-def _endpoints(
-    reactor: Any, description: str, backlog: int, inherited: InheritedSockets, mode: str = "666"
-) -> list[tuple[str, IStreamServerEndpoint]]:
-    """
-    The endpoints that a string describes, each with the name of its listener.
-    """
-    if description.startswith("systemd:"):
-        return [
-            (each.name, InheritedEndpoint(reactor, each)) for each in inherited.take(description)
-        ]
-    try:
-        return [(description, endpoint_from(reactor, description, backlog, mode))]
-    except ValueError as error:
-        raise ValueError(f"{error}; give one such as tcp:9000 or unix:/run/echod.sock") from None
-
-
-def _prepare_tls(reactor: Any, options: Options, service: EchodService) -> None:
-    policy = Policy(
-        minimum=options["tls-min"] or "1.2",
-        alpn=options["tls-alpn"] or (),
-        client_auth=options["tls-client-auth"] or "off",
-    )
-    if (path := options["tls-keylog"]) is not None:
-        service.key_log = KeyLog(path)
-        policy = replace(policy, log_keys=service.key_log.write)
-    service.certificates = Certificates(
-        reactor, policy, options["tls-cert"], options["tls-client-ca"]
-    )
-    try:
-        service.certificates.load()
-        if service.key_log is not None:
-            service.key_log.open()
-            service.key_log.warn()
-    except BadCredentials as error:
-        raise SystemExit(f"echod: --tls-{error.kind}: {printable(str(error))}") from None
-    except MemoryError:
-        # cffi's ffi.callback(), which pyOpenSSL uses; not for want of memory.
-        raise SystemExit(
-            "echod: several --tls-cert, --tls-alpn and --tls-keylog take memory that is both "
-            "written and executed; give the service MemoryDenyWriteExecute=no"
-        ) from None
-    except OSError as error:
-        raise SystemExit(
-            f"echod: --tls-keylog '{printable(path)}': {error.strerror}; "
-            "give a file that can be written"
-        ) from None
-    if isinstance(service, ParentService):
-        # Was all well?  The workers serve with it, and look for changes themselves.
-        if service.key_log is not None:
-            service.key_log.undo()
-    else:
-        service.certificates.setServiceParent(service)
 
 
 def worker_count(asked: int, most: int) -> int:
@@ -246,42 +35,6 @@ def worker_count(asked: int, most: int) -> int:
     How many workers are meant: for 0, one for each CPU that this process may use.
     """
     return asked or min(len(os.sched_getaffinity(0)), most)
-
-
-def check(reactor: Any, service: EchodService, workers: int = 1) -> None:
-    """
-    Start the service, stop it again, and say what would run.
-
-    @raise SystemExit: always; with 0 when all is well, else with the line that says
-        what is not.
-    """
-
-    service.try_log()
-    if service.key_log is not None:
-        service.key_log.undo()
-
-    async def start_and_stop(_: Any) -> None:
-        failed = False
-        try:
-            service.startService()
-            print(f"echod {__version__}: all is well; this would listen on")
-            for listener in service.all_listeners():
-                print(f"  {listener.address()}, {listener.option}")
-            print(f"for at most {service.max_connections} connections at once")
-            if workers > 1:
-                print(f"with {workers} workers")
-            if service.certificates is not None:
-                print("with")
-                for each in service.certificates.served:
-                    print(f"  {names_text(each)}, until {time_text(each.not_after)}, {each.path}")
-        except ListenFailed:
-            # It has said why; and react() takes a status from a plain SystemExit only.
-            failed = True
-        await service.stopService()
-        if failed:
-            raise SystemExit(1)
-
-    react(lambda r: Deferred.fromCoroutine(start_and_stop(r)), _reactor=reactor)
 
 
 def fill_standard_streams() -> None:

@@ -86,18 +86,21 @@ class Sink:
         """
         return self._backlog.dropped
 
-    def put(self, level: NamedConstant, line: bytes) -> None:
+    def put(self, level: NamedConstant, line: bytes) -> bool:
         """
         Have a line written, or drop it.
+
+        @return: whether there was room for it.
         """
         with self._lock:
             if not self._backlog.add(level, line):
-                return
+                return False
             self._filled.notify()
             if self._threaded and not self._started:
                 self._start()
         if self._patience > 0 and self._writer != get_ident():
             self._wait()
+        return True
 
     def run(self) -> None:
         """

@@ -89,12 +89,13 @@ class TwistdLog:
         observer = FilteringLogObserver(observer, [LogLevelFilterPredicate(self._level)])
         return observer if self.worker is None else of_worker(self.worker, observer)
 
-    def write(self, line: bytes) -> None:
+    def write(self, line: bytes) -> bool:
         """
         Append to the log file, if there is one, a line that a worker has written.
+
+        @return: whether it was not dropped.
         """
-        if self.file is not None and self._sink is not None:
-            self._sink.put(LogLevel.info, line)
+        return self.file is None or self._sink is None or self._sink.put(LogLevel.info, line)
 
     def _destination(self, twistd: Mapping[str, Any]) -> Destination:
         name = log_name(twistd)

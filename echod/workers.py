@@ -67,12 +67,13 @@ class WorkersService(Service):
         reactor: Any,
         names: Sequence[str],
         nursery: Nursery,
-        write_log: Callable[[bytes], object],
+        write_log: Callable[[bytes], bool],
         drain_seconds: float,
     ):
         """
         @param nursery: starts the processes.
-        @param write_log: is given the lines of their logs, when those go through us.
+        @param write_log: is given the lines of their logs, when those go through us, and
+            says whether it took them.
         @param drain_seconds: how long a drain may take.
         """
         self._reactor = reactor

@@ -52,12 +52,18 @@ class ChildTests(SynchronousTestCase):
     def setUp(self):
         self.told = []
         self.log = []
-        self.child = Child("1", 5.0, self, self.log.append)
+        self.room = True
+        self.child = Child("1", 5.0, self, self.write_log)
         self.process = FakeProcess(77, self.child, [], {}, {})
         verifyObject(IProcessTransport, self.process)
         self.child.lifeline = Lifeline(self.child.heard, self.child.lost)
         self.child.lifeline.makeConnection(StringTransport())
         self.far = FarEnd(self.child.lifeline)
+
+    def write_log(self, line):
+        if self.room:
+            self.log.append(line)
+        return self.room
 
     def worker_up(self, child):
         self.told.append((child.name, "up"))
@@ -95,6 +101,15 @@ class ChildTests(SynchronousTestCase):
         self.assertEqual(self.log, [b"a line\n"])
         self.process.end()
         self.assertEqual(self.log, [b"a line\n", b"and\n"])
+
+    def test_log_dropped(self):
+        """
+        What of it is not taken is counted.
+        """
+        self.child.childDataReceived(1, b"one\n")
+        self.room = False
+        self.child.childDataReceived(1, b"two\nthree\n")
+        self.assertEqual((self.log, self.child.dropped), ([b"one\n"], 2))
 
     def test_complaint(self):
         """

@@ -1,16 +1,436 @@
 """
-The daemon as it is seen from outside, from its start to the end of its drain.
+The daemon: how it starts, runs, is told of and seen, and stops.
 """
 
+import json
 import os
+import signal
 import sys
+from types import SimpleNamespace
 
+import twisted.internet.reactor  # The tests stand in for one that is installed.
+from twisted.application.service import (
+    Application,
+    IServiceCollection,
+    MultiService,
+)
 from twisted.internet.defer import Deferred
+from twisted.logger import ILogObserver, Logger, LogPublisher, capturedLogs, formatEvent
+from twisted.scripts.twistd import ServerOptions
 
+from echod.connection import Reason
 from echod.factory import EchoFactory
-from echod.service import check
+from echod.rehearsal import check
+from echod.service import makeService
+from echod.systemd import Supervision, SystemdNotifier
 from tests.certificates import make_certificate
-from tests.test_service import ServiceTestCase, Stuck
+from tests.daemons import ServiceTestCase, Stuck
+from tests.fakes import FakeConnection
+from tests.servicemanager import ServiceManager
+
+
+class RunTests(ServiceTestCase):
+    """
+    Start, work, stop.
+    """
+
+    def test_sweep(self):
+        """
+        A running daemon looks after its connections by the reactor's clock and the options.
+        """
+        service = self.build(*self.local, "--write-timeout", "2s")
+        service.startService()
+        Stuck(service.connections)
+        with capturedLogs() as events:
+            self.reactor.pump([1] * 4)
+        self.assertEqual(service.connections.ended, {Reason.WRITE_STALL: 1})
+        self.assertIn("access", [event.get("event") for event in events])
+
+    def test_limits(self):
+        """
+        Each limit in time is that of its own option, kept to within half a second.
+        """
+        for option, awaited, how, reason in (
+            ("--idle-timeout", None, "finish", Reason.IDLE),
+            ("--max-lifetime", None, "finish", Reason.LIFETIME),
+            ("--handshake-timeout", Reason.HANDSHAKE, "overdue", Reason.HANDSHAKE),
+        ):
+            service = self.build(*self.local, option, "3s")
+            service.startService()
+            connection = FakeConnection(service.connections)
+            connection.awaited = awaited
+            self.reactor.pump([0.5] * 5)
+            self.assertEqual(connection.asked, [])
+            self.reactor.pump([0.5])
+            self.assertEqual(connection.asked, [(how, reason)])
+
+    def test_access_log_off(self):
+        """
+        With C{--access-log off} the end of a connection is not logged.
+        """
+        service = self.build("--access-log", "off")
+        connection = Stuck(service.connections)
+        with capturedLogs() as events:
+            service.connections.remove(connection, Reason.CLIENT)
+        self.assertEqual(list(events), [])
+
+    def test_stop(self):
+        """
+        A stop closes the doors, then waits for the guests, then says what there was.
+        """
+        service = self.build(*self.local, "--drain-timeout", "3s")
+        service.startService()
+        port = self.reactor.ports[0]
+        port.closing = Deferred()
+        Stuck(service.connections)
+        with capturedLogs() as events:
+            stopped = service.stopService()
+            self.reactor.advance(10)
+            # The door is not closed yet: nobody is sent away.
+            self.assertTrue(port.stopped)
+            self.assertEqual(len(service.connections), 1)
+            port.closing.callback(None)
+            self.reactor.advance(2.9)
+            self.assertEqual(len(service.connections), 1)
+            self.assertNoResult(stopped)
+            self.reactor.advance(0.1)
+        self.assertIsNone(self.successResultOf(stopped))
+        self.assertEqual(service.connections.ended, {Reason.ABORTED: 1})
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+        self.assertEqual(
+            [formatEvent(event) for event in events][-2:],
+            [
+                "drained: 0 connections finished, 1 aborted",
+                "echod stopped: 1 connections, 7 bytes echoed",
+            ],
+        )
+        self.assertEqual(
+            {name: events[-1][name] for name in ("event", "connections", "bytes")},
+            {"event": "stopped", "connections": 1, "bytes": 7},
+        )
+
+
+class SignalTests(ServiceTestCase):
+    """
+    Real signals to this process, handled by the daemon while the test runs.
+    """
+
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+    def setUp(self):
+        super().setUp()
+        self.stops = []
+        for number in self.numbers:
+            self.addCleanup(signal.signal, number, signal.getsignal(number))
+            # What a reactor does once it runs, if only for the first two.
+            signal.signal(number, lambda number, frame: self.stops.append(number))
+
+    def send(self, number):
+        with capturedLogs() as events:
+            os.kill(os.getpid(), number)
+            self.assertEqual(list(events), [])
+            self.reactor.advance(0)
+        return [formatEvent(event) for event in events]
+
+    def test_not_before_the_reactor_runs(self):
+        """
+        The handlers come after the reactor's own, or those would replace them.
+        """
+        before = [signal.getsignal(number) for number in self.numbers]
+        self.build(*self.local).startService()
+        self.assertEqual([signal.getsignal(number) for number in self.numbers], before)
+
+    def test_stop_and_again(self):
+        """
+        The first TERM or INT stops, the second of its kind ends every connection at once.
+        """
+        service = self.build(*self.local)
+        service.startService()
+        self.reactor.run()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            Stuck(service.connections)
+            self.stops.clear()
+            self.assertEqual(self.send(number), [])
+            self.assertEqual((self.stops, len(service.connections)), ([number], 1))
+            said = self.send(number)
+            self.assertEqual(said[0], f"{number.name} again: ending every connection now")
+            self.assertEqual((self.stops, len(service.connections)), ([number], 0))
+        self.assertEqual(service.connections.ended, {Reason.ABORTED: 2})
+
+    def test_others_are_survived(self):
+        """
+        HUP, USR1 and USR2 stop nothing; the log says that they came.
+        """
+        self.build(*self.local).startService()
+        self.reactor.run()
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            said = self.send(number)
+            self.assertEqual(said, [f"{number.name} came, and there is nothing to do for it"])
+        self.assertEqual(self.stops, [])
+
+    def test_reload(self):
+        """
+        With TLS, HUP has the certificates read again and the key log opened anew.
+        """
+        made = make_certificate(days=90)
+        pem, key_log = self.file(made.cert_pem + made.key_pem), self.mktemp()
+        os.chmod(pem, 0o600)
+        tls = ("--tls-port", "0", "--tls-cert", pem, "--tls-keylog", key_log)
+        service = self.build(*tls, "-i", "127.0.0.1")
+        self.addCleanup(service.key_log.close)
+        service.startService()
+        self.reactor.run()
+        (said,) = self.send(signal.SIGHUP)
+        self.assertTrue(said.startswith("certificate for localhost until "), said)
+        os.rename(key_log, self.mktemp())
+        self.send(signal.SIGHUP)
+        self.assertTrue(os.path.exists(key_log))
+        service.key_log = None
+        os.unlink(pem)
+        (said,) = self.send(signal.SIGHUP)
+        self.assertTrue(said.startswith("cannot reload --tls-cert: "), said)
+
+    def test_rotate(self):
+        """
+        With a log file USR1 rotates it, as twistd does.
+        """
+        path = self.mktemp()
+        twistd = ServerOptions()
+        twistd["logfile"] = path
+        service = self.build(*self.local, twistd=twistd)
+        application = Application("echod")
+        service.setServiceParent(application)
+        service.startService()
+        self.reactor.run()
+        self.assertEqual(self.send(signal.SIGUSR1), [])
+        for finish, args, kwargs in self.reactor.triggers["after"]["shutdown"]:
+            finish(*args, **kwargs)
+        self.assertTrue(os.path.exists(path) and os.path.exists(path + ".1"))
+
+    def test_log_dropped(self):
+        """
+        What the log has not taken is in the snapshot.
+        """
+        service = self.build(*self.local)
+        service._log = SimpleNamespace(dropped=3)
+        self.assertEqual(service.observation.snapshot().log_dropped, 3)
+
+
+class ServiceManagerTests(ServiceTestCase):
+    """
+    What the daemon tells a service manager, where there is one.
+    """
+
+    def setUp(self):
+        super().setUp()
+        self.manager = ServiceManager()
+        self.addCleanup(self.manager.close)
+        self.patch(twisted.internet, "reactor", self.reactor)
+        self.environ = {**self.manager.environment, "WATCHDOG_USEC": "4000000"}
+        self.patch(os, "environ", self.environ)
+        self.numbers = SignalTests.numbers
+        for number in self.numbers:
+            self.addCleanup(signal.signal, number, signal.getsignal(number))
+            signal.signal(number, lambda number, frame: None)
+
+    def daemon(self, *args):
+        return makeService(self.options(*self.local, *args))
+
+    def test_ready(self):
+        """
+        It is ready when it listens and the reactor runs; what it then starts cannot speak
+        for it.
+        """
+        service = self.daemon()
+        self.assertEqual(self.environ, {})
+        service.privilegedStartService()
+        service.startService()
+        self.assertEqual(self.manager.take(), [])
+        self.reactor.run()
+        status = "STATUS=0 connections, 0 B/s, 0 refused"
+        self.assertEqual(self.manager.take(), [["READY=1"], [status], ["WATCHDOG=1"]])
+
+    def test_not_before_the_signals(self):
+        """
+        It does not say that it is ready until it has taken over the signals.
+        """
+        before = [signal.getsignal(number) for number in self.numbers]
+        handlers = []
+
+        class Notifier(SystemdNotifier):
+            def startService(self):
+                handlers.extend(signal.getsignal(number) for number in SignalTests.numbers)
+
+        service = self.daemon()
+        service.notifier = Notifier(self.reactor, Supervision(), str)
+        service.startService()
+        self.reactor.run()
+        self.assertEqual(len(set(handlers) - set(before)), len(self.numbers))
+
+    def test_not_before_the_last_listener(self):
+        """
+        It is not ready as long as one listener is not bound.
+        """
+        service, bound = self.daemon("--listen", "tcp:0"), Deferred()
+        service.listeners()[1].when_bound = lambda: bound
+        service.startService()
+        self.reactor.run()
+        self.assertEqual(self.manager.take(), [])
+        bound.callback(None)
+        self.assertIn(["READY=1"], self.manager.take())
+
+    def test_not_after_a_stop(self):
+        """
+        A listener that is bound after a stop does not make it ready.
+        """
+        service, bound = self.daemon(), Deferred()
+        service.listeners()[0].when_bound = lambda: bound
+        service.startService()
+        self.reactor.run()
+        stopped = service.stopService()
+        bound.callback(None)
+        self.reactor.pump([0, 0])
+        self.assertIsNone(self.successResultOf(stopped))
+        self.assertEqual(self.manager.take(), [])
+
+    def test_figures(self):
+        """
+        The status has the live connections and those that were refused.
+        """
+        service = self.daemon()
+        service.startService()
+        self.reactor.run()
+        connection = FakeConnection(service.connections)
+        service.connections.refusals.add("tcp", Reason.ADDRESS, "192.0.2.7:1")
+        self.manager.take()
+        self.reactor.pump([1.0] * 3)
+        self.assertIn(["STATUS=1 connection, 0 B/s, 1 refused"], self.manager.take())
+        connection.bytes_echoed = 3 * 2048
+        self.reactor.pump([1.0] * 3)
+        self.assertIn(["STATUS=1 connection, 2.0 KiB/s, 1 refused"], self.manager.take())
+
+    def test_reload(self):
+        """
+        A reload is told of, also when there is nothing to reload: who asks by a signal
+        waits for the answer.
+        """
+        service = self.daemon()
+        service.startService()
+        self.reactor.run()
+        self.manager.take()
+        os.kill(os.getpid(), signal.SIGHUP)
+        self.reactor.advance(0)
+        (reloading, ready) = self.manager.take()
+        self.assertEqual((reloading[0], ready), ("RELOADING=1", ["READY=1"]))
+
+    def test_stop(self):
+        """
+        A stop is told of when it begins, and until it has ended the status and signs of
+        life go on.
+        """
+        service = self.daemon("--drain-timeout", "3s")
+        service.startService()
+        self.reactor.run()
+        Stuck(service.connections)
+        self.manager.take()
+        stopped = service.stopService()
+        told = self.manager.take()
+        self.assertEqual(told[0], ["STOPPING=1"])
+        self.assertIn(["STATUS=draining, 1 connection, 0 B/s, 0 refused"], told)
+        self.assertTrue(told[-1][0].startswith("EXTEND_TIMEOUT_USEC="))
+        self.reactor.pump([0.1] * 29)
+        self.assertNoResult(stopped)
+        self.assertIn(["WATCHDOG=1"], self.manager.take())
+        self.reactor.pump([0.1] * 2)
+        self.assertIsNone(self.successResultOf(stopped))
+        self.manager.take()
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_check(self):
+        """
+        With C{--check} the service manager is told nothing.
+        """
+        self.assertRaises(SystemExit, self.daemon, "--check")
+        self.assertEqual((self.manager.take(), self.environ), ([], {}))
+
+
+class ParentTests(ServiceTestCase):
+    """
+    The log observer that the daemon brings to the application.
+    """
+
+    def setUp(self):
+        super().setUp()
+        self.written = self.file()
+        stdout = open(self.written, "w")  # noqa: SIM115 - it is open until the test ends
+        self.addCleanup(stdout.close)
+        self.patch(sys, "stdout", stdout)
+
+    def adopted(self, *args, **twistd):
+        """
+        The observer of an application that the daemon has become part of.
+        """
+        options = ServerOptions()
+        options.opts.update({"nodaemon": 1} | twistd)
+        application = Application("echod")
+        service = self.build(*args, twistd=options)
+        service.setServiceParent(application)
+        self.assertEqual(list(IServiceCollection(application)), [service])
+        return application.getComponent(ILogObserver, None)
+
+    def said(self, observer):
+        log = Logger(namespace="echod.test", observer=LogPublisher(observer))
+        log.debug("low")
+        log.info("middle")
+        log.warn("high")
+        with open(self.written) as file:
+            return file.read().splitlines()
+
+    def test_default(self):
+        """
+        By default the log is text, from info up.
+        """
+        lines = self.said(self.adopted())
+        self.assertEqual([line.split()[-1] for line in lines], ["middle", "high"])
+
+    def test_options(self):
+        """
+        With C{--log-format json} and a level, plain C{twistd -n} writes JSON from that level up.
+        """
+        lines = self.said(self.adopted("--log-format", "json", "--log-level", "warn"))
+        self.assertEqual([json.loads(line)["message"] for line in lines], ["high"])
+
+    def test_logger_of_the_user(self):
+        """
+        A logger that the user gave to twistd is left in place.
+        """
+        self.assertIsNone(self.adopted(logger="some.logger"))
+
+    def test_without_twistd(self):
+        """
+        Under twist, and under a service that is no application, no observer is brought.
+        """
+        application = Application("echod")
+        self.build().setServiceParent(application)
+        self.assertIsNone(application.getComponent(ILogObserver, None))
+        parent = MultiService()
+        twistd = ServerOptions()
+        twistd["nodaemon"] = 1
+        service = self.build(twistd=twistd)
+        service.setServiceParent(parent)
+        self.assertEqual(list(parent), [service])
+
+    def test_log_file_that_cannot_be(self):
+        """
+        A log file that cannot be opened ends the start with one line.
+        """
+        path = os.path.abspath(os.path.join(self.mktemp(), "log"))
+        error = self.assertRaises(SystemExit, self.adopted, logfile=path)
+        self.assertEqual(
+            error.code,
+            f"twistd: --logfile '{path}': No such file or directory; "
+            "give a file that can be written",
+        )
 
 
 class SeenTests(ServiceTestCase):

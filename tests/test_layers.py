@@ -16,10 +16,11 @@ import echod
 ROOT = Path(echod.__file__).resolve().parent
 
 FLOORS = {
-    5: {"service"},
+    6: {"service"},
+    5: {"assembly", "rehearsal"},
     4: {"daemon"},
     3: {"listener", "signals", "rotation"},
-    2: {"factory", "protocol", "surroundings"},
+    2: {"factory", "gate", "protocol", "surroundings"},
     1: {
         "admission", "endpoint", "handshake", "inherited", "inspection", "port", "proxy",
         "reactor", "secure", "secure_end", "tls", "transport", "twistdlog", "unix_transport",

@@ -56,6 +56,7 @@ class ObservationTests(SynchronousTestCase):
             7,
             lambda: self.listeners,
             lambda: self.served,
+            lambda: 9,
             lambda: 5.0,
         )
 
@@ -76,7 +77,7 @@ class ObservationTests(SynchronousTestCase):
         self.clock.advance(3)
         now = self.observation.snapshot()
         self.assertEqual((now.worker, now.taken, now.uptime), (None, 5.0, 3.0))
-        self.assertEqual((now.max_connections, now.draining, now.log_dropped), (7, False, 0))
+        self.assertEqual((now.max_connections, now.draining, now.log_dropped), (7, False, 9))
         self.assertEqual(
             now.listeners,
             [Listening("tcp", "--listen tcp", "tcp:1"), Listening("tls", "--listen tls", None)],

@@ -21,10 +21,10 @@ from echod.snapshot import Snapshot
 from echod.systemd import Supervision
 from echod.turns import ABSENT, Table
 from tests.certificates import make_certificate
+from tests.daemons import ServiceTestCase
 from tests.processes import ProcessReactor
 from tests.servicemanager import ServiceManager
 from tests.snapshots import make_snapshot
-from tests.test_service import ServiceTestCase
 
 
 class ParentTestCase(ServiceTestCase):
@@ -347,6 +347,19 @@ class LifeTests(ParentTestCase):
         service = self.start()
         given = [make_snapshot(worker="0"), make_snapshot(worker="1")]
         self.assertEqual(self.snapshots(service, *given), given)
+
+    def test_log_dropped(self):
+        """
+        Log records that the parent could not write for a worker count as that worker's.
+        """
+        service = self.start()
+        for process in self.reactor.processes:
+            process.protocol._write_log = lambda line: False
+        self.reactor.processes[1].protocol.childDataReceived(1, b"one\ntwo\n")
+        given = [make_snapshot(worker="0"), make_snapshot(worker="1")]
+        before = [each.log_dropped for each in given]
+        after = [each.log_dropped for each in self.snapshots(service, *given)]
+        self.assertEqual(after, [before[0], before[1] + 2])
 
     def test_silent(self):
         """

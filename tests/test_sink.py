@@ -141,7 +141,7 @@ class AtOnceTests(SinkTestCase):
         fitting = MOST_BYTES // len(LINE)
         self.put(*[LINE] * fitting)
         self.assertEqual(self.sink.dropped, 0)
-        self.put(LINE)
+        self.assertFalse(self.sink.put(LogLevel.info, LINE))
         self.clock.advance(2)
         self.put(b"short\n")
         self.assertEqual(self.sink.dropped, 2)

@@ -15,9 +15,9 @@ from echod.service import build_worker
 from echod.snapshot import Snapshot
 from echod.turns import ABSENT, Table, make_table
 from tests.certificates import make_certificate
+from tests.daemons import ServiceTestCase
 from tests.fakes import FakeConnection
 from tests.processes import ProcessReactor
-from tests.test_service import ServiceTestCase
 
 FIRST = 900
 """Descriptors that nothing else in this process has."""

@@ -1,0 +1,55 @@
+"""
+The gate, as the options have it: who may come in, on whose word, and for how long.
+
+The rule of this room: it only translates; what an option means is the business of the room
+that it is for.
+"""
+
+from twisted.internet.interfaces import IReactorTime
+
+from echod.admission import AddressRules, Admission, ConnectRate
+from echod.connections import Connections
+from echod.limits import TimeLimits
+from echod.options import Options
+from echod.proxy import ProxyPolicy
+
+
+def time_limits(options: Options) -> TimeLimits:
+    """
+    How long what may take.
+    """
+    return TimeLimits(
+        handshake=options["handshake-timeout"],
+        idle=options["idle-timeout"],
+        lifetime=options["max-lifetime"],
+        write=options["write-timeout"],
+    )
+
+
+def admission(
+    clock: IReactorTime, options: Options, connections: Connections, most: int
+) -> Admission:
+    """
+    Who may come in.
+
+    @param most: how many at once.
+    """
+    rate = options["connect-rate"]
+    return Admission(
+        connections,
+        most,
+        AddressRules(options["allow"], options["deny"]),
+        options["max-per-client"],
+        ConnectRate(clock, *rate) if rate else None,
+    )
+
+
+def proxy_policy(options: Options) -> ProxyPolicy | None:
+    """
+    Whose PROXY headers are believed; C{None} when none are read.
+    """
+    if options["proxy-protocol"] == "off":
+        return None
+    networks = [each for each in options["proxy-trust"] if each != "unix"]
+    required = options["proxy-protocol"] == "require"
+    return ProxyPolicy(required, networks, "unix" in options["proxy-trust"])

@@ -1,0 +1,367 @@
+"""
+What is built from the options.
+"""
+
+import os
+import resource
+import socket
+import sys
+
+from OpenSSL import SSL
+from twisted.application.service import (
+    IService,
+    IServiceCollection,
+)
+from twisted.internet import selectreactor
+from twisted.internet.selectreactor import SelectReactor
+from twisted.logger import LogLevel, capturedLogs, formatEvent
+from zope.interface.verify import verifyObject
+
+from echod.assembly import build, most_connections
+from echod.inherited import InheritedSocket, InheritedSockets
+from tests.certificates import make_certificate
+from tests.daemons import ServiceTestCase
+from tests.fakes import FakeConnection
+from tests.handshakes import client_context, shake_hands
+
+
+class BuildTests(ServiceTestCase):
+    """
+    From the options to the services.
+    """
+
+    def test_default(self):
+        """
+        Without options there is one listener, on port 9000, and nothing is opened yet.
+        """
+        service = self.build()
+        verifyObject(IService, service)
+        verifyObject(IServiceCollection, service)
+        self.assertEqual([each.option for each in service.listeners()], ["--port 9000"])
+        self.assertEqual((self.reactor.adoptedPorts, self.reactor.getDelayedCalls()), ([], []))
+
+    def test_listeners(self):
+        """
+        Each listener has its name, its option and its own TLS or none, in a fixed order.
+        """
+        made = make_certificate()
+        args = ("--listen", "unix:/x", "--listen", "tcp:7", "--tls-port", "0", *self.local)
+        args = ("--backlog", "9", *args, "--tls-cert", self.file(made.cert_pem + made.key_pem))
+        with capturedLogs() as events:
+            service = self.build(*args)
+        # Nothing here is to be warned of.
+        self.assertEqual(list(events), [])
+        service.startService()
+        self.assertEqual(
+            [each.option for each in service.listeners()],
+            [
+                "--port 0 --interface 127.0.0.1",
+                "--tls-port 0 --interface 127.0.0.1",
+                "--listen unix:/x",
+                "--listen tcp:7",
+            ],
+        )
+        factories = [port.factory for port in self.reactor.ports]
+        self.assertEqual([each.listener for each in factories], ["tcp", "tls", "unix:/x", "tcp:7"])
+        self.assertEqual([each.tls is not None for each in factories], [False, True, False, False])
+        for factory in factories:
+            self.assertIs(factory.connections, service.connections)
+        address, _, backlog, mode, locked = self.reactor.unixServers[0]
+        # The endpoint of our own: Twisted's locks, and believes a lock left behind.
+        self.assertEqual((address, backlog, mode, locked), ("/x", 9, 0o666, 0))
+        port, _, backlog, _ = self.reactor.tcpServers[0]
+        self.assertEqual((port, backlog), (7, 9))
+
+    def test_sockets(self):
+        """
+        The address, the queue and the write timeout of the options are those of the socket.
+        """
+        service = self.build(*self.local, "--backlog", "7", "--write-timeout", "2.5")
+        service.startService()
+        sock = self.reactor.ports[0].socket
+        self.assertEqual(sock.getsockname()[0], "127.0.0.1")
+        tcp = socket.IPPROTO_TCP
+        self.assertEqual(sock.getsockopt(tcp, socket.TCP_USER_TIMEOUT), 7500)
+        # tcpi_sacked of struct tcp_info is a listening socket's queue.
+        queue = sock.getsockopt(tcp, socket.TCP_INFO, 64)[28:32]
+        self.assertEqual(int.from_bytes(queue, sys.byteorder), 7)
+
+    def refused(self, *args):
+        error = self.assertRaises(SystemExit, self.build, *args)
+        line = error.code
+        self.assertEqual(line.splitlines(), [line])
+        return line
+
+    def test_bad_credentials(self):
+        """
+        A certificate or key that cannot be served is one line with the option and the file.
+        """
+        one, other = make_certificate(), make_certificate()
+        cert, key = self.file(one.cert_pem), self.file(other.key_pem)
+        tls = ("--tls-port", "0", "--tls-cert")
+        missing = os.path.abspath(self.mktemp())
+        self.assertEqual(
+            self.refused(*tls, missing + "\n"),
+            f"echod: --tls-cert: cannot read {missing}\\n: No such file or directory; "
+            "give a file that can be read",
+        )
+        self.assertEqual(
+            self.refused(*tls, cert, "--tls-key", key),
+            f"echod: --tls-key: the key in {key} does not belong to the first certificate "
+            f"in {cert}; give its own",
+        )
+
+    def test_bad_authorities(self):
+        """
+        A file that holds nobody who could sign for clients is one line.
+        """
+        made = make_certificate()
+        path = self.file(made.cert_pem + made.key_pem)
+        empty = self.file()
+        tls = ("--tls-port", "0", "--tls-cert", path, "--tls-client-auth", "require")
+        self.assertEqual(
+            self.refused(*tls, "--tls-client-ca", empty),
+            f"echod: --tls-client-ca: {empty} holds no PEM certificate; give one that does",
+        )
+
+    def test_bad_key_log(self):
+        """
+        A key log that cannot be written is one line.
+        """
+        made = make_certificate()
+        path = self.file(made.cert_pem + made.key_pem)
+        self.assertEqual(
+            self.refused("--tls-port", "0", "--tls-cert", path, "--tls-keylog", "no/such\n"),
+            f"echod: --tls-keylog '{os.getcwd()}/no/such\\n': No such file or directory; "
+            "give a file that can be written",
+        )
+
+    def test_no_memory_for_callbacks(self):
+        """
+        Where memory may not be both written and executed, what takes such memory is
+        refused in one line.
+        """
+
+        def forbidden(context, callback):
+            raise MemoryError("Cannot allocate write+execute memory for ffi.callback()")
+
+        self.patch(SSL.Context, "set_alpn_select_callback", forbidden)
+        made = make_certificate()
+        path = self.file(made.cert_pem + made.key_pem)
+        self.assertEqual(
+            self.refused("--tls-port", "0", "--tls-cert", path, "--tls-alpn", "echo"),
+            "echod: several --tls-cert, --tls-alpn and --tls-keylog take memory that is both "
+            "written and executed; give the service MemoryDenyWriteExecute=no",
+        )
+
+    def test_tls_policy(self):
+        """
+        What the options say of TLS is what is spoken.
+        """
+        authority = make_certificate(["authority"], authority=True)
+        shown = make_certificate(["client"], authority)
+        one, other = (make_certificate([name]) for name in ("localhost", "b.example"))
+        service = self.build(
+            *("--tls-port", "0", "--tls-min", "1.3", "--tls-alpn", "x,echo"),
+            *("--tls-cert", self.file(one.cert_pem), "--tls-key", self.file(one.key_pem)),
+            *("--tls-cert", self.file(other.key_pem + other.cert_pem)),
+            *("--tls-client-auth", "require", "--tls-client-ca", self.file(authority.cert_pem)),
+        )
+        context = service.certificates.getContext()
+        hands = shake_hands(context, client_context(None, shown, alpn=(b"echo",)), b"b.example")
+        self.assertEqual((hands.heard, hands.shown), (b"word", ["CN=b.example"]))
+        self.assertEqual(hands.client.get_alpn_proto_negotiated(), b"echo")
+        for version, certificate in (("TLSv1.2", shown), ("TLSv1.3", None)):
+            hands = shake_hands(context, client_context(version, certificate))
+            self.assertEqual(hands.heard, b"")
+
+    def test_bad_endpoints(self):
+        """
+        An endpoint string that Twisted or a plugin does not take is one line with the string.
+        """
+        for description in (
+            "nosuch:1",
+            "nosuch:\n",
+            "tcp:9000:nosuch=1",
+            "tcp:9000:backlog=x",
+            "unix:/x:mode=rw",
+            "ssl:9000:privateKey=/no/such/file",
+            "haproxy:x",
+        ):
+            line = self.refused("--listen", description)
+            shown = description.replace("\n", "\\n")
+            self.assertTrue(line.startswith(f"echod: --listen {shown}: not an endpoint ("), line)
+            self.assertTrue(line.endswith("); give one such as tcp:9000 or unix:/run/echod.sock"))
+
+    def test_layers_are_warned_of(self):
+        """
+        An endpoint that puts a layer around the connection is taken, with a warning.
+        """
+        made = make_certificate()
+        pem = self.file(made.cert_pem + made.key_pem)
+        folder = self.mktemp()
+        os.mkdir(folder)
+        with open(os.path.join(folder, "localhost.pem"), "wb") as file:
+            file.write(made.cert_pem + made.key_pem)
+        for description in (
+            f"ssl:0:privateKey={pem}:certKey={pem}",
+            f"tls:{folder}:0",
+            "haproxy:tcp:0",
+        ):
+            with capturedLogs() as events:
+                service = self.build("--listen", description)
+            (event,) = events
+            self.assertIs(event["log_level"], LogLevel.warn)
+            self.assertEqual(
+                formatEvent(event),
+                f"--listen {description}: its layer around the connection loses what is owed "
+                "to a client that closes its sending side; for TLS, use --tls-port",
+            )
+            self.assertEqual(len(service.listeners()), 1)
+
+
+class InheritedTests(ServiceTestCase):
+    """
+    A daemon whose sockets listen already when it is started.
+    """
+
+    def setUp(self):
+        super().setUp()
+        self.sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+        for each in self.sockets:
+            self.addCleanup(each.close)
+        names = ("echo", "secure", "echo")
+        self.inherited = InheritedSockets(
+            [
+                InheritedSocket(name, os.dup(each.fileno()))
+                for name, each in zip(names, self.sockets, strict=True)
+            ]
+        )
+
+    def test_listeners(self):
+        """
+        Each socket of the name becomes a listener that is called by it, plain or with TLS.
+        """
+        made = make_certificate()
+        pem = self.file(made.cert_pem + made.key_pem)
+        with capturedLogs() as events:
+            service = self.build(
+                "--tls-listen", "systemd:name=secure", "--listen", "systemd:INET:name=echo",
+                "--tls-cert", pem, inherited=self.inherited,
+            )  # fmt: skip
+        self.assertEqual(list(events), [])
+        service.startService()
+        factories = [port.factory for port in self.reactor.ports]
+        self.assertEqual(
+            [(factory.listener, factory.tls is not None) for factory in factories],
+            [("echo", False), ("echo", False), ("secure", True)],
+        )
+        self.assertEqual(
+            [listener.option for listener in service.listeners()],
+            ["--listen systemd:INET:name=echo"] * 2 + ["--tls-listen systemd:name=secure"],
+        )
+
+    def test_left(self):
+        """
+        A socket that no option asks for is told of, with the option that would.
+        """
+        with capturedLogs() as events:
+            self.build("--listen", "systemd:name=echo", inherited=self.inherited)
+        self.assertEqual(
+            [(event["log_level"], formatEvent(event)) for event in events],
+            [
+                (
+                    LogLevel.warn,
+                    "a socket was handed over that no option listens on; "
+                    "add --listen systemd:name=secure",
+                )
+            ],
+        )
+
+    def test_none(self):
+        """
+        A socket that was not handed over is one line.
+        """
+        options = self.options("--listen", "systemd:name=other")
+        error = self.assertRaises(SystemExit, build, self.reactor, options, self.inherited)
+        self.assertEqual(
+            str(error),
+            "echod: --listen systemd:name=other: no such socket was handed over; "
+            "give one of echo, secure, echo",
+        )
+
+
+class MostConnectionsTests(ServiceTestCase):
+    """
+    How many connections there may be, with a kernel that answers what the test says.
+    """
+
+    def setUp(self):
+        super().setUp()
+        # Another test may have imported it.
+        self.patch(sys, "modules", dict(sys.modules))
+        sys.modules.pop("twisted.internet.selectreactor", None)
+
+    def most(self, asked, limit, reactor=None):
+        """
+        @return: how many there may be, and the warnings.
+        """
+        self.patch(resource, "getrlimit", lambda _: (min(limit, 1024), limit))
+        self.patch(resource, "setrlimit", lambda *_: None)
+        with capturedLogs() as events:
+            most = most_connections(reactor, asked)
+        self.assertTrue(all(event["log_level"] is LogLevel.warn for event in events))
+        return most, [formatEvent(event) for event in events]
+
+    def warning(self, asked, most):
+        return [
+            f"--max-connections {asked}: {most} it is, for want of descriptors; raise the hard "
+            "limit (ulimit -Hn, LimitNOFILE=)"
+        ]
+
+    def test_enough(self):
+        """
+        There may be as many as are asked for, when there are descriptors for them and a few more.
+        """
+        self.assertEqual(self.most(10000, 10064), (10000, []))
+        self.assertEqual(self.most(1, 65), (1, []))
+        self.assertEqual(self.most(10**7, resource.RLIM_INFINITY), (10**7, []))
+
+    def test_too_few(self):
+        """
+        There may be no more than there are descriptors for, and that is warned of.
+        """
+        self.assertEqual(self.most(10000, 10063), (9999, self.warning(10000, 9999)))
+        self.assertEqual(self.most(10000, 1024), (960, self.warning(10000, 960)))
+
+    def test_hardly_any(self):
+        """
+        There may be one in any case, and the warning says so.
+        """
+        for limit in (64, 10, 0):
+            self.assertEqual(self.most(10000, limit), (1, self.warning(10000, 1)))
+
+    def test_select(self):
+        """
+        The reactor that uses select(2) has no more than 1024 descriptors.
+        """
+        # Not begun: it would wait for signals.
+        reactor = SelectReactor.__new__(SelectReactor)
+        sys.modules["twisted.internet.selectreactor"] = selectreactor
+        self.assertEqual(self.most(10000, 65536, reactor), (960, self.warning(10000, 960)))
+        self.assertEqual(self.most(960, 65536, reactor), (960, []))
+        self.assertEqual(self.most(960, 1000, reactor), (936, self.warning(960, 936)))
+        self.assertEqual(self.most(10000, 65536, self.reactor), (10000, []))
+
+    def test_built(self):
+        """
+        The daemon lets in no more than that.
+        """
+        self.patch(resource, "getrlimit", lambda _: (66, 66))
+        self.patch(resource, "setrlimit", lambda *_: None)
+        with capturedLogs():
+            service = self.build("--max-connections", "5")
+        service.connections.add(FakeConnection())
+        self.assertFalse(service.admission.is_full())
+        service.connections.add(FakeConnection())
+        self.assertTrue(service.admission.is_full())

@@ -1,0 +1,143 @@
+"""
+The gate that is built from the options.
+"""
+
+from twisted.internet.address import IPv4Address, UNIXAddress
+from twisted.internet.testing import StringTransport
+from twisted.logger import capturedLogs, formatEvent
+
+from echod.connection import Reason
+from echod.factory import Refused
+from echod.protocol import Echo
+from echod.proxy import ProxyHeader
+from tests.daemons import ServiceTestCase
+
+
+class GateTests(ServiceTestCase):
+    """
+    Who may come in, as the options have it.
+    """
+
+    def factory(self, *args):
+        """
+        The factory of the one listener, as far as its port asks it.
+        """
+        self.service = self.build(*self.local, *args)
+        self.service.startService()
+        self.assertTrue(self.reactor.ports[-1].factory.outermost)
+        return self.reactor.ports[-1].factory
+
+    def connect(self, factory, host="192.0.2.7"):
+        protocol = factory.buildProtocol(IPv4Address("TCP", host, 1))
+        if protocol is not None:
+            protocol.makeConnection(StringTransport(peerAddress=IPv4Address("TCP", host, 1)))
+        return protocol
+
+    def counts(self):
+        return {
+            reason.value: n for (_, reason), n in self.service.connections.refusals.counts.items()
+        }
+
+    def test_rules(self):
+        """
+        C{--allow} and C{--deny} say whose address may.
+        """
+        factory = self.factory("--allow", "192.0.2.0/24", "--deny", "192.0.2.9")
+        self.assertIsInstance(self.connect(factory), Echo)
+        for host in ("192.0.2.9", "198.51.100.1"):
+            self.assertIsNone(self.connect(factory, host))
+        self.assertEqual(self.counts(), {"address": 2})
+
+    def test_numbers(self):
+        """
+        C{--max-connections} and C{--max-per-client} say how many may.
+        """
+        factory = self.factory("--max-connections", "3", "--max-per-client", "2")
+        for _ in range(2):
+            self.assertIsInstance(self.connect(factory), Echo)
+        self.assertIsNone(self.connect(factory))
+        self.assertIsInstance(self.connect(factory, "192.0.2.8"), Echo)
+        self.assertIsNone(self.connect(factory, "192.0.2.9"))
+        self.assertEqual(self.counts(), {"max-per-client": 1, "max-connections": 1})
+
+    def test_rate(self):
+        """
+        C{--connect-rate} says how often, by the reactor's clock; and nobody is remembered
+        for longer than it takes.
+        """
+        factory = self.factory("--connect-rate", "0.5:2")
+        admission = self.service.admission
+        for _ in range(2):
+            self.assertIsInstance(self.connect(factory), Echo)
+        self.assertIsNone(self.connect(factory))
+        self.assertEqual((self.counts(), admission.clients()), ({"rate": 1}, 1))
+        self.reactor.pump([0.5] * 4)
+        self.assertIsInstance(self.connect(factory), Echo)
+        self.assertIsNone(self.connect(factory))
+        self.reactor.pump([0.5] * 7)
+        self.assertEqual(admission.clients(), 1)
+        self.reactor.pump([0.5])
+        self.assertEqual(admission.clients(), 0)
+
+    def test_no_limits(self):
+        """
+        Without options anybody may, and nobody is counted.
+        """
+        factory = self.factory()
+        for _ in range(100):
+            self.assertIsInstance(self.connect(factory), Echo)
+        self.assertEqual((self.counts(), self.service.admission.clients()), ({}, 0))
+        self.assertIsNone(factory.proxies)
+
+    def test_one_gate(self):
+        """
+        The limits are those of all listeners together.
+        """
+        service = self.build(*self.local, "--listen", "tcp:7", "--max-per-client", "1")
+        service.startService()
+        one, other = (port.factory for port in self.reactor.ports)
+        self.assertIsInstance(self.connect(one), Echo)
+        self.assertIsNone(self.connect(other))
+        self.assertEqual(service.connections.refusals.counts, {("tcp:7", Reason.MAX_PER_CLIENT): 1})
+
+    def test_proxies(self):
+        """
+        C{--proxy-protocol} and C{--proxy-trust} say whose header is believed, and whether
+        there has to be one.
+        """
+        trust = ("--proxy-trust", "192.0.2.7", "--proxy-trust", "unix")
+        for mode, required, otherwise in (("require", True, Refused), ("optional", False, Echo)):
+            factory = self.factory("--proxy-protocol", mode, *trust)
+            factory.outermost = False
+            self.assertIs(factory.proxies.required, required)
+            for address, expected in (
+                (IPv4Address("TCP", "192.0.2.7", 1), ProxyHeader),
+                (UNIXAddress(None), ProxyHeader),
+                (IPv4Address("TCP", "192.0.2.8", 1), otherwise),
+            ):
+                self.assertIsInstance(factory.buildProtocol(address), expected)
+        factory = self.factory("--proxy-protocol", "optional", "--proxy-trust", "192.0.2.7")
+        self.assertIsInstance(factory.buildProtocol(UNIXAddress(None)), Echo)
+
+    def test_refusals_are_told(self):
+        """
+        Refusals have a line a second for each reason, and what is left at the stop has its own.
+        """
+        factory = self.factory("--deny", "192.0.2.7", "--max-connections", "1")
+        with capturedLogs() as events:
+            self.reactor.pump([0.25] * 4)
+            for _ in range(30):
+                self.connect(factory)
+                self.reactor.advance(0.1)
+        lines = [formatEvent(event) for event in events]
+        self.assertEqual(len(lines), 3)
+        self.assertTrue(
+            all(line.endswith("address, the last from 192.0.2.7:1 to tcp") for line in lines)
+        )
+        self.assertEqual(sum(event["count"] for event in events), 30)
+        self.connect(factory)
+        with capturedLogs() as events:
+            self.successResultOf(self.service.stopService())
+        self.assertEqual(
+            [event.get("event") for event in events], ["drained", "refused", "stopped"]
+        )

@@ -1,0 +1,129 @@
+"""
+A daemon that is started and stopped to find out whether it could run.
+"""
+
+import os
+import socket
+
+from twisted.scripts.twistd import ServerOptions
+
+import echod
+from echod.assembly import build
+from echod.endpoint import TCPEndpoint
+from echod.rehearsal import check
+from tests.certificates import make_certificate
+from tests.daemons import BrokenService, ServiceTestCase
+
+
+class CheckTests(ServiceTestCase):
+    """
+    C{--check}: start, tell, stop.
+    """
+
+    def check(self, service):
+        """
+        @return: the exit status.
+        """
+        error = self.assertRaises(SystemExit, check, self.reactor, service)
+        self.assertTrue(self.reactor.hasRun)
+        return error.code
+
+    def test_well(self):
+        """
+        When all is well it says what would listen where, and for how many, lets go, and exits
+        with 0.
+        """
+        service = self.build(*self.local, "--listen", "tcp:7", "--max-connections", "50")
+        self.assertEqual(self.check(service), 0)
+        self.assertEqual(
+            self.stdout.getvalue().splitlines(),
+            [
+                f"echod {echod.__version__}: all is well; this would listen on",
+                "  192.0.2.1:9000, --port 0 --interface 127.0.0.1",
+                "  192.0.2.1:9000, --listen tcp:7",
+                "for at most 50 connections at once",
+            ],
+        )
+        self.assertEqual([port.stopped for port in self.reactor.ports], [True, True])
+
+    def test_workers(self):
+        """
+        With several workers it says how many, starts none, and refuses what they cannot do.
+        """
+        args = (*self.local, "--check", "--workers", "3")
+        service = build(self.reactor, self.options(*args), workers=3)
+        error = self.assertRaises(SystemExit, check, self.reactor, service, 3)
+        self.assertEqual(error.code, 0)
+        self.assertEqual(self.stdout.getvalue().splitlines()[-1], "with 3 workers")
+        options = self.options(*args, "--listen", "haproxy:tcp:0")
+        error = self.assertRaises(SystemExit, build, self.reactor, options, workers=3)
+        self.assertIn("workers cannot share its layer", error.code)
+
+    def test_certificates(self):
+        """
+        With TLS it tells which certificates would be served, and leaves no key log behind.
+        """
+        made = make_certificate(["a.example", "192.0.2.1"])
+        path, key_log = self.file(made.cert_pem + made.key_pem), self.mktemp()
+        tls = ("--tls-port", "0", "-i", "127.0.0.1", "--tls-cert", path, "--tls-keylog", key_log)
+        service = self.build(*tls)
+        self.addCleanup(service.key_log.close)
+        self.assertEqual(self.check(service), 0)
+        end = f"{made.certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
+        self.assertEqual(
+            self.stdout.getvalue().splitlines()[3:],
+            ["with", f"  a.example, 192.0.2.1, until {end}, {path}"],
+        )
+        self.assertFalse(os.path.exists(key_log))
+
+    def test_cannot_listen(self):
+        """
+        When a port is taken it says so, lets go of the others, and exits with 1.
+        """
+        taken = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(taken.close)
+        service = self.build("--listen", "tcp:7", "--listen", "tcp:8")
+        endpoint = TCPEndpoint(self.reactor, taken.getsockname()[1], "127.0.0.1", 7)
+        service.add_listener("x", "--port", endpoint)
+        self.assertEqual(self.check(service), 1)
+        reason = "Address already in use; stop what listens there, or give another"
+        self.assertEqual(self.stderr.getvalue(), f"echod: --port: {reason}\n")
+        self.assertEqual(self.stdout.getvalue(), "")
+        self.assertEqual([port.stopped for port in self.reactor.ports], [True, True])
+
+    def twistd(self, logfile):
+        twistd = ServerOptions()
+        twistd.opts.update({"nodaemon": 1, "logfile": logfile})
+        return twistd
+
+    def test_log_file(self):
+        """
+        That the log file can be opened is tried, and no file is left behind for it.
+        """
+        path = self.mktemp()
+        self.assertEqual(self.check(self.build(*self.local, twistd=self.twistd(path))), 0)
+        self.assertEqual(os.path.exists(path), False)
+
+    def test_log_file_that_cannot_be(self):
+        """
+        A log file that the daemon could not open is one line, and nothing is bound.
+        """
+        path = os.path.abspath(os.path.join(self.mktemp(), "log"))
+        service = self.build(*self.local, twistd=self.twistd(path))
+        error = self.assertRaises(SystemExit, check, self.reactor, service)
+        self.assertEqual(
+            error.code,
+            f"twistd: --logfile '{path}': No such file or directory; "
+            "give a file that can be written",
+        )
+        self.assertEqual((self.reactor.hasRun, self.reactor.ports), (False, []))
+        self.assertEqual(self.stdout.getvalue(), "")
+
+    def test_bug(self):
+        """
+        A bug found on the way is logged, and the exit status is 1.
+        """
+        service = self.build(*self.local)
+        service.addService(BrokenService())
+        self.assertEqual(self.check(service), 1)
+        self.assertEqual(len(self.flushLoggedErrors(LookupError)), 1)
