@@ -246,6 +246,42 @@ class SystemTests(TestCase):
                 f"{len(ended)} that were not done the log tells the end"
             )
 
+    def test_workers(self) -> None:
+        """
+        Several workers serve in the same sandbox; no client is refused when one of them is
+        killed, nor when all are restarted.
+        """
+        parts = ("echod.socket", "echod.service.d/socket.conf")
+        options = 'Environment="ECHOD_OPTIONS=--workers 2 --drain-timeout 1s"'
+        with boot(*parts, options=options) as machine:
+            machine.run("systemctl", "start", "echod.socket")
+            self.assertTrue(machine.visit("once", "--port=9000")["exact"])
+
+            def workers() -> set[str]:
+                parent = machine.show("MainPID")
+                return set(machine.run("cat", f"/proc/{parent}/task/{parent}/children").split())
+
+            before = workers()
+            self.assertEqual(2, len(before))
+            for pid in before:
+                self.assertIn("NoNewPrivs:\t1", machine.run("cat", f"/proc/{pid}/status"))
+            victim = min(before)
+            with machine.visitors("knock", "--port=9000", "--count=6") as knocks:
+                machine.run("sh", "-c", f"kill -KILL {victim}")
+                wait_until(lambda: len(workers() - {victim}) == 2, "another in its place")
+                wait_until(lambda: machine.journal().count(" is up, process ") == 3, "it to serve")
+                machine.run("systemctl", "restart", "echod")
+                self.assertEqual(set(), workers() & before)
+                self.assertTrue(machine.visit("once", "--port=9000")["exact"])
+            found = knocks.found
+            self.assertEqual(0, found["refused"])
+            self.assertGreater(found["exact"], 20)
+            self.assertIn("was ended by SIGKILL; it is started again", machine.journal())
+            show(
+                f"2 workers, one killed, then all restarted: 0 refused, {found['exact']} exact, "
+                f"the slowest in {found['slowest']:.2f} s"
+            )
+
     def test_activated_sandbox(self) -> None:
         """
         With the port held by systemd, echod has a network of its own with nothing in it.
