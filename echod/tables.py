@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from echod.figures import date_text, delay_text, number_text, time_text
 from echod.markup import Markup, tag
-from echod.snapshot import Served, Snapshot
+from echod.snapshot import Served, Snapshot, Traffic
 from echod.table import number, size, table
 
 DAY_SECONDS = 86400
@@ -54,7 +54,8 @@ def listeners(now: Snapshot) -> Markup:
     traffic = {each.listener: each for each in now.traffic}
     rows = []
     for each in now.listeners:
-        came = traffic[each.name]
+        # Of workers that have never answered, nobody knows.
+        came = traffic.get(each.name) or Traffic(each.name, 0, 0, 0, {}, {})
         rows.append(
             (
                 each.name,

@@ -9,7 +9,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 
-from echod.snapshot import Distribution, Handshakes, Sample, Served, Snapshot, Traffic
+from echod.snapshot import (
+    Distribution,
+    Handshakes,
+    Listening,
+    Sample,
+    Served,
+    Snapshot,
+    Traffic,
+)
 
 
 def not_ready(snapshots: Sequence[Snapshot]) -> str:
@@ -40,7 +48,7 @@ def together(snapshots: Sequence[Snapshot]) -> Snapshot:
         uptime=max(each.uptime for each in snapshots),
         draining=any(each.draining for each in snapshots),
         max_connections=sum(each.max_connections for each in snapshots),
-        listeners=list(dict.fromkeys(one for each in snapshots for one in each.listeners)),
+        listeners=_listeners(one for each in snapshots for one in each.listeners),
         traffic=_traffic(one for each in snapshots for one in each.traffic),
         seconds=_distribution([each.seconds for each in snapshots]),
         handshakes=_handshakes(one for each in snapshots for one in each.handshakes),
@@ -59,6 +67,14 @@ def _added(counts: Iterable[dict[str, int]]) -> dict[str, int]:
         for name, number in each.items():
             total[name] += number
     return dict(total)
+
+
+def _listeners(listeners: Iterable[Listening]) -> list[Listening]:
+    # What is bound in one process serves, whichever other does not answer; not_ready()
+    # tells of that one.
+    found = dict.fromkeys(listeners)
+    bound = {(each.name, each.option) for each in found if each.address is not None}
+    return [each for each in found if each.address or (each.name, each.option) not in bound]
 
 
 def _traffic(traffic: Iterable[Traffic]) -> list[Traffic]:

@@ -48,6 +48,13 @@ class TablesTests(SynchronousTestCase):
         made = tables.listeners(make_snapshot(listeners=[Listening("tcp", "--port 7", None)]))
         self.assertIn('<td class="warning">not bound</td>', made)
 
+    def test_unknown_traffic(self):
+        """
+        A listener of workers that have never answered is there, with nothing.
+        """
+        rows = self.read(tables.listeners(make_snapshot(traffic=[])))
+        self.assertEqual(rows[1], ["tcp", "127.0.0.1:9000", "0", "0", "0 B", "0"])
+
     def test_reasons(self):
         """
         How many, by reason, what it means, and listener.

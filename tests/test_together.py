@@ -2,6 +2,8 @@
 Several processes seen as one.
 """
 
+from dataclasses import replace
+
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.snapshot import Handshakes, Listening, Sample, Served, Traffic
@@ -94,7 +96,7 @@ class TogetherTests(SynchronousTestCase):
         """
         What they share, the listeners and certificates, is there once.
         """
-        more = Listening("tcp", "--port 9000", None)
+        more = Listening("echo", "--listen systemd:name=echo", None)
         renewed = Served(["a.example"], 1.0, "0B", "/etc/a.pem")
         first = make_snapshot()
         other = make_snapshot(
@@ -103,6 +105,16 @@ class TogetherTests(SynchronousTestCase):
         now = together([first, other])
         self.assertEqual(now.listeners, [*first.listeners, more])
         self.assertEqual(now.certificates, [*first.certificates, renewed])
+
+    def test_silent(self):
+        """
+        A listener that one of them does not tell of is there once, where others have it.
+        """
+        first = make_snapshot()
+        nowhere = [replace(each, address=None) for each in first.listeners]
+        silent = make_snapshot(listeners=nowhere)
+        self.assertEqual(together([silent, first]).listeners, first.listeners)
+        self.assertEqual(together([silent, silent]).listeners, nowhere)
 
     def test_history(self):
         """
