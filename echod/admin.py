@@ -73,6 +73,13 @@ def refusal(status: int, text: str) -> Answer:
     return Answer(f"{text}\n".encode(), status=status)
 
 
+def said(request: AdminRequest, header: bytes) -> list[str]:
+    """
+    What a request says in a header, whatever the bytes.
+    """
+    return [each.decode("latin-1") for each in request.requestHeaders.getRawHeaders(header, [])]
+
+
 class AdminResource(Resource):
     """
     All of the site.
@@ -111,7 +118,7 @@ class AdminResource(Resource):
         if request.method not in (b"GET", b"HEAD"):
             request.setHeader(b"allow", b"GET, HEAD")
             return refusal(405, "this is for looking only: GET and HEAD")
-        hosts = request.requestHeaders.getRawHeaders("host", [])
+        hosts = said(request, b"host")
         if len(hosts) > 1 or (not hosts and request.clientproto == b"HTTP/1.1"):
             return refusal(400, "give one Host")
         if hosts and not is_ours(hosts[0], request.getHost()):
@@ -144,7 +151,7 @@ class AdminResource(Resource):
         return Answer(page_json(snapshots).encode(), "application/json")
 
     def _metrics(self, request: AdminRequest, snapshots: Sequence[Snapshot]) -> Answer:
-        return Answer(*self._exposition(snapshots, request.getHeader("accept") or ""))
+        return Answer(*self._exposition(snapshots, ", ".join(said(request, b"accept"))))
 
     def _ready(self, _: AdminRequest, snapshots: Sequence[Snapshot]) -> Answer:
         why = not_ready(snapshots)

@@ -226,6 +226,20 @@ class HostTests(AdminTestCase):
         self.assertEqual(self.ask("/readyz", host=None, version="1.0")[0], 200)
         self.assertEqual(self.ask("/readyz", host="evil.example", version="1.0")[0], 421)
 
+    def test_any_bytes(self):
+        """
+        Bytes that are no text are one more host that is not here, and no kind of metrics.
+        """
+        transport = self.connect()
+        transport.protocol.dataReceived(b"GET / HTTP/1.1\r\nHost: \xff\r\n\r\n")
+        self.assertEqual(self.read(transport)[0], 421)
+        transport = self.connect()
+        transport.protocol.dataReceived(
+            b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept: \xff\r\n\r\n"
+        )
+        status, headers, _ = self.read(transport)
+        self.assertEqual((status, headers["content-type"][:10]), (200, "text/plain"))
+
     def test_unix(self):
         """
         Over a UNIX socket any is served.
