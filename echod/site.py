@@ -75,11 +75,33 @@ class AdminChannel(HTTPChannel):
 
     factory: "AdminSite"
     transport: Any
+    _leaving = False
 
     def connectionMade(self) -> None:
         self.factory.channels[self] = None
         super().connectionMade()
         self.factory.make_room()
+
+    def requestDone(self, request: HTTPRequest) -> None:
+        """
+        A request is answered.  Of one who has sent more before that, it was the last:
+        Twisted would make all those answers in one turn of the loop, and hold them.
+        """
+        if self.clearLineBuffer() or any(self._dataBuffer):
+            self.persistent = False
+        super().requestDone(request)
+
+    def timeoutConnection(self) -> None:
+        """
+        Let go of who asks for nothing, and cut off who then does not take the rest.
+        (Twisted does the same, with a line in the log for each.)
+        """
+        if self._leaving:
+            self.abortConnection()
+            return
+        self._leaving = True
+        self.setTimeout(self.abortTimeout)
+        self.loseConnection()
 
     def abortConnection(self) -> None:
         """

@@ -5,9 +5,11 @@ HTTP for the few who look: what a client can make it hold.
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
 
 from echod.site import IDLE_SECONDS, MOST_BODY_BYTES, MOST_CONNECTIONS, AdminSite
 
@@ -22,9 +24,14 @@ class Answering(Resource):
     def __init__(self):
         super().__init__()
         self.bodies = []
+        self.late = False
+        self.waiting = []
 
     def render(self, request):
         self.bodies.append(request.content.read())
+        if self.late:
+            self.waiting.append(request)
+            return NOT_DONE_YET
         return b"yes"
 
 
@@ -62,6 +69,47 @@ class SiteTests(SynchronousTestCase):
             self.clock.advance(IDLE_SECONDS - 1)
         self.assertFalse(transport.disconnecting)
         self.clock.advance(1)
+        self.assertTrue(transport.disconnecting)
+
+    def test_idle(self):
+        """
+        Who asks for nothing is let go without a word in the log, and cut off when that
+        does not come to an end.
+        """
+        with capturedLogs() as events:
+            transport = self.connect()
+            self.ask(transport)
+            self.clock.advance(IDLE_SECONDS)
+            self.assertTrue(transport.disconnecting)
+            self.assertFalse(transport.disconnected)
+            self.clock.advance(IDLE_SECONDS)
+            self.assertTrue(transport.disconnected)
+            transport.protocol.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual(events, [])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_ahead(self):
+        """
+        Of who asks for more before there is an answer, one is the last; also when the
+        next comes behind a body, or while the answer is being made.
+        """
+        request = b"GET / HTTP/1.1\r\nHost: x\r\n"
+        for first, rest in (
+            (b"\r\n", b"\r\n"),
+            (b"Content-Length: 1\r\n\r\na", b"\r\n"),
+        ):
+            transport = self.connect()
+            transport.protocol.dataReceived(request + first + (request + rest) * 1000)
+            self.assertEqual(transport.value().count(b"\r\n\r\nyes"), 1)
+            self.assertTrue(transport.disconnecting)
+        self.root.late = True
+        transport = self.connect()
+        self.ask(transport)
+        self.ask(transport)
+        (answered,) = self.root.waiting
+        answered.write(b"yes")
+        answered.finish()
+        self.assertEqual(len(self.root.waiting), 1)
         self.assertTrue(transport.disconnecting)
 
     def test_no_clock(self):
