@@ -32,6 +32,22 @@ The bound on what the kernel holds for one client that does not read.  Linux dou
 the figure for its own book-keeping and cuts it at C{net.core.wmem_max} (socket(7)).
 """
 
+HIDDEN = frozenset(
+    map(
+        chr,
+        (
+            *(0x34F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFFA0),
+            *range(0x180B, 0x1810),
+            *range(0xFE00, 0xFE10),
+            *range(0xE0100, 0xE01F0),
+        ),
+    )
+)
+"""
+What Python calls printable though nothing is to be seen of it: Unicode's property
+C{Default_Ignorable_Code_Point}, but for what is not printable anyway.
+"""
+
 
 def _tcp_options(write_timeout: float) -> Iterator[tuple[str, int]]:
     """
@@ -106,7 +122,7 @@ def printable(text: str) -> str:
     The same text, with every character that could move a cursor, end a line or hide
     itself written as an escape.
     """
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return "".join(c if c.isprintable() and c not in HIDDEN else ascii(c)[1:-1] for c in text)
 
 
 def ip_of(address: IAddress) -> IP | None:

@@ -258,6 +258,7 @@ class TextTests(SynchronousTestCase):
             ("a\r\n\tb", "a\\r\\n\\tb"),
             ("\x1b[2J\x00\x7f\x9b", "\\x1b[2J\\x00\\x7f\\x9b"),
             ("\u2028\u202e\ud800", "\\u2028\\u202e\\ud800"),
+            ("a\u3164b\ufe0f\U000e0100", "a\\u3164b\\ufe0f\\U000e0100"),
             ("", ""),
         ):
             self.assertEqual(printable(text), expected)
