@@ -2,13 +2,14 @@
 What is seen of the daemon from outside: metrics, health, and while it is being stopped.
 """
 
-import os
 import shutil
 import signal
 import socket
 import stat
 import subprocess
+import sys
 import time
+from pathlib import Path
 from unittest import SkipTest
 
 from OpenSSL import SSL
@@ -29,6 +30,8 @@ from tests.integration.support import (
     wait_until,
 )
 from tests.integration.tlsclient import VERSIONS, TLSClient, context
+
+TWISTD = str(Path(sys.executable).with_name("twistd"))
 
 
 class ScrapeTests(SynchronousTestCase):
@@ -244,8 +247,7 @@ class BadInputTests(SynchronousTestCase):
         """
         @return: the status and standard error of a daemon that does not start.
         """
-        twistd = os.path.join(os.path.dirname(shutil.which("twistd") or ""), "twistd")
-        with Process(twistd, "-n", "--pidfile=", "echod", *LOOPBACK, *options) as process:
+        with Process(TWISTD, "-n", "--pidfile=", "echod", *LOOPBACK, *options) as process:
             process.wait()
             return process.status, process.stderr
 
@@ -274,8 +276,7 @@ class BadInputTests(SynchronousTestCase):
         """
         C{--check} tells where it would be seen.
         """
-        twistd = shutil.which("twistd") or ""
-        command = (twistd, "-n", "--pidfile=", "echod", *LOOPBACK, *ADMIN, "--check")
+        command = (TWISTD, "-n", "--pidfile=", "echod", *LOOPBACK, *ADMIN, "--check")
         with Process(*command) as process:
             process.wait()
             self.assertEqual(process.status, 0)
