@@ -165,13 +165,15 @@ class ParentService(EchodService):
     async def snapshots(self) -> list[Snapshot]:
         """
         A snapshot of each worker.  One that gives none in time has what it had last, and
-        does not listen.
+        does not listen; and all drain from the moment that we do.
         """
         answers = await self.workers.ask_all(ANSWER_SECONDS, snapshot=True)
-        return [
+        snapshots = [
             self._heard(worker, answer) if answer else self._silent(worker)
             for worker, answer in answers.items()
         ]
+        stopping = self.observation.draining
+        return [replace(each, draining=each.draining or stopping) for each in snapshots]
 
     def _heard(self, worker: str, answer: Message) -> Snapshot:
         told = Snapshot.from_json(answer["snapshot"])

@@ -361,6 +361,16 @@ class LifeTests(ParentTestCase):
         after = [each.log_dropped for each in self.snapshots(service, *given)]
         self.assertEqual(after, [before[0], before[1] + 2])
 
+    def test_draining(self):
+        """
+        From the first moment of a stop all drain, also who has not heard of it yet.
+        """
+        service = self.start()
+        given = [make_snapshot(worker="0"), make_snapshot(worker="1")]
+        service.observation.draining = True
+        why = [each.not_ready() for each in self.snapshots(service, *given)]
+        self.assertEqual(why, ["draining", "draining"])
+
     def test_silent(self):
         """
         One that does not answer does not listen, and has what it had last: a counter that
