@@ -105,8 +105,8 @@ class Connections:
         """
         A connection is gone.  Once it has been said, saying it again changes nothing.
 
-        @param detail: more about the reason, for a connection that ends before it was
-            let in, which counts as a refusal; in words, free of control characters.
+        @param detail: more about the reason, for one that counts as a refusal or an error;
+            in words, free of control characters.
         @return: whether it was there.
         """
         seen = self._live.pop(connection, None)
@@ -117,7 +117,7 @@ class Connections:
         if reason in REFUSED:
             self.refusals.add(connection.listener, reason, connection.peer(), detail)
         elif self._access_log:
-            self._log_access(connection, seen.number, lived, reason)
+            self._log_access(connection, seen.number, lived, reason, detail)
         if self.left is not None:
             self.left()
         if self._emptied is not None and not self._live:
@@ -126,12 +126,14 @@ class Connections:
         return True
 
     def _log_access(
-        self, connection: Connection, number: int, seconds: float, reason: Reason
+        self, connection: Connection, number: int, seconds: float, reason: Reason, detail: str
     ) -> None:
         # A load balancer looks every few seconds whether a port takes connections.
         knock = reason in (Reason.CLIENT, Reason.RESET) and not connection.bytes_echoed
         with log.failuresHandled("while logging the end of a connection", event="failure"):
-            facts = connection.facts()
+            facts = dict(connection.facts())
+            if reason is Reason.ERROR:
+                facts = {"detail": detail, **facts}
             log.emit(
                 LogLevel.debug if knock else LogLevel.info,
                 "connection {connection} of {peer} to {listener}: "

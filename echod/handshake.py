@@ -99,6 +99,6 @@ def has_outlived_client(connection: SSL.Connection) -> bool:
 
 def failure_text(connection: Any, error: BaseException | None) -> str:
     """
-    Why a handshake failed, in OpenSSL's words.
+    Why a handshake, or what came after it, failed, in OpenSSL's words.
     """
     return ": ".join(filter(None, (reasons(error), verify_error(connection))))

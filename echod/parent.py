@@ -197,6 +197,7 @@ class ParentService(EchodService):
             certificates=[],
             lag=nothing,
             lag_last=0.0,
+            log_dropped=0,
             process=Process(0, None, 0.0, None, None, None, None),
             history=[],
         )

@@ -27,7 +27,7 @@ from echod.handshake import (
     version,
 )
 from echod.proxy import ProxyHeader
-from echod.sockets import address_text, unread, unsent
+from echod.sockets import address_text, printable, unread, unsent
 from echod.surroundings import Listener, StreamTransport
 
 
@@ -199,10 +199,10 @@ class Echo(Protocol):
         if reason is Reason.CLIENT:
             return self._reason or reason
         if reason is Reason.ERROR:
-            if self.awaited is None:
-                return reason
-            self._detail = failure_text(self.transport.getHandle(), failure.value)
-            return self.awaited
+            secure = self.awaited is not None or ISSLTransport.providedBy(self.transport)
+            handle = self.transport.getHandle() if secure else None
+            self._detail = printable(failure_text(handle, failure.value))
+            return self.awaited or reason
         # A client that breaks the connection while it is owed something did that
         # itself, even if it had closed its sending side before.
         return reason if self._reason in (None, Reason.CLIENT) else self._reason

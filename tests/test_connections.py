@@ -128,6 +128,21 @@ class TotalsTests(ConnectionsTestCase):
             formatEvent(event).endswith(", client; proxy 198.51.100.9:1; proxy_alpn {h2}")
         )
 
+    def test_error(self):
+        """
+        What was wrong stands in the record of a connection that ended with an error.
+        """
+        connections = self.make(access_log=True)
+        connection = FakeConnection(connections)
+        connection.known = {"tls_version": "TLSv1.3"}
+        with capturedLogs() as events:
+            connections.remove(connection, Reason.ERROR, "bad record {mac}")
+        (event,) = events
+        self.assertEqual(event["detail"], "bad record {mac}")
+        self.assertTrue(
+            formatEvent(event).endswith(", error; detail bad record {mac}; tls_version TLSv1.3")
+        )
+
     def test_health_check(self):
         """
         A client that comes and goes without a byte is counted, and told at debug alone.
@@ -192,9 +207,10 @@ class RefusedTests(ConnectionsTestCase):
         connections = self.make(access_log=True)
         for reason in set(Reason) - REFUSED:
             with capturedLogs() as events:
-                connections.remove(FakeConnection(connections), reason, "not told")
+                connections.remove(FakeConnection(connections), reason, "why")
             self.assertEqual([event["reason"] for event in events], [reason.value])
-            self.assertNotIn("not told", formatEvent(events[0]))
+            told = "why" in formatEvent(events[0])
+            self.assertIs(told, reason is Reason.ERROR)
         self.assertEqual(connections.refusals.counts, {})
 
     def test_the_last_one(self):

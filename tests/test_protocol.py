@@ -256,6 +256,21 @@ class EchoTests(ProtocolTestCase):
             echo.connectionLost(Failure(error))
             self.assertEqual(self.reasons(), [expected], (begin.__name__, error))
 
+    def test_error(self):
+        """
+        What was wrong is told with the end, in words that nothing hides in.
+        """
+        for error, words in (
+            (SSL.Error([("", "", "bad record mac")]), "bad record mac"),
+            (RuntimeError("a\nbug"), "a\\nbug"),
+            (RuntimeError(), "no reason given"),
+        ):
+            echo, _ = self.connect()
+            with capturedLogs() as events:
+                echo.connectionLost(Failure(error))
+            (event,) = (each for each in events if each.get("event") == "access")
+            self.assertEqual((event["reason"], event["detail"]), ("error", words))
+
     def test_peer(self):
         """
         The client is named by its address.
