@@ -37,13 +37,14 @@ class WorkerService(EchodService):
     def __init__(
         self, reactor: Any, options: Options, max_connections: int, assignment: Assignment
     ):
+        """
+        @param max_connections: its share, or less for want of descriptors.
+        """
         super().__init__(reactor, options, max_connections)
         self._assignment = assignment
         table = Table(assignment.table, len(assignment.shares))
         os.close(assignment.table)
-        self._turns = Turns(
-            table, assignment.place, assignment.max_connections, lambda: len(self.connections)
-        )
+        self._turns = Turns(table, assignment.place, max_connections, lambda: len(self.connections))
         # At once, so that others know who has room.
         self.connections.left = self._turns.publish
         looking = TimerService(LOOK_SECONDS, self._look)

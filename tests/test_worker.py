@@ -3,12 +3,14 @@ A worker: the daemon on sockets that it is handed.
 """
 
 import os
+import resource
 import signal
 import socket
 
 from twisted.internet.defer import Deferred
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 
+from echod.assembly import RESERVED_DESCRIPTORS
 from echod.assignment import Assignment, Handed
 from echod.connection import Reason
 from echod.service import build_worker
@@ -178,6 +180,21 @@ class ListenTests(WorkerTestCase):
         one, other = (each.turns for each in service.listeners())
         self.assertIs(one, other)
         self.assertEqual(one.publish(), 0)
+
+    def test_few_descriptors(self):
+        """
+        One that may have fewer connections than its share, for want of descriptors, leaves
+        clients to the others as soon as it has those.
+        """
+        limit = RESERVED_DESCRIPTORS + 2
+        self.patch(resource, "getrlimit", lambda _: (limit, limit))
+        self.patch(resource, "setrlimit", lambda *_: None)
+        service = self.build()
+        self.assertEqual(service.max_connections, 2)
+        for _ in range(2):
+            service.connections.add(FakeConnection())
+        self.table[0] = 1
+        self.assertEqual(service.listeners()[0].turns.allowance(), 0)
 
 
 class ToldTests(WorkerTestCase):
