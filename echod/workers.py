@@ -244,23 +244,24 @@ class WorkersService(Service):
         @return: a Deferred that fires when all have gone.
         """
         super().stopService()
-        if self._asking.running:
-            self._asking.stop()
         for restart in self._restarts.values():
             restart.cancel()
         gone = self._gone = Deferred()
+        late = self._reactor.callLater(self._drain_seconds + GRACE_SECONDS, self._kill_late)
+
+        def all_gone(_: None) -> None:
+            # Until now, what they have still to do is asked for, and shown.
+            if self._asking.running:
+                self._asking.stop()
+            if late.active():
+                late.cancel()
+
+        gone.addCallback(all_gone)
         for child in self._children.values():
             child.tell(do="stop")
         if not self._children:
             gone.callback(None)
-            return gone
-        late = self._reactor.callLater(self._drain_seconds + GRACE_SECONDS, self._kill_late)
-
-        def all_gone(_: None) -> None:
-            if late.active():
-                late.cancel()
-
-        return gone.addCallback(all_gone)
+        return gone
 
     def _kill_late(self) -> None:
         for child in self._children.values():

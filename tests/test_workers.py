@@ -421,6 +421,22 @@ class StopTests(WorkersTestCase):
         self.assertEqual(self.reactor.getDelayedCalls(), [])
         self.assertEqual((one.signals, len(self.crew.workers)), ([], 2))
 
+    def test_figures(self):
+        """
+        They are asked what they have still to do, until the last has gone.
+        """
+        stopping = self.stop()
+        one, other = self.crew.workers
+        other.end()
+        self.reactor.advance(ASK_SECONDS)
+        stop, question = one.far.heard()
+        self.assertEqual(stop, {"do": "stop"})
+        one.far.tell(answer=question["ask"], totals=[3, 40, 1])
+        self.assertEqual(self.workers.totals(), (3, 40, 1))
+        one.end()
+        self.successResultOf(stopping)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
     def test_late(self):
         """
         One that takes longer than the drain may, and some grace, is killed.
