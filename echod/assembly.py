@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import Logger
 
-from echod.assignment import Assignment
+from echod.assignment import Assignment, shares
 from echod.credentials import BadCredentials
 from echod.daemon import EchodService
 from echod.endpoint import WRAPPING, TCPEndpoint, endpoint_from
@@ -77,7 +77,7 @@ def build(
     if workers > 1 and not options["check"]:
         service: EchodService = ParentService(reactor, options, most, workers, supervision)
     else:
-        most = most_connections(reactor, most)
+        most = sum(most_connections(reactor, each) for each in shares(most, workers))
         service = EchodService(reactor, options, most, supervision)
     if options.serves_tls:
         _prepare_tls(reactor, options, service)

@@ -3,6 +3,7 @@ A daemon that is started and stopped to find out whether it could run.
 """
 
 import os
+import resource
 import socket
 
 from twisted.scripts.twistd import ServerOptions
@@ -58,6 +59,15 @@ class CheckTests(ServiceTestCase):
         options = self.options(*args, "--listen", "haproxy:tcp:0")
         error = self.assertRaises(SystemExit, build, self.reactor, options, workers=3)
         self.assertIn("workers cannot share its layer", error.code)
+
+    def test_workers_and_descriptors(self):
+        """
+        Each of several workers has descriptors of its own.
+        """
+        self.patch(resource, "getrlimit", lambda _: (100, 100))
+        self.patch(resource, "setrlimit", lambda *_: None)
+        args = (*self.local, "--check", "--max-connections", "60", "--workers", "2")
+        self.assertEqual(build(self.reactor, self.options(*args), workers=2).max_connections, 60)
 
     def test_certificates(self):
         """
