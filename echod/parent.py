@@ -205,8 +205,18 @@ class ParentService(EchodService):
     def abort_all(self) -> None:
         self.workers.abort_all()
 
-    def _reload(self) -> None:
-        self.workers.reload()
+    def reload(self) -> None:
+        """
+        Let the workers read their files again.  For the service manager, that is over when
+        all have.
+        """
+        Deferred.fromCoroutine(self._reload_all()).addErrback(
+            lambda failure: log.failure("while reloading", failure, event="failure")
+        )
+
+    async def _reload_all(self) -> None:
+        with self.notifier.reloading():
+            await self.workers.reload()
 
     def _totals(self) -> tuple[int, int, int]:
         return self.workers.totals()

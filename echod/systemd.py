@@ -126,13 +126,15 @@ class SystemdNotifier(MultiService):
     @contextmanager
     def reloading(self) -> Iterator[None]:
         """
-        Say that the daemon reloads, for as long as the C{with} block takes.
+        Say that the daemon reloads, for as long as the C{with} block takes, or until it
+        stops.
         """
         self._tell("RELOADING=1", f"MONOTONIC_USEC={int(self._clock.seconds() * 1e6)}")
         try:
             yield
         finally:
-            self._tell("READY=1")
+            if not self._stop_by:
+                self._tell("READY=1")
 
     def stopping(self, seconds: float) -> None:
         """

@@ -28,6 +28,9 @@ START_SECONDS = 60.0
 ASK_SECONDS = 2.0
 """How often each worker is asked whether it is alive."""
 
+RELOAD_SECONDS = 10.0
+"""How long a reload may take before it counts as over."""
+
 MOST_SILENT = 5
 """It is stuck when it has said nothing since so many questions."""
 
@@ -223,12 +226,13 @@ class WorkersService(Service):
         connections, echoed, refused = map(sum, zip(self._past, *totals, strict=True))
         return connections, echoed, refused
 
-    def reload(self) -> None:
+    def reload(self) -> Deferred[Any]:
         """
         Let each worker read its files again.
+
+        @return: a Deferred that fires when all have, or time is over.
         """
-        for child in self._children.values():
-            child.tell(do="reload")
+        return self.ask_all(RELOAD_SECONDS, do="reload")
 
     def abort_all(self) -> None:
         """

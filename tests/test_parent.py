@@ -9,7 +9,7 @@ import stat
 import sys
 
 from twisted.application.service import Application
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.logger import capturedLogs, formatEvent
 from twisted.scripts.twistd import ServerOptions
 
@@ -20,6 +20,7 @@ from echod.service import build
 from echod.snapshot import Snapshot
 from echod.systemd import Supervision
 from echod.turns import ABSENT, Table
+from echod.workers import RELOAD_SECONDS
 from tests.certificates import make_certificate
 from tests.daemons import ServiceTestCase
 from tests.processes import ProcessReactor
@@ -266,7 +267,7 @@ class LifeTests(ParentTestCase):
         service.reload()
         service.abort_all()
         for far in self.reactor.far_ends:
-            self.assertEqual(far.heard(), [{"do": "reload"}, {"do": "abort"}])
+            self.assertEqual([each["do"] for each in far.heard()], ["reload", "abort"])
 
     def test_stop(self):
         """
@@ -326,6 +327,42 @@ class LifeTests(ParentTestCase):
         self.assertIn(["STATUS=7 connections, 48 B/s, 1 refused"], manager.take())
         self.reactor.processes[0].end(signal=9)
         self.assertEqual(service.workers.totals(), (4, 570, 1))
+
+    def test_reload(self):
+        """
+        A reload is over, for the service manager, when each worker has read its files, or
+        when one has not for so long.
+        """
+        manager = ServiceManager()
+        self.addCleanup(manager.close)
+        supervision = Supervision.from_environment(manager.environment, os.getpid())
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+            self.addCleanup(signal.signal, number, signal.getsignal(number))
+        self.addCleanup(signal.signal, signal.SIGUSR2, signal.getsignal(signal.SIGUSR2))
+        service = self.start(supervision=supervision)
+        self.reactor.run()
+        for silent in (False, True):
+            manager.take()
+            service.reload()
+            ((word, _),) = manager.take()
+            self.assertEqual(word, "RELOADING=1")
+            one, other = self.reactor.far_ends
+            one.tell(answer=one.heard()[0]["ask"])
+            self.assertEqual(manager.take(), [])
+            if silent:
+                self.reactor.advance(RELOAD_SECONDS)
+            else:
+                other.tell(answer=other.heard()[0]["ask"])
+            self.assertEqual(manager.take()[0], ["READY=1"])
+
+    def test_reload_fails(self):
+        """
+        A bug in it is logged.
+        """
+        service = self.start()
+        self.patch(service.workers, "reload", lambda: fail(LookupError("a bug")))
+        service.reload()
+        self.assertEqual(len(self.flushLoggedErrors(LookupError)), 1)
 
     def snapshots(self, service, *answers):
         """

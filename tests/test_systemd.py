@@ -177,6 +177,17 @@ class NotifierTests(NotifierTestCase):
         self.assertRaises(LookupError, reload)
         self.assertEqual(self.manager.take()[-1], ["READY=1"])
 
+    def test_reloading_is_stopped(self):
+        """
+        Who is stopped while it reloads is not ready again.
+        """
+        notifier = self.notifier()
+        notifier.startService()
+        with notifier.reloading():
+            notifier.stopping(1.0)
+            self.manager.take()
+        self.assertEqual(self.manager.take(), [])
+
     def test_stopping(self):
         """
         It says STOPPING at once, and asks for time again and again until the stop must be

@@ -376,10 +376,15 @@ class AskTests(WorkersTestCase):
         """
         A reload and an abort go to all.
         """
-        self.workers.reload()
+        reloading = self.workers.reload()
         self.workers.abort_all()
         for process in self.crew.workers:
-            self.assertEqual(process.far.heard(), [{"do": "reload"}, {"do": "abort"}])
+            self.assertNoResult(reloading)
+            order, abort = process.far.heard()
+            self.assertEqual(order, {"do": "reload", "ask": order["ask"]})
+            self.assertEqual(abort, {"do": "abort"})
+            process.far.tell(answer=order["ask"])
+        self.successResultOf(reloading)
 
     def test_log(self):
         """
