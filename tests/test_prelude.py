@@ -10,6 +10,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from echod.prelude import turn_until
 from tests.processes import ProcessReactor
 
+OTHERS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
 
 class TurnTests(SynchronousTestCase):
     """
@@ -19,7 +21,7 @@ class TurnTests(SynchronousTestCase):
     def setUp(self):
         self.reactor = ProcessReactor()
         self.done = []
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, *OTHERS):
             self.addCleanup(signal.signal, number, signal.getsignal(number))
 
     def turn(self, seconds=5.0):
@@ -54,3 +56,18 @@ class TurnTests(SynchronousTestCase):
             self.assertEqual(self.turn(), f"{number.name} came")
         self.assertIs(signal.getsignal(signal.SIGINT), signal.SIG_IGN)
         self.assertIs(signal.getsignal(signal.SIGTERM), signal.SIG_DFL)
+
+    def test_other_signals(self):
+        """
+        A signal that a running daemon survives is survived here, too, and changes nothing.
+        """
+        came = []
+        for number in OTHERS:
+            signal.signal(number, lambda *_: came.append(True))
+        self.reactor.turns = [
+            *(lambda number=number: os.kill(os.getpid(), number) for number in OTHERS),
+            lambda: self.done.append(True),
+        ]
+        self.assertEqual((self.turn(), came), ("", []))
+        os.kill(os.getpid(), signal.SIGHUP)
+        self.assertEqual(came, [True])
