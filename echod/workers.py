@@ -171,12 +171,13 @@ class WorkersService(Service):
         if not self._asking.running:
             self._cannot_start(child.name, f"worker {child.name}: {why.removeprefix('echod: ')}")
             return
+        said = f" ({child.complaint})" if child.complaint else ""
         log.error(
             "worker {worker}, process {pid}, {how}; it is started again",
             event="worker-died",
             worker=child.name,
             pid=child.pid,
-            how=how if child.up else f"{how} before it was up ({why})",
+            how=how if child.up else f"{how} before it was up{said}",
         )
         self._restart_later(child.name, self._reactor.seconds() - child.born)
 

@@ -256,6 +256,18 @@ class RestartTests(WorkersTestCase):
                 if process.pid:
                     process.far.tell()
 
+    def test_without_a_word(self):
+        """
+        One that dies before it is up and has said nothing is logged without a reason.
+        """
+        self.die(self.crew.workers[0], signal=9)
+        with capturedLogs() as events:
+            self.die(self.crew.workers[2], signal=1)
+        self.assertEqual(
+            formatEvent(events[0]),
+            "worker 0, process 1002, was ended by SIGHUP before it was up; it is started again",
+        )
+
     def test_why(self):
         """
         One that dies before it is up is logged with what it said.
