@@ -13,7 +13,15 @@ from typing import Any
 
 from twisted.python.reflect import fullyQualifiedName
 
-RUN = "from twisted.scripts.twistd import run; run()"
+RUN = (
+    "from signal import SIG_IGN, SIGHUP, SIGUSR1, SIGUSR2, signal; "
+    "[signal(each, SIG_IGN) for each in (SIGHUP, SIGUSR1, SIGUSR2)]; "
+    "from twisted.scripts.twistd import run; run()"
+)
+"""
+The program of a worker: twistd, on which signals that are harmless later are so from the
+beginning.
+"""
 
 PATHS = frozenset(("--tls-cert", "--tls-key", "--tls-client-ca", "--tls-keylog"))
 """The options whose value is a path."""

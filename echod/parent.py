@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 
 from echod.assignment import FIRST_DESCRIPTOR, VARIABLE, Assignment, Handed, shares
@@ -23,8 +23,9 @@ from echod.daemon import EchodService, log
 from echod.factory import EchoFactory
 from echod.inherited import InheritedEndpoint
 from echod.lifeline import Message, hold
-from echod.listener import ListenerService
+from echod.listener import ListenerService, ListenFailed
 from echod.options import Options
+from echod.prelude import turn_until
 from echod.process import Process
 from echod.snapshot import Distribution, Snapshot
 from echod.systemd import Supervision
@@ -117,7 +118,18 @@ class ParentService(EchodService):
         super().startService()
         self._memory = make_table(len(self._shares))
         self._table = Table(self._memory, len(self._shares))
-        self.workers.startService()
+        try:
+            self.workers.startService()
+        except ListenFailed:
+            self._let_go()
+            raise
+
+    def _let_go(self) -> None:
+        """
+        Close what was bound for nothing; the file of a UNIX socket goes with it.
+        """
+        closing = DeferredList([each.stopService() for each in self.all_listeners()])
+        turn_until(self._reactor, lambda: closing.called, GRACE_SECONDS)
 
     def _held(self) -> Sequence[HeldListener]:
         return [service for service in self if isinstance(service, HeldListener)]
@@ -184,7 +196,8 @@ class ParentService(EchodService):
 
     def _silent(self, worker: str) -> Snapshot:
         last = self._last.get(worker) or self._unknown(worker)
-        return replace(last, listeners=[replace(each, address=None) for each in last.listeners])
+        listeners = [replace(each, address=None) for each in last.listeners]
+        return replace(last, listeners=listeners, silent=True)
 
     def _unknown(self, worker: str) -> Snapshot:
         ours = self.observation.snapshot(worker)

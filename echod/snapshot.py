@@ -129,6 +129,7 @@ class Snapshot:
     @ivar log_dropped: how many log records could not be written.
     @ivar history: a sample a second, the newest last.
     @ivar newest: the connections that were made last, the newest first.
+    @ivar silent: whether it did not answer, and this is what it had told before.
     """
 
     worker: str | None
@@ -148,6 +149,7 @@ class Snapshot:
     process: Process
     history: list[Sample]
     newest: list[Guest]
+    silent: bool = False
 
     def not_ready(self) -> str:
         """
@@ -155,6 +157,8 @@ class Snapshot:
         """
         if self.draining:
             return "draining"
+        if self.silent:
+            return "does not answer"
         unbound = [each.option for each in self.listeners if each.address is None]
         return f"not listening: {', '.join(unbound)}" if unbound else ""
 

@@ -8,17 +8,20 @@ a worker, its own connections alone are lost, and who waits to be accepted goes 
 
 import sys
 from collections.abc import Callable, Sequence
+from signal import SIGTERM
 from typing import Any, Protocol
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.error import ProcessTerminated
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from echod.child import Child
+from echod.child import Child, how_ended
 from echod.lifeline import Message
 from echod.listener import ListenFailed
 from echod.prelude import turn_until
+from echod.sockets import printable
 
 log = Logger()
 
@@ -43,6 +46,9 @@ MOST_DELAY_SECONDS = 8.0
 The pauses before a worker is restarted that keeps dying: none the first time, then this,
 doubled each time up to the other.
 """
+
+DRAINED = how_ended(ProcessTerminated(signal=SIGTERM))
+"""How one ends that has drained, by the signal that told it to, as twistd has it."""
 
 GRACE_SECONDS = 5.0
 """How long a worker may take to end after its drain's time is over, or it is killed."""
@@ -128,7 +134,8 @@ class WorkersService(Service):
         try:
             self._nursery.spawn(child)
         except OSError as error:
-            self._cannot_start(name, f"worker {name}: cannot be started: {error.strerror}")
+            why = f"cannot start {printable(sys.executable)}: {error.strerror}"
+            self._cannot_start(name, f"worker {name}: {why}")
         else:
             self._children[name] = child
 
@@ -172,6 +179,15 @@ class WorkersService(Service):
             self._cannot_start(child.name, f"worker {child.name}: {why.removeprefix('echod: ')}")
             return
         said = f" ({child.complaint})" if child.complaint else ""
+        if child.up and how == DRAINED:
+            log.info(
+                "worker {worker}, process {pid}, was told to end, and has; another takes its place",
+                event="worker-replaced",
+                worker=child.name,
+                pid=child.pid,
+            )
+            self._restart_later(child.name, self._reactor.seconds() - child.born)
+            return
         log.error(
             "worker {worker}, process {pid}, {how}; it is started again",
             event="worker-died",

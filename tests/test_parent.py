@@ -15,6 +15,7 @@ from twisted.scripts.twistd import ServerOptions
 
 from echod.assignment import VARIABLE, Assignment
 from echod.inherited import InheritedSocket, InheritedSockets
+from echod.listener import ListenFailed
 from echod.parent import ParentService
 from echod.service import build
 from echod.snapshot import Snapshot
@@ -81,6 +82,16 @@ class BindTests(ParentTestCase):
         service.privilegedStartService()
         self.assertEqual(len(self.reactor.ports), 2)
         self.assertEqual(self.reactor.processes, [])
+
+    def test_bound_for_nothing(self):
+        """
+        When the workers cannot be started, what was bound is let go.
+        """
+        service = self.build(*self.local, "--listen", "tcp:7")
+        self.reactor.broken = OSError(13, "no")
+        service.privilegedStartService()
+        self.assertRaises(ListenFailed, service.startService)
+        self.assertEqual([port.stopped for port in self.reactor.ports], [True, True])
 
     def test_accepts_nobody(self):
         """
@@ -418,13 +429,13 @@ class LifeTests(ParentTestCase):
         answered, unknown = self.snapshots(service, given, None)
         self.assertEqual(answered, given)
         self.assertEqual(unknown.worker, "1")
-        self.assertEqual(unknown.not_ready(), "not listening: --port 0 --interface 127.0.0.1")
+        self.assertEqual(unknown.not_ready(), "does not answer")
         self.assertEqual((unknown.traffic, unknown.max_connections), ([], 3))
         self.assertEqual((set(unknown.lag.counts), unknown.process.pid), ({0}, 0))
         self.assertEqual(Snapshot.from_json(unknown.to_json()), unknown)
         silent, _ = self.snapshots(service, None, None)
         self.assertEqual(silent.traffic, given.traffic)
-        self.assertIn("not listening", silent.not_ready())
+        self.assertEqual(silent.not_ready(), "does not answer")
         self.reactor.processes[0].end(signal=9)
         self.reactor.far_ends.pop(0)
         gone, _ = self.snapshots(service, None)

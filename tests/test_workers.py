@@ -157,7 +157,8 @@ class StartTests(WorkersTestCase):
         When the system starts no process, the line says why.
         """
         self.crew.broken = OSError(13, os.strerror(13))
-        self.assertEqual(self.refused(), "worker 0: cannot be started: Permission denied")
+        why = f"cannot start {sys.executable}: Permission denied"
+        self.assertEqual(self.refused(), f"worker 0: {why}")
 
     def test_late(self):
         """
@@ -222,6 +223,20 @@ class RestartTests(WorkersTestCase):
         self.assertIs(events[0]["log_level"], LogLevel.error)
         self.assertEqual((events[0]["event"], events[0]["worker"]), ("worker-died", "1"))
         self.assertEqual(self.crew.buried, ["1"])
+
+    def test_replaced(self):
+        """
+        One that ends by TERM has drained, as it was told: no error, and another is started.
+        """
+        with capturedLogs() as events:
+            self.assertEqual(self.die(self.crew.workers[0], signal=15), 0)
+        (event,) = events
+        self.assertEqual(
+            formatEvent(event),
+            "worker 0, process 1000, was told to end, and has; another takes its place",
+        )
+        self.assertIs(event["log_level"], LogLevel.info)
+        self.assertEqual(self.crew.buried, ["0"])
 
     def test_pauses(self):
         """
@@ -292,7 +307,7 @@ class RestartTests(WorkersTestCase):
             self.reactor.pump([0, 0.25, 0.5])
         lines = [formatEvent(event) for event in events]
         why = os.strerror(11)
-        self.assertEqual(lines, [f"worker 0: cannot be started: {why}"] * 3)
+        self.assertEqual(lines, [f"worker 0: cannot start {sys.executable}: {why}"] * 3)
         self.crew.broken = None
         self.reactor.advance(1)
         self.assertEqual(len(self.crew.workers), 3)
