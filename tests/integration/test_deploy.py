@@ -28,7 +28,7 @@ SOCKETS = ("echod.socket", "echod-tls.socket")
 INSTALLED = "/opt/echod/bin/twistd"
 PATIENCE_SECONDS = 60.0
 
-LISTENS_ITSELF = ([], ["tls"])
+LISTENS_ITSELF = ([], ["tls"], ["admin"])
 ACTIVATED = (["socket"], ["socket", "socket-tls"])
 VARIANTS = (*LISTENS_ITSELF, ["port-7"], *ACTIVATED)
 """The drop-ins that go together."""
@@ -178,7 +178,9 @@ class UnitTests(SynchronousTestCase):
         The command of the unit is one that echod takes, and means what the drop-in says.
         """
         ports = [(self.options(each)["port"], self.options(each)["tls-port"]) for each in VARIANTS]
-        self.assertEqual([(9000, None), (9000, 9443), (7, None), (None, None), (None, None)], ports)
+        itself = [(9000, None), (9000, 9443), (9000, None), (7, None)]
+        self.assertEqual([*itself, (None, None), (None, None)], ports)
+        self.assertEqual("unix:/run/echod/admin.sock", self.options(["admin"])["admin"])
 
     def test_names(self) -> None:
         """

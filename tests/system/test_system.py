@@ -246,6 +246,26 @@ class SystemTests(TestCase):
                 f"{len(ended)} that were not done the log tells the end"
             )
 
+    def test_admin(self) -> None:
+        """
+        What C{--admin} shows is had on a socket that root may open, also where there is no
+        network, and with workers.
+        """
+        parts = ("echod.socket", "echod.service.d/socket.conf", "echod.service.d/admin.conf")
+        with boot(*parts, options='Environment="ECHOD_OPTIONS=--workers 2"') as machine:
+            machine.run("systemctl", "start", "echod")
+            self.assertTrue(machine.visit("once", "--port=9000", "--bytes=1000")["exact"])
+            path = "/run/echod/admin.sock"
+            self.assertEqual("660", machine.run("stat", "--format=%a", path).strip())
+            self.assertEqual("ready", machine.visit("ask", f"--socket={path}", "--path=/readyz"))
+            metrics = machine.visit("ask", f"--socket={path}", "--path=/metrics")
+            found = re.findall(
+                r'(?m)^echod_echoed_bytes_total\{listener="echo",worker="[01]"\} (\S+)$', metrics
+            )
+            self.assertEqual(1000, sum(map(float, found)), metrics)
+            machine.run("systemctl", "stop", "echod")
+            machine.run("stat", path, status=1)
+
     def test_workers(self) -> None:
         """
         Several workers serve in the same sandbox; no client is refused when one of them is

@@ -151,10 +151,10 @@ def installation() -> Path:
     [wheel] = wheels.iterdir()
     version = (folder / "usr/bin/python3").readlink().name.removeprefix("python")
     fit = ("--only-binary=:all:", f"--python-version={version}")
-    run(*pip, "download", *fit, f"--dest={wheels}", str(wheel))
+    run(*pip, "download", *fit, f"--dest={wheels}", f"{wheel}[metrics]")
     steps = (
         "python3 -m venv /opt/echod",
-        "/opt/echod/bin/pip install --quiet --no-index --find-links=/wheels echod",
+        "/opt/echod/bin/pip install --quiet --no-index --find-links=/wheels 'echod[metrics]'",
         "/opt/echod/bin/twistd --help >/dev/null",
     )
     with alone():

@@ -188,11 +188,29 @@ def stall(arguments):
     raise SystemExit("no echo came again")
 
 
+def ask(arguments):
+    """
+    Ask what C{--admin} shows, on its UNIX socket.
+
+    @return: the body of the answer.
+    """
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(DEADLINE_SECONDS)
+        client.connect(arguments.socket)
+        client.sendall(f"GET {arguments.path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+        answer = b""
+        while piece := client.recv(PIECE):
+            answer += piece
+    return answer.partition(b"\r\n\r\n")[2].decode().strip()
+
+
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=("once", "stay", "knock", "stall"))
+    parser.add_argument("what", choices=("once", "stay", "knock", "stall", "ask"))
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--port", type=int)
+    parser.add_argument("--socket")
+    parser.add_argument("--path")
     parser.add_argument("--ca")
     parser.add_argument("--bytes", type=int, default=5000)
     parser.add_argument("--count", type=int, default=1)
