@@ -27,7 +27,7 @@ from tests.integration.support import (
     wait_until,
 )
 
-SECONDS = float(os.environ.get("ECHOD_TEST_PROMETHEUS_SECONDS", "12"))
+SECONDS = float(os.environ.get("ECHOD_TEST_PROMETHEUS_SECONDS", "8"))
 """How long it scrapes, once a second."""
 
 CONFIGURATION = """

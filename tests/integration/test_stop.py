@@ -65,7 +65,7 @@ class UnderLoadTests(SynchronousTestCase):
     """
 
     stops = 20
-    at_a_time = 2
+    at_a_time = 3
     clients = 50
     drain_seconds = 1.5
     buffer = 32 * KIB
