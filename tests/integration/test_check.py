@@ -106,6 +106,10 @@ class WrongTestCase(SynchronousTestCase):
         def one(question: tuple[str, Callable[[], tuple[str, str, str]]]) -> str:
             name, asks = question
             found, outcome, detail = asks()
+            if outcome == "reset" and " closed early" in found:
+                # While the kernel works on a reset, poll(2) can see the hang-up before it sees
+                # the error, and Twisted takes that for a clean end.  Twice it will not be so.
+                found, outcome, detail = asks()
             status = STATUS[outcome]
             right = re.match(f"{status} {re.escape(outcome)}: .*{detail}", found, re.DOTALL)
             return "" if right else f"{name}: {found!r}, not {status} {outcome}: {detail}"
