@@ -40,6 +40,10 @@ ANSWER_SECONDS = 1.0
 """How long a worker may take for its snapshot."""
 
 
+RELOAD_SECONDS = 10.0
+"""How long a reload may take before it counts as over."""
+
+
 class HeldListener(ListenerService):
     """
     A listening socket that is held for the workers, and not accepted from.
@@ -179,7 +183,7 @@ class ParentService(EchodService):
         A snapshot of each worker.  One that gives none in time has what it had last, and
         does not listen; and all drain from the moment that we do.
         """
-        answers = await self.workers.ask_all(ANSWER_SECONDS, snapshot=True)
+        answers = await self.workers.crew.ask_all(ANSWER_SECONDS, snapshot=True)
         snapshots = [
             self._heard(worker, answer) if answer else self._silent(worker)
             for worker, answer in answers.items()
@@ -216,7 +220,7 @@ class ParentService(EchodService):
         )
 
     def abort_all(self) -> None:
-        self.workers.abort_all()
+        self.workers.crew.tell_all(do="abort")
 
     def reload(self) -> None:
         """
@@ -229,10 +233,10 @@ class ParentService(EchodService):
 
     async def _reload_all(self) -> None:
         with self.notifier.reloading():
-            await self.workers.reload()
+            await self.workers.crew.ask_all(RELOAD_SECONDS, do="reload")
 
     def _totals(self) -> tuple[int, int, int]:
-        return self.workers.totals()
+        return self.workers.crew.totals()
 
     def _drain(self) -> Deferred[None]:
         return self.workers.stopService()

@@ -12,13 +12,13 @@ from signal import SIGTERM
 from typing import Any, Protocol
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessTerminated
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from echod.child import Child, how_ended
-from echod.lifeline import Message
+from echod.crew import ASK_SECONDS, Crew
 from echod.listener import ListenFailed
 from echod.prelude import turn_until
 from echod.sockets import printable
@@ -27,15 +27,6 @@ log = Logger()
 
 START_SECONDS = 60.0
 """How long the workers may take until all are up, at the start."""
-
-ASK_SECONDS = 2.0
-"""How often each worker is asked whether it is alive."""
-
-RELOAD_SECONDS = 10.0
-"""How long a reload may take before it counts as over."""
-
-MOST_SILENT = 5
-"""It is stuck when it has said nothing since so many questions."""
 
 STEADY_SECONDS = 10.0
 """A worker that has lived for so long is restarted at once when it dies."""
@@ -66,10 +57,11 @@ class Nursery(Protocol):
 class WorkersService(Service):
     """
     The workers of one daemon.
+
+    @ivar crew: those that live.
     """
 
     _failure = ""
-    _past = (0, 0, 0)
 
     def __init__(
         self,
@@ -90,11 +82,11 @@ class WorkersService(Service):
         self._nursery = nursery
         self._write_log = write_log
         self._drain_seconds = drain_seconds
-        self._children: dict[str, Child] = {}
+        self.crew = Crew(reactor, names)
         self._delays = dict.fromkeys(names, 0.0)
         self._restarts: dict[str, Any] = {}
         self._gone: Deferred[None] | None = None
-        self._asking = LoopingCall(self._ask_all)
+        self._asking = LoopingCall(self.crew.look_after)
         self._asking.clock = reactor
 
     def startService(self) -> None:
@@ -114,15 +106,15 @@ class WorkersService(Service):
 
     def _wait_until_up(self) -> None:
         def known() -> bool:
-            return bool(self._failure) or all(child.up for child in self._children.values())
+            return bool(self._failure) or all(child.up for child in self.crew)
 
         late = turn_until(self._reactor, known, START_SECONDS)
         failure = self._failure or (late and f"{late} before all workers were up")
         if failure:
             super().stopService()
-            for child in self._children.values():
+            for child in self.crew:
                 child.kill()
-            turn_until(self._reactor, lambda: not self._children, GRACE_SECONDS)
+            turn_until(self._reactor, lambda: not len(self.crew), GRACE_SECONDS)
             log.error("{reason}", event="workers-failed", reason=failure)
             # Once twistd logs, sys.stderr is the log.
             print(f"echod: {failure}", file=sys.__stderr__)
@@ -137,7 +129,7 @@ class WorkersService(Service):
             why = f"cannot start {printable(sys.executable)}: {error.strerror}"
             self._cannot_start(name, f"worker {name}: {why}")
         else:
-            self._children[name] = child
+            self.crew.add(child)
 
     def _cannot_start(self, name: str, failure: str) -> None:
         if self._asking.running:
@@ -166,12 +158,10 @@ class WorkersService(Service):
         """
         A worker is gone.
         """
-        del self._children[child.name]
-        _, echoed, refused = child.totals
-        self._past = (0, self._past[1] + echoed, self._past[2] + refused)
+        self.crew.remove(child)
         self._nursery.bury(child)
         if not self.running:
-            if not self._children and self._gone is not None:
+            if not len(self.crew) and self._gone is not None:
                 self._gone.callback(None)
             return
         why = child.complaint or how
@@ -197,67 +187,6 @@ class WorkersService(Service):
         )
         self._restart_later(child.name, self._reactor.seconds() - child.born)
 
-    def _ask_all(self) -> None:
-        for child in self._children.values():
-            if child.silent < MOST_SILENT:
-                child.silent += 1
-                child.ask().addErrback(lambda failure: failure.trap(CancelledError))
-            else:
-                log.error(
-                    "worker {worker} has not answered for {seconds:.0f} s; it is killed",
-                    event="worker-stuck",
-                    worker=child.name,
-                    seconds=child.silent * ASK_SECONDS,
-                )
-                child.kill()
-
-    def ask_all(self, seconds: float, **question: Any) -> Deferred[dict[str, Message | None]]:
-        """
-        Ask every worker something.
-
-        @param seconds: how long they have.
-        @return: their answers by name, C{None} for one that gives none in time.
-        """
-        asked = [
-            (name, self._children[name].ask(**question).addTimeout(seconds, self._reactor))
-            for name in self._names
-            if name in self._children
-        ]
-
-        def collect(results: list[tuple[bool, Any]]) -> dict[str, Message | None]:
-            answers: dict[str, Message | None] = dict.fromkeys(self._names)
-            for (name, _), (answered, answer) in zip(asked, results, strict=True):
-                if answered:
-                    answers[name] = answer
-            return answers
-
-        waiting: Deferred[Any] = DeferredList([each for _, each in asked], consumeErrors=True)
-        return waiting.addCallback(collect)
-
-    def totals(self) -> tuple[int, int, int]:
-        """
-        How many connections they have, and how many bytes they and those before them have
-        echoed and clients refused, as they have said last.
-        """
-        totals = [child.totals for child in self._children.values()]
-        connections, echoed, refused = map(sum, zip(self._past, *totals, strict=True))
-        return connections, echoed, refused
-
-    def reload(self) -> Deferred[Any]:
-        """
-        Let each worker read its files again.
-
-        @return: a Deferred that fires when all have, or time is over.
-        """
-        return self.ask_all(RELOAD_SECONDS, do="reload")
-
-    def abort_all(self) -> None:
-        """
-        Let each worker end its connections at once.
-        """
-        for child in self._children.values():
-            child.tell(do="abort")
-
     def stopService(self) -> Deferred[None]:
         """
         Let each worker drain and end.
@@ -278,14 +207,13 @@ class WorkersService(Service):
                 late.cancel()
 
         gone.addCallback(all_gone)
-        for child in self._children.values():
-            child.tell(do="stop")
-        if not self._children:
+        self.crew.tell_all(do="stop")
+        if not len(self.crew):
             gone.callback(None)
         return gone
 
     def _kill_late(self) -> None:
-        for child in self._children.values():
+        for child in self.crew:
             log.error(
                 "worker {worker} has not ended within {seconds:.0f} s; it is killed",
                 event="worker-stuck",

@@ -46,6 +46,7 @@ FLOORS[0] |= {
 # The daemon in several processes.
 FLOORS[4] |= {"parent", "worker"}
 FLOORS[3] |= {"workers"}
+FLOORS[2] |= {"crew"}
 FLOORS[1] |= {"child", "command", "prelude"}
 FLOORS[0] |= {"assignment", "lifeline", "turns"}
 

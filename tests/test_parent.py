@@ -16,12 +16,11 @@ from twisted.scripts.twistd import ServerOptions
 from echod.assignment import VARIABLE, Assignment
 from echod.inherited import InheritedSocket, InheritedSockets
 from echod.listener import ListenFailed
-from echod.parent import ParentService
+from echod.parent import RELOAD_SECONDS, ParentService
 from echod.service import build
 from echod.snapshot import Snapshot
 from echod.systemd import Supervision
 from echod.turns import ABSENT, Table
-from echod.workers import RELOAD_SECONDS
 from tests.certificates import make_certificate
 from tests.daemons import ServiceTestCase
 from tests.processes import ProcessReactor
@@ -337,7 +336,7 @@ class LifeTests(ParentTestCase):
         self.reactor.advance(10)
         self.assertIn(["STATUS=7 connections, 48 B/s, 1 refused"], manager.take())
         self.reactor.processes[0].end(signal=9)
-        self.assertEqual(service.workers.totals(), (4, 570, 1))
+        self.assertEqual(service.workers.crew.totals(), (4, 570, 1))
 
     def test_reload(self):
         """
@@ -371,7 +370,7 @@ class LifeTests(ParentTestCase):
         A bug in it is logged.
         """
         service = self.start()
-        self.patch(service.workers, "reload", lambda: fail(LookupError("a bug")))
+        self.patch(service.workers.crew, "ask_all", lambda *_, **__: fail(LookupError("a bug")))
         service.reload()
         self.assertEqual(len(self.flushLoggedErrors(LookupError)), 1)
 

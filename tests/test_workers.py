@@ -12,14 +12,13 @@ from twisted.internet.testing import StringTransport
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
+from echod.crew import ASK_SECONDS, MOST_SILENT
 from echod.lifeline import Lifeline
 from echod.listener import ListenFailed
 from echod.workers import (
-    ASK_SECONDS,
     FIRST_DELAY_SECONDS,
     GRACE_SECONDS,
     MOST_DELAY_SECONDS,
-    MOST_SILENT,
     START_SECONDS,
     STEADY_SECONDS,
     WorkersService,
@@ -360,7 +359,7 @@ class AskTests(WorkersTestCase):
         """
         The answers of all come together; one that is late has none.
         """
-        asked = self.workers.ask_all(1.0, snapshot=True)
+        asked = self.workers.crew.ask_all(1.0, snapshot=True)
         self.other.far.tell(answer=1, snapshot="x")
         self.assertNoResult(asked)
         self.reactor.advance(1)
@@ -372,7 +371,7 @@ class AskTests(WorkersTestCase):
         """
         When all have answered, nobody is waited for.
         """
-        asked = self.workers.ask_all(1.0)
+        asked = self.workers.crew.ask_all(1.0)
         for process in self.crew.workers:
             process.far.tell(answer=1)
         self.assertEqual(list(self.successResultOf(asked)), ["0", "1"])
@@ -382,7 +381,7 @@ class AskTests(WorkersTestCase):
         One that has just died has no answer.
         """
         self.one.end(signal=9)
-        asked = self.workers.ask_all(1.0)
+        asked = self.workers.crew.ask_all(1.0)
         self.other.far.tell(answer=1)
         self.assertEqual(self.successResultOf(asked), {"0": None, "1": {"answer": 1}})
 
@@ -393,7 +392,7 @@ class AskTests(WorkersTestCase):
         """
         for _ in range(3 * MOST_SILENT):
             for _ in range(10):
-                self.workers.ask_all(1.0)
+                self.workers.crew.ask_all(1.0)
             self.reactor.advance(ASK_SECONDS)
             for process in self.crew.workers:
                 process.far.tell(answer=0)
@@ -403,8 +402,8 @@ class AskTests(WorkersTestCase):
         """
         A reload and an abort go to all.
         """
-        reloading = self.workers.reload()
-        self.workers.abort_all()
+        reloading = self.workers.crew.ask_all(10.0, do="reload")
+        self.workers.crew.tell_all(do="abort")
         for process in self.crew.workers:
             self.assertNoResult(reloading)
             order, abort = process.far.heard()
@@ -464,7 +463,7 @@ class StopTests(WorkersTestCase):
         stop, question = one.far.heard()
         self.assertEqual(stop, {"do": "stop"})
         one.far.tell(answer=question["ask"], totals=[3, 40, 1])
-        self.assertEqual(self.workers.totals(), (3, 40, 1))
+        self.assertEqual(self.workers.crew.totals(), (3, 40, 1))
         one.end()
         self.successResultOf(stopping)
         self.assertEqual(self.reactor.getDelayedCalls(), [])
