@@ -513,6 +513,21 @@ class Worker(threading.Thread):
         return self._answer
 
 
+def half_close(client: socket.socket, data: bytes) -> bytes:
+    """
+    Send, close the sending side, and read to the end, both at the same time.
+    """
+
+    def send() -> None:
+        client.sendall(data)
+        client.shutdown(socket.SHUT_WR)
+
+    sending = Worker(send)
+    back = receive_rest(client)
+    sending.result()
+    return back
+
+
 @contextmanager
 def many_descriptors(number: int) -> Iterator[bool]:
     """

@@ -21,8 +21,7 @@ from tests.integration.kustomize import build
 from tests.integration.nginx import Nginx
 from tests.integration.support import (
     Process,
-    Worker,
-    receive_rest,
+    half_close,
     show,
     tls_daemon,
     wait_until,
@@ -49,19 +48,11 @@ def snippet(language: str) -> str:
     return found
 
 
-def half_close(client: socket.socket, data: bytes = DATA) -> bytes:
+def plain(client: socket.socket) -> bytes:
     """
-    Send, close the sending side, and read to the end.
+    Send all of it, close the sending side, and read to the end.
     """
-
-    def send() -> None:
-        client.sendall(data)
-        client.shutdown(socket.SHUT_WR)
-
-    sending = Worker(send)
-    back = receive_rest(client)
-    sending.result()
-    return back
+    return half_close(client, DATA)
 
 
 def secure(client: socket.socket) -> bytes:
@@ -109,7 +100,7 @@ class SnippetTests(SynchronousTestCase):
     def passes(
         self,
         proxy: HAProxy | Nginx,
-        talk: Callable[[socket.socket], bytes] = half_close,
+        talk: Callable[[socket.socket], bytes] = plain,
     ) -> None:
         """
         Every byte comes back through the proxy, and the record has the client's address.

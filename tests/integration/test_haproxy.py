@@ -13,9 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.integration.haproxy import HAProxy, Way
 from tests.integration.support import (
     Daemon,
-    Worker,
     echo,
-    receive_rest,
+    half_close,
     show,
     tls_daemon,
     wait_until,
@@ -46,19 +45,11 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def half_close(client: socket.socket) -> bytes:
+def plain(client: socket.socket) -> bytes:
     """
-    Send 8 MiB, close the sending side, and read to the end.
+    Send all of it, close the sending side, and read to the end.
     """
-
-    def send() -> None:
-        client.sendall(DATA)
-        client.shutdown(socket.SHUT_WR)
-
-    sending = Worker(send)
-    back = receive_rest(client)
-    sending.result()
-    return back
+    return half_close(client, DATA)
 
 
 def secure(client: socket.socket) -> bytes:
@@ -83,7 +74,7 @@ class HAProxyTests(SynchronousTestCase):
         self.plain = self.daemon.address("--port")
         self.tls = self.daemon.address("--tls-port")
 
-    def through(self, proxy: HAProxy, way: str, talk: object = half_close) -> str:
+    def through(self, proxy: HAProxy, way: str, talk: object = plain) -> str:
         """
         Send 8 MiB this way and have them back.
 
