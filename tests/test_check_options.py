@@ -6,12 +6,10 @@ import ast
 import inspect
 import io
 import sys
-from pathlib import Path
 
 from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
-import echod
 from echod import __version__, check_command, run
 from echod.check_options import CheckOptions
 from echod.outcome import Outcome
@@ -166,17 +164,6 @@ class CheckOptionsTests(SynchronousTestCase):
                     if whose in ("options", "_options"):
                         reads.add(node.slice.value)
         self.assertEqual(reads, set(CheckOptions()))
-
-    def test_readme(self):
-        """
-        So does the README.
-        """
-        text = (Path(echod.__file__).parents[1] / "README.md").read_text().replace("`", "")
-        for each in Outcome:
-            self.assertIn(f"| {each.status} | {each.word} | {each.meaning} |", text)
-        section = text[text.index("## Check an echo") : text.index("## How it works")]
-        for name in set(CheckOptions()) - {"tls-version"}:
-            self.assertRegex(section, rf"\n\|[^|]*--{name}\b")
 
     def test_version(self):
         """

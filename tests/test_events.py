@@ -1,5 +1,5 @@
 """
-The records that the daemon logs, against the table in the README.
+The records that the daemon logs, against the table in C{deploy/README.md}.
 """
 
 import ast
@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 import echod
 
 ROOT = Path(echod.__file__).resolve().parent
-README = (ROOT.parent / "README.md").read_text()
+PAGE = (ROOT.parent / "deploy" / "README.md").read_text()
 
 LEVELS = {level.name for level in LogLevel.iterconstants()}
 LOUDEST = {"failure": "critical", "failuresHandled": "critical"}
@@ -55,7 +55,7 @@ def logged():
     What the daemon logs: by event, its levels and its fields.
     """
     found = {}
-    for path in ROOT.glob("*.py"):
+    for path in ROOT.rglob("*.py"):
         for call in calls(path.read_text()):
             event, levels, fields = event_of(call)
             known = found.setdefault(event, (set(), set()))
@@ -66,9 +66,9 @@ def logged():
 
 def documented():
     """
-    What the README says, likewise.
+    What the page says, likewise.
     """
-    _, _, table = README.partition("| event | level | fields | when |\n|---|---|---|---|\n")
+    _, _, table = PAGE.partition("| event | level | fields | when |\n|---|---|---|---|\n")
     rows = {}
     for line in table.partition("\n\n")[0].splitlines():
         event, levels, fields, when = (cell.strip() for cell in line.strip("|").split(" | "))
@@ -79,7 +79,7 @@ def documented():
 
 class EventTests(SynchronousTestCase):
     """
-    Every record has a word for what happened, and the README tells which there are.
+    Every record has a word for what happened, and the page lists all of them.
     """
 
     def test_every_record_has_an_event(self):
@@ -88,7 +88,7 @@ class EventTests(SynchronousTestCase):
         """
         without = [
             f"{path.name}:{call.lineno}"
-            for path in ROOT.glob("*.py")
+            for path in ROOT.rglob("*.py")
             for call in calls(path.read_text())
             if not event_of(call)[0]
         ]
@@ -96,20 +96,20 @@ class EventTests(SynchronousTestCase):
 
     def test_events(self):
         """
-        The README has each event, and no other.
+        The page has each event, and no other.
         """
         self.assertEqual(sorted(documented()), sorted(logged()))
 
     def test_fields(self):
         """
-        The README has the fields of each, and no other.
+        The page has the fields of each, and no other.
         """
         fields = {event: sorted(row[1]) for event, row in logged().items()}
         self.assertEqual({event: sorted(row[1]) for event, row in documented().items()}, fields)
 
     def test_levels(self):
         """
-        The README has the levels of each.
+        The page has the levels of each.
         """
         rows = documented()
         for event, (levels, _) in logged().items():
@@ -119,14 +119,14 @@ class EventTests(SynchronousTestCase):
         more = {event for event, row in rows.items() if row[0] != logged()[event][0]}
         self.assertEqual(more, {"refused"})
 
-    def test_facts(self):
+    def test_access_fields(self):
         """
-        The README has what else can be in an access record.
+        The page has the fields of an access record that depend on TLS and on a proxy.
         """
-        source = "".join((ROOT / name).read_text() for name in ("handshake.py", "header.py"))
-        names = set(re.findall(r"\"((?:tls|proxy)_\w+)\"", source))
+        source = "".join(path.read_text() for path in ROOT.rglob("*.py"))
+        names = set(re.findall(r"\"((?:tls|proxy)_[a-z_]+)\"", source))
         self.assertGreater(len(names), 10)
-        self.assertEqual({name for name in names if f"`{name}`" not in README}, set())
+        self.assertEqual({name for name in names if f"`{name}`" not in PAGE}, set())
 
     def test_this_test(self):
         """

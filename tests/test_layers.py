@@ -4,7 +4,6 @@ The drawing of the house, made law: imports go down the floors.
 
 import ast
 import os
-import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -210,24 +209,6 @@ class FloorsTests(SynchronousTestCase):
         A new module is given its place before it is let in.
         """
         self.assertEqual(set(modules()) - set(self.floor), set())
-
-    def test_readme(self):
-        """
-        The README tells each room once, on its floor, in the daemon's table or the client's,
-        and what it is for; and it tells the highest floors first.
-        """
-        text = (ROOT.parent / "README.md").read_text()
-        tables = text.partition("\n### Rooms\n")[2].partition("\n## ")[0]
-        told = []
-        for table in tables.split("| floor | room | its one job |\n")[1:]:
-            rows = re.findall(r"^\| (\d) \| `(\w+)` \| (\S.*) \|$", table, re.MULTILINE)
-            told.append([(name, int(floor)) for floor, name, _ in rows])
-            floors = [floor for _, floor in told[-1]]
-            self.assertEqual(floors, sorted(floors, reverse=True))
-        daemon, client = told
-        there = {name: self.floor[name] for name in modules()}
-        self.assertEqual(sorted(daemon + client), sorted(there.items()))
-        self.assertEqual({name for name, _ in client}, CLIENT)
 
     def test_down_only(self):
         """

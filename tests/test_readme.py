@@ -1,19 +1,30 @@
 """
-What the README says of itself, of the options, and of how to run the tests.
+The pages for people: their links, their tables, and how to run the tests.
 """
 
+import os
 import re
+import shlex
 from collections import Counter
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
 import echod
+from echod.connection import REFUSED, Reason
 from echod.options import Options
 
 ROOT = Path(echod.__file__).resolve().parents[1]
+PAGES = (
+    "README.md",
+    "deploy/README.md",
+    "deploy/CHANGES.md",
+    "tests/README.md",
+    "tests/bench/README.md",
+)
 README = (ROOT / "README.md").read_text()
 DEPLOY = (ROOT / "deploy" / "README.md").read_text()
+TESTS = (ROOT / "tests" / "README.md").read_text()
 
 
 def anchors(text):
@@ -25,49 +36,149 @@ def anchors(text):
     return [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]
 
 
-class ReadmeTests(SynchronousTestCase):
+def section(text, heading):
     """
-    The README, and the page in C{deploy/}.
+    What stands below a heading of the second level.
+    """
+    _, found, rest = text.partition(f"\n## {heading}\n")
+    assert found, heading
+    return rest.partition("\n## ")[0]
+
+
+def rows(text, heading):
+    """
+    The rows of all tables whose first heading this is, each as its cells.
+    """
+    tables = re.findall(rf"^\| {heading} \|.*\n\|[-|]+\n((?:\|.*\n?)+)", text, re.MULTILINE)
+    return [
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]]
+        for table in tables
+        for row in table.splitlines()
+    ]
+
+
+class PagesTests(SynchronousTestCase):
+    """
+    All pages.
     """
 
     def test_links(self):
         """
-        What is linked to is there.
+        What a page links to is there.
         """
-        for folder, text in ((ROOT, README), (ROOT / "deploy", DEPLOY)):
-            links = re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", text)
-            self.assertGreater(len(links), 1)
-            for path, anchor in links:
-                there = folder / path if path else folder / "README.md"
-                self.assertTrue(there.exists(), path)
+        for page in PAGES:
+            text, folder = (ROOT / page).read_text(), (ROOT / page).parent
+            for path, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", text):
+                there = folder / path if path else ROOT / page
+                self.assertTrue(there.exists(), f"{page}: {path}")
                 if anchor:
-                    self.assertIn(anchor, anchors(there.read_text()))
+                    self.assertIn(anchor, anchors(there.read_text()), page)
 
     def test_contents(self):
         """
-        The table of contents leads to each section, in their order, and each has a heading
-        of its own.
+        A table of contents leads to each section, in their order, and each has a heading of
+        its own.
         """
-        contents = README[: README.index("\n## ")]
-        linked = re.findall(r"\]\(#([^)]+)\)", contents)
-        sections = re.findall(r"^## (.+)$", README, re.MULTILINE)
-        wanted = anchors("".join(f"## {section}\n" for section in sections))
-        self.assertEqual([each for each in linked if each in wanted], wanted)
-        self.assertEqual(
-            [each for each, count in Counter(anchors(README)).items() if count > 1], []
-        )
+        for page in ("README.md", "deploy/README.md", "tests/bench/README.md"):
+            text = (ROOT / page).read_text()
+            linked = re.findall(r"\]\(#([^)]+)\)", text[: text.index("\n## ")])
+            sections = re.findall(r"^## (.+)$", text, re.MULTILINE)
+            wanted = anchors("".join(f"## {each}\n" for each in sections))
+            self.assertEqual([each for each in linked if each in wanted], wanted)
+            twice = [each for each, count in Counter(anchors(text)).items() if count > 1]
+            self.assertEqual(twice, [], page)
+
+
+class ReadmeTests(SynchronousTestCase):
+    """
+    The README.
+    """
+
+    def test_length(self):
+        """
+        It is short enough to be read.
+        """
+        self.assertLessEqual(len(README.splitlines()), 300)
+
+    def test_commands(self):
+        """
+        There is one command to run echod, and one to run the tests, each marked for scripts.
+        """
+        for mark, program in (("run", ".venv/bin/twistd"), ("test", ".venv/bin/trial")):
+            [command] = re.findall(rf"^<!-- {mark} -->\n```sh\n(.+)\n```$", README, re.MULTILINE)
+            self.assertIn(program, shlex.split(command))
 
     def test_options(self):
         """
-        The table of options has each, and no other.
+        The tables of options have each, and no other, with its default.
         """
-        section = README.partition("\n## Options\n")[2].partition("\n## ")[0]
-        told = re.findall(r"--([\w-]+)", str(re.findall(r"^\| (`-.*?) \|", section, re.MULTILINE)))
-        self.assertEqual(sorted(told), sorted(name.rstrip("=") for name in Options().longOpt))
+        defaults = {}
+        for names, default, _ in rows(section(README, "Options"), "option"):
+            defaults |= dict.fromkeys(re.findall(r"--([\w-]+)", names), default)
+        self.assertEqual(sorted(defaults), sorted(name.rstrip("=") for name in Options().longOpt))
+        for name, _, default, *_ in Options.optParameters:
+            if default is not None:
+                shown = default if isinstance(default, str) else f"{default:g}"
+                self.assertEqual(defaults[name].split(" ")[0], shown, name)
 
-    def test_packages(self):
+    def test_map(self):
         """
-        The programs that the tests want are those that C{.ci/run} installs.
+        The table of packages has everything that is in C{echod/}.
+        """
+        told = {
+            name.rstrip("/")
+            for row in rows(section(README, "How it works"), r"package or module of `echod/`")
+            for name in re.findall(r"`([\w/]+)`", row[0])
+        }
+        there = {
+            entry.name.removesuffix(".py")
+            for entry in os.scandir(ROOT / "echod")
+            if entry.name.endswith(".py") or (Path(entry.path) / "__init__.py").exists()
+        }
+        self.assertEqual(told, there - {"__init__", "__main__"})
+
+
+class DeployTests(SynchronousTestCase):
+    """
+    The page for operators.
+    """
+
+    def test_reasons(self):
+        """
+        The tables of reasons have each, with those for which clients are refused apart.
+        """
+        ends, refusals = re.findall(
+            r"^\| reason \| the connection .*\n\|[-|]+\n((?:\|.*\n)+)", DEPLOY, re.MULTILINE
+        )
+        for table, reasons in ((ends, set(Reason) - REFUSED), (refusals, REFUSED)):
+            self.assertEqual(
+                sorted(re.findall(r"^\| `([\w-]+)`", table, re.MULTILINE)), sorted(reasons)
+            )
+
+    def test_signals(self):
+        """
+        The signals are those of the manual page, and KILL.
+        """
+        told = {word for row in rows(DEPLOY, "signal") for word in re.findall("[A-Z0-9]+", row[0])}
+        page = (ROOT / "deploy" / "man" / "echod.8").read_text()
+        self.assertEqual(told, set(re.findall(r"Dv SIG([A-Z0-9]+)", page)) | {"KILL"})
+
+    def test_drop_ins(self):
+        """
+        The table of drop-ins has each.
+        """
+        told = {re.findall("`(.+?)`", row[0])[0] for row in rows(DEPLOY, "drop-in")}
+        self.assertEqual(told, set(os.listdir(ROOT / "deploy" / "echod.service.d")))
+
+
+class TestsTests(SynchronousTestCase):
+    """
+    The page on tests.
+    """
+
+    def test_programs(self):
+        """
+        The programs that the tests need are those that C{.ci/run} installs.
         """
         [installed] = re.findall(r'^packages="(.+)"$', (ROOT / ".ci" / "run").read_text(), re.M)
-        self.assertIn(f"`{installed}`", " ".join(README.split()))
+        self.assertIn(f"`{installed}`", " ".join(TESTS.split()))
