@@ -231,6 +231,7 @@ class ListenerService(Service):
         waiting.register(port.fileno(), select.POLLIN)
         # Each turn takes one client at least, and no queue is longer than this.
         for _ in range(65535):
-            if not waiting.poll(0):
+            if not waiting.poll(0) or (self.turns is not None and not self.turns.allowance()):
+                # Those who wait are left to the other processes.
                 return
             port.doRead()

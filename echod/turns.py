@@ -14,6 +14,12 @@ from collections.abc import Callable
 ABSENT = 2**31 - 1
 """The number of a process that is not there; none has less to do than it."""
 
+FULL = ABSENT - 1
+"""
+The number of a process that is at its limit, which differs from process to process.  It is
+not behind anybody, since it cannot accept.
+"""
+
 LEAD = 8
 LEAD_SHARE = 1.125
 """
@@ -63,6 +69,12 @@ class Table:
         """
         return min(self._numbers)
 
+    def all_full(self) -> bool:
+        """
+        Whether all processes are there, and each is at its limit.
+        """
+        return min(self._numbers) == max(self._numbers) == FULL
+
 
 class Turns:
     """
@@ -86,7 +98,8 @@ class Turns:
 
         @return: how many.
         """
-        number = self._table[self._place] = self._count()
+        number = self._count()
+        self._table[self._place] = number if number < self._most else FULL
         return number
 
     def leave(self) -> None:
@@ -97,13 +110,14 @@ class Turns:
 
     def allowance(self) -> int:
         """
-        How many clients may be accepted in this turn of the loop: none, when there is no
-        room here and some elsewhere.  When there is none anywhere, they have to be refused.
+        How many clients may be accepted in this turn of the loop: none when this process is
+        full and another is not, or is absent, since that one, or the one that replaces it,
+        will accept them.  When all are full, clients have to be refused.
         """
         room = self._most - self._count()
         if room > 0:
             return min(room, MOST_AT_ONCE)
-        return 0 if self._table.least() < self._most else MOST_AT_ONCE
+        return MOST_AT_ONCE if self._table.all_full() else 0
 
     def is_ahead(self) -> bool:
         """

@@ -55,6 +55,18 @@ class FakeEndpoint:
         return self._answers.pop(0)
 
 
+class Allowance:
+    """
+    Turns whose allowances the test says.
+    """
+
+    def __init__(self, allowances):
+        self._allowances = iter(allowances)
+
+    def allowance(self):
+        return next(self._allowances)
+
+
 class ListenerServiceTests(SynchronousTestCase):
     """
     The service, on endpoints and a clock that the test moves.
@@ -350,6 +362,17 @@ class ListenerServiceTests(SynchronousTestCase):
         self.assertEqual(port.done, ["closed"])
         listening.settimeout(10)
         listening.accept()[0].close()
+
+    def test_left_to_others(self):
+        """
+        Of several processes, one that is full leaves those who wait to the others, at once.
+        """
+        service, port = self.accepting(3)
+        service.turns = Allowance([1, 1, 0])
+        stopped = service.stopService()
+        self.clock.advance(0)
+        self.successResultOf(stopped)
+        self.assertEqual(port.done, [1, 2, "closed"])
 
     def test_port_that_cannot_accept(self):
         """

@@ -6,7 +6,7 @@ import os
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.turns import ABSENT, LEAD, MOST_AT_ONCE, Table, Turns, make_table
+from echod.turns import ABSENT, FULL, LEAD, MOST_AT_ONCE, Table, Turns, make_table
 
 
 class TurnsTestCase(SynchronousTestCase):
@@ -120,14 +120,41 @@ class AllowanceTests(TurnsTestCase):
         self.assertEqual(self.allowed(100, 99, 100), [0, 1, 0])
         self.assertEqual(self.allowed(100, 100, 100), [MOST_AT_ONCE] * 3)
 
-    def test_alone(self):
+    def test_absent(self):
         """
-        One that is full and alone refuses.
+        One that is full leaves clients in the queue while another is absent: one that has
+        not started yet, is being replaced, or died.
         """
-        self.publish(100, 0, 0)
-        self.turns[1].leave()
-        self.turns[2].leave()
+        self.publish(100, 100, 100)
         self.assertEqual(self.turns[0].allowance(), MOST_AT_ONCE)
+        self.turns[2].leave()
+        self.assertEqual([turns.allowance() for turns in self.turns], [0] * 3)
+        self.assertTrue(self.turns[0].is_ahead())
+        self.turns[2].publish()
+        self.assertEqual(self.turns[0].allowance(), MOST_AT_ONCE)
+        self.assertFalse(self.turns[0].is_ahead())
+        self.tables[0][1] = ABSENT
+        self.assertEqual(self.turns[0].allowance(), 0)
+
+    def test_unequal(self):
+        """
+        Where limits differ, for want of descriptors or since shares are not equal, each is
+        full at its own: one that is full refuses only when the others are full too, and no
+        process waits for one that cannot accept.
+        """
+        table = self.tables[0]
+        small, large = (
+            Turns(table, place, most, lambda place=place: self.numbers[place])
+            for place, most in enumerate((2, 100))
+        )
+        table[2] = FULL
+        self.turns = [small, large]
+        self.publish(2, 2)
+        self.assertEqual((small.allowance(), large.allowance()), (0, MOST_AT_ONCE))
+        self.publish(2, 50)
+        self.assertEqual((small.is_ahead(), large.is_ahead()), (True, False))
+        self.publish(2, 100)
+        self.assertEqual((small.allowance(), large.allowance()), (MOST_AT_ONCE, MOST_AT_ONCE))
 
     def test_ahead(self):
         """

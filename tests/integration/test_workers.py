@@ -25,6 +25,7 @@ from tests.integration.support import (
     connect,
     echo,
     many_descriptors,
+    receive,
     receive_rest,
     show,
     wait_until,
@@ -180,6 +181,29 @@ class DeathTests(TestCase):
                         self.assertEqual(echo(client, b"hello"), b"hello")
             self.assertTrue(3 <= ended <= 7)
 
+    def test_full_while_another_is_replaced(self) -> None:
+        """
+        While a worker is replaced, the other, which is full, refuses nobody: clients wait in
+        the accept queue, and the replacement serves them.
+        """
+        with (
+            Crew(2, *LOOPBACK, "--max-connections", "8", "--drain-timeout", "60s") as crew,
+            ExitStack() as stack,
+        ):
+            residents = [stack.enter_context(stuck(crew)) for _ in range(8)]
+            old = crew.signal_worker("1", signal.SIGTERM)
+            wait_until(lambda: re.search(r"\[worker 1 .*Closed\)", crew.log), "its port to close")
+            waiting = [stack.enter_context(crew.connect()) for _ in range(4)]
+            for client in waiting:
+                client.sendall(b"hello")
+            for client in residents:
+                client.close()
+            for client in waiting:
+                self.assertEqual(receive(client, 5), b"hello")
+            crew.wait_for_another("1", old)
+            crew.stop()
+            self.assertNotIn("max-connections", crew.log)
+
     def test_stuck(self) -> None:
         """
         A worker that stands still is killed after some ten seconds and replaced; clients are
@@ -329,13 +353,7 @@ class StopTests(TestCase):
         """
         with Crew(2, "--drain-timeout", "60s", *LOOPBACK) as crew, ExitStack() as stack:
             for _ in range(4):
-                client = stack.enter_context(crew.connect(receive_buffer=4096))
-                client.setblocking(False)
-                try:
-                    while client.send(bytes(65536)):
-                        time.sleep(0.001)
-                except BlockingIOError:
-                    pass
+                stack.enter_context(stuck(crew))
             crew.signal(signal.SIGTERM)
             wait_until(lambda: not listens(crew.address()), "the port to be closed")
             self.assertTrue(crew.running())
@@ -357,6 +375,22 @@ class StopTests(TestCase):
                 self.assertEqual(client.recv(1), b"")
             wait_until(lambda: not any(map(lives, pids)), "the workers to end")
             self.assertIn("the parent is gone; stopping", crew.log)
+
+
+def stuck(crew: Crew) -> socket.socket:
+    """
+    A client that has been accepted, is owed more than it can be sent, and does not read.
+    """
+    client = crew.connect(receive_buffer=4096)
+    if echo(client, b"hello") != b"hello":
+        raise AssertionError("the echo is not what was sent")
+    client.setblocking(False)
+    try:
+        while client.send(bytes(65536)):
+            time.sleep(0.001)
+    except BlockingIOError:
+        pass
+    return client
 
 
 def listens(address: str) -> bool:
