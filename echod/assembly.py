@@ -22,6 +22,7 @@ from echod.keylog import KeyLog
 from echod.options import Options
 from echod.parent import UNSHARED, ParentService
 from echod.rotation import Certificates
+from echod.signals import Signals
 from echod.sockets import descriptor_limit, printable
 from echod.systemd import Supervision
 from echod.tls import Policy
@@ -63,6 +64,7 @@ def build(
     inherited: InheritedSockets | None = None,
     supervision: Supervision | None = None,
     workers: int = 1,
+    signals: Signals | None = None,
 ) -> EchodService:
     """
     Build the daemon that the options ask for.
@@ -71,28 +73,31 @@ def build(
     @param supervision: how the service manager is told what the daemon does.
     @param workers: how many processes shall serve; with more than one, what is built is
         their parent, but for a check.
+    @param signals: what holds the signals that come before the daemon runs.
     @raise SystemExit: with one line, when a file or an endpoint string is wrong.
     """
     most = options["max-connections"]
     if workers > 1 and not options["check"]:
-        service: EchodService = ParentService(reactor, options, most, workers, supervision)
+        service: EchodService = ParentService(reactor, options, most, workers, supervision, signals)
     else:
         most = sum(most_connections(reactor, each) for each in shares(most, workers))
-        service = EchodService(reactor, options, most, supervision)
+        service = EchodService(reactor, options, most, supervision, signals)
     if options.serves_tls:
         _prepare_tls(reactor, options, service)
     _add_listeners(reactor, options, service, inherited or InheritedSockets(), workers)
     return service
 
 
-def build_worker(reactor: Any, options: Options, assignment: Assignment) -> WorkerService:
+def build_worker(
+    reactor: Any, options: Options, assignment: Assignment, signals: Signals | None = None
+) -> WorkerService:
     """
     Build a worker.
 
     @raise SystemExit: with one line, when a file is wrong.
     """
     most = most_connections(reactor, assignment.max_connections)
-    service = WorkerService(reactor, options, most, assignment)
+    service = WorkerService(reactor, options, most, assignment, signals)
     if options.serves_tls:
         _prepare_tls(reactor, options, service)
     service.add_handed()

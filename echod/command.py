@@ -14,13 +14,13 @@ from typing import Any
 from twisted.python.reflect import fullyQualifiedName
 
 RUN = (
-    "from signal import SIG_IGN, SIGHUP, SIGUSR1, SIGUSR2, signal; "
-    "[signal(each, SIG_IGN) for each in (SIGHUP, SIGUSR1, SIGUSR2)]; "
+    "from signal import SIG_IGN, SIGHUP, SIGINT, SIGUSR1, SIGUSR2, signal; "
+    "[signal(each, SIG_IGN) for each in (SIGHUP, SIGINT, SIGUSR1, SIGUSR2)]; "
     "from twisted.scripts.twistd import run; run()"
 )
 """
 The program of a worker: twistd, on which signals that are harmless later are so from the
-beginning.
+beginning.  Among them is SIGINT, which a terminal sends to the parent, too.
 """
 
 PATHS = frozenset(("--tls-cert", "--tls-key", "--tls-client-ca", "--tls-keylog"))

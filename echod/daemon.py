@@ -6,6 +6,7 @@ before the last connection has ended.
 """
 
 import signal
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.internet import TimerService
@@ -65,9 +66,14 @@ class EchodService(MultiService):
         options: Options,
         max_connections: int,
         supervision: Supervision | None = None,
+        process_signals: signals.Signals | None = None,
     ):
+        """
+        @param process_signals: what holds the signals that come before it runs.
+        """
         super().__init__()
         self._reactor = reactor
+        self._signals = process_signals or signals.Signals(reactor)
         self._options = options
         self.max_connections = max_connections
         self.drain_seconds = options["drain-timeout"]
@@ -190,13 +196,13 @@ class EchodService(MultiService):
         self._reactor.addSystemEventTrigger("after", "shutdown", self._log.finish)
 
     def _handle_signals(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signals.handle_stop(self._reactor, number, self.abort_all)
-        for number in (signal.SIGUSR1, signal.SIGUSR2):
-            signals.note(self._reactor, number)
-        if self._log.file is not None:
-            signals.handle(self._reactor, signal.SIGUSR1, self._log.rotate)
-        signals.handle(self._reactor, signal.SIGHUP, self.reload)
+        rotates = self._log.file is not None
+        actions: dict[signal.Signals, signals.Action] = {
+            signal.SIGHUP: self.reload,
+            signal.SIGUSR1: self._log.rotate if rotates else partial(signals.noted, signal.SIGUSR1),
+            signal.SIGUSR2: partial(signals.noted, signal.SIGUSR2),
+        }
+        self._signals.run(actions, self._abort_by_signal)
         # Only now: who is told that we are ready may signal us at once.
         bound = gatherResults([listener.when_bound() for listener in self.listeners()])
         bound.addCallback(self._ready)
@@ -204,6 +210,10 @@ class EchodService(MultiService):
     def _ready(self, _: object) -> None:
         if self.running:
             self.notifier.startService()
+
+    @property
+    def _abort_by_signal(self) -> signals.Action | None:
+        return self.abort_all
 
     def reload(self) -> None:
         """

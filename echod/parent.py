@@ -27,6 +27,7 @@ from echod.listener import ListenerService, ListenFailed
 from echod.options import Options
 from echod.prelude import turn_until
 from echod.process import Process
+from echod.signals import Signals
 from echod.snapshot import Distribution, Snapshot
 from echod.systemd import Supervision
 from echod.tls import ServerContext
@@ -81,12 +82,13 @@ class ParentService(EchodService):
         max_connections: int,
         count: int,
         supervision: Supervision | None = None,
+        process_signals: Signals | None = None,
     ):
         """
         @param max_connections: of all workers together.
         @param count: how many workers there shall be.
         """
-        super().__init__(reactor, options, max_connections, supervision)
+        super().__init__(reactor, options, max_connections, supervision, process_signals)
         self._shares = shares(max_connections, count)
         self._born: dict[str, Child] = {}
         self._last: dict[str, Snapshot] = {}
@@ -95,7 +97,9 @@ class ParentService(EchodService):
         given = rewritten(options.given, options.shortOpt, options.longOpt)
         self._command = worker_command(options.twistd or {}, given)
         self._environment = worker_environment(os.environ, sys.path)
-        self.workers = WorkersService(reactor, names, self, self._log.write, self.drain_seconds)
+        self.workers = WorkersService(
+            reactor, names, self, self._log.write, self.drain_seconds, self._signals
+        )
         self.drain_seconds += GRACE_SECONDS
 
     def add_listener(

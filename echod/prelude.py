@@ -6,38 +6,34 @@ The rule of this room: the loop is turned by hand, so that all that happens mean
 written as it is for a loop that runs; and a signal that would stop the daemon ends the wait.
 """
 
-import signal
 from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.process import reapAllProcesses
 
+from echod.signals import Signals
+
 TURN_SECONDS = 0.1
 """The longest turn of the loop."""
 
 
-def turn_until(reactor: Any, done: Callable[[], bool], seconds: float) -> str:
+def turn_until(
+    reactor: Any, done: Callable[[], bool], seconds: float, signals: Signals | None = None
+) -> str:
     """
     Turn the loop until something is done.
 
     @param seconds: how long that may take.
+    @param signals: what knows whether this process is to stop, which ends the wait.
     @return: why it was in vain, in words; nothing when it is done.
     """
-    came: list[int] = []
-    stops = (signal.SIGTERM, signal.SIGINT)
-    # To a daemon that runs these do no harm, and here there is nothing to do for them yet.
-    others = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in others}
-    before |= {number: signal.signal(number, lambda got, _: came.append(got)) for number in stops}
     deadline = reactor.seconds() + seconds
-    try:
-        while not (came or done() or reactor.seconds() > deadline):
-            reactor.iterate(TURN_SECONDS)
-            # Once the reactor runs, it hears of the ends of its children itself.
-            reapAllProcesses()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if came:
-        return f"{signal.Signals(came[0]).name} came"
+    while True:
+        if signals is not None and signals.stop_signal is not None:
+            return f"{signals.stop_signal.name} came"
+        if done() or reactor.seconds() > deadline:
+            break
+        reactor.iterate(TURN_SECONDS)
+        # Once the reactor runs, it hears of the ends of its children itself.
+        reapAllProcesses()
     return "" if done() else f"{seconds:.0f} s are over"

@@ -22,6 +22,7 @@ from echod.daemon import EchodService
 from echod.inherited import InheritedSockets, first_environment
 from echod.options import Options
 from echod.rehearsal import check
+from echod.signals import Signals
 from echod.systemd import Supervision
 from echod.whereabouts import check_whereabouts
 
@@ -73,16 +74,19 @@ def makeService(options: Options) -> EchodService:
     from twisted.internet import reactor
 
     keep_steady_time(reactor)
+    signals = Signals(reactor)
+    if not options["check"]:
+        signals.take_over()
     check_whereabouts(options.twistd)
     assignment = Assignment.take_from(os.environ)
     if assignment is not None:
-        return build_worker(reactor, options, assignment)
+        return build_worker(reactor, options, assignment, signals)
     workers = worker_count(options["workers"], options["max-connections"])
     inherited = InheritedSockets.from_environment(first_environment(), os.getpid())
     supervision = Supervision.from_environment(os.environ, os.getpid())
     if options["check"]:
         # It is not the daemon, and speaks for nobody.
         check(reactor, build(reactor, options, inherited, workers=workers), workers)
-    service = build(reactor, options, inherited, supervision, workers)
+    service = build(reactor, options, inherited, supervision, workers, signals)
     log.info("echod {version} starting", event="starting", version=__version__)
     return service

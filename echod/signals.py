@@ -1,71 +1,125 @@
 """
-What the daemon does when it is signalled.
+What the daemon does when it is signalled, from the first moment on that it is made.
 
-The rule of this room: a signal handler hands the work to the reactor and returns.  It
-runs between any two instructions, so it must not log, write or call anything else.
+The rule of this room: a signal handler notes the signal, or hands the work to the reactor,
+and returns.  It runs between any two instructions, so it must not log, write or call
+anything else.  And there is one state for all signals that stop the daemon, and all else
+that does: the first one stops it, each further one aborts.
 """
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FrameType
+from typing import Any
 
-from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import Logger
 
 log = Logger()
 
+STOPS = (signal.SIGTERM, signal.SIGINT)
+OTHERS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
-def handle(
-    reactor: IReactorFromThreads, number: signal.Signals, action: Callable[[], object]
-) -> None:
+Action = Callable[[], object]
+
+
+class Signals:
     """
-    From now on, call C{action} in the reactor when the signal comes.
+    The signals of one process.
+
+    @ivar stop_signal: the first signal that asked it to stop, C{None} before.
     """
 
-    def handler(_: int, frame: FrameType | None) -> None:
-        reactor.callFromThread(action)
+    stop_signal: signal.Signals | None = None
+    _stopping = False
+    _abort: Action | None = None
+    _actions: Mapping[signal.Signals, Action] | None = None
+    _mask: set[signal.Signals] | None = None
 
-    signal.signal(number, handler)
+    def __init__(self, reactor: Any):
+        """
+        @param reactor: any of Twisted's: besides its interfaces, it has C{sigTerm} and
+            C{sigInt}, which stop it, and have it known which signal ended the process.
+        """
+        self._reactor = reactor
+        self._early: list[signal.Signals] = []
 
+    def take_over(self) -> None:
+        """
+        Note from now on what comes, and let L{run} do what it asks for.  Nothing that has
+        been begun, such as a pidfile or the file of a UNIX socket, is left behind by a
+        signal's default action.
 
-def handle_stop(
-    reactor: IReactorFromThreads,
-    number: signal.Signals,
-    again: Callable[[], object] | None = None,
-) -> None:
-    """
-    Let the first such signal do what the reactor has it do, which is to stop, and every
-    further one call C{again}, if there is that.  Call this once the reactor runs and has
-    its handlers.
+        A stop signal that is ignored, as a shell has it for SIGINT in the background, stays so.
+        """
+        self._set_handlers()
+        reactor = self._reactor
+        # Its own handlers replace ours for a moment, which is hidden from the signals.
+        reactor.addSystemEventTrigger("before", "startup", self._block)
+        reactor.addSystemEventTrigger("before", "shutdown", self._note_stop)
 
-    A signal that is ignored, as a shell has it for SIGINT in the background, stays so.
-    """
-    stop = signal.getsignal(number)
-    if not callable(stop):
-        return
-    stopping = False
+    def run(self, actions: Mapping[signal.Signals, Action], abort: Action | None) -> None:
+        """
+        Do what signals ask for, those also that have come so far.  Call this once the
+        reactor runs and has its handlers.
 
-    def action() -> None:
-        nonlocal stopping
-        if not stopping:
-            stopping = True
-            stop(number, None)
-        elif again is not None:
+        @param actions: what to do for each signal that does not stop the daemon.
+        @param abort: what to do for each stop signal after the first.
+        """
+        self._abort = abort
+        self._actions = actions
+        self._set_handlers()
+        if self._mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        if self.stop_signal is not None:
+            self._act(self.stop_signal)
+        for number in self._early:
+            # In the next turn: the service manager has heard by then that the daemon is ready.
+            self._reactor.callFromThread(self._act, number)
+
+    def stop(self) -> None:
+        """
+        Stop the reactor, unless something has stopped it before.
+        """
+        if not self._stopping:
+            self._stopping = True
+            self._reactor.stop()
+
+    def _set_handlers(self) -> None:
+        for number in STOPS:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._handle)
+        for number in OTHERS:
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._actions is not None:
+            self._reactor.callFromThread(self._act, signal.Signals(number))
+        elif number in OTHERS:
+            self._early.append(signal.Signals(number))
+        elif self.stop_signal is None:
+            self.stop_signal = signal.Signals(number)
+
+    def _block(self) -> None:
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # type: ignore[assignment]  # of Signals
+
+    def _note_stop(self) -> None:
+        self._stopping = True
+
+    def _act(self, number: signal.Signals) -> None:
+        assert self._actions is not None
+        if number in self._actions:
+            self._actions[number]()
+        elif not self._stopping:
+            self._stopping = True
+            stop = self._reactor.sigTerm if number is signal.SIGTERM else self._reactor.sigInt
+            stop(number)
+        elif self._abort is not None:
             log.warn(
                 "{signal} again: ending every connection now",
                 event="stop-again",
                 signal=number.name,
             )
-            again()
-
-    handle(reactor, number, action)
-
-
-def note(reactor: IReactorFromThreads, number: signal.Signals) -> None:
-    """
-    Survive a signal that would end the process by default, and log that it came.
-    """
-    handle(reactor, number, lambda: noted(number))
+            self._abort()
 
 
 def noted(number: signal.Signals) -> None:

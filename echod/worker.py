@@ -14,13 +14,13 @@ from twisted.application.internet import TimerService
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from echod import signals
 from echod.assignment import Assignment
 from echod.daemon import EchodService
 from echod.inherited import InheritedEndpoint, InheritedSocket
 from echod.lifeline import Lifeline, Message, hold
 from echod.limits import LOOK_SECONDS
 from echod.options import Options
+from echod.signals import Signals
 from echod.turns import Table, Turns
 
 log = Logger()
@@ -32,15 +32,22 @@ class WorkerService(EchodService):
     """
 
     _lifeline: Lifeline | None = None
-    _leaving = False
+
+    # However often a worker is told to stop, it drains: aborting is the parent's to say.
+    _abort_by_signal = None
 
     def __init__(
-        self, reactor: Any, options: Options, max_connections: int, assignment: Assignment
+        self,
+        reactor: Any,
+        options: Options,
+        max_connections: int,
+        assignment: Assignment,
+        process_signals: Signals | None = None,
     ):
         """
         @param max_connections: its share, or less for want of descriptors.
         """
-        super().__init__(reactor, options, max_connections)
+        super().__init__(reactor, options, max_connections, process_signals=process_signals)
         self._assignment = assignment
         table = Table(assignment.table, len(assignment.shares))
         os.close(assignment.table)
@@ -80,10 +87,9 @@ class WorkerService(EchodService):
         )
 
     def _handle_signals(self) -> None:
-        super()._handle_signals()
-        signals.handle_stop(self._reactor, signal.SIGTERM)
         # The terminal's Ctrl-C reaches all processes, and the parent passes it on.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        super()._handle_signals()
         if self._lifeline is not None:
             self._lifeline.tell(up=True)
 
@@ -122,6 +128,5 @@ class WorkerService(EchodService):
         return closing
 
     def _leave(self) -> None:
-        if self.running and not self._leaving:
-            self._leaving = True
-            self._reactor.stop()
+        if self.running:
+            self._signals.stop()

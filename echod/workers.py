@@ -21,6 +21,7 @@ from echod.child import Child, how_ended
 from echod.crew import ASK_SECONDS, Crew
 from echod.listener import ListenFailed
 from echod.prelude import turn_until
+from echod.signals import Signals
 from echod.sockets import printable
 
 log = Logger()
@@ -70,13 +71,16 @@ class WorkersService(Service):
         nursery: Nursery,
         write_log: Callable[[bytes], bool],
         drain_seconds: float,
+        signals: Signals,
     ):
         """
         @param nursery: starts the processes.
         @param write_log: is given the lines of their logs, when those go through us, and
             says whether it took them.
         @param drain_seconds: how long a drain may take.
+        @param signals: what knows whether the start is to end.
         """
+        self._signals = signals
         self._reactor = reactor
         self._names = names
         self._nursery = nursery
@@ -108,8 +112,9 @@ class WorkersService(Service):
         def known() -> bool:
             return bool(self._failure) or all(child.up for child in self.crew)
 
-        late = turn_until(self._reactor, known, START_SECONDS)
-        failure = self._failure or (late and f"{late} before all workers were up")
+        late = turn_until(self._reactor, known, START_SECONDS, self._signals)
+        # A stop signal, which may have ended a worker as well, says more than such an end.
+        failure = (late and f"{late} before all workers were up") or self._failure
         if failure:
             super().stopService()
             for child in self.crew:

@@ -4,6 +4,7 @@ Daemons for the tests, on a reactor that the test turns.
 
 import io
 import os
+import signal
 import sys
 
 from twisted.application.service import (
@@ -13,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from echod.assembly import build
 from echod.options import Options
+from echod.signals import OTHERS, STOPS
 from tests.fakes import FakeConnection, PortReactor
 
 
@@ -49,6 +51,8 @@ class ServiceTestCase(SynchronousTestCase):
     local = ("--port", "0", "--interface", "127.0.0.1")
 
     def setUp(self):
+        for number in (*STOPS, *OTHERS):
+            self.addCleanup(signal.signal, number, signal.getsignal(number))
         self.reactor = PortReactor()
         self.addCleanup(self.reactor.close)
         self.stderr = io.StringIO()

@@ -158,11 +158,18 @@ class PortReactor(MemoryReactorClock):
     A reactor whose ports have a socket, and which has not begun to run.
 
     @ivar ports: the ports, in the order in which they were made.
+    @ivar stop_signals: those that have stopped it.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.ports: list[FakePort] = []
+        self.stop_signals: list[int] = []
+
+    def sigTerm(self, number: int, frame: object = None) -> None:
+        self.stop_signals.append(number)
+
+    sigInt = sigTerm
 
     def adoptStreamPort(self, fileno: int, addressFamily: int, factory: object) -> FakePort:
         super().adoptStreamPort(fileno, addressFamily, factory)

@@ -157,3 +157,7 @@ class ProcessReactor(PortReactor):
 
     def stop(self) -> None:
         self.stopped += 1
+
+    def sigTerm(self, number: int, frame: object = None) -> None:
+        super().sigTerm(number)
+        self.stop()

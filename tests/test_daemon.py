@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from itertools import product
 from types import SimpleNamespace
 
 import twisted.internet.reactor  # The tests stand in for one that is installed.
@@ -119,11 +120,7 @@ class SignalTests(ServiceTestCase):
 
     def setUp(self):
         super().setUp()
-        self.stops = []
-        for number in self.numbers:
-            self.addCleanup(signal.signal, number, signal.getsignal(number))
-            # What a reactor does once it runs, if only for the first two.
-            signal.signal(number, lambda number, frame: self.stops.append(number))
+        self.stops = self.reactor.stop_signals
 
     def send(self, number):
         with capturedLogs() as events:
@@ -134,7 +131,7 @@ class SignalTests(ServiceTestCase):
 
     def test_not_before_the_reactor_runs(self):
         """
-        The handlers come after the reactor's own, or those would replace them.
+        The handlers come, or come again, after the reactor's own, which would replace them.
         """
         before = [signal.getsignal(number) for number in self.numbers]
         self.build(*self.local).startService()
@@ -142,20 +139,48 @@ class SignalTests(ServiceTestCase):
 
     def test_stop_and_again(self):
         """
-        The first TERM or INT stops, the second of its kind ends every connection at once.
+        The first TERM or INT stops, the second, of whichever kind, ends every connection at
+        once.
         """
-        service = self.build(*self.local)
-        service.startService()
-        self.reactor.run()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        stops = (signal.SIGTERM, signal.SIGINT)
+        for first, second in product(stops, stops):
+            service = self.build(*self.local)
+            service.startService()
+            self.reactor.run()
+            self.reactor.hasRun = False
             Stuck(service.connections)
             self.stops.clear()
+            self.assertEqual(self.send(first), [])
+            self.assertEqual((self.stops, len(service.connections)), ([first], 1))
+            said = self.send(second)
+            self.assertEqual(said[0], f"{second.name} again: ending every connection now")
+            self.assertEqual((self.stops, len(service.connections)), ([first], 0))
+            self.assertEqual(service.connections.ended, {Reason.ABORTED: 1})
+
+    def test_before_the_reactor_runs(self):
+        """
+        From the moment on that the daemon is made, a stop signal stops it when the reactor
+        runs, and HUP, USR1 and USR2 are survived.
+        """
+        self.patch(twisted.internet, "reactor", self.reactor)
+        service = makeService(self.options(*self.local))
+        for number in (signal.SIGHUP, signal.SIGUSR1):
             self.assertEqual(self.send(number), [])
-            self.assertEqual((self.stops, len(service.connections)), ([number], 1))
-            said = self.send(number)
-            self.assertEqual(said[0], f"{number.name} again: ending every connection now")
-            self.assertEqual((self.stops, len(service.connections)), ([number], 0))
-        self.assertEqual(service.connections.ended, {Reason.ABORTED: 2})
+        service.startService()
+        for number in (signal.SIGINT, signal.SIGUSR2, signal.SIGTERM):
+            self.assertEqual(self.send(number), [])
+        self.assertEqual(self.stops, [])
+        self.reactor.run()
+        self.assertEqual(self.stops, [signal.SIGINT])
+        with capturedLogs() as events:
+            self.reactor.advance(0)
+        self.assertEqual(
+            [formatEvent(event) for event in events],
+            [
+                f"{name} came, and there is nothing to do for it"
+                for name in ("SIGHUP", "SIGUSR1", "SIGUSR2")
+            ],
+        )
 
     def test_others_are_survived(self):
         """
@@ -229,9 +254,6 @@ class ServiceManagerTests(ServiceTestCase):
         self.environ = {**self.manager.environment, "WATCHDOG_USEC": "4000000"}
         self.patch(os, "environ", self.environ)
         self.numbers = SignalTests.numbers
-        for number in self.numbers:
-            self.addCleanup(signal.signal, number, signal.getsignal(number))
-            signal.signal(number, lambda number, frame: None)
 
     def daemon(self, *args):
         return makeService(self.options(*self.local, *args))
@@ -254,6 +276,8 @@ class ServiceManagerTests(ServiceTestCase):
         """
         It does not say that it is ready until it has taken over the signals.
         """
+        for number in self.numbers:
+            signal.signal(number, signal.default_int_handler)
         before = [signal.getsignal(number) for number in self.numbers]
         handlers = []
 
@@ -265,7 +289,8 @@ class ServiceManagerTests(ServiceTestCase):
         service.notifier = Notifier(self.reactor, Supervision(), str)
         service.startService()
         self.reactor.run()
-        self.assertEqual(len(set(handlers) - set(before)), len(self.numbers))
+        self.assertEqual(handlers, [service._signals._handle] * len(self.numbers))
+        self.assertNotEqual(handlers, before)
 
     def test_not_before_the_last_listener(self):
         """

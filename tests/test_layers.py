@@ -19,7 +19,7 @@ FLOORS = {
     6: {"service"},
     5: {"assembly", "rehearsal"},
     4: {"daemon"},
-    3: {"listener", "signals", "rotation"},
+    3: {"listener", "rotation"},
     2: {"factory", "gate", "protocol", "surroundings"},
     1: {
         "admission", "endpoint", "handshake", "inherited", "inspection", "port", "proxy",
@@ -29,7 +29,7 @@ FLOORS = {
     0: {
         "backlog", "connection", "connections", "credentials", "destination", "header", "keylog",
         "labels", "limits", "logfile", "observers", "openssl", "options", "parameters",
-        "refusals", "sink", "sockets", "syslogger", "systemd", "values", "watch",
+        "refusals", "signals", "sink", "sockets", "syslogger", "systemd", "values", "watch",
     },
 }  # fmt: skip
 

@@ -3,7 +3,6 @@ The parent of workers: what it binds, what it hands on, and what it says of them
 """
 
 import os
-import signal
 import socket
 import stat
 import sys
@@ -321,9 +320,6 @@ class LifeTests(ParentTestCase):
         """
         manager = ServiceManager()
         self.addCleanup(manager.close)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
-            self.addCleanup(signal.signal, number, signal.getsignal(number))
-        self.addCleanup(signal.signal, signal.SIGUSR2, signal.getsignal(signal.SIGUSR2))
         supervision = Supervision.from_environment(manager.environment, os.getpid())
         service = self.start(supervision=supervision)
         self.assertEqual(manager.take(), [])
@@ -346,9 +342,6 @@ class LifeTests(ParentTestCase):
         manager = ServiceManager()
         self.addCleanup(manager.close)
         supervision = Supervision.from_environment(manager.environment, os.getpid())
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
-            self.addCleanup(signal.signal, number, signal.getsignal(number))
-        self.addCleanup(signal.signal, signal.SIGUSR2, signal.getsignal(signal.SIGUSR2))
         service = self.start(supervision=supervision)
         self.reactor.run()
         for silent in (False, True):

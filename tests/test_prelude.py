@@ -2,15 +2,13 @@
 Waiting before the reactor runs.
 """
 
-import os
-import signal
+from signal import SIGINT
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.prelude import turn_until
+from echod.signals import Signals
 from tests.processes import ProcessReactor
-
-OTHERS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class TurnTests(SynchronousTestCase):
@@ -21,11 +19,9 @@ class TurnTests(SynchronousTestCase):
     def setUp(self):
         self.reactor = ProcessReactor()
         self.done = []
-        for number in (signal.SIGTERM, signal.SIGINT, *OTHERS):
-            self.addCleanup(signal.signal, number, signal.getsignal(number))
 
-    def turn(self, seconds=5.0):
-        return turn_until(self.reactor, lambda: bool(self.done), seconds)
+    def turn(self, seconds=5.0, signals=None):
+        return turn_until(self.reactor, lambda: bool(self.done), seconds, signals)
 
     def test_done(self):
         """
@@ -47,27 +43,13 @@ class TurnTests(SynchronousTestCase):
 
     def test_signals(self):
         """
-        A signal that would stop the daemon ends it, and changes nothing that is set.
+        A signal that would stop the daemon ends it, also one that has come before; for those
+        who do not ask for that, nothing does.
         """
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self.reactor.turns = [lambda number=number: os.kill(os.getpid(), number)]
-            self.assertEqual(self.turn(), f"{number.name} came")
-        self.assertIs(signal.getsignal(signal.SIGINT), signal.SIG_IGN)
-        self.assertIs(signal.getsignal(signal.SIGTERM), signal.SIG_DFL)
-
-    def test_other_signals(self):
-        """
-        A signal that a running daemon survives is survived here, too, and changes nothing.
-        """
-        came = []
-        for number in OTHERS:
-            signal.signal(number, lambda *_: came.append(True))
-        self.reactor.turns = [
-            *(lambda number=number: os.kill(os.getpid(), number) for number in OTHERS),
-            lambda: self.done.append(True),
-        ]
-        self.assertEqual((self.turn(), came), ("", []))
-        os.kill(os.getpid(), signal.SIGHUP)
-        self.assertEqual(came, [True])
+        signals = Signals(self.reactor)
+        self.reactor.turns = [lambda: setattr(signals, "stop_signal", SIGINT), None]
+        self.assertEqual(self.turn(signals=signals), "SIGINT came")
+        self.done.append(True)
+        self.assertEqual(self.turn(signals=signals), "SIGINT came")
+        self.assertEqual(self.reactor.turns, [None])
+        self.assertEqual(self.turn(), "")

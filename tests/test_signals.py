@@ -11,20 +11,36 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from echod.signals import handle, handle_stop, note
+from echod.signals import OTHERS, STOPS, Signals, noted
 
 
 @implementer(IReactorFromThreads)
 class FakeReactor:
     """
-    Keeps what a signal handler hands over until L{turn}.
+    Keeps what a signal handler hands over until L{turn}, and does not stop by itself.
+
+    @ivar calls: how it was stopped.
     """
 
     def __init__(self):
         self.handed_over = []
+        self.triggers = {}
+        self.calls = []
 
     def callFromThread(self, callable, *args, **kwargs):
         self.handed_over.append((callable, args, kwargs))
+
+    def addSystemEventTrigger(self, phase, event, callable):
+        self.triggers[phase, event] = callable
+
+    def stop(self):
+        self.calls.append("stop")
+
+    def sigTerm(self, number, frame=None):
+        self.calls.append(("sigTerm", number))
+
+    def sigInt(self, number, frame=None):
+        self.calls.append(("sigInt", number))
 
     def turn(self):
         """
@@ -37,42 +53,56 @@ class FakeReactor:
 
 class SignalsTests(SynchronousTestCase):
     """
-    Each way to handle a signal.  The signal is SIGUSR2, so that a handler that is not
-    there would show; what it does is put back when the test ends.
+    Real signals to this process; what they do is put back when the test ends.
     """
-
-    number = signal.SIGUSR2
 
     def setUp(self):
         self.reactor = FakeReactor()
         verifyObject(IReactorFromThreads, self.reactor)
-        self.calls = []
-        self.addCleanup(signal.signal, self.number, signal.getsignal(self.number))
+        for number in (*STOPS, *OTHERS):
+            self.addCleanup(signal.signal, number, signal.getsignal(number))
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        self.addCleanup(signal.pthread_sigmask, signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.signals = Signals(self.reactor)
 
-    def send(self):
-        os.kill(os.getpid(), self.number)
+    def send(self, *numbers):
+        for number in numbers:
+            os.kill(os.getpid(), number)
 
-    def test_handle(self):
+    def run_signals(self, aborts=True):
         """
-        The action is called in the reactor's turn, once for each signal, never in the handler.
+        What the daemon does once the reactor runs.
         """
-        handle(self.reactor, self.number, lambda: self.calls.append("action"))
-        self.send()
-        self.assertEqual((self.calls, len(self.reactor.handed_over)), ([], 1))
-        self.reactor.turn()
-        self.send()
-        self.reactor.turn()
-        self.assertEqual(self.calls, ["action", "action"])
+        calls = self.reactor.calls
+        actions = {number: lambda number=number: calls.append(number) for number in OTHERS}
+        self.signals.run(actions, (lambda: calls.append("abort")) if aborts else None)
 
-    def test_note(self):
-        """
-        A signal that means nothing here is logged by name, from the reactor, and survived.
-        """
-        note(self.reactor, self.number)
+    def turn(self):
         with capturedLogs() as events:
-            self.send()
-            self.assertEqual(list(events), [])
             self.reactor.turn()
+        return [formatEvent(event) for event in events]
+
+    def test_actions(self):
+        """
+        An action is called in the reactor's turn, once for each signal, never in the handler.
+        """
+        self.run_signals()
+        for number in OTHERS:
+            self.send(number)
+            self.assertEqual((self.reactor.calls, len(self.reactor.handed_over)), ([], 1))
+            self.reactor.turn()
+            self.send(number)
+            self.reactor.turn()
+            self.assertEqual(self.reactor.calls, [number, number])
+            self.reactor.calls.clear()
+
+    def test_noted(self):
+        """
+        A signal that means nothing here is logged by name.
+        """
+        with capturedLogs() as events:
+            noted(signal.SIGUSR2)
         self.assertEqual(
             [formatEvent(event) for event in events],
             ["SIGUSR2 came, and there is nothing to do for it"],
@@ -80,43 +110,98 @@ class SignalsTests(SynchronousTestCase):
 
     def test_stop(self):
         """
-        The first signal stops the daemon as it would have; each further one aborts.
+        The first stop signal stops the reactor by its own handler; each further one aborts,
+        whether it is the same or the other, in this turn or in a later one.
         """
-        signal.signal(self.number, lambda *args: self.calls.append(("stop", *args)))
-        handle_stop(self.reactor, self.number, lambda: self.calls.append("again"))
-        self.send()
-        self.assertEqual(self.calls, [])
-        with capturedLogs() as events:
-            self.reactor.turn()
-        self.assertEqual((self.calls, list(events)), ([("stop", self.number, None)], []))
-        with capturedLogs() as events:
-            for _ in range(2):
-                self.send()
-                self.reactor.turn()
-        self.assertEqual(self.calls[1:], ["again", "again"])
-        self.assertEqual(
-            [formatEvent(event) for event in events],
-            ["SIGUSR2 again: ending every connection now"] * 2,
-        )
-
-    def test_stop_ignored(self):
-        """
-        A signal that is ignored, as in a background job of a shell, stays ignored.
-        """
-        signal.signal(self.number, signal.SIG_IGN)
-        handle_stop(self.reactor, self.number, lambda: self.calls.append("again"))
-        self.send()
-        self.reactor.turn()
-        self.assertEqual((signal.getsignal(self.number), self.calls), (signal.SIG_IGN, []))
+        for first, second in (STOPS, STOPS[::-1]):
+            self.reactor.calls.clear()
+            self.signals = Signals(self.reactor)
+            self.run_signals()
+            self.send(first)
+            self.assertEqual(self.reactor.calls, [])
+            how = "sigTerm" if first is signal.SIGTERM else "sigInt"
+            self.send(second)
+            said = self.turn()
+            self.send(first)
+            said += self.turn()
+            self.assertEqual(self.reactor.calls, [(how, first), "abort", "abort"])
+            self.assertEqual(
+                said,
+                [f"{number.name} again: ending every connection now" for number in (second, first)],
+            )
 
     def test_stop_once(self):
         """
-        Where the first says it all, further ones change nothing.
+        Where nothing is to be aborted, further ones change nothing.
         """
-        signal.signal(self.number, lambda *_: self.calls.append("stop"))
-        handle_stop(self.reactor, self.number)
-        with capturedLogs() as events:
-            for _ in range(3):
-                self.send()
-                self.reactor.turn()
-        self.assertEqual((self.calls, list(events)), (["stop"], []))
+        self.run_signals(aborts=False)
+        self.send(signal.SIGTERM, signal.SIGTERM, signal.SIGINT)
+        self.assertEqual(self.turn(), [])
+        self.assertEqual(self.reactor.calls, [("sigTerm", signal.SIGTERM)])
+
+    def test_stop_otherwise(self):
+        """
+        The reactor is stopped once, whether by a signal, by a call, or by something else.
+        """
+        self.signals.take_over()
+        self.run_signals()
+        self.signals.stop()
+        self.signals.stop()
+        self.send(signal.SIGTERM)
+        self.turn()
+        self.assertEqual(self.reactor.calls, ["stop", "abort"])
+        self.reactor.calls.clear()
+        self.signals = Signals(self.reactor)
+        self.signals.take_over()
+        self.run_signals()
+        self.reactor.triggers["before", "shutdown"]()
+        self.signals.stop()
+        self.send(signal.SIGINT)
+        self.turn()
+        self.assertEqual(self.reactor.calls, ["abort"])
+
+    def test_stop_ignored(self):
+        """
+        A stop signal that is ignored, as in a background job of a shell, stays ignored.
+        """
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self.signals.take_over()
+        self.send(signal.SIGINT)
+        self.run_signals()
+        self.send(signal.SIGINT)
+        self.turn()
+        self.assertEqual(
+            (signal.getsignal(signal.SIGINT), self.reactor.calls), (signal.SIG_IGN, [])
+        )
+        self.assertIsNone(self.signals.stop_signal)
+
+    def test_early(self):
+        """
+        What comes before the reactor runs is done when it does: the stop at once, by the
+        signal that came first, and the rest in the order in which it came.
+        """
+        self.signals.take_over()
+        self.send(signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
+        self.assertEqual((self.reactor.handed_over, self.reactor.calls), ([], []))
+        self.assertIs(self.signals.stop_signal, signal.SIGTERM)
+        self.run_signals()
+        self.assertEqual(self.reactor.calls, [("sigTerm", signal.SIGTERM)])
+        self.turn()
+        self.assertEqual(self.reactor.calls[1:], [signal.SIGHUP, signal.SIGUSR1, signal.SIGHUP])
+
+    def test_handlers_of_the_reactor(self):
+        """
+        While the reactor replaces the handlers of stop signals by its own, those wait.
+        """
+        self.signals.take_over()
+        self.reactor.triggers["before", "startup"]()
+        theirs = []
+        for number in STOPS:
+            signal.signal(number, lambda *_: theirs.append(True))
+        self.send(*STOPS)
+        self.run_signals()
+        self.assertEqual(theirs, [])
+        self.turn()
+        self.assertEqual(len(self.reactor.calls), 2)
+        self.assertIn("abort", self.reactor.calls)
+        self.assertFalse(signal.pthread_sigmask(signal.SIG_BLOCK, []) & set(STOPS))

@@ -39,11 +39,6 @@ class WorkerTestCase(ServiceTestCase):
         super().setUp()
         self.reactor = ProcessReactor()
         self.addCleanup(self.reactor.close)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
-            self.addCleanup(signal.signal, number, signal.getsignal(number))
-        self.addCleanup(signal.signal, signal.SIGUSR2, signal.getsignal(signal.SIGUSR2))
-        # As the reactor has it.
-        signal.signal(signal.SIGTERM, lambda *_: self.reactor.stop())
         self.assignment = Assignment("1", [5, 3], self.handed, FIRST)
         for place in range(len(self.handed)):
             with socket.create_server(("127.0.0.1", 0)) as made:
@@ -313,4 +308,15 @@ class ToldTests(WorkerTestCase):
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM, signal.SIGINT):
             os.kill(os.getpid(), number)
             self.reactor.advance(0)
+        self.parent.tell(do="stop")
         self.assertEqual((self.reactor.stopped, connection.asked), (1, []))
+
+    def test_told_and_signalled(self):
+        """
+        One that its parent has told to stop is not stopped again by TERM.
+        """
+        self.start()
+        self.parent.tell(do="stop")
+        os.kill(os.getpid(), signal.SIGTERM)
+        self.reactor.advance(0)
+        self.assertEqual((self.reactor.stopped, self.reactor.stop_signals), (1, []))

@@ -15,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from echod.crew import ASK_SECONDS, MOST_SILENT
 from echod.lifeline import Lifeline
 from echod.listener import ListenFailed
+from echod.signals import Signals
 from echod.workers import (
     FIRST_DELAY_SECONDS,
     GRACE_SECONDS,
@@ -66,8 +67,10 @@ class WorkersTestCase(SynchronousTestCase):
         self.patch(sys, "__stderr__", self.stderr)
         self.crew = Crew(self.reactor)
         self.log = []
+        self.signals = Signals(self.reactor)
         self.workers = WorkersService(
-            self.reactor, ["0", "1"], self.crew, self.log.append, self.drain_seconds
+            *(self.reactor, ["0", "1"], self.crew),
+            *(self.log.append, self.drain_seconds, self.signals),
         )
 
     def up(self, *processes):
@@ -170,16 +173,26 @@ class StartTests(WorkersTestCase):
 
     def test_signal(self):
         """
-        TERM while they start ends it.
+        TERM while they start ends it, also when it has ended some of them, and waits until
+        all have gone.
         """
-        handler = signal.getsignal(signal.SIGTERM)
-        self.reactor.turns = [
-            lambda: os.kill(os.getpid(), signal.SIGTERM),
-            lambda: [each.end(signal=9) for each in self.crew.workers],
-        ]
+
+        def came():
+            self.signals.stop_signal = signal.SIGTERM
+            self.crew.workers[0].end(signal=15)
+
+        self.reactor.turns = [came, lambda: self.crew.workers[1].end(signal=9)]
         self.assertEqual(self.refused(), "SIGTERM came before all workers were up")
-        self.assertIs(signal.getsignal(signal.SIGTERM), handler)
-        self.assertEqual([each.signals for each in self.crew.workers], [["KILL"], ["KILL"]])
+        self.assertEqual([each.signals for each in self.crew.workers], [[], ["KILL"]])
+        self.assertEqual(self.reactor.turns, [])
+
+    def test_signal_before(self):
+        """
+        So does one that came before they were started.
+        """
+        self.signals.stop_signal = signal.SIGINT
+        self.reactor.turns = [lambda: [each.end(signal=9) for each in self.crew.workers]]
+        self.assertEqual(self.refused(), "SIGINT came before all workers were up")
 
 
 class RestartTests(WorkersTestCase):
@@ -506,5 +519,5 @@ class StopTests(WorkersTestCase):
             process.end(signal=9)
         self.successResultOf(self.stop())
         self.assertEqual(self.reactor.getDelayedCalls(), [])
-        workers = WorkersService(self.reactor, ["0"], self.crew, self.log.append, 1.0)
+        workers = WorkersService(self.reactor, ["0"], self.crew, self.log.append, 1.0, self.signals)
         self.successResultOf(workers.stopService())
