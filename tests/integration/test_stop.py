@@ -304,6 +304,33 @@ class StopTests(SynchronousTestCase):
         """
         self.second(signal.SIGINT, signal.SIGINT)
 
+    def test_int_after_term_aborts(self) -> None:
+        """
+        So does INT after TERM.
+        """
+        self.second(signal.SIGTERM, signal.SIGINT)
+
+    def test_term_after_int_aborts(self) -> None:
+        """
+        So does TERM after INT.
+        """
+        self.second(signal.SIGINT, signal.SIGTERM)
+
+    def test_many_at_once(self) -> None:
+        """
+        However many stop signals come, and in whatever order, the first one says how the
+        daemon ends, and there is no traceback.
+        """
+        stops = (signal.SIGTERM, signal.SIGINT)
+        for first, second in (stops, stops[::-1]):
+            with self.daemon("--drain-timeout", "60s") as daemon, stuck_crowd(daemon, 2):
+                begin_to_stop(daemon, first)
+                for _ in range(20):
+                    daemon.signal(second)
+                    daemon.signal(first)
+                daemon.wait()
+                self.assertEqual(daemon.status, -first)
+
     def status(self, number: signal.Signals) -> int:
         with self.daemon() as daemon:
             with daemon.connect() as client:

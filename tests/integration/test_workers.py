@@ -347,6 +347,25 @@ class StopTests(TestCase):
             self.assertNotIn("aborted: 1", crew.log)
             self.assertEqual(len(crew.ups()), 2)
 
+    def test_term_to_the_group(self) -> None:
+        """
+        TERM to every process at once, as systemd's KillMode=control-group has it, is a drain;
+        sent again, it aborts, and no process logs a traceback.
+        """
+        for _ in range(3):
+            with Crew(2, "--drain-timeout", "60s", *LOOPBACK) as crew, ExitStack() as stack:
+                for _ in range(4):
+                    stack.enter_context(stuck(crew))
+                quiet = stack.enter_context(crew.connect())
+                self.assertEqual(echo(quiet, b"hello"), b"hello")
+                signal_all(crew, signal.SIGTERM)
+                self.assertEqual(quiet.recv(1), b"")
+                self.assertTrue(crew.running())
+                signal_all(crew, signal.SIGTERM)
+                crew.wait()
+                self.assertEqual((crew.status, crew.living()), (-signal.SIGTERM, []))
+                self.assertEqual(len(crew.ups()), 2)
+
     def test_second_term(self) -> None:
         """
         A second TERM ends every connection and every process at once.
@@ -375,6 +394,16 @@ class StopTests(TestCase):
                 self.assertEqual(client.recv(1), b"")
             wait_until(lambda: not any(map(lives, pids)), "the workers to end")
             self.assertIn("the parent is gone; stopping", crew.log)
+
+
+def signal_all(crew: Crew, number: signal.Signals) -> None:
+    """
+    Signal the parent and its workers, those first.
+    """
+    for name, pid in crew.pids().items():
+        if lives(pid):
+            crew.signal_worker(name, number)
+    crew.signal(number)
 
 
 def stuck(crew: Crew) -> socket.socket:
