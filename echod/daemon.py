@@ -30,6 +30,7 @@ from echod.snapshot import Snapshot
 from echod.systemd import StatusLine, Supervision, SystemdNotifier
 from echod.tls import ServerContext
 from echod.twistdlog import TwistdLog
+from echod.whereabouts import leave_pidfile_of_another
 
 if TYPE_CHECKING:
     from echod.admin import AdminService
@@ -193,7 +194,9 @@ class EchodService(MultiService):
         self._to_the_end.startService()
         self._reactor.callWhenRunning(self._handle_signals)
         self._reactor.callWhenRunning(self._log.run)
-        self._reactor.addSystemEventTrigger("after", "shutdown", self._log.finish)
+        after = partial(self._reactor.addSystemEventTrigger, "after", "shutdown")
+        after(self._log.finish)
+        after(leave_pidfile_of_another, self._options.twistd)
 
     def _handle_signals(self) -> None:
         rotates = self._log.file is not None

@@ -17,7 +17,6 @@ from typing import Any
 from twisted.internet.defer import Deferred, execute
 from twisted.internet.endpoints import (
     AdoptedStreamServerEndpoint,
-    UNIXServerEndpoint,
     serverFromString,
 )
 from twisted.internet.error import CannotListenError
@@ -27,8 +26,10 @@ from twisted.internet.interfaces import (
     IReactorSocket,
     IStreamServerEndpoint,
 )
+from twisted.internet.posixbase import PosixReactorBase
 from zope.interface import implementer
 
+from echod.port import EagerUNIXPort, file_identity
 from echod.sockets import printable
 
 
@@ -95,33 +96,51 @@ class UNIXEndpoint:
 
     Twisted's own endpoint guards the path with a lock file, and takes a lock that was
     left behind for leave to remove the socket, even one that another program listens
-    on.  Here a socket is removed when nobody answers on it.
+    on.  Here a socket is removed when nobody answers on it, and at the end only if it is
+    still the one that was bound.
     """
 
     def __init__(self, reactor: Any, path: str, backlog: int, mode: int = 0o666):
         """
         @param mode: the socket file's permissions.
         """
+        self._reactor = reactor
         self._path = path
-        self._endpoint = UNIXServerEndpoint(reactor, path, backlog, mode, wantPID=0)
+        self._backlog = backlog
+        self._mode = mode
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
         """
         Bind, and begin to listen.
         """
-        listening: Deferred[Any] = execute(self._remove_stale)
-        return listening.addCallback(lambda _: self._endpoint.listen(protocolFactory))
+        return execute(self._listen, protocolFactory)
+
+    def _listen(self, factory: IProtocolFactory) -> IListeningPort:
+        self._remove_stale()
+        if not isinstance(self._reactor, PosixReactorBase):
+            port: IListeningPort = self._reactor.listenUNIX(
+                self._path, factory, self._backlog, self._mode
+            )
+            return port
+        # On all reactors of Twisted's: their own port removes whatever is at its path.
+        eager: Any = EagerUNIXPort(
+            os.fsencode(self._path), factory, self._backlog, self._mode, self._reactor
+        )
+        eager.startListening()
+        return eager  # type: ignore[no-any-return]  # Twisted's ports are not typed
 
     def _remove_stale(self) -> None:
         try:
-            if not stat.S_ISSOCK(os.stat(self._path).st_mode):
-                return
+            found = os.stat(self._path)
         except OSError:
+            return
+        if not stat.S_ISSOCK(found.st_mode):
             return
         with socket.socket(socket.AF_UNIX) as probe:
             probe.setblocking(False)
-            if probe.connect_ex(self._path) == errno.ECONNREFUSED:
-                os.unlink(self._path)
+            refused = probe.connect_ex(self._path) == errno.ECONNREFUSED
+        if refused and file_identity(os.fsencode(self._path)) == (found.st_dev, found.st_ino):
+            os.unlink(self._path)
 
 
 WRAPPING = ("ssl", "tls", "haproxy")

@@ -176,13 +176,45 @@ class EagerPort(_EagerAccepting, tcp.Port):
     numberAccepts = 100
 
 
+def file_identity(path: bytes) -> tuple[int, int] | None:
+    """
+    Which file stands at a path now: its device and inode, C{None} if there is none.
+    """
+    with suppress(OSError, ValueError):
+        found = os.stat(path)
+        return found.st_dev, found.st_ino
+    return None
+
+
 class EagerUNIXPort(_EagerAccepting, unix.Port):
     """
-    A listening UNIX socket.
+    A listening UNIX socket.  When it closes, it removes its own file only: at the same path
+    there may be that of another process by then, which has renamed it there or bound anew.
     """
 
     _shouldShutdown = False
     transport = EagerUNIXTransport
+    _bound: tuple[int, int] | None = None
+
+    def startListening(self: Any) -> None:
+        """
+        Bind, and begin to accept.
+        """
+        super().startListening()
+        self._bound = file_identity(self._bindPath)
+
+    def connectionLost(self: Any, reason: Any) -> None:
+        """
+        Close the socket, and remove its file if that is there.
+        """
+        if self._bound is not None and self._bound == file_identity(self._bindPath):
+            # After --uid, the directory may be another user's.  The next start removes a
+            # file on which nobody answers.
+            with suppress(OSError):
+                os.unlink(self._bindPath)
+        if self.lockFile is not None:
+            self.lockFile.unlock()
+        tcp.Port.connectionLost(self, reason)
 
 
 class BorrowedUNIXPort(EagerUNIXPort):

@@ -7,6 +7,8 @@ would stumble over with a traceback is told here, in one line, and nothing is le
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from echod.sockets import printable
@@ -33,6 +35,23 @@ def write(path: str) -> None:
     finally:
         os.close(descriptor)
         os.unlink(path)
+
+
+def leave_pidfile_of_another(twistd: Any) -> None:
+    """
+    Let twistd, which is about to end, not remove a pidfile that names another process, or
+    that is gone already: it removes whatever is at that path, and logs a traceback if
+    nothing is.
+
+    @param twistd: its options; C{None} where it is not twistd that runs us.
+    """
+    if twistd is None or not twistd["pidfile"]:
+        return
+    named = b""
+    with suppress(OSError):
+        named = Path(twistd["pidfile"]).read_bytes()
+    if named != b"%d" % os.getpid():
+        twistd["pidfile"] = ""
 
 
 def check_whereabouts(twistd: Mapping[str, Any] | None) -> None:

@@ -16,6 +16,7 @@ from twisted.internet.protocol import Factory
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyObject
 
+from echod import endpoint
 from echod.endpoint import TCPEndpoint, UNIXEndpoint, bind_error_text, endpoint_from
 from tests.fakes import PortReactor
 
@@ -164,6 +165,62 @@ class UNIXEndpointTests(TestCase):
             dead.listen()
         await self.listen()
 
+    async def test_no_file(self):
+        """
+        A path at which nothing can be looked up is no obstacle before the bind says so.
+        """
+        self.path = os.path.join(self.path, "no")
+        await self.fails(errno.ENOENT)
+
+    async def test_end(self):
+        """
+        At the end its file is removed.
+        """
+        port = await self.listen()
+        await port.stopListening()
+        self.assertFalse(os.path.lexists(self.path))
+
+    async def test_socket_of_another(self):
+        """
+        The socket that another process has renamed to the same path since is left alone.
+        """
+        port = await self.listen()
+        with socket.socket(socket.AF_UNIX) as new:
+            new.bind(f"{self.path}.new")
+            new.listen()
+            os.rename(f"{self.path}.new", self.path)
+            await port.stopListening()
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(self.path)
+
+    async def test_file_is_gone(self):
+        """
+        A file that is gone, or cannot be removed, does not keep the socket from closing.
+        """
+        port = await self.listen()
+        os.unlink(self.path)
+        await port.stopListening()
+        self.assertFalse(port.connected)
+        port = await self.listen()
+        os.unlink(self.path)
+        os.mkdir(self.path)
+        found = os.stat(self.path)
+        port._bound = (found.st_dev, found.st_ino)
+        await port.stopListening()
+        self.assertFalse(port.connected)
+        self.assertTrue(os.path.isdir(self.path))
+
+    async def test_stale_no_more(self):
+        """
+        One that was left behind is not removed when another has taken its place meanwhile.
+        """
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(self.path)
+        found = os.stat(self.path)
+        self.patch(endpoint, "file_identity", lambda _: (found.st_dev, found.st_ino + 1))
+        await self.fails(errno.EADDRINUSE)
+        self.assertTrue(os.path.exists(self.path))
+
     async def fails(self, number):
         error = None
         try:
@@ -202,32 +259,31 @@ class EndpointFromTests(SynchronousTestCase):
 
     def unix(self, description):
         made = endpoint_from(None, description, 9)
-        inner = made._endpoint
-        return type(made), inner._address, inner._backlog, inner._mode, inner._wantPID
+        return type(made), made._path, made._backlog, made._mode
 
     def test_unix(self):
         """
         unix: is ours, with the settings of Twisted's; a backslash hides a colon.
         """
-        self.assertEqual(self.unix("unix:/a"), (UNIXEndpoint, "/a", 9, 0o666, 0))
-        self.assertEqual(self.unix("unix:address=/a"), (UNIXEndpoint, "/a", 9, 0o666, 0))
+        self.assertEqual(self.unix("unix:/a"), (UNIXEndpoint, "/a", 9, 0o666))
+        self.assertEqual(self.unix("unix:address=/a"), (UNIXEndpoint, "/a", 9, 0o666))
         self.assertEqual(
             self.unix(r"unix:/a\:b:mode=660:backlog=3:lockfile=0"),
-            (UNIXEndpoint, "/a:b", 3, 0o660, 0),
+            (UNIXEndpoint, "/a:b", 3, 0o660),
         )
 
     def test_unix_path_behind(self):
         """
         The path need not come first when it is named, as in Twisted's own syntax.
         """
-        self.assertEqual(self.unix("unix:mode=660:address=/a"), (UNIXEndpoint, "/a", 9, 0o660, 0))
+        self.assertEqual(self.unix("unix:mode=660:address=/a"), (UNIXEndpoint, "/a", 9, 0o660))
 
     def test_unix_settings_without_names(self):
         """
         The settings need no names when they come in order, as in Twisted's own syntax.
         """
-        self.assertEqual(self.unix("unix:/a:660"), (UNIXEndpoint, "/a", 9, 0o660, 0))
-        self.assertEqual(self.unix("unix:/a:660:3"), (UNIXEndpoint, "/a", 3, 0o660, 0))
+        self.assertEqual(self.unix("unix:/a:660"), (UNIXEndpoint, "/a", 9, 0o660))
+        self.assertEqual(self.unix("unix:/a:660:3"), (UNIXEndpoint, "/a", 3, 0o660))
 
     def test_tcp(self):
         """

@@ -121,8 +121,9 @@ SIDEWAYS = {
     ("transport", "secure"),
     ("transport", "secure_end"),
     ("transport", "inspection"),
-    # What is handed over becomes a port.
+    # What is handed over becomes a port, and so does what is bound at a path.
     ("inherited", "port"),
+    ("endpoint", "port"),
     # The client: what is compared is named by its outcome; a connection is a stream, and
     # TLS is put around one; dialling is to connect, send a header and shake hands.
     ("pattern", "outcome"),

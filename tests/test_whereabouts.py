@@ -6,7 +6,7 @@ import os
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.whereabouts import check_whereabouts
+from echod.whereabouts import check_whereabouts, leave_pidfile_of_another
 
 
 class CheckWhereaboutsTests(SynchronousTestCase):
@@ -94,3 +94,44 @@ class CheckWhereaboutsTests(SynchronousTestCase):
         self.assertIsNone(self.complaint(self.folder, "run"))
         self.assertIn("--rundir", self.complaint(self.folder, self.folder))
         self.assertIn("--pidfile", self.complaint(self.folder, pidfile=f"{self.folder}/pid"))
+
+
+class PidfileTests(SynchronousTestCase):
+    """
+    What twistd removes at the end.
+    """
+
+    def left(self, content):
+        """
+        @return: whether twistd is to leave a pidfile with this content.
+        """
+        path = self.mktemp()
+        if content is not None:
+            with open(path, "w") as file:
+                file.write(content)
+        twistd = {"pidfile": path}
+        leave_pidfile_of_another(twistd)
+        self.assertIn(twistd["pidfile"], ("", path))
+        return twistd["pidfile"] == ""
+
+    def test_ours(self):
+        """
+        A pidfile that names this process is twistd's to remove.
+        """
+        self.assertFalse(self.left(str(os.getpid())))
+
+    def test_of_another(self):
+        """
+        One that names another process, and one that is gone, it leaves alone.
+        """
+        for content in ("1", str(os.getpid()) + "0", "", None):
+            self.assertTrue(self.left(content))
+
+    def test_none(self):
+        """
+        Where there is none, or no twistd, nothing is done.
+        """
+        twistd = {"pidfile": ""}
+        for each in (twistd, None):
+            self.assertIsNone(leave_pidfile_of_another(each))
+        self.assertEqual(twistd, {"pidfile": ""})

@@ -2,17 +2,31 @@
 How the daemon stops: whoever is owed something gets it, and nobody waits for long.
 """
 
+import os
 import random
 import re
+import shutil
 import signal
 import socket
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.integration.support import LOOPBACK, Daemon, connect, echo, receive, show, wait_until
+from tests.integration.support import (
+    LOOPBACK,
+    PATIENCE_SECONDS,
+    REACTOR,
+    Daemon,
+    connect,
+    echo,
+    receive,
+    show,
+    wait_until,
+)
 from tests.integration.talkers import Crowd, End, Talker
 
 KIB = 1024
@@ -373,3 +387,70 @@ class TwistStopTests(StopTests):
     """
 
     program = "twist"
+
+
+class PathTests(SynchronousTestCase):
+    """
+    What is removed at the end: what was made at the start, and nothing else.
+    """
+
+    def another_takes_over(self, *options: str, reactor: str = REACTOR) -> None:
+        """
+        Another daemon's sockets are renamed to the paths of the first one's, which ends.
+        """
+        folder = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, folder)
+        first, other = (
+            Daemon(
+                *("--listen", f"unix:{folder}/{name}", "--admin", f"unix:{folder}/{name}.admin"),
+                *options,
+                reactor=reactor,
+            )
+            for name in ("s", "new")
+        )
+        with other:
+            with first:
+                for name in ("", ".admin"):
+                    (folder / f"new{name}").rename(folder / f"s{name}")
+                first.stop()
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(PATIENCE_SECONDS)
+                client.connect(str(folder / "s"))
+                self.assertEqual(echo(client, b"hello"), b"hello")
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(folder / "s.admin"))
+            other.stop()
+        # Those that it bound have other names now.
+        self.assertEqual(sorted(os.listdir(folder)), ["s", "s.admin"])
+
+    def test_one_process(self) -> None:
+        """
+        One process leaves the sockets of another alone.
+        """
+        self.another_takes_over()
+
+    def test_workers(self) -> None:
+        """
+        So does a parent of workers.
+        """
+        self.another_takes_over("--workers", "2")
+
+    def test_other_reactors(self) -> None:
+        """
+        And so does a daemon on a reactor of Twisted's.
+        """
+        self.another_takes_over(reactor="poll")
+
+    def test_pidfile(self) -> None:
+        """
+        A pidfile that names another process by now is left alone, and one that is gone is
+        not missed.
+        """
+        for taken in (True, False):
+            with Daemon(*LOOPBACK, background=True) as daemon:
+                self.assertEqual(daemon.pidfile.read_text(), str(daemon.pid))
+                daemon.pidfile.unlink()
+                if taken:
+                    daemon.pidfile.write_text("1")
+                daemon.stop()
+                self.assertEqual(daemon.pidfile.exists(), taken)
