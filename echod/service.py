@@ -22,7 +22,7 @@ from echod.daemon import EchodService
 from echod.inherited import InheritedSockets, first_environment
 from echod.options import Options
 from echod.rehearsal import check
-from echod.signals import Signals
+from echod.signals import Signals, restore_interrupt
 from echod.systemd import Supervision
 from echod.whereabouts import check_whereabouts
 
@@ -75,7 +75,10 @@ def makeService(options: Options) -> EchodService:
 
     keep_steady_time(reactor)
     signals = Signals(reactor)
-    if not options["check"]:
+    if options["check"]:
+        # As Python has it, so that the reactor takes it, and a check ends as a whole.
+        restore_interrupt()
+    else:
         signals.take_over()
     check_whereabouts(options.twistd)
     assignment = Assignment.take_from(os.environ)

@@ -122,6 +122,14 @@ class Signals:
             self._abort()
 
 
+def restore_interrupt() -> None:
+    """
+    Let SIGINT raise KeyboardInterrupt until a reactor handles it, unless it is ignored.
+    """
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def noted(number: signal.Signals) -> None:
     """
     Log that a signal came that asks for nothing here.

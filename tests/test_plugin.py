@@ -2,6 +2,8 @@
 What twistd and twist find.
 """
 
+import signal
+
 from twisted.application.reactors import IReactorInstaller
 from twisted.application.service import IServiceMaker
 from twisted.plugin import IPlugin
@@ -19,6 +21,9 @@ class PluginTests(SynchronousTestCase):
     The lazy lines.
     """
 
+    def setUp(self):
+        self.addCleanup(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT))
+
     def test_interfaces(self):
         """
         The plugin is one that twistd and twist look for, and leads to the daemon.
@@ -28,6 +33,19 @@ class PluginTests(SynchronousTestCase):
         self.assertEqual(plugin.tapname, "echod")
         self.assertIs(plugin.options, service.Options)
         self.assertIs(plugin.makeService, service.makeService)
+
+    def test_interrupt(self):
+        """
+        From the moment on that it is asked for, SIGINT raises nothing; where it is ignored
+        it stays so.
+        """
+        for before, after in (
+            (signal.default_int_handler, signal.SIG_DFL),
+            (signal.SIG_IGN, signal.SIG_IGN),
+        ):
+            signal.signal(signal.SIGINT, before)
+            self.assertIs(plugin.options, service.Options)
+            self.assertIs(signal.getsignal(signal.SIGINT), after)
 
     def test_reactor(self):
         """

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from echod.signals import OTHERS, STOPS, Signals, noted
+from echod.signals import OTHERS, STOPS, Signals, noted, restore_interrupt
 
 
 @implementer(IReactorFromThreads)
@@ -174,6 +174,18 @@ class SignalsTests(SynchronousTestCase):
             (signal.getsignal(signal.SIGINT), self.reactor.calls), (signal.SIG_IGN, [])
         )
         self.assertIsNone(self.signals.stop_signal)
+
+    def test_restore_interrupt(self):
+        """
+        Where SIGINT is not ignored, a check has it as Python does.
+        """
+        for before, after in (
+            (signal.SIG_DFL, signal.default_int_handler),
+            (signal.SIG_IGN, signal.SIG_IGN),
+        ):
+            signal.signal(signal.SIGINT, before)
+            restore_interrupt()
+            self.assertIs(signal.getsignal(signal.SIGINT), after)
 
     def test_early(self):
         """
