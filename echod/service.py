@@ -79,7 +79,7 @@ def makeService(options: Options) -> EchodService:
         # As Python has it, so that the reactor takes it, and a check ends as a whole.
         restore_interrupt()
     else:
-        signals.take_over()
+        signals.take_over(forks=options.twistd is not None and not options.twistd["nodaemon"])
     check_whereabouts(options.twistd)
     assignment = Assignment.take_from(os.environ)
     if assignment is not None:

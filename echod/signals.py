@@ -7,8 +7,10 @@ anything else.  And there is one state for all signals that stop the daemon, and
 that does: the first one stops it, each further one aborts.
 """
 
+import os
 import signal
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -25,11 +27,10 @@ Action = Callable[[], object]
 class Signals:
     """
     The signals of one process.
-
-    @ivar stop_signal: the first signal that asked it to stop, C{None} before.
     """
 
-    stop_signal: signal.Signals | None = None
+    _stop_signal: signal.Signals | None = None
+    _launched: tuple[int, int] | None = None
     _stopping = False
     _abort: Action | None = None
     _actions: Mapping[signal.Signals, Action] | None = None
@@ -43,19 +44,36 @@ class Signals:
         self._reactor = reactor
         self._early: list[signal.Signals] = []
 
-    def take_over(self) -> None:
+    def take_over(self, forks: bool = False) -> None:
         """
         Note from now on what comes, and let L{run} do what it asks for.  Nothing that has
         been begun, such as a pidfile or the file of a UNIX socket, is left behind by a
         signal's default action.
 
         A stop signal that is ignored, as a shell has it for SIGINT in the background, stays so.
+
+        @param forks: whether the process that runs will be a child of this one, which waits
+            until that has started: a stop signal to the one that waits stops the child.
         """
+        if forks:
+            self._launched = os.pipe()
+            for end in self._launched:
+                os.set_blocking(end, False)
         self._set_handlers()
         reactor = self._reactor
         # Its own handlers replace ours for a moment, which is hidden from the signals.
         reactor.addSystemEventTrigger("before", "startup", self._block)
         reactor.addSystemEventTrigger("before", "shutdown", self._note_stop)
+
+    @property
+    def stop_signal(self) -> signal.Signals | None:
+        """
+        The first signal that asked the process to stop, C{None} before.
+        """
+        if self._stop_signal is None and self._launched is not None:
+            with suppress(BlockingIOError):
+                self._stop_signal = signal.Signals(os.read(self._launched[0], 1)[0])
+        return self._stop_signal
 
     def run(self, actions: Mapping[signal.Signals, Action], abort: Action | None) -> None:
         """
@@ -70,8 +88,12 @@ class Signals:
         self._set_handlers()
         if self._mask is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
-        if self.stop_signal is not None:
-            self._act(self.stop_signal)
+        stop_signal = self.stop_signal
+        for end in self._launched or ():
+            os.close(end)
+        self._launched = None
+        if stop_signal is not None:
+            self._act(stop_signal)
         for number in self._early:
             # In the next turn: the service manager has heard by then that the daemon is ready.
             self._reactor.callFromThread(self._act, number)
@@ -96,8 +118,10 @@ class Signals:
             self._reactor.callFromThread(self._act, signal.Signals(number))
         elif number in OTHERS:
             self._early.append(signal.Signals(number))
-        elif self.stop_signal is None:
-            self.stop_signal = signal.Signals(number)
+        elif self._stop_signal is None:
+            self._stop_signal = signal.Signals(number)
+            if self._launched is not None:
+                os.write(self._launched[1], bytes([number]))
 
     def _block(self) -> None:
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # type: ignore[assignment]  # of Signals

@@ -3,11 +3,11 @@ Waiting before the reactor runs.
 """
 
 from signal import SIGINT
+from types import SimpleNamespace
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.prelude import turn_until
-from echod.signals import Signals
 from tests.processes import ProcessReactor
 
 
@@ -46,7 +46,7 @@ class TurnTests(SynchronousTestCase):
         A signal that would stop the daemon ends it, also one that has come before; for those
         who do not ask for that, nothing does.
         """
-        signals = Signals(self.reactor)
+        signals = SimpleNamespace(stop_signal=None)
         self.reactor.turns = [lambda: setattr(signals, "stop_signal", SIGINT), None]
         self.assertEqual(self.turn(signals=signals), "SIGINT came")
         self.done.append(True)

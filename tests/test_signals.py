@@ -201,6 +201,34 @@ class SignalsTests(SynchronousTestCase):
         self.turn()
         self.assertEqual(self.reactor.calls[1:], [signal.SIGHUP, signal.SIGUSR1, signal.SIGHUP])
 
+    def test_launched(self):
+        """
+        A stop signal to the process that waits for the daemon's start stops the daemon, once.
+        """
+        self.signals.take_over(forks=True)
+        self.assertIsNone(self.signals.stop_signal)
+        child = os.fork()
+        if not child:
+            # It stands for the one that waits.
+            self.send(signal.SIGINT, signal.SIGTERM)
+            os._exit(0)
+        self.assertEqual(os.waitpid(child, 0)[1], 0)
+        self.assertIs(self.signals.stop_signal, signal.SIGINT)
+        self.assertIs(self.signals.stop_signal, signal.SIGINT)
+        before = len(os.listdir("/proc/self/fd"))
+        self.run_signals()
+        self.assertEqual(self.reactor.calls, [("sigInt", signal.SIGINT)])
+        self.assertEqual(len(os.listdir("/proc/self/fd")), before - 2)
+
+    def test_launched_both(self):
+        """
+        One that reaches the daemon as well stops it once.
+        """
+        self.signals.take_over(forks=True)
+        self.send(signal.SIGTERM)
+        self.run_signals()
+        self.assertEqual(self.reactor.calls, [("sigTerm", signal.SIGTERM)])
+
     def test_handlers_of_the_reactor(self):
         """
         While the reactor replaces the handlers of stop signals by its own, those wait.

@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import sys
+from types import SimpleNamespace
 
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import StringTransport
@@ -15,7 +16,6 @@ from twisted.trial.unittest import SynchronousTestCase
 from echod.crew import ASK_SECONDS, MOST_SILENT
 from echod.lifeline import Lifeline
 from echod.listener import ListenFailed
-from echod.signals import Signals
 from echod.workers import (
     FIRST_DELAY_SECONDS,
     GRACE_SECONDS,
@@ -67,7 +67,7 @@ class WorkersTestCase(SynchronousTestCase):
         self.patch(sys, "__stderr__", self.stderr)
         self.crew = Crew(self.reactor)
         self.log = []
-        self.signals = Signals(self.reactor)
+        self.signals = SimpleNamespace(stop_signal=None)
         self.workers = WorkersService(
             *(self.reactor, ["0", "1"], self.crew),
             *(self.log.append, self.drain_seconds, self.signals),
