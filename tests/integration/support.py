@@ -213,8 +213,8 @@ class Daemon(Process):
     """
     echod under C{twistd} or C{twist}.
 
-    It is ready once each of its listeners has been logged and the signals are taken over,
-    which happens a moment later.
+    It is ready once each of its listeners has been logged and its reactor runs, which takes
+    over SIGCHLD then; with workers, these are up by then.
     """
 
     def __init__(
@@ -267,15 +267,15 @@ class Daemon(Process):
                 raise AssertionError(f"twistd ended with {self.status}: {self.stderr}")
             self._watch(int(self.pidfile.read_text()))
         wait_until(
-            lambda: not self.running() or (self._ready(self) and self._takes_signals()),
+            lambda: not self.running() or (self._ready(self) and self._runs()),
             "the daemon to be ready",
         )
         if not self.running():
             raise AssertionError(f"the daemon ended at once: {self.log}{self.stderr}")
 
-    def _takes_signals(self) -> bool:
+    def _runs(self) -> bool:
         caught = int(self.state("SigCgt"), 16)
-        return all(caught >> number - 1 & 1 for number in (signal.SIGTERM, signal.SIGUSR2))
+        return all(caught >> number - 1 & 1 for number in (signal.SIGTERM, signal.SIGCHLD))
 
     def _all_listen(self) -> bool:
         return len(self.addresses) >= self._expected

@@ -61,7 +61,7 @@ class NotifyTests(TestCase):
             # At a path, so that nothing but READY has to be waited for.
             daemon = Daemon("--listen", "unix:{}/s")
             daemon._ready = lambda _: "READY=1" in self.manager.told()
-            daemon._takes_signals = lambda: True  # type: ignore[method-assign]
+            daemon._runs = lambda: True  # type: ignore[method-assign]
             with self.supervised(daemon):
                 with connect(f"unix:{daemon.directory}/s") as client:
                     daemon.signal(signal.SIGTERM)
