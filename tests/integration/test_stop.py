@@ -21,6 +21,7 @@ from tests.integration.support import (
     PATIENCE_SECONDS,
     REACTOR,
     Daemon,
+    Process,
     connect,
     echo,
     receive,
@@ -30,6 +31,8 @@ from tests.integration.support import (
 from tests.integration.talkers import Crowd, End, Talker
 
 KIB = 1024
+
+STOPS = (signal.SIGTERM, signal.SIGINT)
 
 DRAINED = r"drained: (\d+) connections finished, (\d+) aborted"
 
@@ -454,3 +457,108 @@ class PathTests(SynchronousTestCase):
                     daemon.pidfile.write_text("1")
                 daemon.stop()
                 self.assertEqual(daemon.pidfile.exists(), taken)
+
+
+class Starting(Daemon):
+    """
+    A daemon that is ready as soon as a file of its own is there: C{pid}, which twistd writes
+    once the daemon has been made, C{echo}, the socket that it binds, or C{log}, if it says
+    that it listens.
+    """
+
+    files = ("pid", "echo", "admin")
+
+    def __init__(self, file: str, *options: str, background: bool = False):
+        super().__init__(
+            *("--listen", "unix:{}/echo", "--admin", "unix:{}/admin", *options),
+            before=("--pidfile", "{}/pid", "--logfile", "{}/log"),
+            background=background,
+            ready=lambda daemon: daemon.has_made(file),
+        )
+        self._log_name = "log"
+
+    @property
+    def pidfile(self) -> Path:
+        return self.directory / "pid"
+
+    def has_made(self, file: str) -> bool:
+        """
+        Whether it has come so far.
+        """
+        return "listening on" in self.log if file == "log" else (self.directory / file).exists()
+
+    def left(self) -> list[str]:
+        """
+        The files that should be gone when it is.
+        """
+        return [name for name in self.files if (self.directory / name).exists()]
+
+    def _runs(self) -> bool:
+        return True
+
+
+class Launcher(Starting):
+    """
+    One of which the process that waits for its start is what is signalled.
+    """
+
+    def start(self) -> None:
+        """
+        Start it, and do not wait until it has gone to the background.
+        """
+        Process.start(self)
+        wait_until(lambda: self._ready(self) or not self.running(), "the pidfile")
+
+
+class FirstMomentsTests(SynchronousTestCase):
+    """
+    Signals to a daemon that starts.
+    """
+
+    def test_stop(self) -> None:
+        """
+        From the moment on that the daemon has been made a stop signal stops it, in whatever
+        order they come, and nothing is left behind.
+        """
+        for file in ("pid", "echo", "log"):
+            for options in ((), ("--workers", "2")):
+                for numbers in (STOPS[:1], STOPS[1:], STOPS * 2):
+                    with Starting(file, *options) as daemon:
+                        for number in numbers:
+                            daemon.signal(number)
+                        daemon.wait()
+                        # Of several that wait, the kernel delivers the lowest first; and a
+                        # start of workers that is broken off has failed.
+                        expected = {-number for number in numbers} | ({1} if options else set())
+                        self.assertIn(daemon.status, expected)
+                        self.assertEqual(daemon.left(), [])
+
+    def test_launcher(self) -> None:
+        """
+        In the background, the process that waits for the daemon's start passes a stop signal
+        on to it.
+        """
+        for options in ((), ("--workers", "2")):
+            with Starting("pid", *options, background=True) as daemon:
+                daemon.stop()
+                self.assertEqual(daemon.left(), [])
+            launcher = Launcher("pid", *options, background=True)
+            with launcher:
+                launcher.signal(signal.SIGTERM)
+                launcher.wait()
+                wait_until(lambda d=launcher: not d.left(), "the daemon to end")
+
+    def test_others(self) -> None:
+        """
+        HUP, USR1 and USR2 are survived as soon as it has been made, and told in the log.
+        """
+        for file in ("pid", "echo", "log"):
+            for options in ((), ("--workers", "2")):
+                with Starting(file, *options) as daemon:
+                    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+                        daemon.signal(number)
+                    told = daemon.directory / "log.1"
+                    wait_until(lambda d=daemon, t=told: t.exists() or not d.running(), "USR1")
+                    daemon.stop()
+                    self.assertEqual(daemon.left(), [])
+                    self.assertIn("SIGUSR2 came", told.read_text() + daemon.log)
