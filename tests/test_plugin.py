@@ -22,7 +22,8 @@ class PluginTests(SynchronousTestCase):
     """
 
     def setUp(self):
-        self.addCleanup(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT))
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            self.addCleanup(signal.signal, number, signal.getsignal(number))
 
     def test_interfaces(self):
         """
@@ -33,6 +34,20 @@ class PluginTests(SynchronousTestCase):
         self.assertEqual(plugin.tapname, "echod")
         self.assertIs(plugin.options, service.Options)
         self.assertIs(plugin.makeService, service.makeService)
+
+    def test_others(self):
+        """
+        HUP, USR1 and USR2 are survived from the moment on that it is asked for; where they
+        are handled they stay so.
+        """
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            for before, after in (
+                (signal.SIG_DFL, signal.SIG_IGN),
+                (signal.default_int_handler, signal.default_int_handler),
+            ):
+                signal.signal(number, before)
+                self.assertIs(plugin.options, service.Options)
+                self.assertIs(signal.getsignal(number), after)
 
     def test_interrupt(self):
         """

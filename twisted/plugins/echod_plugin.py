@@ -20,10 +20,14 @@ class EchodMaker(ServiceMaker):
         """
         The options' class.  While its modules are imported, SIGINT ends the process as
         SIGTERM does, and does not raise KeyboardInterrupt: a traceback, or nothing at all
-        if some C{except} on the way swallows it, and the daemon starts all the same.
+        if some C{except} on the way swallows it, and the daemon starts all the same.  What
+        a daemon that runs survives is survived here, too.
         """
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            if signal.getsignal(number) == signal.SIG_DFL:
+                signal.signal(number, signal.SIG_IGN)
         return super().options
 
 
