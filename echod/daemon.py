@@ -30,7 +30,7 @@ from echod.snapshot import Snapshot
 from echod.systemd import StatusLine, Supervision, SystemdNotifier
 from echod.tls import ServerContext
 from echod.twistdlog import TwistdLog
-from echod.whereabouts import leave_pidfile_of_another
+from echod.whereabouts import Pidfile
 
 if TYPE_CHECKING:
     from echod.admin import AdminService
@@ -79,6 +79,7 @@ class EchodService(MultiService):
         self.max_connections = max_connections
         self.drain_seconds = options["drain-timeout"]
         self._log = TwistdLog(options.twistd, options["log-format"], options["log-level"])
+        self._pidfile = Pidfile(options.twistd)
         access_log = options["access-log"] == "on"
         self.connections = Connections(reactor, time_limits(options), access_log)
         self.admission = admission(reactor, options, self.connections, max_connections)
@@ -181,6 +182,7 @@ class EchodService(MultiService):
         """
         Bind the listeners, and connect to the service manager.
         """
+        self._pidfile.written()
         super().privilegedStartService()
         self._to_the_end.privilegedStartService()
         self.notifier.privilegedStartService()
@@ -196,7 +198,7 @@ class EchodService(MultiService):
         self._reactor.callWhenRunning(self._log.run)
         after = partial(self._reactor.addSystemEventTrigger, "after", "shutdown")
         after(self._log.finish)
-        after(leave_pidfile_of_another, self._options.twistd)
+        after(self._pidfile.leave_another)
 
     def _handle_signals(self) -> None:
         rotates = self._log.file is not None

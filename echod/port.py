@@ -14,6 +14,7 @@ from typing import Any, cast
 from twisted.internet import tcp, unix
 from twisted.logger import Logger
 
+from echod.sockets import file_identity
 from echod.transport import EagerTransport
 from echod.turns import STEP_BACK_SECONDS, Turns
 from echod.unix_transport import EagerUNIXTransport
@@ -174,16 +175,6 @@ class EagerPort(_EagerAccepting, tcp.Port):
     _shouldShutdown = False
     transport = EagerTransport
     numberAccepts = 100
-
-
-def file_identity(path: bytes) -> tuple[int, int] | None:
-    """
-    Which file stands at a path now: its device and inode, C{None} if there is none.
-    """
-    with suppress(OSError, ValueError):
-        found = os.stat(path)
-        return found.st_dev, found.st_ino
-    return None
 
 
 class EagerUNIXPort(_EagerAccepting, unix.Port):

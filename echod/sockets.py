@@ -7,6 +7,7 @@ so it holds for any reactor and any transport that has a descriptor.
 """
 
 import fcntl
+import os
 import resource
 import socket
 import struct
@@ -123,6 +124,17 @@ def printable(text: str) -> str:
     itself written as an escape.
     """
     return "".join(c if c.isprintable() and c not in HIDDEN else ascii(c)[1:-1] for c in text)
+
+
+def file_identity(path: bytes) -> tuple[int, int] | None:
+    """
+    Which file stands at a path now: its device and inode, C{None} if there is none.  That
+    of a socket no other file gets as long as the socket is open.
+    """
+    with suppress(OSError, ValueError):
+        found = os.stat(path)
+        return found.st_dev, found.st_ino
+    return None
 
 
 def ip_of(address: IAddress) -> IP | None:

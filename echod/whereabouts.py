@@ -8,7 +8,6 @@ would stumble over with a traceback is told here, in one line, and nothing is le
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from echod.sockets import printable
@@ -37,21 +36,39 @@ def write(path: str) -> None:
         os.unlink(path)
 
 
-def leave_pidfile_of_another(twistd: Any) -> None:
+class Pidfile:
     """
-    Let twistd, which is about to end, not remove a pidfile that names another process, or
-    that is gone already: it removes whatever is at that path, and logs a traceback if
-    nothing is.
+    The pidfile that twistd writes at the start and removes at the end.
+    """
 
-    @param twistd: its options; C{None} where it is not twistd that runs us.
-    """
-    if twistd is None or not twistd["pidfile"]:
-        return
-    named = b""
-    with suppress(OSError):
-        named = Path(twistd["pidfile"]).read_bytes()
-    if named != b"%d" % os.getpid():
-        twistd["pidfile"] = ""
+    _written: tuple[int, int, int] | None = None
+
+    def __init__(self, twistd: Any):
+        """
+        @param twistd: its options; C{None} where it is not twistd that runs us.
+        """
+        self._twistd = twistd
+
+    def written(self) -> None:
+        """
+        It has just been written.
+        """
+        self._written = self._identity()
+
+    def leave_another(self) -> None:
+        """
+        Let twistd, which is about to end, not remove the pidfile of another process, or one
+        that is gone: it removes whatever is at that path, and logs a traceback if nothing is.
+        """
+        if self._written is not None and self._identity() != self._written:
+            self._twistd["pidfile"] = ""
+
+    def _identity(self) -> tuple[int, int, int] | None:
+        with suppress(OSError, TypeError):
+            # Nobody holds the file open, so another may get its inode, but not its time.
+            found = os.stat(self._twistd["pidfile"])
+            return found.st_dev, found.st_ino, found.st_mtime_ns
+        return None
 
 
 def check_whereabouts(twistd: Mapping[str, Any] | None) -> None:

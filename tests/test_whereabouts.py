@@ -6,7 +6,7 @@ import os
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.whereabouts import check_whereabouts, leave_pidfile_of_another
+from echod.whereabouts import Pidfile, check_whereabouts
 
 
 class CheckWhereaboutsTests(SynchronousTestCase):
@@ -101,37 +101,57 @@ class PidfileTests(SynchronousTestCase):
     What twistd removes at the end.
     """
 
-    def left(self, content):
+    def setUp(self):
+        self.path = self.mktemp()
+        self.twistd = {"pidfile": self.path}
+        self.pidfile = Pidfile(self.twistd)
+        self.write()
+
+    def write(self):
+        with open(self.path, "w") as file:
+            file.write("1")
+
+    def left(self):
         """
-        @return: whether twistd is to leave a pidfile with this content.
+        @return: whether twistd is to leave it.
         """
-        path = self.mktemp()
-        if content is not None:
-            with open(path, "w") as file:
-                file.write(content)
-        twistd = {"pidfile": path}
-        leave_pidfile_of_another(twistd)
-        self.assertIn(twistd["pidfile"], ("", path))
-        return twistd["pidfile"] == ""
+        self.pidfile.leave_another()
+        self.assertIn(self.twistd["pidfile"], ("", self.path))
+        return self.twistd["pidfile"] == ""
 
     def test_ours(self):
         """
-        A pidfile that names this process is twistd's to remove.
+        The file that it has written is twistd's to remove, also when this process may not
+        read it any more.
         """
-        self.assertFalse(self.left(str(os.getpid())))
+        self.pidfile.written()
+        os.chmod(self.path, 0)
+        self.assertFalse(self.left())
 
     def test_of_another(self):
         """
-        One that names another process, and one that is gone, it leaves alone.
+        Another file in its place is left alone.
         """
-        for content in ("1", str(os.getpid()) + "0", "", None):
-            self.assertTrue(self.left(content))
+        self.pidfile.written()
+        os.unlink(self.path)
+        # It may have the same inode.
+        self.write()
+        self.assertTrue(self.left())
+
+    def test_gone(self):
+        """
+        So is nothing at all.
+        """
+        self.pidfile.written()
+        os.unlink(self.path)
+        self.assertTrue(self.left())
 
     def test_none(self):
         """
-        Where there is none, or no twistd, nothing is done.
+        Where there is none, or no twistd, or it has not been looked at, nothing is done.
         """
-        twistd = {"pidfile": ""}
-        for each in (twistd, None):
-            self.assertIsNone(leave_pidfile_of_another(each))
-        self.assertEqual(twistd, {"pidfile": ""})
+        self.assertFalse(self.left())
+        for twistd in ({"pidfile": ""}, None):
+            pidfile = Pidfile(twistd)
+            pidfile.written()
+            self.assertIsNone(pidfile.leave_another())
