@@ -18,6 +18,7 @@ from twisted.logger import Logger, LogLevel
 from echod.connection import REFUSED, Connection, Reason
 from echod.limits import Seen, TimeLimits
 from echod.refusals import Refusals
+from echod.sockets import PeerText
 from echod.totals import Totals
 
 log = Logger()
@@ -142,11 +143,11 @@ class Connections:
                 event="access",
                 connection=number,
                 listener=connection.listener,
-                peer=connection.peer(),
+                peer=PeerText(connection.peer()),
                 bytes=connection.bytes_echoed,
                 seconds=seconds,
                 reason=reason.value,
-                **facts,
+                **{name: PeerText(value) for name, value in facts.items()},
             )
 
     def sweep(self) -> None:

@@ -23,14 +23,15 @@ from twisted.logger import (
 from zope.interface import implementer, provider
 
 from echod.sink import Sink
-from echod.sockets import printable
+from echod.sockets import PeerText, printable
 
 Line = Callable[[LogEvent], str | None]
 
-MOST_CHARACTERS = 8192
+MOST_CHARACTERS = 12288
 """
-How much of one text is logged.  What peers can have logged is cut to far less where it
-comes from; this is for tracebacks, and for whatever was forgotten there.
+How much of one text is logged.  What peers choose is cut where it comes from, so that the
+longest access record, quoted, is not cut here: the rest of a value without its opening quote
+could be taken for fields.  This is for tracebacks.
 """
 
 MOST_INTEGER = 1 << 63
@@ -62,7 +63,9 @@ def json_line(event: LogEvent) -> str | None:
     C{level}, C{logger}, C{message}, C{traceback} if there is one, and the event's own
     values.  C{None} when it says nothing.
     """
-    message = formatEvent(event)
+    # JSON has its own quotes.
+    plain = {name: str(value) for name, value in event.items() if isinstance(value, PeerText)}
+    message = formatEvent({**event, **plain} if plain else event)
     if not message and "log_failure" not in event:
         return None
     moment = datetime.fromtimestamp(event["log_time"], UTC)

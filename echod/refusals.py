@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from twisted.logger import Logger, LogLevel
 
 from echod.connection import Reason
+from echod.sockets import PeerText
 
 log = Logger()
 
@@ -67,7 +68,7 @@ class Refusals:
                 event="refused",
                 reason=reason.value,
                 count=latest.count,
-                peer=latest.peer,
+                peer=PeerText(latest.peer),
                 listener=latest.listener,
                 detail=latest.detail,
             )

@@ -8,6 +8,7 @@ so it holds for any reactor and any transport that has a descriptor.
 
 import fcntl
 import os
+import re
 import resource
 import socket
 import struct
@@ -135,6 +136,32 @@ def file_identity(path: bytes) -> tuple[int, int] | None:
         found = os.stat(path)
         return found.st_dev, found.st_ino
     return None
+
+
+_BARE = re.compile(r"[!#-+\-./0-9:<>-\[\]-~]+")
+"""What stands in a line of text without quotes: ASCII but for space and C{" , ; = \\}."""
+
+
+def quoted(text: str) -> str:
+    """
+    A value as it stands in a line of text: as it is, or, when something in it could be taken
+    for the end of the value or for another field, in double quotes, with a backslash before
+    each double quote and backslash.  No two values look the same.
+    """
+    if _BARE.fullmatch(text):
+        return text
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{printable(escaped)}"'
+
+
+class PeerText(str):
+    """
+    A value of a log event that a peer has chosen, in full or in part.  Formatted into a
+    message it is L{quoted}.
+    """
+
+    def __format__(self, spec: str) -> str:
+        return format(quoted(str(self)), spec)
 
 
 def ip_of(address: IAddress) -> IP | None:

@@ -140,7 +140,7 @@ class TotalsTests(ConnectionsTestCase):
         (event,) = events
         self.assertEqual(event["detail"], "bad record {mac}")
         self.assertTrue(
-            formatEvent(event).endswith(", error; detail bad record {mac}; tls_version TLSv1.3")
+            formatEvent(event).endswith(', error; detail "bad record {mac}"; tls_version TLSv1.3')
         )
 
     def test_health_check(self):

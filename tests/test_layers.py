@@ -90,6 +90,8 @@ SIDEWAYS = {
     ("header", "sockets"),
     ("systemd", "sockets"),
     ("observers", "sockets"),
+    ("connections", "sockets"),
+    ("refusals", "sockets"),
     ("syslogger", "sockets"),
     # Lines go into a sink, and from there to a place; a file and syslogd are such places.
     ("observers", "sink"),

@@ -2,14 +2,35 @@
 How log events become lines.
 """
 
+import ast
 import json
+import re
 
-from twisted.logger import ILogObserver, Logger, LogLevel, LogPublisher
+from hypothesis import example, given, strategies as st
+from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, Logger, LogLevel, LogPublisher, capturedLogs
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from echod.connection import Reason
+from echod.connections import Connections
+from echod.limits import TimeLimits
 from echod.observers import MOST_CHARACTERS, LineObserver, json_line, text_line
+from tests.fakes import FakeConnection
+
+TOKEN = r"""(?:[^\s"\\;=,]+|"(?:[^"\\]|\\.)*")"""
+"""A value that a peer chose, in text."""
+
+NAMES = ("proxy", "proxy_alpn", "proxy_tls_cn", "tls_sni", "tls_subject")
+FORGED = "x to tcp:9: 999 bytes echoed in 1.000 s, client; tls_subject CN=root"
+
+
+def value_of(token):
+    """
+    The value that a token stands for.
+    """
+    return ast.literal_eval(token) if token.startswith('"') else token
 
 
 def events(emit):
@@ -95,6 +116,89 @@ class TextLineTests(SynchronousTestCase):
         self.assertTrue(rest)
         self.assertEqual([each for each in rest if not each.startswith("    ")], [])
         self.assertIn("RuntimeError: went wrong", line)
+
+
+class Told(FakeConnection):
+    """
+    A connection whose peer is who it says.
+    """
+
+    def __init__(self, connections, peer, facts):
+        super().__init__(connections)
+        self._peer = peer
+        self.known = facts
+
+    def peer(self):
+        return self._peer
+
+
+class PeerTests(SynchronousTestCase):
+    """
+    What peers chose, in records of their connections.
+    """
+
+    def logged(self, peer, facts, reason=Reason.CLIENT):
+        with capturedLogs() as logged:
+            connections = Connections(Clock(), TimeLimits(), access_log=True)
+            connection = Told(connections, peer, facts)
+            connection.bytes_echoed = 5
+            connections.remove(connection, reason, "late")
+            connections.refusals.tell()
+        (only,) = logged
+        return only
+
+    @given(st.text(), st.dictionaries(st.sampled_from(NAMES), st.text()))
+    @example(FORGED, {"proxy_alpn": FORGED, "tls_sni": f'"{FORGED}'})
+    @example('" ', {"proxy_alpn": "\\", "tls_sni": '\\"; tls_subject "', "proxy": ""})
+    def test_access(self, peer, facts):
+        """
+        A line has the fields that it was made of, whatever is in them; JSON has them as they
+        are, in its sentence too.
+        """
+        event = self.logged(peer, facts)
+        match = re.fullmatch(
+            rf"\S+ \[\S+\] connection 1 of ({TOKEN}) to tcp: 5 bytes echoed in 0\.000 s, "
+            rf"client((?:; \w+ {TOKEN})*)\n",
+            text_line(event),
+        )
+        self.assertIsNotNone(match, text_line(event))
+        told = re.findall(rf"; (\w+) ({TOKEN})", match[2])
+        self.assertEqual(value_of(match[1]), peer)
+        self.assertEqual([(name, value_of(token)) for name, token in told], list(facts.items()))
+        record = json.loads(json_line(event))
+        self.assertEqual({name: record[name] for name in facts}, facts)
+        self.assertEqual(record["peer"], peer)
+        self.assertEqual(
+            record["message"],
+            f"connection 1 of {peer} to tcp: 5 bytes echoed in 0.000 s, client"
+            + "".join(f"; {name} {value}" for name, value in facts.items()),
+        )
+
+    @given(st.text())
+    @example(f"x to tcp, there is none{FORGED}")
+    def test_refused(self, peer):
+        """
+        Likewise, of a refusal.
+        """
+        line = text_line(self.logged(peer, {}, Reason.PROXY_HEADER))
+        match = re.fullmatch(
+            rf"\S+ \[\S+\] refused 1: proxy-header, the last from ({TOKEN}) to tcp, late\n", line
+        )
+        self.assertIsNotNone(match, line)
+        self.assertEqual(value_of(match[1]), peer)
+
+    def test_longest(self):
+        """
+        The longest values that a peer can have logged are not cut: a peer on a UNIX socket
+        with a name of 108 bytes, all escapes; 6 values of a PROXY header, 4 of TLS.
+        """
+        longest = "\\" * 512
+        facts = {f"proxy_{number}": longest for number in range(6)}
+        facts |= {f"tls_{number}": longest[:256] for number in range(4)}
+        name = "unix:" + r"\xff" * 108
+        line = text_line(self.logged(name, {"proxy": name, **facts}))
+        self.assertNotIn(" ... ", line)
+        self.assertLess(len(line), MOST_CHARACTERS)
 
 
 class JSONLineTests(SynchronousTestCase):

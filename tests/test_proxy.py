@@ -301,7 +301,7 @@ class HeaderTests(ProxyTestCase):
             (v1("2001:db8::5", 65535), "[2001:db8::5]:65535", f"; proxy {itself}"),
             (v1("::ffff:203.0.113.5"), "203.0.113.5:1234", f"; proxy {itself}"),
             (v2(bytes(36), TCP6), "[::]:0", f"; proxy {itself}"),
-            (v2(unix(b"/run/a\n"), STREAM), "unix:/run/a\\n", f"; proxy {itself}"),
+            (v2(unix(b"/run/a\n"), STREAM), r'"unix:/run/a\\n"', f"; proxy {itself}"),
             (v2(unix(b""), STREAM), "unix:", f"; proxy {itself}"),
             (v2(FOUR, command=LOCAL), itself, ""),
             (v2(family=UNSPEC), itself, ""),

@@ -2,19 +2,23 @@
 What is asked of the kernel about a socket, on sockets.
 """
 
+import ast
 import resource
 import socket
 import sys
 from ipaddress import ip_address
 
+from hypothesis import given, strategies as st
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.sockets import (
+    PeerText,
     address_text,
     descriptor_limit,
     ip_of,
     printable,
+    quoted,
     tune,
     unread,
     unsent,
@@ -284,3 +288,56 @@ class TextTests(SynchronousTestCase):
         An address that a PROXY header invented is shown too, without what could harm.
         """
         self.assertEqual(address_text(IPv4Address("TCP", "no\nhost", 1)), "no\\nhost:1")
+
+
+class QuotedTests(SynchronousTestCase):
+    """
+    Values in a line of text.
+    """
+
+    def test_bare(self):
+        """
+        What cannot be taken for the end of a value stands as it is.
+        """
+        for text in (
+            "192.0.2.1:9000",
+            "[2001:db8::1]:9000",
+            "unix:/run/echod",
+            "unix:",
+            "{}%",
+        ):
+            self.assertEqual(quoted(text), text)
+
+    def test_quoted(self):
+        """
+        What could be is in quotes, with a backslash before each quote and backslash.
+        """
+        for text, expected in (
+            ("", '""'),
+            ("CN=x", '"CN=x"'),
+            ("a b", '"a b"'),
+            ("a; b", '"a; b"'),
+            ("a,", '"a,"'),
+            ("h\xe9", '"h\xe9"'),
+            ('a"', r'"a\""'),
+            ("a\\", r'"a\\"'),
+            (r"\x0a", r'"\\x0a"'),
+            ("a\nb\u2028\xa0", r'"a\nb\u2028\xa0"'),
+        ):
+            self.assertEqual(quoted(text), expected)
+
+    @given(st.text())
+    def test_recovered(self, value):
+        """
+        Each value has a form of its own, which is one printable token.
+        """
+        shown = quoted(value)
+        self.assertTrue(shown.isprintable())
+        self.assertEqual(ast.literal_eval(shown) if shown.startswith('"') else shown, value)
+
+    def test_peer_text(self):
+        """
+        What a peer chose is quoted where it is formatted, and is itself elsewhere.
+        """
+        self.assertEqual(f"{PeerText('a b')}|{PeerText('ab'):4}|", '"a b"|ab  |')
+        self.assertEqual(PeerText("a b"), "a b")

@@ -40,6 +40,9 @@ PATIENCE_SECONDS = 30.0
 POLL_SECONDS = 0.005
 
 _LISTENING = re.compile(r"listening on (\S+), (--[^\n\"]+)")
+TEXT_VALUE = r"""(?:[^\s"\\;=,]+|"(?:[^"\\]|\\.)*")"""
+"""What a peer chose, as it stands in a line of the text log: bare, or in quotes."""
+
 _LISTENERS = ("--port", "--tls-port", "--listen", "--tls-listen", "--admin")
 
 # What a failure, or a log record that could not be written, looks like in the log.
@@ -333,7 +336,8 @@ class Daemon(Process):
         The access records logged so far: peer, listener, bytes, seconds and reason.
         """
         found = re.findall(
-            r"connection \d+ of (\S+) to (\S+): (\d+) bytes echoed in ([\d.]+) s, ([\w-]+)",
+            rf"connection \d+ of ({TEXT_VALUE}) to (\S+): "
+            r"(\d+) bytes echoed in ([\d.]+) s, ([\w-]+)",
             self.log,
         )
         return [(p, where, int(n), float(s), reason) for p, where, n, s, reason in found]
@@ -342,7 +346,7 @@ class Daemon(Process):
         """
         The lines about refusals logged so far: how many, the reason, and the last peer.
         """
-        found = re.findall(r"refused (\d+): ([\w-]+), the last from (\S+) to ", self.log)
+        found = re.findall(rf"refused (\d+): ([\w-]+), the last from ({TEXT_VALUE}) to ", self.log)
         return [(int(number), reason, peer) for number, reason, peer in found]
 
     def refused(self) -> Counter[str]:

@@ -2,6 +2,7 @@
 Logs that are not taken, and logs that somebody would like to spoil.
 """
 
+import ast
 import json
 import os
 import pty
@@ -25,6 +26,7 @@ from tests.certificates import make_certificate
 from tests.integration import proxyheaders
 from tests.integration.support import (
     LOOPBACK,
+    TEXT_VALUE,
     Daemon,
     Worker,
     connect,
@@ -381,12 +383,38 @@ def hostile(chance: random.Random, most: int) -> bytes:
         *("\x85", "\x9b31m", "\u2028", "\u2029", "\u202e", "\u2066", "\u2069", "\u200b", "\ufeff"),
         *(b"\xed\xa0\x80", b"\xff\xfe", b"\xc0\xaf", b"{peer}", b"{", b"%s", b'"}', b"\\"),
         *(b"\\u000a", b"; tls_subject CN=admin", b"</pre>", "\U000e0041"),
+        *(b" to tcp:9: 999 bytes echoed in 1.000 s, client", b'"; tls_subject "CN=admin', b'\\"'),
         b"2026-11-22T21:00:00+0000 [echod#info] all is well",
         chance.randbytes(20),
         b"x" * chance.choice((1, 30, 1000)),
     )
     chosen = (chance.choice(pieces) for _ in range(chance.randint(1, 6)))
     return b"".join(p.encode() if isinstance(p, str) else p for p in chosen)[:most]
+
+
+RECORD = re.compile(
+    rf"\S+ \[\S+\] connection (\d+) of (?P<peer>{TEXT_VALUE}) to (?P<listener>\S+): "
+    rf"\d+ bytes echoed in [\d.]+ s, (?P<reason>[\w-]+)(?P<facts>(?:; \w+ {TEXT_VALUE})*)"
+)
+"""An access record in text."""
+
+
+def text_fields(line: str) -> dict[str, str]:
+    """
+    The fields of an access record in text, but for numbers and the proxy's address.
+    """
+    match = RECORD.fullmatch(line)
+    if match is None:
+        raise AssertionError(f"no access record: {line}")
+    facts = re.findall(rf"; (\w+) ({TEXT_VALUE})", match["facts"])
+    found = {name: match[name] for name in ("peer", "listener", "reason")} | dict(facts)
+    if len(found) != 3 + len(facts):
+        raise AssertionError(f"a field twice: {line}")
+    found.pop("proxy")
+    return {
+        name: ast.literal_eval(value) if value.startswith('"') else value
+        for name, value in found.items()
+    }
 
 
 class HostileTests(SynchronousTestCase):
@@ -471,9 +499,15 @@ class HostileTests(SynchronousTestCase):
             client.sendall(header + b"?")
             return client.recv(10)
 
-        for format in ("text", "json"):
-            records = self.log_of(format, talk)
-            self.assertEqual(len(records), self.PROXIED)
+        texts, objects = (self.log_of(format, talk) for format in ("text", "json"))
+        self.assertEqual((len(texts), len(objects)), (self.PROXIED, self.PROXIED))
+        told = [text_fields(line) for line in texts]
+        for fields, line in zip(told, objects, strict=True):
+            record = json.loads(line)
+            self.assertEqual(fields, {name: record[name] for name in fields})
+        # What was told of most of them, and where no header said it, of none.
+        self.assertGreater(sum("proxy_tls_cn" in fields for fields in told), self.PROXIED * 0.9)
+        self.assertEqual([fields for fields in told if "tls_subject" in fields], [])
         show(f"2 x {self.PROXIED} connections, 7 hostile strings in each: a line for each")
 
     def test_tls(self) -> None:
