@@ -33,6 +33,15 @@ Source = Callable[[], Awaitable[Sequence[Snapshot]]]
 Exposition = Callable[[Sequence[Snapshot], str], tuple[bytes, str]]
 """Makes metrics: L{exposition<echod.metrics.exposition>}."""
 
+MAX_PENDING = 16
+"""
+How many requests may wait for snapshots, which the workers send.  Readiness has the rest of
+C{MAX_PENDING_READY} to itself, and liveness needs no snapshot; both together are fewer than
+there may be clients, so that the next one's request is always read.
+"""
+
+MAX_PENDING_READY = 24
+
 WRITE_SECONDS = 30.0
 """How long a client may take nothing of its answer."""
 
@@ -91,6 +100,7 @@ class AdminResource(Resource):
         super().__init__()
         self._source = source
         self._exposition = exposition
+        self._pending = 0
         self._paths: dict[bytes, Callable[[AdminRequest, Sequence[Snapshot]], Answer]] = {
             b"/": self._page,
             b"/connections": self._connections,
@@ -109,10 +119,15 @@ class AdminResource(Resource):
             self._send(request, answer)
             return NOT_DONE_YET
         gone = request.notifyFinish()
+        self._pending += 1
         answering = Deferred.fromCoroutine(self._look(request))
         gone.addErrback(lambda _: answering.cancel())
         answering.addErrback(self._failed, request)
+        answering.addBoth(self._answered)
         return NOT_DONE_YET
+
+    def _answered(self, _: object) -> None:
+        self._pending -= 1
 
     def _refuse(self, request: AdminRequest) -> Answer | None:
         if request.method not in (b"GET", b"HEAD"):
@@ -121,6 +136,9 @@ class AdminResource(Resource):
         hosts = said(request, b"host")
         if len(hosts) > 1 or (not hosts and request.clientproto == b"HTTP/1.1"):
             return refusal(400, "give one Host")
+        if request.authority is not None:
+            # Host is ignored then (RFC 9112 3.2.2).
+            hosts = [request.authority.decode("latin-1")]
         if hosts and not is_ours(hosts[0], request.getHost()):
             return refusal(
                 421, "no such host here; ask for localhost, or for the address that you connect to"
@@ -134,6 +152,8 @@ class AdminResource(Resource):
             return Answer(*STATIC[path])
         if path not in self._paths:
             return refusal(404, "there are / /connections /metrics /livez /readyz")
+        if self._pending >= (MAX_PENDING_READY if path == b"/readyz" else MAX_PENDING):
+            return refusal(503, f"{self._pending} requests wait already; ask again later")
         return None
 
     async def _look(self, request: AdminRequest) -> None:

@@ -8,6 +8,7 @@ port goes on, and the log gets a line a second at most.
 import errno
 import os
 import socket
+import sys
 from contextlib import suppress
 from typing import Any, cast
 
@@ -40,7 +41,8 @@ class _EagerAccepting:
 
     def doRead(self: Any) -> None:
         """
-        Accept those who wait, up to C{numberAccepts} of them.
+        Accept those who wait, up to C{numberAccepts} of them, and up to C{acceptsAtOnce}, if
+        the factory has that.
         """
         turns = self.turns
         if turns is None:
@@ -87,7 +89,7 @@ class _EagerAccepting:
 
     def _accept(self: Any) -> None:
         accept = self.socket.accept
-        most = self.numberAccepts
+        most = min(self.numberAccepts, getattr(self.factory, "acceptsAtOnce", sys.maxsize))
         for accepted in range(most):
             try:
                 sock, peer = accept()

@@ -2,9 +2,11 @@
 HTTP for the few who look: Twisted's own, with bounds on what a client can make it hold.
 
 The rule of this room: so many connections, so many seconds, so many bytes; nothing that a
-client sends is kept, and nothing of it is logged.
+client sends is kept, and nothing of it is logged.  A client that waits for an answer gets it,
+however many others connect.
 """
 
+import re
 from io import BytesIO
 from typing import Any
 
@@ -14,17 +16,31 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
 from echod.proxy import ProxyPolicy
+from echod.sockets import unread
 
 MOST_CONNECTIONS = 32
 """
 How many clients there may be.  The descriptors for them are of those that are kept from the
-echo's connections.
+echo's connections.  For a moment there are a few more: those that were just accepted, and
+whose request has not been read yet.
 """
+
+ACCEPTS = 8
+"""How many clients are accepted before the requests of those who came earlier are read."""
 
 IDLE_SECONDS = 30
 
 MOST_BODY_BYTES = 64 * 1024
 """How much of a body, which nothing here asks for, is read before the client is cut off."""
+
+MAX_LENGTH_DIGITS = 20
+"""
+How many digits a Content-Length may have.  Of 4300 and more, Python makes no number, but a
+ValueError, and Twisted a traceback.
+"""
+
+_ABSOLUTE = re.compile(rb"http://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
+"""A request target that names its server, as a client sends it to a proxy (RFC 9112 3.2.2)."""
 
 
 class AdminRequest(Request):
@@ -32,15 +48,19 @@ class AdminRequest(Request):
     A request whose body is dropped as it comes.
 
     @ivar gone: whether nobody waits for the answer any more.
+    @ivar authority: the server that the request target names; C{None} when it is a path.
     """
 
     gone = False
+    authority: bytes | None = None
     _body_bytes = 0
 
     def process(self) -> None:
         """
         Let the resource answer, whatever the path.
         """
+        if match := _ABSOLUTE.fullmatch(self.path):
+            self.authority, self.path = match[1], match[2] or b"/"
         if self.path == b"*":
             # Twisted has an answer of its own to that, with its own headers.
             self.path = b"/*"
@@ -71,22 +91,68 @@ class AdminRequest(Request):
 class AdminChannel(HTTPChannel):
     """
     A client's connection.
+
+    @ivar answering: whether a request is being answered.
     """
 
     factory: "AdminSite"
     transport: Any
+    answering = False
     _leaving = False
+    _blocked = False
 
     def connectionMade(self) -> None:
         self.factory.channels[self] = None
         super().connectionMade()
         self.factory.make_room()
 
+    def waits(self) -> bool:
+        """
+        Whether the client waits for an answer: its request is being answered, or will be read
+        in the next turn of the loop.
+        """
+        if self.answering:
+            return True
+        reads = not (self._blocked or self.transport.disconnecting)
+        return reads and unread(self.transport.fileno()) > 0
+
+    def pauseProducing(self) -> None:
+        """
+        The client does not take its answers: nothing more is read from it.
+        """
+        self._blocked = True
+        super().pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """
+        It takes them.
+        """
+        self._blocked = False
+        super().resumeProducing()
+
+    def headerReceived(self, line: bytes) -> Any:
+        """
+        A header has come.
+        """
+        name, _, value = line.partition(b":")
+        if name.lower() == b"content-length" and len(value.strip()) > MAX_LENGTH_DIGITS:
+            # What is no number, Twisted answers with 400.
+            line = b"Content-Length: too long"
+        return super().headerReceived(line)
+
+    def allContentReceived(self) -> None:
+        """
+        A request is complete.
+        """
+        self.answering = True
+        super().allContentReceived()
+
     def requestDone(self, request: HTTPRequest) -> None:
         """
         A request is answered.  Of one who has sent more before that, it was the last:
         Twisted would make all those answers in one turn of the loop, and hold them.
         """
+        self.answering = False
         if self.clearLineBuffer() or any(self._dataBuffer):
             self.persistent = False
         super().requestDone(request)
@@ -126,6 +192,7 @@ class AdminSite(Site):
     proxies: ProxyPolicy | None = None
     tls: IOpenSSLContextFactory | None = None
     noisy = False
+    acceptsAtOnce = ACCEPTS
     protocol = AdminChannel  # type: ignore[assignment]  # HTTP/2, which the other knows, needs TLS
 
     def __init__(self, root: IResource, reactor: Any):
@@ -149,12 +216,15 @@ class AdminSite(Site):
 
     def make_room(self) -> None:
         """
-        Cut off those who have been there longest, when there are too many.
+        Cut off those who have been there longest and wait for nothing, when there are too many.
         """
-        while len(self.channels) > MOST_CONNECTIONS:
-            longest = next(iter(self.channels))
-            del self.channels[longest]
-            longest.abortConnection()
+        *others, _ = self.channels
+        for longest in others:
+            if len(self.channels) <= MOST_CONNECTIONS:
+                return
+            if not longest.waits():
+                del self.channels[longest]
+                longest.abortConnection()
 
     def lose_all(self) -> None:
         """

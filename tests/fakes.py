@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort, IReactorFDSet, IReadDescriptor
 from twisted.internet.posixbase import _DisconnectSelectableMixin
 from twisted.internet.task import Clock
-from twisted.internet.testing import MemoryReactorClock
+from twisted.internet.testing import MemoryReactorClock, StringTransport
 from zope.interface import implementer
 
 from echod.connection import Connection, Reason
@@ -76,6 +76,28 @@ class FakeConnection(Connection):
         self.asked.append((how, reason))
         if self._dies_at_once and self._connections is not None:
             self._connections.remove(self, reason or Reason.CLIENT)
+
+
+class SocketTransport(StringTransport):
+    """
+    A transport that keeps what is written to it, and has a socket for what is still to be read.
+
+    @ivar client: the other end of the socket.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.client, self._socket = socket.socketpair()
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """
+        Close both ends.
+        """
+        self.client.close()
+        self._socket.close()
 
 
 @implementer(IListeningPort)

@@ -13,12 +13,18 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.admin import HEADERS, AdminResource, AdminService
+from echod.admin import (
+    HEADERS,
+    MAX_PENDING,
+    MAX_PENDING_READY,
+    AdminResource,
+    AdminService,
+)
 from echod.endpoint import TCPEndpoint
 from echod.metrics import exposition
 from echod.page import STATIC
 from echod.site import AdminSite
-from tests.fakes import FakePort, PortReactor
+from tests.fakes import FakePort, PortReactor, SocketTransport
 from tests.snapshots import make_snapshot
 
 
@@ -43,7 +49,8 @@ class AdminTestCase(SynchronousTestCase):
         return self.snapshots
 
     def connect(self):
-        transport = StringTransport(hostAddress=self.local)
+        transport = SocketTransport(hostAddress=self.local)
+        self.addCleanup(transport.close)
         transport.protocol = self.site.buildProtocol(None)
         transport.protocol.makeConnection(transport)
         return transport
@@ -226,6 +233,30 @@ class HostTests(AdminTestCase):
         self.assertEqual(self.ask("/readyz", host=None, version="1.0")[0], 200)
         self.assertEqual(self.ask("/readyz", host="evil.example", version="1.0")[0], 421)
 
+    def test_absolute(self):
+        """
+        A request target that names its server counts, and Host does not; HTTP/1.1 still has
+        one.  Other schemes than ours are not served.
+        """
+        for target, status in (
+            ("http://localhost:9001/readyz", 200),
+            ("HTTP://LOCALHOST/readyz?x", 200),
+            ("http://127.0.0.1", 200),
+            ("http://localhost:9001?x", 200),
+            ("http://localhost/x", 404),
+            ("http://evil.example/readyz", 421),
+            ("http://localhost@evil.example/readyz", 421),
+            ("http://user@localhost/readyz", 421),
+            ("http:///readyz", 421),
+        ):
+            for host in ("localhost", "evil.example"):
+                self.assertEqual(self.ask(target, host=host)[0], status, target)
+        for other in ("https://localhost/readyz", "http:/readyz", "localhost:9001"):
+            self.assertEqual(self.ask(other)[0], 404)
+        self.assertEqual(self.ask("http://localhost/readyz", host=None)[0], 400)
+        self.assertEqual(self.ask("http://localhost/readyz", host=None, version="1.0")[0], 200)
+        self.assertEqual(self.ask("http://evil.example/", host=None, version="1.0")[0], 421)
+
     def test_any_bytes(self):
         """
         Bytes that are no text are one more host that is not here, and no kind of metrics.
@@ -252,6 +283,31 @@ class WaitingTests(AdminTestCase):
     """
     While snapshots are on their way.
     """
+
+    def test_many(self):
+        """
+        Only so many requests may wait for snapshots; readiness has some of them to itself, and
+        liveness waits for none.
+        """
+        self.site = AdminSite(AdminResource(Deferred, exposition), Clock())
+        head = b" HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        waiting = []
+
+        def ask(path):
+            waiting.append(self.connect())
+            waiting[-1].protocol.dataReceived(b"GET " + path + head)
+            return waiting[-1].value()
+
+        for _ in range(MAX_PENDING):
+            self.assertEqual(ask(b"/metrics"), b"")
+        self.assertIn(b" 503 ", ask(b"/metrics"))
+        for _ in range(MAX_PENDING_READY - MAX_PENDING):
+            self.assertEqual(ask(b"/readyz"), b"")
+        self.assertIn(b" 503 ", ask(b"/readyz"))
+        self.assertTrue(ask(b"/livez").endswith(b"alive\n"))
+        # Who has gone waits no longer.
+        waiting[0].protocol.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual(ask(b"/readyz"), b"")
 
     def test_later(self):
         """

@@ -413,6 +413,19 @@ class AcceptTests(PortTestCase):
         port.doRead()
         self.assertEqual(len(self.factory.protocols), 100)
 
+    def test_bound_of_the_factory(self):
+        """
+        When the factory says how many it takes at once, no turn accepts more.
+        """
+        self.factory.acceptsAtOnce = 8
+        arrival = self.arrival()[0][1]
+        port = self.scripted(*[(socket.socket(), arrival) for _ in range(20)])
+        counts = []
+        for _ in range(4):
+            port.doRead()
+            counts.append(len(self.factory.protocols) - sum(counts))
+        self.assertEqual(counts, [8, 8, 4, 0])
+
     def test_link_local(self):
         """
         A link-local address comes with its interface, without which it means nothing.

@@ -4,14 +4,20 @@ HTTP for the few who look: what a client can make it hold.
 
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransport
 from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from echod.site import IDLE_SECONDS, MOST_BODY_BYTES, MOST_CONNECTIONS, AdminSite
+from echod.site import (
+    IDLE_SECONDS,
+    MAX_LENGTH_DIGITS,
+    MOST_BODY_BYTES,
+    MOST_CONNECTIONS,
+    AdminSite,
+)
+from tests.fakes import SocketTransport
 
 
 class Answering(Resource):
@@ -48,7 +54,8 @@ class SiteTests(SynchronousTestCase):
         self.addCleanup(self.site.doStop)
 
     def connect(self):
-        transport = StringTransport()
+        transport = SocketTransport()
+        self.addCleanup(transport.close)
         channel = self.site.buildProtocol(None)
         channel.makeConnection(transport)
         transport.protocol = channel
@@ -162,6 +169,54 @@ class SiteTests(SynchronousTestCase):
         )
         self.ask(all_of_them[-1])
         self.assertIn(b"\r\n\r\nyes", all_of_them[-1].value())
+
+    def test_waiting(self):
+        """
+        One whose request is being answered, or has come and has not been read yet, makes no
+        room; until all are of that kind, when there are more for a moment.
+        """
+        self.root.late = True
+        waiting = []
+        for number in range(MOST_CONNECTIONS):
+            waiting.append(self.connect())
+            if number % 2:
+                self.ask(waiting[-1])
+            else:
+                waiting[-1].client.send(b"GET")
+        more = [self.connect() for _ in range(3)]
+        self.assertEqual([each.disconnected for each in waiting], [False] * MOST_CONNECTIONS)
+        self.assertEqual([each.disconnected for each in more], [True, True, False])
+
+    def test_not_waiting(self):
+        """
+        One that is being closed, or does not take its answers, is not read from: it makes room,
+        whatever it has sent.
+        """
+        first, second, third = (self.connect() for _ in range(3))
+        for each in (first, second, third):
+            each.client.send(b"GET")
+        first.loseConnection()
+        second.protocol.pauseProducing()
+        third.protocol.pauseProducing()
+        third.protocol.resumeProducing()
+        for _ in range(MOST_CONNECTIONS):
+            self.connect()
+        self.assertEqual(
+            [each.disconnected for each in (first, second, third)], [True, True, False]
+        )
+
+    def test_long_length(self):
+        """
+        A Content-Length of more digits than Python makes a number of is a bad request, and
+        nothing in the log.
+        """
+        for digits in (MAX_LENGTH_DIGITS + 1, 5000):
+            for name in (b"Content-Length", b"CONTENT-LENGTH"):
+                transport = self.connect()
+                self.ask(transport, b"POST", name + b":\t" + b"1" * digits + b"\r\n")
+                self.assertTrue(transport.value().startswith(b"HTTP/1.1 400 "))
+                self.assertTrue(transport.disconnecting)
+        self.assertEqual(self.root.bodies, [])
 
     def test_gone(self):
         """

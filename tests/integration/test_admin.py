@@ -105,6 +105,70 @@ class ScrapeTests(SynchronousTestCase):
             self.assertEqual(samples(daemon)["echod_connections_total", "tcp"], 1)
 
 
+class BusyTests(SynchronousTestCase):
+    """
+    When many connect, or ask for what cannot be.
+    """
+
+    def ask_all(self, path: str, silent: int, asking: int) -> list[str]:
+        """
+        Let clients connect in one burst: silent ones, some that ask for a path, and silent
+        ones again, before the daemon can see the first of them.
+
+        @return: the first line that each of those that asked has got.
+        """
+        with Daemon(*LOOPBACK, *ADMIN) as daemon:
+            address = daemon.address("--admin")
+            self.enterContext(many_descriptors(2 * silent + asking + 100))
+            daemon.signal(signal.SIGSTOP)
+            for _ in range(silent):
+                self.enterContext(connect(address))
+            clients = [self.enterContext(connect(address)) for _ in range(asking)]
+            for client in clients:
+                client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            for _ in range(silent):
+                self.enterContext(connect(address))
+            daemon.signal(signal.SIGCONT)
+            return [client.recv(100).decode().split("\r\n")[0] for client in clients]
+
+    def test_silent_burst(self) -> None:
+        """
+        Who asks gets an answer, though hundreds connect at the same time and say nothing.
+        """
+        self.assertEqual(self.ask_all("/livez", 300, 17), ["HTTP/1.1 200 OK"] * 17)
+
+    def test_asking_burst(self) -> None:
+        """
+        So do hundreds who ask at the same time.
+        """
+        self.assertEqual(self.ask_all("/readyz", 20, 300), ["HTTP/1.1 200 OK"] * 300)
+
+    def test_long_length(self) -> None:
+        """
+        A Content-Length that Python makes no number of is a bad request, and no traceback.
+        """
+        with Daemon(*LOOPBACK, *ADMIN) as daemon:
+            headers = {"Content-Length": "1" * 5000}
+            self.assertEqual(ask(daemon, "/readyz", headers)[0], 400)
+            self.assertEqual(ask(daemon, "/readyz"), (200, "ready\n"))
+            daemon.stop()
+            self.assertNotIn("Traceback", daemon.log)
+
+    def test_absolute(self) -> None:
+        """
+        A client that takes it for a proxy asks with the whole URL (RFC 9112 3.2.2).
+        """
+        with Daemon(*LOOPBACK, *ADMIN) as daemon:
+            proxy = f"http://{daemon.address('--admin')}"
+            for url, answer in (
+                ("http://localhost:9001/readyz", "ready\n200"),
+                ("http://evil.example/readyz", "421"),
+            ):
+                command = ["curl", "-sS", "--noproxy", "", "-x", proxy, "-w", "%{http_code}", url]
+                got = subprocess.run(command, capture_output=True, text=True, timeout=60)
+                self.assertTrue(got.stdout.endswith(answer), got)
+
+
 class CountTests(SynchronousTestCase):
     """
     What has been counted is what has happened.
