@@ -5,7 +5,7 @@ The rule of this room: it is for looking only.  Every answer is made from snapsh
 can be changed, and a browser is told to keep, frame and share nothing of it.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,8 +96,12 @@ class AdminResource(Resource):
 
     isLeaf = True
 
-    def __init__(self, source: Source, exposition: Exposition):
+    def __init__(self, source: Source, exposition: Exposition, names: Container[str] = ()):
+        """
+        @param names: what it may be asked for by, as L{is_ours} takes them.
+        """
         super().__init__()
+        self._names = names
         self._source = source
         self._exposition = exposition
         self._pending = 0
@@ -139,9 +143,11 @@ class AdminResource(Resource):
         if request.authority is not None:
             # Host is ignored then (RFC 9112 3.2.2).
             hosts = [request.authority.decode("latin-1")]
-        if hosts and not is_ours(hosts[0], request.getHost()):
+        if hosts and not is_ours(hosts[0], request.getHost(), self._names):
             return refusal(
-                421, "no such host here; ask for localhost, or for the address that you connect to"
+                421,
+                "no such host here; ask for localhost or for the address that you connect to, "
+                "or give this name to --admin-host",
             )
         return None
 
@@ -200,10 +206,19 @@ class AdminService(MultiService):
     @ivar listeners: where it listens.
     """
 
-    def __init__(self, reactor: Any, source: Source, exposition: Exposition):
+    def __init__(
+        self,
+        reactor: Any,
+        source: Source,
+        exposition: Exposition,
+        names: Container[str] = (),
+    ):
+        """
+        @param names: as L{AdminResource} takes them.
+        """
         super().__init__()
         self._reactor = reactor
-        self._site = AdminSite(AdminResource(source, exposition), reactor)
+        self._site = AdminSite(AdminResource(source, exposition, names), reactor)
         self.listeners: list[ListenerService] = []
 
     def add_listener(self, option: str, endpoint: IStreamServerEndpoint) -> None:

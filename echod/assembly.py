@@ -6,7 +6,9 @@ The rule of this room: all that can be found wrong is found wrong here, in one l
 here opens a socket, starts a timer or forks; that waits until the service is started.
 """
 
+import socket
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -145,11 +147,11 @@ def _add_listeners(
                 )
     if options["admin"] is not None:
         service.add_admin(build_admin(reactor, options, service.snapshots, inherited))
-    for socket in inherited.left:
+    for left in inherited.left:
         log.warn(
             "a socket was handed over that no option listens on; add --listen systemd:name={name}",
             event="socket-unused",
-            name=printable(socket.name),
+            name=printable(left.name),
         )
 
 
@@ -165,12 +167,16 @@ def build_admin(
     try:
         # Here, since a daemon that does not serve HTTP can do without the memory for it.
         from echod.admin import AdminService
+        from echod.hosts import names_beside
         from echod.metrics import exposition
     except ImportError:
         raise SystemExit(
             "echod: --admin: needs prometheus_client; pip install 'echod[metrics]'"
         ) from None
-    admin = AdminService(reactor, source, exposition)
+    names = set(options["admin-host"])
+    with suppress(OSError), open("/etc/hosts", encoding="utf-8", errors="replace") as hosts:
+        names |= names_beside(socket.gethostname(), hosts)
+    admin = AdminService(reactor, source, exposition, names)
     asked = f"--admin {printable(options['admin'])}"
     try:
         found = _endpoints(reactor, options["admin"], options["backlog"], inherited, "660")

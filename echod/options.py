@@ -15,7 +15,7 @@ from twisted.python.usage import Options as UsageOptions, UsageError
 from echod import __version__
 from echod.parameters import DEFAULT_PORT, PARAMETERS, named
 from echod.sockets import printable
-from echod.values import endpoint, network, path
+from echod.values import endpoint, host, network, path
 
 
 class Options(UsageOptions):
@@ -42,7 +42,15 @@ class Options(UsageOptions):
         super().__init__()
         # Where a docstring breaks its lines is not for the help to show.
         self.docs = {name: " ".join(text.split()) for name, text in self.docs.items()}
-        for name in ("listen", "tls-listen", "tls-cert", "allow", "deny", "proxy-trust"):
+        for name in (
+            "listen",
+            "tls-listen",
+            "tls-cert",
+            "allow",
+            "deny",
+            "proxy-trust",
+            "admin-host",
+        ):
             self[name] = []
         self["admin"] = None
 
@@ -68,6 +76,13 @@ class Options(UsageOptions):
         if self["admin"] is not None:
             raise UsageError("--admin: one is enough; give it once")
         self["admin"] = named("admin", description, endpoint)
+
+    def opt_admin_host(self, name: str) -> None:
+        """
+        A name or an address that --admin is asked for by, besides localhost, the host name
+        and the address that a request comes to; may be given several times.
+        """
+        self["admin-host"].append(named("admin-host", name, host))
 
     def opt_allow(self, cidr: str) -> None:
         """
@@ -147,6 +162,8 @@ class Options(UsageOptions):
             raise UsageError(
                 "--proxy-trust: reads no header; add --proxy-protocol require or optional"
             )
+        if self["admin-host"] and self["admin"] is None:
+            raise UsageError("--admin-host: names nothing without --admin; add one")
         for name in ("log-level", "log-format"):
             if self[name] is not None and self.parent is not None and self.twistd is None:
                 raise UsageError(

@@ -8,6 +8,7 @@ what to give.
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from math import ceil
 from typing import Any
@@ -173,6 +174,22 @@ def network(text: str) -> IPv4Network | IPv6Network:
     if mapped is not None and net.prefixlen >= 96:
         return IPv4Network((mapped, net.prefixlen - 96))
     return net
+
+
+def host(text: str) -> str:
+    """
+    @return: a host as a URL names it, without a port: a name in small letters without a dot
+        at its end, or an IP address, of which there is one spelling.
+    @raise ValueError: when it is none.
+    """
+    if "%" not in text:
+        with suppress(ValueError):
+            ip = ip_address(text)
+            return str(getattr(ip, "ipv4_mapped", None) or ip)
+    name = text.lower().removesuffix(".")
+    if len(name) > 253 or not re.fullmatch(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*", name):
+        raise ValueError("not a host; give a name or an address, without a port")
+    return name
 
 
 def endpoint(text: str) -> str:

@@ -215,6 +215,18 @@ class HostTests(AdminTestCase):
             self.assertNotIn(b"evil", body)
             self.assertEqual(len(body.splitlines()), 1)
 
+    def test_names(self):
+        """
+        Names that the operator gave are served; to others, the answer says how.
+        """
+        names = {"echod.example"}
+        self.site = AdminSite(AdminResource(self.look, exposition, names), Clock())
+        self.assertEqual(self.ask("/readyz", host="echod.example:9001")[0], 200)
+        self.assertEqual(self.ask("http://echod.example/readyz")[0], 200)
+        status, _, body = self.ask("/readyz", host="evil.example")
+        self.assertEqual(status, 421)
+        self.assertIn(b"--admin-host", body)
+
     def test_named(self):
         """
         The one reason that Twisted has no words for has words.

@@ -7,7 +7,7 @@ import socket
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.hosts import is_ours
+from echod.hosts import is_ours, names_beside
 
 LOCAL = IPv4Address("TCP", "127.0.0.1", 9001)
 
@@ -54,8 +54,54 @@ class HostsTests(SynchronousTestCase):
         """
         The machine's own name is taken.
         """
-        self.assertTrue(is_ours("Web1:9001", LOCAL, "web1"))
+        self.assertTrue(is_ours("Web1:9001", LOCAL, hostname="web1"))
         self.assertTrue(is_ours(socket.gethostname(), LOCAL))
+
+    def test_link_local(self):
+        """
+        A link-local address is taken with and without its zone, which is another one on the
+        other side anyway.
+        """
+        local = IPv6Address("TCP", "fe80::1%lo", 9001)
+        for host in ("[fe80::1]:9001", "[fe80::1%25eth0]", "[FE80:0::1%7]:1"):
+            self.assertTrue(is_ours(host, local), host)
+        for host in ("[fe80::2]", "[fe80::2%25lo]", "[fe80::1%]", "fe80::1"):
+            self.assertFalse(is_ours(host, local), host)
+
+    def test_names(self):
+        """
+        Names and addresses that the operator gives are taken, in any form; no others are.
+        """
+        names = ("echod.example", "192.0.2.9", "2001:db8::9")
+        for host in (
+            "echod.example",
+            "ECHOD.Example.:9001",
+            "192.0.2.9:80",
+            "[::ffff:192.0.2.9]",
+            "[2001:DB8:0::9]:9001",
+        ):
+            self.assertTrue(is_ours(host, LOCAL, names), host)
+        for host in ("www.echod.example", "example", "192.0.2.8", "[2001:db8::8]"):
+            self.assertFalse(is_ours(host, LOCAL, names), host)
+
+    def test_names_beside(self):
+        """
+        The names that stand with the machine's own in hosts(5) are its own as well.
+        """
+        hosts = (
+            "# web1 commented.example\n",
+            "\n",
+            "127.0.0.1\n",
+            "127.0.0.1 localhost\n",
+            "127.0.1.1\tWeb1.Example.Com. WEB1 # evil.example\n",
+            "10.0.0.7 web1-0.web.svc.cluster.local web1\n",
+            "192.0.2.1 web10 other.example\n",
+        )
+        self.assertEqual(
+            names_beside("Web1", hosts),
+            {"web1", "web1.example.com", "web1-0.web.svc.cluster.local"},
+        )
+        self.assertEqual(names_beside("web2", hosts), set())
 
     def test_strangers(self):
         """
@@ -79,7 +125,7 @@ class HostsTests(SynchronousTestCase):
             "localhost\x00",
             "localhost/",
         ):
-            self.assertFalse(is_ours(host, LOCAL, "web1"), host)
+            self.assertFalse(is_ours(host, LOCAL, hostname="web1"), host)
 
     def test_unix(self):
         """

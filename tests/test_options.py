@@ -65,6 +65,7 @@ class ValuesTests(OptionsTestCase):
                 "tls-alpn": None,
                 "tls-keylog": None,
                 "admin": None,
+                "admin-host": [],
                 "allow": [],
                 "deny": [],
                 "max-connections": 10000,
@@ -176,6 +177,18 @@ class ValuesTests(OptionsTestCase):
         self.assertEqual(self.refused(*twice), "--admin: one is enough; give it once")
         self.assertIn("--admin '9001': not an endpoint; ", self.refused("--admin", "9001"))
 
+    def test_admin_host(self):
+        """
+        --admin-host may be given several times, and belongs to --admin.
+        """
+        hosts = ("--admin-host", "Echod.Example.", "--admin-host", "::ffff:192.0.2.1")
+        self.assertEqual(
+            self.parse("--admin", "unix:/a", *hosts)["admin-host"], ["echod.example", "192.0.2.1"]
+        )
+        self.assertEqual(
+            self.refused(*hosts), "--admin-host: names nothing without --admin; add one"
+        )
+
     def test_networks(self):
         """
         Networks may come several times, each for its own option; a proxy may be on a UNIX socket.
@@ -235,6 +248,7 @@ class RefusedTests(OptionsTestCase):
             ("connect-rate", ("x", "10:0"), "give connections a second, such as 10, 0.5, or 10:50"),
             ("proxy-protocol", ("", "on"), "give off or optional or require"),
             ("proxy-trust", ("", "UNIX", "proxy.example"), network),
+            ("admin-host", ("", "a:1", "a..b", "\x1b[2J"), "give a name or an address, without"),
             ("allow", ("", "unix", "client.example"), network),
             ("deny", ("", "unix", "192.0.2.0/33"), network),
             ("deny", ("192.0.2.7/24",), "give one such as 192.0.2.0/24"),

@@ -237,3 +237,22 @@ class ValuesTests(SynchronousTestCase):
         self.check(
             values.network, {text: ip_network(expected) for text, expected in good.items()}, (), ""
         )
+
+    def test_host(self):
+        """
+        A name in small letters without a dot at its end, or an address in its one spelling.
+        """
+        for text, value in (
+            ("Echod.Example.", "echod.example"),
+            ("web_1-a", "web_1-a"),
+            ("192.0.2.1", "192.0.2.1"),
+            ("2001:DB8:0::1", "2001:db8::1"),
+            ("::ffff:192.0.2.1", "192.0.2.1"),
+            ("a" * 63, "a" * 63),
+        ):
+            self.assertEqual(values.host(text), value)
+        for text in (
+            *("", ".", "a..b", "a..", ".a", "a b", "a:1", "[::1]", "fe80::1%lo", "*.example"),
+            *("a/", "http://a", "\xe9.example", "a\n", "a" * 64, ".".join(["a" * 63] * 4)),
+        ):
+            self.assertRaises(ValueError, values.host, text)

@@ -85,10 +85,15 @@ class ScrapeTests(SynchronousTestCase):
 
     def test_host(self) -> None:
         """
-        Over TCP, a name that somebody else may own is not served.
+        Over TCP, a name that somebody else may own is not served, unless the operator says so.
         """
-        with Daemon(*LOOPBACK, *ADMIN) as daemon:
-            for host, status in (("localhost", 200), ("127.0.0.1:1", 200), ("evil.example", 421)):
+        with Daemon(*LOOPBACK, *ADMIN, "--admin-host", "echod.example") as daemon:
+            for host, status in (
+                ("localhost", 200),
+                ("127.0.0.1:1", 200),
+                ("echod.example.:9001", 200),
+                ("evil.example", 421),
+            ):
                 self.assertEqual(ask(daemon, "/connections", {"Host": host})[0], status)
 
     def test_not_the_echo(self) -> None:
