@@ -154,14 +154,16 @@ def endpoint_from(
     reactor: Any, description: str, backlog: int, mode: str = "666"
 ) -> IStreamServerEndpoint:
     """
-    Make the endpoint that a string describes, in Twisted's own language of endpoints.
+    Make the endpoint that a string describes, in Twisted's own language of endpoints.  With
+    C{tcp:} and no interface it listens for IPv6 as well, as C{--port} does.
 
     @param backlog: for those that take one and are not given one in the string.
     @param mode: the permissions of a UNIX socket's file, likewise.
     @raise ValueError: when the string describes none.
     """
     kind, *fields = re.findall(r"(?:^|:)((?:\\.|[^:\\])*)", description, re.DOTALL)
-    if kind in ("tcp", "tcp6") and not any(f.startswith("backlog=") for f in fields):
+    settings = _settings(kind, fields)
+    if kind in ("tcp", "tcp6") and "backlog" not in settings:
         description += f":backlog={backlog}"
     try:
         endpoint: IStreamServerEndpoint = serverFromString(reactor, description)
@@ -169,26 +171,46 @@ def endpoint_from(
         # The parsers, and those of plugins, raise whatever their arguments make them
         # raise: ValueError, TypeError, KeyError, IndexError, OSError.
         raise ValueError(f"not an endpoint ({printable(str(error))})") from None
-    return _unix_endpoint(reactor, fields, backlog, mode) if kind == "unix" else endpoint
+    if kind == "tcp" and not settings.get("interface"):
+        return TCPEndpoint(
+            reactor, int(settings["port"]), None, int(settings.get("backlog", backlog))
+        )
+    if kind == "unix":
+        return UNIXEndpoint(
+            reactor,
+            settings["address"],
+            int(settings.get("backlog", backlog)),
+            int(settings.get("mode", mode), 8),
+        )
+    return endpoint
 
 
-def _unescape(field: str) -> str:
-    return re.sub(r"\\(.)", r"\1", field, flags=re.DOTALL)
+_SETTINGS = {
+    "tcp": ("port", "interface", "backlog"),
+    "tcp6": ("port", "backlog", "interface"),
+    "unix": ("address", "mode", "backlog", "lockfile"),
+}
+"""What Twisted's parsers take, in the order in which they take it without names."""
 
 
-def _unix_endpoint(reactor: Any, fields: Sequence[str], backlog: int, mode: str) -> UNIXEndpoint:
-    names = ("address", "mode", "backlog", "lockfile")
-    settings: dict[str, Any] = {"mode": mode, "backlog": backlog}
+def _settings(kind: str, fields: Sequence[str]) -> dict[str, str]:
+    """
+    The settings of a string; of one that the parser does not take, any.
+    """
+    names = _SETTINGS.get(kind, ())
+    settings: dict[str, str] = {}
     unnamed = iter(names)
     for field in fields:
         name, _, value = field.partition("=")
         if name in names:
             settings[name] = _unescape(value)
         else:
-            settings[next(unnamed)] = _unescape(field)
-    return UNIXEndpoint(
-        reactor, settings["address"], int(settings["backlog"]), int(settings["mode"], 8)
-    )
+            settings[next(unnamed, "")] = _unescape(field)
+    return settings
+
+
+def _unescape(field: str) -> str:
+    return re.sub(r"\\(.)", r"\1", field, flags=re.DOTALL)
 
 
 _WAYS_OUT = {

@@ -45,7 +45,15 @@ class BuildTests(ServiceTestCase):
         Each listener has its name, its option and its own TLS or none, in a fixed order.
         """
         made = make_certificate()
-        args = ("--listen", "unix:/x", "--listen", "tcp:7", "--tls-port", "0", *self.local)
+        args = (
+            "--listen",
+            "unix:/x",
+            "--listen",
+            "tcp:7:interface=127.0.0.1",
+            "--tls-port",
+            "0",
+            *self.local,
+        )
         args = ("--backlog", "9", *args, "--tls-cert", self.file(made.cert_pem + made.key_pem))
         with capturedLogs() as events:
             service = self.build(*args)
@@ -58,11 +66,14 @@ class BuildTests(ServiceTestCase):
                 "--port 0 --interface 127.0.0.1",
                 "--tls-port 0 --interface 127.0.0.1",
                 "--listen unix:/x",
-                "--listen tcp:7",
+                "--listen tcp:7:interface=127.0.0.1",
             ],
         )
         factories = [port.factory for port in self.reactor.ports]
-        self.assertEqual([each.listener for each in factories], ["tcp", "tls", "unix:/x", "tcp:7"])
+        self.assertEqual(
+            [each.listener for each in factories],
+            ["tcp", "tls", "unix:/x", "tcp:7:interface=127.0.0.1"],
+        )
         self.assertEqual([each.tls is not None for each in factories], [False, True, False, False])
         for factory in factories:
             self.assertIs(factory.connections, service.connections)

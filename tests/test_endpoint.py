@@ -287,13 +287,38 @@ class EndpointFromTests(SynchronousTestCase):
 
     def test_tcp(self):
         """
+        tcp: without an interface is ours, and listens for IPv4 and IPv6.
+        """
+        for description, backlog in (
+            ("tcp:80", 9),
+            ("tcp:port=80", 9),
+            ("tcp:80:backlog=3", 3),
+            ("tcp:backlog=3:port=80", 3),
+            ("tcp:80:interface=", 9),
+            ("tcp:80::3", 3),
+        ):
+            made = endpoint_from(None, description, 9)
+            self.assertIsInstance(made, TCPEndpoint)
+            self.assertEqual(
+                (made._port, made._interface, made._backlog), (80, None, backlog), description
+            )
+
+    def test_others(self):
+        """
         Others are Twisted's, with our backlog unless the string has one.
         """
-        for kind, made_as in (("tcp", TCP4ServerEndpoint), ("tcp6", TCP6ServerEndpoint)):
-            for setting, backlog in (("", 9), (":backlog=3", 3)):
-                made = endpoint_from(None, f"{kind}:80{setting}", 9)
-                self.assertIsInstance(made, made_as)
-                self.assertEqual((made._port, made._backlog), (80, backlog))
+        for description, made_as, backlog in (
+            ("tcp:80:interface=127.0.0.1", TCP4ServerEndpoint, 9),
+            ("tcp:80:127.0.0.1", TCP4ServerEndpoint, 9),
+            ("tcp:80:127.0.0.1:3", TCP4ServerEndpoint, 3),
+            (r"tcp:80:interface=\:\:1:backlog=3", TCP4ServerEndpoint, 3),
+            ("tcp6:80", TCP6ServerEndpoint, 9),
+            ("tcp6:80:3", TCP6ServerEndpoint, 3),
+            ("tcp6:80:backlog=3", TCP6ServerEndpoint, 3),
+        ):
+            made = endpoint_from(None, description, 9)
+            self.assertIsInstance(made, made_as, description)
+            self.assertEqual((made._port, made._backlog), (80, backlog), description)
 
     def test_none(self):
         """
@@ -305,6 +330,9 @@ class EndpointFromTests(SynchronousTestCase):
             "unix:/a:what=1",
             "unix:/a:what",
             "unix:mode=660",
+            "tcp:80:127.0.0.1:3:4",
+            "tcp:80:what=1",
+            "tcp:backlog=3",
             "unix:/a:660:9:0:1",
             "systemd:domain=INET:name=absent",
         ):

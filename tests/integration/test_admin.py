@@ -96,6 +96,30 @@ class ScrapeTests(SynchronousTestCase):
             ):
                 self.assertEqual(ask(daemon, "/connections", {"Host": host})[0], status)
 
+    def test_both(self) -> None:
+        """
+        An endpoint C{tcp:} without an interface, of any option, is there over IPv4 and over
+        IPv6, as a probe by either address of a pod asks it.
+        """
+        if not socket.has_dualstack_ipv6():
+            raise SkipTest("the machine has no IPv6")
+        with tls_daemon(
+            *("--admin", "tcp:0", "--listen", "tcp:0", "--tls-listen", "tcp:0"), "--workers", "2"
+        ) as daemon:
+            ports = [
+                int(daemon.address(option).rpartition(":")[2])
+                for option in ("--admin", "--listen", "--tls-listen")
+            ]
+            for host in ("127.0.0.1", "::1"):
+                url = f"http://[{host}]" if ":" in host else f"http://{host}"
+                command = ["curl", "-sS", "--noproxy", "*", f"{url}:{ports[0]}/readyz"]
+                got = subprocess.run(command, capture_output=True, text=True, timeout=60)
+                self.assertEqual((got.stdout, got.stderr), ("ready\n", ""))
+                with socket.create_connection((host, ports[1]), 30) as client:
+                    self.assertEqual(echo(client, b"x"), b"x")
+                sock = socket.create_connection((host, ports[2]), 30)
+                TLSClient(sock, context("TLS 1.3")).handshake().close()
+
     def test_not_the_echo(self) -> None:
         """
         Who looks is none of the echo's connections, and is not refused as one.
