@@ -2,7 +2,8 @@
 The page for people, and the same as JSON.
 
 The rule of this room: the page is whole without its script, which only fetches it again and
-takes over what is new; so all that is shown is made, and escaped, here.
+takes over what is new; so all that is shown is made, and escaped, here.  Addresses in it are
+relative, so that a proxy may serve it under any path.
 """
 
 import json
@@ -45,9 +46,9 @@ def page(snapshots: Sequence[Snapshot]) -> str:
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="color-scheme", content="light dark"),
         tag("title", title),
-        tag("link", rel="icon", href="/icon.svg", type="image/svg+xml"),
-        tag("link", rel="stylesheet", href="/page.css"),
-        tag("script", src="/page.js", defer=True),
+        tag("link", rel="icon", href="icon.svg", type="image/svg+xml"),
+        tag("link", rel="stylesheet", href="page.css"),
+        tag("script", src="page.js", defer=True),
         tag("noscript", tag("meta", http_equiv="refresh", content="10")),
     )
     body = tag("body", tag("main", *_content(snapshots, now, title)))
@@ -82,10 +83,10 @@ def _content(snapshots: Sequence[Snapshot], now: Snapshot, title: str) -> Iterat
     )
     yield tag(
         "footer",
-        tag("a", "as JSON", href="/connections"),
-        tag("a", "metrics", href="/metrics"),
-        tag("a", "ready?", href="/readyz"),
-        tag("a", "alive?", href="/livez"),
+        tag("a", "as JSON", href="connections"),
+        tag("a", "metrics", href="metrics"),
+        tag("a", "ready?", href="readyz"),
+        tag("a", "alive?", href="livez"),
     )
 
 

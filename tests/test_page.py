@@ -44,6 +44,21 @@ class PageTests(SynchronousTestCase):
     The page.
     """
 
+    def test_under_a_path(self):
+        """
+        No address in it, or in its script, names the root: a proxy may serve it under a path.
+        """
+        made = page([make_snapshot()])
+        found = re.findall(r' (?:href|src|action)="([^"]*)"', made)
+        self.assertEqual(
+            found,
+            ["icon.svg", "page.css", "page.js", "connections", "metrics", "readyz", "livez"],
+        )
+        script, _ = STATIC[b"/page.js"]
+        self.assertEqual(re.findall(rb"""fetch\("([^"]*)""", script), [b"./"])
+        sheet, _ = STATIC[b"/page.css"]
+        self.assertNotIn(b"url(", sheet)
+
     def test_whole(self):
         """
         All there is to know is in it, without a script.
@@ -94,7 +109,7 @@ class PageTests(SynchronousTestCase):
             for key, value in attributes.items():
                 self.assertFalse(key.startswith("on") or key == "style", (name, key))
                 if key in ("href", "src"):
-                    self.assertRegex(value, "^/[a-z.]*$")
+                    self.assertRegex(value, "^[a-z.]+$")
         scripts = re.findall("<script[^>]*>(.*?)</script>", page([make_snapshot()]), re.DOTALL)
         self.assertEqual(scripts, [""])
 
@@ -102,9 +117,9 @@ class PageTests(SynchronousTestCase):
         """
         All that it refers to is there.
         """
-        references = set(re.findall('(?:href|src)="(/[^"]*)"', page([make_snapshot()])))
-        mine = {"/", "/connections", "/metrics", "/readyz", "/livez"}
-        self.assertEqual({each.encode() for each in references - mine}, set(STATIC))
+        references = set(re.findall('(?:href|src)="([^"]*)"', page([make_snapshot()])))
+        mine = {"connections", "metrics", "readyz", "livez"}
+        self.assertEqual({f"/{each}".encode() for each in references - mine}, set(STATIC))
 
     def test_hostile(self):
         """

@@ -41,7 +41,7 @@ async function look() {
   if (!document.hidden) {
     const state = document.querySelector(".state");
     try {
-      const answer = await fetch("/", { cache: "no-store", signal: AbortSignal.timeout(10000) });
+      const answer = await fetch("./", { cache: "no-store", signal: AbortSignal.timeout(10000) });
       const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
       const main = fresh.querySelector("main");
       if (!main) {

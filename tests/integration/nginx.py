@@ -29,12 +29,12 @@ events {{ worker_connections 500; }}
 
 class Nginx(Process):
     """
-    nginx, with a server of its stream module on one port.
+    nginx, with a server on one port.
     """
 
     def __init__(self, server: str, host: str = "127.0.0.1"):
         """
-        @param server: the text of the C{stream} block, in which C{LISTEN} stands for the
+        @param server: the text of the C{stream} or C{http} block, in which C{LISTEN} stands for the
             address that it listens on.
         @param host: the IP address of that.
         """

@@ -6,14 +6,23 @@ import random
 import shutil
 import tempfile
 import threading
+import urllib.request
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.integration.admin import ADMIN, shown
 from tests.integration.browser import Browser
+from tests.integration.nginx import Nginx
 from tests.integration.support import Daemon, Worker, echo, show, tls_daemon, wait_until
 from tests.integration.tlsclient import TLSClient, context
+
+HTTP = "http {{ access_log off; {} %s }}".format(
+    " ".join(
+        f"{kind}_temp_path {kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+)
+"""nginx's C{http} block, with all that it writes in its own directory."""
 
 SLOWLY = 60.0
 """How long a browser may take on a busy machine, in seconds."""
@@ -115,6 +124,30 @@ class PageTests(SynchronousTestCase):
             self.assertGreater(len(asked), 4)
             self.assertEqual([url for url in asked if not url.startswith(self.url)], [])
         show(f"screenshots in {pictures}")
+
+    def test_under_a_path(self) -> None:
+        """
+        Behind nginx, under a path, all that it consists of is there, the links lead to what
+        they say, and the figures move.
+        """
+        location = f"location /echod/ {{ proxy_pass http://{self.daemon.address('--admin')}/; }}"
+        nginx = self.enterContext(Nginx(HTTP % f"server {{ listen LISTEN; {location} }}"))
+        url = "http://{}:{}/echod/".format(*nginx.place)
+        browser = self.browse()
+        browser.window.get(url)
+        uptime = "document.querySelector('header').textContent"
+        before = browser.run(uptime)
+        wait_until(lambda: browser.run(uptime) != before, "the figures to move", SLOWLY)
+        self.assertEqual(browser.complaints(), [])
+        asked = browser.requests(url)
+        self.assertGreater(len(asked), 3)
+        self.assertEqual([each for each in asked if not each.startswith(url)], [])
+        links = browser.run("[...document.querySelectorAll('a')].map((each) => each.href)")
+        self.assertEqual(len(links), 4)
+        for link in links:
+            self.assertTrue(link.startswith(url), link)
+            with urllib.request.urlopen(link, timeout=30) as answer:
+                self.assertEqual(answer.status, 200)
 
     def test_without_script(self) -> None:
         """

@@ -94,7 +94,7 @@ class Strict(html.parser.HTMLParser):
         wrong = [name for name, _ in attributes if name.startswith("on") or name == "style"]
         if tag not in TAGS or wrong:
             raise AssertionError(f"<{tag} {attributes}> in the page")
-        if tag == "script" and dict(attributes) != {"src": "/page.js", "defer": None}:
+        if tag == "script" and dict(attributes) != {"src": "page.js", "defer": None}:
             raise AssertionError("another script in the page")
 
     def handle_comment(self, text: str) -> None:
