@@ -130,7 +130,9 @@ class Connections:
         self, connection: Connection, number: int, seconds: float, reason: Reason, detail: str
     ) -> None:
         # A load balancer looks every few seconds whether a port takes connections.
-        knock = reason in (Reason.CLIENT, Reason.RESET) and not connection.bytes_echoed
+        # One that waits for the PROXY header is idle when nothing has come at all.
+        empty = reason is Reason.IDLE and connection.awaited is Reason.PROXY_HEADER
+        knock = (empty or reason in (Reason.CLIENT, Reason.RESET)) and not connection.bytes_echoed
         with log.failuresHandled("while logging the end of a connection", event="failure"):
             facts = dict(connection.facts())
             if reason is Reason.ERROR:

@@ -23,6 +23,7 @@ def time_limits(options: Options) -> TimeLimits:
         idle=options["idle-timeout"],
         lifetime=options["max-lifetime"],
         write=options["write-timeout"],
+        proxy_header=options["proxy-header-timeout"],
     )
 
 

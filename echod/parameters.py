@@ -111,6 +111,11 @@ PARAMETERS = [
         one_of("off", "optional", "require"),
     ),
     parameter(
+        "proxy-header-timeout", None, 5.0,
+        "How long a proxy may take to send its PROXY header; 0 for ever.",
+        seconds,
+    ),
+    parameter(
         "handshake-timeout", None, 10.0,
         "How long a client may take to finish its TLS handshake; 0 for ever.",
         seconds,

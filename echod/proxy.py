@@ -161,8 +161,14 @@ class ProxyHeader(Protocol):
 
     def overdue(self) -> None:
         """
-        The header has not come in time.
+        The header has not come in time.  A connection on which nothing has come is a load
+        balancer's health check, or a client of one that sends the header with the client's first
+        bytes: it ends, and is no refusal.
         """
+        if self._required and not self._parser.taken and not self.unread():
+            self._reason = Reason.IDLE
+            self._leave()
+            return
         self._detail = "late"
         self._without_header()
 
@@ -171,10 +177,13 @@ class ProxyHeader(Protocol):
         The other side has sent all it will, and there was no header in it.
         """
         if not self._parser.taken:
-            self.ending = True
-            self.transport.loseConnection()
+            self._leave()
         elif (protocol := self._without_header()) is not None:
             protocol.readConnectionLost()
+
+    def _leave(self) -> None:
+        self.ending = True
+        self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
         """

@@ -163,6 +163,21 @@ class TotalsTests(ConnectionsTestCase):
             self.assertEqual([event["log_level"] for event in events], [level], (size, reason))
             self.assertEqual(connections.ended, {reason: 1})
 
+    def test_no_header(self):
+        """
+        So is one that has waited for a PROXY header, and on which nothing came.
+        """
+        for awaited, level in (
+            (Reason.PROXY_HEADER, LogLevel.debug),
+            (Reason.HANDSHAKE, LogLevel.info),
+        ):
+            connections = self.make(access_log=True)
+            connection = FakeConnection(connections)
+            connection.awaited = awaited
+            with capturedLogs() as events:
+                connections.remove(connection, Reason.IDLE)
+            self.assertEqual([event["log_level"] for event in events], [level])
+
     def test_access_log_off(self):
         """
         Without an access log a connection's end is counted and not logged.

@@ -11,6 +11,7 @@ from echod.factory import Refused
 from echod.protocol import Echo
 from echod.proxy import ProxyHeader
 from tests.daemons import ServiceTestCase
+from tests.fakes import FakeConnection
 
 
 class GateTests(ServiceTestCase):
@@ -93,12 +94,28 @@ class GateTests(ServiceTestCase):
         """
         The limits are those of all listeners together.
         """
-        service = self.build(*self.local, "--listen", "tcp:7", "--max-per-client", "1")
+        service = self.build(*self.local, "--listen", "tcp:0", "--max-per-client", "1")
         service.startService()
         one, other = (port.factory for port in self.reactor.ports)
         self.assertIsInstance(self.connect(one), Echo)
         self.assertIsNone(self.connect(other))
-        self.assertEqual(service.connections.refusals.counts, {("tcp:7", Reason.MAX_PER_CLIENT): 1})
+        self.assertEqual(service.connections.refusals.counts, {("tcp:0", Reason.MAX_PER_CLIENT): 1})
+
+    def test_header_timeout(self):
+        """
+        C{--proxy-header-timeout} says how long a header may take, 0 for ever.
+        """
+        trust = ("--proxy-protocol", "require", "--proxy-trust", "192.0.2.7")
+        for given, limit in ((), 5), (("2s",), 2), (("0",), 0):
+            options = [word for each in given for word in ("--proxy-header-timeout", each)]
+            self.factory(*trust, *options)
+            protocol = FakeConnection(self.service.connections)
+            protocol.awaited = Reason.PROXY_HEADER
+            asked = [("overdue", Reason.PROXY_HEADER)]
+            self.reactor.pump([0.5] * int((limit or 1000) * 2 - 1))
+            self.assertEqual(protocol.asked, [])
+            self.reactor.pump([0.5] * 2)
+            self.assertEqual(protocol.asked[:1], asked if limit else [])
 
     def test_proxies(self):
         """

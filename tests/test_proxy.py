@@ -636,7 +636,7 @@ class LateTests(ProxyTestCase):
         """
         Where it is required, it has five seconds to come whole.
         """
-        for sent in (b"", b"PROX", V1[:-1], V2[:-1]):
+        for sent in (b"P", b"PROX", V1[:-1], V2[:-1]):
             self.make()
             _, _, sock = self.accept()
             sock.sendall(sent)
@@ -646,6 +646,41 @@ class LateTests(ProxyTestCase):
             self.wait(0.5)
             self.assert_over(proxy_header=1)
             self.assertEqual(self.told(), self.refused("proxy-header", "198.51.100.9:5", "late"))
+
+    def test_probe(self):
+        """
+        When nothing at all has come in that time, it was a health check: it ends with a FIN, is
+        no refusal, and is told at debug.
+        """
+        _, _, sock = self.accept(tcp=True)
+        self.wait(5)
+        self.assert_over(idle=1)
+        self.assertEqual(sock.recv(1), b"")
+        self.assertEqual(self.connections.refusals.counts, {})
+        ((level, line),) = self.told()
+        self.assertEqual(level, "debug")
+        self.assertTrue(line.endswith("to tcp: 0 bytes echoed in 5.000 s, idle"), line)
+
+    def test_unread(self):
+        """
+        What has come and has not been read yet is no silence.
+        """
+        protocol, _, sock = self.accept()
+        sock.sendall(b"PROX")
+        protocol.overdue()
+        self.assert_over(proxy_header=1)
+
+    def test_for_ever(self):
+        """
+        Without a limit it may come whenever the client sends something.
+        """
+        self.make(proxy_header=0)
+        _, _, sock = self.accept()
+        self.wait(1000)
+        self.assertEqual(len(self.connections), 1)
+        sock.sendall(V1 + b"hello")
+        self.turns()
+        self.assertEqual(drained(sock), b"hello")
 
     def test_dripping(self):
         """

@@ -7,6 +7,7 @@ import itertools
 import json
 import random
 import re
+import select
 import socket
 from collections.abc import Iterator
 
@@ -33,6 +34,7 @@ from tests.integration.support import (
     LOOPBACK,
     Daemon,
     connect,
+    receive,
     receive_rest,
     server_side,
     show,
@@ -333,8 +335,24 @@ class LateTests(HeaderTestCase):
             while not heard:
                 heard = secure.decrypt(silent_tls.socket.recv(4096))
             self.assertEqual(heard, b"hello")
-            require.turned_away({"proxy-header": 2 * len(self.beginnings)})
+            # Those that said nothing were not refused.
+            require.turned_away({"proxy-header": 2 * (len(self.beginnings) - 1)})
+            self.assertNotIn(", idle", require.log)
             optional.turned_away({"handshake": len(self.beginnings) - 1})
+
+    def test_with_first_bytes(self) -> None:
+        """
+        A balancer that sends the header with the client's first bytes may take as long as the
+        client does, when there is no limit.
+        """
+        options_given = options("require", PROXY_ADDRESS)
+        with Daemon(*LOOPBACK, *options_given, "--proxy-header-timeout", "0") as daemon:
+            client = self.come(PROXY_ADDRESS, daemon)
+            # Longer than the limit would be, with the looks that it takes.
+            self.assertEqual(select.select([client], [], [], self.limit_seconds + 1.5)[0], [])
+            client.sendall(HEADERS["v2 TCP4"][0] + b"hello")
+            self.assertEqual(receive(client, 5), b"hello")
+            daemon.turned_away({})
 
     def test_end_of_file(self) -> None:
         """
