@@ -124,6 +124,7 @@ class HostsTests(SynchronousTestCase):
             "2130706433",
             "localhost\x00",
             "localhost/",
+            "a..b",
         ):
             self.assertFalse(is_ours(host, LOCAL, hostname="web1"), host)
 
