@@ -28,6 +28,13 @@ whose request has not been read yet.
 ACCEPTS = 8
 """How many clients are accepted before the requests of those who came earlier are read."""
 
+MAX_CONNECTIONS = MOST_CONNECTIONS + 2 * ACCEPTS
+"""
+How many there are at that moment: the port may be first in one turn of the loop, and again in
+the next.  Where there are more, the longest connected have been read from in between, and go on
+sending without asking for anything.
+"""
+
 IDLE_SECONDS = 30
 
 MOST_BODY_BYTES = 64 * 1024
@@ -222,7 +229,8 @@ class AdminSite(Site):
         for longest in others:
             if len(self.channels) <= MOST_CONNECTIONS:
                 return
-            if not longest.waits():
+            over = len(self.channels) > MAX_CONNECTIONS and not longest.answering
+            if over or not longest.waits():
                 del self.channels[longest]
                 longest.abortConnection()
 

@@ -12,6 +12,7 @@ from twisted.web.server import NOT_DONE_YET
 
 from echod.site import (
     IDLE_SECONDS,
+    MAX_CONNECTIONS,
     MAX_LENGTH_DIGITS,
     MOST_BODY_BYTES,
     MOST_CONNECTIONS,
@@ -186,6 +187,21 @@ class SiteTests(SynchronousTestCase):
         more = [self.connect() for _ in range(3)]
         self.assertEqual([each.disconnected for each in waiting], [False] * MOST_CONNECTIONS)
         self.assertEqual([each.disconnected for each in more], [True, True, False])
+
+    def test_always_sending(self):
+        """
+        Those who send and send, and ask for nothing, do not add up.
+        """
+        self.root.late = True
+        answering = self.connect()
+        self.ask(answering)
+        sending = []
+        for _ in range(MAX_CONNECTIONS + 1):
+            sending.append(self.connect())
+            sending[-1].client.send(b"GET")
+        self.assertEqual(len(self.site.channels), MAX_CONNECTIONS)
+        self.assertFalse(answering.disconnected)
+        self.assertEqual([each.disconnected for each in sending[:3]], [True, True, False])
 
     def test_not_waiting(self):
         """
