@@ -525,11 +525,15 @@ class AdminTests(ServiceTestCase):
         """
         It listens beside the echo, is none of the echo's listeners, and is checked with them.
         """
-        service = self.build("--listen", "tcp:7", "--admin", "tcp:1:interface=127.0.0.1")
-        self.assertEqual([each.option for each in service.listeners()], ["--listen tcp:7"])
+        service = self.build(
+            "--listen", "tcp:7:interface=127.0.0.1", "--admin", "tcp:1:interface=127.0.0.1"
+        )
+        self.assertEqual(
+            [each.option for each in service.listeners()], ["--listen tcp:7:interface=127.0.0.1"]
+        )
         self.assertEqual(
             [each.option for each in service.all_listeners()],
-            ["--listen tcp:7", "--admin tcp:1:interface=127.0.0.1"],
+            ["--listen tcp:7:interface=127.0.0.1", "--admin tcp:1:interface=127.0.0.1"],
         )
         error = self.assertRaises(SystemExit, check, self.reactor, service)
         self.assertEqual(error.code, 0)

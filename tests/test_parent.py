@@ -75,7 +75,7 @@ class BindTests(ParentTestCase):
         """
         Nothing is bound and no process started before it is.
         """
-        service = self.build(*self.local, "--listen", "tcp:7")
+        service = self.build(*self.local, "--listen", "tcp:7:interface=127.0.0.1")
         self.assertEqual((self.reactor.ports, self.reactor.processes), ([], []))
         service.privilegedStartService()
         self.assertEqual(len(self.reactor.ports), 2)
@@ -85,7 +85,7 @@ class BindTests(ParentTestCase):
         """
         When the workers cannot be started, what was bound is let go.
         """
-        service = self.build(*self.local, "--listen", "tcp:7")
+        service = self.build(*self.local, "--listen", "tcp:7:interface=127.0.0.1")
         self.reactor.broken = OSError(13, "no")
         service.privilegedStartService()
         self.assertRaises(ListenFailed, service.startService)
@@ -95,7 +95,7 @@ class BindTests(ParentTestCase):
         """
         It accepts from none of its sockets, and takes nobody from their queues at the end.
         """
-        service = self.start(*self.local, "--listen", "tcp:7")
+        service = self.start(*self.local, "--listen", "tcp:7:interface=127.0.0.1")
         self.assertEqual([port.reading for port in self.reactor.ports], [False, False])
         self.assertEqual([each.leaves_queue for each in service.listeners()], [True, True])
 
@@ -106,7 +106,15 @@ class BindTests(ParentTestCase):
         """
         made = make_certificate()
         pem = self.file(made.cert_pem + made.key_pem)
-        self.start(*self.local, "--listen", "unix:/x", "--tls-listen", "tcp:8", "--tls-cert", pem)
+        self.start(
+            *self.local,
+            "--listen",
+            "unix:/x",
+            "--tls-listen",
+            "tcp:8:interface=127.0.0.1",
+            "--tls-cert",
+            pem,
+        )
         one, other = self.reactor.processes
         for worker, process in (("0", one), ("1", other)):
             told = self.told(process)
@@ -116,7 +124,12 @@ class BindTests(ParentTestCase):
                 [
                     ("tcp", "--port 0 --interface 127.0.0.1", False, False),
                     ("unix:/x", "--listen unix:/x", False, False),
-                    ("tcp:8", "--tls-listen tcp:8", True, False),
+                    (
+                        "tcp:8:interface=127.0.0.1",
+                        "--tls-listen tcp:8:interface=127.0.0.1",
+                        True,
+                        False,
+                    ),
                 ],
             )
             self.assertEqual(list(process.childFDs), list(range(8)))
@@ -204,11 +217,13 @@ class BindTests(ParentTestCase):
         """
         Nor can one whose layer shows only when it is bound.
         """
-        service = self.build("--listen", "tcp:7")
+        service = self.build("--listen", "tcp:7:interface=127.0.0.1")
         listen = self.reactor.listenTCP
         self.patch(self.reactor, "listenTCP", lambda port, _, **rest: listen(port, None, **rest))
         error = self.assertRaises(SystemExit, service.privilegedStartService)
-        self.assertIn("--listen tcp:7: workers cannot share its layer", str(error))
+        self.assertIn(
+            "--listen tcp:7:interface=127.0.0.1: workers cannot share its layer", str(error)
+        )
 
     def test_tls(self):
         """

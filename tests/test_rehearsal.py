@@ -34,14 +34,16 @@ class CheckTests(ServiceTestCase):
         When all is well it says what would listen where, and for how many, lets go, and exits
         with 0.
         """
-        service = self.build(*self.local, "--listen", "tcp:7", "--max-connections", "50")
+        service = self.build(
+            *self.local, "--listen", "tcp:7:interface=127.0.0.1", "--max-connections", "50"
+        )
         self.assertEqual(self.check(service), 0)
         self.assertEqual(
             self.stdout.getvalue().splitlines(),
             [
                 f"echod {echod.__version__}: all is well; this would listen on",
                 "  192.0.2.1:9000, --port 0 --interface 127.0.0.1",
-                "  192.0.2.1:9000, --listen tcp:7",
+                "  192.0.2.1:9000, --listen tcp:7:interface=127.0.0.1",
                 "for at most 50 connections at once",
             ],
         )
@@ -92,7 +94,9 @@ class CheckTests(ServiceTestCase):
         """
         taken = socket.create_server(("127.0.0.1", 0))
         self.addCleanup(taken.close)
-        service = self.build("--listen", "tcp:7", "--listen", "tcp:8")
+        service = self.build(
+            "--listen", "tcp:7:interface=127.0.0.1", "--listen", "tcp:8:interface=127.0.0.1"
+        )
         endpoint = TCPEndpoint(self.reactor, taken.getsockname()[1], "127.0.0.1", 7)
         service.add_listener("x", "--port", endpoint)
         self.assertEqual(self.check(service), 1)
