@@ -13,10 +13,12 @@ from service_identity import VerificationError
 from service_identity.exceptions import CertificateError
 from service_identity.pyopenssl import verify_hostname, verify_ip_address
 
+from echod.credentials import BadCredentials, read_credentials
 from echod.outcome import Failed, Outcome
 from echod.secure_stream import SecureStream, certificate_names, reason_text
 from echod.sockets import printable
 from echod.stream import ByteStream
+from echod.tls import use_credentials
 
 VERSIONS = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
 
@@ -55,7 +57,8 @@ class ClientTLS:
         verify: bool = True,
     ):
         """
-        @param name: the host name or IP address that the certificate is to be for.
+        @param name: the host name or IP address that the certificate is to be for, as
+            L{server_name<echod.values.server_name>} has it.
         @param authorities: a PEM file of those to trust; C{None} for the system's.
         @param certificate: a PEM file to show to the server, its chain included.
         @param key: a PEM file; C{None} when it is in C{certificate}.
@@ -74,13 +77,15 @@ class ClientTLS:
             context.set_alpn_protos([word.encode("ascii") for word in alpn])
         if verify:
             context.set_verify(SSL.VERIFY_PEER, self._judged)
-            _load(context.load_verify_locations, authorities, "authorities", "ca")
             if authorities is None:
                 context.set_default_verify_paths()
-        # Without this, OpenSSL asks for the password of an encrypted key at the terminal.
-        context.set_passwd_cb(lambda *_: b"")
-        _load(context.use_certificate_chain_file, certificate, "certificate", "cert")
-        _load(context.use_privatekey_file, key or certificate, "unencrypted key of its own", "key")
+            else:
+                _load_authorities(context, authorities)
+        if certificate is not None:
+            try:
+                use_credentials(context, read_credentials(certificate, key))
+            except BadCredentials as error:
+                raise BadFile(f"--{error.kind}: {printable(str(error))}") from None
 
     def _judged(self, _: object, certificate: object, number: int, depth: int, ok: int) -> bool:
         if not ok:
@@ -96,7 +101,7 @@ class ClientTLS:
         connection = SSL.Connection(self._context, None)
         connection.set_connect_state()
         if self._name is not None and _address(self._name) is None:
-            connection.set_tlsext_host_name(self._name.encode("idna"))
+            connection.set_tlsext_host_name(self._name.encode("ascii"))
         secured = SecureStream(stream, connection, self._verify)
         self._untrusted = None
         try:
@@ -110,18 +115,16 @@ class ClientTLS:
         return secured
 
 
-def _load(use: object, path: str | None, what: str, option: str) -> None:
-    if path is None:
-        return
+def _load_authorities(context: SSL.Context, path: str) -> None:
     try:
-        use(path)  # type: ignore[operator]  # pyOpenSSL's bound methods share no type
+        context.load_verify_locations(path)
     except SSL.Error:
-        text = f"--{option} '{printable(path)}': holds no PEM {what}; give a file that does"
+        text = f"--ca '{printable(path)}': holds no PEM authorities; give a file that does"
         try:
             with open(path, "rb"):
                 raise BadFile(text) from None
         except OSError as error:
-            text = f"--{option} '{printable(path)}': {error.strerror}; give a file that can be read"
+            text = f"--ca '{printable(path)}': {error.strerror}; give a file that can be read"
             raise BadFile(text) from None
 
 
@@ -137,7 +140,8 @@ def _check_name(connection: SSL.Connection, name: str) -> None:
         if _address(name) is None:
             verify_hostname(connection, name)
         else:
-            verify_ip_address(connection, name)
+            # A zone is this machine's name for a link, and in no certificate.
+            verify_ip_address(connection, name.partition("%")[0])
     except (VerificationError, CertificateError, ValueError):
         certificate = connection.get_peer_certificate(as_cryptography=True)
         names = ", ".join(certificate_names(certificate)) or "nobody"

@@ -41,7 +41,8 @@ class Options(UsageOptions):
     def __init__(self) -> None:
         super().__init__()
         # Where a docstring breaks its lines is not for the help to show.
-        self.docs = {name: " ".join(text.split()) for name, text in self.docs.items()}
+        # Under python -OO there is no docstring at all.
+        self.docs = {name: " ".join((text or "").split()) for name, text in self.docs.items()}
         for name in (
             "listen",
             "tls-listen",

@@ -96,23 +96,33 @@ def _context(
     context.set_session_id(SESSION_ID_CONTEXT)
     context.set_verify(CLIENT_AUTH[policy.client_auth])
     store: Any = context.get_cert_store()
-    for authority in map(crypto.X509.from_cryptography, authorities):
-        store.add_cert(authority)
+    for authority in authorities:
+        # Here alone pyOpenSSL 26 takes its own kind and no other.
+        store.add_cert(crypto.X509.from_cryptography(authority))
         context.add_client_ca(authority)
     if policy.alpn:
         context.set_alpn_select_callback(_choose_protocol(policy.alpn))
     if (log_keys := policy.log_keys) is not None:
         context.set_keylog_callback(lambda _, line: log_keys(line))
-    leaf, *above = map(crypto.X509.from_cryptography, credentials.chain)
+    use_credentials(context, credentials)
+    return context
+
+
+def use_credentials(context: SSL.Context, credentials: Credentials) -> None:
+    """
+    Let a context show a certificate with its chain, and prove that it has its key.
+
+    @raise BadCredentials: when OpenSSL refuses the certificate or the key.
+    """
+    leaf, *above = credentials.chain
     try:
         context.use_certificate(leaf)
-        context.use_privatekey(crypto.PKey.from_cryptography_key(credentials.key))  # type: ignore[arg-type]  # OpenSSL says which it takes
+        context.use_privatekey(credentials.key)  # type: ignore[arg-type]  # OpenSSL says which it takes
         for issuer in above:
             context.add_extra_chain_cert(issuer)
     except (SSL.Error, crypto.Error, TypeError) as error:
         text = f"OpenSSL refuses {credentials.path}: {reasons(error)}; give another"
         raise BadCredentials("cert", text) from None
-    return context
 
 
 def _choose_protocol(ours: Sequence[bytes]) -> Callable[[Any, list[bytes]], bytes]:
@@ -138,7 +148,8 @@ def _choose_certificate(
     """
 
     def choose(connection: SSL.Connection) -> None:
-        name = (connection.get_servername() or b"").lower()
+        # Some send the dot at the end of a name, which is not part of it (RFC 6066 3).
+        name = (connection.get_servername() or b"").lower().removesuffix(b".")
         context = contexts.get(name) or contexts.get(b"*." + name.partition(b".")[2])
         if context is not None:
             connection.set_context(context)

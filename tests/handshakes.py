@@ -6,7 +6,7 @@ The rule of this room: both sides are run to their end, and what each says of it
 
 import contextlib
 
-from OpenSSL import SSL, crypto
+from OpenSSL import SSL
 from twisted.internet.interfaces import IOpenSSLContextFactory
 from zope.interface import implementer
 
@@ -37,10 +37,10 @@ def client_context(
     if alpn:
         context.set_alpn_protos(list(alpn))
     if certificate is not None:
-        context.use_certificate(crypto.X509.from_cryptography(certificate.certificate))
-        context.use_privatekey(crypto.PKey.from_cryptography_key(certificate.key))  # type: ignore[arg-type]
+        context.use_certificate(certificate.certificate)
+        context.use_privatekey(certificate.key)  # type: ignore[arg-type]
         while (certificate := certificate.issuer) is not None and certificate.issuer is not None:
-            context.add_extra_chain_cert(crypto.X509.from_cryptography(certificate.certificate))
+            context.add_extra_chain_cert(certificate.certificate)
     return context
 
 

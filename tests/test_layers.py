@@ -132,6 +132,8 @@ SIDEWAYS = {
     ("place", "stream"),
     ("client_tls", "stream"),
     ("client_tls", "secure_stream"),
+    # What a client shows is read and refused as what a server shows is.
+    ("client_tls", "tls"),
     ("secure_stream", "stream"),
     ("dial", "stream"),
     ("dial", "place"),
@@ -233,7 +235,9 @@ class FloorsTests(SynchronousTestCase):
             (name, other) for name, other in self.edges if (name in CLIENT) != (other in CLIENT)
         }
         self.assertEqual({name for name, _ in between} - CLIENT, set())
-        self.assertEqual({other for _, other in between}, {"values", "sockets"})
+        self.assertEqual(
+            {other for _, other in between}, {"values", "sockets", "credentials", "tls"}
+        )
 
     def test_no_circles(self):
         """

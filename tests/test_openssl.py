@@ -7,7 +7,7 @@ import os
 import socket
 from types import FunctionType
 
-from OpenSSL import SSL, crypto
+from OpenSSL import SSL
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.openssl import (
@@ -43,8 +43,8 @@ class ReadAndWriteTests(SynchronousTestCase):
     def setUp(self):
         ours, theirs = socket.socketpair()
         context = SSL.Context(SSL.TLS_METHOD)
-        context.use_certificate(crypto.X509.from_cryptography(SERVER.certificate))
-        context.use_privatekey(crypto.PKey.from_cryptography_key(SERVER.key))
+        context.use_certificate(SERVER.certificate)
+        context.use_privatekey(SERVER.key)
         self.server = SSL.Connection(context, ours)
         self.client = SSL.Connection(SSL.Context(SSL.TLS_METHOD), theirs)
         for end in (ours, theirs):

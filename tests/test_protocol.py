@@ -5,7 +5,7 @@ The echo itself, on a transport that is a string.
 import contextlib
 import socket
 
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import (
@@ -349,9 +349,8 @@ class EchoTests(ProtocolTestCase):
         session = first.client.get_session()
         echo, transport = self.connect()
         transport.handle = handle = shake_hands(server, client, session=session).server
-        certificate = handle.get_peer_certificate()
-        certificate.gmtime_adj_notAfter(-1)
-        self.patch(handle, "get_peer_certificate", lambda: certificate)
+        ended = crypto.X509.from_cryptography(make_certificate(["client"], days=-1).certificate)
+        self.patch(handle, "get_peer_certificate", lambda: ended)
         echo.handshakeCompleted()
         with capturedLogs() as events:
             echo.connectionLost(Failure(ConnectionAborted()))

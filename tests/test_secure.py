@@ -6,7 +6,7 @@ What OpenSSL does once in a thousand connections, a stand-in does here on reques
 
 import socket
 
-from OpenSSL import SSL, crypto
+from OpenSSL import SSL
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import (
     IConsumer,
@@ -82,8 +82,8 @@ class InterfaceTests(SecureTestCase):
         self.assertIsNone(transport.getPeerCertificate())
         factory, client = self.factory(), client_context("TLS 1.3")
         factory.getContext().set_verify(SSL.VERIFY_PEER, lambda *_: True)
-        client.use_certificate(crypto.X509.from_cryptography(CLIENT.certificate))
-        client.use_privatekey(crypto.PKey.from_cryptography_key(CLIENT.key))
+        client.use_certificate(CLIENT.certificate)
+        client.use_privatekey(CLIENT.key)
         transport, _, _ = self.secured(Secured(), factory=factory, client=client)
         shown = transport.getPeerCertificate().to_cryptography()
         self.assertEqual(shown, CLIENT.certificate)

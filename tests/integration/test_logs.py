@@ -19,7 +19,6 @@ from typing import Any, ClassVar
 from unittest import SkipTest
 
 from OpenSSL import SSL
-from OpenSSL.crypto import X509, PKey
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.certificates import make_certificate
@@ -523,8 +522,8 @@ class HostileTests(SynchronousTestCase):
                 name = hostile(chance, 64).decode("utf-8", "ignore") or "?"
                 made = make_certificate([], self.authority, common_name=name)
                 context = SSL.Context(SSL.TLS_CLIENT_METHOD)
-                context.use_certificate(X509.from_cryptography(made.certificate))
-                context.use_privatekey(PKey.from_cryptography_key(made.key))
+                context.use_certificate(made.certificate)
+                context.use_privatekey(made.key)
                 made_contexts.append(context)
             return made_contexts
 

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from OpenSSL import SSL, crypto
+from OpenSSL import SSL
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.certificates import MadeCertificate, make_certificate
@@ -149,8 +149,8 @@ class HostilePageTests(SynchronousTestCase):
             ["x.example"], self.authority, key=self.signer.key, common_name=subject
         )
         context = SSL.Context(SSL.TLS_CLIENT_METHOD)
-        context.use_certificate(crypto.X509.from_cryptography(made.certificate))
-        context.use_privatekey(crypto.PKey.from_cryptography_key(made.key))  # type: ignore[arg-type]
+        context.use_certificate(made.certificate)
+        context.use_privatekey(made.key)  # type: ignore[arg-type]
         return context
 
     def come(self, context: SSL.Context) -> TLSClient:
