@@ -18,7 +18,7 @@ from echod.outcome import Outcome
 from echod.place import parse
 from echod.proxy_header import place
 from echod.sockets import printable
-from echod.values import one_of, path, seconds
+from echod.values import one_of, path, seconds, server_name
 
 MOST_BYTES = 1 << 30
 MOST_CONNECTIONS = 10_000
@@ -130,7 +130,8 @@ class CheckOptions(UsageOptions):
         _parameter("key", None, None, "PEM file: its key, when it has its own file.", path),
         _parameter(
             "servername", None, None,
-            "The name to ask for, and to look for in the certificate. [default: HOST]", str,
+            "The name to ask for, and to look for in the certificate. [default: HOST]",
+            server_name,
         ),
         _parameter("alpn", None, None, "Protocols to offer: A,B", alpn),
         _parameter(

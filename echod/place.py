@@ -13,9 +13,10 @@ import threading
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.error import (
     ConnectError,
+    ConnectingCancelledError,
     ConnectionRefusedError,
     DNSLookupError,
     TimeoutError,
@@ -26,7 +27,7 @@ from twisted.python.failure import Failure
 from echod.outcome import Answer, Failed, Outcome
 from echod.sockets import printable
 from echod.stream import Stream
-from echod.values import port_number
+from echod.values import endpoint_settings, port_number, server_name, unix_path
 
 T = TypeVar("T")
 
@@ -55,7 +56,7 @@ def in_thread(work: Callable[[], None]) -> None:
     as would be done for a thread of the reactor's pool: a name server that is silent does
     not hold up a check whose time is over.
     """
-    threading.Thread(target=work, daemon=True).start()
+    threading.Thread(target=work, name="resolver", daemon=True).start()
 
 
 def resolve(
@@ -67,6 +68,9 @@ def resolve(
 ) -> Deferred[Addresses]:
     """
     Look up the addresses of a host, in the order that the system prefers (RFC 6724).
+
+    @return: those; it fails with L{Failed} when there can be no more threads, since in this
+        one a name server that is silent would hold up C{--timeout}, too.
     """
     try:
         # One that is an address already is not looked up, and needs no thread.
@@ -89,8 +93,18 @@ def resolve(
         else:
             reactor.callFromThread(settle, answer.callback, found)
 
-    start(look_up)
+    try:
+        start(look_up)
+    except RuntimeError:
+        return fail(_no_thread())
     return answer
+
+
+def _no_thread() -> Failed:
+    return Failed(
+        Outcome.UNRESOLVED,
+        "no thread can be started to look it up; raise the limit on processes, or give an address",
+    )
 
 
 def first_of(clock: Any, attempts: Iterable[Callable[[], Deferred[T]]]) -> Deferred[T]:
@@ -148,9 +162,10 @@ def _tcp(host: str, port: int, look_up: Callable[..., Deferred[Addresses]]) -> C
         start = reactor.seconds()
         try:
             addresses = await look_up(reactor, host, port)
-        except (OSError, UnicodeError) as error:
-            reason = getattr(error, "strerror", None) or "not a name"
-            raise Failed(Outcome.UNRESOLVED, reason) from None
+        except OSError as error:
+            raise Failed(Outcome.UNRESOLVED, error.strerror or str(error)) from None
+        except UnicodeError:
+            raise Failed(Outcome.UNRESOLVED, "not a name") from None
         answer.times.resolve = reactor.seconds() - start
         attempts = []
         for family, *_, address in addresses:
@@ -182,8 +197,14 @@ def _endpoint(description: str) -> Connect:
         from twisted.internet.endpoints import clientFromString
 
         endpoint = clientFromString(reactor, description)
-        connecting: Deferred[Any] = endpoint.connect(Factory.forProtocol(Stream))
-        return await _connected(connecting, reactor, answer)
+        try:
+            connecting: Deferred[Any] = endpoint.connect(Factory.forProtocol(Stream))
+            return await _connected(connecting, reactor, answer)
+        except (Failed, CancelledError, ConnectingCancelledError):
+            raise
+        except Exception as error:
+            # What an endpoint finds out only now, it may tell in any way.
+            raise Failed(Outcome.UNREACHABLE, printable(str(error))) from None
 
     return connect
 
@@ -221,18 +242,20 @@ def parse(
     """
     Read where the server is.
 
-    @return: the name of the host, C{None} where there is none, and the way to it.
+    @return: the name of the host, as L{server_name} has it, C{None} where there is none, and
+        the way to it.
     @raise ValueError: when it is no place.
     """
     if text.startswith("unix:") and ":" not in text[5:]:
-        if not text[5:] or "\0" in text:
-            raise ValueError(f"not a path; {_FORMS}")
-        return None, _unix(text[5:])
+        return None, _unix(unix_path(text[5:]))
     if match := re.fullmatch(r"(?:\[([^\[\]]+)\]|([^:\[\]/=]+)):([0-9]+)", text):
         host, port = match[1] or match[2], port_number(match[3])
         if not port:
             raise ValueError("nobody listens on port 0; give one from 1 to 65535")
-        return host, _tcp(host, port, look_up)
+        name = server_name(host)
+        # To the resolver, the dot says that the name is whole (resolv.conf(5)).
+        dot = "." if host.endswith(".") else ""
+        return name, _tcp(name + dot, port, look_up)
     if text.startswith(("tls:", "ssl:")):
         raise ValueError("Twisted's TLS knows no half-close; give --tls and HOST:PORT")
     _check_endpoint(text)
@@ -249,3 +272,10 @@ def _check_endpoint(description: str) -> None:
     except Exception as error:
         # The parsers, and those of plugins, raise whatever their arguments make them.
         raise ValueError(f"not a place ({printable(str(error))}); {_FORMS}") from None
+    kind = description.partition(":")[0]
+    if kind == "tcp":
+        settings = endpoint_settings(description, "host", "port")
+        server_name(settings["host"])
+        port_number(settings["port"])
+    if kind == "unix":
+        unix_path(endpoint_settings(description, "path")["path"])

@@ -7,6 +7,7 @@ what to give.
 
 import os
 import re
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -18,6 +19,9 @@ from twisted.logger import LogLevel
 MOST_SECONDS = 7 * 24 * 3600
 MOST_CONNECTIONS = 10_000_000
 MOST_PROCESSES = 1024
+MAX_UNIX_PATH_BYTES = 107 if sys.platform == "linux" else 103
+"""What C{sun_path} has room for (unix(7)), less the null byte at its end."""
+
 _UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -97,6 +101,57 @@ def path(text: str) -> str:
     if not text or "\0" in text:
         raise ValueError("not a path; give the name of a file")
     return os.path.abspath(text)
+
+
+def unix_path(text: str) -> str:
+    """
+    @return: the path of a UNIX socket.
+    @raise ValueError: when it is none, or too long for the kernel.
+    """
+    if not text or "\0" in text:
+        raise ValueError("not a path; give one such as unix:/run/echod.sock")
+    size = len(os.fsencode(text))
+    if size > MAX_UNIX_PATH_BYTES:
+        raise ValueError(
+            f"not a path that fits: {size} bytes, and a UNIX socket's has at most "
+            f"{MAX_UNIX_PATH_BYTES}; give a shorter one"
+        )
+    return text
+
+
+def host_name(text: str) -> str:
+    """
+    @return: a host name as DNS and TLS have it: in ASCII (IDNA 2008, RFC 5891; Python's own
+        codec is that of 2003), and without the dot that may end it (RFC 6066 3).
+    @raise ValueError: when it is none.
+    """
+    name = text
+    if not text.isascii():
+        # Here, since most names are ASCII, and its tables are large.
+        import idna
+
+        try:
+            # Letters as people type them, in upper case too (UTS 46).
+            name = idna.encode(text, uts46=True).decode("ascii")
+        except idna.IDNAError:
+            name = ""
+    name = name.removesuffix(".")
+    labels = name.split(".")
+    if len(name) > 253 or not all(re.fullmatch("[A-Za-z0-9_-]{1,63}", each) for each in labels):
+        raise ValueError("not a host name; give one such as echo.example")
+    return name
+
+
+def server_name(text: str) -> str:
+    """
+    @return: what a certificate can be for: a host name, or an IP address.
+    @raise ValueError: when it is neither.
+    """
+    try:
+        ip_address(text)
+    except ValueError:
+        return host_name(text)
+    return text
 
 
 def protocols(text: str) -> tuple[bytes, ...]:
@@ -192,6 +247,23 @@ def host(text: str) -> str:
     return name
 
 
+def endpoint_settings(description: str, *names: str) -> dict[str, str]:
+    """
+    What an endpoint string sets (C{twisted.internet.endpoints}), escapes removed.
+
+    @param names: the arguments that are of interest, in the order in which they may stand
+        without their names.
+    """
+    _, *fields = re.findall(r"(?:^|:)((?:\\.|[^:\\])*)", description, re.DOTALL)
+    settings: dict[str, str] = {}
+    unnamed = iter(names)
+    for field in fields:
+        match = re.fullmatch(r"((?:\\.|[^=\\])*)=(.*)", field, re.DOTALL)
+        name, value = match.groups() if match else (next(unnamed, ""), field)
+        settings[name] = re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL)
+    return settings
+
+
 def endpoint(text: str) -> str:
     """
     @return: a server endpoint string, as far as it can be judged before there is a reactor.
@@ -201,7 +273,7 @@ def endpoint(text: str) -> str:
     if not kind or not rest:
         raise ValueError("not an endpoint; give one such as tcp:9000 or unix:/run/echod.sock")
     if kind in ("tcp", "tcp6", "ssl"):
-        fields = rest.split(":")
-        named = (field for field in fields if field.startswith("port="))
-        port_number(next(named, fields[0]).removeprefix("port="))
+        port_number(endpoint_settings(text, "port").get("port", ""))
+    if kind == "unix":
+        unix_path(endpoint_settings(text, "address").get("address", ""))
     return text

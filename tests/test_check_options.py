@@ -56,6 +56,9 @@ class CheckOptionsTests(SynchronousTestCase):
         self.assertEqual((options["count"], options["rate"], options["connections"]), (3, 2.5, 4))
         self.assertEqual(options["alpn"], ["h2", "echo"])
         self.assertEqual(options["proxy-source"][1], 1)
+        for given, name in (("localhost.", "localhost"), ("192.0.2.1", "192.0.2.1")):
+            options = parsed("--tls", "--servername", given, "unix:/run/echod.sock")
+            self.assertEqual(options["servername"], name)
 
     def test_any_order(self):
         """
@@ -100,6 +103,8 @@ class CheckOptionsTests(SynchronousTestCase):
             ("tls-version", "1.1"),
             ("proxy-header", "v3"),
             ("proxy-source", "me"),
+            ("servername", "a..b"),
+            ("servername", ".example.com"),
             ("ca", ""),
         ):
             text = self.wrong(f"--{option}", value, "localhost:9000")

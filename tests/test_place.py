@@ -10,6 +10,7 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.error import (
     ConnectError,
+    ConnectingCancelledError,
     ConnectionRefusedError,
     DNSLookupError,
     TimeoutError,
@@ -50,6 +51,8 @@ class ParseTests(SynchronousTestCase):
             ("192.0.2.1:9000", "192.0.2.1"),
             ("[::1]:9000", "::1"),
             ("[fe80::1%eth0]:9000", "fe80::1%eth0"),
+            ("localhost.:9000", "localhost"),
+            ("stra\u00dfe.example:9000", "xn--strae-oqa.example"),
             ("unix:/run/echod.sock", None),
             ("tcp:host=localhost:port=9000", None),
             ("unix:path=/run/echod.sock:timeout=3", None),
@@ -63,6 +66,9 @@ class ParseTests(SynchronousTestCase):
         for text in (
             *("localhost", "::1:9000", "unix:", "unix:a\0", "host:99999", "host:0", "nope:a:b"),
             *("tls:localhost:9000", "ssl:localhost:9000", "tcp:host=a:port=x", "\x1b[0m:a:b"),
+            *("a..b:9000", ".example:9000", "x" * 64 + ":9000", "tcp:host=a..b:port=9000"),
+            *("tcp:127.0.0.1:99999", "tcp:host=127.0.0.1:port=-1", "unix:/" + "x" * 107),
+            *("unix:path=/" + "x" * 107 + ":timeout=3",),
         ):
             error = self.assertRaises(ValueError, parse, text)
             self.assertIn("; ", str(error))
@@ -116,6 +122,23 @@ class ResolveTests(SynchronousTestCase):
         self.started.pop()()
         self.reactor.advance(0)
         self.failureResultOf(waiting, socket.gaierror)
+
+    def test_no_thread(self):
+        """
+        Where there can be no thread, that is said; an address needs none.
+        """
+
+        def start(work):
+            raise RuntimeError("can't start new thread")
+
+        def getaddrinfo(host, port, type, flags=0):
+            raise socket.gaierror(socket.EAI_NONAME, "a name")
+
+        failure = self.failureResultOf(
+            resolve(self.reactor, "echo.example", 9000, getaddrinfo, start), Failed
+        )
+        self.assertIs(failure.value.outcome, Outcome.UNRESOLVED)
+        self.assertIn("no thread can be started", failure.value.detail)
 
     def test_given_up(self):
         """
@@ -296,7 +319,27 @@ class ConnectTests(SynchronousTestCase):
         waiting = self.connect("nope:9000", error)
         self.outcome(waiting, Outcome.UNRESOLVED, "Name or service not known")
         error = UnicodeError("label empty or too long")
-        self.outcome(self.connect("a..b:9000", error), Outcome.UNRESOLVED, "not a name")
+        waiting = self.connect("[fe80::1%a..b]:9000", error)
+        self.outcome(waiting, Outcome.UNRESOLVED, "not a name")
+        waiting = self.connect("nope:9000", OSError("of a kind without a number"))
+        self.outcome(waiting, Outcome.UNRESOLVED, "of a kind without a number")
+
+    def test_whole_name(self):
+        """
+        The resolver is asked for the name in ASCII, with the dot that says that it is whole.
+        """
+        asked = []
+
+        def look_up(reactor, host, port):
+            asked.append(host)
+            return succeed(())
+
+        for text in ("stra\u00dfe.example:9000", "localhost.:9000"):
+            _, connect = parse(text, look_up)
+            waiting = Deferred.fromCoroutine(connect(self.reactor, self.answer))
+            waiting.cancel()
+            self.failureResultOf(waiting, CancelledError)
+        self.assertEqual(asked, ["xn--strae-oqa.example", "localhost."])
 
     def test_unix(self):
         """
@@ -315,3 +358,14 @@ class ConnectTests(SynchronousTestCase):
         waiting = self.connect("tcp:host=localhost:port=9000")
         self.fail_with(DNSLookupError("no such name"))
         self.assertIn("no such name", self.failureResultOf(waiting, Failed).value.detail)
+
+    def test_endpoint_that_raises(self):
+        """
+        Whatever an endpoint raises is one line, but for the end of the time.
+        """
+        waiting = self.connect("tcp:host=localhost:port=9000")
+        self.fail_with(LookupError("a\x1bb"))
+        self.outcome(waiting, Outcome.UNREACHABLE, "a\\x1bb")
+        waiting = self.connect("tcp:host=localhost:port=9000")
+        waiting.cancel()
+        self.failureResultOf(waiting, CancelledError, ConnectingCancelledError)

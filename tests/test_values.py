@@ -181,6 +181,65 @@ class ValuesTests(SynchronousTestCase):
         for text in good:
             self.assertEqual([type(each) for each in values.connect_rate(text)], [float, int])
 
+    def test_unix_path(self):
+        """
+        The path of a UNIX socket has to fit into its address; what counts is bytes.
+        """
+        longest = "/" + "x" * 106
+        self.check(
+            values.unix_path,
+            {longest: longest, "s": "s"},
+            ("/" + "x" * 107, "/" + "\u00e4" * 54, "", "a\0b"),
+            "; give ",
+        )
+
+    def test_host_name(self):
+        """
+        A host name is in ASCII, by the rules of 2008, and without the dot at its end.
+        """
+        self.check(
+            values.host_name,
+            {
+                "localhost": "localhost",
+                "echo.example.": "echo.example",
+                "_x._tcp.Echo.example": "_x._tcp.Echo.example",
+                "xn--strae-oqa.example": "xn--strae-oqa.example",
+                "stra\u00dfe.example": "xn--strae-oqa.example",
+                "B\u00dcCHER.example.": "xn--bcher-kva.example",
+                "b\u00fccher\u3002example\u3002": "xn--bcher-kva.example",
+                "x" * 63: "x" * 63,
+                ".".join(["x" * 49] * 5): ".".join(["x" * 49] * 5),
+            },
+            ("", ".", "a..b", ".example.com", "a..", "x" * 64, "a b", "a\n", "\u00e4..b", "\u2603-",
+             "\u00e4" * 64, "a\0", ".".join(["x" * 49] * 5) + ".xxxxx"),
+            "give one such as echo.example",
+        )  # fmt: skip
+
+    def test_server_name(self):
+        """
+        A certificate can be for an address as well.
+        """
+        self.check(
+            values.server_name,
+            {"127.0.0.1": "127.0.0.1", "::1": "::1", "localhost.": "localhost"},
+            ("a..b", "[::1]"),
+            "give one such as echo.example",
+        )
+
+    def test_endpoint_settings(self):
+        """
+        The settings of an endpoint string are those that Twisted reads from it.
+        """
+        for text, expected in (
+            ("tcp:a:9", {"host": "a", "port": "9"}),
+            ("tcp:port=9:host=a:timeout=3", {"host": "a", "port": "9", "timeout": "3"}),
+            (r"tcp:\:\:1:9:", {"host": "::1", "port": "9", "": ""}),
+            (r"unix:/a\=b\\c", {"host": r"/a=b\c"}),
+            ("unix:path=/a=b", {"path": "/a=b"}),
+            ("tcp", {}),
+        ):
+            self.assertEqual(values.endpoint_settings(text, "host", "port"), expected)
+
     def test_network(self):
         """
         A network is a prefix of either version, or one address.

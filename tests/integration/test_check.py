@@ -325,7 +325,8 @@ class TLSTests(WrongTestCase):
         context = self.context(make_certificate(("echo.example",), self.authority))
         with WrongServer(changed(bytes), context) as server:
             where = f"localhost:{server.port}"
-            self.assertEqual(ask(*self.tls, "--servername", "echo.example", where)[0], 0)
+            for name in ("echo.example", "echo.example."):
+                self.assertEqual(ask(*self.tls, "--servername", name, where)[0], 0)
             done = run("--tls", "--insecure", where)
         self.assertEqual(done.returncode, 0)
         self.assertIn("NOT VERIFIED", done.stdout)
@@ -606,6 +607,15 @@ class OutputTests(SynchronousTestCase):
             ("--size", "0", "a:1"),
             ("a",),
             ("--tls", "--ca", "/", "a:1"),
+            ("--tls", "--servername", "a..b", "a:1"),
+            ("--tls", "--servername", ".example.com", "a:1"),
+            ("--tls", "--servername", "x" * 64, "a:1"),
+            ("--tls", "a..b:1"),
+            ("a..b:1",),
+            ("tcp:host=a..b:port=9",),
+            ("tcp:127.0.0.1:99999",),
+            ("unix:/" + "x" * 107,),
+            ("unix:path=/" + "x" * 107,),
         ):
             done = run(*arguments)
             self.assertEqual((done.returncode, done.stdout), (2, ""))
