@@ -33,6 +33,12 @@ class Destination(Protocol):
             does not.
         """
 
+    def has_room(self, seconds: float) -> bool:
+        """
+        Wait at most so long until lines can be written without waiting; those of one batch,
+        unless a single line is longer.
+        """
+
     def is_due(self) -> bool:
         """
         Whether it is time for L{rotate}.
@@ -46,15 +52,16 @@ class Destination(Protocol):
         """
 
 
-def wait_for_room(descriptor: int) -> bool:
+def wait_for_room(descriptor: int, seconds: float | None = None) -> bool:
     """
     Wait a little until something can be written.
 
+    @param seconds: how long at most; C{None} for L{WAIT_SECONDS}.
     @return: whether it can.
     """
     room = select.poll()
     room.register(descriptor, select.POLLOUT)
-    return bool(room.poll(WAIT_SECONDS * 1000))
+    return bool(room.poll((WAIT_SECONDS if seconds is None else seconds) * 1000))
 
 
 class Stream:
@@ -83,6 +90,12 @@ class Stream:
                     raise
             else:
                 self._rest = self._rest[written:]
+
+    def has_room(self, seconds: float) -> bool:
+        """
+        For a pipe, this is C{PIPE_BUF} bytes (pipe(7)); a regular file has it always.
+        """
+        return wait_for_room(self._descriptor, seconds)
 
     def is_due(self) -> bool:
         """

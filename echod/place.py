@@ -156,7 +156,13 @@ def first_of(clock: Any, attempts: Iterable[Callable[[], Deferred[T]]]) -> Defer
     return winner
 
 
-def _tcp(host: str, port: int, look_up: Callable[..., Deferred[Addresses]]) -> Connect:
+def _tcp(
+    host: str,
+    port: int,
+    look_up: Callable[..., Deferred[Addresses]],
+    timeout: float = PATIENCE_SECONDS,
+    bind_address: tuple[str, int] | None = None,
+) -> Connect:
     async def connect(reactor: Any, answer: Answer) -> Stream:
         answer.stage = "resolving"
         start = reactor.seconds()
@@ -176,7 +182,7 @@ def _tcp(host: str, port: int, look_up: Callable[..., Deferred[Addresses]]) -> C
                 text = f"{text}%{address[3]}"
             creator = ClientCreator(reactor, Stream)
             attempts.append(
-                lambda c=creator, t=text, a=address: c.connectTCP(t, a[1], PATIENCE_SECONDS)
+                lambda c=creator, t=text, a=address: c.connectTCP(t, a[1], timeout, bind_address)
             )
         return await _connected(first_of(reactor, attempts), reactor, answer)
 
@@ -200,8 +206,11 @@ def _endpoint(description: str) -> Connect:
         try:
             connecting: Deferred[Any] = endpoint.connect(Factory.forProtocol(Stream))
             return await _connected(connecting, reactor, answer)
-        except (Failed, CancelledError, ConnectingCancelledError):
+        except (Failed, CancelledError):
             raise
+        except ConnectingCancelledError:
+            # Twisted's word for the end of the time, while an endpoint connects.
+            raise CancelledError from None
         except Exception as error:
             # What an endpoint finds out only now, it may tell in any way.
             raise Failed(Outcome.UNREACHABLE, printable(str(error))) from None
@@ -253,16 +262,18 @@ def parse(
         if not port:
             raise ValueError("nobody listens on port 0; give one from 1 to 65535")
         name = server_name(host)
-        # To the resolver, the dot says that the name is whole (resolv.conf(5)).
-        dot = "." if host.endswith(".") else ""
-        return name, _tcp(name + dot, port, look_up)
+        return name, _tcp(_whole(host, name), port, look_up)
     if text.startswith(("tls:", "ssl:")):
         raise ValueError("Twisted's TLS knows no half-close; give --tls and HOST:PORT")
-    _check_endpoint(text)
-    return None, _endpoint(text)
+    return None, _from_endpoint(text, look_up)
 
 
-def _check_endpoint(description: str) -> None:
+def _whole(host: str, name: str) -> str:
+    # To the resolver, the dot says that the name is whole (resolv.conf(5)).
+    return f"{name}." if host.endswith(".") else name
+
+
+def _from_endpoint(description: str, look_up: Callable[..., Deferred[Addresses]]) -> Connect:
     from twisted.internet.endpoints import clientFromString
 
     try:
@@ -274,8 +285,12 @@ def _check_endpoint(description: str) -> None:
         raise ValueError(f"not a place ({printable(str(error))}); {_FORMS}") from None
     kind = description.partition(":")[0]
     if kind == "tcp":
-        settings = endpoint_settings(description, "host", "port")
-        server_name(settings["host"])
-        port_number(settings["port"])
+        # As HOST:PORT is: Twisted's own looks names up in threads that a name server can stop.
+        given = endpoint_settings(description, "host", "port")
+        host, port = given["host"], port_number(given["port"])
+        timeout = float(given.get("timeout", PATIENCE_SECONDS))
+        bind = (given["bindAddress"], 0) if given.get("bindAddress") else None
+        return _tcp(_whole(host, server_name(host)), port, look_up, timeout, bind)
     if kind == "unix":
         unix_path(endpoint_settings(description, "path")["path"])
+    return _endpoint(description)

@@ -5,9 +5,12 @@ The rule of this room: nobody who is owed an echo waits for a log.  A pipe that 
 a stopped terminal, a full disk or a slow one keep the thread alone.
 
 A thread, since no non-blocking write is had for a file, and what makes a pipe or a terminal
-non-blocking would make it so for the shell and all others who share it.
+non-blocking would make it so for the shell and all others who share it.  Where there can be no
+thread (RLIMIT_NPROC in getrlimit(2), pids.max of a control group), the reactor's writes, but
+only while there is room.
 """
 
+import math
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -28,7 +31,7 @@ reactor more than the record.
 """
 
 RETRY_SECONDS = 1.0
-"""How long it rests when it could not write."""
+"""How long it rests when it could not write, and until a thread is asked for again."""
 
 PATIENCE_SECONDS = 0.5
 """How long, in all, a start or a stop may take longer for the sake of the log."""
@@ -69,6 +72,8 @@ class Sink:
         self._start_thread = start
         self._patience = PATIENCE_SECONDS
         self._started = False
+        self._threadless = False
+        self._next_start = -math.inf
         self._writer = 0
         self._backlog = Backlog(clock)
         self._failed = False
@@ -93,24 +98,22 @@ class Sink:
         @return: whether there was room for it.
         """
         with self._lock:
-            if not self._backlog.add(level, line):
-                return False
+            added = self._backlog.add(level, line)
             self._filled.notify()
-            if self._threaded and not self._started:
-                self._start()
-        if self._patience > 0 and self._writer != get_ident():
-            self._wait()
-        return True
+        if added or self._threadless:
+            self._start()
+            if (self._patience > 0 or self._threadless) and self._writer != get_ident():
+                self._wait()
+        return added
 
     def run(self) -> None:
         """
         The reactor runs: from now on nobody waits.
         """
-        with self._lock:
-            self._threaded = True
-            self._patience = 0
-            if self._backlog and not self._started:
-                self._start()
+        self._threaded = True
+        self._patience = 0
+        if self._backlog:
+            self._start()
 
     def finish(self) -> None:
         """
@@ -128,29 +131,44 @@ class Sink:
             self._rotation_asked = True
             self._filled.notify()
             self._wake()
-            if not self._started:
-                self._start()
+        self._start()
+        if self._threadless:
+            self._write()
 
     def _start(self) -> None:
-        try:
-            self._start_thread(self._write_on)
-        except RuntimeError as error:
-            # There are as many as may be; the next line tries again.
-            self._backlog.reason = str(error)
-        else:
-            self._started = True
+        """
+        Start the thread, if there is to be one and is none, and while nobody else writes.
+        """
+        with self._lock:
+            if not self._threaded or self._started or self._writer:
+                return
+            if self._clock() < self._next_start:
+                return
+            try:
+                self._start_thread(self._write_on)
+            except RuntimeError as error:
+                self._next_start = self._clock() + RETRY_SECONDS
+                if not self._threadless:
+                    self._threadless = True
+                    log.warn(
+                        "no thread for the log: {reason}; the event loop writes it, and a slow "
+                        "disk delays clients; raise the limit on processes",
+                        event="log-without-thread",
+                        reason=str(error),
+                    )
+            else:
+                self._started = True
+                self._threadless = False
 
     def _wake(self) -> None:
         self._hurried = True
         self._hurry.notify()
 
     def _wait(self) -> None:
-        if not self._threaded:
+        if not self._started:
             self._write()
             return
         with self._lock:
-            if not self._started:
-                return
             start = self._clock()
             self._failed = False
             self._wake()
@@ -196,8 +214,16 @@ class Sink:
     def _next(self) -> Sequence[Record]:
         if self._rotation_asked or self._destination.is_due():
             self._rotate()
+        if self._threadless and not self._has_room():
+            return ()
         with self._lock:
             return self._backlog.batch()
+
+    def _has_room(self) -> bool:
+        start = self._clock()
+        room = self._destination.has_room(self._patience)
+        self._patience = max(0, self._patience - (self._clock() - start))
+        return room
 
     def _settle(self, failed: bool) -> None:
         with self._lock:

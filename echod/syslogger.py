@@ -108,6 +108,12 @@ class Syslogger:
             self._socket.close()
             self._socket = None
 
+    def has_room(self, seconds: float) -> bool:
+        """
+        Where there is no connection, the attempt to make one does not wait.
+        """
+        return self._socket is None or wait_for_room(self._socket.fileno(), seconds)
+
     def is_due(self) -> bool:
         """
         Never.

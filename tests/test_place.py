@@ -6,6 +6,7 @@ import errno
 import socket
 import threading
 
+from twisted.internet import endpoints
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.error import (
@@ -21,7 +22,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.outcome import Answer, Failed, Outcome
-from echod.place import ATTEMPT_DELAY_SECONDS, first_of, in_thread, parse, resolve
+from echod.place import ATTEMPT_DELAY_SECONDS, PATIENCE_SECONDS, first_of, in_thread, parse, resolve
 
 V4 = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 9000))
 V6 = (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("2001:db8::1", 9000, 0, 0))
@@ -355,17 +356,49 @@ class ConnectTests(SynchronousTestCase):
         """
         Any client endpoint of Twisted's will do.
         """
-        waiting = self.connect("tcp:host=localhost:port=9000")
-        self.fail_with(DNSLookupError("no such name"))
+        waiting = self.connect("unix:path=/run/echod.sock:timeout=3")
+        self.fail_with(DNSLookupError("no such name"), self.reactor.unixClients)
         self.assertIn("no such name", self.failureResultOf(waiting, Failed).value.detail)
 
     def test_endpoint_that_raises(self):
         """
         Whatever an endpoint raises is one line, but for the end of the time.
         """
-        waiting = self.connect("tcp:host=localhost:port=9000")
-        self.fail_with(LookupError("a\x1bb"))
+        where = "unix:path=/run/echod.sock:timeout=3"
+        waiting = self.connect(where)
+        self.fail_with(LookupError("a\x1bb"), self.reactor.unixClients)
         self.outcome(waiting, Outcome.UNREACHABLE, "a\\x1bb")
-        waiting = self.connect("tcp:host=localhost:port=9000")
-        waiting.cancel()
-        self.failureResultOf(waiting, CancelledError, ConnectingCancelledError)
+        for given_up in (CancelledError(), ConnectingCancelledError(None)):
+            waiting = self.connect(where)
+            self.fail_with(given_up, self.reactor.unixClients)
+            self.failureResultOf(waiting, CancelledError)
+
+    def test_endpoint_of_a_plugin(self):
+        """
+        So is what a plugin connects by.
+        """
+
+        class Nowhere:
+            prefix = "nowhere"
+
+            def parseStreamClient(self, reactor, *args):
+                return self
+
+            def connect(self, factory):
+                raise RuntimeError("can't start new thread")
+
+        self.patch(endpoints, "getPlugins", lambda _: [Nowhere()])
+        waiting = self.connect("nowhere:at:all")
+        self.outcome(waiting, Outcome.UNREACHABLE, "can't start new thread")
+
+    def test_tcp_endpoint(self):
+        """
+        One for TCP is looked up and connected as HOST:PORT is, with what it sets.
+        """
+        for text, timeout, bind in (
+            ("tcp:localhost:9000", PATIENCE_SECONDS, None),
+            ("tcp:port=9000:host=localhost:timeout=3:bindAddress=127.0.0.2", 3, ("127.0.0.2", 0)),
+        ):
+            self.connect(text)
+            host, port, _, *more = self.reactor.tcpClients[-1]
+            self.assertEqual((host, port, *more), ("192.0.2.1", 9000, timeout, bind))

@@ -24,6 +24,7 @@ class Paper:
     @ivar error: what it fails with.
     @ivar batches: the lines of each write.
     @ivar due: whether it says that it is to be rotated.
+    @ivar room: whether it says that it has room, and C{waited} for how long it was asked.
     """
 
     def __init__(self):
@@ -32,6 +33,8 @@ class Paper:
         self.batches = []
         self.due = False
         self.rotated = 0
+        self.room = True
+        self.waited = []
 
     @property
     def lines(self):
@@ -46,6 +49,10 @@ class Paper:
             self.failed = batch
             raise self.error
         self.batches.append(batch)
+
+    def has_room(self, seconds):
+        self.waited.append(seconds)
+        return self.room
 
     def is_due(self):
         return self.due
@@ -81,6 +88,9 @@ class SinkTestCase(SynchronousTestCase):
         return self.sink
 
     def hear(self, event):
+        if event.get("event") == "log-without-thread":
+            self.told.append(event)
+            self.sink.put(event["log_level"], b"no thread\n")
         if event.get("log_namespace") == "echod.backlog":
             self.told.append(event)
             self.sink.put(event["log_level"], f"told {event['count']}\n".encode())
@@ -337,25 +347,99 @@ class ThreadTests(SinkTestCase):
         self.sink.finish()
         self.assertEqual(self.paper.lines, [b"a\n"])
 
-    def test_no_thread(self):
+    def without_threads(self, **given):
         """
-        When there can be no more threads, lines wait for one, and each asks for it again.
+        A sink while there can be no threads.
+
+        @return: when each was asked for; a list to be emptied when there can be again.
         """
-        refused = [RuntimeError("can't start new thread")] * 2
+        asked = [0.0]
 
         def start(work):
-            if refused:
-                raise refused.pop()
-            self.works.append(work)
+            if not asked:
+                self.works.append(work)
+                return
+            asked.append(self.clock.seconds())
+            raise RuntimeError("can't start new thread")
 
-        self.sink(start=start)
+        self.sink(start=start, **given)
+        return asked
+
+    def test_no_thread(self):
+        """
+        When there can be no more threads, lines are written all the same, and that is told
+        once; a second later a line asks for a thread again, which takes over.
+        """
+        asked = self.without_threads()
         self.put(b"a\n", b"b\n")
-        self.assertEqual((self.works, self.paper.lines), ([], []))
         self.sink.run()
         self.put(b"c\n")
+        self.clock.advance(1)
+        self.put(b"d\n", b"e\n")
+        lines = [b"a\n", b"no thread\n", b"b\n", b"c\n", b"d\n", b"e\n"]
+        self.assertEqual(self.paper.lines, lines)
+        self.assertEqual((asked, len(self.told)), ([0.0, 0.0, 1.0], 1))
+        self.assertEqual(self.told[0]["reason"], "can't start new thread")
+        asked.clear()
+        self.clock.advance(1)
+        self.put(b"f\n")
+        self.assertEqual(self.paper.lines, lines)
         self.started()
         self.sink.finish()
-        self.assertEqual(self.paper.lines, [b"a\n", b"b\n", b"c\n"])
+        self.put(b"g\n")
+        self.assertEqual(self.paper.lines, [*lines, b"f\n", b"g\n"])
+
+    def test_no_thread_in_the_background(self):
+        """
+        So it is with what could not be written before the background was reached.
+        """
+        self.without_threads(forks=True)
+        self.paper.error = full()
+        self.put(b"a\n")
+        self.paper.error = None
+        self.sink.run()
+        self.assertEqual(self.paper.lines, [b"a\n", b"no thread\n"])
+
+    def test_no_thread_and_no_room(self):
+        """
+        The loop does not wait for a place without room: it tries with each line, also with
+        those that are dropped, and a stop waits no longer than it has patience.
+        """
+        asked = self.without_threads()
+        self.sink.run()
+        self.put(b"a\n")
+        self.paper.room = False
+        fitting = MOST_BYTES // len(LINE)
+        self.put(*[LINE] * (fitting + 3))
+        self.assertEqual((self.sink.dropped, len(self.paper.lines)), (3, 2))
+        self.assertEqual(set(self.paper.waited), {0})
+        self.paper.room = True
+        # None is started in the middle of writing.
+        told = self.told[:]
+        asked.clear()
+        self.clock.advance(0.5)
+        self.put(LINE)
+        self.assertEqual(self.paper.lines[2:], [LINE] * fitting + [b"told 4\n"])
+        self.assertEqual((self.works, len(self.told)), ([], len(told) + 1))
+        asked.append(0.0)
+        self.paper.room = False
+        self.put(b"last\n")
+        self.paper.waited.clear()
+        self.paper.has_room = lambda seconds: (
+            self.paper.waited.append(seconds) or (self.clock.advance(seconds))
+        )
+        self.sink.finish()
+        self.put(b"very last\n")
+        self.assertEqual(self.paper.waited, [PATIENCE_SECONDS, 0])
+
+    def test_no_thread_to_rotate(self):
+        """
+        Without a thread, the loop rotates.
+        """
+        self.without_threads()
+        self.sink.run()
+        self.sink.rotate()
+        self.assertEqual((self.paper.rotated, self.paper.lines), (1, [b"no thread\n"]))
 
     def test_real_thread(self):
         """

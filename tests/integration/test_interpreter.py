@@ -1,5 +1,5 @@
 """
-Python's own switches: warnings that are errors, and no docstrings.
+What Python may meet where it runs: its own switches, and no threads.
 """
 
 import os
@@ -11,6 +11,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.certificates import make_certificate
 from tests.integration.support import LOOPBACK, PATIENCE_SECONDS, Daemon, echo
 from tests.integration.wrong_servers import PROGRAM
+
+NOBODY = 64862
+"""A user that has no process."""
 
 
 class SwitchesTests(SynchronousTestCase):
@@ -69,3 +72,56 @@ class SwitchesTests(SynchronousTestCase):
         """
         self.switch("PYTHONOPTIMIZE", "2")
         self.serve()
+
+
+class WithoutThreadsTests(SynchronousTestCase):
+    """
+    Where there can be no thread: a limit on processes counts threads, too.
+    """
+
+    def setUp(self) -> None:
+        if os.geteuid() != 0:
+            self.skipTest("it takes root to become a user who has no process yet")
+        # For root there is no such limit (getrlimit(2)).  What remains lets this user reach an
+        # interpreter in root's own folder.
+        kept = "-all,+dac_read_search"
+        self.limited = [
+            *("setpriv", f"--reuid={NOBODY}", "--clear-groups", f"--bounding-set={kept}"),
+            *(f"--inh-caps={kept}", f"--ambient-caps={kept}", "prlimit", "--nproc=1"),
+        ]
+
+    def test_daemon(self) -> None:
+        """
+        The daemon echoes and logs, and says that it has no thread for that.
+        """
+        daemon = Daemon(*LOOPBACK)
+        daemon._command = (*self.limited, *daemon._command)
+        with daemon:
+            with daemon.connect() as client:
+                self.assertEqual(echo(client, b"hello"), b"hello")
+            daemon.ended("client", 1)
+            daemon.stop()
+            self.assertIn("no thread for the log: can't start new thread; ", daemon.log)
+            self.assertEqual(daemon.log.count("no thread"), 1)
+            self.assertIn("echod stopped: 1 connection", daemon.log)
+
+    def test_client(self) -> None:
+        """
+        The client asks for addresses as ever, and for a name says that it cannot.
+        """
+        with Daemon(*LOOPBACK) as daemon:
+            for host, status, text in (
+                ("127.0.0.1:{}", 0, ""),
+                ("tcp:127.0.0.1:{}", 0, ""),
+                ("localhost:{}", 3, "no thread can be started to look it up; "),
+                ("tcp:host=localhost:port={}", 3, "no thread can be started to look it up; "),
+            ):
+                done = subprocess.run(
+                    [*self.limited, PROGRAM, host.format(daemon.port())],
+                    capture_output=True,
+                    text=True,
+                    timeout=PATIENCE_SECONDS,
+                )
+                self.assertEqual(done.returncode, status, done.stderr)
+                self.assertIn(text, done.stderr)
+                self.assertEqual(len(done.stderr.splitlines()), bool(status))
