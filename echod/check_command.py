@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, MutableMapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -19,6 +20,7 @@ from echod.check_options import CheckOptions
 from echod.dial import Dialler, Secure
 from echod.outcome import Outcome
 from echod.run import Run
+from echod.stdio import report_output_error
 
 
 def make_secure(options: CheckOptions) -> Secure | None:
@@ -93,11 +95,19 @@ def command(arguments: Sequence[str] | None, run: Callable[..., None] = react) -
     """
     options = CheckOptions()
     try:
-        options.parseOptions(arguments)
+        try:
+            options.parseOptions(arguments)
+        finally:
+            # It may have printed the help.
+            sys.stdout.flush()
         leave_out_openssl(options, sys.modules)
         secure = make_secure(options)
     except UsageError as error:
-        print(f"echod-check: {error}", file=sys.stderr)
+        with suppress(OSError):
+            print(f"echod-check: {error}", file=sys.stderr)
+        raise SystemExit(Outcome.USAGE.status) from None
+    except OSError as error:
+        report_output_error("echod-check", error, sys.stdout, sys.stderr)
         raise SystemExit(Outcome.USAGE.status) from None
     # The one place where the reactor is imported; all else is handed it.
     from twisted.internet import reactor

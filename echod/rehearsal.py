@@ -4,6 +4,7 @@ C{--check}: the daemon is started and stopped again, to find out whether it coul
 The rule of this room: nothing is left behind, and nobody is told but who asked.
 """
 
+import sys
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -13,6 +14,7 @@ from echod import __version__
 from echod.daemon import EchodService
 from echod.listener import ListenFailed
 from echod.rotation import names_text, time_text
+from echod.stdio import report_output_error
 
 
 def check(reactor: Any, service: EchodService, workers: int = 1) -> None:
@@ -40,6 +42,10 @@ def check(reactor: Any, service: EchodService, workers: int = 1) -> None:
                 print("with")
                 for each in service.certificates.served:
                     print(f"  {names_text(each)}, until {time_text(each.not_after)}, {each.path}")
+            sys.stdout.flush()
+        except OSError as error:
+            report_output_error("echod: --check", error, sys.stdout, sys.stderr)
+            failed = True
         except ListenFailed:
             # It has said why; and react() takes a status from a plain SystemExit only.
             failed = True

@@ -6,7 +6,7 @@ error, and C{--quiet} silences both.
 """
 
 import json
-import os
+from contextlib import suppress
 from typing import Any, TextIO
 
 from twisted.internet.defer import CancelledError
@@ -17,6 +17,7 @@ from echod.dial import Dialler
 from echod.exchange import check
 from echod.outcome import Answer, CaseResult, Failed, Outcome
 from echod.report import answer_json, answer_text, session_text
+from echod.stdio import report_output_error
 
 PROGRESS_SECONDS = 1.0
 
@@ -55,17 +56,15 @@ class Run:
 
     def _warn(self, line: str) -> None:
         if not self._options["quiet"]:
-            print(line, file=self._err, flush=True)
+            # Where nobody can be told, there is the status.
+            with suppress(OSError):
+                print(line, file=self._err, flush=True)
 
     def output_failed(self, error: OSError) -> Outcome:
         """
         Nobody reads what is printed, or the disk is full.
         """
-        self._warn(f"echod-check: standard output: {error.strerror}")
-        # What is buffered would be tried again, and complained about, at exit.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self._out.fileno())
-        os.close(nowhere)
+        report_output_error("echod-check", error, self._out, self._err)
         return Outcome.USAGE
 
     async def _checks(self) -> Outcome:

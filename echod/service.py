@@ -23,6 +23,7 @@ from echod.inherited import InheritedSockets, first_environment
 from echod.options import Options
 from echod.rehearsal import check
 from echod.signals import Signals, restore_interrupt
+from echod.stdio import prepare_standard_streams
 from echod.systemd import Supervision
 from echod.whereabouts import check_whereabouts
 
@@ -40,15 +41,9 @@ def worker_count(asked: int, most: int) -> int:
 
 def fill_standard_streams() -> None:
     """
-    Open something in the place of each standard stream that was closed when the process
-    began (C{>&-}).  Else the first sockets get their numbers, and what is written to the
-    stream goes to a client; in the background, twistd would close what it found there.
+    Let each standard stream be one that can be written to, or lead nowhere.
     """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
+    prepare_standard_streams()
 
 
 def keep_steady_time(reactor: Any) -> None:

@@ -143,6 +143,21 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(len(errors.getvalue().splitlines()), 1)
         self.assertTrue(errors.getvalue().startswith("echod-check: "))
 
+    def test_full_disk(self):
+        """
+        Help that cannot be written is one line as well.
+        """
+        for option in ("--help", "--version"):
+            errors = io.StringIO()
+            with open("/dev/full", "w") as full:
+                self.patch(sys, "stdout", full)
+                self.patch(sys, "stderr", errors)
+                end = self.assertRaises(SystemExit, check_command.command, [option])
+            self.assertEqual(end.code, 2)
+            self.assertEqual(
+                errors.getvalue(), "echod-check: standard output: No space left on device\n"
+            )
+
     def test_reactor(self):
         """
         The reactor that runs has a clock that cannot step.

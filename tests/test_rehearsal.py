@@ -2,9 +2,11 @@
 A daemon that is started and stopped to find out whether it could run.
 """
 
+import io
 import os
 import resource
 import socket
+import sys
 
 from twisted.scripts.twistd import ServerOptions
 
@@ -48,6 +50,20 @@ class CheckTests(ServiceTestCase):
             ],
         )
         self.assertEqual([port.stopped for port in self.reactor.ports], [True, True])
+
+    def test_full_disk(self):
+        """
+        When it cannot tell, that is one line, and the check has failed.
+        """
+        stderr = io.StringIO()
+        with open("/dev/full", "w") as full:
+            self.patch(sys, "stdout", full)
+            self.patch(sys, "stderr", stderr)
+            self.assertEqual(self.check(self.build(*self.local)), 1)
+        self.assertEqual(
+            stderr.getvalue(), "echod: --check: standard output: No space left on device\n"
+        )
+        self.assertEqual([port.stopped for port in self.reactor.ports], [True])
 
     def test_workers(self):
         """

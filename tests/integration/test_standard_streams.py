@@ -1,0 +1,99 @@
+"""
+Standard streams that are closed, full, or for ASCII alone.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.certificates import make_certificate
+from tests.integration.support import LOOPBACK, PATIENCE_SECONDS, Daemon
+from tests.integration.wrong_servers import PROGRAM
+
+TWISTD = str(Path(sys.executable).with_name("twistd"))
+CHECK = (TWISTD, "-n", "--pidfile=", "echod", "--check", *LOOPBACK)
+
+
+class StreamsTests(SynchronousTestCase):
+    """
+    C{echod-check} and C{--check}.
+    """
+
+    def run_with(self, streams: str, *command: str) -> tuple[int, str, str]:
+        """
+        Run a command with its streams as the shell's words have them.
+
+        @return: its status, and what it wrote to standard output and standard error.
+        """
+        done = subprocess.run(
+            ["sh", "-c", f'exec "$@" {streams}', "sh", *command],
+            capture_output=True,
+            encoding="utf-8",
+            timeout=PATIENCE_SECONDS,
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    def test_closed(self) -> None:
+        """
+        A closed stream changes nothing but that nobody is told; a failure does not go to
+        standard output instead.
+        """
+        with Daemon(*LOOPBACK) as daemon:
+            where = f"127.0.0.1:{daemon.port()}"
+            taken = ("--port", str(daemon.port()))
+            for streams in (">&-", "2>&-", "<&- >&- 2>&-"):
+                for command, expected in (
+                    ((PROGRAM, where), 0),
+                    ((PROGRAM, "--ping", "-c", "1", where), 0),
+                    ((PROGRAM, "unix:/no/such/socket"), 13),
+                    ((PROGRAM, "--nope"), 2),
+                    (CHECK, 0),
+                    ((*CHECK, *taken), 1),
+                ):
+                    status, out, err = self.run_with(streams, *command)
+                    self.assertEqual(status, expected, (streams, command, err))
+                    self.assertNotIn("Traceback", err)
+                    if status:
+                        self.assertEqual(out, "")
+            daemon.ended("client", 3)
+
+    def test_full(self) -> None:
+        """
+        Output that cannot be written is one line; where the line cannot be, the status stays.
+        """
+        for command, status in (
+            ((PROGRAM, "--help"), 2),
+            ((PROGRAM, "--version"), 2),
+            (CHECK, 1),
+        ):
+            ended = self.run_with(">/dev/full", *command)
+            self.assertEqual((ended[0], len(ended[2].splitlines())), (status, 1), ended)
+            self.assertIn("standard output: No space left on device", ended[2])
+        for command, status in (
+            ((PROGRAM, "--nope"), 2),
+            ((PROGRAM, "unix:/no/such/socket"), 13),
+        ):
+            self.assertEqual(self.run_with("2>/dev/full", *command), (status, "", ""))
+
+    def test_ascii(self) -> None:
+        """
+        What they cannot show is an escape.
+        """
+        folder = Path(self.mktemp()).absolute() / "\u00fc"
+        folder.mkdir(parents=True)
+        made = make_certificate(["localhost"])
+        (folder / "pem").write_bytes(made.cert_pem + made.key_pem)
+        (folder / "pem").chmod(0o600)
+        tls = ("--tls-port", "0", "--tls-cert", f"{folder}/pem")
+        ascii_only = ("env", "PYTHONIOENCODING=ascii")
+        status, out, err = self.run_with("", *ascii_only, *CHECK, *tls)
+        self.assertEqual((status, err), (0, ""))
+        self.assertIn(r"/\xfc/pem", out)
+        status, out, err = self.run_with("", *ascii_only, PROGRAM, f"unix:{folder}"[:100])
+        self.assertEqual((status in (4, 13), out, len(err.splitlines())), (True, "", 1), err)
+        ping = (PROGRAM, "--ping", "-c", "1", "unix:\u00fc")
+        status, out, err = self.run_with("", *ascii_only, *ping)
+        self.assertIn(r"--- unix:\xfc ---", out)
+        self.assertEqual((status, err), (13, ""))
