@@ -15,6 +15,37 @@ from echod.destination import Record, Stream
 ROTATE_BYTES = 1_000_000
 """The size at which twistd has a log rotated."""
 
+MAX_LINKS = 40
+"""How many symbolic links the kernel follows (path_resolution(7))."""
+
+
+def own_descriptor(path: str) -> int | None:
+    """
+    Which descriptor of this process a path leads to, as C{/dev/stdout} and C{/proc/self/fd/1}
+    do (proc(5)); C{None} for another path.
+
+    @raise OSError: when it is not open.
+    """
+    ours = os.path.realpath("/dev/fd")
+    for _ in range(MAX_LINKS):
+        folder, name = os.path.split(path)
+        folder = os.path.realpath(folder)
+        if folder == ours and name.isdecimal():
+            os.fstat(int(name))
+            return int(name)
+        try:
+            path = os.path.join(folder, os.readlink(os.path.join(folder, name)))
+        except OSError:
+            break
+    return None
+
+
+def _is_at(path: str, file: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), file)
+    except OSError:
+        return False
+
 
 class LogFile(Stream):
     """
@@ -30,9 +61,17 @@ class LogFile(Stream):
         # Not a link such as /dev/stdout is to be moved, but the file that it leads to.
         self.path = os.path.realpath(path)
         self._rotate_bytes = rotate_bytes
-        super().__init__(self._open())
-        # Such as /dev/null or a pipe are not to be moved, nor cut.
-        self._regular = stat.S_ISREG(os.fstat(self._descriptor).st_mode)
+        own = own_descriptor(path)
+        if own is None or _is_at(self.path, os.fstat(own)):
+            super().__init__(self._open())
+        else:
+            # A pipe or a socket, which has no path: a socket cannot be opened again, nor can
+            # another user's pipe.
+            super().__init__(os.dup(own))
+        # Such as /dev/null, a pipe, or a file that has no name any more are not to be moved,
+        # nor cut.
+        status = os.fstat(self._descriptor)
+        self._regular = stat.S_ISREG(status.st_mode) and status.st_nlink > 0
         self._due_bytes = rotate_bytes
 
     def _open(self) -> int:
@@ -80,7 +119,7 @@ class LogFile(Stream):
         old = os.fstat(self._descriptor)
         # If this fails, it is tried again when as much has been written as for the first.
         self._due_bytes = old.st_size + self._rotate_bytes
-        if self._is_in_place(old):
+        if _is_at(self.path, old):
             self._move_aside()
         descriptor = self._open()
         try:
@@ -91,12 +130,6 @@ class LogFile(Stream):
         self.close()
         self._descriptor = descriptor
         self._due_bytes = self._rotate_bytes
-
-    def _is_in_place(self, file: os.stat_result) -> bool:
-        try:
-            return os.path.samestat(os.stat(self.path), file)
-        except FileNotFoundError:
-            return False
 
     def _move_aside(self) -> None:
         free = 1

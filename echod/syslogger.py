@@ -3,8 +3,12 @@ The system's log (RFC 3164), as a place for lines.
 
 The rule of this room: nothing here waits for long.  syslog(3) waits for ever when the
 daemon at the other end has stopped, and does not tell when there is none.
+
+The socket takes datagrams as a rule, with some daemons a stream; as in glibc's syslog(3), the
+kernel says which, and a null byte ends each message of a stream.
 """
 
+import errno
 import itertools
 import os
 import socket
@@ -52,7 +56,9 @@ class Syslogger:
     """
 
     _socket: socket.socket | None = None
+    _ends_with = b""
     _sent = 0
+    _rest = b""
 
     def __init__(self, prefix: str, path: str = SOCKET, now: Callable[[], str] = _now):
         """
@@ -77,27 +83,50 @@ class Syslogger:
         self._sent = 0
 
     def _send(self, datagram: bytes) -> None:
-        sock = self._socket or self._connect()
+        sock = self._socket or self.connect()
         try:
-            sock.send(datagram)
+            self._send_to(sock, datagram)
         except BlockingIOError:
-            if not wait_for_room(sock.fileno()):
-                raise
-            sock.send(datagram)
+            raise
         except OSError:
             # A syslogd that has been started anew has a new socket.
             self.close()
-            self._connect().send(datagram)
+            self._send_to(self.connect(), datagram)
 
-    def _connect(self) -> socket.socket:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    def _send_to(self, sock: socket.socket, datagram: bytes) -> None:
+        # What has been begun is ended first; it is of the same line.
+        self._rest = self._rest or datagram + self._ends_with
+        while self._rest:
+            try:
+                sent = sock.send(self._rest)
+            except BlockingIOError:
+                if not wait_for_room(sock.fileno()):
+                    raise
+            else:
+                self._rest = self._rest[sent:]
+
+    def connect(self) -> socket.socket:
+        """
+        Connect to syslogd.
+
+        @raise OSError: when there is none.
+        """
+        try:
+            return self._connected(socket.SOCK_DGRAM, b"")
+        except OSError as error:
+            if error.errno != errno.EPROTOTYPE:
+                raise
+            return self._connected(socket.SOCK_STREAM, b"\0")
+
+    def _connected(self, kind: socket.SocketKind, ends_with: bytes) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, kind)
         try:
             sock.setblocking(False)
             sock.connect(self._path)
         except OSError:
             sock.close()
             raise
-        self._socket = sock
+        self._socket, self._ends_with, self._rest = sock, ends_with, b""
         return sock
 
     def close(self) -> None:

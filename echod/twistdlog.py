@@ -23,7 +23,7 @@ from echod.logfile import LogFile
 from echod.observers import LINES, LineObserver, of_worker
 from echod.sink import Sink
 from echod.sockets import printable
-from echod.syslogger import Syslogger
+from echod.syslogger import SOCKET, Syslogger
 
 
 def log_name(twistd: Mapping[str, Any]) -> str:
@@ -100,7 +100,7 @@ class TwistdLog:
     def _destination(self, twistd: Mapping[str, Any]) -> Destination:
         name = log_name(twistd)
         if twistd["syslog"]:
-            return Syslogger(twistd["prefix"])
+            return self._syslogger(twistd["prefix"])
         if name != "-":
             self.file = LogFile(name)
             return self.file
@@ -108,6 +108,21 @@ class TwistdLog:
             raise OSError(None, "a daemon in the background has no standard output")
         # Python has none if it was closed; then its number leads nowhere.
         return Stream(1 if sys.stdout is None else sys.stdout.fileno())
+
+    def _syslogger(self, prefix: str) -> Syslogger:
+        syslogger = Syslogger(prefix)
+        try:
+            syslogger.connect()
+        except OSError as error:
+            # It may come later, as at a boot.  There is no log to say so in; and of several
+            # processes, one says it.
+            if self.worker is None:
+                print(
+                    f"twistd: --syslog: nobody listens on {SOCKET}: {error.strerror}; lines wait "
+                    "for it, the newest are dropped; start a syslogd, or give --logfile",
+                    file=sys.__stderr__,
+                )
+        return syslogger
 
     def try_open(self) -> None:
         """

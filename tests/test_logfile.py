@@ -4,6 +4,7 @@ The log's file, and how it is rotated.
 
 import errno
 import os
+import socket
 import stat
 
 from twisted.logger import LogLevel
@@ -94,6 +95,55 @@ class WriteTests(LogFileTestCase):
         file.rotate()
         self.assertFalse(file.is_due())
         self.assertTrue(os.path.exists("/dev/full"))
+
+    def test_own_descriptor(self):
+        """
+        A pipe or a socket that this process has open is written to by the path of its
+        descriptor, through links too, and stays open for others.
+        """
+        reading, writing = os.pipe()
+        ours, theirs = socket.socketpair()
+        for near, far in ((writing, reading), (ours.detach(), theirs.detach())):
+            os.symlink(f"/proc/self/fd/{near}", f"{self.path}{near}")
+            for path in (f"/dev/fd/{near}", f"/proc/{os.getpid()}/fd/{near}", f"{self.path}{near}"):
+                file = LogFile(path, rotate_bytes=0)
+                self.write(file, b"a\n")
+                file.rotate()
+                self.write(file, b"b\n")
+                self.assertEqual((os.read(far, 100), file.is_due()), (b"a\nb\n", False))
+                self.assertTrue(file.has_room(0))
+                file.close()
+            os.close(near)
+            os.close(far)
+        error = self.assertRaises(OSError, LogFile, f"/dev/fd/{near}")
+        self.assertEqual(error.errno, errno.EBADF)
+
+    def test_own_file(self):
+        """
+        A file that this process has open is moved and cut by its own name, unless it has none
+        any more.
+        """
+        with open(self.path, "w") as opened:
+            path = f"/dev/fd/{opened.fileno()}"
+            file = LogFile(path, rotate_bytes=0)
+            self.addCleanup(lambda: file.close())
+            self.write(file, b"a\n")
+            file.rotate()
+            self.assertEqual(self.names(), ["log", "log.1"])
+            os.unlink(self.path + ".1")
+            os.unlink(self.path)
+            nameless = LogFile(path, rotate_bytes=0)
+            self.addCleanup(nameless.close)
+            self.write(nameless, b"b\n")
+            self.assertEqual((nameless.is_due(), self.names()), (False, []))
+
+    def test_endless_link(self):
+        """
+        A link that leads to itself is told as such.
+        """
+        os.symlink(self.path, self.path)
+        error = self.assertRaises(OSError, LogFile, self.path)
+        self.assertEqual(error.errno, errno.ELOOP)
 
     def test_pipe_that_nobody_reads(self):
         """

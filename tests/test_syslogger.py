@@ -149,6 +149,75 @@ class SysloggerTests(SynchronousTestCase):
             words += self.received(daemon)
         self.assertEqual(words, [line.strip() for line in lines])
 
+    def stream(self):
+        """
+        A syslogd that takes a stream, with a little room in each connection.
+
+        @return: what takes the next connection, a socket that does not block.
+        """
+        daemon = socket.socket(socket.AF_UNIX)
+        self.addCleanup(daemon.close)
+        daemon.bind(self.path)
+        daemon.listen()
+
+        def accept():
+            connection = daemon.accept()[0]
+            self.addCleanup(connection.close)
+            connection.setblocking(False)
+            return connection
+
+        return accept
+
+    def test_stream(self):
+        """
+        Where syslogd takes a stream, a null byte ends each line.
+        """
+        accept = self.stream()
+        self.write(b"a\n", b"b\n")
+        words = accept().recv(1000).split(b"\0")
+        self.assertEqual([each.rpartition(b": ")[2] for each in words], [b"a", b"b", b""])
+
+    def test_stopped_stream(self):
+        """
+        What a stream did not take is sent when it does, whole, and nothing twice, also when
+        half of a line had gone.
+        """
+        accept = self.stream()
+        lines = [b"%d " % number * 3000 + b"\n" for number in range(100)]
+        self.assertRaises(BlockingIOError, self.write, *lines)
+        connection = accept()
+        received = b""
+        while received.count(b"\0") < len(lines):
+            with contextlib.suppress(BlockingIOError):
+                self.write(*lines)
+            with contextlib.suppress(BlockingIOError):
+                while piece := connection.recv(1 << 20):
+                    received += piece
+        words = [each.rpartition(b": ")[2] for each in received.split(b"\0")]
+        self.assertEqual(words, [*(line[:-1] for line in lines), b""])
+
+    def test_stream_started_anew(self):
+        """
+        A line that had begun is whole in the next connection.
+        """
+        accept = self.stream()
+        line = b"x" * 400_000 + b"\n"
+        self.assertRaises(BlockingIOError, self.write, line)
+        accept().close()
+        self.assertRaises(BlockingIOError, self.write, line)
+        self.assertTrue(accept().recv(100).startswith(b"<30>now "))
+
+    def test_room(self):
+        """
+        There is room as long as syslogd takes lines, and to try to connect.
+        """
+        self.assertTrue(self.syslogger.has_room(0))
+        self.syslogd()
+        self.write(b"a\n")
+        self.assertTrue(self.syslogger.has_room(0))
+        self.assertRaises(BlockingIOError, self.write, *[b"b\n"] * 5000)
+        self.assertFalse(self.syslogger.has_room(0))
+
     def test_room_in_time(self):
         """
         When it takes again soon, it is only waited for.

@@ -3,6 +3,7 @@ The log as twistd's own options have it.
 """
 
 import errno
+import io
 import json
 import os
 import sys
@@ -14,6 +15,7 @@ from zope.interface.verify import verifyObject
 
 from echod import twistdlog
 from echod.destination import Stream
+from echod.syslogger import Syslogger
 from echod.twistdlog import TwistdLog
 
 
@@ -216,6 +218,9 @@ class OpenTests(LogTestCase):
                     self.sent = sent
                     sent.append(prefix)
 
+                def connect(self):
+                    pass
+
                 def write(self, records):
                     self.sent.extend(records)
 
@@ -228,6 +233,27 @@ class OpenTests(LogTestCase):
             )
             self.assertIsNone(log.file)
         self.assertEqual((self.written(), os.path.exists(path)), ([], False))
+
+    def test_no_syslogd(self):
+        """
+        Without a syslogd the start goes on, and says so, but in no worker.
+        """
+
+        class Nobody(Syslogger):
+            def __init__(self, prefix):
+                super().__init__(prefix, "/no/such/socket")
+
+        self.patch(twistdlog, "Syslogger", Nobody)
+        for worker in ("3", None):
+            stderr = io.StringIO()
+            self.patch(sys, "__stderr__", stderr)
+            log = self.log(syslog=1, prefix="name")
+            log.worker = worker
+            self.assertIsNotNone(log.open())
+            said = stderr.getvalue()
+            self.assertEqual(len(said.splitlines()), worker is None)
+        self.assertIn("--syslog: nobody listens on", said)
+        self.assertIn(": No such file or directory; lines wait for it", said)
 
     def test_dropped(self):
         """
