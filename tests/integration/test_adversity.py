@@ -22,7 +22,16 @@ from unittest import SkipTest
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.certificates import make_certificate
-from tests.integration.support import LOOPBACK, Daemon, connect, echo, show, wait_until
+from tests.integration.support import (
+    LOOPBACK,
+    PATIENCE_SECONDS,
+    Daemon,
+    connect,
+    echo,
+    receive_rest,
+    show,
+    wait_until,
+)
 from tests.integration.test_twistd import ON_A_SOCKET, socket_listens, socket_path
 from tests.integration.tlsclient import TLSClient, context
 
@@ -343,14 +352,48 @@ class ClosedTests(SynchronousTestCase):
         self.lives(daemon)
 
 
-class NoSyslogTests(SynchronousTestCase):
+# A /dev of its own, whose log is a socket in the daemon's directory.
+OWN_DEV = """
+mkdir {}/dev && mount -t tmpfs none {}/dev && cd {}/dev && touch null urandom &&
+mount --bind /dev/null null && mount --bind /dev/urandom urandom && ln -s /proc/self/fd fd &&
+ln -s {}/syslogd log && cd / && mount --rbind {}/dev /dev || exit;
+"""
+
+
+class SyslogTests(SynchronousTestCase):
     """
-    A machine on which nobody takes what goes to syslog(3).
+    Machines whose syslogd takes a stream, or on which there is none.
     """
+
+    def test_stream(self) -> None:
+        """
+        A syslogd that takes a stream, and no datagrams, gets every record.
+        """
+        needs_root()
+        before = ("unshare", "--mount", *shell(OWN_DEV))
+        daemon = Under(before, *ON_A_SOCKET, before=("--syslog",), ready=socket_listens)
+        with socket.socket(socket.AF_UNIX) as syslogd:
+            syslogd.bind(str(daemon.directory / "syslogd"))
+            syslogd.listen()
+            syslogd.settimeout(PATIENCE_SECONDS)
+            with daemon:
+                with connect(f"unix:{socket_path(daemon)}") as client:
+                    self.assertEqual(echo(client, b"hello"), b"hello")
+                daemon.stop()
+                self.assertEqual((daemon.stdout, daemon.stderr), ("", ""))
+                with syslogd.accept()[0] as stream:
+                    text = receive_rest(stream).decode()
+        records = text.split("\0")
+        self.assertEqual(records.pop(), "")
+        for record in records:
+            self.assertRegex(record, r"\A<\d+>\w{3} [ \d]\d [\d:]{8} twisted\[\d+\]: ")
+        self.assertIn("echod 0.1.0 starting", records[0])
+        self.assertEqual(sum(": 5 bytes echoed in" in record for record in records), 1)
+        self.assertIn("Server Shut Down", records[-1])
 
     def test_no_dev_log(self) -> None:
         """
-        Without /dev/log it starts, echoes and stops, and says nothing elsewhere.
+        Without /dev/log it starts, echoes and stops, and says so once.
         """
         needs_root()
         hide = 'if [ -e /dev/log ]; then mount --bind /dev/null "$(readlink -f /dev/log)"; fi;'
@@ -362,7 +405,10 @@ class NoSyslogTests(SynchronousTestCase):
             with connect(f"unix:{socket_path(daemon)}") as client:
                 self.assertEqual(echo(client, b"hello"), b"hello")
             daemon.stop()
-            self.assertEqual((daemon.stdout, daemon.stderr), ("", ""))
+            self.assertEqual(daemon.stdout, "")
+            self.assertRegex(
+                daemon.stderr, r"\Atwistd: --syslog: nobody listens on /dev/log: [^\n]+\n\Z"
+            )
 
 
 class PidfileTests(SynchronousTestCase):

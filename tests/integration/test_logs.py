@@ -327,6 +327,44 @@ class NotTakenTests(SynchronousTestCase):
                 self.assertEqual(daemon.log.count("bytes echoed in"), 100 * background)
 
 
+class DescriptorTests(SynchronousTestCase):
+    """
+    A log file that is a descriptor which the daemon was started with, as in a container.
+    """
+
+    def logged_to(self, near: int, far: int, *options: str) -> str:
+        """
+        Have a daemon log to C{/dev/stdout}, and rotate.
+
+        @return: what came out at the other end.
+        """
+        daemon = SocketDaemon(*options, before=("--logfile", "/dev/stdout"))
+        daemon.output = near
+        try:
+            with daemon:
+                daemon.visit(1)
+                daemon.signal(signal.SIGUSR1)
+                daemon.visit(1)
+                daemon.stop()
+        finally:
+            os.close(near)
+        with open(far, "rb") as output:
+            return output.read().decode()
+
+    def test_pipe_and_socket(self) -> None:
+        """
+        A pipe and a socket get every record, from workers too, and nothing is rotated.
+        """
+        for options in ((), ("--workers", "2")):
+            ours, theirs = socket.socketpair()
+            read, write = os.pipe()
+            for near, far in ((write, read), (ours.detach(), theirs.detach())):
+                text = self.logged_to(near, far, *options)
+                self.assertEqual(text.count(": 1 bytes echoed in"), 2, text)
+                self.assertIn("Server Shut Down", text)
+                self.assertNotIn("log-rotation", text)
+
+
 class RotationTests(SynchronousTestCase):
     """
     A file that gives way to a new one.
