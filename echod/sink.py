@@ -100,10 +100,10 @@ class Sink:
         with self._lock:
             added = self._backlog.add(level, line)
             self._filled.notify()
-        if added or self._threadless:
+        if not self._started and (added or self._threadless):
             self._start()
-            if (self._patience > 0 or self._threadless) and self._writer != get_ident():
-                self._wait()
+        if (self._threadless or (added and self._patience > 0)) and self._writer != get_ident():
+            self._wait()
         return added
 
     def run(self) -> None:
