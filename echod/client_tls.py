@@ -9,13 +9,11 @@ from collections.abc import Sequence
 from ipaddress import ip_address
 
 from OpenSSL import SSL
-from service_identity import VerificationError
-from service_identity.exceptions import CertificateError
 from service_identity.pyopenssl import verify_hostname, verify_ip_address
 
 from echod.credentials import BadCredentials, read_credentials
 from echod.outcome import Failed, Outcome
-from echod.secure_stream import SecureStream, certificate_names, reason_text
+from echod.secure_stream import SecureStream, reason_text, shown_names
 from echod.sockets import printable
 from echod.stream import ByteStream
 from echod.tls import use_credentials
@@ -142,8 +140,8 @@ def _check_name(connection: SSL.Connection, name: str) -> None:
         else:
             # A zone is this machine's name for a link, and in no certificate.
             verify_ip_address(connection, name.partition("%")[0])
-    except (VerificationError, CertificateError, ValueError):
-        certificate = connection.get_peer_certificate(as_cryptography=True)
-        names = ", ".join(certificate_names(certificate)) or "nobody"
+    except Exception:
+        # Another name, or whatever the parser meets in a certificate.
+        names = ", ".join(shown_names(connection)) or "nobody"
         text = f"the certificate is for {names}, not for {printable(name)}"
         raise Failed(Outcome.WRONG_NAME, text) from None

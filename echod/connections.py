@@ -19,6 +19,7 @@ from echod.connection import REFUSED, Connection, Reason
 from echod.limits import Seen, TimeLimits
 from echod.refusals import Refusals
 from echod.sockets import PeerText
+from echod.timers import surviving
 from echod.totals import Totals
 
 log = Logger()
@@ -172,7 +173,7 @@ class Connections:
         aborted_before = self._aborted()
         self._emptied = Deferred()
         deadline = self._clock.callLater(seconds, self.abort_all)
-        ticks = LoopingCall(self._drain_tick)
+        ticks = LoopingCall(surviving("draining", self._drain_tick))
         ticks.clock = self._clock
 
         def drained(_: None) -> None:
@@ -190,9 +191,7 @@ class Connections:
 
         emptied = self._emptied.addCallback(drained)
         if self._live:
-            ticks.start(QUIET_SECONDS / 2).addErrback(
-                lambda failure: log.failure("while draining", failure, event="failure")
-            )
+            ticks.start(QUIET_SECONDS / 2)
         else:
             self._emptied = None
             emptied.callback(None)

@@ -7,6 +7,7 @@ of it.  What cannot be served is one line that names the file and the way out.
 
 import os
 import stat
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -14,6 +15,8 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+
+from echod.certificate import MalformedCertificate, load_chain, names, validity
 
 MOST_BYTES = 1 << 20
 """
@@ -52,11 +55,28 @@ class Credentials:
     exposed: str | None
 
     @property
+    def not_before(self) -> datetime:
+        """
+        When it begins to be valid.
+        """
+        return validity(self.chain[0])[0]
+
+    @property
     def not_after(self) -> datetime:
         """
         When it ends.
         """
-        return self.chain[0].not_valid_after_utc
+        return validity(self.chain[0])[1]
+
+    @property
+    def chain_validity(self) -> tuple[datetime, datetime]:
+        """
+        From when until when it and all that is sent with it are valid.  A self-signed root
+        does not count: clients have their own.
+        """
+        checked = [self.chain[0], *(c for c in self.chain[1:] if c.issuer != c.subject)]
+        begins, ends = zip(*map(validity, checked), strict=True)
+        return max(begins), min(ends)
 
     @property
     def serial(self) -> str:
@@ -89,12 +109,16 @@ def _read(path: str, kind: str) -> tuple[bytes, os.stat_result]:
             if not stat.S_ISREG(status.st_mode):
                 raise BadCredentials(kind, f"{path} is not a regular file; give one that is")
             content = file.read(MOST_BYTES + 1)
+            after = os.fstat(file.fileno())
     except OSError as error:
         raise BadCredentials(
             kind, f"cannot read {path}: {error.strerror}; give a file that can be read"
         ) from None
     if len(content) > MOST_BYTES:
         raise BadCredentials(kind, f"{path} is larger than 1 MiB; give a PEM file")
+    if len(content) != after.st_size or status.st_mtime_ns != after.st_mtime_ns:
+        text = f"{path} changes while it is read; write another file and rename it to this name"
+        raise BadCredentials(kind, text)
     return content, status
 
 
@@ -105,25 +129,35 @@ def _is_exposed(status: os.stat_result) -> bool:
     return bool(status.st_mode & (needless | stat.S_IROTH))
 
 
+def _format_text(content: bytes) -> str | None:
+    """
+    What a file holds, when that is known not to be PEM.
+    """
+    if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) or b"\0-\0-" in content:
+        return "UTF-16 text; save it as ASCII"
+    # A SEQUENCE, of a size that takes one byte or more (X.690 8.1.3).
+    if content[:1] == b"0" and content[1:2] >= b"\x80":
+        return "DER or PKCS 12; convert it to PEM with openssl x509, pkey or pkcs12"
+    return None
+
+
+def _not_pem(path: str, what: str, content: bytes) -> str:
+    if (held := _format_text(content)) is not None:
+        return f"{path} holds no PEM {what} but {held}"
+    if not content:
+        return f"{path} holds no PEM {what}, it is empty; give one that does"
+    return f"{path} holds no PEM {what}; give one that does"
+
+
 def _certificates(path: str, kind: str, pem: bytes) -> tuple[x509.Certificate, ...]:
     try:
-        return tuple(x509.load_pem_x509_certificates(pem))
-    except ValueError:
-        text = f"{path} holds no PEM certificate; give one that does"
+        return load_chain(pem)
+    except MalformedCertificate as error:
+        if b"-----END CERTIFICATE-----" in pem:
+            text = f"a certificate in {path} is malformed ({error}); give another"
+        else:
+            text = _not_pem(path, "certificate", pem)
         raise BadCredentials(kind, text) from None
-
-
-def _names(certificate: x509.Certificate) -> tuple[str, ...]:
-    """
-    What a client may compare with the name that it asked for: the subject alternative
-    names, and not the common name (RFC 9525 6.3).
-    """
-    try:
-        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return ()
-    hosts = found.get_values_for_type(x509.DNSName)
-    return (*hosts, *map(str, found.get_values_for_type(x509.IPAddress)))
 
 
 def read_credentials(cert_path: str, key_path: str | None) -> Credentials:
@@ -143,7 +177,7 @@ def read_credentials(cert_path: str, key_path: str | None) -> Credentials:
     chain = _certificates(cert_path, "cert", cert_pem)
     try:
         certified = chain[0].public_key()
-        names = _names(chain[0])
+        certified_names = names(chain[0])
     except (ValueError, UnsupportedAlgorithm):
         text = f"the first certificate in {cert_path} is malformed or of an unknown kind"
         raise BadCredentials("cert", text + "; give another") from None
@@ -153,14 +187,13 @@ def read_credentials(cert_path: str, key_path: str | None) -> Credentials:
         text = f"the key in {key_path} is encrypted; store it decrypted, for its owner only"
         raise BadCredentials("key", text) from None
     except (ValueError, UnsupportedAlgorithm):
-        text = f"{key_path} holds no PEM private key; give one that does"
-        raise BadCredentials("key", text) from None
+        raise BadCredentials("key", _not_pem(key_path, "private key", key_pem)) from None
     if key.public_key() != certified:
         text = f"the key in {key_path} does not belong to the first certificate in {cert_path}"
         text += "; give its own"
         raise BadCredentials("key", text)
     exposed = key_path if _is_exposed(status) else None
-    return Credentials(cert_path, chain, key, names, exposed)
+    return Credentials(cert_path, chain, key, certified_names, exposed)
 
 
 def read_authorities(path: str) -> tuple[x509.Certificate, ...]:

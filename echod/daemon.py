@@ -9,7 +9,6 @@ import signal
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from twisted.application.internet import TimerService
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IStreamServerEndpoint
@@ -28,6 +27,7 @@ from echod.options import Options
 from echod.rotation import Certificates
 from echod.snapshot import Snapshot
 from echod.systemd import StatusLine, Supervision, SystemdNotifier
+from echod.timers import periodic
 from echod.tls import ServerContext
 from echod.twistdlog import TwistdLog
 from echod.whereabouts import Pidfile
@@ -99,14 +99,12 @@ class EchodService(MultiService):
         self._to_the_end = MultiService()
         if options["admin"] is not None:
             self.observation.setServiceParent(self._to_the_end)
-        for interval, action in (
-            (LOOK_SECONDS, self.connections.sweep),
-            (LOOK_SECONDS, self.admission.forget),
-            (REFUSALS_SECONDS, self.connections.refusals.tell),
+        for interval, doing, action in (
+            (LOOK_SECONDS, "looking at the connections", self.connections.sweep),
+            (LOOK_SECONDS, "forgetting clients", self.admission.forget),
+            (REFUSALS_SECONDS, "telling of refusals", self.connections.refusals.tell),
         ):
-            timer = TimerService(interval, action)
-            timer.clock = reactor
-            timer.setServiceParent(self)
+            periodic(reactor, interval, doing, action).setServiceParent(self)
 
     def add_listener(
         self,

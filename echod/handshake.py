@@ -5,14 +5,14 @@ The rule of this room: OpenSSL is asked once a connection, after its handshake o
 end, and only what it tells then is believed.
 """
 
+from datetime import UTC, datetime
 from typing import Any
 
-from cryptography import x509
 from OpenSSL import SSL
 
+from echod.certificate import MalformedCertificate, peer_certificate, subject_text, validity
 from echod.credentials import serial_text
 from echod.openssl import is_resumed, reasons, verify_error
-from echod.sockets import printable
 
 MOST_CHARACTERS = 256
 """How much of a subject or of a name is logged."""
@@ -72,29 +72,30 @@ def _text(name: bytes) -> str:
 
 
 def _client(connection: SSL.Connection) -> dict[str, str]:
-    certificate: x509.Certificate | None
-    certificate = connection.get_peer_certificate(as_cryptography=True)
+    try:
+        certificate = peer_certificate(connection)
+    except MalformedCertificate:
+        return {"tls_subject": "malformed"}
     if certificate is None:
         return {}
-    try:
-        subject = certificate.subject.rfc4514_string()
-    except ValueError:
-        subject = "malformed"
     return {
-        "tls_subject": printable(subject)[:MOST_CHARACTERS],
+        "tls_subject": subject_text(certificate)[:MOST_CHARACTERS],
         "tls_serial": serial_text(certificate.serial_number)[:MOST_CHARACTERS],
     }
 
 
 def has_outlived_client(connection: SSL.Connection) -> bool:
     """
-    Whether a session was resumed by a client whose certificate has ended in the meantime.
-    OpenSSL looks at the certificate in a full handshake only.
+    Whether a session was resumed by a client whose certificate has ended in the meantime,
+    or cannot be read.  OpenSSL looks at the certificate in a full handshake only.
     """
     if not is_resumed(connection):
         return False
-    certificate = connection.get_peer_certificate()
-    return certificate is not None and certificate.has_expired()
+    try:
+        certificate = peer_certificate(connection)
+        return certificate is not None and validity(certificate)[1] < datetime.now(UTC)
+    except MalformedCertificate:
+        return True
 
 
 def failure_text(connection: Any, error: BaseException | None) -> str:

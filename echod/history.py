@@ -11,11 +11,9 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.task import LoopingCall
-from twisted.logger import Logger
 
 from echod.snapshot import Sample
-
-log = Logger()
+from echod.timers import surviving
 
 HISTORY_SECONDS = 300
 
@@ -42,11 +40,11 @@ class History(Service):
     def startService(self) -> None:
         super().startService()
         self._before = self._totals()
-        ticks = self._ticks = LoopingCall.withCount(self._seconds_passed)
-        ticks.clock = self._clock
-        ticks.start(1, now=False).addErrback(
-            lambda failure: log.failure("while taking a sample", failure, event="failure")
+        ticks = self._ticks = LoopingCall.withCount(
+            surviving("taking a sample", self._seconds_passed)
         )
+        ticks.clock = self._clock
+        ticks.start(1, now=False)
 
     def stopService(self) -> None:
         super().stopService()

@@ -6,20 +6,22 @@ The rule of this room: everything is read, checked and made first; then one attr
 set.  Whatever goes wrong before, the old ones are served on.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from cryptography import x509
 from OpenSSL import SSL
-from twisted.application.internet import TimerService
 from twisted.application.service import MultiService
 from twisted.internet.interfaces import IOpenSSLContextFactory
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from echod.certificate import subject_text, validity
 from echod.credentials import BadCredentials, Credentials, read_authorities, read_credentials
 from echod.sockets import printable
+from echod.timers import periodic
 from echod.tls import Policy, server_context
 from echod.watch import FileWatch
 
@@ -30,8 +32,19 @@ WATCH_SECONDS = 2.0
 
 DAY_SECONDS = 24 * 3600.0
 
-WARNING = timedelta(days=14)
-"""How long before its end a certificate is warned of."""
+HOUR_SECONDS = 3600.0
+
+MAX_WARNING = timedelta(days=14)
+"""
+How long before its end a certificate is warned of, at most.  For one with a short life it is
+a third of that: clients such as certbot and cert-manager renew with a third left or more.
+"""
+
+REPEAT_INTERVAL = timedelta(hours=23.5)
+"""How often the same warning is repeated: each day, by a timer that runs each hour."""
+
+Warning = tuple[tuple[object, ...], Callable[[], None]]
+"""What it is about, so that it is not repeated too often; and what logs it."""
 
 
 def _now() -> datetime:
@@ -71,10 +84,15 @@ class Certificates(MultiService):
         self._now = now
         paths = [path for pair in pairs for path in pair] + [client_ca]
         self._watch = FileWatch([path for path in paths if path is not None])
-        for seconds, work in ((WATCH_SECONDS, self._look), (DAY_SECONDS, self._each_day)):
-            timer = TimerService(seconds, work)
-            timer.clock = clock
-            timer.setServiceParent(self)
+        # When to try once more what was refused for its dates.
+        self._retry_at: datetime | None = None
+        self._warned: dict[tuple[object, ...], datetime] = {}
+        for seconds, doing, work in (
+            (WATCH_SECONDS, "looking for new certificates", self._look),
+            (DAY_SECONDS, "making new keys for tickets", self._each_day),
+            (HOUR_SECONDS, "looking when certificates end", self._each_hour),
+        ):
+            periodic(clock, seconds, doing, work).setServiceParent(self)
 
     def getContext(self) -> SSL.Context:
         """
@@ -86,14 +104,37 @@ class Certificates(MultiService):
         """
         Read everything again, and serve it.
 
-        @raise BadCredentials: when a part of it cannot be served; nothing has changed then.
+        @raise BadCredentials: when a part of it cannot be served, or is not valid now while
+            what it would replace is; nothing has changed then.
         """
         # Before the files are read: what changes from now on is seen later.
         self._watch.note()
+        self._retry_at = None
         served = [read_credentials(*pair) for pair in self._pairs]
+        self._compare(served)
         authorities = () if self._client_ca is None else read_authorities(self._client_ca)
         self._context = server_context(self._policy, served, authorities)
         self.served, self._authorities = served, authorities
+
+    def _compare(self, new: Sequence[Credentials]) -> None:
+        """
+        @raise BadCredentials: when one that is valid would be replaced by one that is not.
+        """
+        now = self._now()
+        for old, each in zip(self.served, new, strict=False):
+            begin, end = each.chain_validity
+            old_begin, old_end = old.chain_validity
+            if begin <= now < end or not old_begin <= now < old_end:
+                continue
+            self._retry_at = min(begin, old_end) if begin > now else old_end
+            what, fault = "the certificate", _fault(each.chain[0], now)
+            if not fault:
+                what, fault = (
+                    "an issuer's certificate",
+                    next(filter(None, (_fault(issuer, now) for issuer in each.chain[1:]))),
+                )
+            text = f"{what} in {each.path} {fault}, and the one that is served is valid"
+            raise BadCredentials("cert", text)
 
     def startService(self) -> None:
         """
@@ -117,14 +158,14 @@ class Certificates(MultiService):
             )
         else:
             self._log_served()
-            self._warn_of_ends()
+            self._warn()
 
     def _look(self) -> None:
-        if self._watch.has_changed():
+        late = self._retry_at is not None and self._now() >= self._retry_at
+        if self._watch.has_changed() or late:
             self.reload()
 
     def _each_day(self) -> None:
-        self._warn_of_ends()
         # New contexts have new keys for tickets: who steals one has the tickets of a day,
         # and no client resumes for longer what an authority may have taken back.
         self._context = server_context(self._policy, self.served, self._authorities)
@@ -146,20 +187,111 @@ class Certificates(MultiService):
                     path=each.exposed,
                 )
 
-    def _warn_of_ends(self) -> None:
-        now = self._now()
+    def _each_hour(self) -> None:
+        self._warn(REPEAT_INTERVAL)
+
+    def _warn(self, interval: timedelta = timedelta()) -> None:
+        """
+        Warn of what is not valid now, or soon not any more.
+
+        @param interval: what has been warned of more recently is not repeated.
+        """
+        now, before = self._now(), self._warned
+        self._warned = {}
+        for about, warn in self._warnings(now):
+            last = before.get(about)
+            if last is None or now - last >= interval:
+                warn()
+                last = now
+            self._warned[about] = last
+
+    def _warnings(self, now: datetime) -> Iterator[Warning]:
         for each in self.served:
-            left = each.not_after - now
-            if left < WARNING:
-                log.warn(
-                    "the certificate for {names} {ends} on {not_after}; renew {path}",
-                    event="certificate-ends",
-                    names=names_text(each),
-                    ends="ends" if left > timedelta() else "ended",
-                    not_after=time_text(each.not_after),
-                    days=left.days,
-                    path=each.path,
-                )
+            yield from _warnings(each, now)
+        path, authorities = self._client_ca, self._authorities
+        invalid = [authority for authority in authorities if _fault(authority, now)]
+        if invalid:
+            warn = partial(_warn_of_authorities, invalid, len(authorities), path)
+            yield ("authorities", len(invalid)), warn
+
+
+def _fault(certificate: x509.Certificate, now: datetime) -> str:
+    """
+    What is wrong with a certificate's dates, in words; nothing when it is valid.
+    """
+    begin, end = validity(certificate)
+    if now < begin:
+        return f"is not valid before {time_text(begin)}"
+    return f"ended on {time_text(end)}" if now >= end else ""
+
+
+def warning_period(lifetime: timedelta) -> timedelta:
+    """
+    How long before its end a certificate is warned of.
+    """
+    return min(lifetime / 3, MAX_WARNING)
+
+
+def _warnings(each: Credentials, now: datetime) -> Iterator[Warning]:
+    """
+    What there is to say of a certificate's dates, and of those sent with it.
+    """
+    left = each.not_after - now
+    if now < each.not_before:
+        yield ("begin", each.path, each.serial), partial(_warn_of_begin, each)
+    elif left < warning_period(each.not_after - each.not_before):
+        ended = left <= timedelta()
+        yield ("end", each.path, each.serial, ended), partial(_warn_of_end, each, left)
+    for issuer in each.chain[1:]:
+        if fault := _fault(issuer, now):
+            about = ("issuer", each.path, issuer.serial_number, fault)
+            yield about, partial(_warn_of_issuer, each, issuer, fault)
+
+
+def _warn_of_begin(each: Credentials) -> None:
+    log.warn(
+        "the certificate for {names} is not valid before {not_before}; check the clock, or "
+        "replace {path}",
+        event="certificate-not-yet-valid",
+        names=names_text(each),
+        not_before=time_text(each.not_before),
+        path=each.path,
+    )
+
+
+def _warn_of_end(each: Credentials, left: timedelta) -> None:
+    log.warn(
+        "the certificate for {names} {ends} on {not_after}; renew {path}",
+        event="certificate-ends",
+        names=names_text(each),
+        ends="ends" if left > timedelta() else "ended",
+        not_after=time_text(each.not_after),
+        days=left.days,
+        path=each.path,
+    )
+
+
+def _warn_of_issuer(each: Credentials, issuer: x509.Certificate, fault: str) -> None:
+    log.warn(
+        "an issuer's certificate in {path}, {subject}, {reason}; replace it by the one that came "
+        "with the certificate",
+        event="chain-not-valid",
+        path=each.path,
+        subject=subject_text(issuer),
+        reason=fault,
+    )
+
+
+def _warn_of_authorities(invalid: Sequence[x509.Certificate], total: int, path: str | None) -> None:
+    log.warn(
+        "{count} of {total} certificates in {path} are not valid now, such as {subject}; clients "
+        "whose certificates they signed are refused",
+        event="authorities-not-valid",
+        count=len(invalid),
+        total=total,
+        path=path,
+        subject=subject_text(invalid[0]),
+    )
 
 
 def names_text(credentials: Credentials) -> str:

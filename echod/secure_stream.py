@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from cryptography import x509
 from OpenSSL import SSL
 
+from echod.certificate import MalformedCertificate, names, peer_certificate, validity
 from echod.outcome import Failed, Outcome, Session
 from echod.sockets import printable
 from echod.stream import ByteStream
@@ -41,10 +42,28 @@ def certificate_names(certificate: x509.Certificate | None) -> tuple[str, ...]:
     if certificate is None:
         return ()
     try:
-        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    except (x509.ExtensionNotFound, ValueError):
-        return ()
-    return tuple(printable(str(name.value)) for name in found.value)
+        return tuple(map(printable, names(certificate)))
+    except MalformedCertificate:
+        return ("malformed",)
+
+
+def shown_names(tls: SSL.Connection) -> tuple[str, ...]:
+    """
+    The names in the certificate that the server has shown.
+    """
+    try:
+        return certificate_names(peer_certificate(tls))
+    except MalformedCertificate:
+        return ("malformed",)
+
+
+def _days_left(tls: SSL.Connection) -> int:
+    try:
+        certificate = peer_certificate(tls)
+        left = validity(certificate)[1] - datetime.now(UTC) if certificate else None
+    except MalformedCertificate:
+        left = None
+    return left.days if left else 0
 
 
 def reason_text(error: SSL.Error) -> str:
@@ -118,16 +137,14 @@ class SecureStream:
         What was agreed on.
         """
         tls = self._tls
-        certificate = tls.get_peer_certificate(as_cryptography=True)
-        left = certificate.not_valid_after_utc - datetime.now(UTC) if certificate else None
         group_name = getattr(tls, "get_group_name", None)  # since pyOpenSSL 25.1
         return Session(
             version=tls.get_protocol_version_name(),
             cipher=tls.get_cipher_name() or "",
             group=group_name() if group_name else None,
             alpn=printable(tls.get_alpn_proto_negotiated().decode("latin-1")) or None,
-            names=certificate_names(certificate),
-            days_left=left.days if left else 0,
+            names=shown_names(tls),
+            days_left=_days_left(tls),
             verified=self._verified,
         )
 

@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from twisted.application.internet import TimerService
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from echod.sockets import printable
+from echod.timers import periodic
 
 log = Logger()
 
@@ -92,9 +92,8 @@ class SystemdNotifier(MultiService):
                 self._each(supervision.watchdog_seconds / 2, lambda: self._send("WATCHDOG=1"))
 
     def _each(self, seconds: float, action: Callable[[], object]) -> None:
-        timer = TimerService(seconds, action)
-        timer.clock = self._clock
-        timer.setServiceParent(self)
+        doing = "telling the service manager"
+        periodic(self._clock, seconds, doing, action).setServiceParent(self)
 
     def privilegedStartService(self) -> None:
         """

@@ -10,7 +10,6 @@ import os
 import signal
 from typing import Any
 
-from twisted.application.internet import TimerService
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
@@ -21,6 +20,7 @@ from echod.lifeline import Lifeline, Message, hold
 from echod.limits import LOOK_SECONDS
 from echod.options import Options
 from echod.signals import Signals
+from echod.timers import periodic
 from echod.turns import Table, Turns
 
 log = Logger()
@@ -54,8 +54,7 @@ class WorkerService(EchodService):
         self._turns = Turns(table, assignment.place, max_connections, lambda: len(self.connections))
         # At once, so that others know who has room.
         self.connections.left = self._turns.publish
-        looking = TimerService(LOOK_SECONDS, self._look)
-        looking.clock = reactor
+        looking = periodic(reactor, LOOK_SECONDS, "looking whose turn it is", self._look)
         looking.setServiceParent(self)
         self._log.worker = assignment.worker
 

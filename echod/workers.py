@@ -23,6 +23,7 @@ from echod.listener import ListenFailed
 from echod.prelude import turn_until
 from echod.signals import Signals
 from echod.sockets import printable
+from echod.timers import surviving
 
 log = Logger()
 
@@ -90,7 +91,7 @@ class WorkersService(Service):
         self._delays = dict.fromkeys(names, 0.0)
         self._restarts: dict[str, Any] = {}
         self._gone: Deferred[None] | None = None
-        self._asking = LoopingCall(self.crew.look_after)
+        self._asking = LoopingCall(surviving("asking the workers", self.crew.look_after))
         self._asking.clock = reactor
 
     def startService(self) -> None:
@@ -104,9 +105,7 @@ class WorkersService(Service):
             self._start(name)
         self._wait_until_up()
         log.info("{count} workers up", event="workers-up", count=len(self._names))
-        self._asking.start(ASK_SECONDS, now=False).addErrback(
-            lambda failure: log.failure("while asking the workers", failure, event="failure")
-        )
+        self._asking.start(ASK_SECONDS, now=False)
 
     def _wait_until_up(self) -> None:
         def known() -> bool:

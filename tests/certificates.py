@@ -5,6 +5,7 @@ The rule of this room: nothing is read from or written to a file, and every key 
 made here is a small elliptic-curve key, so that one costs about a millisecond.
 """
 
+import base64
 import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -148,3 +149,96 @@ def make_certificate(
     if not authority:
         builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
     return MadeCertificate(builder.sign(signing_key, hashes.SHA256()), key, issuer)
+
+
+def _tlv(tag: int, content: bytes) -> bytes:
+    size = len(content)
+    if size < 0x80:
+        return bytes([tag, size]) + content
+    octets = size.to_bytes((size.bit_length() + 7) // 8)
+    return bytes([tag, 0x80 | len(octets)]) + octets + content
+
+
+def _children(der: bytes) -> list[bytes]:
+    """
+    The parts of a constructed value, each with its tag and size (X.690 8.1).
+    """
+
+    def value(at: int) -> tuple[int, int]:
+        size, start = der[at + 1], at + 2
+        if size & 0x80:
+            start += size & 0x7F
+            size = int.from_bytes(der[at + 2 : start])
+        return start, start + size
+
+    at, end = value(0)
+    parts = []
+    while at < end:
+        _, after = value(at)
+        parts.append(der[at:after])
+        at = after
+    return parts
+
+
+def _version_4(parts: list[bytes]) -> None:
+    parts[0] = b"\xa0\x03\x02\x01\x03"
+
+
+def _ends_in_year_0(parts: list[bytes]) -> None:
+    parts[4] = _tlv(0x30, _children(parts[4])[0] + _tlv(0x18, b"00000101000000Z"))
+
+
+def _begins_in_year_0(parts: list[bytes]) -> None:
+    parts[4] = _tlv(0x30, _tlv(0x18, b"00000101000000Z") + _children(parts[4])[1])
+
+
+def _bit_string_name(parts: list[bytes]) -> None:
+    name = _tlv(0x30, b"\x06\x03\x55\x04\x03" + _tlv(0x03, b"\0name"))
+    parts[5] = _tlv(0x30, _tlv(0x31, name))
+
+
+def _extensions(parts: list[bytes]) -> list[bytes]:
+    return _children(_children(parts[-1])[0])
+
+
+def _duplicate_extension(parts: list[bytes]) -> None:
+    extensions = _extensions(parts)
+    parts[-1] = _tlv(0xA3, _tlv(0x30, b"".join([*extensions, extensions[-1]])))
+
+
+def _unsupported_name(parts: list[bytes]) -> None:
+    # An x400Address, in the place of a DNS name.
+    value = _tlv(0x04, _tlv(0x30, _tlv(0xA3, b"")))
+    other = _tlv(0x30, b"\x06\x03\x55\x1d\x11" + value)
+    kept = [each for each in _extensions(parts) if b"\x55\x1d\x11" not in each]
+    parts[-1] = _tlv(0xA3, _tlv(0x30, b"".join([*kept, other])))
+
+
+ODD = {
+    "version 4": _version_4,
+    "ends in year 0": _ends_in_year_0,
+    "begins in year 0": _begins_in_year_0,
+    "bit string as common name": _bit_string_name,
+    "duplicate extension": _duplicate_extension,
+    "unsupported name": _unsupported_name,
+}
+"""Certificates that a parser rejects, at once or when a part is asked for, by what is odd."""
+
+
+def odd_certificate(made: MadeCertificate, what: str) -> bytes:
+    """
+    A certificate with something odd in it, signed again by its issuer's key.
+
+    @param what: a key of L{ODD}.
+    @return: PEM.
+    """
+    parts = _children(made.certificate.tbs_certificate_bytes)
+    ODD[what](parts)
+    tbs = _tlv(0x30, b"".join(parts))
+    key = (made.issuer or made).key
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    signature = key.sign(tbs, ec.ECDSA(hashes.SHA256()))
+    algorithm = _tlv(0x30, b"\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x02")
+    der = _tlv(0x30, tbs + algorithm + _tlv(0x03, b"\0" + signature))
+    text = base64.encodebytes(der)
+    return b"-----BEGIN CERTIFICATE-----\n" + text + b"-----END CERTIFICATE-----\n"

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from echod.client_tls import BadFile, ClientTLS
 from echod.outcome import Failed, Outcome
 from echod.secure_stream import SecureStream
-from tests.certificates import make_certificate
+from tests.certificates import ODD, make_certificate, odd_certificate
 from tests.memory import pair
 
 AUTHORITY = make_certificate(("An authority",), authority=True)
@@ -116,6 +116,30 @@ class HandshakeTests(ClientTLSTestCase):
         self.assertEqual((session.names, session.days_left), ((), 0))
         self.assertIsNone(session.alpn)
         self.assertFalse(session.verified)
+
+    def test_odd(self):
+        """
+        Of a certificate that the parser rejects the names are malformed.
+        """
+        for what in ODD:
+            made = make_certificate(["localhost"], AUTHORITY)
+            path = self.file(odd_certificate(made, what) + made.key_pem)
+            context = SSL.Context(SSL.TLS_SERVER_METHOD)
+            context.use_certificate_file(path)
+            context.use_privatekey_file(path)
+            self.client_end, self.server_end = pair()
+            client = ClientTLS("localhost", verify=False)
+            session = self.successResultOf(self.connect(client, context)[0]).session()
+            bad = what in ("version 4", "duplicate extension", "unsupported name")
+            self.assertEqual(session.names, ("malformed",) if bad else ("localhost",))
+            self.assertEqual(session.days_left, 0)
+            if what not in ("version 4", "unsupported name"):
+                continue
+            # OpenSSL can verify these.
+            self.client_end, self.server_end = pair()
+            client = ClientTLS("localhost", authorities=self.ca)
+            text = self.refused(client, context, outcome=Outcome.WRONG_NAME)
+            self.assertEqual(text, "the certificate is for malformed, not for localhost")
 
     def test_address(self):
         """

@@ -8,11 +8,16 @@ from datetime import UTC, datetime
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    pkcs12,
+)
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.credentials import BadCredentials, read_authorities, read_credentials, serial_text
-from tests.certificates import make_certificate
+from tests.certificates import ODD, make_certificate, odd_certificate
 
 
 class CredentialsTestCase(SynchronousTestCase):
@@ -207,6 +212,84 @@ class RefusedTests(CredentialsTestCase):
         for junk in (b"", b"hello", os.urandom(100), made.cert_pem, made.key_pem[:60]):
             self.refused(*says, self.file(made.cert_pem), self.file(junk))
         self.refused(*says, self.file(made.cert_pem))
+
+    def test_empty(self):
+        """
+        That a file is empty is said.
+        """
+        made = make_certificate()
+        empty = self.file()
+        says = "it is empty", "give one that does"
+        self.refused("cert", *says, empty)
+        self.refused("key", *says, self.file(made.cert_pem), empty)
+
+    def test_other_formats(self):
+        """
+        A file in another format is named, with what makes PEM of it.
+        """
+        made = make_certificate()
+        cert = self.file(made.cert_pem)
+        bundle = pkcs12.serialize_key_and_certificates(
+            b"x", made.key, made.certificate, None, NoEncryption()
+        )
+        openssl = ("DER or PKCS 12", "convert it to PEM with openssl x509, pkey or pkcs12")
+        der_key = made.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+        for content in (made.certificate.public_bytes(Encoding.DER), bundle):
+            self.refused("cert", *openssl, self.file(content))
+            path = self.file(content)
+            self.assert_refused("client-ca", *openssl, path, read_authorities, path)
+        self.refused("key", *openssl, cert, self.file(b"\x30\x82" + der_key))
+        self.refused("key", *openssl, cert, self.file(der_key))
+        for encoding in ("utf-16", "utf-16-be", "utf-16-le"):
+            text = ("UTF-16 text", "save it as ASCII")
+            self.refused("cert", *text, self.file(made.cert_pem.decode().encode(encoding)))
+            self.refused("key", *text, cert, self.file(made.key_pem.decode().encode(encoding)))
+
+    def test_dangling_link(self):
+        """
+        A link to nothing is a file that is not there.
+        """
+        path = self.mktemp()
+        os.symlink("nothing", path)
+        says = ("No such file or directory", "give a file that can be read")
+        self.refused("cert", *says, path)
+
+    def test_changing(self):
+        """
+        A file that changes while it is read is refused, since it may be half of two.
+        """
+        made = make_certificate()
+        path = self.file(made.cert_pem, made.key_pem)
+        fstat = os.fstat
+        looked_at = []
+
+        def change(descriptor):
+            found = fstat(descriptor)
+            looked_at.append(descriptor)
+            if len(looked_at) == count:
+                with open(path, "ab") as file:
+                    file.write(b"more\n")
+                os.utime(path, ns=(0, 0))
+            return found
+
+        self.patch(os, "fstat", change)
+        count = 1
+        says = ("changes while it is read", "write another file and rename it to this name")
+        self.refused("cert", *says, path)
+        count = 0
+        read_credentials(path, None)
+
+    def test_odd(self):
+        """
+        Whatever the parser says to a certificate, it is one line.
+        """
+        for what in ODD:
+            made = make_certificate()
+            path = self.file(odd_certificate(made, what), made.key_pem)
+            if what == "bit string as common name":
+                self.assertEqual(read_credentials(path, None).names, ("localhost",))
+            else:
+                self.refused("cert", "malformed", "give another", path)
 
     def test_malformed_names(self):
         """

@@ -2,7 +2,8 @@
 What is told about handshakes.
 """
 
-from OpenSSL import SSL, crypto
+from cryptography import x509
+from OpenSSL import SSL
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.credentials import Credentials, serial_text
@@ -15,7 +16,7 @@ from echod.handshake import (
     is_complete,
 )
 from echod.tls import Policy, server_context
-from tests.certificates import make_certificate
+from tests.certificates import ODD, make_certificate, odd_certificate
 from tests.handshakes import VERSIONS, Handshake, client_context, shake_hands
 
 
@@ -131,6 +132,30 @@ class AgreedTests(HandshakeTestCase):
         hands.run()
         self.assertTrue(is_complete(hands.server))
 
+    def test_odd(self):
+        """
+        A client's certificate that OpenSSL takes and the parser rejects spoils no record.
+        """
+        for what in ODD:
+            shown = make_certificate(["client"], self.authority)
+            pem = odd_certificate(shown, what)
+            path = self.mktemp()
+            with open(path, "wb") as file:
+                file.write(pem + shown.key_pem)
+            context = client_context()
+            context.use_certificate_file(path)
+            context.use_privatekey_file(path)
+            hands = shake_hands(self.server(client_auth="request"), context)
+            if hands.heard:
+                facts = agreed(hands.server)
+                bad = what in ("version 4", "bit string as common name")
+                subject = "malformed" if bad else "CN=client"
+                self.assertEqual((what, facts["tls_subject"]), (what, subject))
+                self.assertEqual("tls_serial" in facts, what != "version 4")
+            else:
+                # OpenSSL rejects these itself.
+                self.assertTrue("year 0" in what or what == "duplicate extension", what)
+
     def test_malformed_subject(self):
         """
         A subject that cannot be put into words does not spoil the record.
@@ -187,11 +212,18 @@ class OutlivedTests(HandshakeTestCase):
 
             _ssl = again.server._ssl
 
-            def get_peer_certificate(self):
-                ended = make_certificate(["client"], days=-1)
-                return crypto.X509.from_cryptography(ended.certificate)
+            def __init__(self, pem):
+                self._pem = pem
 
-        self.assertTrue(has_outlived_client(Later()))
+            def get_peer_certificate(self, *, as_cryptography):
+                return x509.load_pem_x509_certificate(self._pem)
+
+        self.assertFalse(has_outlived_client(Later(shown.cert_pem)))
+        ended = make_certificate(["client"], self.authority, days=-1)
+        self.assertTrue(has_outlived_client(Later(ended.cert_pem)))
+        # What is not known may have ended.
+        for what in ("ends in year 0", "version 4"):
+            self.assertTrue(has_outlived_client(Later(odd_certificate(shown, what))))
 
 
 class FailureTests(HandshakeTestCase):

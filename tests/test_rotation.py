@@ -15,9 +15,9 @@ from zope.interface.verify import verifyObject
 
 from echod.credentials import BadCredentials
 from echod.openssl import is_resumed
-from echod.rotation import DAY_SECONDS, WATCH_SECONDS, Certificates, time_text
+from echod.rotation import DAY_SECONDS, HOUR_SECONDS, WATCH_SECONDS, Certificates, time_text
 from echod.tls import Policy
-from tests.certificates import make_certificate
+from tests.certificates import ODD, make_certificate, odd_certificate
 from tests.handshakes import client_context, shake_hands
 
 
@@ -54,8 +54,8 @@ class CertificatesTests(SynchronousTestCase):
         os.chmod(new, 0o600)
         os.replace(new, path)
 
-    def replace(self, *names, days=90):
-        made = make_certificate(names or ["localhost"], days=days)
+    def replace(self, *names, **dates):
+        made = make_certificate(names or ["localhost"], **({"days": 90} | dates))
         self.write(self.cert, made.cert_pem)
         self.write(self.key, made.key_pem)
         return made
@@ -257,7 +257,7 @@ class CertificatesTests(SynchronousTestCase):
         """
         A certificate is warned of in its last 14 days, at the start and each day, and after.
         """
-        made = self.replace(days=16)
+        made = self.replace(days=16, valid_in_days=-74)
         self.certificates = self.load()
         self.assertEqual(self.start(), [self.described(made)])
         told = []
@@ -271,13 +271,149 @@ class CertificatesTests(SynchronousTestCase):
         ((level, text),) = self.texts(events)
         self.assertEqual(level, "warn")
         self.assertEqual(text, f"the certificate for localhost ended on {end}; renew {self.cert}")
-        soon = self.replace(days=13)
+        soon = self.replace(days=13, valid_in_days=-74)
         said = self.said(self.certificates.reload)
         self.assertEqual(len(said), 2)
         self.late = timedelta()
         text = self.said(self.certificates.reload)[1][1]
         end = time_text(soon.certificate.not_valid_after_utc)
         self.assertEqual(text, f"the certificate for localhost ends on {end}; renew {self.cert}")
+
+    def test_short_lives(self):
+        """
+        One with a short life is warned of in the last third of that, and looked at each hour.
+        """
+        for days, hours in ((1, 8), (6, 48), (90, 14 * 24), (365, 14 * 24)):
+            self.late = timedelta()
+            self.replace(days=days, valid_in_days=0)
+            self.certificates = self.load()
+            self.assertEqual(len(self.start()), 1)
+            for left, count in ((hours + 1, 0), (hours, 1), (hours - 1, 0)):
+                self.late = timedelta(days=days) - timedelta(hours=left)
+                said = self.said(self.clock.advance, HOUR_SECONDS)
+                self.assertEqual((days, left, len(said)), (days, left, count))
+            # That it has ended is news.
+            self.late = timedelta(days=days)
+            ((_, text),) = self.said(self.clock.advance, HOUR_SECONDS)
+            self.assertIn("ended on", text)
+            self.successResultOf(self.certificates.stopService())
+
+    def test_not_yet_valid(self):
+        """
+        One that is not valid yet is served at the start, with a warning each day.
+        """
+        made = self.replace(valid_in_days=3)
+        self.certificates = self.load()
+        begin = time_text(made.certificate.not_valid_before_utc)
+        text = f"the certificate for localhost is not valid before {begin}; "
+        text += f"check the clock, or replace {self.cert}"
+        self.assertEqual(self.start(), [self.described(made), ("warn", text)])
+        said = []
+        for _ in range(72):
+            self.late += timedelta(hours=1)
+            said += self.said(self.clock.advance, HOUR_SECONDS)
+        self.assertEqual(said, [("warn", text)] * 2)
+
+    def test_issuers(self):
+        """
+        An issuer's certificate in the chain that is not valid now is warned of.
+        """
+        root = make_certificate(["root"], authority=True, days=90)
+        for dates, fault in (({"days": -2}, "ended on"), ({"valid_in_days": 2}, "is not valid")):
+            above = make_certificate(["above"], root, authority=True, days=90)
+            upper = make_certificate(["upper"], above, authority=True, **({"days": 90} | dates))
+            leaf = make_certificate(["localhost"], upper, days=90)
+            self.write(self.cert, leaf.chain)
+            self.write(self.key, leaf.key_pem)
+            self.certificates = self.load()
+            _, (level, text) = self.start()
+            self.assertEqual(level, "warn")
+            beginning = f"an issuer's certificate in {self.cert}, CN=upper, {fault}"
+            self.assertTrue(text.startswith(beginning), text)
+
+    def test_authorities_not_valid(self):
+        """
+        Those who sign clients' certificates are looked at as well.
+        """
+        path = self.mktemp()
+        good, ended = (make_certificate(["ca"], authority=True, days=days) for days in (90, -1))
+        self.write(path, good.cert_pem + ended.cert_pem)
+        self.certificates = self.load(Policy(client_auth="request"), client_ca=path)
+        _, (level, text) = self.start()
+        self.assertEqual(level, "warn")
+        beginning = f"1 of 2 certificates in {path} are not valid now, such as CN=ca; "
+        self.assertTrue(text.startswith(beginning), text)
+
+    def test_valid_is_kept(self):
+        """
+        A valid one is not replaced by one that has ended, or whose issuer has.
+        """
+        self.start()
+        root = make_certificate(["root"], authority=True, days=90)
+        upper = make_certificate(["upper"], root, authority=True, days=-1)
+        below = make_certificate(["localhost"], upper, days=90)
+        for new, words in (
+            (make_certificate(days=-1), "the certificate in"),
+            (below, "an issuer's certificate in"),
+        ):
+            self.write(self.cert, new.chain)
+            self.write(self.key, new.key_pem)
+            ((level, text),) = self.said(self.clock.pump, [WATCH_SECONDS] * 9)
+            self.assertEqual(level, "error")
+            self.assertTrue(
+                text.startswith(f"cannot reload --tls-cert: {words} {self.cert} ended on "), text
+            )
+            self.assertIn("Z, and the one that is served is valid; the old", text)
+            self.assert_served(self.made)
+
+    def test_valid_is_kept_until_the_next_is(self):
+        """
+        One that is not valid yet is taken when it is, and at the latest when the old one ends.
+        """
+        for days, due in ((3, 3), (300, 90)):
+            self.late = timedelta()
+            self.replace(valid_in_days=None)
+            self.certificates = self.load()
+            self.start()
+            new = self.replace(valid_in_days=days, days=400)
+            ((level, text),) = self.said(self.clock.pump, [WATCH_SECONDS] * 2)
+            self.assertEqual(level, "error")
+            self.assertIn("is not valid before", text)
+            self.late = timedelta(days=due, minutes=-1)
+            self.assertEqual(self.said(self.clock.advance, WATCH_SECONDS), [])
+            self.late = timedelta(days=due, minutes=1)
+            said = self.said(self.clock.pump, [WATCH_SECONDS] * 2)
+            self.assertEqual(said[0], self.described(new))
+            self.assert_served(new)
+            self.successResultOf(self.certificates.stopService())
+
+    def test_invalid_is_replaced(self):
+        """
+        One that has ended is replaced by any other.
+        """
+        self.replace(days=-1)
+        self.certificates = self.load()
+        self.start()
+        new = self.replace(days=-1)
+        self.said(self.certificates.reload)
+        self.assert_served(new)
+
+    def test_odd(self):
+        """
+        Whatever the parser says to a file, the watch goes on, and takes the next good one.
+        """
+        self.start()
+        for what in set(ODD) - {"bit string as common name"}:
+            odd = make_certificate(days=90)
+            self.write(self.cert, odd_certificate(odd, what))
+            self.write(self.key, odd.key_pem)
+            said = self.said(self.clock.pump, [WATCH_SECONDS] * 4)
+            self.assertEqual([level for level, _ in said], ["error"], what)
+            self.assertIn("malformed", said[0][1])
+            new = self.replace()
+            said = self.said(self.clock.pump, [WATCH_SECONDS] * 2)
+            self.assertEqual(said, [self.described(new)])
+            self.assert_served(new)
 
     def test_new_keys_for_tickets(self):
         """
@@ -302,6 +438,6 @@ class CertificatesTests(SynchronousTestCase):
         made = make_certificate([], common_name="x")
         self.write(self.cert, made.cert_pem + made.key_pem)
         self.certificates = self.load(pairs=[(self.cert, None)])
-        ((_, text), _) = self.start()
+        ((_, text),) = self.start()
         self.assertTrue(text.startswith("certificate for no name until "), text)
         self.assert_served(made)

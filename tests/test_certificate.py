@@ -1,0 +1,76 @@
+"""
+What is read in a certificate, and what cannot be.
+"""
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod.certificate import (
+    MAX_REASON_CHARACTERS,
+    MalformedCertificate,
+    load_chain,
+    names,
+    peer_certificate,
+    subject_text,
+    validity,
+)
+from tests.certificates import ODD, make_certificate, odd_certificate
+
+
+class CertificateTests(SynchronousTestCase):
+    """
+    Certificates in PEM, good ones and odd ones.
+    """
+
+    def test_good(self):
+        """
+        A good one has its names, its subject and its dates.
+        """
+        made = make_certificate(["a.example", "192.0.2.1"], common_name="a\n")
+        (read,) = load_chain(made.cert_pem)
+        self.assertEqual(names(read), ("a.example", "192.0.2.1"))
+        self.assertEqual(subject_text(read), r"CN=a\n")
+        begin, end = validity(read)
+        self.assertEqual(begin, made.certificate.not_valid_before_utc)
+        self.assertEqual(end, made.certificate.not_valid_after_utc)
+
+    def test_nameless(self):
+        """
+        One without the extension has no names.
+        """
+        self.assertEqual(names(make_certificate([], common_name="a").certificate), ())
+
+    def test_odd(self):
+        """
+        Whatever is odd in one, one exception says so, or one part of it is malformed.
+        """
+        for what in ODD:
+            pem = odd_certificate(make_certificate(), what)
+            try:
+                (read,) = load_chain(pem)
+                found = names(read)
+            except MalformedCertificate as error:
+                self.assertNotEqual(str(error), "")
+                self.assertLessEqual(len(str(error)), MAX_REASON_CHARACTERS)
+                self.assertNotEqual(what, "bit string as common name")
+            else:
+                self.assertEqual(what, "bit string as common name")
+                self.assertEqual((found, subject_text(read)), (("localhost",), "malformed"))
+
+    def test_none(self):
+        """
+        What holds none is as bad.
+        """
+        for junk in (b"", b"junk", bytes(100)):
+            self.assertRaises(MalformedCertificate, load_chain, junk)
+
+    def test_wordless(self):
+        """
+        An error without words is told by its class.
+        """
+
+        class Peer:
+            def get_peer_certificate(self, *, as_cryptography):
+                raise LookupError
+
+        error = self.assertRaises(MalformedCertificate, peer_certificate, Peer())
+        self.assertEqual(str(error), "LookupError")

@@ -1,0 +1,53 @@
+"""
+Timers that go on.
+"""
+
+from twisted.application.service import IService
+from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from echod.timers import periodic, surviving
+
+
+class TimerTests(SynchronousTestCase):
+    """
+    An action that fails now and then.
+    """
+
+    def setUp(self):
+        self.called = []
+        self.bad = True
+
+    def action(self, *args):
+        self.called.append(args)
+        if self.bad:
+            raise LookupError("a bug")
+
+    def test_goes_on(self):
+        """
+        A timer whose action fails is not stopped by that, and says so once.
+        """
+        clock = Clock()
+        timer = periodic(clock, 2, "looking", self.action)
+        verifyObject(IService, timer)
+        with capturedLogs() as events:
+            timer.startService()
+            clock.pump([1] * 10)
+        self.assertEqual(len(self.called), 6)
+        self.assertEqual([event["doing"] for event in events], ["looking"])
+        self.assertEqual(len(self.flushLoggedErrors(LookupError)), 1)
+        timer.stopService()
+        self.assertEqual(clock.getDelayedCalls(), [])
+
+    def test_again(self):
+        """
+        A failure after a success is said again; what it is called with is handed on.
+        """
+        call = surviving("looking", self.action)
+        for bad in (True, True, False, True):
+            self.bad = bad
+            call(1, 2)
+        self.assertEqual(self.called, [(1, 2)] * 4)
+        self.assertEqual(len(self.flushLoggedErrors(LookupError)), 2)
