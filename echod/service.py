@@ -84,7 +84,7 @@ def makeService(options: Options) -> EchodService:
     supervision = Supervision.from_environment(os.environ, os.getpid())
     if options["check"]:
         # It is not the daemon, and speaks for nobody.
-        check(reactor, build(reactor, options, inherited, workers=workers), workers)
+        check(reactor, lambda: build(reactor, options, inherited, workers=workers), workers)
     service = build(reactor, options, inherited, supervision, workers, signals)
     log.info("echod {version} starting", event="starting", version=__version__)
     return service

@@ -73,4 +73,5 @@ class ServiceTestCase(SynchronousTestCase):
         path = os.path.abspath(self.mktemp())
         with open(path, "wb") as file:
             file.write(content)
+        os.chmod(path, 0o600)
         return path

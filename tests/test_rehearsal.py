@@ -7,7 +7,9 @@ import os
 import resource
 import socket
 import sys
+from functools import partial
 
+from twisted.internet.address import IPv4Address
 from twisted.scripts.twistd import ServerOptions
 
 import echod
@@ -16,6 +18,7 @@ from echod.endpoint import TCPEndpoint
 from echod.rehearsal import check
 from tests.certificates import make_certificate
 from tests.daemons import BrokenService, ServiceTestCase
+from tests.fakes import FakePort
 
 
 class CheckTests(ServiceTestCase):
@@ -27,7 +30,7 @@ class CheckTests(ServiceTestCase):
         """
         @return: the exit status.
         """
-        error = self.assertRaises(SystemExit, check, self.reactor, service)
+        error = self.assertRaises(SystemExit, check, self.reactor, lambda: service)
         self.assertTrue(self.reactor.hasRun)
         return error.code
 
@@ -65,13 +68,55 @@ class CheckTests(ServiceTestCase):
         )
         self.assertEqual([port.stopped for port in self.reactor.ports], [True])
 
+    def test_warnings(self):
+        """
+        What a start would warn of is told, each once, and it does not say that all is well.
+        """
+        made = make_certificate(["a.example"], days=-2)
+        path = self.file(made.cert_pem + made.key_pem)
+        os.chmod(path, 0o644)
+        key_log = self.file()
+        os.chmod(key_log, 0o644)
+        self.patch(resource, "getrlimit", lambda _: (100, 100))
+        self.patch(resource, "setrlimit", lambda *_: None)
+        args = ("--tls-port", "0", "--tls-cert", path, "--tls-keylog", key_log)
+        args += ("--admin", "tcp:7", "--max-connections", "120", "--workers", "2", "--check")
+        make = partial(build, self.reactor, self.options(*args), workers=2)
+        self.patch(FakePort, "getHost", lambda _: IPv4Address("TCP", "192.0.2.1", 7))
+        error = self.assertRaises(SystemExit, check, self.reactor, make, 2)
+        self.assertEqual(error.code, 0)
+        warnings = self.stderr.getvalue().splitlines()
+        self.assertEqual({line.partition("warning: ")[0] for line in warnings}, {"echod: "})
+        for word in (
+            "--max-connections 60: 36 it is",
+            "--tls-keylog: the secrets of EVERY",
+            f"{key_log} is open to others",
+            f"the key in {path} can be read by others",
+            "the certificate for a.example ended on",
+            "other machines can reach it",
+        ):
+            self.assertEqual([word in line for line in warnings].count(True), 1, word)
+        first, *_ = self.stdout.getvalue().splitlines()
+        words = f"echod {echod.__version__}: {len(warnings)} warnings; this would listen on"
+        self.assertEqual((first, len(warnings)), (words, 6))
+
+    def test_warning(self):
+        """
+        A certificate that is not valid yet is one warning.
+        """
+        made = make_certificate(["a.example"], valid_in_days=3, days=90)
+        args = ("--tls-port", "0", "--tls-cert", self.file(made.cert_pem + made.key_pem))
+        self.assertRaises(SystemExit, check, self.reactor, partial(self.build, *args))
+        self.assertIn("is not valid before", self.stderr.getvalue())
+        self.assertIn(": 1 warning; this would listen on", self.stdout.getvalue())
+
     def test_workers(self):
         """
         With several workers it says how many, starts none, and refuses what they cannot do.
         """
         args = (*self.local, "--check", "--workers", "3")
         service = build(self.reactor, self.options(*args), workers=3)
-        error = self.assertRaises(SystemExit, check, self.reactor, service, 3)
+        error = self.assertRaises(SystemExit, check, self.reactor, lambda: service, 3)
         self.assertEqual(error.code, 0)
         self.assertEqual(self.stdout.getvalue().splitlines()[-1], "with 3 workers")
         options = self.options(*args, "--listen", "haproxy:tcp:0")
@@ -140,7 +185,7 @@ class CheckTests(ServiceTestCase):
         """
         path = os.path.abspath(os.path.join(self.mktemp(), "log"))
         service = self.build(*self.local, twistd=self.twistd(path))
-        error = self.assertRaises(SystemExit, check, self.reactor, service)
+        error = self.assertRaises(SystemExit, check, self.reactor, lambda: service)
         self.assertEqual(
             error.code,
             f"twistd: --logfile '{path}': No such file or directory; "
