@@ -101,9 +101,27 @@ class InheritedSockets:
     @ivar left: these.
     """
 
-    def __init__(self, sockets: Sequence[InheritedSocket] = ()):
+    def __init__(self, sockets: Sequence[InheritedSocket] = (), why_none: str = ""):
+        """
+        @param why_none: why there are none, in words; empty when none were meant for us.
+        """
+        self._why_none = why_none
         self._sockets = list(sockets)
         self.left = list(sockets)
+
+    @classmethod
+    def from_process(cls, pid: int, path: str = "/proc/self/environ") -> "InheritedSockets":
+        """
+        Read what this process was told of them when it was started.
+
+        @param pid: this process.
+        """
+        try:
+            environ = first_environment(path)
+        except OSError as error:
+            # A process with file capabilities may not read its own (proc(5)).
+            return cls(why_none=f"{path}, which tells of them, cannot be read: {error.strerror}")
+        return cls.from_environment(environ, pid)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str], pid: int) -> "InheritedSockets":
@@ -114,17 +132,21 @@ class InheritedSockets:
         @param pid: this process.
         """
         with suppress(KeyError, ValueError):
-            if int(environ["LISTEN_PID"]) == pid:
-                count = int(environ["LISTEN_FDS"])
-                names = environ.get("LISTEN_FDNAMES", "").split(":")
-                # The name that systemd gives to what has none.
-                names += ["unknown"] * (count - len(names))
+            meant, count = int(environ["LISTEN_PID"]), int(environ["LISTEN_FDS"])
+            if meant != pid:
                 return cls(
-                    [
-                        InheritedSocket(name or "unknown", FIRST_DESCRIPTOR + index)
-                        for index, name in enumerate(names[:count])
-                    ]
+                    why_none=f"they were handed to process {meant}, and this is process {pid}; "
+                    "let that process exec this one, with no shell in between"
                 )
+            names = environ.get("LISTEN_FDNAMES", "").split(":")
+            # The name that systemd gives to what has none.
+            names += ["unknown"] * (count - len(names))
+            return cls(
+                [
+                    InheritedSocket(name or "unknown", FIRST_DESCRIPTOR + index)
+                    for index, name in enumerate(names[:count])
+                ]
+            )
         return cls()
 
     def take(self, description: str) -> list[InheritedSocket]:
@@ -145,6 +167,8 @@ class InheritedSockets:
             if each.name == name or str(place) == index
         ]
         if not taken:
+            if self._why_none:
+                raise ValueError(f"no such socket was handed over: {self._why_none}")
             names = ", ".join(printable(each.name) for each in self._sockets)
             way_out = f"give one of {names}" if names else "give it to a socket unit of systemd's"
             raise ValueError(f"no such socket was handed over; {way_out}")
@@ -156,13 +180,12 @@ class InheritedSockets:
 
 def first_environment(path: str = "/proc/self/environ") -> dict[str, str]:
     """
-    The environment that this process was started with (proc(5)); empty where the system
-    does not tell.
+    The environment that this process was started with (proc(5)).
 
     In C{os.environ} nothing is left: Twisted's endpoints take C{LISTEN_PID} and
     C{LISTEN_FDS} from there when they are imported, and know no nameless sockets.
+
+    @raise OSError: when the system does not tell.
     """
-    with suppress(OSError):
-        entries = os.fsdecode(Path(path).read_bytes()).split("\0")
-        return dict(entry.split("=", 1) for entry in entries if "=" in entry)
-    return {}
+    entries = os.fsdecode(Path(path).read_bytes()).split("\0")
+    return dict(entry.split("=", 1) for entry in entries if "=" in entry)

@@ -19,7 +19,7 @@ from echod import __version__
 from echod.assembly import build, build_worker
 from echod.assignment import Assignment
 from echod.daemon import EchodService
-from echod.inherited import InheritedSockets, first_environment
+from echod.inherited import InheritedSockets
 from echod.options import Options
 from echod.rehearsal import check
 from echod.signals import Signals, restore_interrupt
@@ -80,7 +80,7 @@ def makeService(options: Options) -> EchodService:
     if assignment is not None:
         return build_worker(reactor, options, assignment, signals)
     workers = worker_count(options["workers"], options["max-connections"])
-    inherited = InheritedSockets.from_environment(first_environment(), os.getpid())
+    inherited = InheritedSockets.from_process(os.getpid())
     supervision = Supervision.from_environment(os.environ, os.getpid())
     if options["check"]:
         # It is not the daemon, and speaks for nobody.

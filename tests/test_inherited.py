@@ -78,7 +78,31 @@ class EnvironmentTests(SynchronousTestCase):
             first_environment(path),
             {"LISTEN_PID": "7", "A": "b=c", os.fsdecode(b"\xff"): os.fsdecode(b"\xfe")},
         )
-        self.assertEqual(first_environment(self.mktemp()), {})
+        self.assertRaises(OSError, first_environment, self.mktemp())
+
+    def test_from_process(self):
+        """
+        Sockets that were handed to another process, or of which the system does not tell, are
+        not said to be missing without a reason.
+        """
+        path = self.mktemp()
+        with open(path, "wb") as file:
+            file.write(b"LISTEN_PID=7\0LISTEN_FDS=1\0")
+        self.assertEqual(len(InheritedSockets.from_process(7, path).left), 1)
+        missing = self.mktemp()
+        for inherited, words in (
+            (
+                InheritedSockets.from_process(8, path),
+                "they were handed to process 7, and this is process 8; let that process exec "
+                "this one, with no shell in between",
+            ),
+            (
+                InheritedSockets.from_process(7, missing),
+                f"{missing}, which tells of them, cannot be read: No such file or directory",
+            ),
+        ):
+            error = self.assertRaises(ValueError, inherited.take, "systemd:name=a")
+            self.assertEqual(str(error), f"no such socket was handed over: {words}")
 
 
 class TakeTests(SynchronousTestCase):

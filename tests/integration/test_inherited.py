@@ -3,9 +3,11 @@ A daemon whose sockets listen before it is started, and after it has ended.
 """
 
 import os
+import shlex
 import signal
 import socket
 import stat
+import subprocess
 import sys
 import threading
 import time
@@ -81,6 +83,28 @@ class InheritedTests(TestCase):
             daemon.stop()
             self.assertEqual(daemon.status, -signal.SIGTERM)
         self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), 0o640)
+
+    def test_another_process(self) -> None:
+        """
+        A shell that keeps the sockets and starts the daemon as its child: the line names it.
+        """
+        (listening,) = self.listen("127.0.0.1")
+        program = str(Path(sys.executable).with_name("twistd"))
+        options = ("--listen", "systemd:index=0")
+        twistd = shlex.join([program, "-n", "--pidfile=", "echod", *options])
+        given = f"echo={listening.fileno()}"
+        command = [sys.executable, handover.__file__, given, "--", "/bin/sh", "-c"]
+        done = subprocess.run(
+            [*command, f"echo $$; {twistd}; exit $?"],
+            cwd=Path(self.mktemp()).parent,
+            pass_fds=[listening.fileno()],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        shell = done.stdout.split()[0]
+        self.assertIn(f"they were handed to process {shell}, and this is process ", done.stderr)
+        self.assertEqual((done.returncode, done.stderr.count("\n")), (1, 1))
 
     def test_tls(self) -> None:
         """
