@@ -157,7 +157,14 @@ class ListenerService(Service):
             if self._factory.tls:
                 raise ValueError("this endpoint's own layer stands before TLS")
         make_eager(port)
-        tune(listening, self._write_timeout)
+        for name, error in tune(listening, self._write_timeout):
+            log.warn(
+                "{option}: the kernel refuses {name}: {reason}; the listener goes without it",
+                event="socket-option-refused",
+                option=self.option,
+                name=name,
+                reason=error.strerror,
+            )
         if self.turns is not None:
             take_turns(port, self.turns)
         # When several processes listen, their parent has said it.

@@ -26,6 +26,9 @@ KEEPALIVE_IDLE_SECONDS = 60
 KEEPALIVE_INTERVAL_SECONDS = 10
 KEEPALIVE_PROBES = 6
 
+KEEPALIVE_SECONDS = KEEPALIVE_IDLE_SECONDS + KEEPALIVE_PROBES * KEEPALIVE_INTERVAL_SECONDS
+"""When a client is given up that answers no probe."""
+
 USER_TIMEOUT_MARGIN_SECONDS = 5
 
 SEND_BUFFER_BYTES = 256 * 1024
@@ -51,36 +54,48 @@ C{Default_Ignorable_Code_Point}, but for what is not printable anyway.
 """
 
 
-def _tcp_options(write_timeout: float) -> Iterator[tuple[str, int]]:
+def _options(family: int, write_timeout: float) -> Iterator[tuple[int, str, int]]:
     """
-    The options of tcp(7) by name: a platform that lacks one goes without it.
+    The level, name and value of each option: a platform that lacks one goes without it.
     """
-    yield "TCP_NODELAY", 1
-    yield "TCP_KEEPIDLE", KEEPALIVE_IDLE_SECONDS
-    yield "TCP_KEEPINTVL", KEEPALIVE_INTERVAL_SECONDS
-    yield "TCP_KEEPCNT", KEEPALIVE_PROBES
+    yield socket.SOL_SOCKET, "SO_SNDBUF", SEND_BUFFER_BYTES
+    if family == socket.AF_UNIX:
+        return
+    yield socket.SOL_SOCKET, "SO_KEEPALIVE", 1
+    for name, value in (
+        ("TCP_NODELAY", 1),
+        ("TCP_KEEPIDLE", KEEPALIVE_IDLE_SECONDS),
+        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_SECONDS),
+        ("TCP_KEEPCNT", KEEPALIVE_PROBES),
+    ):
+        yield socket.IPPROTO_TCP, name, value
     if write_timeout:
-        # The sweep acts first, and knows why; the kernel is the net below it.
-        yield "TCP_USER_TIMEOUT", int((write_timeout + USER_TIMEOUT_MARGIN_SECONDS) * 1000)
+        # The sweep acts first, and knows why.  And where there is a user timeout, Linux ends
+        # an idle connection by that and not by TCP_KEEPCNT, at the first lost probe if it is
+        # shorter than all of them take (tcp_keepalive_timer() in net/ipv4/tcp_timer.c).
+        seconds = max(write_timeout + USER_TIMEOUT_MARGIN_SECONDS, KEEPALIVE_SECONDS)
+        yield socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", int(seconds * 1000)
 
 
-def tune(listening: socket.socket, write_timeout: float) -> None:
+def tune(listening: socket.socket, write_timeout: float) -> list[tuple[str, OSError]]:
     """
     Set on a listening socket what each connection accepted from it shall inherit.
 
     Linux copies these options to the accepted socket, so they cost nothing at accept.
 
-    @param write_timeout: seconds that a client may take nothing.  A little later the
-        kernel, too, gives up a connection whose sent bytes nobody acknowledges
-        (C{TCP_USER_TIMEOUT}, tcp(7)); 0 leaves that to the system's default.
+    @param write_timeout: seconds that a client may take nothing.  Later, and not before all
+        keepalive probes are lost, the kernel gives up a connection whose sent bytes nobody
+        acknowledges (C{TCP_USER_TIMEOUT}, tcp(7)); 0 leaves that to the system's default.
+    @return: the options that the kernel refuses, as some containers' do, each with why.
     """
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-    if listening.family == socket.AF_UNIX:
-        return
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in _tcp_options(write_timeout):
+    refused = []
+    for level, name, value in _options(listening.family, write_timeout):
         if option := getattr(socket, name, None):
-            listening.setsockopt(socket.IPPROTO_TCP, option, value)
+            try:
+                listening.setsockopt(level, option, value)
+            except OSError as error:
+                refused.append((name, error))
+    return refused
 
 
 def _queue_bytes(fileno: int, request: int) -> int:

@@ -87,12 +87,12 @@ class BuildTests(ServiceTestCase):
         """
         The address, the queue and the write timeout of the options are those of the socket.
         """
-        service = self.build(*self.local, "--backlog", "7", "--write-timeout", "2.5")
+        service = self.build(*self.local, "--backlog", "7", "--write-timeout", "200.5")
         service.startService()
         sock = self.reactor.ports[0].socket
         self.assertEqual(sock.getsockname()[0], "127.0.0.1")
         tcp = socket.IPPROTO_TCP
-        self.assertEqual(sock.getsockopt(tcp, socket.TCP_USER_TIMEOUT), 7500)
+        self.assertEqual(sock.getsockopt(tcp, socket.TCP_USER_TIMEOUT), 205_500)
         # tcpi_sacked of struct tcp_info is a listening socket's queue.
         queue = sock.getsockopt(tcp, socket.TCP_INFO, 64)[28:32]
         self.assertEqual(int.from_bytes(queue, sys.byteorder), 7)
@@ -132,7 +132,8 @@ class BuildTests(ServiceTestCase):
         tls = ("--tls-port", "0", "--tls-cert", path, "--tls-client-auth", "require")
         self.assertEqual(
             self.refused(*tls, "--tls-client-ca", empty),
-            f"echod: --tls-client-ca: {empty} holds no PEM certificate; give one that does",
+            f"echod: --tls-client-ca: {empty} holds no PEM certificate, it is empty; "
+            "give one that does",
         )
 
     def test_bad_key_log(self):

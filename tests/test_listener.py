@@ -107,7 +107,26 @@ class ListenerServiceTests(SynchronousTestCase):
         self.assertEqual(service.address(), "192.0.2.1:9000")
         keepalive = port.socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         timeout = port.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
-        self.assertEqual((bool(keepalive), timeout), (True, 35_000))
+        self.assertEqual((bool(keepalive), timeout), (True, 120_000))
+
+    def test_option_refused(self):
+        """
+        Where the kernel refuses an option the listener goes without it, and warns.
+        """
+
+        class Refusing(socket.socket):
+            def setsockopt(self, *args):
+                raise OSError(errno.EPERM, "Operation not permitted")
+
+        port = FakePort(Refusing())
+        self.addCleanup(port.socket.close)
+        with capturedLogs() as events:
+            self.service(succeed(port)).startService()
+        *warnings, listening = events
+        self.assertEqual(listening["event"], "listening")
+        self.assertEqual({event["event"] for event in warnings}, {"socket-option-refused"})
+        text = "--port 1: the kernel refuses SO_SNDBUF: Operation not permitted; "
+        self.assertEqual(formatEvent(warnings[0]), text + "the listener goes without it")
 
     def test_start_unprivileged(self):
         """

@@ -3,6 +3,8 @@ What is asked of the kernel about a socket, on sockets.
 """
 
 import ast
+import errno
+import os
 import resource
 import socket
 import sys
@@ -76,9 +78,37 @@ class TuneTests(SocketTestCase):
                 "idle": 60,
                 "interval": 10,
                 "probes": 6,
-                "user timeout": 35_000,
+                "user timeout": 120_000,
             },
         )
+
+    def test_user_timeout(self):
+        """
+        The kernel's timer fires after the sweep, and not before all probes are lost.
+        """
+        for write_timeout, expected in ((1.0, 120_000), (115.0, 120_000), (300.0, 305_000)):
+            _, accepted = self.tcp_pair(write_timeout=write_timeout)
+            self.assertEqual(self.options(accepted)["user timeout"], expected)
+
+    def test_refused(self):
+        """
+        What the kernel refuses is told, and all the others are set.
+        """
+
+        class Refusing(socket.socket):
+            def setsockopt(self, level, option, value):
+                if option in (socket.TCP_KEEPIDLE, socket.TCP_USER_TIMEOUT):
+                    raise OSError(errno.ENOPROTOOPT, os.strerror(errno.ENOPROTOOPT))
+                super().setsockopt(level, option, value)
+
+        (listening,) = self.closing(Refusing())
+        before = self.options(listening)
+        refused = tune(listening, 30.0)
+        self.assertEqual([name for name, _ in refused], ["TCP_KEEPIDLE", "TCP_USER_TIMEOUT"])
+        self.assertEqual({error.errno for _, error in refused}, {errno.ENOPROTOOPT})
+        after = self.options(listening)
+        expected = before | {"no delay": True, "keepalive": True, "interval": 10, "probes": 6}
+        self.assertEqual(after, expected)
 
     def test_send_buffer(self):
         """
