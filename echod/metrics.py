@@ -129,15 +129,22 @@ class Snapshots(Collector):
                 for each in s.handshakes
             ],
         )
+        certificates = [
+            (self._of(s, name), each)
+            for s in self._snapshots
+            for name, each in ends(s.certificates).items()
+        ]
+        yield self._gauge(
+            "echod_certificate_not_before_seconds",
+            "When a certificate that is served begins to be valid, in seconds since 1970.",
+            ["name"],
+            [(labels, each.not_before) for labels, each in certificates],
+        )
         yield self._gauge(
             "echod_certificate_not_after_seconds",
             "When a certificate that is served ends, in seconds since 1970.",
             ["name"],
-            [
-                (self._of(s, name), end)
-                for s in self._snapshots
-                for name, end in ends(s.certificates).items()
-            ],
+            [(labels, each.not_after) for labels, each in certificates],
         )
 
     def _daemon(self) -> Iterator[Metric]:
@@ -219,14 +226,13 @@ def buckets(distribution: Distribution) -> list[tuple[str, float]]:
     return found
 
 
-def ends(certificates: Sequence[Served]) -> dict[str, float]:
+def ends(certificates: Sequence[Served]) -> dict[str, Served]:
     """
-    When the certificate for each name ends, its first name standing for all that it has.
+    The certificate for each name, its first name standing for all that it has.
     Of several with the same, such as one with an RSA key and one with an elliptic curve's,
     the first to end counts.
     """
-    found: dict[str, float] = {}
-    for each in certificates:
-        name = each.names[0] if each.names else ""
-        found[name] = min(each.not_after, found.get(name, each.not_after))
+    found: dict[str, Served] = {}
+    for each in sorted(certificates, key=lambda each: each.not_after):
+        found.setdefault(each.names[0] if each.names else "", each)
     return found

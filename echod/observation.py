@@ -178,7 +178,8 @@ class Observation(MultiService):
 
 def _served(each: Credentials) -> Served:
     names = [printable(name) for name in each.names]
-    return Served(names, each.not_after.timestamp(), each.serial, printable(each.path))
+    begin, end = each.not_before.timestamp(), each.not_after.timestamp()
+    return Served(names, end, each.serial, printable(each.path), begin)
 
 
 def _state(connection: Connection) -> str:

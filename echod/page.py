@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from importlib import resources
 
 from echod import tables
-from echod.figures import delay_text, number_text, size_text, time_text
+from echod.figures import date_text, delay_text, number_text, size_text, time_text
 from echod.markup import Markup, tag
 from echod.plot import plot
 from echod.snapshot import Snapshot
@@ -99,9 +99,12 @@ def concerns(now: Snapshot) -> Iterator[str]:
         yield f"{connections:,} of {now.max_connections:,} connections: those beyond are refused"
     for each in now.certificates:
         days = tables.days_left(each, now.taken)
-        if days < tables.DAYS_LEFT_WARNING:
+        about = f"the certificate for {', '.join(each.names) or 'no name'}"
+        if now.taken < each.not_before:
+            yield f"{about} is not valid before {date_text(each.not_before)}: {each.path}"
+        elif each.ends_soon(now.taken):
             ends = "has ended" if days < 0 else f"ends in {days} days" if days else "ends today"
-            yield f"the certificate for {', '.join(each.names) or 'no name'} {ends}: {each.path}"
+            yield f"{about} {ends}: {each.path}"
     if now.log_dropped:
         yield f"{now.log_dropped:,} log records could not be written"
     worst = max((each.lag for each in now.history[-60:]), default=0.0)

@@ -20,6 +20,7 @@ from zope.interface import implementer
 
 from echod.certificate import subject_text, validity
 from echod.credentials import BadCredentials, Credentials, read_authorities, read_credentials
+from echod.snapshot import warning_seconds
 from echod.sockets import printable
 from echod.timers import periodic
 from echod.tls import Policy, server_context
@@ -33,12 +34,6 @@ WATCH_SECONDS = 2.0
 DAY_SECONDS = 24 * 3600.0
 
 HOUR_SECONDS = 3600.0
-
-MAX_WARNING = timedelta(days=14)
-"""
-How long before its end a certificate is warned of, at most.  For one with a short life it is
-a third of that: clients such as certbot and cert-manager renew with a third left or more.
-"""
 
 REPEAT_INTERVAL = timedelta(hours=23.5)
 """How often the same warning is repeated: each day, by a timer that runs each hour."""
@@ -225,21 +220,14 @@ def _fault(certificate: x509.Certificate, now: datetime) -> str:
     return f"ended on {time_text(end)}" if now >= end else ""
 
 
-def warning_period(lifetime: timedelta) -> timedelta:
-    """
-    How long before its end a certificate is warned of.
-    """
-    return min(lifetime / 3, MAX_WARNING)
-
-
 def _warnings(each: Credentials, now: datetime) -> Iterator[Warning]:
     """
     What there is to say of a certificate's dates, and of those sent with it.
     """
-    left = each.not_after - now
+    left, lifetime = each.not_after - now, each.not_after - each.not_before
     if now < each.not_before:
         yield ("begin", each.path, each.serial), partial(_warn_of_begin, each)
-    elif left < warning_period(each.not_after - each.not_before):
+    elif left.total_seconds() < warning_seconds(lifetime.total_seconds()):
         ended = left <= timedelta()
         yield ("end", each.path, each.serial, ended), partial(_warn_of_end, each, left)
     for issuer in each.chain[1:]:

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 from echod.process import Process
 
+MAX_WARNING_SECONDS = 14 * 86400.0
+
 
 @dataclass(frozen=True)
 class Listening:
@@ -57,16 +59,32 @@ class Handshakes:
     count: int
 
 
+def warning_seconds(lifetime: float) -> float:
+    """
+    How long before its end a certificate is warned of, both in seconds: a third of its life,
+    and at most 14 days.  With a third left, certbot and cert-manager have renewed it.
+    """
+    return min(lifetime / 3, MAX_WARNING_SECONDS)
+
+
 @dataclass(frozen=True)
 class Served:
     """
-    A certificate that is served, with its names, and its end in seconds since 1970.
+    A certificate that is served, with its names, and its end and its beginning in seconds
+    since 1970.
     """
 
     names: list[str]
     not_after: float
     serial: str
     path: str
+    not_before: float
+
+    def ends_soon(self, now: float) -> bool:
+        """
+        Whether it is time to warn of its end, or past that.
+        """
+        return self.not_after - now < warning_seconds(self.not_after - self.not_before)
 
 
 @dataclass(frozen=True)

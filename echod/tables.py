@@ -14,7 +14,6 @@ from echod.table import number, size, table
 
 DAY_SECONDS = 86400
 
-DAYS_LEFT_WARNING = 14
 
 MEANINGS = {
     "client": "the client was done",
@@ -110,7 +109,7 @@ def certificates(now: Snapshot) -> Markup:
     rows = []
     for each in now.certificates:
         days = days_left(each, now.taken)
-        kind = "number warning" if days < DAYS_LEFT_WARNING else "number"
+        kind = "number warning" if each.ends_soon(now.taken) else "number"
         rows.append(
             (
                 ", ".join(each.names) or "no name",

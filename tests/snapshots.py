@@ -40,7 +40,11 @@ def make_snapshot(**fields: Any) -> Snapshot:
             ],
             seconds=Distribution([0.1, 1, 10], [1, 2, 3, 4], 100.25),
             handshakes=[Handshakes("ok", "TLSv1.3", 2), Handshakes("failed", "", 1)],
-            certificates=[Served(["a.example", "b.example"], 1_800_864_000.0, "0A", "/etc/a.pem")],
+            certificates=[
+                Served(
+                    ["a.example", "b.example"], 1_800_864_000.0, "0A", "/etc/a.pem", 1_793_088_000.0
+                )
+            ],
             lag=Distribution([0.001, 0.01], [5, 1, 0], 0.007),
             lag_last=0.0005,
             log_dropped=4,

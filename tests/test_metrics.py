@@ -65,6 +65,7 @@ class MetricsTests(SynchronousTestCase):
             ("echod_tls_handshakes_total", ("result", "ok"), ("version", "TLSv1.3"), 2),
             ("echod_tls_handshakes_total", ("result", "failed"), ("version", ""), 1),
             ("echod_certificate_not_after_seconds", ("name", "a.example"), 1_800_864_000),
+            ("echod_certificate_not_before_seconds", ("name", "a.example"), 1_793_088_000),
             ("echod_reactor_lag_seconds_bucket", ("le", "0.01"), 6),
             ("echod_reactor_lag_seconds_count", 6),
             ("echod_log_dropped_total", 4),
@@ -104,6 +105,7 @@ class MetricsTests(SynchronousTestCase):
             ("echod_connection_seconds", "histogram"),
             ("echod_tls_handshakes_total", "counter"),
             ("echod_certificate_not_after_seconds", "gauge"),
+            ("echod_certificate_not_before_seconds", "gauge"),
             ("echod_reactor_lag_seconds", "histogram"),
             ("echod_log_dropped_total", "counter"),
             ("echod_build_info", "gauge"),
@@ -192,7 +194,7 @@ class MetricsTests(SynchronousTestCase):
         """
         snapshot = make_snapshot(
             traffic=[Traffic(HOSTILE, 1, 1, 1, {HOSTILE: 1}, {})],
-            certificates=[Served([HOSTILE], 1.0, "1", "/x")],
+            certificates=[Served([HOSTILE], 1.0, "1", "/x", 0.0)],
             handshakes=[Handshakes(HOSTILE, HOSTILE, 1)],
         )
         for accept in ("", OPENMETRICS):
@@ -204,11 +206,11 @@ class MetricsTests(SynchronousTestCase):
         A certificate counts by its first name; of two that share it, the first to end.
         """
         served = [
-            Served(["a.example", "b.example"], 20.0, "1", "/x"),
-            Served(["a.example"], 10.0, "2", "/y"),
-            Served([], 30.0, "3", "/z"),
+            Served(["a.example", "b.example"], 20.0, "1", "/x", 1.0),
+            Served(["a.example"], 10.0, "2", "/y", 2.0),
+            Served([], 30.0, "3", "/z", 3.0),
         ]
-        self.assertEqual(ends(served), {"a.example": 10.0, "": 30.0})
+        self.assertEqual(ends(served), {"a.example": served[1], "": served[2]})
 
     def test_buckets(self):
         """

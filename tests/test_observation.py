@@ -156,8 +156,18 @@ class ObservationTests(SynchronousTestCase):
         now = self.observation.snapshot()
         self.assertEqual(
             now.certificates,
-            [Served(["a.example"], each.not_after.timestamp(), each.serial, path)],
+            [
+                Served(
+                    ["a.example"],
+                    each.not_after.timestamp(),
+                    each.serial,
+                    path,
+                    each.not_before.timestamp(),
+                )
+            ],
         )
+        begins = datetime.fromtimestamp(now.certificates[0].not_before, UTC)
+        self.assertEqual(begins, made.certificate.not_valid_before_utc)
         ends = datetime.fromtimestamp(now.certificates[0].not_after, UTC)
         self.assertEqual(ends, made.certificate.not_valid_after_utc)
         self.assertEqual(

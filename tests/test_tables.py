@@ -99,13 +99,18 @@ class TablesTests(SynchronousTestCase):
         Which are served, and how long; one that ends soon, or has ended, stands out.
         """
         now = 1_800_000_000.0
-        for days, shown, warned in (
-            (40, "40", 0),
-            (13.9, "13", 1),
-            (0.5, "0", 1),
-            (-1, "ended", 1),
+        for days, life, shown, warned in (
+            (40, 90, "40", 0),
+            (13.9, 90, "13", 1),
+            (2.1, 6, "2", 0),
+            (1.9, 6, "1", 1),
+            (0.5, 1, "0", 0),
+            (0.5, 90, "0", 1),
+            (-1, 90, "ended", 1),
         ):
-            served = Served(["a.example", "b.example"], now + days * 86400, "0A", "/etc/a.pem")
+            end = now + days * 86400
+            begin = end - life * 86400
+            served = Served(["a.example", "b.example"], end, "0A", "/etc/a.pem", begin)
             made = tables.certificates(make_snapshot(certificates=[served]))
             row = self.read(made)[1]
             self.assertEqual(
@@ -113,7 +118,7 @@ class TablesTests(SynchronousTestCase):
             )
             self.assertEqual(made.count("warning"), warned)
         self.assertEqual(tables.days_left(served, now), -1)
-        nameless = Served([], now, "0A", "/etc/a.pem")
+        nameless = Served([], now, "0A", "/etc/a.pem", 0.0)
         made = tables.certificates(make_snapshot(certificates=[nameless]))
         self.assertEqual(self.read(made)[1][0], "no name")
 

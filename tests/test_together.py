@@ -97,7 +97,7 @@ class TogetherTests(SynchronousTestCase):
         What they share, the listeners and certificates, is there once.
         """
         more = Listening("echo", "--listen systemd:name=echo", None)
-        renewed = Served(["a.example"], 1.0, "0B", "/etc/a.pem")
+        renewed = Served(["a.example"], 1.0, "0B", "/etc/a.pem", 0.0)
         first = make_snapshot()
         other = make_snapshot(
             listeners=[*first.listeners, more], certificates=[*first.certificates, renewed]

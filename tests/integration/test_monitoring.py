@@ -201,7 +201,7 @@ class RulesTests(SynchronousTestCase):
             )
         summaries = re.findall(r'summary="([^"]*)"', str(said))
         self.assertIn("a has 82% of its connections", summaries)
-        self.assertIn("The certificate a.example of a ends in 13d 22h 50m 0s", summaries)
+        self.assertIn("The certificate soon.example of a ends in 13d 22h 50m 0s", summaries)
 
 
 class DashboardTests(SynchronousTestCase):
