@@ -15,7 +15,7 @@ from typing import Any, cast
 from twisted.internet import tcp, unix
 from twisted.logger import Logger
 
-from echod.sockets import file_identity
+from echod.sockets import file_identity, keep_urgent
 from echod.transport import EagerTransport
 from echod.turns import STEP_BACK_SECONDS, Turns
 from echod.unix_transport import EagerUNIXTransport
@@ -36,6 +36,7 @@ class _EagerAccepting:
 
     turns: Turns | None = None
     _rests = False
+    _adopted = False
     _shed = 0
     _shedLogged = float("-inf")
 
@@ -114,6 +115,9 @@ class _EagerAccepting:
             if protocol is None:
                 sock.close()
                 return
+            if self._adopted:
+                # It may have been connected before the listening socket had the option.
+                keep_urgent(sock)
             number = self.sessionno
             self.sessionno = number + 1
             transport = self.transport(sock, protocol, peer, self, number, self.reactor)
@@ -177,6 +181,12 @@ class EagerPort(_EagerAccepting, tcp.Port):
     _shouldShutdown = False
     transport = EagerTransport
     numberAccepts = 100
+
+    @classmethod
+    def _fromListeningDescriptor(cls: Any, *args: Any) -> Any:
+        port = super()._fromListeningDescriptor(*args)
+        port._adopted = True
+        return port
 
 
 class EagerUNIXPort(_EagerAccepting, unix.Port):

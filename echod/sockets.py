@@ -59,6 +59,7 @@ def _options(family: int, write_timeout: float) -> Iterator[tuple[int, str, int]
     The level, name and value of each option: a platform that lacks one goes without it.
     """
     yield socket.SOL_SOCKET, "SO_SNDBUF", SEND_BUFFER_BYTES
+    yield socket.SOL_SOCKET, "SO_OOBINLINE", 1
     if family == socket.AF_UNIX:
         return
     yield socket.SOL_SOCKET, "SO_KEEPALIVE", 1
@@ -75,6 +76,17 @@ def _options(family: int, write_timeout: float) -> Iterator[tuple[int, str, int]
         # shorter than all of them take (tcp_keepalive_timer() in net/ipv4/tcp_timer.c).
         seconds = max(write_timeout + USER_TIMEOUT_MARGIN_SECONDS, KEEPALIVE_SECONDS)
         yield socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", int(seconds * 1000)
+
+
+def keep_urgent(sock: socket.socket) -> None:
+    """
+    Leave a byte that the peer sends as urgent (C{MSG_OOB}, send(2)) where it stands in the
+    stream.  Without this option the kernel takes it out (C{SO_OOBINLINE}, socket(7)).
+
+    Linux copies the option from a listening TCP socket to those accepted from it, but not
+    from a listening UNIX socket, where urgent bytes exist since Linux 5.15.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
 
 
 def tune(listening: socket.socket, write_timeout: float) -> list[tuple[str, OSError]]:

@@ -19,6 +19,7 @@ from zope.interface import implementer
 
 from echod.secure import SecureMixin
 from echod.secure_end import SecureEnd
+from echod.sockets import keep_urgent
 from echod.transport import EagerTransport
 
 
@@ -36,6 +37,7 @@ class EagerUNIXTransport(EagerTransport, unix.Server):
         sessionno: int,
         reactor: Any,
     ):
+        keep_urgent(sock)
         self._sendmsgQueue: list[int] = []
         super().__init__(sock, protocol, (client, None), server, sessionno, reactor)
 

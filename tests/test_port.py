@@ -355,6 +355,27 @@ class AcceptTests(PortTestCase):
             [UNIXAddress(None), UNIXAddress(bound.encode())],
         )
 
+    def test_adopted(self):
+        """
+        Clients that waited for a socket that listened already have their urgent bytes in
+        place too.
+        """
+        listening = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(listening.close)
+        listening.setblocking(False)
+        client = socket.create_connection(listening.getsockname(), timeout=20)
+        self.addCleanup(client.close)
+        self.listen(
+            EagerPort._fromListeningDescriptor(
+                self.reactor, listening.fileno(), socket.AF_INET, self.factory
+            )
+        )
+        self.reactor.until(lambda: self.factory.protocols)
+        client.send(b"X", socket.MSG_OOB)
+        [protocol] = self.factory.protocols
+        self.reactor.until(lambda: protocol.data)
+        self.assertEqual(protocol.data, b"X")
+
     def test_numbers(self):
         """
         Each connection has a number of its own.

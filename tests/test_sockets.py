@@ -62,6 +62,7 @@ class TuneTests(SocketTestCase):
             "idle": sock.getsockopt(tcp, socket.TCP_KEEPIDLE),
             "interval": sock.getsockopt(tcp, socket.TCP_KEEPINTVL),
             "probes": sock.getsockopt(tcp, socket.TCP_KEEPCNT),
+            "urgent inline": bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE)),
             "user timeout": sock.getsockopt(tcp, socket.TCP_USER_TIMEOUT),
         }
 
@@ -78,6 +79,7 @@ class TuneTests(SocketTestCase):
                 "idle": 60,
                 "interval": 10,
                 "probes": 6,
+                "urgent inline": True,
                 "user timeout": 120_000,
             },
         )

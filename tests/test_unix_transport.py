@@ -7,6 +7,7 @@ import socket
 
 from twisted.internet.error import FileDescriptorOverrun
 from twisted.internet.interfaces import IFileDescriptorReceiver
+from twisted.trial.unittest import SkipTest
 from zope.interface import implementer
 
 from echod.unix_transport import EagerUNIXTransport
@@ -25,6 +26,27 @@ class Taker(Recorder):
 
     def fileDescriptorReceived(self, descriptor):
         self.descriptors.append(descriptor)
+
+
+class UrgentTests(PairTestCase):
+    """
+    Urgent bytes, where the kernel has them on UNIX sockets.
+    """
+
+    def test_inline(self):
+        """
+        An urgent byte stands in the stream where it was sent.
+        """
+        protocol = Recorder()
+        _, peer = self.connect(protocol, EagerUNIXTransport, client=b"")
+        peer.send(b"abc")
+        try:
+            peer.send(b"X", socket.MSG_OOB)
+        except OSError as error:
+            raise SkipTest(f"no urgent bytes here: {error}") from None
+        peer.send(b"def")
+        self.reactor.until(lambda: len(protocol.data) >= 7)
+        self.assertEqual(protocol.data, b"abcXdef")
 
 
 class DescriptorTests(PairTestCase):
