@@ -24,6 +24,12 @@ from echod.totals import Totals
 
 log = Logger()
 
+SLICE = 256
+"""
+How many connections are looked at, or ended, in one turn of the loop: others wait for under
+a millisecond.
+"""
+
 QUIET_SECONDS = 0.5
 """How long a connection must have been silent for a drain to call it quiet."""
 
@@ -49,6 +55,7 @@ class Connections:
         self._access_log = access_log
         self._live: dict[Connection, Seen] = {}
         self._emptied: Deferred[None] | None = None
+        self._sweeping = False
         self.opened = 0
         self.totals = Totals()
         self.refusals = Refusals()
@@ -157,10 +164,44 @@ class Connections:
         """
         Look at every connection, and end those that are over a limit.
         """
-        now = self._clock.seconds()
-        look = self._limits.look
-        for connection, seen in list(self._live.items()):
-            look(connection, seen, now)
+        if not self._sweeping:
+            self._sweeping = True
+            self._each(self._limits.look, self._swept)
+
+    def _swept(self) -> None:
+        self._sweeping = False
+
+    def _each(
+        self, act: Callable[[Connection, Seen, float], None], done: Callable[[], None]
+    ) -> None:
+        """
+        Do something with every connection that there is now: with some at once, with the
+        others in the next turns of the loop.
+
+        @param done: called afterwards, whatever happens.
+        """
+        self._go_on(iter(list(self._live)), act, done)
+
+    def _go_on(
+        self,
+        rest: Iterator[Connection],
+        act: Callable[[Connection, Seen, float], None],
+        done: Callable[[], None],
+    ) -> None:
+        now, live, left = self._clock.seconds(), self._live, SLICE
+        try:
+            for connection in rest:
+                seen = live.get(connection)
+                if seen is not None:
+                    act(connection, seen, now)
+                left -= 1
+                if not left:
+                    break
+        finally:
+            if left:
+                done()
+            else:
+                self._clock.callLater(0, self._go_on, rest, act, done)
 
     def drain(self, seconds: float) -> Deferred[None]:
         """
@@ -201,20 +242,34 @@ class Connections:
         """
         End every connection at once.
         """
-        for connection in list(self._live):
-            connection.abort(Reason.ABORTED)
+        aborted: set[Connection] = set()
+
+        def abort(connection: Connection, *_: object) -> None:
+            if connection not in aborted:
+                aborted.add(connection)
+                connection.abort(Reason.ABORTED)
+
+        def abort_others() -> None:
+            # Of a proxy's connections, some may have been replaced in the meantime.
+            if not self._live.keys() <= aborted:
+                self._each(abort, abort_others)
+
+        abort_others()
 
     def _aborted(self) -> int:
         ended = self.ended
         return ended[Reason.ABORTED] + ended[Reason.WRITE_STALL]
 
     def _drain_tick(self) -> None:
-        self.sweep()
-        quiet_since = self._clock.seconds() - QUIET_SECONDS
-        for connection, seen in list(self._live.items()):
-            if connection.ending or connection.paused:
-                continue
-            silent = seen.active <= quiet_since
-            # Silent, or has the loop only not come round to what it sent?
-            if silent and not connection.unread():
-                connection.finish(Reason.DRAIN)
+        if not self._sweeping:
+            self._sweeping = True
+            self._each(self._look_and_drain, self._swept)
+
+    def _look_and_drain(self, connection: Connection, seen: Seen, now: float) -> None:
+        self._limits.look(connection, seen, now)
+        if connection.ending or connection.paused:
+            return
+        silent = seen.active <= now - QUIET_SECONDS
+        # Silent, or has the loop only not come round to what it sent?
+        if silent and not connection.unread():
+            connection.finish(Reason.DRAIN)

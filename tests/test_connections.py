@@ -7,7 +7,7 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.connection import REFUSED, Reason
-from echod.connections import QUIET_SECONDS, Connections
+from echod.connections import QUIET_SECONDS, SLICE, Connections
 from echod.limits import LINGER_SECONDS, LOOK_SECONDS, TimeLimits
 from tests.fakes import FakeConnection
 
@@ -293,6 +293,110 @@ class SweepTests(ConnectionsTestCase):
             connection.paused, connection.not_taken = True, (1, 1, 1)
         self.sweep_for(31)
         self.assertEqual(self.connections.ended, {Reason.WRITE_STALL: 2})
+
+
+class SliceTests(ConnectionsTestCase):
+    """
+    Many connections, of which some are looked at or ended in one turn of the loop.
+    """
+
+    def many(self, more=0):
+        """
+        So many that it takes three turns.
+        """
+        return [FakeConnection(self.connections, True) for _ in range(2 * SLICE + 1 + more)]
+
+    def now(self):
+        return self.clock.seconds()
+
+    def turns(self, each=lambda: None):
+        """
+        How many connections are left after each turn, until nothing changes.
+        """
+        left = [len(self.connections)]
+        while len(left) < 2 or left[-1] != left[-2]:
+            each()
+            # Twisted's Clock would make the calls that these calls ask for as well.
+            for call in [c for c in self.clock.getDelayedCalls() if c.getTime() <= self.now()]:
+                act, args = call.func, call.args
+                call.cancel()
+                act(*args)
+            left.append(len(self.connections))
+        return left[:-1]
+
+    def test_sweep(self):
+        """
+        A sweep looks at some in each turn; one that comes before it is over changes nothing.
+        """
+        self.connections = self.make(lifetime=10.0)
+        self.many()
+        self.clock.advance(10)
+        self.connections.sweep()
+        self.assertEqual(self.turns(self.connections.sweep), [SLICE + 1, 1, 0])
+        self.assertEqual(self.connections.ended, {Reason.LIFETIME: 2 * SLICE + 1})
+
+    def test_sweep_again(self):
+        """
+        After one sweep comes the next.
+        """
+        self.connections = self.make(lifetime=10.0)
+        connections = self.many(more=-1)
+        self.connections.sweep()
+        self.assertEqual(len(self.turns()), 1)
+        self.assertEqual(len(connections), len(self.connections))
+        self.clock.advance(10)
+        self.connections.sweep()
+        self.assertEqual(self.turns()[-1], 0)
+
+    def test_gone_meanwhile(self):
+        """
+        A connection that ends between two turns is not looked at.
+        """
+        self.connections = self.make(lifetime=10.0)
+        *_, last = self.many()
+        self.clock.advance(10)
+        self.connections.sweep()
+        self.connections.remove(last, Reason.CLIENT)
+        self.turns()
+        self.assertEqual(last.asked, [])
+
+    def test_broken(self):
+        """
+        A bug in looking at one does not keep the next sweep from the others.
+        """
+        self.connections = self.make(idle=10.0)
+        broken = BrokenConnection(self.connections)
+        self.clock.advance(10)
+        self.assertRaises(RuntimeError, self.connections.sweep)
+        self.connections.remove(broken, Reason.CLIENT)
+        sound = FakeConnection(self.connections)
+        self.clock.advance(10)
+        self.connections.sweep()
+        self.assertEqual(sound.asked, [("finish", Reason.IDLE)])
+
+    def test_drain(self):
+        """
+        A drain ends some in each turn.
+        """
+        self.many()
+        self.sweep_for(1)
+        self.clock.advance(0)
+        drained = self.connections.drain(5.0)
+        self.assertEqual(self.turns(), [SLICE + 1, 1, 0])
+        self.successResultOf(drained)
+
+    def test_abort(self):
+        """
+        So does an abort, which forgets nobody who stands for another in the meantime.
+        """
+        connections = self.many()
+        self.connections.abort_all()
+        successor = FakeConnection(dies_at_once=True)
+        successor._connections = self.connections
+        self.connections.replace(connections[-1], successor)
+        self.assertEqual(self.turns(), [SLICE + 1, 1, 0])
+        self.assertEqual(successor.asked, [("abort", Reason.ABORTED)])
+        self.assertEqual(connections[-1].asked, [])
 
 
 class DrainTests(ConnectionsTestCase):
