@@ -97,8 +97,8 @@ class Connection(Protocol):
 
     def owed(self) -> tuple[int, ...]:
         """
-        What the client has not taken yet; any change means that it takes.  All zero
-        when nothing is owed.
+        How many bytes the client has not taken yet, by where they are.  While nothing more
+        is echoed, any change means that it takes.  All zero when nothing is owed.
         """
 
     def peer(self) -> str:

@@ -24,6 +24,19 @@ read yet (RFC 1122 4.2.2.13, RFC 9112 9.6).
 FAREWELL_SECONDS = 30.0
 """How long a client that is over a limit may take for what it is still owed."""
 
+UNREAD_SECONDS = 1.0
+"""
+How much longer a client may take whose input waits in the kernel when its time for a PROXY
+header or a TLS handshake is over: until then, it was the daemon that was late.  What either
+may be long has a bound, so this comes to an end too.
+"""
+
+OWED_INTERVAL = 2.0
+"""
+The longest time between two looks at what an open connection is owed, each of which is a
+system call.  C{TCP_USER_TIMEOUT} comes later than a stall that is found this late.
+"""
+
 PROXY_HEADER_SECONDS = 5.0
 """How long a proxy may take for its header."""
 
@@ -36,7 +49,12 @@ class Seen:
     @ivar number: which connection it is, from 1.
     @ivar opened: when it was accepted.
     @ivar active: when a look last found that something had moved, or its birth.
-    @ivar owed: what it was owed, and C{since} when no less.
+    @ivar settled: whether the client has taken all of C{bytes_echoed}.
+    @ivar asked: when it was last asked what it is owed, C{owed} the answer; C{None} when
+        that was nothing, or nobody has asked.
+    @ivar echoed: how many bytes had been echoed then.
+    @ivar since: when the client was last found to take something, or to be owed at all.
+    @ivar excused: until when it may be late, as its input had not been read in time.
     @ivar over: the limit because of which it was asked to end, C{farewell} when.
     """
 
@@ -44,16 +62,42 @@ class Seen:
     opened: float
     active: float
     bytes_echoed: int = 0
+    settled: bool = True
+    asked: float = 0.0
     owed: tuple[int, ...] | None = None
+    echoed: int = 0
     since: float = 0.0
+    excused: float = 0.0
     over: Reason | None = None
     farewell: float = 0.0
+
+    def takes(self, owed: tuple[int, ...], now: float) -> bool:
+        """
+        Note what the client is owed.
+
+        @return: whether it has taken something since the last time, as far as that shows;
+            the first time, it is believed to.
+        """
+        before, echoed = self.owed, self.bytes_echoed
+        if before is None:
+            takes = True
+        elif echoed == self.echoed:
+            takes = owed != before
+        else:
+            # More has been echoed, and of all that, more is no longer owed.
+            takes = echoed - sum(owed) > self.echoed - sum(before)
+        self.owed, self.echoed = owed, echoed
+        if takes:
+            self.since = self.active = now
+        return takes
 
 
 @dataclass(frozen=True)
 class TimeLimits:
     """
     The limits, in seconds; 0 sets none.
+
+    No limit judges a client by what it has sent and the daemon has not read yet.
 
     @ivar handshake: from accept to the end of the TLS handshake.
     @ivar idle: without a byte in either direction.
@@ -74,12 +118,15 @@ class TimeLimits:
         C{finish}, unless it takes nothing.
         """
         if connection.bytes_echoed != seen.bytes_echoed:
-            seen.bytes_echoed, seen.active, seen.owed = connection.bytes_echoed, now, None
+            seen.bytes_echoed, seen.active, seen.settled = connection.bytes_echoed, now, False
         if connection.ending or connection.paused:
             self._watch(connection, seen, now)
-        elif connection.awaited is not None and self._is_overdue(connection, seen, now):
-            connection.overdue()
-            return
+        elif connection.awaited is not None:
+            if self._is_overdue(connection, seen, now):
+                connection.overdue()
+                return
+        elif not seen.settled and self.write:
+            self._watch_open(connection, seen, now)
         if self.idle and now - seen.active >= self.idle:
             self._idle(connection, seen, now)
         if self.lifetime and now - seen.opened >= self.lifetime and seen.over is None:
@@ -92,28 +139,55 @@ class TimeLimits:
         owed = connection.owed()
         if seen.over is not None and now - seen.farewell >= FAREWELL_SECONDS:
             connection.abort(seen.over)
-        elif owed != seen.owed:
-            seen.owed, seen.since, seen.active = owed, now, now
-        elif not any(owed):
-            if connection.ending and now - seen.since >= LINGER_SECONDS:
-                connection.abort()
-        elif self.write and now - seen.since >= self.write - LOOK_SECONDS / 2:
+        elif seen.takes(owed, now):
+            return
+        elif any(owed):
+            self._end_stalled(connection, seen, now)
+        elif connection.ending and self._has_lingered(connection, now - seen.since):
+            connection.abort()
+
+    def _has_lingered(self, connection: Connection, seconds: float) -> bool:
+        # Its end may be what has not been read yet; but it may also send for ever.
+        late = seconds >= LINGER_SECONDS and not connection.unread()
+        return late or seconds >= 2 * LINGER_SECONDS
+
+    def _watch_open(self, connection: Connection, seen: Seen, now: float) -> None:
+        """
+        Look at a connection that is read from, and that may have taken all or nothing.
+        """
+        if seen.owed is None and now - seen.asked < min(self.write / 16, OWED_INTERVAL):
+            return
+        owed, seen.asked = connection.owed(), now
+        if not any(owed):
+            seen.owed, seen.settled = None, True
+        elif not seen.takes(owed, now):
+            self._end_stalled(connection, seen, now)
+
+    def _end_stalled(self, connection: Connection, seen: Seen, now: float) -> None:
+        if self.write and now - seen.since >= self.write - LOOK_SECONDS / 2:
             # The stall began before the look that found it, and looks come a little late.
             connection.abort(Reason.WRITE_STALL)
 
     def _is_overdue(self, connection: Connection, seen: Seen, now: float) -> bool:
         proxied = connection.awaited is Reason.PROXY_HEADER
         limit = self.proxy_header if proxied else self.handshake
-        return limit > 0 and now - seen.opened >= limit
+        if not limit or now - seen.opened < limit or now < seen.excused:
+            return False
+        if connection.unread():
+            seen.excused = now + UNREAD_SECONDS
+            return False
+        return True
 
     def _idle(self, connection: Connection, seen: Seen, now: float) -> None:
         if connection.ending or connection.awaited is not None:
             return
+        if not connection.paused and connection.unread():
+            # It has sent, and it is the loop that has not come round to it.
+            seen.active = now
+            return
         owed = connection.owed()
-        if any(owed) and owed != seen.owed:
-            # It sends nothing, but it may be taking what is in the kernel.
-            seen.owed, seen.since, seen.active = owed, now, now
-        else:
+        # It sends nothing, but it may be taking what is in the kernel.
+        if not any(owed) or not seen.takes(owed, now):
             self._finish(connection, seen, now, Reason.IDLE)
 
     def _finish(self, connection: Connection, seen: Seen, now: float, reason: Reason) -> None:

@@ -29,6 +29,7 @@ from echod.handshake import (
 from echod.proxy import ProxyHeader
 from echod.sockets import address_text, printable, unread, unsent
 from echod.surroundings import Listener, StreamTransport
+from echod.transport import queued
 
 
 @implementer(IHalfCloseableProtocol, IHandshakeListener, IPushProducer)
@@ -215,11 +216,9 @@ class Echo(Protocol):
 
     def owed(self) -> tuple[int, ...]:
         """
-        What the client has not taken yet: bytes in the kernel, and the length of and
-        the place in the transport's own buffer.  Any change means that it takes.
+        What the client has not taken yet: bytes in the kernel, and in the transport.
         """
-        transport = self.transport
-        return unsent(transport.fileno()), len(transport.dataBuffer), transport.offset
+        return unsent(self.transport.fileno()), queued(self.transport)
 
     def peer(self) -> str:
         """

@@ -16,11 +16,8 @@ from echod.tls import ServerContext
 class StreamTransport(Interface):
     """
     What L{Echo} asks of its transport: Twisted's C{ITCPTransport}, C{IConsumer} and
-    C{IPushProducer}, the descriptor, and the buffer that every such transport has.
+    C{IPushProducer}, and the descriptor.
     """
-
-    dataBuffer: bytes
-    offset: int
 
     def write(self, data: bytes) -> None: ...
     def registerProducer(self, producer: IPushProducer, streaming: bool) -> None: ...

@@ -45,6 +45,15 @@ echo of 1 MiB with 64 connections costs 1.9, 1.0 and 1.0 times what it costs uvl
 """
 
 
+def queued(transport: Any) -> int:
+    """
+    How many bytes a transport of Twisted's, or of ours, holds that the kernel has not taken
+    yet.
+    """
+    held: int = len(transport.dataBuffer) - transport.offset + transport._tempDataLen
+    return held
+
+
 class EagerTransport(tcp.Server, Inspectable):
     """
     A server's side of a TCP connection.

@@ -29,6 +29,7 @@ class SocketTransport(StringTransport):
 
     dataBuffer = b""
     offset = 0
+    _tempDataLen = 0
     half_closes = 0
     tls = None
 

@@ -43,7 +43,7 @@ class FakeConnection(Connection):
     def __init__(self, connections: Connections | None = None, dies_at_once: bool = False):
         self.asked: list[tuple[str, Reason | None]] = []
         self.in_kernel = 0
-        self.not_taken: tuple[int, ...] = (0, 0, 0)
+        self.not_taken: tuple[int, ...] = (0, 0)
         self.known: dict[str, str] = {}
         self._connections = connections
         self._dies_at_once = dies_at_once

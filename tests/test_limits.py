@@ -163,6 +163,32 @@ class IdleTests(LimitsTestCase):
         self.look(37.0)
         self.assertEqual(self.ends, [(37.0, "finish", Reason.IDLE)])
 
+    def test_unread(self):
+        """
+        A client that has sent something is not idle because the daemon has not read it.
+        """
+        connection = self.watch(idle=10.0)
+        self.look_on(0.5, 9.5)
+        connection.in_kernel = 1
+        # The loop stood still.
+        self.look(60.0)
+        self.assertEqual(self.ends, [])
+        connection.in_kernel = 0
+        self.look_on(60.5, 69.5)
+        self.assertEqual(self.ends, [])
+        self.look(70.0)
+        self.assertEqual(self.ends, [(70.0, "finish", Reason.IDLE)])
+
+    def test_paused_and_unread(self):
+        """
+        What a client sends that does not take its echo is not read because of that, and does
+        not help it.
+        """
+        connection = self.watch(idle=10.0)
+        connection.paused, connection.in_kernel, connection.not_taken = True, 1, (1, 1)
+        self.look_on(0.5, 25.0)
+        self.assertEqual([end[1:] for end in self.ends], [("finish", Reason.IDLE)])
+
     def test_slow_reader(self):
         """
         A client that sends nothing, and takes a little of what is in the kernel, is not idle.
@@ -385,6 +411,22 @@ class AwaitedTests(LimitsTestCase):
             self.look(0.5)
             self.assertEqual(self.ends, [(0.5, "overdue", awaited)])
 
+    def test_unread(self):
+        """
+        What has come in time and has not been read is not late; when it has been read, there
+        is a moment for the rest, and no more.
+        """
+        for awaited in (Reason.HANDSHAKE, Reason.PROXY_HEADER):
+            connection = self.watch(handshake=5.0, proxy_header=5.0)
+            connection.awaited, connection.in_kernel = awaited, 1
+            self.look_on(0.5, 60.0)
+            self.assertEqual(self.ends, [])
+            connection.in_kernel = 0
+            self.look(60.5)
+            self.assertEqual(self.ends, [])
+            self.look_on(61.0, 63.0)
+            self.assertEqual(self.ends, [(61.0, "overdue", awaited)])
+
     def test_one_after_the_other(self):
         """
         The limit of the handshake counts from accept, however long the header took.
@@ -513,14 +555,110 @@ class WriteTests(LimitsTestCase):
         self.look(60.5)
         self.assertEqual(self.ends, [(60.5, "abort", Reason.WRITE_STALL)])
 
+    def open(self, **limits):
+        """
+        A client that is read from, and owed what fits into the kernel.
+        """
+        connection = self.watch(**limits)
+        connection.bytes_echoed, connection.not_taken = 5000, (5000, 0)
+        return connection
+
     def test_not_paused(self):
         """
-        A client that is read from, and silent, is not stalled; what it is owed is on its way.
+        A client that is read from, and takes nothing of what the kernel has for it, is
+        aborted at the limit as well.
         """
-        connection = self.watch(write=30.0)
-        connection.not_taken = (1, 0, 0)
-        self.look_on(0.5, 100.0)
+        self.open(write=30.0)
+        self.look_on(0.5, 40.0)
+        ((at, *end),) = self.ends
+        self.assertEqual(end, ["abort", Reason.WRITE_STALL])
+        self.assertTrue(30.0 <= at <= 33.0, at)
+
+    def test_sends_on(self):
+        """
+        So is one that sends a byte now and then, wherever the echo of it waits.
+        """
+        for place in (0, 1):
+            connection = self.open(write=30.0)
+
+            def send(at, place=place, connection=connection):
+                connection.bytes_echoed += 1
+                owed = list(connection.not_taken)
+                owed[place] += 1
+                connection.not_taken = tuple(owed)
+
+            self.look_on(0.5, 40.0, send)
+            ((at, *end),) = self.ends
+            self.assertEqual(end, ["abort", Reason.WRITE_STALL])
+            self.assertTrue(30.0 <= at <= 33.0, at)
+
+    def test_sends_and_takes(self):
+        """
+        One that sends as much as it takes, or takes more slowly than it sends, or more in
+        the kernel than it was sent, is not stalled.
+        """
+        for sends, more in ((5, 0), (5, 4), (5, -1)):
+            connection = self.open(write=30.0)
+
+            def go_on(at, sends=sends, more=more, connection=connection):
+                connection.bytes_echoed += sends
+                connection.not_taken = (connection.not_taken[0] + more, 0)
+
+            self.look_on(0.5, 200.0, go_on)
+            self.assertEqual(self.ends, [])
+
+    def test_takes_slowly(self):
+        """
+        One that sends nothing, and takes a byte now and then, is not stalled.
+        """
+        self.open(write=30.0)
+        self.look_on(0.5, 200.0, lambda at: self.take(at) if at % 20 == 0 else None)
         self.assertEqual(self.ends, [])
+
+    def test_took_all(self):
+        """
+        One that has taken all is asked no more, until something is echoed again, and has the
+        whole limit then.
+        """
+        connection = self.open(write=30.0)
+        connection.not_taken = (0, 0)
+        self.look_on(0.5, 60.0)
+        # Nobody looks at this.
+        connection.not_taken = (7, 0)
+        self.look_on(60.5, 100.0)
+        self.assertEqual(self.ends, [])
+        self.echo(0)
+        self.look_on(100.5, 129.5)
+        self.assertEqual(self.ends, [])
+        self.look_on(130.0, 133.0)
+        self.assertEqual([end[1:] for end in self.ends], [("abort", Reason.WRITE_STALL)])
+
+    def test_calls(self):
+        """
+        What a busy client is owed is asked for every two seconds at most, and that of a
+        silent one once.
+        """
+        connection = self.open(write=30.0)
+        connection.not_taken = (0, 0)
+        asked = []
+        connection.owed = lambda: asked.append(None) or (0, 0)
+        self.look_on(0.5, 20.0, self.echo)
+        self.assertTrue(5 <= len(asked) <= 12, len(asked))
+        self.look_on(20.5, 40.0)
+        before = len(asked)
+        self.look_on(40.5, 90.0)
+        self.assertEqual(len(asked), before)
+
+    def test_stalled_before_it_was_paused(self):
+        """
+        That reading pauses gives a client that takes nothing no more time.
+        """
+        connection = self.open(write=30.0)
+        self.look_on(0.5, 20.0)
+        connection.paused = True
+        self.look_on(20.5, 40.0)
+        ((at, *_),) = self.ends
+        self.assertTrue(30.0 <= at <= 33.0, at)
 
     def test_nothing_owed(self):
         """
@@ -578,6 +716,18 @@ class LingerTests(LimitsTestCase):
         connection.ending = True
         self.look_on(0.5, 5.0)
         self.assertEqual(self.ends, [(2.5, "abort", None)])
+
+    def test_unread(self):
+        """
+        A client whose end may be among what has not been read has as much time again, and no
+        more.
+        """
+        connection = self.watch()
+        connection.ending, connection.in_kernel = True, 1
+        self.look_on(0.5, 4.0)
+        self.assertEqual(self.ends, [])
+        self.look_on(4.5, 10.0)
+        self.assertEqual(self.ends, [(4.5, "abort", None)])
 
     def test_before_the_farewell_is_over(self):
         """
