@@ -22,6 +22,12 @@ from echod.unix_transport import EagerUNIXTransport
 
 log = Logger()
 
+MOST_ACCEPTS = 100
+"""
+How many clients a port may accept in one turn of the loop.  Twisted's grow without a bound
+as long as more come, and all others wait.
+"""
+
 REST_SECONDS = 0.1
 """
 How long a port that can neither accept nor turn away leaves those who wait alone.  Asked
@@ -103,7 +109,7 @@ class _EagerAccepting:
                     return
             else:
                 self._accepted(sock, peer)
-        self.numberAccepts = most + 20
+        self.numberAccepts = min(most + 20, MOST_ACCEPTS)
 
     def _accepted(self: Any, sock: socket.socket, peer: Any) -> None:
         transport = None

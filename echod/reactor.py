@@ -9,6 +9,7 @@ and no descriptor to ask for, so what is left is a table from descriptor to C{do
 import socket
 import sys
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from select import EPOLLEXCLUSIVE, EPOLLIN
 from typing import Any
@@ -38,10 +39,17 @@ EAGER = frozenset(
 )
 """The classes whose input is dispatched directly."""
 
-MOST_EVENTS = 256
+MOST_EVENTS = 128
 """
 How many events one poll may give.  Twisted asks for one for each open descriptor, and
-CPython allocates room for all that are asked for, at each poll.
+CPython allocates room for all that are asked for, at each poll; and timers and signals wait
+until all are served.  What is left over keeps its place in the kernel's queue (epoll(7)).
+"""
+
+TURN_SECONDS = 0.005
+"""
+How long one turn may serve those whose reading was put off, and how long it may look for
+others before that.
 """
 
 
@@ -53,32 +61,73 @@ class EagerReactor(EPollReactor):
 
     seconds = staticmethod(time.monotonic)
 
+    def __init__(self) -> None:
+        self._last: OrderedDict[Any, None] = OrderedDict()
+        super().__init__()
+
     def doPoll(self, timeout: float | None) -> None:
         """
-        Wait for events, and dispatch them.
+        Wait for events, and dispatch them; then let those read who come last, as many as
+        there is time for.
         """
-        selectables = self._selectables
-        try:
-            events = self._poller.poll(
-                -1 if timeout is None else timeout, min(len(selectables), MOST_EVENTS)
-            )
-        except InterruptedError:
-            return
-        for fd, event in events:
-            selectable: Any = selectables.get(fd)
-            if type(selectable) not in EAGER:
-                if selectable is not None:
-                    callWithLogger(selectable, self._doReadOrWrite, selectable, fd, event)
-            elif event == EPOLLIN:
-                try:
-                    why = selectable.doRead()
-                except BaseException:
-                    why = sys.exc_info()[1]
-                    log.failure("while receiving", event="failure")
-                if why is not None:
-                    self._guard(self._disconnectSelectable, selectable, why, True)
-            else:
-                self._guard(self._doReadOrWrite, selectable, fd, event)
+        selectables, polls, until = self._selectables, 1, 0.0
+        if self._last:
+            # These have input all the while, and may fill many a poll before the others'.
+            polls += 1 + len(self._last) // MOST_EVENTS
+            timeout, until = 0, time.monotonic() + TURN_SECONDS
+        for _ in range(polls):
+            try:
+                events = self._poller.poll(
+                    -1 if timeout is None else timeout, min(len(selectables), MOST_EVENTS)
+                )
+            except InterruptedError:
+                return
+            for fd, event in events:
+                selectable: Any = selectables.get(fd)
+                if type(selectable) not in EAGER:
+                    if selectable is not None:
+                        callWithLogger(selectable, self._doReadOrWrite, selectable, fd, event)
+                elif event == EPOLLIN:
+                    try:
+                        why = selectable.doRead()
+                    except BaseException:
+                        why = sys.exc_info()[1]
+                        log.failure("while receiving", event="failure")
+                    if why is not None:
+                        self._guard(self._disconnectSelectable, selectable, why, True)
+                else:
+                    self._guard(self._doReadOrWrite, selectable, fd, event)
+            if len(events) < MOST_EVENTS or time.monotonic() >= until:
+                break
+        if self._last:
+            self._read_last()
+
+    def putOff(self, transport: Any) -> None:
+        """
+        There is input for one of our transports, and it may take long: let it read when all
+        others that have input have been served, in the order in which they are put off.
+
+        The transport's C{readLate} is called then, if it still reads, and returns what
+        C{doRead} does.
+        """
+        self._last[transport] = None
+
+    def _read_last(self) -> None:
+        until = time.monotonic() + TURN_SECONDS
+        while self._last:
+            transport, _ = self._last.popitem(last=False)
+            # Meanwhile it may have paused or ended, and its descriptor be another one's.
+            if not transport.connected or transport.fileno() not in self._reads:
+                continue
+            try:
+                why = transport.readLate()
+            except BaseException:
+                why = sys.exc_info()[1]
+                log.failure("while receiving", event="failure")
+            if why is not None:
+                self._guard(self._disconnectSelectable, transport, why, True)
+            if time.monotonic() >= until:
+                break
 
     def _guard(self, call: Callable[..., None], *args: Any) -> None:
         """

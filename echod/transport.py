@@ -11,6 +11,7 @@ C{labels}, C{inspection}, C{secure}, C{secure_end}, C{port} and C{reactor}.
 
 import socket
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from OpenSSL import SSL
@@ -66,6 +67,8 @@ class EagerTransport(tcp.Server, Inspectable):
     _shouldShutdown = False
     _atEOF = False
     _deciding = False
+    _handshaking = False
+    _aborting = False
     _secureClass: type["EagerTransport"]
 
     def __init__(
@@ -237,6 +240,30 @@ class EagerTransport(tcp.Server, Inspectable):
             raise RuntimeError("what was written before TLS has not been sent yet")
         accept_tls(self, ctx.getContext(), normal)
         self.__class__ = self._secureClass
+        self.readLast()
+
+    def readLast(self) -> None:
+        """
+        As long as L{isSlow}, read when the reactor has served the others, if it is one that
+        can do so.
+        """
+        if putOff := getattr(self.reactor, "putOff", None):
+            self.doRead = partial(putOff, self)  # type: ignore[method-assign]
+
+    def readLate(self) -> Any:
+        """
+        Read, now that it is our turn.
+        """
+        why = type(self).doRead(self)
+        if not (self.isSlow() or self._aborting):
+            self.__dict__.pop("doRead", None)
+        return why
+
+    def isSlow(self) -> bool:
+        """
+        Whether what comes may take long: a handshake is a hundred times an echo.
+        """
+        return self._handshaking
 
 
 @implementer(ISSLTransport, INegotiated)

@@ -426,13 +426,14 @@ class AcceptTests(PortTestCase):
 
     def test_bound_on_a_turn(self):
         """
-        The first turn accepts a hundred and no more, however many wait.
+        A turn accepts a hundred and no more, however many wait, and for however long.
         """
         arrival = self.arrival()[0][1]
-        port = self.scripted(*[(socket.socket(), arrival) for _ in range(101)])
+        port = self.scripted(*[(socket.socket(), arrival) for _ in range(201)])
         self.addCleanup(lambda: [each[0].close() for each in port.socket.waiting])
-        port.doRead()
-        self.assertEqual(len(self.factory.protocols), 100)
+        for turn in (1, 2):
+            port.doRead()
+            self.assertEqual(len(self.factory.protocols), turn * 100)
 
     def test_bound_of_the_factory(self):
         """

@@ -33,8 +33,9 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
+from echod import reactor as reactor_module
 from echod.port import EagerPort, EagerUNIXPort
-from echod.reactor import MOST_EVENTS, EagerReactor, install
+from echod.reactor import EAGER, MOST_EVENTS, TURN_SECONDS, EagerReactor, install
 from echod.transport import EagerTransport
 from echod.unix_transport import EagerUNIXTransport
 from tests.pairs import BIG, HalfCloseable, Recorder, drained
@@ -337,6 +338,197 @@ class DispatchTests(ReactorTestCase):
         peer.send(b"hello")
         self.reactor.iterate(0)
         self.assertEqual(reader.got, b"hello")
+
+
+class SlowTransport(EagerTransport):
+    """
+    A transport of ours whose reading takes long, by a clock that it moves.
+
+    @ivar takes: how long, in seconds.
+    """
+
+    takes = 0.0
+    fails = None
+
+    def isSlow(self):
+        return self.takes > 0
+
+    def doRead(self):
+        SlowTransport.now += self.takes
+        if self.fails:
+            raise self.fails
+        return super().doRead()
+
+    now = 0.0
+
+
+class LastTests(ReactorTestCase):
+    """
+    Those whose reading takes long come last.
+    """
+
+    def setUp(self):
+        super().setUp()
+        self.patch(SlowTransport, "now", 0.0)
+        self.patch(reactor_module, "EAGER", EAGER | {SlowTransport})
+        # The reactor's clock, for this is about how it divides its time.
+        self.patch(reactor_module, "time", self)
+        self.order = []
+
+    def monotonic(self):
+        return SlowTransport.now
+
+    def slow(self, number, takes=TURN_SECONDS):
+        """
+        Connections whose reading takes so long, and their peers, which have sent something.
+        """
+        found = []
+        for _ in range(number):
+            protocol = Recorder()
+            protocol.on_data = lambda protocol=protocol: self.order.append(protocol)
+            transport, peer = self.connect(protocol)
+            transport.__class__ = SlowTransport
+            transport.takes = takes
+            transport.readLast()
+            peer.send(b"hello")
+            found.append((protocol, transport, peer))
+        return found
+
+    def quick(self):
+        """
+        A connection of the usual kind.
+        """
+        protocol = Recorder()
+        protocol.on_data = lambda: self.order.append("quick")
+        _, peer = self.connect(protocol)
+        return peer
+
+    def turn(self):
+        """
+        One turn of the loop.
+
+        @return: who was served in it.
+        """
+        self.order.clear()
+        self.reactor.doPoll(0)
+        return list(self.order)
+
+    def test_after_others(self):
+        """
+        They are served after all others, as many as there is time for, each in its turn.
+        """
+        (a, *_), (b, *_), (c, *_) = self.slow(3)
+        peer = self.quick()
+        turns = []
+        for _ in range(4):
+            peer.send(b".")
+            turns.append(self.turn())
+        self.assertEqual({len(each) for each in turns[:3]}, {2})
+        self.assertEqual([each[0] for each in turns], ["quick"] * 4)
+        self.assertEqual({each[1] for each in turns[:3]}, {a, b, c})
+        self.assertEqual(turns[3], ["quick"])
+
+    def test_place_in_the_queue(self):
+        """
+        One that has more input goes behind the others.
+        """
+        found = self.slow(3)
+        first = self.turn()
+        ((_, _, peer),) = [each for each in found if each[0] in first]
+        peer.send(b"more")
+        served = first + self.turn() + self.turn() + self.turn()
+        self.assertEqual(len(set(served[:3])), 3)
+        self.assertEqual(served[3], served[0])
+
+    def test_as_many_as_there_is_time_for(self):
+        """
+        Several are served in a turn if that takes no longer.
+        """
+        self.slow(5, TURN_SECONDS * 0.4)
+        self.assertEqual([len(self.turn()) for _ in range(3)], [3, 2, 0])
+
+    def test_more_than_a_poll_gives(self):
+        """
+        However many have input, all others are served in every turn.
+        """
+        self.slow(3 * MOST_EVENTS)
+        peer = self.quick()
+        # In the first turns, it is not known yet how many they are.
+        for _ in range(4):
+            self.turn()
+        for _ in range(10):
+            peer.send(b".")
+            self.assertIn("quick", self.turn())
+
+    def test_many_others(self):
+        """
+        Looking for others comes to an end, for timers and signals wait as well.
+        """
+        self.slow(1)
+        self.turn()
+        peers = [self.quick() for _ in range(2 * MOST_EVENTS)]
+        for _, transport, _ in self.slow(2 * MOST_EVENTS):
+            self.reactor.putOff(transport)
+        for each in peers:
+            each.send(b".")
+        clock = iter(range(1000))
+        self.monotonic = lambda: next(clock)
+        self.assertLess(self.turn().count("quick"), MOST_EVENTS + 1)
+
+    def test_quick_in_the_end(self):
+        """
+        One that has become quick is served with the others.
+        """
+        ((_, transport, peer),) = self.slow(1)
+        self.turn()
+        transport.takes = 0.0
+        self.assertIn("doRead", vars(transport))
+        peer.send(b".")
+        self.turn()
+        self.assertNotIn("doRead", vars(transport))
+
+    def test_paused_or_gone(self):
+        """
+        One that has paused or ended in the meantime is not called, nor is the one that has
+        its descriptor now.
+        """
+        found = self.slow(3)
+        for _, transport, _ in found:
+            self.reactor.putOff(transport)
+        found[0][1].pauseProducing()
+        found[1][1].abortConnection()
+        found[2][1].connectionLost(Failure(ConnectionDone()))
+        self.assertEqual((self.turn(), self.turn()), ([], []))
+        found[0][1].resumeProducing()
+        self.assertEqual(self.turn(), [found[0][0]])
+
+    def test_aborts(self):
+        """
+        One that is aborted by what it reads is not read again.
+        """
+        ((protocol, transport, _),) = self.slow(1)
+
+        def abort():
+            transport.takes = 0.0
+            transport.abortConnection()
+
+        protocol.on_data = abort
+        self.turn()
+        self.assertIsNone(transport.doRead())
+        self.assertEqual(protocol.received, [b"hello"])
+
+    def test_ends(self):
+        """
+        An end that is read last is as good as another, and so is a failure.
+        """
+        (ends, fails) = self.slow(2)
+        ends[2].close()
+        fails[1].fails = RuntimeError("no")
+        for _ in range(5):
+            self.turn()
+        self.assertEqual([failure.type for failure in ends[0].lost], [ConnectionDone])
+        self.assertEqual([failure.type for failure in fails[0].lost], [RuntimeError])
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
 
 
 class FaultTests(ReactorTestCase):

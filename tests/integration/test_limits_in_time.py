@@ -3,6 +3,7 @@ Limits in time: who says nothing, or too little, or stays too long, is gone in t
 whoever takes what it is owed gets it first.
 """
 
+import contextlib
 import itertools
 import random
 import signal
@@ -15,12 +16,14 @@ from unittest import SkipTest
 from OpenSSL import SSL
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.integration.proxyheaders import v1
 from tests.integration.support import (
     LOOPBACK,
     REACTOR,
     Daemon,
     echo,
     many_descriptors,
+    receive,
     receive_rest,
     server_side,
     show,
@@ -301,6 +304,104 @@ class PoliteTests(SynchronousTestCase):
             self.assertEqual(Counter(reason for reason, _ in ends), {"idle": 2, "write-stall": 2})
             # A second to be idle, two to take something or to close, and three looks.
             self.assertLess(max(took for _, took in ends), 3.0 + 3 * LOOK_SECONDS + 1)
+
+
+class OwedTests(SynchronousTestCase):
+    """
+    Clients that are owed something, and take nothing of it.
+    """
+
+    kernel = 150_000
+    """What the kernel holds for a client on a UNIX socket, so that reading does not pause."""
+
+    def test_takes_nothing(self) -> None:
+        """
+        Each is ended for that reason and at that time, however it is connected, also when
+        reading goes on, or when it sends a little now and then; one that takes a little now
+        and then stays.
+        """
+        options = ("--port", "0", "--listen", "unix:{}/echo.sock", "--write-timeout", "2s")
+        with tls_daemon(*options) as daemon:
+            small = 8 * KIB
+            stalled = [daemon.connect("--port", small), daemon.connect("--listen")]
+            stalled += [daemon.connect("--port", small), daemon.connect("--listen")]
+            tls = WireClient(daemon.connect("--tls-port", small), context("TLS 1.3")).handshake()
+            taker = daemon.connect("--port", small)
+            for client in (*stalled, tls.socket, taker):
+                self.addCleanup(client.close)
+            for client in (*stalled, taker):
+                owe(client, bytes(self.kernel))
+            owe(tls.socket, tls.record(bytes(self.kernel)))
+            taken, due = 0, time.monotonic()
+
+            def all_ended() -> bool:
+                nonlocal taken, due
+                if time.monotonic() >= due:
+                    due += 0.25
+                    for client in stalled[2:]:
+                        with contextlib.suppress(OSError):
+                            client.send(b".")
+                    # Enough to open the window (RFC 1122, 4.2.3.3).
+                    taken += len(taker.recv(4 * KIB))
+                return len(daemon.records()) == 5
+
+            wait_until(all_ended, "the stalls to be found")
+            records = daemon.records()
+            self.assertEqual(Counter(reason for *_, reason in records), {"write-stall": 5})
+            times = sorted(seconds for *_, seconds, _ in records)
+            show(f"--write-timeout 2s: aborted after {times[0]:.2f} to {times[-1]:.2f} s")
+            self.assertGreaterEqual(times[0], 1.7)
+            # The kernel's own timer comes 5 s after.
+            self.assertLess(times[-1], 6.5)
+            taker.shutdown(socket.SHUT_WR)
+            self.assertEqual(len(receive_rest(taker)) + taken, self.kernel)
+
+
+class StandstillTests(SynchronousTestCase):
+    """
+    The daemon stands still for longer than its limits, and clients send all the while.
+    """
+
+    seconds = 5
+    """A PROXY header may take this long (C{PROXY_HEADER_SECONDS}); so may the others here."""
+
+    def test_unread(self) -> None:
+        """
+        Nobody is idle, and no PROXY header and no ClientHello late, that waits to be read.
+        """
+        limit = f"{self.seconds}s"
+        proxies = ("--proxy-protocol", "require", "--proxy-trust", "127.0.0.0/8")
+        limits = ("--idle-timeout", limit, "--handshake-timeout", limit)
+        with tls_daemon("--port", "0", *limits) as daemon, Daemon(*LOOPBACK, *proxies) as proxied:
+            before = daemon.descriptors() + proxied.descriptors()
+            talker = daemon.connect("--port")
+            secure = daemon.connect("--tls-port")
+            behind = proxied.connect()
+            for client in (talker, secure, behind):
+                self.addCleanup(client.close)
+
+            def are_in() -> bool:
+                return daemon.descriptors() + proxied.descriptors() == before + 3
+
+            wait_until(are_in, "them to be accepted")
+            for each in (daemon, proxied):
+                each.signal(signal.SIGSTOP)
+            over = time.monotonic() + self.seconds + 1
+            talker.sendall(b"talks")
+            client = WireClient(secure, context("TLS 1.3"))
+            secure.sendall(client.flight())
+            behind.sendall(v1("192.0.2.7", 40000) + b"hello")
+            wait_until(lambda: time.monotonic() > over, "the limits to be over")
+            for each in (daemon, proxied):
+                each.signal(signal.SIGCONT)
+            self.assertEqual(receive(talker, 5), b"talks")
+            self.assertEqual(receive(behind, 5), b"hello")
+            client.handshake()
+            secure.sendall(client.record(b"secret"))
+            back = b""
+            while len(back) < 6 and (data := secure.recv(65536)):
+                back += client.decrypt(data)
+            self.assertEqual(back, b"secret")
 
 
 class StopTests(SynchronousTestCase):
