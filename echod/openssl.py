@@ -76,6 +76,20 @@ def read_and_write(connection: Any) -> tuple[Callable[[], bytes], Callable[[Any]
     return recv, send
 
 
+def stop_retrying(connection: Any) -> None:
+    """
+    Let a read handle one record, of whatever type, and then return.
+
+    pyOpenSSL sets C{SSL_MODE_AUTO_RETRY} on each connection (on the context, clearing it has
+    no effect), so that one read goes on over records without data until the socket is empty:
+    200,000 KeyUpdates, or as many renegotiations that are refused, held up all others for
+    1.6 s (SSL_CTX_set_mode(3)).
+    """
+    with suppress(AttributeError):
+        lib = SSL._lib  # type: ignore[attr-defined]  # private
+        lib.SSL_clear_mode(connection._ssl, lib.SSL_MODE_AUTO_RETRY)
+
+
 def forget_errors() -> None:
     """
     Empty the thread's queue of errors, where one may stand that pyOpenSSL has left there:

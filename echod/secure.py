@@ -15,12 +15,15 @@ from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.logger import Logger
 
-from echod.openssl import RECORD_BYTES, forget_errors, is_lost, read_and_write
+from echod.openssl import RECORD_BYTES, forget_errors, is_lost, read_and_write, stop_retrying
 
 log = Logger()
 
 BURST_RECORDS = 8
-"""How many records one connection may have handled before it is another's turn."""
+"""
+How many records with data one connection may have handled before it is another's turn.  A
+record without data ends the turn.
+"""
 
 
 def accept_tls(transport: Any, context: SSL.Context, server: bool) -> None:
@@ -129,6 +132,7 @@ class SecureMixin:
         except SSL.Error as error:
             return self._cannotRead(error)
         self._handshaking = False
+        stop_retrying(self._tls)
         if IHandshakeListener.providedBy(self.protocol):
             self.protocol.handshakeCompleted()
         if self._is_flushed():

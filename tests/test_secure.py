@@ -25,7 +25,17 @@ from echod.openssl import RECORD_BYTES
 from echod.secure import BURST_RECORDS
 from echod.unix_transport import EagerUNIXTransport
 from tests.integration.tlsclient import VERSIONS, TLSClient, context as client_context
+from echod.sockets import unread
 from tests.pairs import BIG, Puller, Pusher, Recorder, drained
+from tests.sealing import (
+    ALERT,
+    CLIENT_HELLO,
+    DATA,
+    HANDSHAKE,
+    OldSealer,
+    Sealer,
+    keep_secrets,
+)
 from tests.securing import CLIENT, Secured, SecureTestCase, finished
 
 
@@ -561,6 +571,64 @@ class DataTests(SecureTestCase):
         self.assertEqual(len(protocol.received), BURST_RECORDS)
         self.reactor.turn()
         self.assertEqual(len(protocol.received), records)
+
+    def sealed(self, version):
+        """
+        A connection, past its handshake, and what makes the client's records by hand.
+        """
+        protocol, made = Secured(), client_context(version)
+        secrets = keep_secrets(made)
+        transport, client, peer = self.secured(protocol, client=made)
+        drained(peer)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        if version == "TLS 1.3":
+            return protocol, transport, peer, Sealer(secrets)
+        return protocol, transport, peer, OldSealer(secrets, client.tls.server_random())
+
+    def assert_bounded(self, version, make, number, records_a_turn=BURST_RECORDS):
+        """
+        Many records without data: no turn handles more than so many of them, and the data
+        behind them comes without more input.
+        """
+        protocol, transport, peer, sealer = self.sealed(version)
+        records = [*(make(sealer) for _ in range(number)), sealer.seal(DATA, b"behind them")]
+        peer.sendall(b"".join(records))
+        left = unread(transport.fileno())
+        most = max(map(len, records)) * records_a_turn
+        while left:
+            self.assertIsNone(transport.doRead())
+            before, left = left, unread(transport.fileno())
+            self.assertLess(0, before - left)
+            self.assertLessEqual(before - left, most)
+            drained(peer)
+        self.assertEqual(protocol.received, [b"behind them"])
+
+    def test_key_updates(self):
+        """
+        KeyUpdates are bounded in a turn as data is.
+        """
+        self.assert_bounded("TLS 1.3", lambda sealer: sealer.key_update(), 300)
+
+    def test_empty_records(self):
+        """
+        Of records of data that hold none, or padding only, OpenSSL takes 32 in one turn, and
+        no more without data.
+        """
+        self.assert_bounded("TLS 1.2", lambda sealer: sealer.seal(DATA, b""), 32, 33)
+        self.assert_bounded("TLS 1.3", lambda sealer: sealer.seal(DATA, b"", 1000), 32, 33)
+
+    def test_renegotiations(self):
+        """
+        So are renegotiations, each of which is refused.
+        """
+        self.assert_bounded("TLS 1.2", lambda sealer: sealer.seal(HANDSHAKE, CLIENT_HELLO), 300)
+
+    def test_warnings(self):
+        """
+        So are alerts that are warnings (user_canceled), as many as OpenSSL takes.
+        """
+        for version in VERSIONS:
+            self.assert_bounded(version, lambda sealer: sealer.seal(ALERT, b"\1\x5a"), 4)
 
     def test_pause_between_records(self):
         """
