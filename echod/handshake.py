@@ -12,7 +12,7 @@ from OpenSSL import SSL
 
 from echod.certificate import MalformedCertificate, peer_certificate, subject_text, validity
 from echod.credentials import serial_text
-from echod.openssl import is_resumed, reasons, verify_error
+from echod.openssl import has_peer_finished, is_resumed, reasons, verify_error
 
 MOST_CHARACTERS = 256
 """How much of a subject or of a name is logged."""
@@ -22,7 +22,7 @@ def is_complete(connection: SSL.Connection) -> bool:
     """
     Whether the handshake is over, both sides having proved that they had the same.
     """
-    return connection.get_peer_finished() is not None
+    return has_peer_finished(connection)
 
 
 def has_said_hello(connection: SSL.Connection | None) -> bool:
@@ -66,6 +66,8 @@ def agreed(connection: SSL.Connection | None) -> dict[str, str]:
 
 
 def _text(name: bytes) -> str:
+    if not name:
+        return ""
     # Also free of what could pass for another fact in a line of the log.
     shown = (chr(c) if 0x20 < c < 0x7F and c != ord(";") else f"\\x{c:02x}" for c in name)
     return "".join(shown)[:MOST_CHARACTERS]

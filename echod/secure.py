@@ -1,6 +1,6 @@
 """
-TLS on a transport's own socket: OpenSSL reads from the descriptor and writes to it, with
-no memory BIO and no buffer between.
+TLS on a transport's own socket: behind the handshake, OpenSSL reads from the descriptor and
+writes to it, with no memory BIO and no buffer between.
 
 The rule of this room: OpenSSL may want to read in order to write, and to write in order
 to read.  What it wants is noted, and the operation is tried again when the descriptor is
@@ -15,7 +15,15 @@ from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.logger import Logger
 
-from echod.openssl import RECORD_BYTES, forget_errors, is_lost, read_and_write, stop_retrying
+from echod.openssl import (
+    RECORD_BYTES,
+    forget_errors,
+    is_lost,
+    memory_of,
+    read_and_write,
+    stop_retrying,
+)
+from echod.server_handshake import ServerHandshake
 
 log = Logger()
 
@@ -30,7 +38,13 @@ def accept_tls(transport: Any, context: SSL.Context, server: bool) -> None:
     """
     Make the connection's TLS state; the transport becomes a L{SecureMixin} after it.
     """
-    tls = SSL.Connection(context, transport.socket)
+    tls = SSL.Connection(context, None if server else transport.socket)
+    memory = memory_of(tls) if server else None
+    if server and memory is None:
+        tls = SSL.Connection(context, transport.socket)
+    transport._proceed = (
+        ServerHandshake(memory, transport.socket).proceed if memory else tls.do_handshake
+    )
     if server:
         tls.set_accept_state()
     else:
@@ -128,10 +142,11 @@ class SecureMixin:
 
     def _handshake(self: Any) -> Any:
         try:
-            self._tls.do_handshake()
+            self._proceed()
         except SSL.Error as error:
             return self._cannotRead(error)
         self._handshaking = False
+        del self._proceed
         stop_retrying(self._tls)
         if IHandshakeListener.providedBy(self.protocol):
             self.protocol.handshakeCompleted()

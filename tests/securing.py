@@ -144,7 +144,9 @@ class SecureTestCase(PairTestCase):
         transport, peer = self.connect(protocol)
         transport.startTLS(self.factory())
         tls = ScriptedTLS(**({} if handshaken else script))
-        transport.__dict__.update(_tls=tls, _recv=tls.recv, _send=tls.send)
+        transport.__dict__.update(
+            _tls=tls, _proceed=tls.do_handshake, _recv=tls.recv, _send=tls.send
+        )
         if handshaken:
             transport.doRead()
             tls.script, tls.calls = script, []

@@ -12,7 +12,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from echod.openssl import (
     RECORD_BYTES,
+    has_peer_finished,
     is_resumed,
+    memory_of,
     read_and_write,
     reasons,
     set_groups,
@@ -34,6 +36,9 @@ class OtherVersion:
 
     def send(self, data):
         return len(data)
+
+    def get_peer_finished(self):
+        return b"-"
 
 
 class ReadAndWriteTests(SynchronousTestCase):
@@ -162,14 +167,18 @@ class SettingsTests(SynchronousTestCase):
         """
         connection = SSL.Connection(self.context, None)
         self.assertEqual((is_resumed(connection), verify_error(connection)), (False, None))
+        self.assertFalse(has_peer_finished(connection))
 
     def test_no_answers(self):
         """
-        With a pyOpenSSL that has no such private names, nobody knows, and nothing changes.
+        With a pyOpenSSL that has no such private names, its methods say what they can, and
+        nothing changes.
         """
         other = OtherVersion()
         stop_retrying(other)
         self.assertEqual((is_resumed(other), verify_error(other)), (None, None))
+        self.assertIsNone(memory_of(other))
+        self.assertTrue(has_peer_finished(other))
 
     def test_reasons(self):
         """

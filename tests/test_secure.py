@@ -23,9 +23,9 @@ from zope.interface.verify import verifyObject
 
 from echod.openssl import RECORD_BYTES
 from echod.secure import BURST_RECORDS
+from echod.sockets import unread
 from echod.unix_transport import EagerUNIXTransport
 from tests.integration.tlsclient import VERSIONS, TLSClient, context as client_context
-from echod.sockets import unread
 from tests.pairs import BIG, Puller, Pusher, Recorder, drained
 from tests.sealing import (
     ALERT,

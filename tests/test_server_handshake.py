@@ -1,0 +1,233 @@
+"""
+A server's handshake in bounded steps, on sockets but without the reactor's loop.
+"""
+
+import socket
+import struct
+
+from OpenSSL import SSL
+from twisted.internet.error import ConnectionLost
+
+from echod import secure
+from echod.openssl import HandshakeMemory, reasons
+from echod.server_handshake import MAX_HANDSHAKE_RECORDS, MAX_HELLO_BYTES, MAX_HELLO_RECORDS
+from echod.sockets import unread
+from tests.hellos import hello, records, vector
+from tests.integration.tlsclient import VERSIONS, context as client_context
+from tests.integration.tlswire import WireClient
+from tests.pairs import drained
+from tests.sealing import CLIENT_HELLO
+from tests.securing import Secured, SecureTestCase, finished
+
+TURN_BYTES = len(HandshakeMemory.input)
+
+
+class ServerHandshakeTestCase(SecureTestCase):
+    """
+    Sends what a client may send in its handshake.
+    """
+
+    def hear(self, *sent, factory=None):
+        """
+        Begin a handshake, send, and take turns until all is received or it has failed.
+
+        @return: what the client is answered, and the words for why it failed, if it did.
+        """
+        self.protocol = protocol = Secured()
+        transport, _, peer = self.start(protocol, factory=factory)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        for data in sent:
+            peer.sendall(data)
+            while left := unread(transport.fileno()):
+                self.reactor.turn()
+                if protocol.lost:
+                    break
+                received = left - unread(transport.fileno())
+                self.assertTrue(0 < received <= TURN_BYTES, received)
+        why = reasons(protocol.lost[0].value) if protocol.lost else ""
+        try:
+            return drained(peer), why
+        except ConnectionResetError:
+            # It had more to say when it was refused.
+            return b"", why
+
+
+class BoundTests(ServerHandshakeTestCase):
+    """
+    What a client may not send.
+    """
+
+    def test_ordinary(self):
+        """
+        Up to 16 KiB, and in up to 16 records, a ClientHello is answered, in turns that
+        receive so much each at most.
+        """
+        for size in (0, 2000, 15_000, MAX_HELLO_BYTES - 10):
+            message = hello(size)
+            for number in (1, MAX_HELLO_RECORDS):
+                sent = records(message, -(-len(message) // number))
+                if len(sent) > MAX_HELLO_BYTES:
+                    continue
+                answer, why = self.hear(sent)
+                self.assertEqual((answer[:1], answer[5:6], why), (b"\x16", b"\2", ""))
+
+    def test_pieces(self):
+        """
+        So it is byte by byte.
+        """
+        message = records(hello(300), 30)
+        answer, why = self.hear(*(message[place : place + 1] for place in range(len(message))))
+        self.assertEqual((answer[5:6], why), (b"\2", ""))
+
+    def test_large_hello(self):
+        """
+        A ClientHello of more than 16 KiB is refused, before all of it is received.
+        """
+        for size in (17_000, 20_000, 65_000):
+            for most in (4000, 16384):
+                why = self.hear(records(hello(size), most))[1]
+                self.assertRegex(why, "a ClientHello (of more than 16 KiB|in more than 16 records)")
+        self.assertEqual(why, "a ClientHello of more than 16 KiB")
+
+    def test_many_records(self):
+        """
+        A ClientHello in more than 16 records is refused, however short it is, and so is one
+        of which each record has one byte.
+        """
+        for message, most in ((hello(300), 17), (hello(15_000), 800), (hello(15_000), 1)):
+            answer, why = self.hear(records(message, most))
+            self.assertEqual((answer, why), (b"", "a ClientHello in more than 16 records"))
+
+    def test_many_records_later(self):
+        """
+        What comes behind our first answer is bounded too: a second message in records of one
+        byte each.
+        """
+        key = b"\x10" + vector(3, bytes(1500))
+        why = self.hear(records(hello()), records(key, 1))[1]
+        self.assertEqual(why, f"a handshake in more than {MAX_HANDSHAKE_RECORDS} records")
+
+    def test_large_later(self):
+        """
+        So is a chain of certificates, where one is asked for.
+        """
+        factory = self.factory()
+        factory.getContext().set_verify(SSL.VERIFY_PEER, lambda *_: True)
+        chain = b"\x0b" + vector(3, vector(3, bytes(90_000)))
+        why = self.hear(records(hello()), records(chain), factory=factory)[1]
+        self.assertEqual(why, "a handshake of more than 64 KiB")
+
+    def test_not_tls(self):
+        """
+        Of what is no TLS, OpenSSL says so, whatever would be its length as a record, and its
+        alert comes through.
+        """
+        for rubbish in (b"GET / HTTP/1.0\r\n\r\n", bytes(5000), b"\xff" * 5000, b"SSH-2.0-x\r\n"):
+            answer, why = self.hear(rubbish)
+            self.assertNotIn("ClientHello", why)
+            self.assertEqual(answer[:1], b"\x15" if answer else b"")
+
+    def test_renegotiation_in_the_middle(self):
+        """
+        A second ClientHello behind the first is a failure of the handshake.
+        """
+        answer, why = self.hear(records(hello()), records(CLIENT_HELLO))
+        self.assertEqual(why, "unexpected message")
+        self.assertEqual(answer[-7:-4], b"\x15\3\3")
+
+
+class EndTests(ServerHandshakeTestCase):
+    """
+    What comes behind the last message, and how else it ends.
+    """
+
+    def test_data_behind(self):
+        """
+        Data that comes in one segment with the client's last message is delivered, whether
+        its records are whole or not.
+        """
+        for version in VERSIONS:
+            for most in (1, 3000, 16384):
+                for cut in (0, 1, 4):
+                    protocol = Secured()
+                    transport, peer = self.connect(protocol)
+                    transport.startTLS(self.factory())
+                    peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+                    client = WireClient(peer, client_context(version))
+                    peer.sendall(client.flight())
+                    self.reactor.turn()
+                    client.tls.bio_write(drained(peer))
+                    last = client.flight()
+                    if version == "TLS 1.2":
+                        # It has to hear our Finished first.
+                        peer.sendall(last)
+                        self.reactor.turn()
+                        client.tls.bio_write(drained(peer))
+                        last = client.flight()
+                    data = bytes(range(200)) * 30
+                    pieces = [data[at : at + most] for at in range(0, len(data), most)]
+                    sent = last + b"".join(map(client.record, pieces))
+                    peer.sendall(sent[: len(sent) - cut])
+                    self.reactor.turn()
+                    peer.sendall(sent[len(sent) - cut :])
+                    self.reactor.until(lambda got=protocol, all_of=data: got.data == all_of)
+                    self.assertEqual(protocol.handshakes, 1)
+
+    def test_no_room(self):
+        """
+        When our answer finds no room it is sent as soon as there is some, and the handshake
+        goes on; so it is with the last one.
+        """
+        for version in VERSIONS:
+            protocol = Secured()
+            transport, client, peer = self.start(protocol, version)
+            for _ in ("our answer", "our last message"):
+                finished(client.tls.do_handshake)
+                filled = self.fill(transport)
+                for _ in range(3):
+                    self.reactor.turn()
+                self.assertEqual((self.reactor.writers, protocol.handshakes), ([transport], 0))
+                self.assertEqual(len(drained(peer, filled)), filled)
+                self.reactor.turn()
+            self.shake(client)
+            self.assertEqual(protocol.handshakes, 1)
+            self.deliver(client, b"hello")
+            self.reactor.turn()
+            self.assertEqual(protocol.received, [b"hello"])
+
+    def test_reset(self):
+        """
+        A reset in the middle of it is the end of a connection that is lost.
+        """
+        protocol = Secured()
+        _, _, peer = self.start(protocol, tcp=True)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.close()
+        self.reactor.until(lambda: protocol.lost)
+        self.assert_lost(protocol, ConnectionLost)
+
+    def test_gone_before_the_answer(self):
+        """
+        A client that is gone when we answer is a connection that is lost; one that is gone
+        when we send an alert has failed.
+        """
+        for sent, reason in ((records(hello()), ConnectionLost), (b"GET / HTTP/1.0", SSL.Error)):
+            protocol = Secured()
+            _, _, peer = self.start(protocol)
+            peer.sendall(sent)
+            peer.close()
+            self.reactor.turn()
+            self.assert_lost(protocol, reason)
+
+    def test_other_version(self):
+        """
+        With a pyOpenSSL that cannot go from memory to a socket, OpenSSL does the handshake
+        on the socket.
+        """
+        self.patch(secure, "memory_of", lambda tls: None)
+        for version in VERSIONS:
+            protocol = Secured()
+            _, client, _ = self.secured(protocol, version)
+            self.deliver(client, b"hello")
+            self.reactor.turn()
+            self.assertEqual((protocol.handshakes, protocol.received), (1, [b"hello"]))
