@@ -2,16 +2,23 @@
 How a connection with TLS ends.
 
 The rule of this room: our close_notify goes out behind the last byte that is owed and
-before the FIN (RFC 8446 6.1), if there is anybody to send it to.
+before the FIN (RFC 8446 6.1), if there is anybody to send it to; and what comes behind the
+client's is ignored, and not answered with a reset.
 """
 
+import socket
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from OpenSSL import SSL
 from twisted.internet.error import ConnectionDone
 from twisted.internet.main import CONNECTION_DONE
+from twisted.python.failure import Failure
 
 from echod.openssl import forget_errors
+
+DISCARD_BYTES = 64 * 1024
+"""How much is received and dropped in one turn."""
 
 
 def _closed(_: object) -> NoReturn:
@@ -24,6 +31,7 @@ class SecureEnd:
     """
 
     _closeNotified = False
+    _discarding = False
 
     def _notifyClose(self: Any) -> bool:
         """
@@ -43,7 +51,42 @@ class SecureEnd:
         return True
 
     def _postLoseConnection(self: Any) -> Any:
-        return CONNECTION_DONE if self._notifyClose() else None
+        if not self._notifyClose():
+            return None
+        if self._handshaking or not self._atEOF:
+            return CONNECTION_DONE
+        self._discard()
+        return None
+
+    def _discard(self: Any) -> None:
+        """
+        Close our side, then receive and drop what the client sends behind its close_notify,
+        until it closes; closing at once would let the kernel answer that with a reset, which
+        destroys what the client has not read yet (RFC 8446 6.1).  The protocol bounds how long
+        that lasts, by C{abortConnection}.
+        """
+        if self._discarding:
+            return
+        self._discarding = self._writeDisconnected = True
+        with suppress(OSError):
+            # If the client has gone, receiving shows it.
+            self.socket.shutdown(socket.SHUT_WR)
+        self.doRead = self._drop
+        # There is no startReading after the end of input.
+        self.reactor.addReader(self)
+        # It may have closed already.
+        self._drop()
+
+    def _drop(self: Any) -> None:
+        try:
+            if self.socket.recv(DISCARD_BYTES):
+                return
+        except BlockingIOError:
+            return
+        except OSError:
+            # It has been sent all that it was owed: its end is one like any other.
+            pass
+        self.connectionLost(Failure(ConnectionDone()))
 
     def _closeWriteConnection(self: Any) -> Any:
         if self._notifyClose():
@@ -64,6 +107,9 @@ class SecureEnd:
             self.disconnecting = 1
             self.stopReading()
             self.startWriting()
+        elif self._writeDisconnected and self._atEOF and self.connected:
+            self.disconnecting = 1
+            self._discard()
         else:
             super().loseConnection()  # type: ignore[misc]
 
@@ -75,4 +121,5 @@ class SecureEnd:
         if self.connected and self._is_flushed() and reason.check(ConnectionDone):
             self._notifyClose()
         self.__dict__.update(_send=_closed, _recv=_closed)
+        self.__dict__.pop("doRead", None)
         super().connectionLost(reason)  # type: ignore[misc]

@@ -30,7 +30,7 @@ class EndTests(SecureTestCase):
         """
         for version in VERSIONS:
             protocol = Secured()
-            transport, client, _ = self.secured(protocol, version)
+            transport, client, peer = self.secured(protocol, version)
             self.deliver(client, b"last")
             client.tls.shutdown()
             self.reactor.until(lambda protocol=protocol: protocol.ended)
@@ -42,7 +42,18 @@ class EndTests(SecureTestCase):
             transport.loseConnection()
             self.reactor.turn()
             self.assertEqual(client.receive(), b"")
-            self.assert_lost(protocol, ConnectionDone)
+            self.assert_closed(protocol, peer)
+
+    def assert_closed(self, protocol, peer):
+        """
+        Our FIN has come, and the connection ends when the client closes it.
+        """
+        self.assertEqual(peer.recv(1), b"")
+        self.assert_lost(protocol)
+        peer.close()
+        self.reactor.until(lambda: protocol.lost)
+        self.assert_lost(protocol, ConnectionDone)
+        self.assertEqual(self.reactor.removeAll(), [])
 
     def test_close_notify_owing(self):
         """
@@ -50,24 +61,104 @@ class EndTests(SecureTestCase):
         """
         for version in VERSIONS:
             protocol = Secured(lambda transport: transport.loseConnection())
-            transport, client, _ = self.secured(protocol, version)
+            transport, client, peer = self.secured(protocol, version)
             transport.write(BIG)
             client.tls.shutdown()
             self.assertEqual(self.receive(client, len(BIG)), BIG)
             self.reactor.until(lambda client=client: client.receive() == b"")
-            self.assert_lost(protocol, ConnectionDone)
+            self.assert_closed(protocol, peer)
 
     def test_close_notify_at_once(self):
         """
-        A protocol that closes at the client's close_notify and owes nothing has closed in
-        the same turn.
+        A protocol that closes at the client's close_notify and owes nothing has closed its
+        side in the same turn, and all of it if the client has closed already.
+        """
+        for gone in (False, True):
+            protocol = Secured(lambda transport: transport.loseConnection())
+            _, client, peer = self.secured(protocol)
+            client.tls.shutdown()
+            if gone:
+                peer.shutdown(socket.SHUT_WR)
+            self.reactor.turn()
+            self.assertEqual(client.receive(), b"")
+            if gone:
+                self.assert_lost(protocol, ConnectionDone)
+                self.assertEqual(self.reactor.removeAll(), [])
+            else:
+                self.assert_closed(protocol, peer)
+
+    def test_behind_close_notify(self):
+        """
+        What comes behind the client's close_notify, records or not, before or after our
+        FIN, is ignored (RFC 8446 6.1): the client gets all that it is owed, and no reset.
+        """
+        junk = (b"\x17\3\3\0\x20" + bytes(32), b"\x15\3\3\0\x13" + bytes(19), bytes(100_000))
+        for version in VERSIONS:
+            for more in junk:
+                for late in (False, True):
+                    protocol = Secured(lambda transport: transport.loseConnection())
+                    transport, client, peer = self.secured(protocol, version, tcp=True)
+                    peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+                    transport.write(BIG)
+                    client.tls.shutdown()
+                    if not late:
+                        peer.sendall(more)
+                    self.assertEqual(self.receive(client, len(BIG)), BIG)
+                    if late:
+                        peer.sendall(more)
+                    self.reactor.until(lambda client=client: client.receive() == b"")
+                    for _ in range(3):
+                        peer.sendall(more)
+                        self.reactor.turn()
+                    self.assertEqual(protocol.ended, 1)
+                    self.assert_closed(protocol, peer)
+
+    def test_behind_both(self):
+        """
+        So it is where our side was closed first, and closing again changes nothing.
+        """
+        for version in VERSIONS:
+            protocol = Secured(lambda transport: transport.loseConnection())
+            transport, client, peer = self.secured(protocol, version, tcp=True)
+            transport.write(b"last")
+            transport.loseWriteConnection()
+            self.reactor.until(lambda protocol=protocol: protocol.write_ended)
+            client.tls.shutdown()
+            peer.sendall(bytes(1000))
+            self.reactor.until(lambda protocol=protocol: protocol.ended)
+            peer.sendall(bytes(1000))
+            self.reactor.turn()
+            transport.loseConnection()
+            self.assertEqual(client.receive(), b"last")
+            self.assertEqual(client.receive(), b"")
+            self.assert_closed(protocol, peer)
+
+    def test_reset_behind_close_notify(self):
+        """
+        A client that goes with a reset once it was sent all has closed as any other.
         """
         protocol = Secured(lambda transport: transport.loseConnection())
-        _, client, _ = self.secured(protocol)
+        _, client, peer = self.secured(protocol, tcp=True)
+        client.tls.shutdown()
+        self.reactor.until(lambda: protocol.ended)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.close()
+        self.reactor.until(lambda: protocol.lost)
+        self.assert_lost(protocol, ConnectionDone)
+
+    def test_abort_behind_close_notify(self):
+        """
+        A client that does not close is aborted when the protocol says so.
+        """
+        protocol = Secured(lambda transport: transport.loseConnection())
+        transport, client, peer = self.secured(protocol)
         client.tls.shutdown()
         self.reactor.turn()
-        self.assert_lost(protocol, ConnectionDone)
-        self.assertEqual(client.receive(), b"")
+        transport.abortConnection()
+        peer.sendall(b"late")
+        self.reactor.turn()
+        self.assert_lost(protocol, ConnectionAborted)
+        self.assertEqual(self.reactor.removeAll(), [])
 
     def test_close_notify_is_answered(self):
         """
@@ -212,7 +303,7 @@ class EndTests(SecureTestCase):
         """
         for version in VERSIONS:
             protocol = Secured()
-            transport, client, _ = self.secured(protocol, version)
+            transport, client, peer = self.secured(protocol, version)
             transport.write(BIG)
             transport.loseWriteConnection()
             self.assertEqual(self.receive(client, len(BIG)), BIG)
@@ -228,7 +319,7 @@ class EndTests(SecureTestCase):
             self.reactor.turn()
             self.assertEqual(protocol.ended, 1)
             transport.loseConnection()
-            self.assert_lost(protocol, ConnectionDone)
+            self.assert_closed(protocol, peer)
 
     def test_abort(self):
         """
@@ -375,16 +466,18 @@ class NoRoomTests(SecureTestCase):
         So it is when we close because the client has.
         """
         protocol = Secured(lambda transport: transport.loseConnection())
-        _, client, make_room = self.blocked(protocol)
+        transport, client, make_room = self.blocked(protocol)
         client.tls.shutdown()
         for _ in range(3):
             self.reactor.turn()
         self.assertEqual(protocol.ended, 1)
         self.assert_lost(protocol)
         make_room()
-        self.reactor.until(lambda: protocol.lost)
-        self.assert_lost(protocol, ConnectionDone)
+        self.reactor.until(lambda: transport._closeNotified)
         self.assert_close_notify(client.socket)
+        client.close()
+        self.reactor.turn()
+        self.assert_lost(protocol, ConnectionDone)
 
     def test_lose_write_connection(self):
         """
