@@ -11,7 +11,7 @@ success; without that, a TLS echo of 64 bytes takes 0.86 of the CPU time, one of
 0.88 of it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import cache, partial
 from socket import socket
@@ -208,6 +208,70 @@ def set_groups(context: Any, names: Iterable[str]) -> tuple[str, ...]:
     clear_error()
     set_list(raw, ":".join(known).encode())
     return known
+
+
+MAX_ALPN_BYTES = 1024
+"""How much of a client's list of protocols is looked at: an ordinary one has 12 bytes."""
+
+
+def choose_protocol(theirs: bytes, ours: Sequence[bytes]) -> tuple[int, int] | None:
+    """
+    The first of ours that the client has.
+
+    @param theirs: the client's list, each after a byte with its length (RFC 7301 3.1).
+    @param ours: the protocols on offer, in order of preference.
+    @return: where in the list it is, and its length; C{None} if there is none.
+    """
+    places: dict[bytes, int] = {}
+    place = 0
+    while place < len(theirs):
+        start, size = place + 1, theirs[place]
+        place = start + size
+        if place <= len(theirs):
+            places.setdefault(theirs[start:place], start)
+    return next(((places[name], len(name)) for name in ours if name in places), None)
+
+
+def set_protocols(context: Any, ours: Sequence[bytes]) -> None:
+    """
+    Choose a protocol by ALPN; if there is none in common, send a fatal alert (RFC 7301 3.2).
+    pyOpenSSL's own callback takes a time that is quadratic in the length of the client's
+    list: 40 ms for 63 KB.
+
+    @param context: a pyOpenSSL C{Context}.
+    """
+    try:
+        raw, lib, ffi = context._context, SSL._lib, SSL._ffi  # type: ignore[attr-defined]  # private
+        set_callback = lib.SSL_CTX_set_alpn_select_cb
+        chosen, fatal = lib.SSL_TLSEXT_ERR_OK, lib.SSL_TLSEXT_ERR_ALERT_FATAL
+    except AttributeError:
+        context.set_alpn_select_callback(partial(_choose_slowly, ours))
+        return
+
+    def choose(_: Any, out: Any, out_size: Any, given: Any, size: int, __: Any) -> int:
+        theirs = ffi.buffer(given, min(size, MAX_ALPN_BYTES))[:]
+        found = choose_protocol(theirs, ours)
+        if found is None:
+            return int(fatal)
+        # OpenSSL makes a copy.
+        out[0], out_size[0] = given + found[0], found[1]
+        return int(chosen)
+
+    # Where pyOpenSSL keeps its own, so that it lives as long as the context.
+    context._alpn_select_callback = ffi.callback(
+        "int (*)(SSL *, unsigned char **, unsigned char *, "
+        "const unsigned char *, unsigned int, void *)",
+        choose,
+        error=fatal,
+    )
+    set_callback(raw, context._alpn_select_callback, ffi.NULL)
+
+
+def _choose_slowly(ours: Sequence[bytes], _: Any, theirs: list[bytes]) -> bytes:
+    for protocol in ours:
+        if protocol in theirs:
+            return protocol
+    raise SSL.Error([("", "", "no application protocol")])
 
 
 def is_resumed(connection: Any) -> bool | None:

@@ -16,7 +16,7 @@ from OpenSSL import SSL, crypto
 from twisted.internet.interfaces import IOpenSSLContextFactory
 
 from echod.credentials import BadCredentials, Credentials
-from echod.openssl import MODE_NO_AUTO_CHAIN, reasons, set_groups
+from echod.openssl import MODE_NO_AUTO_CHAIN, reasons, set_groups, set_protocols
 
 ServerContext = IOpenSSLContextFactory
 """What C{startTLS} takes (C{ITLSTransport})."""
@@ -101,7 +101,7 @@ def _context(
         store.add_cert(crypto.X509.from_cryptography(authority))
         context.add_client_ca(authority)
     if policy.alpn:
-        context.set_alpn_select_callback(_choose_protocol(policy.alpn))
+        set_protocols(context, policy.alpn)
     if (log_keys := policy.log_keys) is not None:
         context.set_keylog_callback(lambda _, line: log_keys(line))
     use_credentials(context, credentials)
@@ -123,20 +123,6 @@ def use_credentials(context: SSL.Context, credentials: Credentials) -> None:
     except (SSL.Error, crypto.Error, TypeError) as error:
         text = f"OpenSSL refuses {credentials.path}: {reasons(error)}; give another"
         raise BadCredentials("cert", text) from None
-
-
-def _choose_protocol(ours: Sequence[bytes]) -> Callable[[Any, list[bytes]], bytes]:
-    """
-    The dearest of ours that the client has; none is a fatal alert (RFC 7301 3.2).
-    """
-
-    def choose(_: Any, theirs: list[bytes]) -> bytes:
-        for protocol in ours:
-            if protocol in theirs:
-                return protocol
-        raise SSL.Error([("", "", "no application protocol in common")])
-
-    return choose
 
 
 def _choose_certificate(

@@ -7,7 +7,6 @@ import resource
 import socket
 import sys
 
-from OpenSSL import SSL
 from twisted.application.service import (
     IService,
     IServiceCollection,
@@ -17,6 +16,7 @@ from twisted.internet.selectreactor import SelectReactor
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from zope.interface.verify import verifyObject
 
+from echod import tls
 from echod.assembly import build, most_connections
 from echod.inherited import InheritedSocket, InheritedSockets
 from tests.certificates import make_certificate
@@ -154,10 +154,10 @@ class BuildTests(ServiceTestCase):
         refused in one line.
         """
 
-        def forbidden(context, callback):
+        def forbidden(context, protocols):
             raise MemoryError("Cannot allocate write+execute memory for ffi.callback()")
 
-        self.patch(SSL.Context, "set_alpn_select_callback", forbidden)
+        self.patch(tls, "set_protocols", forbidden)
         made = make_certificate()
         path = self.file(made.cert_pem + made.key_pem)
         self.assertEqual(

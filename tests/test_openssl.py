@@ -3,8 +3,10 @@ OpenSSL's read and write, told by two connections that talk to each other.
 """
 
 import contextlib
+import gc
 import os
 import socket
+import weakref
 from types import FunctionType
 
 from OpenSSL import SSL
@@ -12,16 +14,19 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from echod.openssl import (
     RECORD_BYTES,
+    choose_protocol,
     has_peer_finished,
     is_resumed,
     memory_of,
     read_and_write,
     reasons,
     set_groups,
+    set_protocols,
     stop_retrying,
     verify_error,
 )
 from tests.certificates import make_certificate
+from tests.handshakes import shake_hands
 
 SERVER = make_certificate()
 
@@ -188,3 +193,75 @@ class SettingsTests(SynchronousTestCase):
         self.assertEqual(reasons(SSL.Error(queue)), "bad thing, worse")
         self.assertEqual(reasons(SSL.SysCallError(104, "ECONNRESET")), "104, ECONNRESET")
         self.assertEqual(reasons(SSL.Error()), "no reason given")
+
+
+class ProtocolsTests(SynchronousTestCase):
+    """
+    ALPN.
+    """
+
+    def test_order(self):
+        """
+        Ours decide by their order, wherever theirs stand; none in common is none.
+        """
+        for theirs, found in (
+            (b"\2h2\4echo", (1, 2)),
+            (b"\4echo\2h2", (6, 2)),
+            (b"\4echo", (1, 4)),
+            (b"\5echos\3ech\4xcho", None),
+            (b"", None),
+        ):
+            self.assertEqual(choose_protocol(theirs, (b"h2", b"echo")), found)
+
+    def test_cut_list(self):
+        """
+        A name that is cut off is not taken for a shorter one.
+        """
+        self.assertIsNone(choose_protocol(b"\1x\3h2", (b"h2",)))
+
+    def hands(self, offered, ours=(b"h2", b"echo")):
+        """
+        Have a server and a client agree on one.
+        """
+        server, client = SSL.Context(SSL.TLS_METHOD), SSL.Context(SSL.TLS_METHOD)
+        server.use_certificate(crypto.X509.from_cryptography(SERVER.certificate))
+        server.use_privatekey(crypto.PKey.from_cryptography_key(SERVER.key))
+        set_protocols(server, ours)
+        client.set_alpn_protos(offered)
+        return shake_hands(server, client)
+
+    def test_long_lists(self):
+        """
+        Of a list of thousands the first dozens count, and only they cost anything.
+        """
+        many = [b"a"] * 8000
+        hands = self.hands([b"echo", *many])
+        self.assertEqual(hands.client.get_alpn_proto_negotiated(), b"echo")
+        self.assertIn("no application protocol", str(self.hands([*many, b"echo"]).server_error))
+
+    def test_callback_goes_with_the_context(self):
+        """
+        What OpenSSL calls lives as long as its context, and no longer.
+        """
+        context = SSL.Context(SSL.TLS_METHOD)
+        set_protocols(context, (b"h2",))
+        callback = weakref.ref(context._alpn_select_callback)
+        self.assertIsNotNone(callback())
+        del context
+        gc.collect()
+        self.assertIsNone(callback())
+
+    def test_other_version(self):
+        """
+        With a pyOpenSSL that has no such private names, its own callback serves.
+        """
+
+        class Context:
+            def set_alpn_select_callback(self, callback):
+                self.choose = callback
+
+        context = Context()
+        set_protocols(context, (b"h2", b"echo"))
+        self.assertEqual(context.choose(None, [b"x", b"echo"]), b"echo")
+        error = self.assertRaises(SSL.Error, context.choose, None, [b"x"])
+        self.assertEqual(reasons(error), "no application protocol")
