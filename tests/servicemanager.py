@@ -4,10 +4,10 @@ A stand-in for systemd: the socket that a service tells it things on.
 The rule of this room: it takes what it is told and says nothing, as systemd does.
 """
 
+import contextlib
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 
 class ServiceManager:
@@ -60,24 +60,34 @@ class ServiceManager:
         self.take()
         return [assignment for message in self.messages for assignment in message]
 
-    def fill(self) -> None:
+    def fill(self) -> int:
         """
-        Send to it until it can take no more.
+        Send to it until it can take no more, from anybody.
+
+        @return: how many messages it holds.
         """
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as full:
-            full.setblocking(False)
-            full.connect(self._socket.getsockname())
+        number = 0
+        with contextlib.ExitStack() as senders:
             while True:
+                # How much one may have under way is bounded as well (SO_SNDBUF): it takes
+                # one that has nothing under way to find out.
+                sender = senders.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+                sender.setblocking(False)
+                sender.connect(self._socket.getsockname())
+                before = number
                 try:
-                    full.send(b"X=1")
+                    while True:
+                        sender.send(b"X=1")
+                        number += 1
                 except BlockingIOError:
-                    return
+                    if number == before:
+                        return number
 
     def close(self) -> None:
         self._socket.close()
 
 
-@contextmanager
+@contextlib.contextmanager
 def service_manager(path: str = "") -> Iterator[ServiceManager]:
     """
     A service manager for the length of a C{with} block.

@@ -2,6 +2,9 @@
 The live set: totals, the sweep, and the drain.
 """
 
+import sys
+from collections import Counter
+
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
@@ -19,6 +22,22 @@ class BrokenConnection(FakeConnection):
 
     def unread(self):
         raise RuntimeError("no descriptor")
+
+
+class AskedConnection(FakeConnection):
+    """
+    A connection that counts how often its kernel side is looked at.
+    """
+
+    looks = 0
+
+    def unread(self):
+        self.looks += 1
+        return super().unread()
+
+    def owed(self):
+        self.looks += 1
+        return super().owed()
 
 
 class NamelessConnection(FakeConnection):
@@ -283,6 +302,22 @@ class SweepTests(ConnectionsTestCase):
         self.assertEqual((early.asked, late.asked), ([("finish", Reason.LIFETIME)], []))
         self.sweep_for(5)
         self.assertEqual(late.asked, [("finish", Reason.LIFETIME)])
+
+    def test_cost(self):
+        """
+        A connection that is within its limits costs a sweep one call, and none of the kernel.
+        """
+        self.connections = self.make(idle=3600.0, lifetime=3600.0)
+        connections = [AskedConnection(self.connections) for _ in range(1000)]
+        self.clock.advance(LOOK_SECONDS)
+        calls = Counter()
+        sys.setprofile(lambda frame, event, _: calls.update([event]))
+        try:
+            self.connections.sweep()
+        finally:
+            sys.setprofile(None)
+        self.assertLess(calls["call"], len(connections) + 10)
+        self.assertEqual(sum(connection.looks for connection in connections), 0)
 
     def test_ends_within_a_sweep(self):
         """

@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.integration.support import (
     LOOPBACK,
+    PATIENCE_SECONDS,
     Daemon,
     receive_rest,
     show,
@@ -85,18 +86,29 @@ class ChurnTests(GateTestCase):
 
             start = time.monotonic()
             visitors.run(self.clients, self.at_once, visit)
+            came = self.clients
+            # The daemon counts each of them until it has seen it go.  When none goes, as
+            # many are in as may be, sooner or later, and then nobody else.
+            deadline = start + 10 * PATIENCE_SECONDS
+            while visitors.inside < self.most:
+                self.assertLess(time.monotonic(), deadline, visitors.inside)
+                visitors.run(self.at_once, self.at_once, visit, goes=False)
+                came += self.at_once
+            visitors.run(self.at_once, self.at_once, visit, goes=False)
+            came += self.at_once
+            self.assertEqual(visitors.inside, self.most)
             took = time.monotonic() - start
             visitors.all_go()
             wait_until(lambda: daemon.descriptors() == empty, "all descriptors to be closed")
             show(
-                f"{self.clients} visits from {self.addresses + 1} addresses in {took:.1f} s: "
+                f"{came} visits from {self.addresses + 1} addresses in {took:.1f} s: "
                 f"{visitors.served} let in, {visitors.refused} refused; at once "
                 f"{visitors.most} of {self.most}, {visitors.most_of_one} of {self.most_of_one} "
                 f"of one client"
             )
-            self.assertEqual(visitors.served + visitors.refused, self.clients)
+            self.assertEqual(visitors.served + visitors.refused, came)
             self.assertEqual(visitors.most, self.most)
-            self.assertEqual(visitors.most_of_one, self.most_of_one)
+            self.assertLessEqual(visitors.most_of_one, self.most_of_one)
             # Those who were let in have a record each, those who were not are counted.
             wait_until(lambda: len(daemon.records()) == visitors.served, "the records")
             wait_until(

@@ -144,15 +144,18 @@ class NotifyTests(TestCase):
         A service manager that takes nothing keeps no echo waiting, and hears of the last
         state when it takes again.
         """
-        self.manager.fill()
+        full = self.manager.fill()
         daemon = self.supervised(Daemon(*LOOPBACK), WATCHDOG_USEC="20000")
         with daemon:
             with daemon.connect() as client:
                 for _ in range(20):
                     daemon.signal(signal.SIGHUP)
                     self.assertEqual(b"hello", echo(client, b"hello"))
-            self.assertNotIn("READY=1", self.manager.told())
+            # All echoes are back, and nothing has been taken yet.
+            self.assertEqual([], self.manager.messages)
             self.wait_for("READY=1")
+            told = self.manager.told()
+            self.assertEqual(["X=1"] * full, told[:full])
 
     def test_gone(self) -> None:
         """

@@ -136,13 +136,15 @@ class Visitors:
         number: int,
         at_once: int,
         come: Callable[[], tuple[socket.socket, str]],
-        seconds: float = 60.0,
+        goes: bool = True,
+        seconds: float = 300.0,
     ) -> None:
         """
         Have so many come, and those who are in go again, in any order and in any way.
 
         @param at_once: how many are on their way at a time.
         @param come: begins to connect with one, and says what it is to be counted as.
+        @param goes: whether any go at all.
         """
         deadline = time.monotonic() + seconds
         waiting = self._selector.get_map()
@@ -155,7 +157,7 @@ class Visitors:
                 self._selector.register(visitor.socket, selectors.EVENT_WRITE, visitor)
             for key, _ in self._selector.select(1):
                 self._on(key.data)
-            for _ in range(self._rng.randrange(len(self._inside) // 4 + 1)):
+            for _ in range(self._rng.randrange(len(self._inside) // 4 + 1) if goes else 0):
                 self._one_goes()
 
     def _on(self, visitor: Visitor) -> None:
@@ -181,6 +183,13 @@ class Visitors:
         self._of[visitor.who] += 1
         self.most = max(self.most, len(self._inside))
         self.most_of_one = max(self.most_of_one, self._of[visitor.who])
+
+    @property
+    def inside(self) -> int:
+        """
+        How many are in now.
+        """
+        return len(self._inside)
 
     def _one_goes(self) -> None:
         place = self._rng.randrange(len(self._inside))
