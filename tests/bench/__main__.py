@@ -17,6 +17,7 @@ import platform
 import resource
 import socket
 import statistics
+import subprocess
 import sys
 import threading
 import time
@@ -188,6 +189,82 @@ def beside_another(
     return rows
 
 
+def beside_streams(names: list[str], streams: int, rounds: int, seconds: float) -> list[Row]:
+    """
+    One client that sends 64 bytes, a millisecond after the last echo, beside streams at
+    full speed from a process of their own.  Without the millisecond there would be most
+    messages whenever the streams happen to be slow.
+
+    @return: for each peer, the medians.
+    """
+    peers = [Peer(name, False) for name in names]
+    samples: dict[str, list[Row]] = {name: [] for name in names}
+    try:
+        for turn in range(rounds + 1):
+            for peer in peers:
+                command = ("-m", "tests.integration.streamers", str(peer.port), str(streams))
+                with subprocess.Popen(
+                    (sys.executable, *command), stdout=subprocess.PIPE
+                ) as streaming:
+                    try:
+                        assert streaming.stdout is not None
+                        if not streaming.stdout.readline():
+                            raise RuntimeError(f"the streams of {peer.name} did not start")
+                        ordered = sorted(load.pace(peer.port, seconds, 0.001))
+                    finally:
+                        streaming.kill()
+                if turn and ordered:
+                    samples[peer.name].append(
+                        {
+                            "p99_us": ordered[len(ordered) * 99 // 100] * 1e6,
+                            "p50_us": ordered[len(ordered) // 2] * 1e6,
+                        }
+                    )
+    finally:
+        for peer in peers:
+            peer.stop()
+    return [
+        {
+            "scenario": f"plain: echo 64 B beside {streams} streams",
+            "peer": name,
+            **{f: statistics.median(s[f] for s in taken) for f in (taken[0] if taken else ())},
+        }
+        for name, taken in samples.items()
+    ]
+
+
+SWEPT = ("--max-connections", "20000", "--idle-timeout", "1h", "--max-lifetime", "1h")
+
+
+def swept(idle: int, rounds: int, seconds: float) -> list[Row]:
+    """
+    CPU in one second of an echod that only looks after idle connections, and of another
+    with one of them.
+    """
+    peers = {"echod": Peer("echod", False, *SWEPT), "one idle": Peer("echod", False, *SWEPT)}
+    samples: dict[str, list[float]] = {name: [] for name in peers}
+    sitting = []
+    try:
+        sitting += load.connect_many(peers["echod"].port, idle, None)
+        sitting += load.connect_many(peers["one idle"].port, 1, None)
+        for turn in range(rounds + 1):
+            before = {name: peer.cpu_seconds() for name, peer in peers.items()}
+            begun = time.perf_counter()
+            time.sleep(2 * seconds)
+            took = time.perf_counter() - begun
+            for name, peer in peers.items() if turn else ():
+                samples[name].append((peer.cpu_seconds() - before[name]) / took * 1e6)
+    finally:
+        load.close_all(sitting)
+        for peer in peers.values():
+            peer.stop()
+    scenario = f"plain: {idle} idle connections swept, CPU in a second"
+    return [
+        {"scenario": scenario, "peer": name, "swept_us": statistics.median(taken)}
+        for name, taken in samples.items()
+    ]
+
+
 def memory(tls: bool, connections: int, names: list[str]) -> list[Row]:
     """
     Memory of the server process for each idle connection, each peer started anew.
@@ -217,12 +294,21 @@ def memory(tls: bool, connections: int, names: list[str]) -> list[Row]:
     return rows
 
 
+def figure_of(row: Row) -> tuple[str, str]:
+    """
+    What a scenario is about, and its unit.
+    """
+    for figure in ("bytes", "swept_us", "cpu_us"):
+        if figure in row:
+            return figure, "B" if figure == "bytes" else "us"
+    return "p99_us", "us"
+
+
 def show(rows: list[Row]) -> None:
     """
     Print what one scenario gave, with echod's share of what each other peer takes.
     """
-    figure = "bytes" if "bytes" in rows[0] else "cpu_us"
-    unit = "B" if figure == "bytes" else "us"
+    figure, unit = figure_of(rows[0])
     print(f"\n{rows[0]['scenario']}")
     ours = next(row.get(figure) for row in rows if row["peer"] == "echod")
     for row in rows:
@@ -232,7 +318,7 @@ def show(rows: list[Row]) -> None:
         line = f"  {row['peer']:8}{row[figure]:10.1f} {unit}"
         if row["peer"] != "echod" and row[figure] > 0:
             line += f"   echod takes {ours / row[figure]:5.2f} x"
-        else:
+        elif figure == "cpu_us":
             line += " " * 22
         if figure == "cpu_us":
             line += (
@@ -253,9 +339,8 @@ def markdown(results: list[Row]) -> str:
     ]
     for scenario in dict.fromkeys(row["scenario"] for row in results):
         rows = {row["peer"]: row for row in results if row["scenario"] == scenario}
-        figure = "bytes" if "bytes" in rows["echod"] else "cpu_us"
+        figure, unit = figure_of(rows["echod"])
         ours = rows["echod"].get(figure, 0.0)
-        unit = "B" if figure == "bytes" else "us"
         cells = []
         for peer in peers:
             theirs = rows.get(peer, {}).get(figure, 0.0)
@@ -317,6 +402,14 @@ def main() -> None:
                 rows = beside_another(other, options, idle, rounds, seconds)
                 show(rows)
                 results += rows
+        if chosen.only in "beside streams":
+            rows = beside_streams(names, 8, 2 * rounds, seconds / 2)
+            show(rows)
+            results += rows
+        if chosen.only in "swept":
+            rows = swept(10_000, rounds, seconds)
+            show(rows)
+            results += rows
         for tls in (False, True):
             for connections in (1000, 8000):
                 if chosen.only in "memory":

@@ -167,6 +167,29 @@ def connect_echo_close(port: int, context: ssl.SSLContext | None, seconds: float
     return outcome
 
 
+def pace(port: int, seconds: float, rest: float) -> list[float]:
+    """
+    Send 64 bytes, wait for them, rest, and again.
+
+    @return: how long each took, in seconds.
+    """
+    latencies = []
+    message = bytes(64)
+    with connect(port, None) as client:
+        end = time.perf_counter() + seconds
+        while (started := time.perf_counter()) < end:
+            client.sendall(message)
+            left = len(message)
+            while left:
+                data = client.recv(left)
+                if not data:
+                    raise ConnectionError("the server closed the connection")
+                left -= len(data)
+            latencies.append(time.perf_counter() - started)
+            time.sleep(rest)
+    return latencies
+
+
 def close_all(clients: list[Client]) -> None:
     """
     Close them all.
