@@ -288,7 +288,7 @@ class DescriptorReactor(Clock, _DisconnectSelectableMixin):
                     if why:
                         self._disconnectSelectable(each, why, act == "doRead")
 
-    def until(self, condition: Callable[[], object], seconds: float = 20) -> None:
+    def until(self, condition: Callable[[], object], seconds: float = 60) -> None:
         """
         Turn until a condition holds.
         """

@@ -125,7 +125,7 @@ def tcp_pair(host: str = "127.0.0.1") -> tuple[socket.socket, socket.socket]:
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, 0), family=family) as listening:
-        client = socket.create_connection(listening.getsockname()[:2], timeout=20)
+        client = socket.create_connection(listening.getsockname()[:2], timeout=60)
         return listening.accept()[0], client
 
 
@@ -166,7 +166,7 @@ class PairTestCase(SynchronousTestCase):
         else:
             ours, peer = socket.socketpair()
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32768)
-        peer.settimeout(20)
+        peer.settimeout(60)
         self.addCleanup(ours.close)
         self.addCleanup(peer.close)
         return ours, peer

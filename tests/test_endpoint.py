@@ -52,7 +52,7 @@ class TCPEndpointTests(SynchronousTestCase):
         Whether a client of this family gets in.
         """
         with socket.socket(family) as client:
-            client.settimeout(10)
+            client.settimeout(60)
             try:
                 client.connect((host, listening.getsockname()[1]))
             except ConnectionRefusedError:
@@ -93,7 +93,7 @@ class TCPEndpointTests(SynchronousTestCase):
         self.assertFalse(self.accepts(listening, socket.AF_INET, "127.0.0.1"))
 
     if not HAS_IPV6:
-        test_dual_stack.skip = test_interface_ipv6.skip = "this machine has no IPv6"
+        test_dual_stack.skip = test_interface_ipv6.skip = "needs IPv6"
 
     def test_backlog(self):
         """
@@ -113,7 +113,7 @@ class TCPEndpointTests(SynchronousTestCase):
         """
         first = self.listen("127.0.0.1")
         address = first.getsockname()
-        with socket.create_connection(address, timeout=10) as client:
+        with socket.create_connection(address, timeout=60) as client:
             accepted, _ = first.accept()
             first.close()
             # Whoever closes first keeps the port for a while (TIME_WAIT).

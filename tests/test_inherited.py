@@ -212,7 +212,7 @@ class EndpointTests(PairTestCase):
         later = socket.socket(socket.AF_UNIX)
         self.addCleanup(later.close)
         later.connect(path)
-        bound.settimeout(20)
+        bound.settimeout(60)
         bound.accept()[0].close()
 
     def test_no_listening_socket(self):

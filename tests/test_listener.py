@@ -342,7 +342,7 @@ class ListenerServiceTests(SynchronousTestCase):
         service = self.service(succeed(port))
         service.startService()
         for n in range(clients):
-            client = socket.create_connection(listening.getsockname(), timeout=10)
+            client = socket.create_connection(listening.getsockname(), timeout=60)
             self.addCleanup(client.close)
             client.sendall(bytes(n + 1))
         return service, port
@@ -354,7 +354,7 @@ class ListenerServiceTests(SynchronousTestCase):
         service, port = self.accepting(3)
         stopped = service.stopService()
         self.assertEqual(port.done, [])
-        late = socket.create_connection(port.socket.getsockname(), timeout=10)
+        late = socket.create_connection(port.socket.getsockname(), timeout=60)
         self.addCleanup(late.close)
         late.sendall(bytes(4))
         self.clock.advance(0)
@@ -373,13 +373,13 @@ class ListenerServiceTests(SynchronousTestCase):
         port = AcceptingPort(listening, self.clock)
         self.patch(self.clock, "adoptStreamPort", lambda *_: port)
         service.startService()
-        client = socket.create_connection(listening.getsockname(), timeout=10)
+        client = socket.create_connection(listening.getsockname(), timeout=60)
         self.addCleanup(client.close)
         stopped = service.stopService()
         self.clock.advance(0)
         self.successResultOf(stopped)
         self.assertEqual(port.done, ["closed"])
-        listening.settimeout(10)
+        listening.settimeout(60)
         listening.accept()[0].close()
 
     def test_left_to_others(self):
@@ -426,7 +426,7 @@ class AcceptQueueTests(TestCase):
         def connect(count):
             # The kernel alone does this: the reactor has no turn in between.
             for _ in range(count):
-                client = socket.create_connection((host, int(port)), timeout=10)
+                client = socket.create_connection((host, int(port)), timeout=60)
                 self.addCleanup(client.close)
                 client.sendall(b"x")
                 client.shutdown(socket.SHUT_WR)
@@ -440,7 +440,7 @@ class AcceptQueueTests(TestCase):
         self.assertEqual(factory.connections.ended, {Reason.CLIENT: 150})
         self.assertEqual([client.recv(10) for client in clients], [b"x"] * 150)
         with self.assertRaises(ConnectionRefusedError):
-            socket.create_connection((host, int(port)), timeout=10)
+            socket.create_connection((host, int(port)), timeout=60)
 
 
 class TransportTests(TestCase):
@@ -469,7 +469,7 @@ class TransportTests(TestCase):
         service.startService()
         self.assertTrue(factory.outermost)
         host, port = service.address().split(":")
-        with socket.create_connection((host, int(port)), timeout=10):
+        with socket.create_connection((host, int(port)), timeout=60):
             protocol = await made
             self.assertIs(type(protocol.transport), EagerTransport)
         await service.stopService()

@@ -120,7 +120,7 @@ class PortTestCase(PairTestCase):
         """
         client = socket.socket(socket.AF_UNIX)
         self.addCleanup(client.close)
-        client.settimeout(20)
+        client.settimeout(60)
         if bind is not None:
             client.bind(bind)
         client.connect(name)
@@ -324,7 +324,7 @@ class AcceptTests(PortTestCase):
         """
         port = self.tcp_port()
         self.assertEqual(port.getHost().host, "127.0.0.1")
-        client = socket.create_connection(("127.0.0.1", port.getHost().port), timeout=20)
+        client = socket.create_connection(("127.0.0.1", port.getHost().port), timeout=60)
         self.addCleanup(client.close)
         client.sendall(b"hello")
         self.reactor.until(lambda: self.factory.protocols and self.factory.protocols[0].received)
@@ -775,7 +775,7 @@ class MakeEagerTests(PortTestCase):
         """
         port = self.listen(tcp.Port(0, self.factory, 50, "127.0.0.1", self.reactor))
         make_eager(port)
-        client = socket.create_connection(("127.0.0.1", port.getHost().port), timeout=20)
+        client = socket.create_connection(("127.0.0.1", port.getHost().port), timeout=60)
         self.addCleanup(client.close)
         self.reactor.until(lambda: self.factory.protocols)
         transport = self.factory.protocols[0].transport

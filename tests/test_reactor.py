@@ -118,7 +118,7 @@ class ReactorTestCase(SynchronousTestCase):
         self.addCleanup(ours.close)
         self.addCleanup(peer.close)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32768)
-        peer.settimeout(20)
+        peer.settimeout(60)
         transport = EagerTransport(ours, protocol, ("192.0.2.7", 40000), None, 0, self.reactor)
         protocol.makeConnection(transport)
         return transport, peer
@@ -127,7 +127,7 @@ class ReactorTestCase(SynchronousTestCase):
         """
         Turn until a condition holds.
         """
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not condition():
             if time.monotonic() > deadline:
                 raise AssertionError("what was waited for has not happened")
@@ -620,7 +620,7 @@ class ListeningTests(ReactorTestCase):
         self.addCleanup(port.connectionLost, None)
         self.assertIs(type(port), port_class)
         with connect(port) as client:
-            client.settimeout(20)
+            client.settimeout(60)
             self.until(lambda: self.protocol.connected)
             self.assertIs(type(self.protocol.transport), transport_class)
             self.protocol.transport.write(b"hello")
@@ -637,7 +637,7 @@ class ListeningTests(ReactorTestCase):
         """
         Connect to a TCP port.
         """
-        return socket.create_connection((port.getHost().host, port.getHost().port), timeout=20)
+        return socket.create_connection((port.getHost().host, port.getHost().port), timeout=60)
 
     def connect_unix(self, port):
         """
@@ -662,7 +662,7 @@ class ListeningTests(ReactorTestCase):
         try:
             socket.create_server(("::1", 0), family=socket.AF_INET6).close()
         except OSError:
-            raise SkipTest("no IPv6 here") from None
+            raise SkipTest("needs IPv6") from None
         port = self.reactor.listenTCP(0, self.factory, interface="::1")
         self.serve(port, EagerPort, EagerTransport, self.connect_tcp)
 

@@ -44,7 +44,7 @@ class SocketTestCase(SynchronousTestCase):
         (listening,) = self.closing(socket.create_server(("127.0.0.1", 0)))
         if write_timeout is not None:
             tune(listening, write_timeout)
-        (client,) = self.closing(socket.create_connection(listening.getsockname(), timeout=10))
+        (client,) = self.closing(socket.create_connection(listening.getsockname(), timeout=60))
         (accepted,) = self.closing(listening.accept()[0])
         return client, accepted
 
@@ -180,12 +180,12 @@ class QueueTests(SocketTestCase):
             except BlockingIOError:
                 pass
             self.assertGreater(unsent(ours.fileno()), 0)
-            theirs.settimeout(10)
+            theirs.settimeout(60)
             while sent:
                 sent -= len(theirs.recv(1 << 20))
             # The last acknowledgement may be on its way: send the peer's end after it.
             theirs.shutdown(socket.SHUT_WR)
-            ours.settimeout(10)
+            ours.settimeout(60)
             self.assertEqual(ours.recv(1), b"")
             self.assertEqual(unsent(ours.fileno()), 0)
 

@@ -108,7 +108,7 @@ class InterfaceTests(PairTestCase):
         try:
             ours, peer = tcp_pair("::1")
         except OSError:
-            raise SkipTest("no IPv6 here") from None
+            raise SkipTest("needs IPv6") from None
         self.addCleanup(ours.close)
         self.addCleanup(peer.close)
         client = peer.getsockname()

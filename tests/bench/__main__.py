@@ -21,7 +21,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tests.bench import load
@@ -260,7 +262,110 @@ def swept(idle: int, rounds: int, seconds: float) -> list[Row]:
             peer.stop()
     scenario = f"plain: {idle} idle connections swept, CPU in a second"
     return [
-        {"scenario": scenario, "peer": name, "swept_us": statistics.median(taken)}
+        {"scenario": scenario, "peer": name, "cost_us": statistics.median(taken)}
+        for name, taken in samples.items()
+    ]
+
+
+def in_turns(
+    scenario: str, peer: Peer, operations: dict[str, Callable[[], object]], rounds: int, count: int
+) -> list[Row]:
+    """
+    What several things cost one server, in interleaved rounds.
+
+    @param count: how often each is done in a round.
+    """
+    samples: dict[str, list[float]] = {name: [] for name in operations}
+    for turn in range(rounds + 1):
+        for name, operation in operations.items():
+            before = peer.cpu_seconds()
+            for _ in range(count):
+                operation()
+            time.sleep(0.02)
+            if turn:
+                samples[name].append((peer.cpu_seconds() - before) / count * 1e6)
+    return [
+        {"scenario": scenario, "peer": name, "cost_us": statistics.median(taken)}
+        for name, taken in samples.items()
+    ]
+
+
+def turned_away(tls: bool, rounds: int) -> list[Row]:
+    """
+    What a client costs that is refused by its address, and one that is served a byte.
+    """
+    context = load.tls_context() if tls else None
+    peer = Peer("echod", tls, "--deny", "127.0.0.2")
+
+    def serve() -> None:
+        with load.connect(peer.port, context) as client:
+            client.sendall(b"x")
+            client.recv(1)
+
+    def refuse() -> None:
+        with (
+            contextlib.suppress(ConnectionError),
+            socket.create_connection(("127.0.0.1", peer.port), 30, ("127.0.0.2", 0)) as client,
+        ):
+            client.recv(1)
+
+    try:
+        scenario = f"{'TLS' if tls else 'plain'}: a client turned away, and one served 1 B"
+        return in_turns(scenario, peer, {"echod": refuse, "served": serve}, rounds, 500)
+    finally:
+        peer.stop()
+
+
+def scrape(connections: int, rounds: int) -> list[Row]:
+    """
+    What a scrape costs, and the pages, with many live connections.
+    """
+    peer = Peer("echod", False, *SWEPT, "--admin", "unix:{}/admin")
+    sitting = []
+
+    def get(path: str) -> None:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(peer.admin)
+            client.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+            while client.recv(65536):
+                pass
+
+    asked = {"echod": "/metrics", "/": "/", "/connections": "/connections"}
+    operations = {name: (lambda path=path: get(path)) for name, path in asked.items()}
+    try:
+        sitting += load.connect_many(peer.port, connections, None)
+        scenario = f"plain: scrape /metrics with {connections} connections, and the pages"
+        return in_turns(scenario, peer, operations, rounds, 5)
+    finally:
+        load.close_all(sitting)
+        peer.stop()
+
+
+def check(rounds: int) -> list[Row]:
+    """
+    CPU of one plain C{echod-check}, from start to end, and of a Python that imports Twisted's
+    reactor.
+    """
+    peer = Peer("echod", False)
+    program = str(Path(sys.executable).with_name("echod-check"))
+    commands = {
+        "echod": [program, "--quiet", f"127.0.0.1:{peer.port}"],
+        "twisted": [sys.executable, "-c", "import twisted.internet.reactor"],
+    }
+    samples: dict[str, list[float]] = {name: [] for name in commands}
+    try:
+        for turn in range(4 * rounds + 1):
+            for name, command in commands.items():
+                before = resource.getrusage(resource.RUSAGE_CHILDREN)
+                subprocess.run(command, check=True)
+                after = resource.getrusage(resource.RUSAGE_CHILDREN)
+                used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+                if turn:
+                    samples[name].append(used * 1e6)
+    finally:
+        peer.stop()
+    return [
+        {"scenario": "echod-check, start to end", "peer": name, "cost_us": statistics.median(taken)}
         for name, taken in samples.items()
     ]
 
@@ -298,7 +403,7 @@ def figure_of(row: Row) -> tuple[str, str]:
     """
     What a scenario is about, and its unit.
     """
-    for figure in ("bytes", "swept_us", "cpu_us"):
+    for figure in ("bytes", "cost_us", "cpu_us"):
         if figure in row:
             return figure, "B" if figure == "bytes" else "us"
     return "p99_us", "us"
@@ -406,10 +511,18 @@ def main() -> None:
             rows = beside_streams(names, 8, 2 * rounds, seconds / 2)
             show(rows)
             results += rows
-        if chosen.only in "swept":
-            rows = swept(10_000, rounds, seconds)
-            show(rows)
-            results += rows
+        more: dict[str, Callable[[], list[Row]]] = {
+            "swept": lambda: swept(10_000, rounds, seconds),
+            "scrape": lambda: scrape(10_000, rounds),
+            "turned away, plain": lambda: turned_away(False, rounds),
+            "turned away, TLS": lambda: turned_away(True, rounds),
+            "check": lambda: check(rounds),
+        }
+        for name, measured in more.items():
+            if chosen.only in name:
+                rows = measured()
+                show(rows)
+                results += rows
         for tls in (False, True):
             for connections in (1000, 8000):
                 if chosen.only in "memory":

@@ -6,13 +6,13 @@ request that it makes is the page's.
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
-from unittest import SkipTest
 
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
+
+from tests import needs
 
 _ARGUMENTS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -33,9 +33,7 @@ class Browser:
         @param dark: what the user prefers.
         @raise SkipTest: when there is no Chromium.
         """
-        chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-        if chromium is None or driver is None:
-            raise SkipTest("chromium and chromium-driver are not installed")
+        chromium, driver = needs.program("chromium"), needs.program("chromedriver")
         options = webdriver.ChromeOptions()
         options.binary_location = chromium
         for argument in (*_ARGUMENTS, f"--user-data-dir={profile}"):

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import SkipTest
 
+from tests import needs
 from tests.integration.support import Process, wait_until
 
 BUILD_SECONDS = 300.0
@@ -67,8 +68,7 @@ def _can_be_done(directory: Path) -> None:
     @raise SkipTest: when this user or machine cannot do what a container engine does.
     """
     for program in ("unshare", "nsenter", "setpriv", "ip"):
-        if shutil.which(program) is None:
-            raise SkipTest(f"{program} is not installed")
+        needs.program(program)
     folders = [directory / name for name in ("layer", "work", "root")]
     for folder in folders:
         folder.mkdir()
@@ -81,7 +81,7 @@ def _can_be_done(directory: Path) -> None:
         capture_output=True,
         timeout=60,
     ).returncode:
-        raise SkipTest("namespaces and overlayfs are for root, on a system that has them")
+        raise SkipTest("needs namespaces and overlayfs (CAP_SYS_ADMIN)")
 
 
 @dataclass

@@ -5,13 +5,12 @@ The rule of this room: HAProxy listens on sockets that were made here, so that n
 to be guessed.
 """
 
-import shutil
 import socket
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from unittest import SkipTest
 
+from tests import needs
 from tests.certificates import make_certificate
 from tests.integration.support import Process
 
@@ -52,10 +51,7 @@ def program() -> str:
     @return: where HAProxy is.
     @raise SkipTest: when it is not here.
     """
-    path = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin")
-    if path is None:
-        raise SkipTest("haproxy is not installed")
-    return path
+    return needs.program("haproxy")
 
 
 class HAProxy(Process):
@@ -104,7 +100,7 @@ class HAProxy(Process):
         place = self.places[name]
         client = socket.socket(socket.AF_INET6 if ":" in place[0] else socket.AF_INET)
         try:
-            client.settimeout(30)
+            client.settimeout(60)
             client.connect(place)
         except BaseException:
             client.close()

@@ -5,14 +5,13 @@ The rule of this room: nginx listens on sockets that were made here, so that no 
 be guessed.
 """
 
-import shutil
 import signal
 import socket
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-from unittest import SkipTest
 
+from tests import needs
 from tests.integration.support import Process
 
 STREAM_MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
@@ -38,9 +37,8 @@ class Nginx(Process):
             address that it listens on.
         @param host: the IP address of that.
         """
-        path = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
-        if path is None or not STREAM_MODULE.exists():
-            raise SkipTest("nginx with its stream module is not installed")
+        path = needs.program("nginx")
+        needs.file(STREAM_MODULE, "nginx's stream module")
         super().__init__()
         self._path = path
         self._server = server
@@ -76,4 +74,4 @@ class Nginx(Process):
         """
         Connect to it.
         """
-        return socket.create_connection(self.place, 30)
+        return socket.create_connection(self.place, 60)

@@ -5,6 +5,8 @@ What an ordinary user may not do, for tests that root runs too.
 import os
 from pathlib import Path
 
+from tests import needs
+
 
 def unprivileged_command() -> list[str]:
     """
@@ -14,7 +16,9 @@ def unprivileged_command() -> list[str]:
     """
     if os.geteuid() != 0:
         return []
-    return ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--"]
+    dropping = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--"]
+    needs.command(*dropping, "true", what="setpriv --bounding-set")
+    return dropping
 
 
 def privileged_ports() -> range:

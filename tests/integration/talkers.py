@@ -165,7 +165,7 @@ class Crowd:
             self._selector.modify(talker.socket, events, talker)
         self._registered[talker] = events
 
-    def run(self, until: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
+    def run(self, until: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
         """
         Let them talk.
 

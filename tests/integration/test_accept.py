@@ -54,7 +54,7 @@ class BurstTests(SynchronousTestCase):
         with selectors.DefaultSelector() as selector:
             for number, client in enumerate(back):
                 selector.register(client, selectors.EVENT_WRITE, b"client %d" % number)
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 60
             while selector.get_map():
                 self.assertLess(time.monotonic(), deadline, "not all were served")
                 for key, events in selector.select(1):
@@ -111,7 +111,6 @@ class FullTests(SynchronousTestCase):
     """
 
     limit = 64
-    knocking_seconds = 2.5
     leave = 10
 
     def is_served(self, client: socket.socket) -> bool:
@@ -137,10 +136,11 @@ class FullTests(SynchronousTestCase):
             served = [self.come(address) for _ in range(free)]
             self.assertEqual([self.is_served(client) for client in served], [True] * free)
             shed = 0
-            while time.monotonic() < start + self.knocking_seconds:
+            while shed < 10 or daemon.log.count("cannot accept: ") < 2:
                 with connect(address) as client:
                     self.assertFalse(self.is_served(client))
                 shed += 1
+                self.assertLess(time.monotonic(), start + 60, "not two lines about it")
             # Those that have one notice nothing.
             self.assertEqual([self.is_served(client) for client in served], [True] * free)
             lines = re.findall(r"cannot accept: .*", daemon.log)
@@ -157,11 +157,8 @@ class FullTests(SynchronousTestCase):
                 f"{len(lines)} lines in the log; {self.leave} left, and {self.leave} new ones "
                 f"were served in {again * 1000:.0f} ms"
             )
-            self.assertGreaterEqual(shed, 10)
-            self.assertLess(again, 1.0)
             if REACTOR in ("", "echod"):
                 # With the others it is Twisted's own port that accepts, and says more.
-                self.assertGreaterEqual(len(lines), 2)
                 self.assertLessEqual(len(lines), took + 1)
 
     def test_nothing_in_reserve(self) -> None:
@@ -178,17 +175,14 @@ class FullTests(SynchronousTestCase):
             self.assertTrue(self.is_served(served))
             _, most = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
             resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (3, most))
-            before = daemon.cpu()
             waiting = [self.come(address) for _ in range(5)]
             wait_until(lambda: "cannot accept: Too many open files" in daemon.log, "the shortage")
             daemon.signal(signal.SIGHUP)
             wait_until(lambda: "cannot reload --tls-cert" in daemon.log, "the complaint")
             for _ in range(10):
                 self.assertTrue(self.is_served(served))
-                time.sleep(0.1)
-            cpu = daemon.cpu() - before
-            show(f"nobody to be accepted nor turned away: {cpu * 1000:.0f} ms of CPU in 1 s")
-            self.assertLess(cpu, 0.3)
+                # One that tries again and again has no time to.
+                wait_until(lambda: daemon.state("State").startswith("S"), "it to sleep")
             resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (most, most))
             # One of them was turned away with the descriptor in reserve, before it was lost.
             self.assertGreaterEqual(sum(map(self.is_served, waiting)), len(waiting) - 1)

@@ -2,7 +2,6 @@
 What is seen of the daemon from outside: metrics, health, and while it is being stopped.
 """
 
-import shutil
 import signal
 import socket
 import stat
@@ -10,12 +9,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from unittest import SkipTest
 
 from OpenSSL import SSL
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from twisted.trial.unittest import SynchronousTestCase
 
+from echod.site import IDLE_SECONDS
+from tests import needs
 from tests.integration.admin import ADMIN, AdminConnection, ask, samples, shown
 from tests.integration.support import (
     LOOPBACK,
@@ -43,13 +43,12 @@ class ScrapeTests(SynchronousTestCase):
         """
         Prometheus' own checker has nothing to say against the metrics.
         """
-        if shutil.which("promtool") is None:
-            raise SkipTest("promtool is not installed")
+        promtool = needs.program("promtool")
         with tls_daemon(*ADMIN) as daemon:
             TLSClient(daemon.connect("--tls-port"), context("TLS 1.3")).handshake().close()
             _, text = ask(daemon, "/metrics")
             checked = subprocess.run(
-                ["promtool", "check", "metrics"],
+                [promtool, "check", "metrics"],
                 input=text,
                 capture_output=True,
                 text=True,
@@ -77,7 +76,13 @@ class ScrapeTests(SynchronousTestCase):
             path = daemon.directory / "admin.sock"
             self.assertEqual(stat.S_IMODE(path.stat().st_mode), 0o660)
             self.assertEqual(ask(daemon, "/readyz", {"Host": "whatever"}), (200, "ready\n"))
-            command = ["curl", "-sS", "--unix-socket", str(path), "http://echod/livez"]
+            command = [
+                needs.program("curl"),
+                "-sS",
+                "--unix-socket",
+                str(path),
+                "http://echod/livez",
+            ]
             got = subprocess.run(command, capture_output=True, text=True, timeout=60)
             self.assertEqual((got.stdout, got.stderr), ("alive\n", ""))
             daemon.stop()
@@ -292,7 +297,7 @@ class StopTests(SynchronousTestCase):
         From the first moment of a drain it is not ready, and says so, while the page still
         shows how it goes; at the end, who keeps a connection for later holds nothing up.
         """
-        with Daemon(*LOOPBACK, *ADMIN, "--drain-timeout", "3s") as daemon:
+        with Daemon(*LOOPBACK, *ADMIN, "--drain-timeout", "10m") as daemon:
             stuck = self.enterContext(daemon.connect(receive_buffer=4096))
             stuck.setblocking(False)
             sent = 0
@@ -306,7 +311,7 @@ class StopTests(SynchronousTestCase):
                 self.addCleanup(connection.close)
                 self.assertEqual(connection.get("/readyz"), (200, "ready\n"))
             daemon.signal(signal.SIGTERM)
-            wait_until(lambda: asking.get("/readyz") == (503, "draining\n"), "the drain", 2)
+            wait_until(lambda: asking.get("/readyz") == (503, "draining\n"), "the drain")
             status, page = asking.get("/")
             self.assertEqual(status, 200)
             self.assertIn(">draining</p>", page)
@@ -314,7 +319,8 @@ class StopTests(SynchronousTestCase):
             # Also who comes only now.
             self.assertEqual(ask(daemon, "/readyz")[0], 503)
             self.assertRaises(ConnectionRefusedError, daemon.connect)
-            self.assertLess(daemon.wait(), 10)
+            daemon.signal(signal.SIGTERM)
+            daemon.wait()
             self.assertRaises(ConnectionRefusedError, connect, daemon.address("--admin"))
             self.assertIn("drained: 0 connections finished, 1 aborted", daemon.log)
 
@@ -322,13 +328,14 @@ class StopTests(SynchronousTestCase):
         """
         A stop without connections takes no longer for those who keep one to the page.
         """
-        with Daemon(*LOOPBACK, *ADMIN) as daemon:
+        with Daemon(*LOOPBACK, *ADMIN, "--drain-timeout", "10m") as daemon:
             connection = AdminConnection(daemon)
             self.addCleanup(connection.close)
             connection.get("/readyz")
             half = self.enterContext(connect(daemon.address("--admin")))
             half.sendall(b"GET / HT")
-            self.assertLess(daemon.stop(), 2)
+            # It was not waited for them to be closed for want of a request.
+            self.assertLess(daemon.stop(), IDLE_SECONDS / 2)
 
 
 class BadInputTests(SynchronousTestCase):
@@ -382,6 +389,7 @@ class Limited(Daemon):
     """
 
     def __init__(self, nofile: int, *options: str):
+        needs.prlimit(nofile)
         super().__init__(*options)
         self._command = ("prlimit", f"--nofile={nofile}", *self._command)
 
@@ -392,17 +400,14 @@ class ManyTests(SynchronousTestCase):
     """
 
     clients = 10_000
-    most_seconds = 0.05
     most_bytes = 1 << 20
-    scrapes = 20
 
     def test_ten_thousand(self) -> None:
         """
-        With ten thousand live connections, a scrape takes little of the reactor's time, and
-        is small.
+        With ten thousand live connections, a scrape is small.  What it costs:
+        C{python -m tests.bench --only scrape}.
         """
-        if not self.enterContext(many_descriptors(self.clients + 200)):
-            raise SkipTest("the system does not allow so many descriptors")
+        self.enterContext(many_descriptors(self.clients + 200))
         with Daemon(*LOOPBACK, *ADMIN, "--max-connections", str(self.clients + 10)) as daemon:
             for number in range(self.clients):
                 client = self.enterContext(daemon.connect())
@@ -413,21 +418,12 @@ class ManyTests(SynchronousTestCase):
             )
             connection = AdminConnection(daemon)
             self.addCleanup(connection.close)
-            costs = {}
             for path in ("/metrics", "/", "/connections"):
-                taken = []
-                for _ in range(self.scrapes):
-                    before = daemon.cpu()
-                    status, body = connection.get(path)
-                    taken.append(daemon.cpu() - before)
-                    self.assertEqual(status, 200)
-                    self.assertLess(len(body.encode()), self.most_bytes)
-                costs[path] = sorted(taken)[len(taken) // 2]
-                show(
-                    f"{path} with {self.clients} connections: {costs[path] * 1000:.1f} ms of CPU, "
-                    f"{len(body.encode()) / 1024:.1f} KiB"
-                )
-            self.assertLess(max(costs.values()), self.most_seconds)
+                status, body = connection.get(path)
+                size = len(body.encode())
+                show(f"{path} with {self.clients} connections: {size / 1024:.1f} KiB")
+                self.assertEqual(status, 200)
+                self.assertLess(size, self.most_bytes)
 
     def test_no_descriptor_left(self) -> None:
         """

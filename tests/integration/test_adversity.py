@@ -21,6 +21,7 @@ from unittest import SkipTest
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests import needs
 from tests.certificates import make_certificate
 from tests.integration.support import (
     LOOPBACK,
@@ -56,11 +57,6 @@ def shell(script: str) -> tuple[str, ...]:
     return "sh", "-c", f'{script} exec "$@"', "sh"
 
 
-def needs_root() -> None:
-    if os.getuid() != 0:
-        raise SkipTest("only root makes namespaces and mounts")
-
-
 def said(daemon: Daemon, data: bytes = b"hello", option: str = "--port") -> bytes:
     """
     What a new client gets back.
@@ -74,13 +70,13 @@ class ClockTests(SynchronousTestCase):
     A clock that is set while the daemon runs (libfaketime).
     """
 
-    idle_seconds = 0.5
+    idle_seconds = 1.5
     jumps = {"+1h": 3600, "-1h": -3600, "+1d": 86400, "-1d": -86400}
 
     def daemon(self, reactor: str = "") -> Daemon:
         found = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
         if not found:
-            raise SkipTest("no libfaketime; install faketime")
+            raise SkipTest("needs faketime")
         environment = (
             f"LD_PRELOAD={found[0]}",
             "FAKETIME_TIMESTAMP_FILE={}/clock",
@@ -118,9 +114,9 @@ class ClockTests(SynchronousTestCase):
 
         @return: how long it was left in peace.
         """
+        start = time.monotonic()
         with daemon.connect() as client:
             self.assertEqual(echo(client, b"before"), b"before")
-            start = time.monotonic()
             before = len(daemon.records())
             self.set(daemon, to)
             self.assertEqual(said(daemon), b"hello")
@@ -133,7 +129,8 @@ class ClockTests(SynchronousTestCase):
         self.assertTrue(self.is_set(daemon, offset), daemon.log[-200:])
         *_, (*_, seconds, reason) = daemon.records()
         self.assertEqual(reason, "idle")
-        self.assertLess(abs(seconds - took), 0.5)
+        # By its own account, too.
+        self.assertTrue(self.idle_seconds <= seconds <= took + 0.1, (seconds, took))
         return took
 
     def test_steps(self) -> None:
@@ -145,8 +142,7 @@ class ClockTests(SynchronousTestCase):
             for to, offset in self.jumps.items():
                 took = self.step(daemon, to, offset)
                 show(f"clock {to}: idle for {took:.2f} s of {self.idle_seconds} s")
-                self.assertGreater(took, self.idle_seconds - 0.1)
-                self.assertLess(took, self.idle_seconds + 2.0)
+                self.assertGreaterEqual(took, self.idle_seconds)
 
     def test_another_reactor(self) -> None:
         """
@@ -154,8 +150,7 @@ class ClockTests(SynchronousTestCase):
         """
         with self.daemon("poll") as daemon:
             took = self.step(daemon, "-1d", -86400)
-            self.assertGreater(took, self.idle_seconds - 0.1)
-            self.assertLess(took, self.idle_seconds + 2.0)
+            self.assertGreaterEqual(took, self.idle_seconds)
 
     def test_drain(self) -> None:
         """
@@ -169,7 +164,7 @@ class ClockTests(SynchronousTestCase):
             daemon.signal(signal.SIGTERM)
             wait_until(lambda: "Closed)" in daemon.log, "the drain")
             self.set(daemon, "-1d")
-            self.assertLess(daemon.wait(), 5.0)
+            daemon.wait()
             self.assertIn("0 connections finished, 1 aborted", daemon.log)
 
 
@@ -186,7 +181,7 @@ class FullDiskTests(SynchronousTestCase):
     )  # fmt: skip
 
     def setUp(self) -> None:
-        needs_root()
+        needs.mount()
 
     def daemon(self, *options: str, **how: object) -> Daemon:
         daemon = Under(self.BEFORE, *options, **how)
@@ -291,6 +286,7 @@ class FullDiskTests(SynchronousTestCase):
         A pidfile that cannot be written is one line, in the background too.
         """
         for mode in (("-n",), ()):
+            needs.namespaces("--mount", "--pid")
             fill = "head -c 9999 /dev/zero >filler 2>/dev/null"
             script = f'mount -t tmpfs -o size=4k tmpfs "$PWD" && cd "$PWD" || exit 9; {fill};'
             # Whatever has gone to the background ends with the namespace's first process.
@@ -395,7 +391,7 @@ class SyslogTests(SynchronousTestCase):
         """
         Without /dev/log it starts, echoes and stops, and says so once.
         """
-        needs_root()
+        needs.mount()
         hide = 'if [ -e /dev/log ]; then mount --bind /dev/null "$(readlink -f /dev/log)"; fi;'
         before = ("unshare", "--mount", *shell(hide))
         with Under(before, *ON_A_SOCKET, before=("--syslog",), ready=socket_listens) as daemon:
@@ -485,7 +481,7 @@ class FirstProcessTests(SynchronousTestCase):
     """
 
     def setUp(self) -> None:
-        needs_root()
+        needs.namespaces("--pid", "--mount-proc")
 
     def test_life(self) -> None:
         """
@@ -494,7 +490,7 @@ class FirstProcessTests(SynchronousTestCase):
         a signal of its own.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
-            daemon = FirstProcess(*LOOPBACK)
+            daemon = FirstProcess(*LOOPBACK, "--drain-timeout", "10m")
             daemon.pidfile.write_text("1")
             with daemon:
                 self.assertEqual(daemon.state("NSpid").split()[1:], ["1"])
@@ -504,7 +500,7 @@ class FirstProcessTests(SynchronousTestCase):
                         self.assertEqual(echo(client, b"hello"), b"hello")
                     daemon.signal(number)
                     self.assertEqual(client.recv(1), b"")
-                self.assertLess(daemon.wait(), 5.0)
+                daemon.wait()
                 self.assertEqual(re.findall(r"drained: (\d+) conn", daemon.log), ["1"])
                 self.assertEqual(daemon.status, 0)
 
@@ -512,7 +508,7 @@ class FirstProcessTests(SynchronousTestCase):
         """
         A second TERM ends it at once.
         """
-        with FirstProcess(*LOOPBACK, "--drain-timeout", "60s") as daemon:
+        with FirstProcess(*LOOPBACK, "--drain-timeout", "10m") as daemon:
             with daemon.connect() as client:
                 client.setblocking(False)
                 with contextlib.suppress(BlockingIOError):
@@ -521,5 +517,5 @@ class FirstProcessTests(SynchronousTestCase):
                 daemon.signal(signal.SIGTERM)
                 wait_until(lambda: "Port" in daemon.log and "Closed" in daemon.log, "the drain")
                 daemon.signal(signal.SIGTERM)
-                self.assertLess(daemon.wait(), 2.0)
+                daemon.wait()
             self.assertIn("1 aborted", daemon.log)

@@ -19,6 +19,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.outcome import Outcome
+from tests import needs
 from tests.certificates import MadeCertificate, make_certificate
 from tests.integration.support import (
     LOOPBACK,
@@ -43,7 +44,7 @@ from tests.integration.wrong_servers import (
 STATUS = {outcome.word: outcome.status for outcome in Outcome}
 AT_A_TIME = 6
 SHORT = ("--timeout", "2s")
-MOST_START_SECONDS = 0.4
+START_SECONDS = 0.4
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -366,7 +367,7 @@ class EchodTests(SynchronousTestCase):
         An address of IPv6 stands in brackets.
         """
         if not socket.has_dualstack_ipv6():
-            self.skipTest("the machine has no IPv6")
+            self.skipTest("needs IPv6")
         with Daemon("--port", "0", "--interface", "::1") as daemon:
             self.assertEqual(run(f"[::1]:{daemon.port()}").returncode, 0)
 
@@ -400,26 +401,10 @@ class EchodTests(SynchronousTestCase):
             self.assertGreater(case["lost"], 0)
         show(", ".join(f"{name}: {case['lost']} lost" for name, case in failed.items()))
 
-    def test_start(self) -> None:
-        """
-        A plain check starts and answers in less than 400 ms: the best of several, for the
-        machine may be busy with other things.
-        """
-        with Daemon(*LOOPBACK) as daemon:
-            where = f"localhost:{daemon.port()}"
-            took = []
-            for _ in range(12):
-                start = time.perf_counter()
-                self.assertEqual(run("--quiet", where).returncode, 0)
-                took.append(time.perf_counter() - start)
-                if len(took) > 4 and min(took) < MOST_START_SECONDS:
-                    break
-        show(f"a plain check, from start to end: best {min(took) * 1000:.0f} ms of {len(took)}")
-        self.assertLess(min(took), MOST_START_SECONDS)
-
     def test_imports(self) -> None:
         """
-        It imports no more than it needs: no TLS, no endpoints, not the other modes.
+        It imports no more than it needs: no TLS, no endpoints, not the other modes.  What
+        a start costs: C{python -m tests.bench --only check}.
         """
         with Daemon(*LOOPBACK) as daemon:
             code = (
@@ -440,6 +425,10 @@ class EchodTests(SynchronousTestCase):
         ):
             self.assertNotIn(name, names)
         self.assertIn("echod.exchange", names)
+        reactor = "import sys, twisted.internet.reactor; print(len(sys.modules))"
+        done = subprocess.run([sys.executable, "-c", reactor], capture_output=True, timeout=60)
+        # Not even as many as Twisted's reactor alone, with the parts that it takes.
+        self.assertLess(len(names), int(done.stdout))
 
 
 class PingTests(SynchronousTestCase):
@@ -498,7 +487,7 @@ class PingTests(SynchronousTestCase):
             for turn in range(times):
                 with Running("-c", "1000", where) as check:
                     wait_until(check.handles_term, "its main()")
-                    time.sleep(turn * MOST_START_SECONDS / times)
+                    time.sleep(turn * START_SECONDS / times)
                     check.signal(signal.SIGINT)
                     check.wait()
                     self.assertEqual((check.status, check.stderr), (130, ""))
@@ -546,7 +535,6 @@ class PingTests(SynchronousTestCase):
         slow = sum(row["number"] for row in found["histogram"] if row["ms"] > 300)
         show(f"stopped for {really:.2f} s: max {found['ms']['max']:.0f} ms, {slow} above 262 ms")
         self.assertGreater(found["ms"]["max"], stopped * 1000 * 0.9)
-        self.assertLess(found["ms"]["max"], really * 1000 + 1000)
         # Those that were due in its first 700 ms and more waited for the rest of it.
         self.assertGreater(slow, rate * 0.5)
 
@@ -554,6 +542,7 @@ class PingTests(SynchronousTestCase):
         """
         On a terminal the progress of a load is shown, and gone at the end.
         """
+        needs.terminal()
         reading, writing = os.openpty()
         with Daemon(*LOOPBACK) as daemon:
             try:
@@ -586,6 +575,7 @@ class OutputTests(SynchronousTestCase):
             where = f"127.0.0.1:{daemon.port()}"
             reading, writing = os.pipe()
             os.close(reading)
+            needs.file("/dev/full")
             with open("/dev/full", "w") as full, os.fdopen(writing, "w") as pipe:
                 for out, text in ((full, "No space left on device"), (pipe, "Broken pipe")):
                     done = subprocess.run(

@@ -2,12 +2,12 @@
 The PROXY header that C{echod-check} sends, as HAProxy and echod read it.
 """
 
-import shutil
 import socket
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests import needs
 from tests.certificates import make_certificate
 from tests.integration.support import LOOPBACK, Process, receive, tls_daemon, wait_until
 from tests.integration.wrong_servers import WrongServer, ask
@@ -33,7 +33,7 @@ class HAProxy(Process):
     """
 
     def __init__(self, port: int):
-        super().__init__("haproxy", "-db", "-f", "haproxy.cfg")
+        super().__init__(needs.program("haproxy"), "-db", "-f", "haproxy.cfg")
         made = make_certificate()
         (self.directory / "pem").write_bytes(made.cert_pem + made.key_pem)
         config = CONFIG.format(folder=self.directory, port=port)
@@ -49,8 +49,7 @@ class HAProxyTests(SynchronousTestCase):
     What the server behind HAProxy is told, which is what HAProxy understood.
     """
 
-    if shutil.which("haproxy") is None:
-        skip = "haproxy is not installed"
+    skip = needs.lacking("haproxy")
 
     def setUp(self) -> None:
         self.headers: list[str] = []

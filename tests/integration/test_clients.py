@@ -13,21 +13,12 @@ from unittest import SkipTest
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests import needs
 from tests.certificates import make_certificate
 from tests.integration.support import LOOPBACK, PATIENCE_SECONDS, Daemon, show
 
 RUNS = 250
 AT_A_TIME = 8
-
-
-def program(*names: str) -> str:
-    """
-    Find a program by any of its names.
-    """
-    for name in names:
-        if path := shutil.which(name):
-            return path
-    raise SkipTest(f"{names[0]} is not installed")
 
 
 def converse(command: Sequence[str], line: bytes) -> tuple[bytes, bytes]:
@@ -79,7 +70,7 @@ class PipedTests(SynchronousTestCase):
             }
             installed = {name: path for name in commands if (path := shutil.which(name))}
             if not installed:
-                raise SkipTest(f"none of {', '.join(commands)} is installed")
+                raise SkipTest(f"needs {' or '.join(commands)}")
 
             def returned(name: str) -> tuple[str, bytes]:
                 command = (installed[name], *commands[name])
@@ -107,7 +98,7 @@ class TypedTests(SynchronousTestCase):
         """
         telnet shows the line that was typed, once.
         """
-        telnet = program("telnet", "inetutils-telnet")
+        telnet = needs.program("telnet", "inetutils-telnet")
         with Daemon(*LOOPBACK) as daemon:
             output, _ = converse((telnet, "127.0.0.1", str(daemon.port())), b"over telnet\n")
             self.assertEqual(output.count(b"over telnet"), 1)
@@ -116,7 +107,7 @@ class TypedTests(SynchronousTestCase):
         """
         curl shows the line that was typed, and nothing else.
         """
-        curl = program("curl")
+        curl = needs.program("curl")
         with Daemon(*LOOPBACK) as daemon:
             url = f"telnet://127.0.0.1:{daemon.port()}"
             output, _ = converse((curl, "--silent", "--no-buffer", url), b"over curl\n")
@@ -129,7 +120,7 @@ class SecureTests(SynchronousTestCase):
     """
 
     def converse(self, version: str) -> tuple[bytes, str]:
-        openssl = program("openssl")
+        openssl = needs.program("openssl")
         made = make_certificate(names=("localhost",))
         directory = self.mktemp()
         os.mkdir(directory)

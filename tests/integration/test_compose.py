@@ -11,9 +11,10 @@ import urllib.request
 from typing import Any
 
 import yaml
-from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase
 
 from echod.options import Options
+from tests import needs
 from tests.certificates import make_certificate
 from tests.integration.container import Container, command_of, instructions
 from tests.integration.support import Daemon, Process, tls_daemon, wait_until
@@ -182,8 +183,7 @@ class PrometheusTests(SynchronousTestCase):
     Tests for C{deploy/prometheus/prometheus.yaml}.
     """
 
-    if shutil.which("promtool") is None:
-        skip = "promtool is not installed"
+    skip = needs.lacking("promtool")
 
     def test_check(self) -> None:
         """
@@ -202,10 +202,9 @@ class Blackbox(Process):
         """
         @param authority: a certificate to trust, in PEM.
         """
-        if BLACKBOX is None:
-            raise SkipTest("prometheus-blackbox-exporter is not installed")
+        blackbox = needs.program("prometheus-blackbox-exporter")
         super().__init__(
-            *("env", "SSL_CERT_FILE=ca.pem", BLACKBOX),
+            *("env", "SSL_CERT_FILE=ca.pem", blackbox),
             f"--config.file={PROMETHEUS / 'blackbox.yaml'}",
             "--web.listen-address=127.0.0.1:0",
         )
@@ -222,7 +221,7 @@ class Blackbox(Process):
         Whether a probe succeeds.
         """
         url = f"http://{self._address}/probe?module={module}&target={target}"
-        with urllib.request.urlopen(url, timeout=30) as answer:
+        with urllib.request.urlopen(url, timeout=60) as answer:
             text = answer.read().decode()
         [success] = re.findall(r"^probe_success ([01])$", text, re.MULTILINE)
         return success == "1"

@@ -17,6 +17,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.options import Options
+from tests import needs
 from tests.certificates import make_certificate
 from tests.integration import sandbox
 from tests.integration.support import Daemon, echo, show
@@ -61,8 +62,7 @@ class UnitTests(SynchronousTestCase):
     Tests for C{deploy/echod.service}, its drop-ins and its sockets.
     """
 
-    if shutil.which("systemd-analyze") is None:
-        skip = "systemd-analyze is not installed"
+    skip = needs.lacking("systemd-analyze")
 
     def setUp(self) -> None:
         self.text = UNIT.read_text()

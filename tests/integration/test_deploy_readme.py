@@ -86,7 +86,7 @@ class HAProxy(Process):
         """
         Connect to it.
         """
-        return socket.create_connection(self.place, 30)
+        return socket.create_connection(self.place, 60)
 
 
 class SnippetTests(SynchronousTestCase):

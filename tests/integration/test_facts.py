@@ -93,7 +93,7 @@ class Echod(Daemon):
     """
 
     def __init__(self) -> None:
-        super().__init__(*LOOPBACK, "--drain-timeout", "20s")
+        super().__init__(*LOOPBACK, "--drain-timeout", "10m")
 
     def polite(self) -> None:
         """
@@ -341,7 +341,7 @@ class PoliteEndFacts(FactTestCase):
         Over TLS, too, a client that is still sending when echod ends gets what it is owed.
         """
         for version in VERSIONS:
-            with tls_daemon("--drain-timeout", "20s") as daemon:
+            with tls_daemon("--drain-timeout", "10m") as daemon:
                 client = tls_client(daemon, version, self.buffer)
                 with client.socket as sock:
                     sock.sendall(client.record(self.data))
@@ -388,7 +388,7 @@ class StopFacts(FactTestCase):
                 address = server.address()
                 server.signal(signal.SIGTERM)
                 wait_until(lambda: refuses(address), "the port to be closed")
-                client.settimeout(30)
+                client.settimeout(60)
                 return came_back(receive_rest(client), DATA[:sent])
 
         self.fact("reactor.stop() with data owed", client, lambda: Stock("echo"), Echod, ends=True)

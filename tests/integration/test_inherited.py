@@ -17,7 +17,15 @@ from twisted.trial.unittest import TestCase
 
 from tests.certificates import make_certificate
 from tests.integration import handover
-from tests.integration.support import REACTOR, Daemon, echo, receive_rest, show
+from tests.integration.support import (
+    PATIENCE_SECONDS,
+    REACTOR,
+    Daemon,
+    echo,
+    receive_rest,
+    show,
+    wait_until,
+)
 from tests.integration.tlsclient import VERSIONS, TLSClient, context
 
 RESTARTS = 3
@@ -75,7 +83,7 @@ class InheritedTests(TestCase):
         with HandedDaemon({"echo": sockets}, "--listen", "systemd:name=echo") as daemon:
             for each in sockets:
                 with socket.socket(each.family) as client:
-                    client.settimeout(20)
+                    client.settimeout(60)
                     client.connect(each.getsockname())
                     self.assertEqual(echo(client, b"x" * 100_000), b"x" * 100_000)
             self.assertEqual(daemon.ended("client", 3), 3)
@@ -123,7 +131,7 @@ class InheritedTests(TestCase):
         made = make_certificate()
         (daemon.directory / "pem").write_bytes(made.cert_pem + made.key_pem)
         with daemon:
-            with socket.create_connection(plain.getsockname(), timeout=20) as client:
+            with socket.create_connection(plain.getsockname(), timeout=60) as client:
                 self.assertEqual(echo(client, b"plain"), b"plain")
             for each in (secure, unix):
                 for version in VERSIONS:
@@ -150,7 +158,7 @@ class InheritedTests(TestCase):
             while not over.is_set():
                 began = time.monotonic()
                 try:
-                    with socket.create_connection(address, timeout=30) as client:
+                    with socket.create_connection(address, timeout=60) as client:
                         client.sendall(word)
                         client.shutdown(socket.SHUT_WR)
                         if receive_rest(client) != word:
@@ -167,8 +175,7 @@ class InheritedTests(TestCase):
                 sockets = {"echo": [listening]}
                 with HandedDaemon(sockets, "--listen", "systemd:name=echo") as daemon:
                     before = served
-                    while served < before + 20:
-                        time.sleep(0.01)
+                    wait_until(lambda n=before: served >= n + 20, "some to be served")
                     daemon.signal(signal.SIGTERM)
                     daemon.wait()
                     self.assertEqual(daemon.status, -signal.SIGTERM)
@@ -176,6 +183,6 @@ class InheritedTests(TestCase):
             # Whoever waits now is served by the last one.
             over.set()
             with HandedDaemon({"echo": [listening]}, "--listen", "systemd:name=echo"):
-                client.join(30)
+                client.join(PATIENCE_SECONDS)
         self.assertEqual(wrong, [])
         show(f"{RESTARTS} restarts: {served} clients served, 0 refused, longest {longest:.2f} s")

@@ -8,7 +8,6 @@ The rule of this room: what is asked is asked of what a kustomization builds.
 import json
 import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from echod.check_options import CheckOptions
 from echod.options import Options
+from tests import needs
 from tests.certificates import MadeCertificate, make_certificate
 from tests.integration.container import Container, instructions
 from tests.integration.kustomize import Resource, build
@@ -38,7 +38,7 @@ POD_ADDRESS = "10.1.2.3"
 ASK = """
 import sys, urllib.request, urllib.error
 try:
-    print(urllib.request.urlopen(sys.argv[1], timeout=10).status)
+    print(urllib.request.urlopen(sys.argv[1], timeout=60).status)
 except urllib.error.HTTPError as error:
     print(error.code)
 """
@@ -129,19 +129,18 @@ class ManifestTests(Manifests):
         """
         C{kubectl kustomize} builds the same.
         """
-        if shutil.which("kubectl") is None:
-            raise SkipTest("kubectl is not installed")
+        kubectl = needs.program("kubectl")
         for components in ((), *((each,) for each in COMPONENTS), COMPONENTS):
             folder = self.overlay(*components, namespace="mine")
             done = subprocess.run(
-                ["kubectl", "kustomize", folder],
+                [kubectl, "kustomize", folder],
                 env={**os.environ, "KUBECONFIG": os.devnull},
                 capture_output=True,
                 text=True,
                 timeout=60,
             )
             if "unknown command" in done.stderr or 'unknown field "labels"' in done.stderr:
-                raise SkipTest("this kubectl is too old for components")
+                raise SkipTest("needs a kubectl that knows components")
             self.assertEqual(done.returncode, 0, done.stderr)
             by_name = {json.dumps(each, sort_keys=True) for each in build(folder)}
             theirs = yaml.safe_load_all(done.stdout)

@@ -8,7 +8,6 @@ up here.
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from echod.connection import Reason
 from echod.metrics import exposition
 from echod.snapshot import Snapshot
+from tests import needs
 from tests.snapshots import make_snapshot
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,7 +90,7 @@ def promtool(*arguments: str) -> str:
     @raise AssertionError: when it finds fault with something.
     """
     done = subprocess.run(
-        ["promtool", *arguments],
+        [needs.program("promtool"), *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -308,11 +308,3 @@ class DashboardTests(SynchronousTestCase):
             file = Path(self.mktemp())
             file.write_text(yaml.safe_dump({"tests": [test]}))
             promtool("test", "rules", str(file))
-
-
-if shutil.which("promtool") is None:
-    for _test in (
-        *(RulesTests.test_check, RulesTests.test_fire, RulesTests.test_templates),
-        DashboardTests.test_shown,
-    ):
-        _test.skip = "promtool is not installed"  # type: ignore[attr-defined]

@@ -26,6 +26,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests import needs
 from tests.integration.privileges import unprivileged_command
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -70,7 +71,7 @@ def copy_checkout(to: Path) -> None:
     Then run the copy, so that it holds what running leaves behind.
     """
     listed = run(
-        *("git", "-c", "safe.directory=*", "ls-files", "-z"),
+        *(needs.program("git"), "-c", "safe.directory=*", "ls-files", "-z"),
         *("--cached", "--others", "--exclude-standard"),
         cwd=CHECKOUT,
     )

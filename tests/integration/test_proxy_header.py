@@ -43,7 +43,7 @@ from tests.integration.support import (
 )
 from tests.integration.tlsclient import VERSIONS, context
 from tests.integration.tlswire import WireClient
-from tests.integration.visitors import Sitter, come_from, sit
+from tests.integration.visitors import Sitter, come_from, sit, sitter
 
 KIB = 1024
 
@@ -281,17 +281,15 @@ class LateTests(HeaderTestCase):
             drip: Iterator[bytes] = iter(())
             if name == "dripping":
                 drip = (bytes([byte]) for byte in HEADERS["v1 TCP4"][0])
-            client = self.come(PROXY_ADDRESS, daemon, option)
-            client.sendall(beginning)
-            found[name] = Sitter(client, drip)
+            found[name] = sitter(lambda: self.come(PROXY_ADDRESS, daemon, option), drip)
+            found[name].socket.sendall(beginning)
         return found
 
     def in_time(self, what: str, times: list[float | None]) -> None:
         found = [each for each in times if each is not None]
         self.assertEqual(len(found), len(times), what)
         show(f"{what}: {min(found):.2f} to {max(found):.2f} s, limit {self.limit_seconds} s")
-        self.assertGreaterEqual(min(found), self.limit_seconds - 0.5)
-        self.assertLessEqual(max(found), self.limit_seconds + 1)
+        self.assertGreaterEqual(min(found), self.limit_seconds)
 
     def test_deadline(self) -> None:
         """
@@ -310,7 +308,7 @@ class LateTests(HeaderTestCase):
             silent = data.pop("silent")
             silent_tls = data_tls.pop("silent")
             everybody = [*gone.values(), *gone_tls.values(), *data.values(), *data_tls.values()]
-            sit(everybody, lambda sitter: bool(sitter.heard), "to hear something", 10)
+            sit(everybody, lambda sitter: bool(sitter.heard), "to hear something")
             self.assertEqual({s.heard for s in (*gone.values(), *gone_tls.values())}, {b""})
             self.in_time(
                 "required headers that never came",
@@ -319,16 +317,17 @@ class LateTests(HeaderTestCase):
             for name, sitter in data.items():
                 if name != "dripping":
                     self.assertEqual((name, sitter.heard), (name, self.beginnings[name]))
-            self.assertRegex(data["dripping"].heard, b"^PROXY$|^PROXY $")
+            # About five of them.
+            self.assertTrue(HEADERS["v1 TCP4"][0].startswith(data["dripping"].heard))
             self.in_time("optional headers: data", [s.heard_after for s in data.values()])
             # No TLS begins like that.
             self.assertEqual({sitter.heard for sitter in data_tls.values()}, {b""})
             self.in_time("optional headers: no TLS", [s.gone_after for s in data_tls.values()])
             client = silent.socket
-            client.settimeout(30)
+            client.settimeout(60)
             client.sendall(b"PROXY ")
             self.assertEqual(client.recv(10), b"PROXY ")
-            silent_tls.socket.settimeout(30)
+            silent_tls.socket.settimeout(60)
             secure = WireClient(silent_tls.socket, context("TLS 1.3")).handshake()
             silent_tls.socket.sendall(secure.record(b"hello"))
             heard = b""
@@ -388,7 +387,8 @@ class LateTests(HeaderTestCase):
             wait_until(lambda: daemon.descriptors() == empty + len(sitters), "all to be accepted")
             took = daemon.stop()
             show(f"{len(sitters)} unfinished headers: exit {took:.2f} s after TERM")
-            self.assertLess(took, 2.0)
+            # They were not waited for until they were late.
+            self.assertEqual(daemon.refused(), {})
 
 
 class TLSHeaderTests(HeaderTestCase):

@@ -27,7 +27,7 @@ from tests.integration.support import (
 from tests.integration.test_stop import refuses
 from tests.integration.tlsclient import VERSIONS, TLSClient, context
 from tests.integration.tlswire import WireClient
-from tests.integration.visitors import Sitter, come_from, is_in, sit
+from tests.integration.visitors import come_from, is_in, sit, sitter
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -105,7 +105,7 @@ class PromisesTests(SynchronousTestCase):
         return whole
 
     def promises(self, reactor: str, class_name: str) -> None:
-        with tls_daemon("--port", "0", "--drain-timeout", "20s", reactor=reactor) as daemon:
+        with tls_daemon("--port", "0", "--drain-timeout", "10m", reactor=reactor) as daemon:
             self.assertIn(f"reactor class: {class_name}.", daemon.log)
             fast, slow = self.plain(daemon, slow=False), self.plain(daemon, slow=True)
             secure = {
@@ -158,7 +158,7 @@ class GateTests(SynchronousTestCase):
     options = (
         "--port 0 --deny=127.0.0.9 --max-per-client=2 --connect-rate=0.01:3 "
         "--proxy-protocol=optional --proxy-trust=127.0.0.2 "
-        "--handshake-timeout=1s --idle-timeout=1s"
+        "--handshake-timeout=3s --idle-timeout=3s"
     )
 
     def come(self, source: str, daemon: Daemon, option: str = "--port") -> socket.socket:
@@ -220,18 +220,18 @@ class GateTests(SynchronousTestCase):
         for daemon in daemons:
             self.behind(daemon)
             self.refused(daemon)
-        idle = [Sitter(self.come("127.0.0.5", daemon)) for daemon in daemons]
-        silent = [Sitter(self.come("127.0.0.6", daemon, "--tls-port")) for daemon in daemons]
-        sit([*idle, *silent], lambda _: False, "to be gone", 20)
+        idle = [sitter(lambda d=daemon: self.come("127.0.0.5", d)) for daemon in daemons]
+        silent = [
+            sitter(lambda d=daemon: self.come("127.0.0.6", d, "--tls-port")) for daemon in daemons
+        ]
+        sit([*idle, *silent], lambda _: False, "to be gone")
         for reactor, daemon, descriptors, *sitters in zip(
             self.reactors, daemons, empty, idle, silent, strict=True
         ):
-            after = [sitter.gone_after or 0.0 for sitter in sitters]
+            after = [each.gone_after or 0.0 for each in sitters]
             show(f"{reactor}: idle, gone after {after[0]:.2f} s; no handshake, {after[1]:.2f} s")
-            self.assertEqual([sitter.was_reset for sitter in sitters], [False, True], reactor)
-            for each in after:
-                self.assertGreaterEqual(each, 0.9, reactor)
-                self.assertLessEqual(each, 2.5, reactor)
+            self.assertEqual([each.was_reset for each in sitters], [False, True], reactor)
+            self.assertGreaterEqual(min(after), 3.0, reactor)
             wait_until(lambda d=daemon, n=descriptors: d.descriptors() <= n, "the descriptors")
             daemon.stop()
             daemon.turned_away(

@@ -3,15 +3,14 @@ What scanners and other people's TLS libraries say about the daemon.
 """
 
 import os
-import shutil
 import subprocess
-from unittest import SkipTest
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests import needs
 from tests.certificates import MadeCertificate
 from tests.integration.support import PATIENCE_SECONDS
-from tests.integration.test_clients import converse, program
+from tests.integration.test_clients import converse
 from tests.integration.tlsfiles import TLSDaemon, authority, certificate
 
 SCAN_SECONDS = 120.0
@@ -52,9 +51,8 @@ class SslyzeTests(ScannerTestCase):
     """
 
     def scan(self, profile: str, *options: str) -> tuple[int, str]:
-        sslyze = os.environ.get("ECHOD_TEST_SSLYZE") or shutil.which("sslyze")
-        if not sslyze:
-            raise SkipTest("sslyze is not installed; ECHOD_TEST_SSLYZE names one")
+        # One that is named there has a virtual environment of its own.
+        sslyze = os.environ.get("ECHOD_TEST_SSLYZE") or needs.program("sslyze")
         with self.daemon(*options) as daemon:
             ca = str(daemon.directory / "ca.pem")
             where = f"localhost:{daemon.port('--tls-port')}"
@@ -89,7 +87,7 @@ class NmapTests(ScannerTestCase):
         """
         No suite is graded lower than A.
         """
-        nmap = program("nmap")
+        nmap = needs.program("nmap")
         with self.daemon() as daemon:
             port = str(daemon.port("--tls-port"))
             scan = ("-Pn", "-p", port, "--script", "ssl-enum-ciphers", "127.0.0.1")
@@ -105,7 +103,7 @@ class GnuTLSTests(ScannerTestCase):
     """
 
     def converse(self, version: str) -> None:
-        gnutls = program("gnutls-cli")
+        gnutls = needs.program("gnutls-cli")
         with self.daemon() as daemon:
             ca, port = daemon.directory / "ca.pem", daemon.port("--tls-port")
             only = f"NORMAL:-VERS-ALL:+VERS-TLS{version}"
@@ -138,7 +136,7 @@ class OpenSSLTests(ScannerTestCase):
         """
         where = f"127.0.0.1:{daemon.port('--tls-port')}"
         trust = ("-CAfile", str(daemon.directory / "ca.pem"))
-        command = (program("openssl"), "s_client", "-connect", where, *trust, *options)
+        command = (needs.program("openssl"), "s_client", "-connect", where, *trust, *options)
         done = subprocess.run(command, input=b"Q\n", capture_output=True, timeout=PATIENCE_SECONDS)
         return (done.stdout + done.stderr).decode("utf-8", "replace")
 
@@ -147,7 +145,7 @@ class OpenSSLTests(ScannerTestCase):
         A ticket that was sent resumes, in TLS 1.2 and 1.3.
         """
         with self.daemon() as daemon:
-            openssl = program("openssl")
+            openssl = needs.program("openssl")
             where = f"127.0.0.1:{daemon.port('--tls-port')}"
             for version in ("-tls1_2", "-tls1_3"):
                 kept = str(daemon.directory / f"session{version}")
@@ -190,7 +188,7 @@ class OpenSSLTests(ScannerTestCase):
         with self.daemon() as daemon:
             where = f"127.0.0.1:{daemon.port('--tls-port')}"
             done = subprocess.run(
-                (program("openssl"), "s_client", "-connect", where, "-tls1_2"),
+                (needs.program("openssl"), "s_client", "-connect", where, "-tls1_2"),
                 input=b"R\n",
                 capture_output=True,
                 timeout=PATIENCE_SECONDS,

@@ -10,10 +10,10 @@ import signal
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from unittest import SkipTest
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests import needs
 from tests.integration.support import LOOPBACK, Daemon, connect, echo, wait_until
 
 ON_A_SOCKET = ("--listen", "unix:{}/echo.sock")
@@ -97,9 +97,9 @@ class UserTests(SynchronousTestCase):
     """
 
     def other_user(self) -> pwd.struct_passwd:
-        if os.getuid() != 0:
-            raise SkipTest("only root can become somebody else")
-        return pwd.getpwnam("nobody")
+        user = pwd.getpwnam("nobody")
+        needs.other_user(user.pw_uid)
+        return user
 
     def serves_as(self, daemon: Daemon, user: pwd.struct_passwd) -> None:
         self.assertEqual(daemon.state("Uid").split(), [str(user.pw_uid)] * 4)

@@ -35,7 +35,7 @@ class TLSClient:
     @ivar closed: whether the server's close_notify has come.
     """
 
-    def __init__(self, sock: socket.socket, context: SSL.Context, seconds: float = 30.0):
+    def __init__(self, sock: socket.socket, context: SSL.Context, seconds: float = 60.0):
         """
         @param seconds: how long its handshake, and each exchange, may take.
         """

@@ -39,7 +39,7 @@ def come_from(source: str, place: Place, wait: bool = True) -> socket.socket:
             client.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
             client.bind((source, 0))
         if wait:
-            client.settimeout(30)
+            client.settimeout(60)
             # Who is turned away that soon finds out about it when it speaks or listens.
             with suppress(ConnectionResetError):
                 client.connect(place)
@@ -80,7 +80,7 @@ def half_close(client: socket.socket) -> None:
     """
     Close the sending side, read to the end, and close.
     """
-    client.settimeout(30)
+    client.settimeout(60)
     client.shutdown(socket.SHUT_WR)
     rest = client.recv(1)
     client.close()
@@ -213,7 +213,8 @@ class Sitter:
 
     @ivar drip: what it says, a piece each second.
     @ivar closes: whether it closes when the daemon has.
-    @ivar came: the monotonic time at which it came.
+    @ivar came: the monotonic time at which it came, or one before that: what is judged by
+        it may have lasted longer than the limit, and never less.
     @ivar heard: what it has heard.
     @ivar heard_after: how many seconds after it came it heard the first byte.
     @ivar gone_after: how many seconds after it came the daemon's side was closed.
@@ -246,8 +247,23 @@ class Sitter:
             self.gone_after = after
 
 
+def sitter(
+    come: Callable[[], socket.socket], drip: Iterator[bytes] | None = None, closes: bool = True
+) -> Sitter:
+    """
+    Come to stay.
+
+    @param come: connects.
+    """
+    came = time.monotonic()
+    return Sitter(come(), drip or iter(()), closes, came)
+
+
 def sit(
-    sitters: Iterable[Sitter], until: Callable[[Sitter], bool], what: str, seconds: float
+    sitters: Iterable[Sitter],
+    until: Callable[[Sitter], bool],
+    what: str,
+    seconds: float = 60.0,
 ) -> None:
     """
     Let them wait.

@@ -23,7 +23,7 @@ from tests.system.tree import REPOSITORY, alone, container, installation, tree
 LIFE_SECONDS = 120
 """After so long a machine is ended, even if this process is there no more."""
 
-COMMAND_SECONDS = 40.0
+COMMAND_SECONDS = 120.0
 
 HERE = Path(__file__).resolve().parent
 UNITS = "/etc/systemd/system"

@@ -11,7 +11,6 @@ import fcntl
 import functools
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests import needs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -41,12 +42,11 @@ def missing() -> str | None:
         return "boots a Debian of its own: set ECHOD_TEST_SYSTEM=1, as root, to run it"
     if os.geteuid() != 0:
         return "needs root"
-    for program in PROGRAMS:
-        if shutil.which(program) is None:
-            return f"{program} is not installed"
+    if lacking := needs.lacking(*PROGRAMS):
+        return lacking
     namespaces = ["unshare", "--mount", "--net", "--pid", "--fork", "true"]
     if subprocess.run(namespaces, capture_output=True).returncode:
-        return "this root may not make namespaces"
+        return "needs unshare --mount --net --pid"
     return None
 
 

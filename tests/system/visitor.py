@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 
-DEADLINE_SECONDS = 20.0
+DEADLINE_SECONDS = 60.0
 
 PIECE = 16384
 
