@@ -111,12 +111,12 @@ class EventTests(SynchronousTestCase):
         """
         The page has the levels of each.
         """
-        rows = documented()
-        for event, (levels, _) in logged().items():
+        rows, found = documented(), logged()
+        for event, (levels, _) in found.items():
             self.assertLessEqual(levels, rows[event][0], event)
             self.assertLessEqual(rows[event][0], LEVELS)
         # Where a level is not written in the call, it is in a table of its own.
-        more = {event for event, row in rows.items() if row[0] != logged()[event][0]}
+        more = {event for event, row in rows.items() if row[0] != found[event][0]}
         self.assertEqual(more, {"refused"})
 
     def test_access_fields(self):
