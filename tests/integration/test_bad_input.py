@@ -2,7 +2,8 @@
 What an operator sees who gives a wrong option: one line that says which, and what to do.
 
 The rule of this room: every row of the table is a real process, once as it stands and
-once with C{--check}, and both have to say the same.
+once with C{--check}, and both have to say the same.  They are forked from one that has
+imported what they all import.
 """
 
 import functools
@@ -26,6 +27,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from tests.certificates import make_certificate
+from tests.integration.prefork import Prefork
 from tests.integration.privileges import privileged_ports, unprivileged_command
 from tests.integration.support import REACTOR, Daemon, echo, show
 
@@ -318,6 +320,7 @@ class BadInputTests(SynchronousTestCase):
         self.environment = {
             name: value for name, value in os.environ.items() if not name.startswith("LISTEN_")
         }
+        self.prefork = self.enterContext(Prefork(PATIENCE_SECONDS))
 
     def run_row(self, row: Row, *first: str) -> Ended:
         """
@@ -336,18 +339,19 @@ class BadInputTests(SynchronousTestCase):
         command = [*program, *row.before, "echod", *first, *row.arguments]
         try:
             with listen_unix(files / "taken"):
-                done = subprocess.run(
-                    [
-                        *(unprivileged_command() if row.unprivileged else ()),
-                        *(part.replace("FILES", str(files)) for part in command),
-                    ],
-                    cwd=directory,
-                    env=self.environment,
-                    stdin=subprocess.DEVNULL,
-                    capture_output=True,
-                    encoding="utf-8",
-                    timeout=PATIENCE_SECONDS,
-                )
+                parts = [part.replace("FILES", str(files)) for part in command]
+                if row.unprivileged:
+                    done = subprocess.run(
+                        [*unprivileged_command(), *parts],
+                        cwd=directory,
+                        env=self.environment,
+                        stdin=subprocess.DEVNULL,
+                        capture_output=True,
+                        encoding="utf-8",
+                        timeout=PATIENCE_SECONDS,
+                    )
+                else:
+                    done = self.prefork.run(parts, directory, self.environment)
         except subprocess.TimeoutExpired as late:
             return Ended(None, str(late.stdout), str(late.stderr))
         left = [name for name in os.listdir(directory) if not name.endswith(".lock")]
