@@ -230,6 +230,19 @@ class Sitter:
     gone_after: float | None = None
     was_reset: bool = False
 
+    def say(self) -> None:
+        """
+        Say the next piece, if there is one.
+        """
+        if piece := next(self.drip, b""):
+            try:
+                self.socket.send(piece)
+            except ConnectionResetError:
+                # It is told once, here or at the next recv(2).
+                self.was_reset = True
+            except OSError:
+                pass
+
     def on(self) -> None:
         """
         Hear what there is.
@@ -286,8 +299,7 @@ def sit(
             if now >= next_drop:
                 next_drop += 1
                 for key in waiting.values():
-                    with suppress(OSError):
-                        key.data.socket.send(next(key.data.drip, b""))
+                    key.data.say()
             for key, _ in selector.select(max(0, next_drop - time.monotonic())):
                 key.data.on()
                 if key.data.gone_after is not None or until(key.data):
