@@ -43,7 +43,7 @@ from tests.integration.wrong_servers import (
 
 STATUS = {outcome.word: outcome.status for outcome in Outcome}
 AT_A_TIME = 6
-SHORT = ("--timeout", "2s")
+SHORT = ("--timeout", "5s")
 START_SECONDS = 0.4
 
 
@@ -196,7 +196,7 @@ class PlainTests(WrongTestCase):
         with socket.create_server(("127.0.0.1", 0), backlog=0) as listening:
             where = listening.getsockname()
             found = self.found(f"127.0.0.1:{where[1]}")
-            self.assertIn("5 timed out: waiting for the echo, after 2 s; 0 of 64", found)
+            self.assertIn("5 timed out: waiting for the echo, after 5 s; 0 of 64", found)
             fillers = [socket.socket() for _ in range(3)]
             try:
                 for filler in fillers:
@@ -206,7 +206,7 @@ class PlainTests(WrongTestCase):
             finally:
                 for filler in fillers:
                     filler.close()
-        self.assertEqual(found, "5 timed out: connecting, after 2 s")
+        self.assertEqual(found, "5 timed out: connecting, after 5 s")
 
 
 class TLSTests(WrongTestCase):
