@@ -35,7 +35,7 @@ REACTOR = os.environ.get("ECHOD_TEST_REACTOR", "")
 LOOPBACK = ("--port", "0", "--interface", "127.0.0.1")
 """The options of a daemon on a free port that this machine alone can reach."""
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
 """How long to wait for what a busy machine may be slow to do, but must do."""
 
 POLL_SECONDS = 0.005

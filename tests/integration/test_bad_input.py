@@ -32,7 +32,7 @@ from tests.integration.privileges import privileged_ports, unprivileged_command
 from tests.integration.support import REACTOR, Daemon, echo, show
 
 PROCESSES_AT_A_TIME = 3
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
 
 PRIVILEGED_PORT = 7
 PORT = "from 0 (any free port) to 65535"
