@@ -55,6 +55,8 @@ BAD_VALUES: dict[str, tuple[str, tuple[str, ...]]] = {
     "--tls-min": ("give 1.2 or 1.3", ("", "1.1")),
     "--tls-alpn": ("give names such as h2,http/1.1", ("", "h2,,x", "h 2")),
     "--tls-keylog": ("give the name of a file", ("",)),
+    "--admin-host": ("give a name or an address, without a port", ("", "a:1", "\x1b[31m")),
+    "--proxy-header-timeout": (TIME, ("never",)),
     "--write-timeout": (TIME, ("nan", "604801")),
     "--drain-timeout": (TIME, ("-1", "10y")),
     "--log-level": ("give debug, info, warn or error", ("critical",)),
@@ -268,6 +270,7 @@ def bad_combinations() -> Iterator[Row]:
     yield Row(("--tls-port", "0"), "--tls-port", "add --tls-cert FILE")
     yield Row((*HERE, "--tls-cert", "x"), "--tls-cert", "add one")
     yield Row((*HERE, "--proxy-protocol", "require"), "--proxy-protocol", "add --proxy-trust with")
+    yield Row((*HERE, "--admin-host", "a.example"), "--admin-host", "add one")
     yield Row((*HERE, "--proxy-trust", "::1"), "--proxy-trust", "add --proxy-protocol require")
     yield Row((*HERE, "--tls-key", "x"), "--tls-key", "give that first")
     yield Row((*HERE, "--tls-min", "1.3"), "--tls-min", "add one")
