@@ -224,8 +224,8 @@ class ProtocolsTests(SynchronousTestCase):
         Have a server and a client agree on one.
         """
         server, client = SSL.Context(SSL.TLS_METHOD), SSL.Context(SSL.TLS_METHOD)
-        server.use_certificate(crypto.X509.from_cryptography(SERVER.certificate))
-        server.use_privatekey(crypto.PKey.from_cryptography_key(SERVER.key))
+        server.use_certificate(SERVER.certificate)
+        server.use_privatekey(SERVER.key)
         set_protocols(server, ours)
         client.set_alpn_protos(offered)
         return shake_hands(server, client)

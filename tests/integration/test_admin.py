@@ -106,8 +106,7 @@ class ScrapeTests(SynchronousTestCase):
         An endpoint C{tcp:} without an interface, of any option, is there over IPv4 and over
         IPv6, as a probe by either address of a pod asks it.
         """
-        if not socket.has_dualstack_ipv6():
-            raise SkipTest("the machine has no IPv6")
+        needs.ipv6()
         with tls_daemon(
             *("--admin", "tcp:0", "--listen", "tcp:0", "--tls-listen", "tcp:0"), "--workers", "2"
         ) as daemon:

@@ -365,7 +365,7 @@ class SyslogTests(SynchronousTestCase):
         """
         A syslogd that takes a stream, and no datagrams, gets every record.
         """
-        needs_root()
+        needs.mount()
         before = ("unshare", "--mount", *shell(OWN_DEV))
         daemon = Under(before, *ON_A_SOCKET, before=("--syslog",), ready=socket_listens)
         with socket.socket(socket.AF_UNIX) as syslogd:
