@@ -164,6 +164,7 @@ def make_fixtures(folder: Path) -> None:
     folder.mkdir()
     for name, content in contents().items():
         (folder / name).write_bytes(content)
+        (folder / name).chmod(0o600)
     (folder / "secret.pem").chmod(0)
     (folder / "directory").mkdir()
     (folder / "locked").mkdir(mode=0o555)
@@ -540,6 +541,26 @@ class BadInputTests(SynchronousTestCase):
                 assert found is not None, shown
                 address = ("127.0.0.1", int(found[1]))
                 self.assertRaises(ConnectionRefusedError, socket.create_connection, address)
+
+    def test_check_and_warnings(self) -> None:
+        """
+        What a start would warn of --check prints to standard error, and ends with 0.
+        """
+        both = self.files / "both.pem"
+        both.chmod(0o644)
+        command = [str(Path(sys.executable).with_name("twistd")), "-n", "--pidfile=", "echod"]
+        done = subprocess.run(
+            [*command, *HERE, "--tls-port", "0", "--tls-cert", str(both), "--check"],
+            cwd=self.root,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+        )
+        self.assertEqual(done.returncode, 0)
+        key = f"echod: warning: the key in {both} can be read by others than its owner; "
+        self.assertEqual(done.stderr, key + "chmod 600 it\n")
+        self.assertIn(": 1 warning; this would listen on\n", done.stdout)
 
     def test_check_under_twist(self) -> None:
         """
