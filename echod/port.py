@@ -203,6 +203,7 @@ class EagerUNIXPort(_EagerAccepting, unix.Port):
 
     _shouldShutdown = False
     transport = EagerUNIXTransport
+    _path = b""
     _bound: tuple[int, int] | None = None
 
     def startListening(self: Any) -> None:
@@ -210,17 +211,18 @@ class EagerUNIXPort(_EagerAccepting, unix.Port):
         Bind, and begin to accept.
         """
         super().startListening()
-        self._bound = file_identity(self._bindPath)
+        self._path = self.getHost().name
+        self._bound = file_identity(self._path)
 
     def connectionLost(self: Any, reason: Any) -> None:
         """
         Close the socket, and remove its file if that is there.
         """
-        if self._bound is not None and self._bound == file_identity(self._bindPath):
+        if self._bound is not None and self._bound == file_identity(self._path):
             # After --uid, the directory may be another user's.  The next start removes a
             # file on which nobody answers.
             with suppress(OSError):
-                os.unlink(self._bindPath)
+                os.unlink(self._path)
         if self.lockFile is not None:
             self.lockFile.unlock()
         tcp.Port.connectionLost(self, reason)

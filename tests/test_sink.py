@@ -91,7 +91,7 @@ class SinkTestCase(SynchronousTestCase):
         if event.get("event") == "log-without-thread":
             self.told.append(event)
             self.sink.put(event["log_level"], b"no thread\n")
-        if event.get("log_namespace") == "echod.backlog":
+        if event.get("event") == "log-dropped":
             self.told.append(event)
             self.sink.put(event["log_level"], f"told {event['count']}\n".encode())
 

@@ -110,6 +110,7 @@ class TuneTests(SocketTestCase):
         self.assertEqual({error.errno for _, error in refused}, {errno.ENOPROTOOPT})
         after = self.options(listening)
         expected = before | {"no delay": True, "keepalive": True, "interval": 10, "probes": 6}
+        expected["urgent inline"] = True
         self.assertEqual(after, expected)
 
     def test_send_buffer(self):
