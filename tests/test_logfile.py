@@ -11,6 +11,7 @@ from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.logfile import LogFile
+from tests import needs
 
 
 class LogFileTestCase(SynchronousTestCase):
@@ -89,6 +90,7 @@ class WriteTests(LogFileTestCase):
         """
         A device takes lines, is never cut and never moved.
         """
+        needs.file("/dev/full")
         file = LogFile("/dev/full", rotate_bytes=0)
         self.addCleanup(file.close)
         self.assertRaises(OSError, self.write, file, b"a\n")

@@ -17,6 +17,7 @@ from echod import twistdlog
 from echod.destination import Stream
 from echod.syslogger import Syslogger
 from echod.twistdlog import TwistdLog
+from tests import needs
 
 
 class LogTestCase(SynchronousTestCase):
@@ -259,6 +260,7 @@ class OpenTests(LogTestCase):
         """
         What a log does not take is dropped and counted, and nothing is left of it but that.
         """
+        needs.file("/dev/full")
         log = self.log(logfile="/dev/full", nodaemon=0)
         observer = log.open()
         self.addCleanup(log.file.close)
