@@ -3,6 +3,7 @@ TLS clients that do what they may but seldom do, and clients that do what they m
 each costs itself, and nobody else.
 """
 
+import contextlib
 import random
 import re
 import select
@@ -19,6 +20,7 @@ from OpenSSL import SSL
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests import needs
+from tests.hellos import extension, hello, records, vector
 from tests.integration.support import (
     REACTOR,
     Daemon,
@@ -31,6 +33,7 @@ from tests.integration.support import (
 )
 from tests.integration.tlsclient import VERSIONS, TLSClient, context
 from tests.integration.tlswire import WireClient, spoil
+from tests.sealing import CLIENT_HELLO, DATA, HANDSHAKE, OldSealer, Sealer, keep_secrets
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -326,6 +329,155 @@ class RekeyTests(HostileTestCase):
         self.all_gone()
 
 
+class FloodTests(HostileTestCase):
+    """
+    Clients that send what carries no data, or no end: the others are served meanwhile.
+    """
+
+    updates = 30_000
+    least_echoes = 100
+    hellos = 64
+
+    def flood(self, version: str) -> None:
+        """
+        Send many records without data, and data behind them; until it is answered, count
+        the bystander's echoes.
+        """
+        made = context(version)
+        secrets = keep_secrets(made)
+        client = TLSClient(self.daemon.connect("--tls-port"), made).handshake()
+        self.addCleanup(client.close)
+        self.assertEqual(client.exchange(b"x", close=False), b"x")
+        if version == "TLS 1.3":
+            sealer = Sealer(secrets)
+            # The one that OpenSSL has sent.
+            sealer.seal(DATA, b"x")
+            pieces = [sealer.key_update() for _ in range(self.updates)]
+            last = sealer.seal(DATA, b"behind them")
+        else:
+            old = OldSealer(secrets, client.tls.server_random())
+            old.seal(DATA, b"x")
+            pieces = [old.seal(HANDSHAKE, CLIENT_HELLO) for _ in range(self.updates)]
+            last = old.seal(DATA, b"behind them")
+        sent = b"".join((*pieces, last))
+
+        def send_and_wait() -> None:
+            view, back, kind = memoryview(sent), b"", 0
+            poller = select.poll()
+            while kind != DATA:
+                # Refusals of a renegotiation come back meanwhile, and want to be read.
+                poller.register(client.socket, select.POLLIN | (select.POLLOUT if view else 0))
+                if not poller.poll(60_000):
+                    raise TimeoutError("the daemon neither sends nor takes")
+                with contextlib.suppress(BlockingIOError):
+                    view = view[client.socket.send(view) :]
+                with contextlib.suppress(BlockingIOError):
+                    back += client.socket.recv(65536)
+                while kind != DATA and len(back) > 4:
+                    kind, back = back[0], back[5 + int.from_bytes(back[3:5], "big") :]
+
+        echoes = 0
+        with ThreadPoolExecutor(1) as pool:
+            coming = pool.submit(send_and_wait)
+            while not coming.done():
+                self.assertEqual(self.bystander.exchange(b"x", close=False), b"x")
+                echoes += 1
+            coming.result()
+        show(f"{version}: {echoes} echoes of another beside {self.updates} records without data")
+        self.assertGreaterEqual(echoes, self.least_echoes)
+
+    def test_key_updates(self) -> None:
+        """
+        Others are served beside a client that sends KeyUpdates without end.
+        """
+        self.flood("TLS 1.3")
+
+    def test_renegotiations(self) -> None:
+        """
+        Others are served beside one that asks for renegotiations without end.
+        """
+        self.flood("TLS 1.2")
+
+    def hello_refused(self, sent: bytes, detail: str) -> None:
+        """
+        Clients that begin like this, all at once, are refused, and the log says why.
+        """
+        clients = [self.daemon.connect("--tls-port") for _ in range(self.hellos)]
+        for sock in clients:
+            self.addCleanup(sock.close)
+            sock.setblocking(False)
+            with contextlib.suppress(BlockingIOError, ConnectionError):
+                sock.sendall(sent)
+            self.goes_on()
+        self.daemon.turned_away({"handshake": self.hellos})
+        self.assertEqual(set(re.findall("refused .*, (a .*)", self.daemon.log)), {detail})
+        self.all_gone()
+
+    def test_hellos_in_small_records(self) -> None:
+        """
+        ClientHellos of 64 KB in records of one byte are refused at their seventeenth record.
+        """
+        self.hello_refused(records(hello(65_000), 1), "a ClientHello in more than 16 records")
+
+    def test_large_hellos(self) -> None:
+        """
+        ClientHellos of more than 16 KiB are refused.
+        """
+        self.hello_refused(records(hello(65_000)), "a ClientHello of more than 16 KiB")
+
+    def test_protocols(self) -> None:
+        """
+        A ClientHello with as many protocols (ALPN) as go into 16 KiB is one as any other to
+        a daemon that has none on offer.
+        """
+        protocols = extension(16, vector(2, b"\1a" * 7500))
+        with self.daemon.connect("--tls-port") as sock:
+            sock.sendall(records(hello(0, protocols)))
+            self.assertEqual(sock.recv(6)[5:], b"\2")
+
+
+class FarewellTests(HostileTestCase):
+    """
+    What comes behind a client's close_notify.
+    """
+
+    size = 300_000
+
+    def test_ignored(self) -> None:
+        """
+        Whatever comes behind a client's close_notify is ignored: it gets back all that it
+        has sent, and a close_notify, and the connection ends when it closes.
+        """
+        junk = {
+            "a record": b"\x17\3\3\0\x20" + bytes(32),
+            "an alert": b"\x15\3\3\0\x13" + bytes(19),
+            "100 KB": bytes(100_000),
+        }
+        data = random.Random(5).randbytes(self.size)
+        for version in VERSIONS:
+            for what, more in junk.items():
+                sock = self.daemon.connect("--tls-port", 64 * KIB)
+                with sock:
+                    client = WireClient(sock, context(version)).handshake()
+                    sent = client.records(data) + more
+                    with ThreadPoolExecutor(1) as pool:
+                        sending = pool.submit(sock.sendall, sent)
+                        back = b""
+                        while not isinstance(client.end, SSL.ZeroReturnError):
+                            piece = sock.recv(65536)
+                            self.assertNotEqual(piece, b"", f"{version}, {what}: no close_notify")
+                            back += client.decrypt(piece)
+                        sending.result()
+                    # What comes later still is no reason for a reset.
+                    sock.sendall(more)
+                    self.assertEqual(receive_rest(sock), b"")
+                    self.assertEqual(back == data, True, f"{version}, {what}: {len(back)} bytes")
+        number = len(VERSIONS) * len(junk)
+        self.assertEqual(self.daemon.ended("client", number), number)
+        self.all_gone()
+        show(f"behind a close_notify: {number} of {number} got all back, and no reset")
+
+
 class GoneTests(HostileTestCase):
     """
     Clients that go without a word, or stay when they should go.
@@ -377,7 +529,7 @@ class GoneTests(HostileTestCase):
     def test_socket_kept_open(self) -> None:
         """
         A client that has had its answer and the close_notify, and keeps its socket open,
-        costs the daemon nothing any more.
+        costs the daemon nothing any more when its linger is over.
         """
         for version in VERSIONS:
             client = self.join(version)
