@@ -941,7 +941,7 @@ class TLSTests(ProxyTestCase):
         self.talk(client, sock)
         client.shutdown()
         sock.sendall(client.bio_read(65536))
-        sock.shutdown(socket.SHUT_WR)
+        sock.close()
         self.assert_over(client=1)
         suite, group = client.get_cipher_name(), client.get_group_name()
         facts = "; proxy 198.51.100.9:5; proxy_alpn h2; tls_version TLSv1.3"
