@@ -31,6 +31,11 @@ look for one among the trusted certificates.
 _shared = bytearray(RECORD_BYTES)
 
 
+@cache
+def _shared_buffer() -> Any:
+    return SSL._ffi.from_buffer("char[]", _shared)  # type: ignore[attr-defined]  # private
+
+
 def read_and_write(connection: Any) -> tuple[Callable[[], bytes], Callable[[Any], int]]:
     """
     Two calls that raise what the methods of pyOpenSSL raise, and are those methods should
@@ -51,7 +56,7 @@ def read_and_write(connection: Any) -> tuple[Callable[[], bytes], Callable[[Any]
         lib, ffi = SSL._lib, SSL._ffi  # type: ignore[attr-defined]  # private
         ssl_read, ssl_write, clear_error = lib.SSL_read, lib.SSL_write, lib.ERR_clear_error
         unpack, from_buffer = ffi.unpack, ffi.from_buffer
-        buffer = from_buffer("char[]", _shared)
+        buffer = _shared_buffer()
     except AttributeError:
         return partial(connection.recv, RECORD_BYTES), connection.send
 
@@ -103,7 +108,7 @@ class HandshakeMemory:
         lib, ffi = SSL._lib, SSL._ffi  # type: ignore[attr-defined]  # private
         for name in ("SSL_set_fd", "BIO_get_mem_data", "BIO_read", "BIO_write"):
             getattr(lib, name)
-        return lib, ffi.unpack, ffi.from_buffer(cls.input), ffi.from_buffer("char[]", _shared)
+        return lib, ffi.unpack, ffi.from_buffer(cls.input), _shared_buffer()
 
     def proceed(self, size: int) -> bool:
         """

@@ -17,8 +17,11 @@ from twisted.python.failure import Failure
 
 from echod.openssl import forget_errors
 
-DISCARD_BYTES = 64 * 1024
+DISCARD_BYTES = 16 * 1024
 """How much is received and dropped in one turn."""
+
+
+_DONE = Failure(ConnectionDone())
 
 
 def _closed(_: object) -> NoReturn:
@@ -67,15 +70,19 @@ class SecureEnd:
         """
         if self._discarding:
             return
-        self._discarding = self._writeDisconnected = True
-        with suppress(OSError):
-            # If the client has gone, receiving shows it.
-            self.socket.shutdown(socket.SHUT_WR)
+        self._discarding = True
+        # It may have closed already.
+        self._drop()
+        if not self.connected:
+            return
+        if not self._writeDisconnected:
+            self._writeDisconnected = True
+            with suppress(OSError):
+                # If the client has gone, receiving shows it.
+                self.socket.shutdown(socket.SHUT_WR)
         self.doRead = self._drop
         # There is no startReading after the end of input.
         self.reactor.addReader(self)
-        # It may have closed already.
-        self._drop()
 
     def _drop(self: Any) -> None:
         try:
@@ -86,7 +93,7 @@ class SecureEnd:
         except OSError:
             # It has been sent all that it was owed: its end is one like any other.
             pass
-        self.connectionLost(Failure(ConnectionDone()))
+        self.connectionLost(_DONE)
 
     def _closeWriteConnection(self: Any) -> Any:
         if self._notifyClose():
