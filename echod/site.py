@@ -107,9 +107,13 @@ class AdminChannel(HTTPChannel):
     answering = False
     _leaving = False
     _blocked = False
+    _excused = False
 
     def connectionMade(self) -> None:
         self.factory.channels[self] = None
+        if readLast := getattr(self.transport, "readLast", None):
+            # An answer is a hundred times an echo.
+            readLast(always=True)
         super().connectionMade()
         self.factory.make_room()
 
@@ -160,6 +164,7 @@ class AdminChannel(HTTPChannel):
         Twisted would make all those answers in one turn of the loop, and hold them.
         """
         self.answering = False
+        self._excused = False
         if self.clearLineBuffer() or any(self._dataBuffer):
             self.persistent = False
         super().requestDone(request)
@@ -171,6 +176,11 @@ class AdminChannel(HTTPChannel):
         """
         if self._leaving:
             self.abortConnection()
+            return
+        if not self._excused and self.waits():
+            # It is the loop that has not come round to it.
+            self._excused = True
+            self.setTimeout(self.timeOut)
             return
         self._leaving = True
         self.setTimeout(self.abortTimeout)

@@ -68,7 +68,7 @@ class EagerTransport(tcp.Server, Inspectable):
     _atEOF = False
     _deciding = False
     _handshaking = False
-    _aborting = False
+    _readsLast = False
     _secureClass: type["EagerTransport"]
 
     def __init__(
@@ -242,11 +242,12 @@ class EagerTransport(tcp.Server, Inspectable):
         self.__class__ = self._secureClass
         self.readLast()
 
-    def readLast(self) -> None:
+    def readLast(self, always: bool = False) -> None:
         """
-        As long as L{isSlow}, read when the reactor has served the others, if it is one that
-        can do so.
+        Read when the reactor has served the others, if it is one that can do so: while
+        there is a handshake, or always.
         """
+        self._readsLast = always
         if putOff := getattr(self.reactor, "putOff", None):
             self.doRead = partial(putOff, self)  # type: ignore[method-assign]
 
@@ -263,7 +264,7 @@ class EagerTransport(tcp.Server, Inspectable):
         """
         Whether what comes may take long: a handshake is a hundred times an echo.
         """
-        return self._handshaking
+        return self._readsLast or self._handshaking
 
 
 @implementer(ISSLTransport, INegotiated)

@@ -83,11 +83,16 @@ class SocketTransport(StringTransport):
     A transport that keeps what is written to it, and has a socket for what is still to be read.
 
     @ivar client: the other end of the socket.
+    @ivar last: what L{readLast} was asked.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.client, self._socket = socket.socketpair()
+        self.last: list[bool] = []
+
+    def readLast(self, always: bool) -> None:
+        self.last.append(always)
 
     def fileno(self) -> int:
         return self._socket.fileno()

@@ -487,6 +487,18 @@ class LastTests(ReactorTestCase):
         self.turn()
         self.assertNotIn("doRead", vars(transport))
 
+    def test_always(self):
+        """
+        One may come last always.
+        """
+        ((protocol, transport, peer),) = self.slow(1, 0.0)
+        transport.readLast(always=True)
+        self.patch(SlowTransport, "isSlow", EagerTransport.isSlow)
+        for _ in range(3):
+            peer.send(b".")
+            self.assertEqual(self.turn(), [protocol])
+            self.assertIn("doRead", vars(transport))
+
     def test_paused_or_gone(self):
         """
         One that has paused or ended in the meantime is not called, nor is the one that has

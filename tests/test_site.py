@@ -96,6 +96,37 @@ class SiteTests(SynchronousTestCase):
         self.assertEqual(events, [])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_unread(self):
+        """
+        Who has asked, and has not been read yet, is let go after another such time only,
+        and has it again after each request.
+        """
+        transport = self.connect()
+        transport.client.send(b"GET")
+        for _ in range(2):
+            self.clock.advance(IDLE_SECONDS)
+            self.assertFalse(transport.disconnecting)
+            self.ask(transport)
+        self.clock.advance(IDLE_SECONDS)
+        self.assertFalse(transport.disconnecting)
+        self.clock.advance(IDLE_SECONDS)
+        self.assertTrue(transport.disconnecting)
+
+    def test_nothing_unread(self):
+        """
+        Who has asked for nothing is let go at once.
+        """
+        transport = self.connect()
+        self.clock.advance(IDLE_SECONDS)
+        self.assertTrue(transport.disconnecting)
+
+    def test_last(self):
+        """
+        Its requests are read when all others have been served, where the transport can.
+        """
+        transport = self.connect()
+        self.assertEqual(transport.last, [True])
+
     def test_ahead(self):
         """
         Of who asks for more before there is an answer, one is the last; also when the
