@@ -10,15 +10,23 @@ import os
 import select
 import socket
 import struct
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from OpenSSL import SSL
 
+import tests
+from tests.certificates import make_certificate
+from tests.integration.admin import ADMIN
 from tests.integration.proxyheaders import v1, v2, vector
-from tests.integration.support import connect
+from tests.integration.support import LOOPBACK, Daemon, connect
 from tests.integration.tlswire import WireClient
+
+ROOT = Path(tests.__file__).parent.parent
 
 RESET = struct.pack("ii", 1, 0)
 
@@ -212,6 +220,51 @@ def flood(kind: Kind, address: str, number: int) -> None:
                     # The daemon is stopping, or refuses.
                     continue
             attackers[attacker.sock.fileno()] = attacker
+
+
+LIMITS = ("--access-log", "off", "--drain-timeout", "500ms")
+
+
+def _with_certificate(daemon: Daemon) -> Daemon:
+    made = make_certificate()
+    (daemon.directory / "pem").write_bytes(made.cert_pem + made.key_pem)
+    return daemon
+
+
+def daemon(*options: str) -> Daemon:
+    """
+    A daemon that has a listener of each sort.
+    """
+    unix = ("--listen", "unix:{}/echo.sock")
+    tls = ("--tls-port", "0", "--tls-cert", "{}/pem", "--tls-alpn", "h2,echo")
+    return _with_certificate(Daemon(*LOOPBACK, *unix, *tls, *ADMIN, *LIMITS, *options))
+
+
+def daemon_for(kind: Kind) -> Daemon:
+    """
+    One that this kind can do its worst to.
+    """
+    if kind.option != "--tls-listen":
+        return daemon()
+    listen = ("--tls-listen", "tcp:0:interface=127.0.0.1", "--tls-cert", "{}/pem")
+    proxies = ("--proxy-protocol", "optional", "--proxy-trust", "127.0.0.1/32")
+    return _with_certificate(Daemon(*LOOPBACK, *listen, *proxies, *LIMITS))
+
+
+@contextmanager
+def under_way(name: str, address: str, number: int) -> Iterator[None]:
+    """
+    Have this done by another process, meanwhile.
+    """
+    command = (sys.executable, "-m", "tests.worst", name, address, str(number))
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe) as attack:
+        assert attack.stdin is not None and attack.stdout is not None
+        try:
+            assert attack.stdout.readline() == b"ready\n"
+            yield
+        finally:
+            attack.kill()
 
 
 if __name__ == "__main__":

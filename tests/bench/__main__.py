@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.bench import load
+from tests.bench import load, worst
 from tests.bench.peers import SERVER_CORE, Peer, program_peers, python_peers
 
 Row = dict[str, Any]
@@ -466,9 +466,16 @@ def main() -> None:
     parser.add_argument("--only", metavar="WORD", default="", help="scenarios with it in the name")
     parser.add_argument("--rounds", type=int, default=0, help="how often each peer has its turn")
     parser.add_argument("--markdown", action="store_true", help="print a table at the end")
+    parser.add_argument(
+        "--worst", action="store_true", help="how long one waits beside the worst of another"
+    )
     chosen = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if chosen.worst:
+        for line in worst.rows(2.0, chosen.only):
+            print(line, flush=True)
+        return
     cores = os.cpu_count() or 1
     if cores > 1:
         os.sched_setaffinity(0, set(range(cores)) - {SERVER_CORE})
