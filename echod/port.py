@@ -22,10 +22,11 @@ from echod.unix_transport import EagerUNIXTransport
 
 log = Logger()
 
-MOST_ACCEPTS = 100
+MOST_ACCEPTS = 32
 """
-How many clients a port may accept in one turn of the loop.  Twisted's grow without a bound
-as long as more come, and all others wait.
+How many clients a port may accept in one turn of the loop.  Twisted begins with a hundred
+and has no bound as long as more come, and all others wait, for as long as ten or more of
+their echoes take for each.
 """
 
 REST_SECONDS = 0.1
@@ -186,7 +187,7 @@ class EagerPort(_EagerAccepting, tcp.Port):
     # close(2) is enough, and leaves the socket to other processes that have it.
     _shouldShutdown = False
     transport = EagerTransport
-    numberAccepts = 100
+    numberAccepts = MOST_ACCEPTS
 
     @classmethod
     def _fromListeningDescriptor(cls: Any, *args: Any) -> Any:
@@ -234,7 +235,7 @@ class BorrowedUNIXPort(EagerUNIXPort):
     when the port closes, and its permissions and the length of its queue are as they were.
     """
 
-    numberAccepts = 100
+    numberAccepts = MOST_ACCEPTS
 
     def startListening(self: Any) -> None:
         """

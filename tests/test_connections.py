@@ -433,6 +433,33 @@ class SliceTests(ConnectionsTestCase):
         self.assertEqual(successor.asked, [("abort", Reason.ABORTED)])
         self.assertEqual(connections[-1].asked, [])
 
+    def test_abort_once(self):
+        """
+        One that lives on is not aborted again because another was replaced.
+        """
+        stays = FakeConnection(self.connections)
+        connections = self.many()
+        self.connections.abort_all()
+        successor = FakeConnection()
+        self.connections.replace(connections[-1], successor)
+        self.turns()
+        self.assertEqual(stays.asked, [("abort", Reason.ABORTED)])
+        self.assertEqual(successor.asked, [("abort", Reason.ABORTED)])
+
+    def test_drain_during_a_sweep(self):
+        """
+        A drain that begins in the middle of a sweep waits for the next tick.
+        """
+        connections = self.many()
+        self.sweep_for(1)
+        self.connections.drain(5.0)
+        self.assertEqual(len(self.connections), len(connections))
+        # The rest of that sweep, and then the tick.
+        self.clock.advance(0)
+        self.assertEqual(len(self.connections), len(connections))
+        self.clock.advance(QUIET_SECONDS / 2)
+        self.assertEqual(len(self.connections), 0)
+
 
 class DrainTests(ConnectionsTestCase):
     """

@@ -17,7 +17,7 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
-from echod.port import REST_SECONDS, EagerPort, EagerUNIXPort, make_eager, take_turns
+from echod.port import MOST_ACCEPTS, REST_SECONDS, EagerPort, EagerUNIXPort, make_eager, take_turns
 from echod.transport import EagerTransport
 from echod.turns import STEP_BACK_SECONDS
 from echod.unix_transport import EagerUNIXTransport
@@ -426,14 +426,14 @@ class AcceptTests(PortTestCase):
 
     def test_bound_on_a_turn(self):
         """
-        A turn accepts a hundred and no more, however many wait, and for however long.
+        A turn accepts so many and no more, however many wait, and for however long.
         """
         arrival = self.arrival()[0][1]
-        port = self.scripted(*[(socket.socket(), arrival) for _ in range(201)])
+        port = self.scripted(*[(socket.socket(), arrival) for _ in range(2 * MOST_ACCEPTS + 1)])
         self.addCleanup(lambda: [each[0].close() for each in port.socket.waiting])
         for turn in (1, 2):
             port.doRead()
-            self.assertEqual(len(self.factory.protocols), turn * 100)
+            self.assertEqual(len(self.factory.protocols), turn * MOST_ACCEPTS)
 
     def test_bound_of_the_factory(self):
         """
