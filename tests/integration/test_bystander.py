@@ -93,3 +93,16 @@ class PlainTests(BystanderTestCase):
                             self.assertEqual(echo(client, b"hello"), b"hello")
             self.assertNotIn("killed", daemon.log)
             daemon.stop()
+
+
+class TLSTests(BystanderTestCase):
+    """
+    What can be done with TLS, before a handshake and after it.
+    """
+
+    def test_all(self) -> None:
+        """
+        Whatever it does, the other one's echo takes at most a tenth of a second.
+        """
+        for name, kind in worst.TLS.items():
+            self.beside(name, kind)
