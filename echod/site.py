@@ -18,7 +18,7 @@ from twisted.web.server import Request, Site
 from echod.proxy import ProxyPolicy
 from echod.sockets import unread
 
-MOST_CONNECTIONS = 32
+SOFT_LIMIT = 32
 """
 How many clients there may be.  The descriptors for them are of those that are kept from the
 echo's connections.  For a moment there are a few more: those that were just accepted, and
@@ -28,7 +28,7 @@ whose request has not been read yet.
 ACCEPTS = 8
 """How many clients are accepted before the requests of those who came earlier are read."""
 
-MAX_CONNECTIONS = MOST_CONNECTIONS + 2 * ACCEPTS
+HARD_LIMIT = SOFT_LIMIT + 2 * ACCEPTS
 """
 How many there are at that moment: the port may be first in one turn of the loop, and again in
 the next.  Where there are more, the longest connected have been read from in between, and go on
@@ -237,9 +237,9 @@ class AdminSite(Site):
         """
         *others, _ = self.channels
         for longest in others:
-            if len(self.channels) <= MOST_CONNECTIONS:
+            if len(self.channels) <= SOFT_LIMIT:
                 return
-            over = len(self.channels) > MAX_CONNECTIONS and not longest.answering
+            over = len(self.channels) > HARD_LIMIT and not longest.answering
             if over or not longest.waits():
                 del self.channels[longest]
                 longest.abortConnection()

@@ -12,10 +12,10 @@ from twisted.web.server import NOT_DONE_YET
 
 from echod.site import (
     IDLE_SECONDS,
-    MAX_CONNECTIONS,
+    HARD_LIMIT,
     MAX_LENGTH_DIGITS,
     MOST_BODY_BYTES,
-    MOST_CONNECTIONS,
+    SOFT_LIMIT,
     AdminSite,
 )
 from tests.fakes import SocketTransport
@@ -195,9 +195,9 @@ class SiteTests(SynchronousTestCase):
         """
         When there are too many, who has been there longest makes room for the newest.
         """
-        all_of_them = [self.connect() for _ in range(MOST_CONNECTIONS + 2)]
+        all_of_them = [self.connect() for _ in range(SOFT_LIMIT + 2)]
         self.assertEqual(
-            [each.disconnected for each in all_of_them], [True] * 2 + [False] * MOST_CONNECTIONS
+            [each.disconnected for each in all_of_them], [True] * 2 + [False] * SOFT_LIMIT
         )
         self.ask(all_of_them[-1])
         self.assertIn(b"\r\n\r\nyes", all_of_them[-1].value())
@@ -209,14 +209,14 @@ class SiteTests(SynchronousTestCase):
         """
         self.root.late = True
         waiting = []
-        for number in range(MOST_CONNECTIONS):
+        for number in range(SOFT_LIMIT):
             waiting.append(self.connect())
             if number % 2:
                 self.ask(waiting[-1])
             else:
                 waiting[-1].client.send(b"GET")
         more = [self.connect() for _ in range(3)]
-        self.assertEqual([each.disconnected for each in waiting], [False] * MOST_CONNECTIONS)
+        self.assertEqual([each.disconnected for each in waiting], [False] * SOFT_LIMIT)
         self.assertEqual([each.disconnected for each in more], [True, True, False])
 
     def test_always_sending(self):
@@ -227,10 +227,10 @@ class SiteTests(SynchronousTestCase):
         answering = self.connect()
         self.ask(answering)
         sending = []
-        for _ in range(MAX_CONNECTIONS + 1):
+        for _ in range(HARD_LIMIT + 1):
             sending.append(self.connect())
             sending[-1].client.send(b"GET")
-        self.assertEqual(len(self.site.channels), MAX_CONNECTIONS)
+        self.assertEqual(len(self.site.channels), HARD_LIMIT)
         self.assertFalse(answering.disconnected)
         self.assertEqual([each.disconnected for each in sending[:3]], [True, True, False])
 
@@ -246,7 +246,7 @@ class SiteTests(SynchronousTestCase):
         second.protocol.pauseProducing()
         third.protocol.pauseProducing()
         third.protocol.resumeProducing()
-        for _ in range(MOST_CONNECTIONS):
+        for _ in range(SOFT_LIMIT):
             self.connect()
         self.assertEqual(
             [each.disconnected for each in (first, second, third)], [True, True, False]
@@ -269,7 +269,7 @@ class SiteTests(SynchronousTestCase):
         """
         Who has gone takes no room.
         """
-        for _ in range(2 * MOST_CONNECTIONS):
+        for _ in range(2 * SOFT_LIMIT):
             transport = self.connect()
             transport.protocol.connectionLost(Failure(ConnectionDone()))
         self.assertEqual(len(self.site.channels), 0)
