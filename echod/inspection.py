@@ -26,6 +26,7 @@ class Inspectable:
     """
 
     doRead: Callable[..., Any]
+    _inspecting: Callable[[], Any] | None = None
 
     def inspect(self: Any, look: Look, most: int) -> None:
         """
@@ -35,7 +36,9 @@ class Inspectable:
 
         @param most: how many bytes it is shown at once.
         """
-        self.doRead = partial(self._inspect, look, most)
+        self.doRead = self._inspecting = partial(self._inspect, look, most)
+        # What comes of it, such as the beginning of TLS, takes as long as many echoes.
+        self.readLast()
 
     def _inspect(self: Any, look: Look, most: int) -> Any:
         try:
@@ -57,4 +60,5 @@ class Inspectable:
         """
         From now on the protocol gets what comes.
         """
+        self._inspecting = None
         self.__dict__.pop("doRead", None)

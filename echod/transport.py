@@ -245,7 +245,7 @@ class EagerTransport(tcp.Server, Inspectable):
     def readLast(self, always: bool = False) -> None:
         """
         Read when the reactor has served the others, if it is one that can do so: while
-        there is a handshake, or always.
+        it is inspected or in a handshake, or always.
         """
         self._readsLast = always
         if putOff := getattr(self.reactor, "putOff", None):
@@ -255,7 +255,7 @@ class EagerTransport(tcp.Server, Inspectable):
         """
         Read, now that it is our turn.
         """
-        why = type(self).doRead(self)
+        why = self._inspecting() if self._inspecting else type(self).doRead(self)
         if not (self.isSlow() or self._aborting):
             self.__dict__.pop("doRead", None)
         return why
@@ -264,7 +264,7 @@ class EagerTransport(tcp.Server, Inspectable):
         """
         Whether what comes may take long: a handshake is a hundred times an echo.
         """
-        return self._readsLast or self._handshaking
+        return self._readsLast or self._handshaking or self._inspecting is not None
 
 
 @implementer(ISSLTransport, INegotiated)

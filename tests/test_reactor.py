@@ -499,6 +499,27 @@ class LastTests(ReactorTestCase):
             self.assertEqual(self.turn(), [protocol])
             self.assertIn("doRead", vars(transport))
 
+    def test_inspected(self):
+        """
+        One that is inspected comes last until that is over.
+        """
+        protocol = Recorder(lambda: self.order.append("protocol"))
+        transport, peer = self.connect(protocol)
+
+        def look(data):
+            self.order.append(data)
+            return len(data), transport.endInspection if data == b"over" else None
+
+        transport.inspect(look, 100)
+        other = self.quick()
+        for sent, then in ((b"more", b"more"), (b"over", b"over"), (b"hello", "protocol")):
+            peer.send(sent)
+            other.send(b".")
+            turn = self.turn()
+            self.assertEqual(set(turn), {"quick", then})
+            if then != "protocol":
+                self.assertEqual(turn, ["quick", then])
+
     def test_paused_or_gone(self):
         """
         One that has paused or ended in the meantime is not called, nor is the one that has
