@@ -225,7 +225,9 @@ class EagerTransport(tcp.Server, Inspectable):
         """
         The connection is gone.
         """
+        # Both refer to this object, which would stay until a garbage collection.
         self.__dict__.pop("write", None)
+        self.__dict__.pop("doRead", None)
         super().connectionLost(reason)
 
     def startTLS(self, ctx: IOpenSSLContextFactory, normal: bool = True) -> None:

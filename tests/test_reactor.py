@@ -499,6 +499,17 @@ class LastTests(ReactorTestCase):
             self.assertEqual(self.turn(), [protocol])
             self.assertIn("doRead", vars(transport))
 
+    def test_forgotten(self):
+        """
+        One that ends while it comes last leaves nothing that refers to itself.
+        """
+        ((_, transport, peer),) = self.slow(1)
+        peer.close()
+        for _ in range(3):
+            self.turn()
+        self.assertFalse(transport.connected)
+        self.assertNotIn("doRead", vars(transport))
+
     def test_inspected(self):
         """
         One that is inspected comes last until that is over.
