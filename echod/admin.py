@@ -25,7 +25,7 @@ from echod.site import AdminRequest, AdminSite
 from echod.snapshot import Snapshot
 from echod.together import not_ready
 
-log = Logger()
+log = Logger(namespace="echod.admin")
 
 Source = Callable[[], Awaitable[Sequence[Snapshot]]]
 """Takes a snapshot of each process there is."""

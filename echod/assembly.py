@@ -33,7 +33,7 @@ from echod.worker import WorkerService
 if TYPE_CHECKING:
     from echod.admin import AdminService, Source
 
-log = Logger()
+log = Logger(namespace="echod")
 
 RESERVED_DESCRIPTORS = 64
 """What is kept for listeners, files, the reactor itself, and those that are let go."""

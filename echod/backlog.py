@@ -14,7 +14,7 @@ from twisted.logger import Logger
 
 from echod.destination import Record
 
-log = Logger()
+log = Logger(namespace="echod.logs")
 
 MOST_BYTES = 1 << 20
 """How much may wait: about five thousand access records."""

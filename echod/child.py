@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from echod.lifeline import Lifeline, Message
 from echod.sockets import printable
 
-log = Logger()
+log = Logger(namespace="echod.workers")
 
 MOST_LINE_BYTES = 64 * 1024
 """A longer line of a worker's is cut in pieces."""

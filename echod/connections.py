@@ -22,7 +22,7 @@ from echod.sockets import PeerText
 from echod.timers import surviving
 from echod.totals import Totals
 
-log = Logger()
+log = Logger(namespace="echod.connections")
 
 SLICE = 256
 """

@@ -15,7 +15,7 @@ from twisted.logger import Logger
 from echod.child import Child
 from echod.lifeline import Message
 
-log = Logger()
+log = Logger(namespace="echod.workers")
 
 ASK_SECONDS = 2.0
 """How often each worker is asked whether it is alive."""

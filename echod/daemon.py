@@ -35,7 +35,7 @@ from echod.whereabouts import Pidfile
 if TYPE_CHECKING:
     from echod.admin import AdminService
 
-log = Logger()
+log = Logger(namespace="echod")
 
 REFUSALS_SECONDS = 1.0
 """How often refusals are told in the log."""

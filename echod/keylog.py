@@ -10,7 +10,7 @@ import os
 
 from twisted.logger import Logger
 
-log = Logger()
+log = Logger(namespace="echod.tls")
 
 
 class KeyLog:

@@ -27,7 +27,7 @@ from echod.sockets import address_text, ip_of, tune
 from echod.tls import ServerContext
 from echod.turns import Turns
 
-log = Logger()
+log = Logger(namespace="echod.net")
 
 
 class ListenFailed(SystemExit, Exception):

@@ -37,7 +37,7 @@ from echod.snapshot import (
 )
 from echod.sockets import printable
 
-log = Logger()
+log = Logger(namespace="echod.stats")
 
 NEWEST = 50
 """How many of the live connections are shown one by one."""

@@ -20,7 +20,7 @@ from echod.transport import EagerTransport
 from echod.turns import STEP_BACK_SECONDS, Turns
 from echod.unix_transport import EagerUNIXTransport
 
-log = Logger()
+log = Logger(namespace="echod.net")
 
 MOST_ACCEPTS = 32
 """

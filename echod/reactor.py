@@ -24,7 +24,7 @@ from echod.port import BorrowedUNIXPort, EagerPort, EagerUNIXPort
 from echod.transport import EagerTransport, SecureTransport
 from echod.unix_transport import EagerUNIXTransport, SecureUNIXTransport
 
-log = Logger()
+log = Logger(namespace="echod.net")
 
 EAGER = frozenset(
     (

@@ -13,7 +13,7 @@ from twisted.logger import Logger, LogLevel
 from echod.connection import Reason
 from echod.sockets import PeerText
 
-log = Logger()
+log = Logger(namespace="echod.connections")
 
 _LEVELS = {Reason.MAX_CONNECTIONS: LogLevel.warn}
 """What the operator may want to act upon; all else is what the gate is for."""

@@ -26,7 +26,7 @@ from echod.timers import periodic
 from echod.tls import Policy, server_context
 from echod.watch import FileWatch
 
-log = Logger()
+log = Logger(namespace="echod.tls")
 
 WATCH_SECONDS = 2.0
 """How often the files are looked at; a change is taken over when two looks have seen it."""

@@ -25,7 +25,7 @@ from echod.openssl import (
 )
 from echod.server_handshake import ServerHandshake
 
-log = Logger()
+log = Logger(namespace="echod.net")
 
 BURST_RECORDS = 8
 """

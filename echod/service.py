@@ -29,7 +29,7 @@ from echod.whereabouts import check_whereabouts
 
 __all__ = ["EchodService", "Options", "makeService"]
 
-log = Logger()
+log = Logger(namespace="echod")
 
 
 def worker_count(asked: int, most: int) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 
 from twisted.logger import Logger
 
-log = Logger()
+log = Logger(namespace="echod")
 
 STOPS = (signal.SIGTERM, signal.SIGINT)
 OTHERS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)

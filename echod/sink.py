@@ -22,7 +22,7 @@ from twisted.logger import Logger
 from echod.backlog import Backlog
 from echod.destination import Destination, Record
 
-log = Logger()
+log = Logger(namespace="echod.logs")
 
 PAUSE_SECONDS = 0.02
 """

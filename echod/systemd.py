@@ -22,7 +22,7 @@ from twisted.logger import Logger
 from echod.sockets import printable
 from echod.timers import periodic
 
-log = Logger()
+log = Logger(namespace="echod")
 
 STATUS_SECONDS = 3.0
 """How often the figures are looked at, and told if they have changed."""

@@ -11,7 +11,7 @@ from typing import Any
 from twisted.application.internet import TimerService
 from twisted.logger import Logger
 
-log = Logger()
+log = Logger(namespace="echod")
 
 
 def surviving(doing: str, action: Callable[..., object]) -> Callable[..., None]:

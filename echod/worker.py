@@ -23,7 +23,7 @@ from echod.signals import Signals
 from echod.timers import periodic
 from echod.turns import Table, Turns
 
-log = Logger()
+log = Logger(namespace="echod.workers")
 
 
 class WorkerService(EchodService):

@@ -25,7 +25,7 @@ from echod.signals import Signals
 from echod.sockets import printable
 from echod.timers import surviving
 
-log = Logger()
+log = Logger(namespace="echod.workers")
 
 START_SECONDS = 60.0
 """How long the workers may take until all are up, at the start."""

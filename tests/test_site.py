@@ -11,8 +11,8 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from echod.site import (
-    IDLE_SECONDS,
     HARD_LIMIT,
+    IDLE_SECONDS,
     MAX_LENGTH_DIGITS,
     MOST_BODY_BYTES,
     SOFT_LIMIT,
