@@ -467,7 +467,7 @@ class InformationTests(OptionsTestCase):
         No option is taken and then ignored.
         """
         reads = set()
-        for path in Path(echod.__file__).parent.glob("*.py"):
+        for path in Path(echod.__file__).parent.rglob("*.py"):
             # The client has options of its own.
             if path.name in ("options.py", "check_command.py", "run.py"):
                 continue
