@@ -24,8 +24,8 @@ from echod.endpoint import TCPEndpoint
 from echod.metrics import exposition
 from echod.page import STATIC
 from echod.site import AdminSite
-from tests.fakes import FakePort, PortReactor, SocketTransport
-from tests.snapshots import make_snapshot
+from tests.support.fakes import FakePort, PortReactor, SocketTransport
+from tests.support.snapshots import make_snapshot
 
 
 class AdminTestCase(SynchronousTestCase):

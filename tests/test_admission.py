@@ -16,7 +16,7 @@ from echod.connection import Reason
 from echod.connections import Connections
 from echod.limits import TimeLimits
 from echod.sockets import ip_of
-from tests.fakes import FakeConnection
+from tests.support.fakes import FakeConnection
 
 LONG = 1e7
 """A clock that has run for a third of a year, in seconds."""

@@ -19,10 +19,10 @@ from zope.interface.verify import verifyObject
 from echod import tls
 from echod.assembly import build, most_connections
 from echod.inherited import InheritedSocket, InheritedSockets
-from tests.certificates import make_certificate
-from tests.daemons import ServiceTestCase
-from tests.fakes import FakeConnection
-from tests.handshakes import client_context, shake_hands
+from tests.support.certificates import make_certificate
+from tests.support.fakes import FakeConnection
+from tests.support.handshakes import client_context, shake_hands
+from tests.support.services import ServiceTestCase
 
 
 class BuildTests(ServiceTestCase):

@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from echod import cases
 from echod.conformance import run_case
 from echod.outcome import Failed
-from tests.memory import Dials, turn
+from tests.support.memory import Dials, turn
 
 
 class CasesTests(SynchronousTestCase):

@@ -13,7 +13,7 @@ from echod.certificate import (
     subject_text,
     validity,
 )
-from tests.certificates import ODD, make_certificate, odd_certificate
+from tests.support.certificates import ODD, make_certificate, odd_certificate
 
 
 class CertificateTests(SynchronousTestCase):

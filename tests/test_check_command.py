@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from echod import check_command
 from echod.check_options import CheckOptions
 from echod.outcome import Failed, Outcome
-from tests.certificates import make_certificate
+from tests.support.certificates import make_certificate
 
 
 class WhenRunning:

@@ -11,7 +11,7 @@ from zope.interface.verify import verifyObject
 
 from echod.child import MOST_LINE_BYTES, Child, Lines
 from echod.lifeline import Lifeline
-from tests.processes import FakeProcess, FarEnd
+from tests.support.fakeprocesses import FakeProcess, FarEnd
 
 
 class LinesTests(SynchronousTestCase):

@@ -11,8 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from echod.client_tls import BadFile, ClientTLS
 from echod.outcome import Failed, Outcome
 from echod.secure_stream import SecureStream
-from tests.certificates import ODD, make_certificate, odd_certificate
-from tests.memory import pair
+from tests.support.certificates import ODD, make_certificate, odd_certificate
+from tests.support.memory import pair
 
 AUTHORITY = make_certificate(("An authority",), authority=True)
 GOOD = make_certificate(("localhost", "192.0.2.1"), AUTHORITY)

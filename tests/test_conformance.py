@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from echod import conformance
 from echod.cases import CASES
 from echod.outcome import Outcome
-from tests.memory import Dials, echo, fails, turn
+from tests.support.memory import Dials, echo, fails, turn
 
 NAMES = [name for name, _ in CASES]
 

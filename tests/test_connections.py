@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from echod.connection import REFUSED, Reason
 from echod.connections import QUIET_SECONDS, SLICE, Connections
 from echod.limits import LINGER_SECONDS, LOOK_SECONDS, TimeLimits
-from tests.fakes import FakeConnection
+from tests.support.fakes import FakeConnection
 
 
 class BrokenConnection(FakeConnection):

@@ -24,10 +24,10 @@ from echod.factory import EchoFactory
 from echod.rehearsal import check
 from echod.service import makeService
 from echod.systemd import Supervision, SystemdNotifier
-from tests.certificates import make_certificate
-from tests.daemons import ServiceTestCase, Stuck
-from tests.fakes import FakeConnection
-from tests.servicemanager import ServiceManager
+from tests.support.certificates import make_certificate
+from tests.support.fakes import FakeConnection
+from tests.support.servicemanager import ServiceManager
+from tests.support.services import ServiceTestCase, Stuck
 
 
 class RunTests(ServiceTestCase):

@@ -18,7 +18,7 @@ from zope.interface.verify import verifyObject
 
 from echod import endpoint
 from echod.endpoint import TCPEndpoint, UNIXEndpoint, bind_error_text, endpoint_from
-from tests.fakes import PortReactor
+from tests.support.fakes import PortReactor
 
 HAS_IPV6 = socket.has_dualstack_ipv6()
 LISTEN_QUEUE_AT = 28

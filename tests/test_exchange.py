@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from echod.exchange import Exchange, check
 from echod.outcome import Failed, Outcome
 from echod.pattern import Pattern
-from tests.memory import Dials, echo, fails, never, pair, sleep, turn
+from tests.support.memory import Dials, echo, fails, never, pair, sleep, turn
 
 
 def changed(change):

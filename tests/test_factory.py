@@ -16,9 +16,9 @@ from echod.connection import Reason
 from echod.factory import Refused
 from echod.protocol import Echo
 from echod.proxy import ProxyHeader, ProxyPolicy
-from tests.certificates import make_certificate
-from tests.echoes import ProtocolTestCase, SocketTransport
-from tests.handshakes import Served
+from tests.support.certificates import make_certificate
+from tests.support.echoes import ProtocolTestCase, SocketTransport
+from tests.support.handshakes import Served
 
 
 class EchoFactoryTests(ProtocolTestCase):

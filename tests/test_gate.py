@@ -10,8 +10,8 @@ from echod.connection import Reason
 from echod.factory import Refused
 from echod.protocol import Echo
 from echod.proxy import ProxyHeader
-from tests.daemons import ServiceTestCase
-from tests.fakes import FakeConnection
+from tests.support.fakes import FakeConnection
+from tests.support.services import ServiceTestCase
 
 
 class GateTests(ServiceTestCase):

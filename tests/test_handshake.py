@@ -16,8 +16,8 @@ from echod.handshake import (
     is_complete,
 )
 from echod.tls import Policy, server_context
-from tests.certificates import ODD, make_certificate, odd_certificate
-from tests.handshakes import VERSIONS, Handshake, client_context, shake_hands
+from tests.support.certificates import ODD, make_certificate, odd_certificate
+from tests.support.handshakes import VERSIONS, Handshake, client_context, shake_hands
 
 
 class HandshakeTestCase(SynchronousTestCase):

@@ -18,8 +18,8 @@ from echod.inherited import (
     first_environment,
 )
 from echod.unix_transport import EagerUNIXTransport
-from tests.fakes import PortReactor
-from tests.pairs import PairTestCase
+from tests.support.fakes import PortReactor
+from tests.support.pairs import PairTestCase
 from tests.test_port import Recording
 
 

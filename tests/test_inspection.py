@@ -9,7 +9,7 @@ from twisted.internet.error import ConnectionAborted, ConnectionLost
 
 from echod.transport import EagerTransport
 from echod.unix_transport import EagerUNIXTransport
-from tests.pairs import HalfCloseable, PairTestCase, drained
+from tests.support.pairs import HalfCloseable, PairTestCase, drained
 
 
 class Looker:

@@ -9,7 +9,7 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.keylog import KeyLog
-from tests import needs
+from tests.support import needs
 
 
 class KeyLogTests(SynchronousTestCase):

@@ -5,8 +5,8 @@ One connection of the open loop, to a server that breaks it, or breaks off.
 from twisted.internet.defer import Deferred
 
 from echod.outcome import Outcome
-from tests.memory import Dials, echo, fails, never, sleep
-from tests.pinging import PingTestCase
+from tests.support.memory import Dials, echo, fails, never, sleep
+from tests.support.pinging import PingTestCase
 
 
 class LaneTests(PingTestCase):

@@ -9,7 +9,7 @@ from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.lifeline import MOST_BYTES, Lifeline, hold
-from tests.processes import FarEnd, ProcessReactor
+from tests.support.fakeprocesses import FarEnd, ProcessReactor
 
 
 class LifelineTests(SynchronousTestCase):

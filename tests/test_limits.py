@@ -15,7 +15,7 @@ from echod.limits import (
     Seen,
     TimeLimits,
 )
-from tests.fakes import FakeConnection
+from tests.support.fakes import FakeConnection
 
 BIRTH = 1000.0
 """When the connection was accepted."""

@@ -29,7 +29,7 @@ from echod.limits import TimeLimits
 from echod.listener import ListenerService, ListenFailed
 from echod.proxy import ProxyPolicy
 from echod.transport import EagerTransport
-from tests.fakes import AcceptingPort, FakePort, PortReactor
+from tests.support.fakes import AcceptingPort, FakePort, PortReactor
 
 
 def make_factory(clock, proxies=None):

@@ -11,7 +11,7 @@ from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.logfile import LogFile
-from tests import needs
+from tests.support import needs
 
 
 class LogFileTestCase(SynchronousTestCase):

@@ -13,8 +13,8 @@ from echod.credentials import read_credentials
 from echod.limits import TimeLimits
 from echod.observation import NEWEST, Observation
 from echod.snapshot import Guest, Handshakes, Listening, Sample, Served, Snapshot, Traffic
-from tests.certificates import make_certificate
-from tests.fakes import FakeConnection
+from tests.support.certificates import make_certificate
+from tests.support.fakes import FakeConnection
 
 
 class FakeListener:

@@ -17,7 +17,7 @@ from echod.connection import Reason
 from echod.connections import Connections
 from echod.limits import TimeLimits
 from echod.observers import MOST_CHARACTERS, LineObserver, json_line, text_line
-from tests.fakes import FakeConnection
+from tests.support.fakes import FakeConnection
 
 TOKEN = r"""(?:[^\s"\\;=,]+|"(?:[^"\\]|\\.)*")"""
 """A value that a peer chose, in text."""

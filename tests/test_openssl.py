@@ -25,8 +25,8 @@ from echod.openssl import (
     stop_retrying,
     verify_error,
 )
-from tests.certificates import make_certificate
-from tests.handshakes import shake_hands
+from tests.support.certificates import make_certificate
+from tests.support.handshakes import shake_hands
 
 SERVER = make_certificate()
 

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from echod.page import STATIC, concerns, page, page_json
 from echod.snapshot import Guest, Listening, Sample, Served, Snapshot, Traffic
-from tests.snapshots import make_snapshot
+from tests.support.snapshots import make_snapshot
 from tests.test_markup import HOSTILE, Seen
 
 EVERYWHERE = Snapshot.from_json(

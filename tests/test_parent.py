@@ -20,11 +20,11 @@ from echod.service import build
 from echod.snapshot import Snapshot
 from echod.systemd import Supervision
 from echod.turns import ABSENT, Table
-from tests.certificates import make_certificate
-from tests.daemons import ServiceTestCase
-from tests.processes import ProcessReactor
-from tests.servicemanager import ServiceManager
-from tests.snapshots import make_snapshot
+from tests.support.certificates import make_certificate
+from tests.support.fakeprocesses import ProcessReactor
+from tests.support.servicemanager import ServiceManager
+from tests.support.services import ServiceTestCase
+from tests.support.snapshots import make_snapshot
 
 
 class ParentTestCase(ServiceTestCase):

@@ -4,8 +4,8 @@ The open loop.
 
 from twisted.internet.defer import Deferred
 
-from tests.memory import Dials, echo, sleep
-from tests.pinging import PingTestCase
+from tests.support.memory import Dials, echo, sleep
+from tests.support.pinging import PingTestCase
 
 
 class PingTests(PingTestCase):

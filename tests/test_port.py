@@ -21,7 +21,7 @@ from echod.port import MOST_ACCEPTS, REST_SECONDS, EagerPort, EagerUNIXPort, mak
 from echod.transport import EagerTransport
 from echod.turns import STEP_BACK_SECONDS
 from echod.unix_transport import EagerUNIXTransport
-from tests.pairs import PairTestCase, Recorder
+from tests.support.pairs import PairTestCase, Recorder
 
 
 class Recording(Factory):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.prelude import turn_until
-from tests.processes import ProcessReactor
+from tests.support.fakeprocesses import ProcessReactor
 
 
 class TurnTests(SynchronousTestCase):

@@ -25,9 +25,9 @@ from echod.connection import Connection, Reason
 from echod.credentials import Credentials
 from echod.protocol import Echo
 from echod.tls import Policy, server_context
-from tests.certificates import make_certificate
-from tests.echoes import ProtocolTestCase, SocketTransport
-from tests.handshakes import VERSIONS, Handshake, Served, client_context, shake_hands
+from tests.support.certificates import make_certificate
+from tests.support.echoes import ProtocolTestCase, SocketTransport
+from tests.support.handshakes import VERSIONS, Handshake, Served, client_context, shake_hands
 
 
 class Helloed:

@@ -26,10 +26,10 @@ from echod.header import V2_MOST_BYTES
 from echod.limits import TimeLimits
 from echod.proxy import ProxyHeader, ProxyPolicy
 from echod.secure import SecureMixin
-from tests.certificates import make_certificate
-from tests.handshakes import Served
-from tests.integration.tlsclient import VERSIONS, context as client_context
-from tests.pairs import BIG, PairTestCase, drained
+from tests.support.certificates import make_certificate
+from tests.support.handshakes import Served
+from tests.support.pairs import BIG, PairTestCase, drained
+from tests.support.tlsclient import VERSIONS, context as client_context
 from tests.test_header import (
     ALPN,
     AUTHORITY,

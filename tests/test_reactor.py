@@ -38,7 +38,7 @@ from echod.port import EagerPort, EagerUNIXPort
 from echod.reactor import EAGER, MOST_EVENTS, TURN_SECONDS, EagerReactor, install
 from echod.transport import EagerTransport
 from echod.unix_transport import EagerUNIXTransport
-from tests.pairs import BIG, HalfCloseable, Recorder, drained
+from tests.support.pairs import BIG, HalfCloseable, Recorder, drained
 
 
 @implementer(IReadDescriptor)

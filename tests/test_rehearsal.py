@@ -16,9 +16,9 @@ import echod
 from echod.assembly import build
 from echod.endpoint import TCPEndpoint
 from echod.rehearsal import check
-from tests.certificates import make_certificate
-from tests.daemons import BrokenService, ServiceTestCase
-from tests.fakes import FakePort
+from tests.support.certificates import make_certificate
+from tests.support.fakes import FakePort
+from tests.support.services import BrokenService, ServiceTestCase
 
 
 class CheckTests(ServiceTestCase):

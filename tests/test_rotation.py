@@ -17,8 +17,8 @@ from echod.credentials import BadCredentials
 from echod.openssl import is_resumed
 from echod.rotation import DAY_SECONDS, HOUR_SECONDS, WATCH_SECONDS, Certificates, time_text
 from echod.tls import Policy
-from tests.certificates import ODD, make_certificate, odd_certificate
-from tests.handshakes import client_context, shake_hands
+from tests.support.certificates import ODD, make_certificate, odd_certificate
+from tests.support.handshakes import client_context, shake_hands
 
 
 class CertificatesTests(SynchronousTestCase):

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from echod.check_options import CheckOptions
 from echod.outcome import Outcome, Session
 from echod.run import Run
-from tests.memory import Dials, echo, fails, turn
+from tests.support.memory import Dials, echo, fails, turn
 
 SESSION = Session("TLSv1.3", "TLS_AES_256_GCM_SHA384", "x25519", None, ("localhost",), 7, True)
 

@@ -25,9 +25,8 @@ from echod.openssl import RECORD_BYTES
 from echod.secure import BURST_RECORDS
 from echod.sockets import unread
 from echod.unix_transport import EagerUNIXTransport
-from tests.integration.tlsclient import VERSIONS, TLSClient, context as client_context
-from tests.pairs import BIG, Puller, Pusher, Recorder, drained
-from tests.sealing import (
+from tests.support.pairs import BIG, Puller, Pusher, Recorder, drained
+from tests.support.sealing import (
     ALERT,
     CLIENT_HELLO,
     DATA,
@@ -36,7 +35,8 @@ from tests.sealing import (
     Sealer,
     keep_secrets,
 )
-from tests.securing import CLIENT, Secured, SecureTestCase, finished
+from tests.support.tlsclient import VERSIONS, TLSClient, context as client_context
+from tests.support.tlspairs import CLIENT, Secured, SecureTestCase, finished
 
 
 class InterfaceTests(SecureTestCase):

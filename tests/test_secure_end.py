@@ -13,9 +13,9 @@ from twisted.internet.error import ConnectionAborted, ConnectionDone, Connection
 from twisted.internet.main import CONNECTION_LOST
 from twisted.python.failure import Failure
 
-from tests.integration.tlsclient import VERSIONS
-from tests.pairs import BIG, Pusher, Recorder, drained
-from tests.securing import Secured, SecureTestCase
+from tests.support.pairs import BIG, Pusher, Recorder, drained
+from tests.support.tlsclient import VERSIONS
+from tests.support.tlspairs import Secured, SecureTestCase
 
 
 class EndTests(SecureTestCase):

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from echod.client_tls import ClientTLS
 from echod.outcome import Failed, Outcome
 from echod.secure_stream import certificate_names, reason_text
-from tests.memory import pair
+from tests.support.memory import pair
 from tests.test_client_tls import GOOD, ClientTLSTestCase
 
 

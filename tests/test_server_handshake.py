@@ -12,12 +12,12 @@ from echod import secure
 from echod.openssl import HandshakeMemory, reasons
 from echod.server_handshake import MAX_HANDSHAKE_RECORDS, MAX_HELLO_BYTES, MAX_HELLO_RECORDS
 from echod.sockets import unread
-from tests.hellos import hello, records, vector
-from tests.integration.tlsclient import VERSIONS, context as client_context
-from tests.integration.tlswire import WireClient
-from tests.pairs import drained
-from tests.sealing import CLIENT_HELLO
-from tests.securing import Secured, SecureTestCase, finished
+from tests.support.hellos import hello, records, vector
+from tests.support.pairs import drained
+from tests.support.sealing import CLIENT_HELLO
+from tests.support.tlsclient import VERSIONS, context as client_context
+from tests.support.tlspairs import Secured, SecureTestCase, finished
+from tests.support.tlswire import WireClient
 
 TURN_BYTES = len(HandshakeMemory.input)
 

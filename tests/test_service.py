@@ -20,7 +20,7 @@ from echod.reactor import EagerReactor
 from echod.service import fill_standard_streams, keep_steady_time, makeService, worker_count
 from echod.turns import make_table
 from echod.worker import WorkerService
-from tests.daemons import ServiceTestCase
+from tests.support.services import ServiceTestCase
 
 
 class MakeServiceTests(ServiceTestCase):

@@ -18,7 +18,7 @@ from echod.site import (
     SOFT_LIMIT,
     AdminSite,
 )
-from tests.fakes import SocketTransport
+from tests.support.fakes import SocketTransport
 
 
 class Answering(Resource):

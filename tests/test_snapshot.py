@@ -7,7 +7,7 @@ import json
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.snapshot import Listening, Snapshot
-from tests.snapshots import make_snapshot
+from tests.support.snapshots import make_snapshot
 
 
 class JSONTests(SynchronousTestCase):

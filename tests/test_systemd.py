@@ -16,7 +16,7 @@ from echod.systemd import (
     SystemdNotifier,
     size_text,
 )
-from tests.servicemanager import ServiceManager
+from tests.support.servicemanager import ServiceManager
 
 EXTEND = f"EXTEND_TIMEOUT_USEC={int(EXTENSION_SECONDS * 1e6)}"
 

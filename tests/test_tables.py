@@ -11,7 +11,7 @@ from echod import tables
 from echod.connection import Reason
 from echod.process import Process
 from echod.snapshot import Guest, Listening, Served, Traffic
-from tests.snapshots import make_snapshot
+from tests.support.snapshots import make_snapshot
 
 
 class TablesTests(SynchronousTestCase):

@@ -14,8 +14,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from echod.credentials import BadCredentials, Credentials
 from echod.openssl import is_resumed, set_groups
 from echod.tls import CLIENT_AUTH, Policy, server_context
-from tests.certificates import make_certificate
-from tests.handshakes import VERSIONS, Handshake, client_context, shake_hands
+from tests.support.certificates import make_certificate
+from tests.support.handshakes import VERSIONS, Handshake, client_context, shake_hands
 
 
 def credentials(made):

@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from echod.snapshot import Handshakes, Listening, Sample, Served, Traffic
 from echod.together import not_ready, together
-from tests.snapshots import make_snapshot
+from tests.support.snapshots import make_snapshot
 
 
 class NotReadyTests(SynchronousTestCase):

@@ -48,8 +48,8 @@ from echod import (
 )
 from echod.transport import LEAST_READ, MOST_READ, EagerTransport
 from echod.unix_transport import EagerUNIXTransport
-from tests.fakes import DescriptorReactor
-from tests.pairs import (
+from tests.support.fakes import DescriptorReactor
+from tests.support.pairs import (
     BIG,
     HalfCloseable,
     PairTestCase,

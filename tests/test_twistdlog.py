@@ -17,7 +17,7 @@ from echod import twistdlog
 from echod.destination import Stream
 from echod.syslogger import Syslogger
 from echod.twistdlog import TwistdLog
-from tests import needs
+from tests.support import needs
 
 
 class LogTestCase(SynchronousTestCase):

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SkipTest
 from zope.interface import implementer
 
 from echod.unix_transport import EagerUNIXTransport
-from tests.pairs import PairTestCase, Recorder, drained
+from tests.support.pairs import PairTestCase, Recorder, drained
 
 
 @implementer(IFileDescriptorReceiver)

@@ -16,10 +16,10 @@ from echod.connection import Reason
 from echod.service import build_worker
 from echod.snapshot import Snapshot
 from echod.turns import ABSENT, Table, make_table
-from tests.certificates import make_certificate
-from tests.daemons import ServiceTestCase
-from tests.fakes import FakeConnection
-from tests.processes import ProcessReactor
+from tests.support.certificates import make_certificate
+from tests.support.fakeprocesses import ProcessReactor
+from tests.support.fakes import FakeConnection
+from tests.support.services import ServiceTestCase
 
 FIRST = 900
 """Descriptors that nothing else in this process has."""

@@ -24,7 +24,7 @@ from echod.workers import (
     STEADY_SECONDS,
     WorkersService,
 )
-from tests.processes import FakeProcess, FarEnd, ProcessReactor
+from tests.support.fakeprocesses import FakeProcess, FarEnd, ProcessReactor
 
 
 class Crew:

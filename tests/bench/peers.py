@@ -14,7 +14,7 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-from tests.certificates import make_certificate
+from tests.support.certificates import make_certificate
 
 SERVER_CORE = 0
 XINETD = """

@@ -5,8 +5,8 @@ How long one client waits for its echo beside the worst that another one can do.
 import time
 from collections.abc import Iterator
 
-from tests import worst
-from tests.integration.support import connect, echo
+from tests.support import worst
+from tests.support.daemons import connect, echo
 
 NUMBER = 256
 """How many connections the other one has."""

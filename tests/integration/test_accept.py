@@ -13,8 +13,8 @@ from unittest import SkipTest
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.certificates import make_certificate
-from tests.integration.support import (
+from tests.support.certificates import make_certificate
+from tests.support.daemons import (
     LOOPBACK,
     REACTOR,
     Daemon,

@@ -15,9 +15,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.site import IDLE_SECONDS
-from tests import needs
-from tests.integration.admin import ADMIN, AdminConnection, ask, samples, shown
-from tests.integration.support import (
+from tests.support import needs
+from tests.support.admin import ADMIN, AdminConnection, ask, samples, shown
+from tests.support.daemons import (
     LOOPBACK,
     Daemon,
     Process,
@@ -29,7 +29,7 @@ from tests.integration.support import (
     tls_daemon,
     wait_until,
 )
-from tests.integration.tlsclient import VERSIONS, TLSClient, context
+from tests.support.tlsclient import VERSIONS, TLSClient, context
 
 TWISTD = str(Path(sys.executable).with_name("twistd"))
 

@@ -21,9 +21,10 @@ from unittest import SkipTest
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests import needs
-from tests.certificates import make_certificate
-from tests.integration.support import (
+from tests.integration.test_twistd import ON_A_SOCKET, socket_listens, socket_path
+from tests.support import needs
+from tests.support.certificates import make_certificate
+from tests.support.daemons import (
     LOOPBACK,
     PATIENCE_SECONDS,
     Daemon,
@@ -33,8 +34,7 @@ from tests.integration.support import (
     show,
     wait_until,
 )
-from tests.integration.test_twistd import ON_A_SOCKET, socket_listens, socket_path
-from tests.integration.tlsclient import TLSClient, context
+from tests.support.tlsclient import TLSClient, context
 
 TLS = ("--tls-port", "0", "--tls-cert", "{}/disk/pem")
 

@@ -23,7 +23,7 @@ from echod.factory import EchoFactory
 from echod.limits import TimeLimits
 from echod.reactor import MOST_EVENTS, EagerReactor
 from echod.transport import MOST_READ
-from tests.integration.support import (
+from tests.support.daemons import (
     LOOPBACK,
     REACTOR,
     Daemon,
@@ -36,7 +36,7 @@ from tests.integration.support import (
     show,
     wait_until,
 )
-from tests.integration.talkers import Crowd, End, Talker
+from tests.support.talkers import Crowd, End, Talker
 
 KIB = 1024
 MIB = 1024 * KIB

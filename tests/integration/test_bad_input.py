@@ -26,10 +26,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from tests.certificates import make_certificate
-from tests.integration.prefork import Prefork
-from tests.integration.privileges import privileged_ports, unprivileged_command
-from tests.integration.support import REACTOR, Daemon, echo, show
+from tests.support.certificates import make_certificate
+from tests.support.daemons import REACTOR, Daemon, echo, show
+from tests.support.prefork import Prefork
+from tests.support.privileges import privileged_ports, unprivileged_command
 
 PROCESSES_AT_A_TIME = 3
 PATIENCE_SECONDS = 120.0

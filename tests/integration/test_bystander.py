@@ -11,8 +11,8 @@ import time
 
 from twisted.trial.unittest import TestCase
 
-from tests import worst
-from tests.integration.support import (
+from tests.support import worst
+from tests.support.daemons import (
     PATIENCE_SECONDS,
     Daemon,
     connect,

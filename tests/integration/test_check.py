@@ -19,9 +19,9 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.outcome import Outcome
-from tests import needs
-from tests.certificates import MadeCertificate, make_certificate
-from tests.integration.support import (
+from tests.support import needs
+from tests.support.certificates import MadeCertificate, make_certificate
+from tests.support.daemons import (
     LOOPBACK,
     PATIENCE_SECONDS,
     Daemon,
@@ -30,7 +30,7 @@ from tests.integration.support import (
     tls_daemon,
     wait_until,
 )
-from tests.integration.wrong_servers import (
+from tests.support.wrong_servers import (
     IN_TLS,
     NO_TLS,
     PLAIN,
@@ -390,7 +390,7 @@ class EchodTests(SynchronousTestCase):
         The suite tells an echo that loses from one that does not: Twisted's C{wire.Echo}
         fails where the client closes its sending side, and what it lost is counted.
         """
-        with Script(str(Path(__file__).with_name("wire_echo.py"))) as server:
+        with Script(str(Path(__file__).parents[1] / "support" / "wire_echo.py")) as server:
             status, found = ask("--conformance", f"127.0.0.1:{server.port}")
         failed = {case["case"]: case for case in found["cases"] if not case["passed"]}
         self.assertEqual(status, 1)

@@ -7,10 +7,10 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests import needs
-from tests.certificates import make_certificate
-from tests.integration.support import LOOPBACK, Process, receive, tls_daemon, wait_until
-from tests.integration.wrong_servers import WrongServer, ask
+from tests.support import needs
+from tests.support.certificates import make_certificate
+from tests.support.daemons import LOOPBACK, Process, receive, tls_daemon, wait_until
+from tests.support.wrong_servers import WrongServer, ask
 
 CONFIG = """
 defaults

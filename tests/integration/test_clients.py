@@ -13,9 +13,9 @@ from unittest import SkipTest
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests import needs
-from tests.certificates import make_certificate
-from tests.integration.support import LOOPBACK, PATIENCE_SECONDS, Daemon, show
+from tests.support import needs
+from tests.support.certificates import make_certificate
+from tests.support.daemons import LOOPBACK, PATIENCE_SECONDS, Daemon, show
 
 RUNS = 250
 AT_A_TIME = 8

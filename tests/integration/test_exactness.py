@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests import needs
-from tests.integration.support import PATIENCE_SECONDS, Daemon, Worker, show
+from tests.support import needs
+from tests.support.daemons import PATIENCE_SECONDS, Daemon, Worker, show
 
 RUNS = 20
 SLOW_AT_A_TIME = 10

@@ -18,8 +18,9 @@ from pathlib import Path
 from OpenSSL import SSL
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.certificates import make_certificate
-from tests.integration.support import (
+from tests.integration.test_stop import refuses
+from tests.support.certificates import make_certificate
+from tests.support.daemons import (
     LOOPBACK,
     Daemon,
     Process,
@@ -33,13 +34,12 @@ from tests.integration.support import (
     tls_daemon,
     wait_until,
 )
-from tests.integration.test_stop import refuses
-from tests.integration.tlsclient import VERSIONS, context
-from tests.integration.tlswire import WireClient
+from tests.support.tlsclient import VERSIONS, context
+from tests.support.tlswire import WireClient
 
 KIB = 1024
 MIB = 1024 * KIB
-HERE = Path(__file__).parent
+SUPPORT = Path(__file__).parents[1] / "support"
 
 TRIES = 20
 """How often stock Twisted may do well before a fact counts as not shown."""
@@ -60,7 +60,7 @@ class Stock(Process):
 
     def __init__(self, kind: str, tls: bool = False):
         super().__init__()
-        command = [sys.executable, str(HERE / "stock_echo.py"), kind]
+        command = [sys.executable, str(SUPPORT / "stock_echo.py"), kind]
         if tls:
             made = make_certificate()
             pem = self.directory / "pem"

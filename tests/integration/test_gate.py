@@ -11,8 +11,8 @@ from collections.abc import Iterable
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests import needs
-from tests.integration.support import (
+from tests.support import needs
+from tests.support.daemons import (
     LOOPBACK,
     PATIENCE_SECONDS,
     Daemon,
@@ -21,7 +21,7 @@ from tests.integration.support import (
     tls_daemon,
     wait_until,
 )
-from tests.integration.visitors import Place, Visitors, come_from, is_in, loopback_addresses
+from tests.support.visitors import Place, Visitors, come_from, is_in, loopback_addresses
 
 DUAL_STACK = ("--port", "0")
 """The options of a daemon that takes IPv4 and IPv6 on one socket."""

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.integration.haproxy import HAProxy, Way
-from tests.integration.support import (
+from tests.support.daemons import (
     Daemon,
     echo,
     half_close,
@@ -19,7 +18,8 @@ from tests.integration.support import (
     tls_daemon,
     wait_until,
 )
-from tests.integration.tlsclient import TLSClient, context
+from tests.support.haproxy import HAProxy, Way
+from tests.support.tlsclient import TLSClient, context
 
 MIB = 1024 * 1024
 

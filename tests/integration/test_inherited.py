@@ -15,9 +15,9 @@ from pathlib import Path
 
 from twisted.trial.unittest import TestCase
 
-from tests.certificates import make_certificate
-from tests.integration import handover
-from tests.integration.support import (
+from tests.support import handover
+from tests.support.certificates import make_certificate
+from tests.support.daemons import (
     PATIENCE_SECONDS,
     REACTOR,
     Daemon,
@@ -26,7 +26,7 @@ from tests.integration.support import (
     show,
     wait_until,
 )
-from tests.integration.tlsclient import VERSIONS, TLSClient, context
+from tests.support.tlsclient import VERSIONS, TLSClient, context
 
 RESTARTS = 3
 

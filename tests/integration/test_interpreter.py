@@ -8,9 +8,9 @@ import subprocess
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.certificates import make_certificate
-from tests.integration.support import LOOPBACK, PATIENCE_SECONDS, Daemon, echo
-from tests.integration.wrong_servers import PROGRAM
+from tests.support.certificates import make_certificate
+from tests.support.daemons import LOOPBACK, PATIENCE_SECONDS, Daemon, echo
+from tests.support.wrong_servers import PROGRAM
 
 NOBODY = 64862
 """A user that has no process."""

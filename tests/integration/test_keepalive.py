@@ -20,7 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from echod import sockets
 from echod.sockets import tune
-from tests.integration.support import show
+from tests.support.daemons import show
 
 PATIENCE_SECONDS = 60.0
 SERVER, CLIENT = "10.9.8.1", "10.9.8.2"

@@ -16,8 +16,7 @@ from unittest import SkipTest
 from OpenSSL import SSL
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.integration.proxyheaders import v1
-from tests.integration.support import (
+from tests.support.daemons import (
     LOOPBACK,
     REACTOR,
     Daemon,
@@ -30,10 +29,11 @@ from tests.integration.support import (
     tls_daemon,
     wait_until,
 )
-from tests.integration.talkers import Crowd, End, Talker
-from tests.integration.tlsclient import VERSIONS, context
-from tests.integration.tlswire import WireClient
-from tests.integration.visitors import Sitter, come_from, is_in, loopback_addresses, sit, sitter
+from tests.support.proxyheaders import v1
+from tests.support.talkers import Crowd, End, Talker
+from tests.support.tlsclient import VERSIONS, context
+from tests.support.tlswire import WireClient
+from tests.support.visitors import Sitter, come_from, is_in, loopback_addresses, sit, sitter
 
 KIB = 1024
 MIB = 1024 * KIB

@@ -19,10 +19,9 @@ from typing import Any, ClassVar
 from OpenSSL import SSL
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests import needs
-from tests.certificates import make_certificate
-from tests.integration import proxyheaders
-from tests.integration.support import (
+from tests.support import needs, proxyheaders
+from tests.support.certificates import make_certificate
+from tests.support.daemons import (
     LOOPBACK,
     TEXT_VALUE,
     Daemon,
@@ -33,8 +32,8 @@ from tests.integration.support import (
     show,
     wait_until,
 )
-from tests.integration.tlsclient import TLSClient
-from tests.integration.tlsfiles import authority, certificate, put
+from tests.support.tlsclient import TLSClient
+from tests.support.tlsfiles import authority, certificate, put
 
 ENOUGH = 5000
 """So many access records are more than a pipe and the daemon hold."""

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.integration.admin import ADMIN, shown
-from tests.integration.browser import Browser
-from tests.integration.nginx import Nginx
-from tests.integration.support import Daemon, Worker, echo, show, tls_daemon, wait_until
-from tests.integration.tlsclient import TLSClient, context
+from tests.support.admin import ADMIN, shown
+from tests.support.browser import Browser
+from tests.support.daemons import Daemon, Worker, echo, show, tls_daemon, wait_until
+from tests.support.nginx import Nginx
+from tests.support.tlsclient import TLSClient, context
 
 HTTP = "http {{ access_log off; {} %s }}".format(
     " ".join(

@@ -12,13 +12,13 @@ from pathlib import Path
 from OpenSSL import SSL
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.certificates import MadeCertificate, make_certificate
-from tests.integration import proxyheaders
-from tests.integration.admin import ADMIN, AdminConnection
-from tests.integration.browser import Browser
-from tests.integration.support import show, wait_until
-from tests.integration.tlsclient import TLSClient
-from tests.integration.tlsfiles import TLSDaemon, authority, certificate
+from tests.support import proxyheaders
+from tests.support.admin import ADMIN, AdminConnection
+from tests.support.browser import Browser
+from tests.support.certificates import MadeCertificate, make_certificate
+from tests.support.daemons import show, wait_until
+from tests.support.tlsclient import TLSClient
+from tests.support.tlsfiles import TLSDaemon, authority, certificate
 
 HARM = (
     "<script>window.harm=1</script>",

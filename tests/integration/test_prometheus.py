@@ -14,9 +14,9 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests import needs
-from tests.integration.admin import ADMIN, samples
-from tests.integration.support import (
+from tests.support import needs
+from tests.support.admin import ADMIN, samples
+from tests.support.daemons import (
     LOOPBACK,
     Daemon,
     Process,

@@ -13,7 +13,18 @@ from collections.abc import Iterator
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.integration.proxyheaders import (
+from tests.support.daemons import (
+    LOOPBACK,
+    Daemon,
+    connect,
+    receive,
+    receive_rest,
+    server_side,
+    show,
+    tls_daemon,
+    wait_until,
+)
+from tests.support.proxyheaders import (
     ALPN,
     AUTHORITY,
     LOCAL,
@@ -30,20 +41,9 @@ from tests.integration.proxyheaders import (
     v2_raw,
     vector,
 )
-from tests.integration.support import (
-    LOOPBACK,
-    Daemon,
-    connect,
-    receive,
-    receive_rest,
-    server_side,
-    show,
-    tls_daemon,
-    wait_until,
-)
-from tests.integration.tlsclient import VERSIONS, context
-from tests.integration.tlswire import WireClient
-from tests.integration.visitors import Sitter, come_from, sit, sitter
+from tests.support.tlsclient import VERSIONS, context
+from tests.support.tlswire import WireClient
+from tests.support.visitors import Sitter, come_from, sit, sitter
 
 KIB = 1024
 

@@ -11,8 +11,8 @@ import time
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.integration.proxyheaders import v1, v2
-from tests.integration.support import (
+from tests.integration.test_stop import refuses
+from tests.support.daemons import (
     LOOPBACK,
     Daemon,
     Worker,
@@ -24,10 +24,10 @@ from tests.integration.support import (
     tls_daemon,
     wait_until,
 )
-from tests.integration.test_stop import refuses
-from tests.integration.tlsclient import VERSIONS, TLSClient, context
-from tests.integration.tlswire import WireClient
-from tests.integration.visitors import come_from, is_in, sit, sitter
+from tests.support.proxyheaders import v1, v2
+from tests.support.tlsclient import VERSIONS, TLSClient, context
+from tests.support.tlswire import WireClient
+from tests.support.visitors import come_from, is_in, sit, sitter
 
 KIB = 1024
 MIB = 1024 * KIB

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.integration.support import (
+from tests.support.daemons import (
     LOOPBACK,
     Daemon,
     echo,
@@ -19,8 +19,8 @@ from tests.integration.support import (
     tls_daemon,
     wait_until,
 )
-from tests.integration.tlsclient import TLSClient, context
-from tests.integration.visitors import come_from, is_in, loopback_addresses, reset
+from tests.support.tlsclient import TLSClient, context
+from tests.support.visitors import come_from, is_in, loopback_addresses, reset
 
 SSL_LISTENER = ("--listen", "ssl:0:privateKey={}/pem:interface=127.0.0.1")
 

@@ -16,13 +16,13 @@ from typing import Self
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.faultproxy import FaultProxy, Link
-from tests.integration.support import PATIENCE_SECONDS, receive, receive_rest, show
 from tests.integration.test_facts import Stock
-from tests.soak import soak
-from tests.soakers import burst, half_closer
-from tests.soaking import Listener, Soak
-from tests.toxics import (
+from tests.soak.__main__ import soak
+from tests.soak.clients import burst, half_closer
+from tests.soak.run import Listener, Soak
+from tests.support.daemons import PATIENCE_SECONDS, receive, receive_rest, show
+from tests.support.faultproxy import FaultProxy, Link
+from tests.support.toxics import (
     DOWN,
     UP,
     Bandwidth,

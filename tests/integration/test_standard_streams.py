@@ -8,9 +8,9 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.certificates import make_certificate
-from tests.integration.support import LOOPBACK, PATIENCE_SECONDS, Daemon
-from tests.integration.wrong_servers import PROGRAM
+from tests.support.certificates import make_certificate
+from tests.support.daemons import LOOPBACK, PATIENCE_SECONDS, Daemon
+from tests.support.wrong_servers import PROGRAM
 
 TWISTD = str(Path(sys.executable).with_name("twistd"))
 CHECK = (TWISTD, "-n", "--pidfile=", "echod", "--check", *LOOPBACK)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.integration.support import (
+from tests.support.daemons import (
     LOOPBACK,
     PATIENCE_SECONDS,
     REACTOR,
@@ -31,7 +31,7 @@ from tests.integration.support import (
     show,
     wait_until,
 )
-from tests.integration.talkers import Crowd, End, Talker
+from tests.support.talkers import Crowd, End, Talker
 
 KIB = 1024
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import TestCase
 
-from tests.integration.support import (
+from tests.support.daemons import (
     LOOPBACK,
     PATIENCE_SECONDS,
     Daemon,
@@ -24,7 +24,7 @@ from tests.integration.support import (
     tls_daemon,
     wait_until,
 )
-from tests.servicemanager import ServiceManager
+from tests.support.servicemanager import ServiceManager
 
 TOLD = re.compile(r"(READY|STOPPING|RELOADING|WATCHDOG)=1")
 

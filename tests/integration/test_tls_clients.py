@@ -10,10 +10,10 @@ from OpenSSL import SSL
 from service_identity import VerificationError
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.certificates import make_certificate
-from tests.handshakes import VERSIONS, client_context
-from tests.integration.support import receive_rest, show, wait_until
-from tests.integration.tlsfiles import TLSDaemon, authority, certificate, put, trusting
+from tests.support.certificates import make_certificate
+from tests.support.daemons import receive_rest, show, wait_until
+from tests.support.handshakes import VERSIONS, client_context
+from tests.support.tlsfiles import TLSDaemon, authority, certificate, put, trusting
 
 SHORT_SECONDS = 4
 

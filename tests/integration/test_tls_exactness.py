@@ -7,9 +7,9 @@ import random
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.certificates import make_certificate
-from tests.integration.support import Daemon
-from tests.integration.tlsclient import VERSIONS, TLSClient, context
+from tests.support.certificates import make_certificate
+from tests.support.daemons import Daemon
+from tests.support.tlsclient import VERSIONS, TLSClient, context
 
 SIZES = (1, 30_000, 100_000, 8_000_000)
 RUNS = 50

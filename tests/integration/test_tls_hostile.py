@@ -19,9 +19,8 @@ from unittest import SkipTest
 from OpenSSL import SSL
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests import needs
-from tests.hellos import extension, hello, records, vector
-from tests.integration.support import (
+from tests.support import needs
+from tests.support.daemons import (
     REACTOR,
     Daemon,
     Process,
@@ -31,9 +30,10 @@ from tests.integration.support import (
     tls_daemon,
     wait_until,
 )
-from tests.integration.tlsclient import VERSIONS, TLSClient, context
-from tests.integration.tlswire import WireClient, spoil
-from tests.sealing import CLIENT_HELLO, DATA, HANDSHAKE, OldSealer, Sealer, keep_secrets
+from tests.support.hellos import extension, hello, records, vector
+from tests.support.sealing import CLIENT_HELLO, DATA, HANDSHAKE, OldSealer, Sealer, keep_secrets
+from tests.support.tlsclient import VERSIONS, TLSClient, context
+from tests.support.tlswire import WireClient, spoil
 
 KIB = 1024
 MIB = 1024 * KIB

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests import needs
-from tests.certificates import make_certificate
-from tests.handshakes import client_context
-from tests.integration.support import Worker, show, wait_until
-from tests.integration.tlsfiles import TLSDaemon, authority, certificate, put, serial, trusting
+from tests.support import needs
+from tests.support.certificates import make_certificate
+from tests.support.daemons import Worker, show, wait_until
+from tests.support.handshakes import client_context
+from tests.support.tlsfiles import TLSDaemon, authority, certificate, put, serial, trusting
 
 RELOADS = 50
 NEW_A_SECOND = 100

@@ -7,11 +7,11 @@ import subprocess
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests import needs
-from tests.certificates import MadeCertificate
-from tests.integration.support import PATIENCE_SECONDS
 from tests.integration.test_clients import converse
-from tests.integration.tlsfiles import TLSDaemon, authority, certificate
+from tests.support import needs
+from tests.support.certificates import MadeCertificate
+from tests.support.daemons import PATIENCE_SECONDS
+from tests.support.tlsfiles import TLSDaemon, authority, certificate
 
 SCAN_SECONDS = 120.0
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests import needs
-from tests.integration.support import LOOPBACK, Daemon, connect, echo, wait_until
+from tests.support import needs
+from tests.support.daemons import LOOPBACK, Daemon, connect, echo, wait_until
 
 ON_A_SOCKET = ("--listen", "unix:{}/echo.sock")
 """Somewhere to listen that is known even when nothing is logged."""

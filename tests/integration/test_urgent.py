@@ -10,10 +10,10 @@ from unittest import SkipTest
 
 from twisted.trial.unittest import TestCase
 
-from tests.integration.proxyheaders import v1
-from tests.integration.support import REACTOR, Daemon, connect, echo, receive
 from tests.integration.test_exactness import listener
 from tests.integration.test_inherited import HandedDaemon
+from tests.support.daemons import REACTOR, Daemon, connect, echo, receive
+from tests.support.proxyheaders import v1
 
 TRUST = ("--proxy-protocol", "require", "--proxy-trust", "127.0.0.1/32")
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from twisted.trial.unittest import TestCase
 
 from echod.credentials import serial_text
-from tests.certificates import make_certificate
-from tests.integration.admin import ADMIN, ask, samples, shown
-from tests.integration.crew import Crew, Visitors, lives, many
-from tests.integration.support import (
+from tests.integration.test_inherited import HandedDaemon
+from tests.support.admin import ADMIN, ask, samples, shown
+from tests.support.certificates import make_certificate
+from tests.support.daemons import (
     LOOPBACK,
     Daemon,
     connect,
@@ -30,8 +30,8 @@ from tests.integration.support import (
     show,
     wait_until,
 )
-from tests.integration.test_inherited import HandedDaemon
-from tests.integration.tlsclient import TLSClient, context
+from tests.support.tlsclient import TLSClient, context
+from tests.support.workers import Crew, Visitors, lives, many
 
 
 class SpreadTests(TestCase):

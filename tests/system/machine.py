@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.integration.support import wait_until
+from tests.support.daemons import wait_until
 from tests.system.tree import REPOSITORY, alone, container, installation, tree
 
 LIFE_SECONDS = 120

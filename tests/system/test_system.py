@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 from twisted.trial.unittest import SkipTest, TestCase
 
-from tests.certificates import make_certificate
-from tests.integration.support import show, wait_until
+from tests.support.certificates import make_certificate
+from tests.support.daemons import show, wait_until
 from tests.system.machine import Machine
 from tests.system.tree import SUITE, missing, tree
 

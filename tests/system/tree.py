@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests import needs
+from tests.support import needs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -1,0 +1,3 @@
+"""
+A long run with clients of different habits.
+"""

@@ -1,0 +1,171 @@
+"""
+C{python -m tests.soak.__main__ [--seconds N] [--seed N]}: a daemon under clients of different habits,
+behind a network that changes all the time.
+
+The rule of this room: every byte that comes back is the one that was due; a stream that
+ends clean is whole; and one that does not has a toxic, or its own client, to blame.  What
+the daemon holds does not grow.  Exits with 1 when any of that is not so.
+"""
+
+import argparse
+import asyncio
+import re
+import secrets
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tests.soak.run import CLIENTS, Listener, Soak
+from tests.support.daemons import Daemon, tls_daemon, wait_until
+from tests.support.tlsclient import VERSIONS, context
+
+KIB = 1024
+
+WARM_UP = 0.25
+"""The share of the run after which memory and descriptors have to be flat."""
+
+LEAST_SECONDS = 60.0
+"""
+How long a soak has to be for a slope to mean anything; a sample a second of a few seconds shows
+how busy the machine is.
+"""
+
+MOST_GROWTH_KIB = 1024
+"""How much the straight line through the memory may rise over the rest of the run."""
+
+
+@dataclass
+class Samples:
+    """
+    What a process held, second by second.
+    """
+
+    moments: list[float] = field(default_factory=list)
+    rss_kib: list[float] = field(default_factory=list)
+    descriptors: list[float] = field(default_factory=list)
+
+    async def take(self, daemon: Daemon, seconds: float) -> None:
+        """
+        Look once a second for so long.
+        """
+        start = time.monotonic()
+        while time.monotonic() < start + seconds:
+            self.moments.append(time.monotonic() - start)
+            self.rss_kib.append(daemon.rss() / KIB)
+            self.descriptors.append(daemon.descriptors())
+            await asyncio.sleep(1.0)
+
+    def slope(self, values: Sequence[float]) -> tuple[float, float]:
+        """
+        The straight line through them, past the warm-up (least squares).
+
+        @return: how much it rises in a minute, and how much over all of it.
+        """
+        first = int(len(values) * WARM_UP)
+        xs, ys = self.moments[first:], values[first:]
+        mean_x, mean_y = sum(xs) / len(xs), sum(ys) / len(ys)
+        square = sum((x - mean_x) ** 2 for x in xs)
+        rise = sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True)) / square
+        return rise * 60, rise * (xs[-1] - xs[0])
+
+
+def soak_daemon() -> Daemon:
+    """
+    A daemon with a listener of each kind.  What waits for a network that stalls is left time.
+    """
+    return tls_daemon(
+        *("--port", "0", "--listen", "unix:{}/echo.sock"),
+        *("--proxy-protocol", "optional", "--proxy-trust", "127.0.0.0/8", "--proxy-trust", "unix"),
+        *("--handshake-timeout", "60s", "--write-timeout", "90s", "--max-lifetime", "5m"),
+    )
+
+
+def listeners_of(daemon: Daemon) -> dict[str, Listener]:
+    """
+    The ways to that daemon.
+    """
+    return {
+        "plain": Listener(("127.0.0.1", daemon.port("--port"))),
+        "tls": Listener(
+            ("127.0.0.1", daemon.port("--tls-port")), [context(name) for name in VERSIONS]
+        ),
+        "unix": Listener(str(daemon.directory / "echo.sock")),
+    }
+
+
+def soak(seconds: float, seed: object, clients: int = CLIENTS) -> tuple[str, list[str]]:
+    """
+    Run a daemon, and all that befalls it.
+
+    @return: the report, and what is wrong.
+    """
+    samples, wrong = Samples(), []
+    with soak_daemon() as daemon:
+        fresh = daemon.descriptors()
+
+        async def run() -> None:
+            await asyncio.gather(load.run(seconds), samples.take(daemon, seconds))
+
+        load = Soak(listeners_of(daemon), seed, clients)
+        asyncio.run(run())
+        tally = load.tally
+        wait_until(lambda: daemon.descriptors() <= fresh, "the last connection to be gone")
+        after = daemon.descriptors()
+        cpu = daemon.cpu()
+        took = daemon.stop()
+        [(opened, echoed)] = re.findall(r"stopped: (\d+) connections, (\d+) bytes", daemon.log)
+        reasons = Counter(record[4] for record in daemon.records())
+    rss, rss_grown = samples.slope(samples.rss_kib)
+    held, held_grown = samples.slope(samples.descriptors)
+    wrong += tally.bad
+    judged = seconds >= LEAST_SECONDS
+    if judged and rss_grown > MOST_GROWTH_KIB:
+        wrong.append(f"memory grows: {rss_grown:.0f} KiB, more than {MOST_GROWTH_KIB}")
+    if judged and held_grown > clients:
+        wrong.append(f"descriptors grow: {held_grown:.1f}, more than {clients}")
+    if int(opened) != load.accepted:
+        wrong.append(f"{opened} connections of {load.accepted} were counted")
+    lines = [
+        f"{tally.visits} streams, {tally.sent} bytes sent, {tally.received} back, "
+        f"{tally.corrupt} corrupt, {len(tally.bad)} for which nobody is to blame",
+        "ends: " + counted(tally.ends),
+        "clients: " + counted(tally.habits),
+        f"the daemon: {opened} connections, {echoed} bytes echoed; by reason: {counted(reasons)}; "
+        f"{cpu:.1f} s of CPU; gone {took:.2f} s after TERM",
+        f"memory: {samples.rss_kib[0]:.0f} KiB at first, {max(samples.rss_kib):.0f} at most, "
+        f"{samples.rss_kib[-1]:.0f} at last; past the first {WARM_UP:.0%} {rss:+.1f} KiB/min, "
+        f"{rss_grown:+.0f} KiB in all (at most {MOST_GROWTH_KIB})",
+        f"descriptors: {fresh} before, {max(samples.descriptors):.0f} at most, {after} after; "
+        f"{held:+.2f} a minute, {held_grown:+.1f} in all (at most {clients})",
+    ]
+    return "\n".join(lines), wrong
+
+
+def counted(counts: Counter[str]) -> str:
+    """
+    The counts in words, the largest first.
+    """
+    return ", ".join(f"{name} {count}" for name, count in counts.most_common())
+
+
+def main() -> None:
+    """
+    The command.
+    """
+    parser = argparse.ArgumentParser(prog="python -m tests.soak.__main__", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--seed", default=str(secrets.randbelow(10**9)))
+    parser.add_argument("--clients", type=int, default=CLIENTS, help="at a time")
+    given = parser.parse_args()
+    print(f"seed {given.seed}, {given.seconds:g} s, {given.clients} clients at a time", flush=True)
+    report, wrong = soak(given.seconds, given.seed, given.clients)
+    print(report)
+    for line in wrong[:20]:
+        print(f"WRONG: {line}")
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,557 @@
+"""
+Real daemons for the integration tests: each is a process of its own on a free port,
+with a directory of its own, and is gone when its C{with} block ends.
+
+The rule of this room: whatever is waited for has a deadline, and only a process that was
+started here is ever signalled.
+"""
+
+import os
+import re
+import resource
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+from tests.support import needs
+from tests.support.certificates import make_certificate
+
+T = TypeVar("T")
+
+REACTOR = os.environ.get("ECHOD_TEST_REACTOR", "")
+"""The reactor that every daemon is started on; empty for the one that it takes itself."""
+
+LOOPBACK = ("--port", "0", "--interface", "127.0.0.1")
+"""The options of a daemon on a free port that this machine alone can reach."""
+
+PATIENCE_SECONDS = 120.0
+"""How long to wait for what a busy machine may be slow to do, but must do."""
+
+POLL_SECONDS = 0.005
+
+_LISTENING = re.compile(r"listening on (\S+), (--[^\n\"]+)")
+TEXT_VALUE = r"""(?:[^\s"\\;=,]+|"(?:[^"\\]|\\.)*")"""
+"""What a peer chose, as it stands in a line of the text log: bare, or in quotes."""
+
+_LISTENERS = ("--port", "--tls-port", "--listen", "--tls-listen", "--admin")
+
+# What a failure, or a log record that could not be written, looks like in the log.
+_TROUBLE = re.compile(r"Traceback|Unhandled|Unable to format|Temporarily disabling observer")
+
+
+def wait_until(condition: Callable[[], T], what: str, seconds: float = PATIENCE_SECONDS) -> T:
+    """
+    Ask again and again, until the answer is true.
+
+    @return: that answer.
+    @raise AssertionError: naming C{what} was waited for, when the time is over.
+    """
+    deadline = time.monotonic() + seconds
+    while not (answer := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {seconds} s in vain for {what}")
+        time.sleep(POLL_SECONDS)
+    return answer
+
+
+class Process:
+    """
+    A program in a directory of its own, with its output in two files there.
+
+    @cvar stdin: where its input comes from, as L{subprocess} has it.
+    @ivar output: where its output goes; C{None} for the file.
+    @ivar pass_fds: the descriptors that it inherits, as L{subprocess} has it.
+    """
+
+    stdin = subprocess.DEVNULL
+    output: int | None = None
+    pass_fds: Sequence[int] = ()
+
+    def __init__(self, *command: str):
+        self._command = command
+        self._temporary = tempfile.TemporaryDirectory(prefix="echod-")
+        self.directory = Path(self._temporary.name)
+        # So that a daemon that gives up root finds its directory and can write there.
+        self.directory.chmod(0o777)
+        self.pid = 0
+        self._pidfd = -1
+
+    def start(self) -> None:
+        """
+        Start the program.  It is told apart by a descriptor (pidfd_open(2)), so no
+        signal can ever reach another process.
+        """
+        with (self.directory / "out").open("wb") as out, (self.directory / "err").open("wb") as err:
+            self._child = subprocess.Popen(
+                self._command,
+                cwd=self.directory,
+                stdin=self.stdin,
+                stdout=out if self.output is None else self.output,
+                stderr=err,
+                pass_fds=self.pass_fds,
+            )
+        self._watch(self._child.pid)
+
+    def _watch(self, pid: int) -> None:
+        self.pid = pid
+        self._pidfd = os.pidfd_open(pid)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if self._pidfd >= 0:
+                if self.running():
+                    self.signal(signal.SIGKILL)
+                    self.wait("the killed process")
+                os.close(self._pidfd)
+                self._child.wait()
+            if error is None:
+                self._look_for_trouble()
+            elif self._pidfd >= 0:
+                print(f"the last of its log:\n{self.log[-4000:]}{self.stderr[-4000:]}")
+        finally:
+            self._temporary.cleanup()
+
+    def _look_for_trouble(self) -> None:
+        text = self.log + self.stderr
+        if found := _TROUBLE.search(text):
+            raise AssertionError(f"trouble in the log: {text[found.start() - 500 :][:4000]}")
+
+    @property
+    def stdout(self) -> str:
+        return (self.directory / "out").read_text()
+
+    @property
+    def stderr(self) -> str:
+        return (self.directory / "err").read_text()
+
+    @property
+    def log(self) -> str:
+        """
+        All that has been logged so far.
+        """
+        return self.stdout
+
+    def running(self) -> bool:
+        ended = select.poll()
+        ended.register(self._pidfd, select.POLLIN)
+        return not ended.poll(0)
+
+    def signal(self, number: signal.Signals) -> None:
+        signal.pidfd_send_signal(self._pidfd, number)
+
+    def wait(self, what: str = "the exit", seconds: float = PATIENCE_SECONDS) -> float:
+        """
+        Wait for its end.
+
+        @return: how many seconds that took.
+        """
+        start = time.monotonic()
+        ended = select.poll()
+        ended.register(self._pidfd, select.POLLIN)
+        if not ended.poll(seconds * 1000):
+            raise AssertionError(f"waited {seconds} s in vain for {what}")
+        return time.monotonic() - start
+
+    @property
+    def status(self) -> int:
+        """
+        The exit status; a signal that ended it counts negative, as in L{subprocess}.
+        """
+        return self._child.wait(PATIENCE_SECONDS)
+
+    def rss(self) -> int:
+        """
+        The memory that the process occupies now, in bytes (statm in proc(5)).
+        """
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * resource.getpagesize()
+
+    def cpu(self) -> float:
+        """
+        The CPU time, in seconds, that its first thread has used (schedstat in proc(5)).
+        """
+        return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[0]) / 1e9
+
+    def descriptors(self) -> int:
+        """
+        How many descriptors it has open.
+        """
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def state(self, field: str) -> str:
+        """
+        A line of C{/proc/PID/status} (proc(5)).
+        """
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name == field:
+                return value.strip()
+        raise AssertionError(f"no {field} in /proc/PID/status")
+
+
+class Daemon(Process):
+    """
+    echod under C{twistd} or C{twist}.
+
+    It is ready once each of its listeners has been logged and its reactor runs, which takes
+    over SIGCHLD then; with workers, these are up by then.
+    """
+
+    def __init__(
+        self,
+        *options: str,
+        program: str = "twistd",
+        before: Sequence[str] = (),
+        background: bool = False,
+        reactor: str = REACTOR,
+        ready: Callable[["Daemon"], bool] | None = None,
+    ):
+        """
+        @param options: for echod.  C{{}} in one stands for the daemon's directory.
+        @param program: C{"twistd"} or C{"twist"}.
+        @param before: options for that program; C{{}} as above.
+        @param background: whether it shall go there, with C{twistd.pid} and C{twistd.log}.
+        @param reactor: the reactor's name; empty for the one that it takes itself.
+        @param ready: what to wait for, when it is not the log's lines.
+        """
+        super().__init__()
+        self._background = background
+        self._log_name = "twistd.log" if background or "--logfile" in before else "out"
+        command = [str(Path(sys.executable).with_name(program))]
+        if reactor:
+            command.append(f"--reactor={reactor}")
+        if background:
+            command += ["--pidfile", "{}/twistd.pid", "--logfile", "{}/twistd.log"]
+        elif program == "twistd":
+            command += ["-n", "--pidfile="]
+        else:
+            command.append("--log-format=text")
+        if program == "twistd":
+            command += ["--rundir", "{}"]
+        command += [*before, "echod", *options]
+        self._command = tuple(part.replace("{}", str(self.directory)) for part in command)
+        self._ready = ready or Daemon._all_listen
+        self._expected = sum(options.count(name) for name in _LISTENERS)
+
+    def start(self) -> None:
+        """
+        Start it and wait until it is ready.
+        """
+        super().start()
+        if self._background:
+            launcher = self._pidfd
+            self.wait("twistd to go to the background")
+            os.close(launcher)
+            self._pidfd = -1
+            if self.status != 0:
+                raise AssertionError(f"twistd ended with {self.status}: {self.stderr}")
+            self._watch(int(self.pidfile.read_text()))
+        wait_until(
+            lambda: not self.running() or (self._ready(self) and self._runs()),
+            "the daemon to be ready",
+        )
+        if not self.running():
+            raise AssertionError(f"the daemon ended at once: {self.log}{self.stderr}")
+
+    def _runs(self) -> bool:
+        caught = int(self.state("SigCgt"), 16)
+        return all(caught >> number - 1 & 1 for number in (signal.SIGTERM, signal.SIGCHLD))
+
+    def _all_listen(self) -> bool:
+        return len(self.addresses) >= self._expected
+
+    @property
+    def pidfile(self) -> Path:
+        return self.directory / "twistd.pid"
+
+    @property
+    def log(self) -> str:
+        path = self.directory / self._log_name
+        return path.read_text() if path.exists() else ""
+
+    @property
+    def addresses(self) -> list[tuple[str, str]]:
+        """
+        Where it listens, and the option that asked for it, as it logged them.
+        """
+        return _LISTENING.findall(self.log)
+
+    def address(self, option: str = "--port") -> str:
+        """
+        Where the first listener that this option asked for listens.
+        """
+        for address, asked in self.addresses:
+            if asked.startswith(option):
+                return address
+        raise AssertionError(f"nothing listens for {option}")
+
+    def port(self, option: str = "--port") -> int:
+        """
+        The TCP port of that listener.
+        """
+        return int(self.address(option).rpartition(":")[2])
+
+    def connect(self, option: str = "--port", receive_buffer: int = 0) -> socket.socket:
+        """
+        Connect to that listener.
+
+        @param receive_buffer: C{SO_RCVBUF} of the new socket; 0 for the system's default.
+        """
+        return connect(self.address(option), receive_buffer)
+
+    def stop(self) -> float:
+        """
+        Tell it to stop, and wait for its end.
+
+        @return: how many seconds that took.
+        """
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def records(self) -> list[tuple[str, str, int, float, str]]:
+        """
+        The access records logged so far: peer, listener, bytes, seconds and reason.
+        """
+        found = re.findall(
+            rf"connection \d+ of ({TEXT_VALUE}) to (\S+): "
+            r"(\d+) bytes echoed in ([\d.]+) s, ([\w-]+)",
+            self.log,
+        )
+        return [(p, where, int(n), float(s), reason) for p, where, n, s, reason in found]
+
+    def refusals(self) -> list[tuple[int, str, str]]:
+        """
+        The lines about refusals logged so far: how many, the reason, and the last peer.
+        """
+        found = re.findall(rf"refused (\d+): ([\w-]+), the last from ({TEXT_VALUE}) to ", self.log)
+        return [(int(number), reason, peer) for number, reason, peer in found]
+
+    def refused(self) -> Counter[str]:
+        """
+        How many have been logged to be refused, by reason.
+        """
+        total: Counter[str] = Counter()
+        for number, reason, _ in self.refusals():
+            total[reason] += number
+        return total
+
+    def turned_away(self, expected: Mapping[str, int]) -> None:
+        """
+        Wait until so many have been logged to be refused, by reason, and no more.
+        """
+        try:
+            wait_until(lambda: self.refused().total() >= sum(expected.values()), "the refusals")
+        finally:
+            if self.refused() != expected:
+                raise AssertionError(f"refused {dict(self.refused())}, not {dict(expected)}")
+
+    def ended(self, reason: str, number: int) -> int:
+        """
+        Wait until so many connections have been logged to have ended for this reason.
+
+        @return: how many have.
+        """
+
+        def enough() -> int:
+            found = sum(record[4] == reason for record in self.records())
+            return found if found >= number else 0
+
+        return wait_until(enough, f"{number} connections to end with {reason}")
+
+
+def tls_daemon(*options: str, program: str = "twistd", reactor: str = REACTOR) -> Daemon:
+    """
+    A daemon that listens for TLS, with a certificate made for it.
+    """
+    listener = ("--tls-port", "0", "--tls-cert", "{}/pem", "--interface", "127.0.0.1")
+    daemon = Daemon(*listener, *options, program=program, reactor=reactor)
+    made = make_certificate()
+    (daemon.directory / "pem").write_bytes(made.cert_pem + made.key_pem)
+    return daemon
+
+
+def connect(address: str, receive_buffer: int = 0) -> socket.socket:
+    """
+    Connect to an address as echod logs it: C{127.0.0.1:9000}, C{[::1]:9000},
+    C{unix:/run/echod.sock}.
+    """
+    place: str | tuple[str, int]
+    if address.startswith("unix:"):
+        family, place = socket.AF_UNIX, address.removeprefix("unix:")
+    else:
+        host, _, port = address.rpartition(":")
+        family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+        place = host.strip("[]"), int(port)
+    client = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        client.settimeout(PATIENCE_SECONDS)
+        if receive_buffer:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        client.connect(place)
+    except BaseException:
+        client.close()
+        raise
+    return client
+
+
+def receive(client: socket.socket, size: int) -> bytes:
+    """
+    Receive exactly so many bytes, or fewer when the stream ends before.
+    """
+    data = bytearray()
+    while len(data) < size and (piece := client.recv(size - len(data))):
+        data += piece
+    return bytes(data)
+
+
+def receive_rest(client: socket.socket) -> bytes:
+    """
+    Receive until the stream ends, or breaks.
+    """
+    data = bytearray()
+    with suppress(ConnectionError):
+        while piece := client.recv(65536):
+            data += piece
+    return bytes(data)
+
+
+def server_side(client: socket.socket) -> tuple[int, int, int]:
+    """
+    The server's end of a connection, as C{/proc/net/tcp} (proc(5)) has it.
+
+    @return: its state, and the bytes in its queues for sending and receiving; the state
+        is 0 when it is gone.
+    """
+    server_port, client_port = client.getpeername()[1], client.getsockname()[1]
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, state, queues, *_ = line.split()
+        ports = [int(place.rpartition(":")[2], 16) for place in (local, remote)]
+        if ports == [server_port, client_port]:
+            sending, _, receiving = queues.partition(":")
+            return int(state, 16), int(sending, 16), int(receiving, 16)
+    return 0, 0, 0
+
+
+def echo(client: socket.socket, data: bytes) -> bytes:
+    """
+    Send, and receive as much as was sent.
+    """
+    client.sendall(data)
+    return receive(client, len(data))
+
+
+def ping_pong(
+    client: socket.socket, goes_on: Callable[[int], bool], message: bytes = bytes(64)
+) -> list[float]:
+    """
+    Send a message and wait for its echo, over and over.
+
+    @param goes_on: told how often it has been done, says whether to do it again.
+    @return: how long each took, in seconds, sorted.
+    """
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    times: list[float] = []
+    while goes_on(len(times)):
+        start = time.perf_counter()
+        if echo(client, message) != message:
+            raise AssertionError("the echo is not what was sent")
+        times.append(time.perf_counter() - start)
+    return sorted(times)
+
+
+def percentile(ordered: Sequence[float], percent: float) -> float:
+    """
+    The value that so many percent of a sorted sequence do not exceed.
+    """
+    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
+
+
+class Worker(threading.Thread):
+    """
+    A function that runs beside the test; C{result()} waits for it, and raises what it
+    raised.
+    """
+
+    def __init__(self, function: Callable[[], object]):
+        super().__init__(daemon=True)
+        self._function = function
+        self._answer: object = None
+        self._error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._answer = self._function()
+        except BaseException as error:
+            self._error = error
+
+    def result(self, seconds: float = PATIENCE_SECONDS) -> object:
+        self.join(seconds)
+        if self.is_alive():
+            raise AssertionError(f"waited {seconds} s in vain for a thread")
+        if self._error is not None:
+            raise self._error
+        return self._answer
+
+
+def half_close(client: socket.socket, data: bytes) -> bytes:
+    """
+    Send, close the sending side, and read to the end, both at the same time.
+    """
+
+    def send() -> None:
+        client.sendall(data)
+        client.shutdown(socket.SHUT_WR)
+
+    sending = Worker(send)
+    back = receive_rest(client)
+    sending.result()
+    return back
+
+
+@contextmanager
+def many_descriptors(number: int) -> Iterator[None]:
+    """
+    Let this process, and what it starts, have so many descriptors open.
+
+    @raise SkipTest: when the system does not allow that.
+    """
+    needs.descriptors(number)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < number:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def show(figures: str) -> None:
+    """
+    Print the figures of a test in a line of their own, for whoever reads the run.
+    """
+    print(f"\n  {figures}")

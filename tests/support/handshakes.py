@@ -1,0 +1,157 @@
+"""
+TLS handshakes in memory.
+
+The rule of this room: both sides are run to their end, and what each says of it is kept.
+"""
+
+import contextlib
+
+from OpenSSL import SSL
+from twisted.internet.interfaces import IOpenSSLContextFactory
+from zope.interface import implementer
+
+from echod.credentials import Credentials
+from echod.tls import Policy, server_context
+from tests.support.certificates import MadeCertificate
+
+VERSIONS = {"TLSv1.2": SSL.TLS1_2_VERSION, "TLSv1.3": SSL.TLS1_3_VERSION}
+
+
+def client_context(
+    version: str | None = None,
+    certificate: MadeCertificate | None = None,
+    suites: str = "DEFAULT",
+    alpn: tuple[bytes, ...] = (),
+) -> SSL.Context:
+    """
+    A client's context, which takes any server's certificate.
+
+    @param version: the only one that it speaks, C{None} for all there are.
+    @param certificate: what it shows when it is asked for one.
+    """
+    context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    if version is not None:
+        context.set_min_proto_version(VERSIONS[version])
+        context.set_max_proto_version(VERSIONS[version])
+    context.set_cipher_list(suites.encode())
+    if alpn:
+        context.set_alpn_protos(list(alpn))
+    if certificate is not None:
+        context.use_certificate(certificate.certificate)
+        context.use_privatekey(certificate.key)  # type: ignore[arg-type]
+        while (certificate := certificate.issuer) is not None and certificate.issuer is not None:
+            context.add_extra_chain_cert(certificate.certificate)
+    return context
+
+
+@implementer(IOpenSSLContextFactory)
+class Served:
+    """
+    What C{startTLS} takes: a certificate, by the daemon's policy.
+    """
+
+    def __init__(self, made: MadeCertificate):
+        chain = (made.certificate,)
+        own = Credentials("made.pem", chain, made.key, ("localhost",), None)
+        self._context = server_context(Policy(), [own])
+
+    def getContext(self) -> SSL.Context:
+        return self._context
+
+
+class Handshake:
+    """
+    A client and a server that shake hands, and then exchange a word.
+
+    @ivar client_error: why the client gave up, C{None} if it did not.
+    @ivar server_error: likewise.
+    @ivar heard: what the server has been told afterwards.
+    """
+
+    def __init__(
+        self,
+        server: SSL.Context,
+        client: SSL.Context,
+        name: bytes | None = None,
+        session: SSL.Session | None = None,
+    ):
+        """
+        @param name: the name that the client asks for, C{None} for none.
+        @param session: the one that it would like to resume.
+        """
+        self.server = SSL.Connection(server, None)
+        self.server.set_accept_state()
+        self.client = SSL.Connection(client, None)
+        self.client.set_connect_state()
+        if name is not None:
+            self.client.set_tlsext_host_name(name)
+        if session is not None:
+            self.client.set_session(session)
+        self.client_error: SSL.Error | None = None
+        self.server_error: SSL.Error | None = None
+        self.heard = b""
+
+    def step(self) -> None:
+        """
+        Let each side act once on what it has been told.
+        """
+        self.client_error = self.client_error or self._act(self.client)
+        self._carry(self.client, self.server)
+        self.server_error = self.server_error or self._act(self.server)
+        self._carry(self.server, self.client)
+
+    def run(self) -> "Handshake":
+        """
+        Shake hands, and have the client send C{word} if it thinks that went well.
+        """
+        for _ in range(4):
+            self.step()
+        if self.client_error is None:
+            self.client.send(b"word")
+            self._carry(self.client, self.server)
+        try:
+            self.heard = self.server.recv(100)
+        except SSL.Error as error:
+            self.server_error = self.server_error or error
+        self._carry(self.server, self.client)
+        try:
+            # Tickets, and alerts of TLS 1.3 that come after the client has done its part.
+            self.client.recv(100)
+        except SSL.WantReadError:
+            pass
+        except SSL.Error as error:
+            self.client_error = self.client_error or error
+        return self
+
+    def _act(self, side: SSL.Connection) -> SSL.Error | None:
+        try:
+            side.do_handshake()
+        except SSL.WantReadError:
+            pass
+        except SSL.Error as error:
+            return error
+        return None
+
+    def _carry(self, sender: SSL.Connection, receiver: SSL.Connection) -> None:
+        with contextlib.suppress(SSL.WantReadError):
+            receiver.bio_write(sender.bio_read(1 << 16))
+
+    @property
+    def shown(self) -> list[str]:
+        """
+        The subjects of the certificates that the server showed.
+        """
+        chain = self.client.get_peer_cert_chain(as_cryptography=True) or []
+        return [each.subject.rfc4514_string() for each in chain]
+
+
+def shake_hands(
+    server: SSL.Context,
+    client: SSL.Context,
+    name: bytes | None = None,
+    session: SSL.Session | None = None,
+) -> Handshake:
+    """
+    Do the whole of it.
+    """
+    return Handshake(server, client, name, session).run()

@@ -1,0 +1,45 @@
+"""
+Runs of messages to servers in memory, by a clock that somebody has to turn.
+"""
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod.outcome import Failed
+from echod.ping import Ping
+from tests.support.memory import turn
+
+
+class PingTestCase(SynchronousTestCase):
+    """
+    Messages at fixed times, to servers in memory.
+    """
+
+    def setUp(self):
+        self.clock = Clock()
+        self.told = []
+
+    def ping(self, dial, rate=1.0, connections=1, count=3, size=64):
+        self.made = Ping(
+            self.clock,
+            dial,
+            lambda *what: self.told.append(what),
+            size=size,
+            rate=rate,
+            connections=connections,
+            count=count,
+            timeout_seconds=2,
+        )
+        return self.made
+
+    def run_ping(self, dial, **how):
+        turn(self.clock, self.ping(dial, **how).run(), 0.125)
+        # What the server still waits for.
+        self.clock.advance(1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        return self.made
+
+    def outcomes(self):
+        return [
+            result.outcome if isinstance(result, Failed) else result for *_, result in self.told
+        ]

@@ -1,0 +1,135 @@
+"""
+Daemons with certificates in files, and what they log of them.
+
+The rule of this room: every certificate here is signed by an authority that the test
+knows, and every file is replaced at once, as certbot and Kubernetes do it.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from OpenSSL import SSL, crypto
+
+from tests.support.certificates import MadeCertificate, make_certificate
+from tests.support.daemons import REACTOR, Daemon
+from tests.support.tlsclient import TLSClient
+
+DAYS = 80
+"""
+What is left of a new certificate: not so little that it is warned of, and not so much that
+a browser would mind.
+"""
+
+
+def authority(name: str = "authority") -> MadeCertificate:
+    """
+    Somebody who signs others.
+    """
+    return make_certificate([name], authority=True, days=DAYS)
+
+
+def certificate(issuer: MadeCertificate, *names: str, days: float = DAYS) -> MadeCertificate:
+    """
+    A certificate for a server or a client.
+    """
+    return make_certificate(names or ["localhost"], issuer, days=days)
+
+
+def put(path: Path, content: bytes) -> None:
+    """
+    Put a file, for its owner only, in the place of another.
+    """
+    new = path.with_name(path.name + ".new")
+    new.write_bytes(content)
+    new.chmod(0o600)
+    os.replace(new, path)
+
+
+class TLSDaemon(Daemon):
+    """
+    A daemon that listens for TLS alone, and logs as JSON.
+    """
+
+    def __init__(
+        self,
+        certificates: Sequence[MadeCertificate],
+        *options: str,
+        before: Sequence[str] = (),
+        files: dict[str, bytes] | None = None,
+        reactor: str = REACTOR,
+    ):
+        """
+        @param certificates: the first is in C{0.pem} with its key in C{0.key}, and so on.
+        @param files: what else shall be in its directory.
+        """
+        pairs: list[str] = []
+        for number in range(len(certificates)):
+            pairs += ("--tls-cert", f"{{}}/{number}.pem", "--tls-key", f"{{}}/{number}.key")
+        listen = ("--tls-port", "0", "--interface", "127.0.0.1", "--log-format", "json")
+        super().__init__(*listen, *pairs, *options, before=before, reactor=reactor)
+        for number, made in enumerate(certificates):
+            self.install(made, number)
+        for name, content in (files or {}).items():
+            put(self.directory / name, content)
+
+    def install(self, made: MadeCertificate, number: int = 0) -> None:
+        """
+        Put a certificate and its key in the place of those there are.
+        """
+        put(self.directory / f"{number}.pem", made.chain)
+        put(self.directory / f"{number}.key", made.key_pem)
+
+    def client(
+        self,
+        context: SSL.Context,
+        name: bytes | None = None,
+        session: SSL.Session | None = None,
+    ) -> TLSClient:
+        """
+        A client that has shaken hands.
+        """
+        client = TLSClient(self.connect("--tls-port"), context)
+        try:
+            if name is not None:
+                client.tls.set_tlsext_host_name(name)
+            if session is not None:
+                client.tls.set_session(session)
+            return client.handshake()
+        except BaseException:
+            client.close()
+            raise
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """
+        What it has logged of a kind, the lines that are whole.
+        """
+        lines = self.log.splitlines(keepends=True)
+        events = [json.loads(line) for line in lines if line.endswith("\n")]
+        return [event for event in events if event.get("event") == kind]
+
+
+def trusting(authority: MadeCertificate, version: int | None = None) -> SSL.Context:
+    """
+    A client's context that takes the certificates of one authority only.
+    """
+    context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    if version is not None:
+        context.set_min_proto_version(version)
+        context.set_max_proto_version(version)
+    store = context.get_cert_store()
+    assert store is not None
+    store.add_cert(crypto.X509.from_cryptography(authority.certificate))
+    context.set_verify(SSL.VERIFY_PEER)
+    return context
+
+
+def serial(client: TLSClient) -> int:
+    """
+    The serial number of the certificate that a client was shown.
+    """
+    shown = client.tls.get_peer_certificate(as_cryptography=True)
+    assert shown is not None
+    return shown.serial_number

@@ -1,0 +1,103 @@
+"""
+Connected sockets of asyncio, as a client's bytes go through them: plain, and with TLS.
+
+The rule of this room: an end without a close_notify is not the end of a stream of TLS.
+"""
+
+import asyncio
+import socket
+import struct
+
+from OpenSSL import SSL
+
+from tests.support.tlswire import WireClient
+
+MOST_READ = 64 * 1024
+
+
+class Truncated(ConnectionError):
+    """
+    The stream of TLS has ended without a close_notify.
+    """
+
+
+class Wire:
+    """
+    A connected socket, as bytes go through it.
+    """
+
+    def __init__(self, sock: socket.socket):
+        self.sock = sock
+
+    async def begin(self) -> None:
+        """
+        Do what comes before the first byte.
+        """
+
+    async def send(self, data: bytes | memoryview) -> None:
+        await asyncio.get_running_loop().sock_sendall(self.sock, data)
+
+    async def receive(self, most: int) -> bytes:
+        """
+        @return: some bytes, none at the end.
+        """
+        return await asyncio.get_running_loop().sock_recv(self.sock, most)
+
+    async def send_last(self, data: bytes | memoryview) -> None:
+        """
+        Send, and close the sending side right behind it.
+        """
+        await self.send(data)
+        self.sock.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """
+        Be gone, without a word.
+        """
+        self.sock.close()
+
+    def reset(self) -> None:
+        """
+        Be gone, with a reset.
+        """
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.sock.close()
+
+
+class SecureWire(Wire):
+    """
+    The same with TLS, whose close_notify ends the sending side.
+    """
+
+    def __init__(self, sock: socket.socket, context: SSL.Context):
+        super().__init__(sock)
+        self._tls = WireClient(sock, context)
+        self._come = b""
+
+    async def begin(self) -> None:
+        while True:
+            if flight := self._tls.flight():
+                await super().send(flight)
+            if self._tls.tls.get_state_string() == b"SSL negotiation finished successfully":
+                return
+            if not (data := await super().receive(MOST_READ)):
+                raise Truncated("in the handshake")
+            self._tls.tls.bio_write(data)
+
+    async def send(self, data: bytes | memoryview) -> None:
+        await super().send(self._tls.record(bytes(data)))
+
+    async def send_last(self, data: bytes | memoryview) -> None:
+        await super().send(self._tls.records(bytes(data)))
+
+    async def receive(self, most: int) -> bytes:
+        while not (data := self._tls.decrypt(self._come)):
+            if isinstance(self._tls.end, SSL.ZeroReturnError):
+                return b""
+            if not isinstance(self._tls.end, SSL.WantReadError):
+                raise ConnectionError(f"TLS: {self._tls.end!r}")
+            self._come = await super().receive(most)
+            if not self._come:
+                raise Truncated("no close_notify")
+        self._come = b""
+        return data

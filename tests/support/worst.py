@@ -1,0 +1,272 @@
+"""
+C{python -m tests.support.worst KIND ADDRESS NUMBER}: the worst that a client can do to the others,
+by so many of its connections at once, until standard input ends.
+
+It says C{ready} when all are connected and under way.
+"""
+
+import contextlib
+import os
+import select
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from OpenSSL import SSL
+
+import tests
+from tests.support.admin import ADMIN
+from tests.support.certificates import make_certificate
+from tests.support.daemons import LOOPBACK, Daemon, connect
+from tests.support.proxyheaders import v1, v2, vector
+from tests.support.tlswire import WireClient
+
+ROOT = Path(tests.__file__).parent.parent
+
+RESET = struct.pack("ii", 1, 0)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """
+    What each connection does.
+
+    @ivar option: the listener that it is for.
+    @ivar payload: makes what it sends, given its connected socket.
+    @ivar piece: how much of that goes into one segment.
+    @ivar repeat: whether it begins anew on the same connection; else it closes and connects
+        again.
+    @ivar flags: for C{send(2)}.
+    @ivar reads: whether it takes what comes back.
+    @ivar resets: whether it closes with a reset.
+    """
+
+    option: str
+    payload: Callable[[socket.socket], bytes]
+    piece: int = 65536
+    repeat: bool = False
+    flags: int = 0
+    reads: bool = True
+    resets: bool = False
+
+
+def _always(payload: bytes) -> Callable[[socket.socket], bytes]:
+    return lambda sock: payload
+
+
+def _request(path: str, *headers: bytes) -> bytes:
+    head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n".encode()
+    return head + b"".join(each + b"\r\n" for each in headers) + b"\r\n"
+
+
+def _vector(size: int, body: bytes) -> bytes:
+    return len(body).to_bytes(size, "big") + body
+
+
+def _extension(number: int, body: bytes) -> bytes:
+    return struct.pack("!H", number) + _vector(2, body)
+
+
+def client_hello(*extensions: bytes, record: int = 16384) -> bytes:
+    """
+    A ClientHello (RFC 8446, 4.1.2) that asks for TLS 1.3, in records of this length.
+    """
+    asked = (
+        _extension(43, b"\2\3\4"),
+        _extension(10, _vector(2, b"\0\x17")),
+        _extension(13, _vector(2, b"\4\3")),
+        _extension(51, _vector(2, b"")),
+    )
+    body = b"\3\3" + os.urandom(32) + b"\0" + _vector(2, b"\x13\1") + b"\1\0"
+    body += _vector(2, b"".join((*asked, *extensions)))
+    message = b"\1" + _vector(3, body)
+    pieces = (message[at : at + record] for at in range(0, len(message), record))
+    return b"".join(b"\x16\3\1" + _vector(2, piece) for piece in pieces)
+
+
+def _context() -> SSL.Context:
+    return SSL.Context(SSL.TLS_CLIENT_METHOD)
+
+
+def _hello(sock: socket.socket) -> bytes:
+    return WireClient(sock, _context()).flight()
+
+
+def _empty_records(sock: socket.socket) -> bytes:
+    client = WireClient(sock, _context()).handshake()
+    return b"".join(client.record(b".") for _ in range(2000))
+
+
+PADDING = [_extension(0xFE00 + number, bytes(16000)) for number in range(4)]
+
+PLAIN = {
+    "small writes": Kind("--port", _always(bytes(4096)), piece=1, repeat=True),
+    "small writes to a UNIX socket": Kind("--listen", _always(bytes(4096)), piece=1, repeat=True),
+    "bulk": Kind("--port", _always(bytes(1 << 20)), repeat=True),
+    "bulk, nothing read": Kind("--port", _always(bytes(1 << 20)), repeat=True, reads=False),
+    "urgent bytes": Kind(
+        "--port", _always(bytes(4096)), piece=1, repeat=True, flags=socket.MSG_OOB
+    ),
+    "connect and close": Kind("--port", _always(b"hello")),
+    "connect and reset": Kind("--port", _always(b"hello"), resets=True),
+    "PROXY header byte by byte": Kind(
+        "--tls-listen", _always(v1("2001:db8:1111:2222:3333:4444:5555:6666", 40000)), piece=1
+    ),
+    "PROXY header with many vectors": Kind(
+        "--tls-listen", _always(v2("192.0.2.7", 40000, *(vector(0xE0, b"") for _ in range(170))))
+    ),
+    "requests with many headers": Kind(
+        "--admin", _always(_request("/", *(b"a%d: b" % n for n in range(490))))
+    ),
+    "requests with long headers": Kind("--admin", _always(_request("/", b"a: " + b"b" * 16000))),
+    "requests with short lines": Kind("--admin", _always(b"\r\n" * 40000)),
+    "requests for the page": Kind("--admin", _always(_request("/")), repeat=True),
+    "requests for all as JSON": Kind("--admin", _always(_request("/connections")), repeat=True),
+    "requests for metrics": Kind("--admin", _always(_request("/metrics")), repeat=True),
+}
+"""The kinds that do not come to TLS."""
+
+TLS = {
+    "handshakes begun": Kind("--tls-port", _hello),
+    "ClientHello in records of a byte": Kind(
+        "--tls-port", _always(client_hello(*PADDING, record=1))
+    ),
+    "ClientHello of 64 KB": Kind("--tls-port", _always(client_hello(*PADDING))),
+    "ClientHello with many ALPN protocols": Kind(
+        "--tls-port", _always(client_hello(_extension(16, _vector(2, b"\1a" * 31500))))
+    ),
+    "small records": Kind("--tls-port", _empty_records),
+}
+"""The kinds that are about TLS."""
+
+
+class Attacker:
+    """
+    One connection, over and over.
+    """
+
+    def __init__(self, kind: Kind, address: str, poller: select.epoll):
+        self.kind = kind
+        self._address = address
+        self._poller = poller
+        self.begin()
+
+    def begin(self) -> None:
+        """
+        Connect.
+        """
+        self.sock = connect(self._address)
+        with contextlib.suppress(OSError):
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._payload = memoryview(self.kind.payload(self.sock))
+        self._at = 0
+        self.sock.setblocking(False)
+        reads = select.EPOLLIN if self.kind.reads else 0
+        self._poller.register(self.sock, select.EPOLLOUT | reads)
+
+    def end(self) -> None:
+        """
+        Close.
+        """
+        if self.kind.resets:
+            with contextlib.suppress(OSError):
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        self.sock.close()
+
+    def go_on(self, event: int) -> bool:
+        """
+        @return: whether the connection is still of use.
+        """
+        try:
+            if event & select.EPOLLIN and not self.sock.recv(1 << 18):
+                return False
+            if event & select.EPOLLOUT:
+                piece = self._payload[self._at : self._at + self.kind.piece]
+                self._at += self.sock.send(piece, self.kind.flags)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        if self._at == len(self._payload):
+            self._at = 0
+            return self.kind.repeat
+        return not event & (select.EPOLLHUP | select.EPOLLERR)
+
+
+def flood(kind: Kind, address: str, number: int) -> None:
+    """
+    Go on until standard input ends.
+    """
+    poller = select.epoll()
+    found = (Attacker(kind, address, poller) for _ in range(number))
+    attackers = {each.sock.fileno(): each for each in found}
+    poller.register(0, select.EPOLLIN)
+    print("ready", flush=True)
+    while True:
+        for fd, event in poller.poll():
+            if fd == 0:
+                return
+            attacker = attackers.pop(fd)
+            if not attacker.go_on(event):
+                attacker.end()
+                try:
+                    attacker.begin()
+                except (OSError, SSL.Error):
+                    # The daemon is stopping, or refuses.
+                    continue
+            attackers[attacker.sock.fileno()] = attacker
+
+
+LIMITS = ("--access-log", "off", "--drain-timeout", "500ms")
+
+
+def _with_certificate(daemon: Daemon) -> Daemon:
+    made = make_certificate()
+    (daemon.directory / "pem").write_bytes(made.cert_pem + made.key_pem)
+    return daemon
+
+
+def daemon(*options: str) -> Daemon:
+    """
+    A daemon that has a listener of each sort.
+    """
+    unix = ("--listen", "unix:{}/echo.sock")
+    tls = ("--tls-port", "0", "--tls-cert", "{}/pem", "--tls-alpn", "h2,echo")
+    return _with_certificate(Daemon(*LOOPBACK, *unix, *tls, *ADMIN, *LIMITS, *options))
+
+
+def daemon_for(kind: Kind) -> Daemon:
+    """
+    One that this kind can do its worst to.
+    """
+    if kind.option != "--tls-listen":
+        return daemon()
+    listen = ("--tls-listen", "tcp:0:interface=127.0.0.1", "--tls-cert", "{}/pem")
+    proxies = ("--proxy-protocol", "optional", "--proxy-trust", "127.0.0.1/32")
+    return _with_certificate(Daemon(*LOOPBACK, *listen, *proxies, *LIMITS))
+
+
+@contextmanager
+def under_way(name: str, address: str, number: int) -> Iterator[None]:
+    """
+    Have this done by another process, meanwhile.
+    """
+    command = (sys.executable, "-m", "tests.support.worst", name, address, str(number))
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe) as attack:
+        assert attack.stdin is not None and attack.stdout is not None
+        try:
+            assert attack.stdout.readline() == b"ready\n"
+            yield
+        finally:
+            attack.kill()
+
+
+if __name__ == "__main__":
+    name, address, number = sys.argv[1:]
+    flood({**PLAIN, **TLS}[name], address, int(number))

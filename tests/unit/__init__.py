@@ -1,0 +1,3 @@
+"""
+Tests of one module each, with fakes; they mirror C{echod}.
+"""
