@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import Logger
 
+from echod._util.signals import Signals
+from echod._util.sockets import descriptor_limit, printable
 from echod.assignment import Assignment, shares
 from echod.credentials import BadCredentials
 from echod.daemon import EchodService
@@ -24,8 +26,6 @@ from echod.keylog import KeyLog
 from echod.options import Options
 from echod.parent import UNSHARED, ParentService
 from echod.rotation import Certificates
-from echod.signals import Signals
-from echod.sockets import descriptor_limit, printable
 from echod.systemd import Supervision
 from echod.tls import Policy
 from echod.worker import WorkerService

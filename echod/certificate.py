@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from cryptography import x509
 
-from echod.sockets import printable
+from echod._util.sockets import printable
 
 MAX_REASON_CHARACTERS = 120
 

@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, leave_at_once)
-    from echod.stdio import prepare_standard_streams
+    from echod._util.stdio import prepare_standard_streams
 
     prepare_standard_streams()
     from echod.check_command import command

@@ -16,11 +16,11 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import react
 from twisted.python.usage import UsageError
 
+from echod._util.stdio import report_output_error
 from echod.check_options import CheckOptions
 from echod.dial import Dialler, Secure
 from echod.outcome import Outcome
 from echod.run import Run
-from echod.stdio import report_output_error
 
 
 def make_secure(options: CheckOptions) -> Secure | None:

@@ -14,11 +14,11 @@ from typing import Any
 from twisted.python.usage import Options as UsageOptions, UsageError
 
 from echod import __version__
+from echod._util.sockets import printable
+from echod._util.values import one_of, path, seconds, server_name
 from echod.outcome import Outcome
 from echod.place import parse
 from echod.proxy_header import place
-from echod.sockets import printable
-from echod.values import one_of, path, seconds, server_name
 
 MOST_BYTES = 1 << 30
 MOST_CONNECTIONS = 10_000

@@ -16,8 +16,8 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from echod._util.sockets import printable
 from echod.lifeline import Lifeline, Message
-from echod.sockets import printable
 
 log = Logger(namespace="echod.workers")
 

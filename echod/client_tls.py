@@ -11,10 +11,10 @@ from ipaddress import ip_address
 from OpenSSL import SSL
 from service_identity.pyopenssl import verify_hostname, verify_ip_address
 
+from echod._util.sockets import printable
 from echod.credentials import BadCredentials, read_credentials
 from echod.outcome import Failed, Outcome
 from echod.secure_stream import SecureStream, reason_text, shown_names
-from echod.sockets import printable
 from echod.stream import ByteStream
 from echod.tls import use_credentials
 
@@ -56,7 +56,7 @@ class ClientTLS:
     ):
         """
         @param name: the host name or IP address that the certificate is to be for, as
-            L{server_name<echod.values.server_name>} has it.
+            L{server_name<echod._util.values.server_name>} has it.
         @param authorities: a PEM file of those to trust; C{None} for the system's.
         @param certificate: a PEM file to show to the server, its chain included.
         @param key: a PEM file; C{None} when it is in C{certificate}.

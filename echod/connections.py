@@ -15,11 +15,11 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger, LogLevel
 
+from echod._util.sockets import PeerText
+from echod._util.timers import surviving
 from echod.connection import REFUSED, Connection, Reason
 from echod.limits import Seen, TimeLimits
 from echod.refusals import Refusals
-from echod.sockets import PeerText
-from echod.timers import surviving
 from echod.totals import Totals
 
 log = Logger(namespace="echod.connections")

@@ -15,7 +15,8 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
-from echod import signals
+from echod._util import signals
+from echod._util.timers import periodic
 from echod.connections import Connections
 from echod.factory import EchoFactory
 from echod.gate import admission, proxy_policy, time_limits
@@ -27,7 +28,6 @@ from echod.options import Options
 from echod.rotation import Certificates
 from echod.snapshot import Snapshot
 from echod.systemd import StatusLine, Supervision, SystemdNotifier
-from echod.timers import periodic
 from echod.tls import ServerContext
 from echod.twistdlog import TwistdLog
 from echod.whereabouts import Pidfile

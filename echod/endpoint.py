@@ -29,8 +29,8 @@ from twisted.internet.interfaces import (
 from twisted.internet.posixbase import PosixReactorBase
 from zope.interface import implementer
 
+from echod._util.sockets import file_identity, printable
 from echod.port import EagerUNIXPort
-from echod.sockets import file_identity, printable
 
 
 @implementer(IStreamServerEndpoint)

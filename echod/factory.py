@@ -8,11 +8,11 @@ refused before anything is read, or TLS begins.
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory, Protocol
 
+from echod._util.sockets import address_text
 from echod.admission import Admission
 from echod.connection import Reason
 from echod.protocol import Echo
 from echod.proxy import ProxyHeader, ProxyPolicy
-from echod.sockets import address_text
 from echod.surroundings import StreamTransport
 from echod.tls import ServerContext
 

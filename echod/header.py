@@ -16,7 +16,7 @@ from ipaddress import IPv4Address as IPv4, IPv6Address as IPv6
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 
-from echod.sockets import printable
+from echod._util.sockets import printable
 
 V1_SIGNATURE = b"PROXY "
 V1_MOST_BYTES = 107

@@ -12,8 +12,8 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.task import LoopingCall
 
+from echod._util.timers import surviving
 from echod.snapshot import Sample
-from echod.timers import surviving
 
 HISTORY_SECONDS = 300
 

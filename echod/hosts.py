@@ -16,8 +16,8 @@ from ipaddress import ip_address
 
 from twisted.internet.interfaces import IAddress
 
-from echod.sockets import ip_of
-from echod.values import host
+from echod._util.sockets import ip_of
+from echod._util.values import host
 
 _HOST = re.compile(
     r"(?:\[([0-9A-Fa-f:.]+)(?:%[A-Za-z0-9%._~-]+)?\]|([A-Za-z0-9._-]+))(?::[0-9]{0,5})?"

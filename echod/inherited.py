@@ -20,8 +20,8 @@ from twisted.internet.endpoints import AdoptedStreamServerEndpoint
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from zope.interface import implementer
 
+from echod._util.sockets import printable
 from echod.port import BorrowedUNIXPort
-from echod.sockets import printable
 
 FIRST_DESCRIPTOR = 3
 """Where they begin, after standard input, output and error (C{SD_LISTEN_FDS_START})."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from twisted.application.service import Service
 
-from echod.histogram import Histogram
+from echod._util.histogram import Histogram
 
 TICK_SECONDS = 0.25
 

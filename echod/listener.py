@@ -19,11 +19,11 @@ from twisted.internet.interfaces import (
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
+from echod._util.sockets import address_text, ip_of, tune
 from echod.endpoint import bind_error_text
 from echod.inherited import InheritedEndpoint
 from echod.port import make_eager, take_turns
 from echod.proxy import ProxyPolicy
-from echod.sockets import address_text, ip_of, tune
 from echod.tls import ServerContext
 from echod.turns import Turns
 
@@ -82,7 +82,7 @@ class ListenerService(Service):
         write_timeout: float,
     ):
         """
-        @param write_timeout: as L{tune<echod.sockets.tune>} takes it.
+        @param write_timeout: as L{tune<echod._util.sockets.tune>} takes it.
         """
         self.option = option
         self._endpoint = endpoint

@@ -16,10 +16,11 @@ from twisted.application.service import MultiService
 from twisted.logger import Logger
 
 from echod import __version__
+from echod._util.histogram import Histogram
+from echod._util.sockets import printable
 from echod.connection import REFUSED, Connection, Reason
 from echod.connections import Connections
 from echod.credentials import Credentials
-from echod.histogram import Histogram
 from echod.history import History
 from echod.lag import Lag
 from echod.limits import Seen
@@ -35,7 +36,6 @@ from echod.snapshot import (
     Snapshot,
     Traffic,
 )
-from echod.sockets import printable
 
 log = Logger(namespace="echod.stats")
 

@@ -22,8 +22,8 @@ from twisted.logger import (
 )
 from zope.interface import implementer, provider
 
+from echod._util.sockets import PeerText, printable
 from echod.sink import Sink
-from echod.sockets import PeerText, printable
 
 Line = Callable[[LogEvent], str | None]
 

@@ -13,9 +13,9 @@ from twisted.application.app import ServerOptions
 from twisted.python.usage import Options as UsageOptions, UsageError
 
 from echod import __version__
+from echod._util.sockets import printable
+from echod._util.values import endpoint, host, network, path
 from echod.parameters import DEFAULT_PORT, PARAMETERS, named
-from echod.sockets import printable
-from echod.values import endpoint, host, network, path
 
 
 class Options(UsageOptions):

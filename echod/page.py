@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from importlib import resources
 
 from echod import tables
-from echod.figures import date_text, delay_text, number_text, size_text, time_text
+from echod._util.text import date_text, delay_text, number_text, size_text, time_text
 from echod.markup import Markup, tag
 from echod.plot import plot
 from echod.snapshot import Snapshot

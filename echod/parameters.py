@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from twisted.python.usage import UsageError
 
-from echod.sockets import printable
-from echod.values import (
+from echod._util.sockets import printable
+from echod._util.values import (
     backlog,
     connect_rate,
     count,

@@ -16,6 +16,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 
+from echod._util.signals import Signals
 from echod.assignment import FIRST_DESCRIPTOR, VARIABLE, Assignment, Handed, shares
 from echod.child import Child
 from echod.command import rewritten, worker_command, worker_environment
@@ -27,7 +28,6 @@ from echod.listener import ListenerService, ListenFailed
 from echod.options import Options
 from echod.prelude import turn_until
 from echod.process import Process
-from echod.signals import Signals
 from echod.snapshot import Distribution, Snapshot
 from echod.systemd import Supervision
 from echod.tls import ServerContext

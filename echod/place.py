@@ -24,10 +24,10 @@ from twisted.internet.error import (
 from twisted.internet.protocol import ClientCreator, Factory
 from twisted.python.failure import Failure
 
+from echod._util.sockets import printable
+from echod._util.values import endpoint_settings, port_number, server_name, unix_path
 from echod.outcome import Answer, Failed, Outcome
-from echod.sockets import printable
 from echod.stream import Stream
-from echod.values import endpoint_settings, port_number, server_name, unix_path
 
 T = TypeVar("T")
 

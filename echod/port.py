@@ -15,7 +15,7 @@ from typing import Any, cast
 from twisted.internet import tcp, unix
 from twisted.logger import Logger
 
-from echod.sockets import file_identity, keep_urgent
+from echod._util.sockets import file_identity, keep_urgent
 from echod.transport import EagerTransport
 from echod.turns import STEP_BACK_SECONDS, Turns
 from echod.unix_transport import EagerUNIXTransport

@@ -11,7 +11,7 @@ from typing import Any
 
 from twisted.internet.process import reapAllProcesses
 
-from echod.signals import Signals
+from echod._util.signals import Signals
 
 TURN_SECONDS = 0.1
 """The longest turn of the loop."""

@@ -17,6 +17,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from echod._util.sockets import address_text, printable, unread, unsent
 from echod.connection import Reason, reason_of
 from echod.handshake import (
     agreed,
@@ -27,7 +28,6 @@ from echod.handshake import (
     version,
 )
 from echod.proxy import ProxyHeader
-from echod.sockets import address_text, printable, unread, unsent
 from echod.surroundings import Listener, StreamTransport
 from echod.transport import queued
 

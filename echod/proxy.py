@@ -15,11 +15,11 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from echod._util.sockets import address_text, ip_of, unread
 from echod.admission import Network, Networks
 from echod.connection import Reason, reason_of
 from echod.connections import Connections
 from echod.header import V2_MOST_BYTES, BadHeader, Header, HeaderParser
-from echod.sockets import address_text, ip_of, unread
 
 
 class ProxyPolicy:

@@ -8,7 +8,7 @@ The rule of this room: bytes only; whoever has the connection sends them.
 import re
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from echod.values import port_number
+from echod._util.values import port_number
 
 V2_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 _V2_PROXY = 0x21

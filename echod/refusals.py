@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from twisted.logger import Logger, LogLevel
 
+from echod._util.sockets import PeerText
 from echod.connection import Reason
-from echod.sockets import PeerText
 
 log = Logger(namespace="echod.connections")
 

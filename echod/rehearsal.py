@@ -16,11 +16,11 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, global
 from zope.interface import provider
 
 from echod import __version__
+from echod._util.sockets import printable
+from echod._util.stdio import report_output_error
 from echod.daemon import EchodService
 from echod.listener import ListenFailed
 from echod.rotation import names_text, time_text
-from echod.sockets import printable
-from echod.stdio import report_output_error
 
 
 @contextmanager

@@ -7,9 +7,9 @@ figure has its unit beside it.
 
 from typing import Any
 
+from echod._util.sockets import printable
 from echod.latency import BAR_WIDTH, Latencies
 from echod.outcome import Answer, CaseResult, Failed, Session
-from echod.sockets import printable
 
 
 def duration(seconds: float) -> str:

@@ -18,11 +18,11 @@ from twisted.internet.interfaces import IOpenSSLContextFactory
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from echod._util.sockets import printable
+from echod._util.timers import periodic
 from echod.certificate import subject_text, validity
 from echod.credentials import BadCredentials, Credentials, read_authorities, read_credentials
 from echod.snapshot import warning_seconds
-from echod.sockets import printable
-from echod.timers import periodic
 from echod.tls import Policy, server_context
 from echod.watch import FileWatch
 

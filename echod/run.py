@@ -12,12 +12,12 @@ from typing import Any, TextIO
 from twisted.internet.defer import CancelledError
 from twisted.internet.task import LoopingCall, deferLater
 
+from echod._util.stdio import report_output_error
 from echod.check_options import CheckOptions
 from echod.dial import Dialler
 from echod.exchange import check
 from echod.outcome import Answer, CaseResult, Failed, Outcome
 from echod.report import answer_json, answer_text, session_text
-from echod.stdio import report_output_error
 
 PROGRESS_SECONDS = 1.0
 

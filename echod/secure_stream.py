@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from cryptography import x509
 from OpenSSL import SSL
 
+from echod._util.sockets import printable
 from echod.certificate import MalformedCertificate, names, peer_certificate, validity
 from echod.outcome import Failed, Outcome, Session
-from echod.sockets import printable
 from echod.stream import ByteStream
 
 RECORD_BYTES = 16384

@@ -16,14 +16,14 @@ from twisted.logger import Logger
 from twisted.python import runtime
 
 from echod import __version__
+from echod._util.signals import Signals, restore_interrupt
+from echod._util.stdio import prepare_standard_streams
 from echod.assembly import build, build_worker
 from echod.assignment import Assignment
 from echod.daemon import EchodService
 from echod.inherited import InheritedSockets
 from echod.options import Options
 from echod.rehearsal import check
-from echod.signals import Signals, restore_interrupt
-from echod.stdio import prepare_standard_streams
 from echod.systemd import Supervision
 from echod.whereabouts import check_whereabouts
 

@@ -15,8 +15,8 @@ from twisted.web.http import HTTPChannel, Request as HTTPRequest
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
+from echod._util.sockets import unread
 from echod.proxy import ProxyPolicy
-from echod.sockets import unread
 
 SOFT_LIMIT = 32
 """

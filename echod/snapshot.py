@@ -90,7 +90,7 @@ class Served:
 @dataclass(frozen=True)
 class Distribution:
     """
-    A L{Histogram<echod.histogram.Histogram>} at one moment.
+    A L{Histogram<echod._util.histogram.Histogram>} at one moment.
     """
 
     bounds: list[float]

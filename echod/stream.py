@@ -16,8 +16,8 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from echod._util.sockets import address_text
 from echod.outcome import Failed, Outcome
-from echod.sockets import address_text
 
 MOST_UNREAD = 256 * 1024
 

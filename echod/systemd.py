@@ -19,8 +19,8 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from echod.sockets import printable
-from echod.timers import periodic
+from echod._util.sockets import printable
+from echod._util.timers import periodic
 
 log = Logger(namespace="echod")
 

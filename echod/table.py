@@ -7,7 +7,7 @@ it can be read aloud; what is nothing is shown faintly.
 
 from collections.abc import Sequence
 
-from echod.figures import number_text, size_text
+from echod._util.text import number_text, size_text
 from echod.markup import Markup, tag
 
 Cell = object

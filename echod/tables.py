@@ -7,7 +7,7 @@ that is what an operator hopes to see.
 
 from collections.abc import Sequence
 
-from echod.figures import date_text, delay_text, number_text, time_text
+from echod._util.text import date_text, delay_text, number_text, time_text
 from echod.markup import Markup, tag
 from echod.snapshot import Served, Snapshot, Traffic
 from echod.table import number, size, table

@@ -18,11 +18,11 @@ from twisted.logger import (
     LogLevelFilterPredicate,
 )
 
+from echod._util.sockets import printable
 from echod.destination import Destination, Stream
 from echod.logfile import LogFile
 from echod.observers import LINES, LineObserver, of_worker
 from echod.sink import Sink
-from echod.sockets import printable
 from echod.syslogger import SOCKET, Syslogger
 
 

@@ -17,9 +17,9 @@ from twisted.internet.interfaces import (
 )
 from zope.interface import implementer
 
+from echod._util.sockets import keep_urgent
 from echod.secure import SecureMixin
 from echod.secure_end import SecureEnd
-from echod.sockets import keep_urgent
 from echod.transport import EagerTransport
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from echod.sockets import printable
+from echod._util.sockets import printable
 
 
 def enter(folder: str) -> None:

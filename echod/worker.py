@@ -13,14 +13,14 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from echod._util.signals import Signals
+from echod._util.timers import periodic
 from echod.assignment import Assignment
 from echod.daemon import EchodService
 from echod.inherited import InheritedEndpoint, InheritedSocket
 from echod.lifeline import Lifeline, Message, hold
 from echod.limits import LOOK_SECONDS
 from echod.options import Options
-from echod.signals import Signals
-from echod.timers import periodic
 from echod.turns import Table, Turns
 
 log = Logger(namespace="echod.workers")

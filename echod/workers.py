@@ -17,13 +17,13 @@ from twisted.internet.error import ProcessTerminated
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from echod._util.signals import Signals
+from echod._util.sockets import printable
+from echod._util.timers import surviving
 from echod.child import Child, how_ended
 from echod.crew import ASK_SECONDS, Crew
 from echod.listener import ListenFailed
 from echod.prelude import turn_until
-from echod.signals import Signals
-from echod.sockets import printable
-from echod.timers import surviving
 
 log = Logger(namespace="echod.workers")
 

@@ -11,11 +11,11 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from echod._util.sockets import ip_of
 from echod.admission import AddressRules, Admission, ConnectRate, Networks, client_of
 from echod.connection import Reason
 from echod.connections import Connections
 from echod.limits import TimeLimits
-from echod.sockets import ip_of
 from tests.support.fakes import FakeConnection
 
 LONG = 1e7

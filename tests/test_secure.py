@@ -21,9 +21,9 @@ from twisted.internet.interfaces import (
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
+from echod._util.sockets import unread
 from echod.openssl import RECORD_BYTES
 from echod.secure import BURST_RECORDS
-from echod.sockets import unread
 from echod.unix_transport import EagerUNIXTransport
 from tests.support.pairs import BIG, Puller, Pusher, Recorder, drained
 from tests.support.sealing import (

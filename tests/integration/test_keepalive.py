@@ -18,8 +18,8 @@ from unittest import SkipTest
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod import sockets
-from echod.sockets import tune
+from echod._util import sockets
+from echod._util.sockets import tune
 from tests.support.daemons import show
 
 PATIENCE_SECONDS = 60.0

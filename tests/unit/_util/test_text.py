@@ -4,7 +4,7 @@ Figures in words.
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.figures import date_text, delay_text, number_text, size_text, time_text
+from echod._util.text import date_text, delay_text, number_text, size_text, time_text
 
 
 class FiguresTests(SynchronousTestCase):

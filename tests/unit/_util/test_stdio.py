@@ -9,7 +9,7 @@ import sys
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.stdio import prepare_standard_streams, report_output_error
+from echod._util.stdio import prepare_standard_streams, report_output_error
 
 
 class StreamsTests(SynchronousTestCase):

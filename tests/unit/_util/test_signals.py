@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from echod.signals import OTHERS, STOPS, Signals, noted, restore_interrupt
+from echod._util.signals import OTHERS, STOPS, Signals, noted, restore_interrupt
 
 
 @implementer(IReactorFromThreads)

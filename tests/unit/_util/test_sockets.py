@@ -14,7 +14,7 @@ from hypothesis import given, strategies as st
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.sockets import (
+from echod._util.sockets import (
     PeerText,
     address_text,
     descriptor_limit,

@@ -4,7 +4,7 @@ Histograms: which bound a value belongs to.
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.histogram import Histogram
+from echod._util.histogram import Histogram
 
 
 class HistogramTests(SynchronousTestCase):

@@ -8,7 +8,7 @@ from ipaddress import ip_network
 from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod import values
+from echod._util import values
 
 
 class ValuesTests(SynchronousTestCase):

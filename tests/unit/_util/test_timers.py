@@ -8,7 +8,7 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from echod.timers import periodic, surviving
+from echod._util.timers import periodic, surviving
 
 
 class TimerTests(SynchronousTestCase):
