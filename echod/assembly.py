@@ -18,16 +18,16 @@ from twisted.logger import Logger
 from echod._util.signals import Signals
 from echod._util.sockets import descriptor_limit, printable
 from echod.assignment import Assignment, shares
-from echod.credentials import BadCredentials
 from echod.daemon import EchodService
 from echod.endpoint import WRAPPING, TCPEndpoint, endpoint_from
 from echod.inherited import InheritedEndpoint, InheritedSockets
-from echod.keylog import KeyLog
 from echod.options import Options
 from echod.parent import UNSHARED, ParentService
-from echod.rotation import Certificates
 from echod.systemd import Supervision
-from echod.tls import Policy
+from echod.tls.context import Policy
+from echod.tls.credentials import BadCredentials
+from echod.tls.keylog import KeyLog
+from echod.tls.reload import Certificates
 from echod.worker import WorkerService
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ from OpenSSL import SSL
 from service_identity.pyopenssl import verify_hostname, verify_ip_address
 
 from echod._util.sockets import printable
-from echod.credentials import BadCredentials, read_credentials
 from echod.outcome import Failed, Outcome
 from echod.secure_stream import SecureStream, reason_text, shown_names
 from echod.stream import ByteStream
-from echod.tls import use_credentials
+from echod.tls.context import use_credentials
+from echod.tls.credentials import BadCredentials, read_credentials
 
 VERSIONS = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
 

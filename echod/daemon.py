@@ -20,15 +20,15 @@ from echod._util.timers import periodic
 from echod.connections import Connections
 from echod.factory import EchoFactory
 from echod.gate import admission, proxy_policy, time_limits
-from echod.keylog import KeyLog
 from echod.limits import LOOK_SECONDS
 from echod.listener import ListenerService
 from echod.observation import Observation
 from echod.options import Options
-from echod.rotation import Certificates
 from echod.snapshot import Snapshot
 from echod.systemd import StatusLine, Supervision, SystemdNotifier
-from echod.tls import ServerContext
+from echod.tls.context import ServerContext
+from echod.tls.keylog import KeyLog
+from echod.tls.reload import Certificates
 from echod.twistdlog import TwistdLog
 from echod.whereabouts import Pidfile
 

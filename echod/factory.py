@@ -14,7 +14,7 @@ from echod.connection import Reason
 from echod.protocol import Echo
 from echod.proxy import ProxyHeader, ProxyPolicy
 from echod.surroundings import StreamTransport
-from echod.tls import ServerContext
+from echod.tls.context import ServerContext
 
 
 class Refused(Protocol):

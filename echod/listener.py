@@ -24,7 +24,7 @@ from echod.endpoint import bind_error_text
 from echod.inherited import InheritedEndpoint
 from echod.port import make_eager, take_turns
 from echod.proxy import ProxyPolicy
-from echod.tls import ServerContext
+from echod.tls.context import ServerContext
 from echod.turns import Turns
 
 log = Logger(namespace="echod.net")

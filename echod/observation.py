@@ -20,7 +20,6 @@ from echod._util.histogram import Histogram
 from echod._util.sockets import printable
 from echod.connection import REFUSED, Connection, Reason
 from echod.connections import Connections
-from echod.credentials import Credentials
 from echod.history import History
 from echod.lag import Lag
 from echod.limits import Seen
@@ -36,6 +35,7 @@ from echod.snapshot import (
     Snapshot,
     Traffic,
 )
+from echod.tls.credentials import Credentials
 
 log = Logger(namespace="echod.stats")
 

@@ -30,7 +30,7 @@ from echod.prelude import turn_until
 from echod.process import Process
 from echod.snapshot import Distribution, Snapshot
 from echod.systemd import Supervision
-from echod.tls import ServerContext
+from echod.tls.context import ServerContext
 from echod.turns import ABSENT, Table, make_table
 from echod.workers import GRACE_SECONDS, WorkersService
 

@@ -19,7 +19,9 @@ from zope.interface import implementer
 
 from echod._util.sockets import address_text, printable, unread, unsent
 from echod.connection import Reason, reason_of
-from echod.handshake import (
+from echod.proxy import ProxyHeader
+from echod.surroundings import Listener, StreamTransport
+from echod.tls.info import (
     agreed,
     failure_text,
     has_outlived_client,
@@ -27,8 +29,6 @@ from echod.handshake import (
     is_complete,
     version,
 )
-from echod.proxy import ProxyHeader
-from echod.surroundings import Listener, StreamTransport
 from echod.transport import queued
 
 

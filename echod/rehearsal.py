@@ -20,7 +20,7 @@ from echod._util.sockets import printable
 from echod._util.stdio import report_output_error
 from echod.daemon import EchodService
 from echod.listener import ListenFailed
-from echod.rotation import names_text, time_text
+from echod.tls.reload import names_text, time_text
 
 
 @contextmanager

@@ -15,7 +15,8 @@ from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.logger import Logger
 
-from echod.openssl import (
+from echod.server_handshake import ServerHandshake
+from echod.tls._openssl import (
     RECORD_BYTES,
     forget_errors,
     is_lost,
@@ -23,7 +24,6 @@ from echod.openssl import (
     read_and_write,
     stop_retrying,
 )
-from echod.server_handshake import ServerHandshake
 
 log = Logger(namespace="echod.net")
 

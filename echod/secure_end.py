@@ -15,7 +15,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.main import CONNECTION_DONE
 from twisted.python.failure import Failure
 
-from echod.openssl import forget_errors
+from echod.tls._openssl import forget_errors
 
 DISCARD_BYTES = 16 * 1024
 """How much is received and dropped in one turn."""

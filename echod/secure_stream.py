@@ -14,9 +14,9 @@ from cryptography import x509
 from OpenSSL import SSL
 
 from echod._util.sockets import printable
-from echod.certificate import MalformedCertificate, names, peer_certificate, validity
 from echod.outcome import Failed, Outcome, Session
 from echod.stream import ByteStream
+from echod.tls.certificate import MalformedCertificate, names, peer_certificate, validity
 
 RECORD_BYTES = 16384
 """The longest plaintext of one TLS record (RFC 8446 5.1)."""

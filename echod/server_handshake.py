@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from OpenSSL import SSL
 
-from echod.openssl import HandshakeMemory
+from echod.tls._openssl import HandshakeMemory
 
 HEADER_BYTES = 5
 

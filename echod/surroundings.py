@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IAddress, IPushProducer
 
 from echod.admission import Admission
 from echod.connections import Connections
-from echod.tls import ServerContext
+from echod.tls.context import ServerContext
 
 
 class StreamTransport(Interface):

@@ -16,9 +16,9 @@ from twisted.internet.selectreactor import SelectReactor
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from zope.interface.verify import verifyObject
 
-from echod import tls
 from echod.assembly import build, most_connections
 from echod.inherited import InheritedSocket, InheritedSockets
+from echod.tls import context
 from tests.support.certificates import make_certificate
 from tests.support.fakes import FakeConnection
 from tests.support.handshakes import client_context, shake_hands
@@ -157,7 +157,7 @@ class BuildTests(ServiceTestCase):
         def forbidden(context, protocols):
             raise MemoryError("Cannot allocate write+execute memory for ffi.callback()")
 
-        self.patch(tls, "set_protocols", forbidden)
+        self.patch(context, "set_protocols", forbidden)
         made = make_certificate()
         path = self.file(made.cert_pem + made.key_pem)
         self.assertEqual(

@@ -9,10 +9,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from echod.connection import Reason
 from echod.connections import Connections
-from echod.credentials import read_credentials
 from echod.limits import TimeLimits
 from echod.observation import NEWEST, Observation
 from echod.snapshot import Guest, Handshakes, Listening, Sample, Served, Snapshot, Traffic
+from echod.tls.credentials import read_credentials
 from tests.support.certificates import make_certificate
 from tests.support.fakes import FakeConnection
 

@@ -22,9 +22,9 @@ from zope.interface import directlyProvides
 from zope.interface.verify import verifyObject
 
 from echod.connection import Connection, Reason
-from echod.credentials import Credentials
 from echod.protocol import Echo
-from echod.tls import Policy, server_context
+from echod.tls.context import Policy, server_context
+from echod.tls.credentials import Credentials
 from tests.support.certificates import make_certificate
 from tests.support.echoes import ProtocolTestCase, SocketTransport
 from tests.support.handshakes import VERSIONS, Handshake, Served, client_context, shake_hands

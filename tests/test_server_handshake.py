@@ -10,8 +10,8 @@ from twisted.internet.error import ConnectionLost
 
 from echod import secure
 from echod._util.sockets import unread
-from echod.openssl import HandshakeMemory, reasons
 from echod.server_handshake import MAX_HANDSHAKE_RECORDS, MAX_HELLO_BYTES, MAX_HELLO_RECORDS
+from echod.tls._openssl import HandshakeMemory, reasons
 from tests.support.hellos import hello, records, vector
 from tests.support.pairs import drained
 from tests.support.sealing import CLIENT_HELLO

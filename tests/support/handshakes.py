@@ -10,8 +10,8 @@ from OpenSSL import SSL
 from twisted.internet.interfaces import IOpenSSLContextFactory
 from zope.interface import implementer
 
-from echod.credentials import Credentials
-from echod.tls import Policy, server_context
+from echod.tls.context import Policy, server_context
+from echod.tls.credentials import Credentials
 from tests.support.certificates import MadeCertificate
 
 VERSIONS = {"TLSv1.2": SSL.TLS1_2_VERSION, "TLSv1.3": SSL.TLS1_3_VERSION}

@@ -10,7 +10,7 @@ from twisted.internet.interfaces import (
 )
 from zope.interface import implementer
 
-from echod.openssl import RECORD_BYTES
+from echod.tls._openssl import RECORD_BYTES
 from echod.transport import EagerTransport
 from tests.support.certificates import make_certificate
 from tests.support.handshakes import Served

@@ -11,9 +11,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import SSL
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.credentials import BadCredentials, Credentials
-from echod.openssl import is_resumed, set_groups
-from echod.tls import CLIENT_AUTH, Policy, server_context
+from echod.tls._openssl import is_resumed, set_groups
+from echod.tls.context import CLIENT_AUTH, Policy, server_context
+from echod.tls.credentials import BadCredentials, Credentials
 from tests.support.certificates import make_certificate
 from tests.support.handshakes import VERSIONS, Handshake, client_context, shake_hands
 

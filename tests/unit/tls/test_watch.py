@@ -6,7 +6,7 @@ import os
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.watch import FileWatch
+from echod.tls.watch import FileWatch
 
 
 class FileWatchTests(SynchronousTestCase):

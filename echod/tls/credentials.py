@@ -16,7 +16,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
-from echod.certificate import MalformedCertificate, load_chain, names, validity
+from echod.tls.certificate import MalformedCertificate, load_chain, names, validity
 
 MOST_BYTES = 1 << 20
 """

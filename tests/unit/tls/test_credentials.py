@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.credentials import BadCredentials, read_authorities, read_credentials, serial_text
+from echod.tls.credentials import BadCredentials, read_authorities, read_credentials, serial_text
 from tests.support.certificates import ODD, make_certificate, odd_certificate
 
 

@@ -20,11 +20,11 @@ from zope.interface import implementer
 
 from echod._util.sockets import printable
 from echod._util.timers import periodic
-from echod.certificate import subject_text, validity
-from echod.credentials import BadCredentials, Credentials, read_authorities, read_credentials
 from echod.snapshot import warning_seconds
-from echod.tls import Policy, server_context
-from echod.watch import FileWatch
+from echod.tls.certificate import subject_text, validity
+from echod.tls.context import Policy, server_context
+from echod.tls.credentials import BadCredentials, Credentials, read_authorities, read_credentials
+from echod.tls.watch import FileWatch
 
 log = Logger(namespace="echod.tls")
 
@@ -68,7 +68,7 @@ class Certificates(MultiService):
     ):
         """
         @param pairs: the files of each certificate and its key, as
-            L{read_credentials<echod.credentials.read_credentials>} takes them.
+            L{read_credentials<echod.tls.credentials.read_credentials>} takes them.
         @param client_ca: the file with those who sign clients' certificates.
         @param now: tells the time of day.
         """

@@ -4,7 +4,7 @@ What is read in a certificate, and what cannot be.
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.certificate import (
+from echod.tls.certificate import (
     MAX_REASON_CHARACTERS,
     MalformedCertificate,
     load_chain,

@@ -10,9 +10,9 @@ from typing import Any
 
 from OpenSSL import SSL
 
-from echod.certificate import MalformedCertificate, peer_certificate, subject_text, validity
-from echod.credentials import serial_text
-from echod.openssl import has_peer_finished, is_resumed, reasons, verify_error
+from echod.tls._openssl import has_peer_finished, is_resumed, reasons, verify_error
+from echod.tls.certificate import MalformedCertificate, peer_certificate, subject_text, validity
+from echod.tls.credentials import serial_text
 
 MOST_CHARACTERS = 256
 """How much of a subject or of a name is logged."""

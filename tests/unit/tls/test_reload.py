@@ -13,10 +13,10 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from echod.credentials import BadCredentials
-from echod.openssl import is_resumed
-from echod.rotation import DAY_SECONDS, HOUR_SECONDS, WATCH_SECONDS, Certificates, time_text
-from echod.tls import Policy
+from echod.tls._openssl import is_resumed
+from echod.tls.context import Policy
+from echod.tls.credentials import BadCredentials
+from echod.tls.reload import DAY_SECONDS, HOUR_SECONDS, WATCH_SECONDS, Certificates, time_text
 from tests.support.certificates import ODD, make_certificate, odd_certificate
 from tests.support.handshakes import client_context, shake_hands
 

@@ -15,8 +15,8 @@ from cryptography import x509
 from OpenSSL import SSL, crypto
 from twisted.internet.interfaces import IOpenSSLContextFactory
 
-from echod.credentials import BadCredentials, Credentials
-from echod.openssl import MODE_NO_AUTO_CHAIN, reasons, set_groups, set_protocols
+from echod.tls._openssl import MODE_NO_AUTO_CHAIN, reasons, set_groups, set_protocols
+from echod.tls.credentials import BadCredentials, Credentials
 
 ServerContext = IOpenSSLContextFactory
 """What C{startTLS} takes (C{ITLSTransport})."""

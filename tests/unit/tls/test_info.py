@@ -6,8 +6,9 @@ from cryptography import x509
 from OpenSSL import SSL
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.credentials import Credentials, serial_text
-from echod.handshake import (
+from echod.tls.context import Policy, server_context
+from echod.tls.credentials import Credentials, serial_text
+from echod.tls.info import (
     MOST_CHARACTERS,
     agreed,
     failure_text,
@@ -15,7 +16,6 @@ from echod.handshake import (
     has_said_hello,
     is_complete,
 )
-from echod.tls import Policy, server_context
 from tests.support.certificates import ODD, make_certificate, odd_certificate
 from tests.support.handshakes import VERSIONS, Handshake, client_context, shake_hands
 

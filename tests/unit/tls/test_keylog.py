@@ -8,7 +8,7 @@ import stat
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.keylog import KeyLog
+from echod.tls.keylog import KeyLog
 from tests.support import needs
 
 

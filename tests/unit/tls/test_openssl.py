@@ -12,7 +12,7 @@ from types import FunctionType
 from OpenSSL import SSL
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.openssl import (
+from echod.tls._openssl import (
     RECORD_BYTES,
     choose_protocol,
     has_peer_finished,

@@ -1,0 +1,3 @@
+"""
+Certificates, keys, and the policy that TLS is spoken with.
+"""
