@@ -17,10 +17,10 @@ from twisted.python.components import Componentized
 
 from echod._util import signals
 from echod._util.timers import periodic
-from echod.connections import Connections
+from echod.connections.timeouts import LOOK_SECONDS
+from echod.connections.tracker import Connections
 from echod.factory import EchoFactory
 from echod.gate import admission, proxy_policy, time_limits
-from echod.limits import LOOK_SECONDS
 from echod.listener import ListenerService
 from echod.observation import Observation
 from echod.options import Options

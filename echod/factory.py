@@ -9,8 +9,8 @@ from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory, Protocol
 
 from echod._util.sockets import address_text
-from echod.admission import Admission
-from echod.connection import Reason
+from echod.connections.admission import Admission
+from echod.connections.connection import Reason
 from echod.protocol import Echo
 from echod.proxy import ProxyHeader, ProxyPolicy
 from echod.surroundings import StreamTransport

@@ -7,9 +7,9 @@ that it is for.
 
 from twisted.internet.interfaces import IReactorTime
 
-from echod.admission import AddressRules, Admission, ConnectRate
-from echod.connections import Connections
-from echod.limits import TimeLimits
+from echod.connections.admission import AddressRules, Admission, ConnectRate
+from echod.connections.timeouts import TimeLimits
+from echod.connections.tracker import Connections
 from echod.options import Options
 from echod.proxy import ProxyPolicy
 

@@ -18,11 +18,11 @@ from twisted.logger import Logger
 from echod import __version__
 from echod._util.histogram import Histogram
 from echod._util.sockets import printable
-from echod.connection import REFUSED, Connection, Reason
-from echod.connections import Connections
+from echod.connections.connection import REFUSED, Connection, Reason
+from echod.connections.timeouts import Seen
+from echod.connections.tracker import Connections
 from echod.history import History
 from echod.lag import Lag
-from echod.limits import Seen
 from echod.listener import ListenerService
 from echod.process import this_process
 from echod.snapshot import (

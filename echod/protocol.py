@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from echod._util.sockets import address_text, printable, unread, unsent
-from echod.connection import Reason, reason_of
+from echod.connections.connection import Reason, reason_of
 from echod.proxy import ProxyHeader
 from echod.surroundings import Listener, StreamTransport
 from echod.tls.info import (

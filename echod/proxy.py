@@ -16,9 +16,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from echod._util.sockets import address_text, ip_of, unread
-from echod.admission import Network, Networks
-from echod.connection import Reason, reason_of
-from echod.connections import Connections
+from echod.connections.admission import Network, Networks
+from echod.connections.connection import Reason, reason_of
+from echod.connections.tracker import Connections
 from echod.header import V2_MOST_BYTES, BadHeader, Header, HeaderParser
 
 

@@ -8,8 +8,8 @@ from typing import Any, Protocol as Interface
 
 from twisted.internet.interfaces import IAddress, IPushProducer
 
-from echod.admission import Admission
-from echod.connections import Connections
+from echod.connections.admission import Admission
+from echod.connections.tracker import Connections
 from echod.tls.context import ServerContext
 
 

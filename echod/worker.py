@@ -16,10 +16,10 @@ from twisted.logger import Logger
 from echod._util.signals import Signals
 from echod._util.timers import periodic
 from echod.assignment import Assignment
+from echod.connections.timeouts import LOOK_SECONDS
 from echod.daemon import EchodService
 from echod.inherited import InheritedEndpoint, InheritedSocket
 from echod.lifeline import Lifeline, Message, hold
-from echod.limits import LOOK_SECONDS
 from echod.options import Options
 from echod.turns import Table, Turns
 

@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, Logger, LogPublisher, capturedLogs, formatEvent
 from twisted.scripts.twistd import ServerOptions
 
-from echod.connection import Reason
+from echod.connections.connection import Reason
 from echod.factory import EchoFactory
 from echod.rehearsal import check
 from echod.service import makeService

@@ -12,7 +12,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
-from echod.connection import Reason
+from echod.connections.connection import Reason
 from echod.factory import Refused
 from echod.protocol import Echo
 from echod.proxy import ProxyHeader, ProxyPolicy

@@ -6,7 +6,7 @@ from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.testing import StringTransport
 from twisted.logger import capturedLogs, formatEvent
 
-from echod.connection import Reason
+from echod.connections.connection import Reason
 from echod.factory import Refused
 from echod.protocol import Echo
 from echod.proxy import ProxyHeader

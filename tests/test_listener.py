@@ -19,13 +19,13 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from echod.admission import Admission
-from echod.connection import Reason
-from echod.connections import Connections
+from echod.connections.admission import Admission
+from echod.connections.connection import Reason
+from echod.connections.timeouts import TimeLimits
+from echod.connections.tracker import Connections
 from echod.endpoint import TCPEndpoint
 from echod.factory import EchoFactory
 from echod.inherited import InheritedEndpoint, InheritedSocket
-from echod.limits import TimeLimits
 from echod.listener import ListenerService, ListenFailed
 from echod.proxy import ProxyPolicy
 from echod.transport import EagerTransport

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.connection import Reason
-from echod.connections import Connections
-from echod.limits import TimeLimits
+from echod.connections.connection import Reason
+from echod.connections.timeouts import TimeLimits
+from echod.connections.tracker import Connections
 from echod.observation import NEWEST, Observation
 from echod.snapshot import Guest, Handshakes, Listening, Sample, Served, Snapshot, Traffic
 from echod.tls.credentials import read_credentials

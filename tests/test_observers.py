@@ -13,9 +13,9 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from echod.connection import Reason
-from echod.connections import Connections
-from echod.limits import TimeLimits
+from echod.connections.connection import Reason
+from echod.connections.timeouts import TimeLimits
+from echod.connections.tracker import Connections
 from echod.observers import MOST_CHARACTERS, LineObserver, json_line, text_line
 from tests.support.fakes import FakeConnection
 

@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from zope.interface import directlyProvides
 from zope.interface.verify import verifyObject
 
-from echod.connection import Connection, Reason
+from echod.connections.connection import Connection, Reason
 from echod.protocol import Echo
 from echod.tls.context import Policy, server_context
 from echod.tls.credentials import Credentials

@@ -18,12 +18,12 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from echod.admission import AddressRules, Admission, ConnectRate
-from echod.connection import Connection, Reason
-from echod.connections import Connections
+from echod.connections.admission import AddressRules, Admission, ConnectRate
+from echod.connections.connection import Connection, Reason
+from echod.connections.timeouts import TimeLimits
+from echod.connections.tracker import Connections
 from echod.factory import EchoFactory
 from echod.header import V2_MOST_BYTES
-from echod.limits import TimeLimits
 from echod.proxy import ProxyHeader, ProxyPolicy
 from echod.secure import SecureMixin
 from tests.support.certificates import make_certificate

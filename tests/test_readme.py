@@ -11,7 +11,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 import echod
-from echod.connection import REFUSED, Reason
+from echod.connections.connection import REFUSED, Reason
 from echod.options import Options
 
 ROOT = Path(echod.__file__).resolve().parents[1]

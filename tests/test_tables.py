@@ -8,7 +8,7 @@ from dataclasses import replace
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod import tables
-from echod.connection import Reason
+from echod.connections.connection import Reason
 from echod.process import Process
 from echod.snapshot import Guest, Listening, Served, Traffic
 from tests.support.snapshots import make_snapshot

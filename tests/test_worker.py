@@ -12,7 +12,7 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 from echod.assembly import RESERVED_DESCRIPTORS
 from echod.assignment import Assignment, Handed
-from echod.connection import Reason
+from echod.connections.connection import Reason
 from echod.service import build_worker
 from echod.snapshot import Snapshot
 from echod.turns import ABSENT, Table, make_table

@@ -16,7 +16,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.connection import Reason
+from echod.connections.connection import Reason
 from echod.metrics import exposition
 from echod.snapshot import Snapshot
 from tests.support import needs

@@ -17,10 +17,10 @@ from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.admission import Admission
-from echod.connections import Connections
+from echod.connections.admission import Admission
+from echod.connections.timeouts import TimeLimits
+from echod.connections.tracker import Connections
 from echod.factory import EchoFactory
-from echod.limits import TimeLimits
 from echod.reactor import MOST_EVENTS, EagerReactor
 from echod.transport import MOST_READ
 from tests.support.daemons import (

@@ -9,10 +9,10 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.admission import AddressRules, Admission, ConnectRate
-from echod.connections import Connections
+from echod.connections.admission import AddressRules, Admission, ConnectRate
+from echod.connections.timeouts import TimeLimits
+from echod.connections.tracker import Connections
 from echod.factory import EchoFactory
-from echod.limits import TimeLimits
 
 
 class SocketTransport(StringTransport):

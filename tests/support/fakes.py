@@ -19,8 +19,8 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from zope.interface import implementer
 
-from echod.connection import Connection, Reason
-from echod.connections import Connections
+from echod.connections.connection import Connection, Reason
+from echod.connections.tracker import Connections
 
 
 class FakeConnection(Connection):

@@ -6,8 +6,8 @@ from dataclasses import fields
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.connection import Reason
-from echod.limits import (
+from echod.connections.connection import Reason
+from echod.connections.timeouts import (
     FAREWELL_SECONDS,
     LINGER_SECONDS,
     LOOK_SECONDS,

@@ -13,8 +13,8 @@ from ipaddress import IPv4Network, IPv6Network
 from twisted.internet.interfaces import IAddress, IReactorTime
 
 from echod._util.sockets import IP, ip_of
-from echod.connection import Reason
-from echod.connections import Connections
+from echod.connections.connection import Reason
+from echod.connections.tracker import Connections
 
 Network = IPv4Network | IPv6Network
 Client = tuple[int, int]

@@ -9,7 +9,7 @@ for a listener, however many connections there have been.
 from collections import Counter
 
 from echod._util.histogram import Histogram
-from echod.connection import Reason
+from echod.connections.connection import Reason
 
 LIFE_SECONDS = (0.005, 0.025, 0.1, 0.5, 1, 5, 15, 60, 300, 1800, 3600, 21600, 86400)
 """The bounds for how long connections lived: from a health check to a day."""

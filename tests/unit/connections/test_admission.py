@@ -12,10 +12,10 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod._util.sockets import ip_of
-from echod.admission import AddressRules, Admission, ConnectRate, Networks, client_of
-from echod.connection import Reason
-from echod.connections import Connections
-from echod.limits import TimeLimits
+from echod.connections.admission import AddressRules, Admission, ConnectRate, Networks, client_of
+from echod.connections.connection import Reason
+from echod.connections.timeouts import TimeLimits
+from echod.connections.tracker import Connections
 from tests.support.fakes import FakeConnection
 
 LONG = 1e7

@@ -17,10 +17,10 @@ from twisted.logger import Logger, LogLevel
 
 from echod._util.sockets import PeerText
 from echod._util.timers import surviving
-from echod.connection import REFUSED, Connection, Reason
-from echod.limits import Seen, TimeLimits
-from echod.refusals import Refusals
-from echod.totals import Totals
+from echod.connections.connection import REFUSED, Connection, Reason
+from echod.connections.counters import Refusals
+from echod.connections.timeouts import Seen, TimeLimits
+from echod.connections.totals import Totals
 
 log = Logger(namespace="echod.connections")
 

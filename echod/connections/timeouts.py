@@ -8,7 +8,7 @@ kept to within one look, and what is over it ends at the next.
 
 from dataclasses import dataclass
 
-from echod.connection import Connection, Reason
+from echod.connections.connection import Connection, Reason
 
 LOOK_SECONDS = 0.5
 """How often the live set is looked at."""

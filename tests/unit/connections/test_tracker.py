@@ -9,9 +9,9 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.connection import REFUSED, Reason
-from echod.connections import QUIET_SECONDS, SLICE, Connections
-from echod.limits import LINGER_SECONDS, LOOK_SECONDS, TimeLimits
+from echod.connections.connection import REFUSED, Reason
+from echod.connections.timeouts import LINGER_SECONDS, LOOK_SECONDS, TimeLimits
+from echod.connections.tracker import QUIET_SECONDS, SLICE, Connections
 from tests.support.fakes import FakeConnection
 
 

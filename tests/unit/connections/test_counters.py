@@ -5,8 +5,8 @@ Refusals: every one counted, few told.
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.connection import REFUSED, Reason
-from echod.refusals import Refusals
+from echod.connections.connection import REFUSED, Reason
+from echod.connections.counters import Refusals
 
 
 class RefusalsTests(SynchronousTestCase):

@@ -4,8 +4,8 @@ What is remembered of connections that are gone.
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.connection import Reason
-from echod.totals import LIFE_SECONDS, Totals
+from echod.connections.connection import Reason
+from echod.connections.totals import LIFE_SECONDS, Totals
 
 
 class TotalsTests(SynchronousTestCase):

@@ -1,0 +1,3 @@
+"""
+The open connections: who may connect, for how long, and how each one ends.
+"""
