@@ -22,6 +22,7 @@ from echod.connections.tracker import Connections
 from echod.factory import EchoFactory
 from echod.gate import admission, proxy_policy, time_limits
 from echod.listener import ListenerService
+from echod.logs.daemonlog import TwistdLog
 from echod.observation import Observation
 from echod.options import Options
 from echod.snapshot import Snapshot
@@ -29,7 +30,6 @@ from echod.systemd import StatusLine, Supervision, SystemdNotifier
 from echod.tls.context import ServerContext
 from echod.tls.keylog import KeyLog
 from echod.tls.reload import Certificates
-from echod.twistdlog import TwistdLog
 from echod.whereabouts import Pidfile
 
 if TYPE_CHECKING:

@@ -19,11 +19,11 @@ from twisted.logger import (
 )
 
 from echod._util.sockets import printable
-from echod.destination import Destination, Stream
-from echod.logfile import LogFile
-from echod.observers import LINES, LineObserver, of_worker
-from echod.sink import Sink
-from echod.syslogger import SOCKET, Syslogger
+from echod.logs.destination import Destination, Stream
+from echod.logs.file import LogFile
+from echod.logs.formatters import LINES, LineObserver, of_worker
+from echod.logs.syslog import SOCKET, Syslogger
+from echod.logs.writer import Sink
 
 
 def log_name(twistd: Mapping[str, Any]) -> str:

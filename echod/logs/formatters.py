@@ -23,7 +23,7 @@ from twisted.logger import (
 from zope.interface import implementer, provider
 
 from echod._util.sockets import PeerText, printable
-from echod.sink import Sink
+from echod.logs.writer import Sink
 
 Line = Callable[[LogEvent], str | None]
 

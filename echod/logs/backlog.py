@@ -12,7 +12,7 @@ from select import PIPE_BUF
 from constantly import NamedConstant
 from twisted.logger import Logger
 
-from echod.destination import Record
+from echod.logs.destination import Record
 
 log = Logger(namespace="echod.logs")
 

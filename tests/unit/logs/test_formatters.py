@@ -16,7 +16,7 @@ from zope.interface.verify import verifyObject
 from echod.connections.connection import Reason
 from echod.connections.timeouts import TimeLimits
 from echod.connections.tracker import Connections
-from echod.observers import MOST_CHARACTERS, LineObserver, json_line, text_line
+from echod.logs.formatters import MOST_CHARACTERS, LineObserver, json_line, text_line
 from tests.support.fakes import FakeConnection
 
 TOKEN = r"""(?:[^\s"\\;=,]+|"(?:[^"\\]|\\.)*")"""

@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Sequence
 
-from echod.destination import Record, Stream
+from echod.logs.destination import Record, Stream
 
 ROTATE_BYTES = 1_000_000
 """The size at which twistd has a log rotated."""

@@ -8,8 +8,8 @@ import os
 from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod import destination
-from echod.destination import Stream, wait_for_room
+from echod.logs import destination
+from echod.logs.destination import Stream, wait_for_room
 
 
 def records(*lines):

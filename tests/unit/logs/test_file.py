@@ -10,7 +10,7 @@ import stat
 from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.logfile import LogFile
+from echod.logs.file import LogFile
 from tests.support import needs
 
 

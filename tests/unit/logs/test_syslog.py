@@ -10,8 +10,8 @@ import socket
 from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod import destination, syslogger
-from echod.syslogger import Syslogger, datagrams
+from echod.logs import destination, syslog
+from echod.logs.syslog import Syslogger, datagrams
 
 
 class DatagramTests(SynchronousTestCase):
@@ -229,7 +229,7 @@ class SysloggerTests(SynchronousTestCase):
             words.extend(self.received(daemon))
             return True
 
-        self.patch(syslogger, "wait_for_room", wait)
+        self.patch(syslog, "wait_for_room", wait)
         lines = [b"%d\n" % number for number in range(1000)]
         self.write(*lines)
         self.assertEqual(words + self.received(daemon), [line.strip() for line in lines])

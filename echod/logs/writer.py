@@ -19,8 +19,8 @@ from threading import Condition, RLock, Thread, get_ident
 from constantly import NamedConstant
 from twisted.logger import Logger
 
-from echod.backlog import Backlog
-from echod.destination import Destination, Record
+from echod.logs.backlog import Backlog
+from echod.logs.destination import Destination, Record
 
 log = Logger(namespace="echod.logs")
 

@@ -13,10 +13,10 @@ from twisted.scripts.twistd import ServerOptions
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from echod import twistdlog
-from echod.destination import Stream
-from echod.syslogger import Syslogger
-from echod.twistdlog import TwistdLog
+from echod.logs import daemonlog
+from echod.logs.daemonlog import TwistdLog
+from echod.logs.destination import Stream
+from echod.logs.syslog import Syslogger
 from tests.support import needs
 
 
@@ -200,7 +200,7 @@ class OpenTests(LogTestCase):
         nowhere by then.
         """
         descriptors = []
-        self.patch(twistdlog, "Stream", descriptors.append)
+        self.patch(daemonlog, "Stream", descriptors.append)
         self.patch(sys, "stdout", None)
         self.log().open()
         self.assertEqual(descriptors, [1])
@@ -225,7 +225,7 @@ class OpenTests(LogTestCase):
                 def write(self, records):
                     self.sent.extend(records)
 
-            self.patch(twistdlog, "Syslogger", Paper)
+            self.patch(daemonlog, "Syslogger", Paper)
             log = self.log(syslog=1, prefix="name", **given)
             self.say(log.open())
             self.assertEqual(sent[0], "name")
@@ -244,7 +244,7 @@ class OpenTests(LogTestCase):
             def __init__(self, prefix):
                 super().__init__(prefix, "/no/such/socket")
 
-        self.patch(twistdlog, "Syslogger", Nobody)
+        self.patch(daemonlog, "Syslogger", Nobody)
         for worker in ("3", None):
             stderr = io.StringIO()
             self.patch(sys, "__stderr__", stderr)
