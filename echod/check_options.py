@@ -18,7 +18,7 @@ from echod._util.sockets import printable
 from echod._util.values import one_of, path, seconds, server_name
 from echod.outcome import Outcome
 from echod.place import parse
-from echod.proxy_header import place
+from echod.proxyprotocol.encoder import place
 
 MOST_BYTES = 1 << 30
 MOST_CONNECTIONS = 10_000

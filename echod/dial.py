@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred, FirstError, TimeoutError, gatherRes
 
 from echod.outcome import Answer, Failed, Session
 from echod.place import Connect
-from echod.proxy_header import Place, place, proxy_header
+from echod.proxyprotocol.encoder import Place, place, proxy_header
 from echod.stream import ByteStream, Stream
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from echod._util.sockets import address_text
 from echod.connections.admission import Admission
 from echod.connections.connection import Reason
 from echod.protocol import Echo
-from echod.proxy import ProxyHeader, ProxyPolicy
+from echod.proxyprotocol.protocol import ProxyHeader, ProxyPolicy
 from echod.surroundings import StreamTransport
 from echod.tls.context import ServerContext
 

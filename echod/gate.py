@@ -11,7 +11,7 @@ from echod.connections.admission import AddressRules, Admission, ConnectRate
 from echod.connections.timeouts import TimeLimits
 from echod.connections.tracker import Connections
 from echod.options import Options
-from echod.proxy import ProxyPolicy
+from echod.proxyprotocol.protocol import ProxyPolicy
 
 
 def time_limits(options: Options) -> TimeLimits:

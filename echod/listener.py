@@ -23,7 +23,7 @@ from echod._util.sockets import address_text, ip_of, tune
 from echod.endpoint import bind_error_text
 from echod.inherited import InheritedEndpoint
 from echod.port import make_eager, take_turns
-from echod.proxy import ProxyPolicy
+from echod.proxyprotocol.protocol import ProxyPolicy
 from echod.tls.context import ServerContext
 from echod.turns import Turns
 

@@ -19,7 +19,7 @@ from zope.interface import implementer
 
 from echod._util.sockets import address_text, printable, unread, unsent
 from echod.connections.connection import Reason, reason_of
-from echod.proxy import ProxyHeader
+from echod.proxyprotocol.protocol import ProxyHeader
 from echod.surroundings import Listener, StreamTransport
 from echod.tls.info import (
     agreed,

@@ -16,7 +16,7 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
 from echod._util.sockets import unread
-from echod.proxy import ProxyPolicy
+from echod.proxyprotocol.protocol import ProxyPolicy
 
 SOFT_LIMIT = 32
 """

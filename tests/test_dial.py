@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from echod.dial import GOODBYE_SECONDS, Dialler, together
 from echod.outcome import Answer, Failed, Outcome, Session
-from echod.proxy_header import place
+from echod.proxyprotocol.encoder import place
 from tests.support.memory import pair, sleep, turn
 
 SESSION = Session("TLSv1.3", "TLS_AES_256_GCM_SHA384", "x25519", None, ("localhost",), 7, True)

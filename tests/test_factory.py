@@ -15,7 +15,7 @@ from zope.interface.verify import verifyObject
 from echod.connections.connection import Reason
 from echod.factory import Refused
 from echod.protocol import Echo
-from echod.proxy import ProxyHeader, ProxyPolicy
+from echod.proxyprotocol.protocol import ProxyHeader, ProxyPolicy
 from tests.support.certificates import make_certificate
 from tests.support.echoes import ProtocolTestCase, SocketTransport
 from tests.support.handshakes import Served

@@ -9,7 +9,7 @@ from twisted.logger import capturedLogs, formatEvent
 from echod.connections.connection import Reason
 from echod.factory import Refused
 from echod.protocol import Echo
-from echod.proxy import ProxyHeader
+from echod.proxyprotocol.protocol import ProxyHeader
 from tests.support.fakes import FakeConnection
 from tests.support.services import ServiceTestCase
 

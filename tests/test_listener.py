@@ -27,7 +27,7 @@ from echod.endpoint import TCPEndpoint
 from echod.factory import EchoFactory
 from echod.inherited import InheritedEndpoint, InheritedSocket
 from echod.listener import ListenerService, ListenFailed
-from echod.proxy import ProxyPolicy
+from echod.proxyprotocol.protocol import ProxyPolicy
 from echod.transport import EagerTransport
 from tests.support.fakes import AcceptingPort, FakePort, PortReactor
 

@@ -23,14 +23,14 @@ from echod.connections.connection import Connection, Reason
 from echod.connections.timeouts import TimeLimits
 from echod.connections.tracker import Connections
 from echod.factory import EchoFactory
-from echod.header import V2_MOST_BYTES
-from echod.proxy import ProxyHeader, ProxyPolicy
+from echod.proxyprotocol.parser import V2_MOST_BYTES
+from echod.proxyprotocol.protocol import ProxyHeader, ProxyPolicy
 from echod.secure import SecureMixin
 from tests.support.certificates import make_certificate
 from tests.support.handshakes import Served
 from tests.support.pairs import BIG, PairTestCase, drained
 from tests.support.tlsclient import VERSIONS, context as client_context
-from tests.test_header import (
+from tests.unit.proxyprotocol.test_parser import (
     ALPN,
     AUTHORITY,
     FOUR,

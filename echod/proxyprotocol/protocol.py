@@ -19,7 +19,7 @@ from echod._util.sockets import address_text, ip_of, unread
 from echod.connections.admission import Network, Networks
 from echod.connections.connection import Reason, reason_of
 from echod.connections.tracker import Connections
-from echod.header import V2_MOST_BYTES, BadHeader, Header, HeaderParser
+from echod.proxyprotocol.parser import V2_MOST_BYTES, BadHeader, Header, HeaderParser
 
 
 class ProxyPolicy:

@@ -7,7 +7,7 @@ import struct
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.proxy_header import V2_SIGNATURE, place, proxy_header
+from echod.proxyprotocol.encoder import V2_SIGNATURE, place, proxy_header
 
 
 class PlaceTests(SynchronousTestCase):

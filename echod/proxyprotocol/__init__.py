@@ -1,0 +1,3 @@
+"""
+The PROXY protocol, versions 1 and 2.
+"""
