@@ -19,7 +19,7 @@ from twisted.web.server import NOT_DONE_YET
 
 from echod import __version__
 from echod.hosts import is_ours
-from echod.listener import ListenerService
+from echod.net.listener import ListenerService
 from echod.page import STATIC, page, page_json
 from echod.site import AdminRequest, AdminSite
 from echod.snapshot import Snapshot

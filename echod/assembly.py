@@ -19,8 +19,8 @@ from echod._util.signals import Signals
 from echod._util.sockets import descriptor_limit, printable
 from echod.assignment import Assignment, shares
 from echod.daemon import EchodService
-from echod.endpoint import WRAPPING, TCPEndpoint, endpoint_from
-from echod.inherited import InheritedEndpoint, InheritedSockets
+from echod.net.endpoints import WRAPPING, TCPEndpoint, endpoint_from
+from echod.net.inherited import InheritedEndpoint, InheritedSockets
 from echod.options import Options
 from echod.parent import UNSHARED, ParentService
 from echod.systemd import Supervision

@@ -21,8 +21,8 @@ from echod.connections.timeouts import LOOK_SECONDS
 from echod.connections.tracker import Connections
 from echod.factory import EchoFactory
 from echod.gate import admission, proxy_policy, time_limits
-from echod.listener import ListenerService
 from echod.logs.daemonlog import TwistdLog
+from echod.net.listener import ListenerService
 from echod.observation import Observation
 from echod.options import Options
 from echod.snapshot import Snapshot

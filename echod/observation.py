@@ -23,7 +23,7 @@ from echod.connections.timeouts import Seen
 from echod.connections.tracker import Connections
 from echod.history import History
 from echod.lag import Lag
-from echod.listener import ListenerService
+from echod.net.listener import ListenerService
 from echod.process import this_process
 from echod.snapshot import (
     Distribution,

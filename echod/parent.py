@@ -22,16 +22,16 @@ from echod.child import Child
 from echod.command import rewritten, worker_command, worker_environment
 from echod.daemon import EchodService, log
 from echod.factory import EchoFactory
-from echod.inherited import InheritedEndpoint
 from echod.lifeline import Message, hold
-from echod.listener import ListenerService, ListenFailed
+from echod.net.balance import ABSENT, Table, make_table
+from echod.net.inherited import InheritedEndpoint
+from echod.net.listener import ListenerService, ListenFailed
 from echod.options import Options
 from echod.prelude import turn_until
 from echod.process import Process
 from echod.snapshot import Distribution, Snapshot
 from echod.systemd import Supervision
 from echod.tls.context import ServerContext
-from echod.turns import ABSENT, Table, make_table
 from echod.workers import GRACE_SECONDS, WorkersService
 
 UNSHARED = "workers cannot share its layer around the connection"

@@ -19,6 +19,7 @@ from zope.interface import implementer
 
 from echod._util.sockets import address_text, printable, unread, unsent
 from echod.connections.connection import Reason, reason_of
+from echod.net.transport import queued
 from echod.proxyprotocol.protocol import ProxyHeader
 from echod.surroundings import Listener, StreamTransport
 from echod.tls.info import (
@@ -29,7 +30,6 @@ from echod.tls.info import (
     is_complete,
     version,
 )
-from echod.transport import queued
 
 
 @implementer(IHalfCloseableProtocol, IHandshakeListener, IPushProducer)

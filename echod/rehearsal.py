@@ -19,7 +19,7 @@ from echod import __version__
 from echod._util.sockets import printable
 from echod._util.stdio import report_output_error
 from echod.daemon import EchodService
-from echod.listener import ListenFailed
+from echod.net.listener import ListenFailed
 from echod.tls.reload import names_text, time_text
 
 

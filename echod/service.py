@@ -21,7 +21,7 @@ from echod._util.stdio import prepare_standard_streams
 from echod.assembly import build, build_worker
 from echod.assignment import Assignment
 from echod.daemon import EchodService
-from echod.inherited import InheritedSockets
+from echod.net.inherited import InheritedSockets
 from echod.options import Options
 from echod.rehearsal import check
 from echod.systemd import Supervision
@@ -62,7 +62,7 @@ def makeService(options: Options) -> EchodService:
     fill_standard_streams()
     if "twisted.internet.reactor" not in sys.modules and hasattr(select, "epoll"):
         # Nobody has chosen one yet.
-        from echod.reactor import install
+        from echod.net.reactor import install
 
         install()
     # The one place where the reactor is imported; all else is handed it.

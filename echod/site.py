@@ -199,7 +199,7 @@ class AdminChannel(HTTPChannel):
 
 class AdminSite(Site):
     """
-    The site, as a L{ListeningFactory<echod.listener.ListeningFactory>}.
+    The site, as a L{ListeningFactory<echod.net.listener.ListeningFactory>}.
 
     @ivar channels: the connections, in the order in which they were made.
     """

@@ -18,10 +18,10 @@ from echod._util.timers import periodic
 from echod.assignment import Assignment
 from echod.connections.timeouts import LOOK_SECONDS
 from echod.daemon import EchodService
-from echod.inherited import InheritedEndpoint, InheritedSocket
 from echod.lifeline import Lifeline, Message, hold
+from echod.net.balance import Table, Turns
+from echod.net.inherited import InheritedEndpoint, InheritedSocket
 from echod.options import Options
-from echod.turns import Table, Turns
 
 log = Logger(namespace="echod.workers")
 

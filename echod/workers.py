@@ -22,7 +22,7 @@ from echod._util.sockets import printable
 from echod._util.timers import surviving
 from echod.child import Child, how_ended
 from echod.crew import ASK_SECONDS, Crew
-from echod.listener import ListenFailed
+from echod.net.listener import ListenFailed
 from echod.prelude import turn_until
 
 log = Logger(namespace="echod.workers")

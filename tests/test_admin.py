@@ -20,8 +20,8 @@ from echod.admin import (
     AdminResource,
     AdminService,
 )
-from echod.endpoint import TCPEndpoint
 from echod.metrics import exposition
+from echod.net.endpoints import TCPEndpoint
 from echod.page import STATIC
 from echod.site import AdminSite
 from tests.support.fakes import FakePort, PortReactor, SocketTransport

@@ -13,13 +13,13 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.scripts.twistd import ServerOptions
 
 from echod.assignment import VARIABLE, Assignment
-from echod.inherited import InheritedSocket, InheritedSockets
-from echod.listener import ListenFailed
+from echod.net.balance import ABSENT, Table
+from echod.net.inherited import InheritedSocket, InheritedSockets
+from echod.net.listener import ListenFailed
 from echod.parent import RELOAD_SECONDS, ParentService
 from echod.service import build
 from echod.snapshot import Snapshot
 from echod.systemd import Supervision
-from echod.turns import ABSENT, Table
 from tests.support.certificates import make_certificate
 from tests.support.fakeprocesses import ProcessReactor
 from tests.support.servicemanager import ServiceManager

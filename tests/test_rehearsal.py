@@ -14,7 +14,7 @@ from twisted.scripts.twistd import ServerOptions
 
 import echod
 from echod.assembly import build
-from echod.endpoint import TCPEndpoint
+from echod.net.endpoints import TCPEndpoint
 from echod.rehearsal import check
 from tests.support.certificates import make_certificate
 from tests.support.fakes import FakePort

@@ -13,9 +13,9 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from echod.assembly import RESERVED_DESCRIPTORS
 from echod.assignment import Assignment, Handed
 from echod.connections.connection import Reason
+from echod.net.balance import ABSENT, Table, make_table
 from echod.service import build_worker
 from echod.snapshot import Snapshot
-from echod.turns import ABSENT, Table, make_table
 from tests.support.certificates import make_certificate
 from tests.support.fakeprocesses import ProcessReactor
 from tests.support.fakes import FakeConnection

@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from echod.crew import ASK_SECONDS, MOST_SILENT
 from echod.lifeline import Lifeline
-from echod.listener import ListenFailed
+from echod.net.listener import ListenFailed
 from echod.workers import (
     FIRST_DELAY_SECONDS,
     GRACE_SECONDS,

@@ -21,8 +21,8 @@ from echod.connections.admission import Admission
 from echod.connections.timeouts import TimeLimits
 from echod.connections.tracker import Connections
 from echod.factory import EchoFactory
-from echod.reactor import MOST_EVENTS, EagerReactor
-from echod.transport import MOST_READ
+from echod.net.reactor import MOST_EVENTS, EagerReactor
+from echod.net.transport import MOST_READ
 from tests.support.daemons import (
     LOOPBACK,
     REACTOR,

@@ -1,5 +1,5 @@
 """
-Twisted's own reactor tests, run against L{EagerReactor<echod.reactor.EagerReactor>}.
+Twisted's own reactor tests, run against L{EagerReactor<echod.net.reactor.EagerReactor>}.
 
 The modules come with Twisted; each class of theirs that tests a reactor is asked for its
 test cases with ours.
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from importlib import import_module
 from unittest import SkipTest, TestCase
 
-from echod.reactor import EagerReactor
+from echod.net.reactor import EagerReactor
 
 MODULES = (
     "core",

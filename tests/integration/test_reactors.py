@@ -244,7 +244,7 @@ class OursTests(SynchronousTestCase):
     How the daemon comes to run on its own reactor.
     """
 
-    line = "reactor class: echod.reactor.EagerReactor."
+    line = "reactor class: echod.net.reactor.EagerReactor."
 
     def serves(self, daemon: Daemon) -> None:
         with daemon.connect() as client:

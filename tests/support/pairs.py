@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from echod.transport import EagerTransport
+from echod.net.transport import EagerTransport
 from tests.support.fakes import DescriptorReactor
 
 BIG = bytes(range(256)) * 4096

@@ -10,8 +10,8 @@ from twisted.internet.interfaces import (
 )
 from zope.interface import implementer
 
+from echod.net.transport import EagerTransport
 from echod.tls._openssl import RECORD_BYTES
-from echod.transport import EagerTransport
 from tests.support.certificates import make_certificate
 from tests.support.handshakes import Served
 from tests.support.pairs import HalfCloseable, PairTestCase, drained

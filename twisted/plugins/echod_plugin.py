@@ -33,4 +33,4 @@ class EchodMaker(ServiceMaker):
 
 echod = EchodMaker("echod", "echod.service", "A TCP echo daemon (RFC 862).", "echod")
 
-eager = Reactor("echod", "echod.reactor", "epoll(7) with direct dispatch, as echod runs on.")
+eager = Reactor("echod", "echod.net.reactor", "epoll(7) with direct dispatch, as echod runs on.")

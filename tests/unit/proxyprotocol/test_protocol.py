@@ -23,9 +23,9 @@ from echod.connections.connection import Connection, Reason
 from echod.connections.timeouts import TimeLimits
 from echod.connections.tracker import Connections
 from echod.factory import EchoFactory
+from echod.net.tls import SecureMixin
 from echod.proxyprotocol.parser import V2_MOST_BYTES
 from echod.proxyprotocol.protocol import ProxyHeader, ProxyPolicy
-from echod.secure import SecureMixin
 from tests.support.certificates import make_certificate
 from tests.support.handshakes import Served
 from tests.support.pairs import BIG, PairTestCase, drained

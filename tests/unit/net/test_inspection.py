@@ -7,8 +7,8 @@ import struct
 
 from twisted.internet.error import ConnectionAborted, ConnectionLost
 
-from echod.transport import EagerTransport
-from echod.unix_transport import EagerUNIXTransport
+from echod.net.transport import EagerTransport
+from echod.net.unix import EagerUNIXTransport
 from tests.support.pairs import HalfCloseable, PairTestCase, drained
 
 

@@ -16,8 +16,8 @@ from twisted.internet.protocol import Factory
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyObject
 
-from echod import endpoint
-from echod.endpoint import TCPEndpoint, UNIXEndpoint, bind_error_text, endpoint_from
+from echod.net import endpoints
+from echod.net.endpoints import TCPEndpoint, UNIXEndpoint, bind_error_text, endpoint_from
 from tests.support.fakes import PortReactor
 
 HAS_IPV6 = socket.has_dualstack_ipv6()
@@ -217,7 +217,7 @@ class UNIXEndpointTests(TestCase):
         with socket.socket(socket.AF_UNIX) as dead:
             dead.bind(self.path)
         found = os.stat(self.path)
-        self.patch(endpoint, "file_identity", lambda _: (found.st_dev, found.st_ino + 1))
+        self.patch(endpoints, "file_identity", lambda _: (found.st_dev, found.st_ino + 1))
         await self.fails(errno.EADDRINUSE)
         self.assertTrue(os.path.exists(self.path))
 

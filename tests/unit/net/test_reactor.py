@@ -1,5 +1,5 @@
 """
-What L{EagerReactor<echod.reactor.EagerReactor>} itself does, in a reactor that is not
+What L{EagerReactor<echod.net.reactor.EagerReactor>} itself does, in a reactor that is not
 installed and turns only when a test says so.  Twisted's own tests of reactors are in
 C{integration/test_reactor.py}.
 """
@@ -33,11 +33,11 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from echod import reactor as reactor_module
-from echod.port import EagerPort, EagerUNIXPort
-from echod.reactor import EAGER, MOST_EVENTS, TURN_SECONDS, EagerReactor, install
-from echod.transport import EagerTransport
-from echod.unix_transport import EagerUNIXTransport
+from echod.net import reactor as reactor_module
+from echod.net.port import EagerPort, EagerUNIXPort
+from echod.net.reactor import EAGER, MOST_EVENTS, TURN_SECONDS, EagerReactor, install
+from echod.net.transport import EagerTransport
+from echod.net.unix import EagerUNIXTransport
 from tests.support.pairs import BIG, HalfCloseable, Recorder, drained
 
 

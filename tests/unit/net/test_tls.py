@@ -22,9 +22,9 @@ from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from echod._util.sockets import unread
-from echod.secure import BURST_RECORDS
+from echod.net.tls import BURST_RECORDS
+from echod.net.unix import EagerUNIXTransport
 from echod.tls._openssl import RECORD_BYTES
-from echod.unix_transport import EagerUNIXTransport
 from tests.support.pairs import BIG, Puller, Pusher, Recorder, drained
 from tests.support.sealing import (
     ALERT,

@@ -28,10 +28,10 @@ from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from echod import labels
-from echod.inspection import Inspectable
-from echod.secure import SecureMixin, accept_tls
-from echod.secure_end import SecureEnd
+from echod.net import labels
+from echod.net.inspection import Inspectable
+from echod.net.tls import SecureMixin, accept_tls
+from echod.net.tls_end import SecureEnd
 
 LEAST_READ = 448
 MOST_READ = 96 * 1024

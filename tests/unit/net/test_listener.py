@@ -23,12 +23,12 @@ from echod.connections.admission import Admission
 from echod.connections.connection import Reason
 from echod.connections.timeouts import TimeLimits
 from echod.connections.tracker import Connections
-from echod.endpoint import TCPEndpoint
 from echod.factory import EchoFactory
-from echod.inherited import InheritedEndpoint, InheritedSocket
-from echod.listener import ListenerService, ListenFailed
+from echod.net.endpoints import TCPEndpoint
+from echod.net.inherited import InheritedEndpoint, InheritedSocket
+from echod.net.listener import ListenerService, ListenFailed
+from echod.net.transport import EagerTransport
 from echod.proxyprotocol.protocol import ProxyPolicy
-from echod.transport import EagerTransport
 from tests.support.fakes import AcceptingPort, FakePort, PortReactor
 
 

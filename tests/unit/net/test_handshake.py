@@ -8,9 +8,9 @@ import struct
 from OpenSSL import SSL
 from twisted.internet.error import ConnectionLost
 
-from echod import secure
 from echod._util.sockets import unread
-from echod.server_handshake import MAX_HANDSHAKE_RECORDS, MAX_HELLO_BYTES, MAX_HELLO_RECORDS
+from echod.net import tls
+from echod.net.handshake import MAX_HANDSHAKE_RECORDS, MAX_HELLO_BYTES, MAX_HELLO_RECORDS
 from echod.tls._openssl import HandshakeMemory, reasons
 from tests.support.hellos import hello, records, vector
 from tests.support.pairs import drained
@@ -224,7 +224,7 @@ class EndTests(ServerHandshakeTestCase):
         With a pyOpenSSL that cannot go from memory to a socket, OpenSSL does the handshake
         on the socket.
         """
-        self.patch(secure, "memory_of", lambda tls: None)
+        self.patch(tls, "memory_of", lambda tls: None)
         for version in VERSIONS:
             protocol = Secured()
             _, client, _ = self.secured(protocol, version)

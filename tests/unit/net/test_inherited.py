@@ -11,16 +11,16 @@ from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from echod.inherited import (
+from echod.net.inherited import (
     InheritedEndpoint,
     InheritedSocket,
     InheritedSockets,
     first_environment,
 )
-from echod.unix_transport import EagerUNIXTransport
+from echod.net.unix import EagerUNIXTransport
 from tests.support.fakes import PortReactor
 from tests.support.pairs import PairTestCase
-from tests.test_port import Recording
+from tests.unit.net.test_port import Recording
 
 
 class EnvironmentTests(SynchronousTestCase):

@@ -20,12 +20,12 @@ from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
 from echod._util.sockets import address_text, ip_of, tune
-from echod.endpoint import bind_error_text
-from echod.inherited import InheritedEndpoint
-from echod.port import make_eager, take_turns
+from echod.net.balance import Turns
+from echod.net.endpoints import bind_error_text
+from echod.net.inherited import InheritedEndpoint
+from echod.net.port import make_eager, take_turns
 from echod.proxyprotocol.protocol import ProxyPolicy
 from echod.tls.context import ServerContext
-from echod.turns import Turns
 
 log = Logger(namespace="echod.net")
 

@@ -16,9 +16,9 @@ from twisted.internet import tcp, unix
 from twisted.logger import Logger
 
 from echod._util.sockets import file_identity, keep_urgent
-from echod.transport import EagerTransport
-from echod.turns import STEP_BACK_SECONDS, Turns
-from echod.unix_transport import EagerUNIXTransport
+from echod.net.balance import STEP_BACK_SECONDS, Turns
+from echod.net.transport import EagerTransport
+from echod.net.unix import EagerUNIXTransport
 
 log = Logger(namespace="echod.net")
 

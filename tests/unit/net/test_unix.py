@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IFileDescriptorReceiver
 from twisted.trial.unittest import SkipTest
 from zope.interface import implementer
 
-from echod.unix_transport import EagerUNIXTransport
+from echod.net.unix import EagerUNIXTransport
 from tests.support.pairs import PairTestCase, Recorder, drained
 
 

@@ -36,18 +36,9 @@ from twisted.internet.protocol import Factory
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from echod import (
-    inspection,
-    labels,
-    port,
-    reactor,
-    secure,
-    secure_end,
-    transport as transport_room,
-    unix_transport,
-)
-from echod.transport import LEAST_READ, MOST_READ, EagerTransport
-from echod.unix_transport import EagerUNIXTransport
+from echod import net
+from echod.net.transport import LEAST_READ, MOST_READ, EagerTransport
+from echod.net.unix import EagerUNIXTransport
 from tests.support.fakes import DescriptorReactor
 from tests.support.pairs import (
     BIG,
@@ -867,7 +858,7 @@ class EndOfInputTests(PairTestCase):
         self.assertEqual(self.reactor.removeAll(), [])
 
 
-ENGINE = (transport_room, unix_transport, labels, inspection, secure, secure_end, port, reactor)
+ENGINE = sorted(Path(net.__file__).parent.glob("*.py"))
 
 
 class PrivateNamesTests(SynchronousTestCase):
@@ -964,8 +955,8 @@ class PrivateNamesTests(SynchronousTestCase):
         The list is complete: the engine uses no other private name of Twisted's.
         """
         used, ours = set(), set()
-        for room in ENGINE:
-            for node in ast.walk(ast.parse(Path(room.__file__).read_text())):
+        for module in ENGINE:
+            for node in ast.walk(ast.parse(module.read_text())):
                 if isinstance(node, ast.Attribute):
                     names = {node.attr}
                     stored = isinstance(node.ctx, ast.Store)

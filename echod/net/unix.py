@@ -18,9 +18,9 @@ from twisted.internet.interfaces import (
 from zope.interface import implementer
 
 from echod._util.sockets import keep_urgent
-from echod.secure import SecureMixin
-from echod.secure_end import SecureEnd
-from echod.transport import EagerTransport
+from echod.net.tls import SecureMixin
+from echod.net.tls_end import SecureEnd
+from echod.net.transport import EagerTransport
 
 
 class EagerUNIXTransport(EagerTransport, unix.Server):

@@ -17,10 +17,17 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
-from echod.port import MOST_ACCEPTS, REST_SECONDS, EagerPort, EagerUNIXPort, make_eager, take_turns
-from echod.transport import EagerTransport
-from echod.turns import STEP_BACK_SECONDS
-from echod.unix_transport import EagerUNIXTransport
+from echod.net.balance import STEP_BACK_SECONDS
+from echod.net.port import (
+    MOST_ACCEPTS,
+    REST_SECONDS,
+    EagerPort,
+    EagerUNIXPort,
+    make_eager,
+    take_turns,
+)
+from echod.net.transport import EagerTransport
+from echod.net.unix import EagerUNIXTransport
 from tests.support.pairs import PairTestCase, Recorder
 
 

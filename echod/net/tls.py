@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.logger import Logger
 
-from echod.server_handshake import ServerHandshake
+from echod.net.handshake import ServerHandshake
 from echod.tls._openssl import (
     RECORD_BYTES,
     forget_errors,
@@ -61,7 +61,7 @@ def accept_tls(transport: Any, context: SSL.Context, server: bool) -> None:
 class SecureMixin:
     """
     What TLS changes in a transport's reading and writing; with it and
-    L{SecureEnd<echod.secure_end.SecureEnd>}, a transport provides C{ISSLTransport} and
+    L{SecureEnd<echod.net.tls_end.SecureEnd>}, a transport provides C{ISSLTransport} and
     C{INegotiated}.
     """
 

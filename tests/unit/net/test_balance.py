@@ -6,7 +6,7 @@ import os
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.turns import ABSENT, FULL, LEAD, MOST_AT_ONCE, Table, Turns, make_table
+from echod.net.balance import ABSENT, FULL, LEAD, MOST_AT_ONCE, Table, Turns, make_table
 
 
 class TurnsTestCase(SynchronousTestCase):

@@ -1,0 +1,3 @@
+"""
+Sockets: the reactor, ports, transports and listeners.
+"""
