@@ -22,8 +22,8 @@ from echod.hosts import is_ours
 from echod.net.listener import ListenerService
 from echod.page import STATIC, page, page_json
 from echod.site import AdminRequest, AdminSite
-from echod.snapshot import Snapshot
-from echod.together import not_ready
+from echod.stats.snapshot import Snapshot
+from echod.stats.together import not_ready
 
 log = Logger(namespace="echod.admin")
 

@@ -23,9 +23,9 @@ from echod.factory import EchoFactory
 from echod.gate import admission, proxy_policy, time_limits
 from echod.logs.daemonlog import TwistdLog
 from echod.net.listener import ListenerService
-from echod.observation import Observation
 from echod.options import Options
-from echod.snapshot import Snapshot
+from echod.stats.collector import Observation
+from echod.stats.snapshot import Snapshot
 from echod.systemd import StatusLine, Supervision, SystemdNotifier
 from echod.tls.context import ServerContext
 from echod.tls.keylog import KeyLog

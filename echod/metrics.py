@@ -20,7 +20,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from echod.snapshot import Distribution, Served, Snapshot
+from echod.stats.snapshot import Distribution, Served, Snapshot
 
 Values = Sequence[tuple[list[str], float]]
 """The values of labels, and the value that they are for."""

@@ -14,8 +14,8 @@ from echod import tables
 from echod._util.text import date_text, delay_text, number_text, size_text, time_text
 from echod.markup import Markup, tag
 from echod.plot import plot
-from echod.snapshot import Snapshot
-from echod.together import not_ready, together
+from echod.stats.snapshot import Snapshot
+from echod.stats.together import not_ready, together
 
 STATIC = {
     f"/{name}".encode(): (resources.files("echod").joinpath("static", name).read_bytes(), kind)

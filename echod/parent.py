@@ -28,8 +28,8 @@ from echod.net.inherited import InheritedEndpoint
 from echod.net.listener import ListenerService, ListenFailed
 from echod.options import Options
 from echod.prelude import turn_until
-from echod.process import Process
-from echod.snapshot import Distribution, Snapshot
+from echod.stats.process import Process
+from echod.stats.snapshot import Distribution, Snapshot
 from echod.systemd import Supervision
 from echod.tls.context import ServerContext
 from echod.workers import GRACE_SECONDS, WorkersService

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from echod._util.text import date_text, delay_text, number_text, time_text
 from echod.markup import Markup, tag
-from echod.snapshot import Served, Snapshot, Traffic
+from echod.stats.snapshot import Served, Snapshot, Traffic
 from echod.table import number, size, table
 
 DAY_SECONDS = 86400

@@ -13,8 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import echod
 from echod.metrics import buckets, ends, exposition
-from echod.process import Process
-from echod.snapshot import Distribution, Handshakes, Served, Traffic
+from echod.stats.process import Process
+from echod.stats.snapshot import Distribution, Handshakes, Served, Traffic
 from tests.support.snapshots import make_snapshot
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"

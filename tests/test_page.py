@@ -9,7 +9,7 @@ from dataclasses import replace
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.page import STATIC, concerns, page, page_json
-from echod.snapshot import Guest, Listening, Sample, Served, Snapshot, Traffic
+from echod.stats.snapshot import Guest, Listening, Sample, Served, Snapshot, Traffic
 from tests.support.snapshots import make_snapshot
 from tests.test_markup import HOSTILE, Seen
 

@@ -18,7 +18,7 @@ from echod.net.inherited import InheritedSocket, InheritedSockets
 from echod.net.listener import ListenFailed
 from echod.parent import RELOAD_SECONDS, ParentService
 from echod.service import build
-from echod.snapshot import Snapshot
+from echod.stats.snapshot import Snapshot
 from echod.systemd import Supervision
 from tests.support.certificates import make_certificate
 from tests.support.fakeprocesses import ProcessReactor

@@ -9,8 +9,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from echod import tables
 from echod.connections.connection import Reason
-from echod.process import Process
-from echod.snapshot import Guest, Listening, Served, Traffic
+from echod.stats.process import Process
+from echod.stats.snapshot import Guest, Listening, Served, Traffic
 from tests.support.snapshots import make_snapshot
 
 

@@ -15,7 +15,7 @@ from echod.assignment import Assignment, Handed
 from echod.connections.connection import Reason
 from echod.net.balance import ABSENT, Table, make_table
 from echod.service import build_worker
-from echod.snapshot import Snapshot
+from echod.stats.snapshot import Snapshot
 from tests.support.certificates import make_certificate
 from tests.support.fakeprocesses import ProcessReactor
 from tests.support.fakes import FakeConnection

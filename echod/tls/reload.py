@@ -20,7 +20,7 @@ from zope.interface import implementer
 
 from echod._util.sockets import printable
 from echod._util.timers import periodic
-from echod.snapshot import warning_seconds
+from echod.stats.snapshot import warning_seconds
 from echod.tls.certificate import subject_text, validity
 from echod.tls.context import Policy, server_context
 from echod.tls.credentials import BadCredentials, Credentials, read_authorities, read_credentials

@@ -18,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from echod.connections.connection import Reason
 from echod.metrics import exposition
-from echod.snapshot import Snapshot
+from echod.stats.snapshot import Snapshot
 from tests.support import needs
 from tests.support.snapshots import make_snapshot
 

@@ -5,8 +5,8 @@ Snapshots for tests: a daemon with a little of everything to show.
 from dataclasses import replace
 from typing import Any
 
-from echod.process import Process
-from echod.snapshot import (
+from echod.stats.process import Process
+from echod.stats.snapshot import (
     Distribution,
     Guest,
     Handshakes,

@@ -5,7 +5,7 @@ How late the loop runs a timer.
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.lag import LAG_SECONDS, TICK_SECONDS, Lag
+from echod.stats.eventloop import LAG_SECONDS, TICK_SECONDS, Lag
 
 
 class LagTests(SynchronousTestCase):

@@ -13,7 +13,7 @@ from twisted.application.service import Service
 from twisted.internet.task import LoopingCall
 
 from echod._util.timers import surviving
-from echod.snapshot import Sample
+from echod.stats.snapshot import Sample
 
 HISTORY_SECONDS = 300
 

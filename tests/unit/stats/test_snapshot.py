@@ -6,7 +6,7 @@ import json
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.snapshot import Listening, Snapshot
+from echod.stats.snapshot import Listening, Snapshot
 from tests.support.snapshots import make_snapshot
 
 

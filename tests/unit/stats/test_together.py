@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.snapshot import Handshakes, Listening, Sample, Served, Traffic
-from echod.together import not_ready, together
+from echod.stats.snapshot import Handshakes, Listening, Sample, Served, Traffic
+from echod.stats.together import not_ready, together
 from tests.support.snapshots import make_snapshot
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 
-from echod.snapshot import (
+from echod.stats.snapshot import (
     Distribution,
     Handshakes,
     Listening,

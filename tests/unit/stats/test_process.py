@@ -9,7 +9,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.process import descriptors, started, this_process
+from echod.stats.process import descriptors, started, this_process
 
 
 class ProcessTests(SynchronousTestCase):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from echod.process import Process
+from echod.stats.process import Process
 
 MAX_WARNING_SECONDS = 14 * 86400.0
 

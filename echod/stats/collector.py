@@ -21,11 +21,11 @@ from echod._util.sockets import printable
 from echod.connections.connection import REFUSED, Connection, Reason
 from echod.connections.timeouts import Seen
 from echod.connections.tracker import Connections
-from echod.history import History
-from echod.lag import Lag
 from echod.net.listener import ListenerService
-from echod.process import this_process
-from echod.snapshot import (
+from echod.stats.eventloop import Lag
+from echod.stats.history import History
+from echod.stats.process import this_process
+from echod.stats.snapshot import (
     Distribution,
     Guest,
     Handshakes,

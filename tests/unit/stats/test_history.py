@@ -5,8 +5,8 @@ The last minutes, a sample a second.
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.history import HISTORY_SECONDS, History
-from echod.snapshot import Sample
+from echod.stats.history import HISTORY_SECONDS, History
+from echod.stats.snapshot import Sample
 
 
 class HistoryTests(SynchronousTestCase):

@@ -10,8 +10,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from echod.connections.connection import Reason
 from echod.connections.timeouts import TimeLimits
 from echod.connections.tracker import Connections
-from echod.observation import NEWEST, Observation
-from echod.snapshot import Guest, Handshakes, Listening, Sample, Served, Snapshot, Traffic
+from echod.stats.collector import NEWEST, Observation
+from echod.stats.snapshot import Guest, Handshakes, Listening, Sample, Served, Snapshot, Traffic
 from echod.tls.credentials import read_credentials
 from tests.support.certificates import make_certificate
 from tests.support.fakes import FakeConnection

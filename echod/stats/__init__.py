@@ -1,0 +1,3 @@
+"""
+What can be counted and measured of a running daemon.
+"""
