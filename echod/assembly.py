@@ -31,7 +31,7 @@ from echod.tls.reload import Certificates
 from echod.worker import WorkerService
 
 if TYPE_CHECKING:
-    from echod.admin import AdminService, Source
+    from echod.admin.resource import AdminService, Source
 
 log = Logger(namespace="echod")
 
@@ -166,9 +166,9 @@ def build_admin(
     """
     try:
         # Here, since a daemon that does not serve HTTP can do without the memory for it.
-        from echod.admin import AdminService
-        from echod.hosts import names_beside
-        from echod.metrics import exposition
+        from echod.admin.hosts import names_beside
+        from echod.admin.prometheus import exposition
+        from echod.admin.resource import AdminService
     except ImportError:
         raise SystemExit(
             "echod: --admin: needs prometheus_client; pip install 'echod[metrics]'"

@@ -33,7 +33,7 @@ from echod.tls.reload import Certificates
 from echod.whereabouts import Pidfile
 
 if TYPE_CHECKING:
-    from echod.admin import AdminService
+    from echod.admin.resource import AdminService
 
 log = Logger(namespace="echod")
 

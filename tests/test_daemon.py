@@ -580,7 +580,7 @@ class AdminTests(ServiceTestCase):
         """
         Without prometheus_client, it says in one line what to install.
         """
-        names = ("prometheus_client.core", "echod.metrics")
+        names = ("prometheus_client.core", "echod.admin.prometheus")
         there = {name: sys.modules.pop(name) for name in names if name in sys.modules}
         self.addCleanup(sys.modules.update, there)
         sys.modules[names[0]] = None

@@ -16,8 +16,8 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.trial.unittest import SynchronousTestCase
 
+from echod.admin.prometheus import exposition
 from echod.connections.connection import Reason
-from echod.metrics import exposition
 from echod.stats.snapshot import Snapshot
 from tests.support import needs
 from tests.support.snapshots import make_snapshot

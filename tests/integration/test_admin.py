@@ -14,7 +14,7 @@ from OpenSSL import SSL
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.site import IDLE_SECONDS
+from echod.admin.site import IDLE_SECONDS
 from tests.support import needs
 from tests.support.admin import ADMIN, AdminConnection, ask, samples, shown
 from tests.support.daemons import (

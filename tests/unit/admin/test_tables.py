@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod import tables
+from echod.admin import tables
 from echod.connections.connection import Reason
 from echod.stats.process import Process
 from echod.stats.snapshot import Guest, Listening, Served, Traffic

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from echod.site import (
+from echod.admin.site import (
     HARD_LIMIT,
     IDLE_SECONDS,
     MAX_LENGTH_DIGITS,

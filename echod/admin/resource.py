@@ -18,10 +18,10 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from echod import __version__
-from echod.hosts import is_ours
+from echod.admin.hosts import is_ours
+from echod.admin.page import STATIC, page, page_json
+from echod.admin.site import AdminRequest, AdminSite
 from echod.net.listener import ListenerService
-from echod.page import STATIC, page, page_json
-from echod.site import AdminRequest, AdminSite
 from echod.stats.snapshot import Snapshot
 from echod.stats.together import not_ready
 
@@ -31,7 +31,7 @@ Source = Callable[[], Awaitable[Sequence[Snapshot]]]
 """Takes a snapshot of each process there is."""
 
 Exposition = Callable[[Sequence[Snapshot], str], tuple[bytes, str]]
-"""Makes metrics: L{exposition<echod.metrics.exposition>}."""
+"""Makes metrics: L{exposition<echod.admin.prometheus.exposition>}."""
 
 MAX_PENDING = 16
 """

@@ -8,9 +8,9 @@ that is what an operator hopes to see.
 from collections.abc import Sequence
 
 from echod._util.text import date_text, delay_text, number_text, time_text
-from echod.markup import Markup, tag
+from echod.admin.html import number, size, table
+from echod.admin.markup import Markup, tag
 from echod.stats.snapshot import Served, Snapshot, Traffic
-from echod.table import number, size, table
 
 DAY_SECONDS = 86400
 

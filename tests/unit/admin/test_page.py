@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.page import STATIC, concerns, page, page_json
+from echod.admin.page import STATIC, concerns, page, page_json
 from echod.stats.snapshot import Guest, Listening, Sample, Served, Snapshot, Traffic
 from tests.support.snapshots import make_snapshot
-from tests.test_markup import HOSTILE, Seen
+from tests.unit.admin.test_markup import HOSTILE, Seen
 
 EVERYWHERE = Snapshot.from_json(
     make_snapshot(

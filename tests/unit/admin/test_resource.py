@@ -13,17 +13,17 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.admin import (
+from echod.admin.page import STATIC
+from echod.admin.prometheus import exposition
+from echod.admin.resource import (
     HEADERS,
     MAX_PENDING,
     MAX_PENDING_READY,
     AdminResource,
     AdminService,
 )
-from echod.metrics import exposition
+from echod.admin.site import AdminSite
 from echod.net.endpoints import TCPEndpoint
-from echod.page import STATIC
-from echod.site import AdminSite
 from tests.support.fakes import FakePort, PortReactor, SocketTransport
 from tests.support.snapshots import make_snapshot
 

@@ -7,7 +7,7 @@ plot, and what a plot shows is also said in words.
 
 from collections.abc import Callable, Sequence
 
-from echod.markup import Markup, tag
+from echod.admin.markup import Markup, tag
 from echod.stats.history import HISTORY_SECONDS
 
 HEIGHT = 60

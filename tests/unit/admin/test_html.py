@@ -4,9 +4,9 @@ Tables.
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.markup import tag
-from echod.table import number, size, table
-from tests.test_markup import HOSTILE, Seen
+from echod.admin.html import number, size, table
+from echod.admin.markup import tag
+from tests.unit.admin.test_markup import HOSTILE, Seen
 
 
 class TableTests(SynchronousTestCase):

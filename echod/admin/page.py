@@ -10,15 +10,18 @@ import json
 from collections.abc import Iterator, Sequence
 from importlib import resources
 
-from echod import tables
 from echod._util.text import date_text, delay_text, number_text, size_text, time_text
-from echod.markup import Markup, tag
-from echod.plot import plot
+from echod.admin import tables
+from echod.admin.markup import Markup, tag
+from echod.admin.plot import plot
 from echod.stats.snapshot import Snapshot
 from echod.stats.together import not_ready, together
 
 STATIC = {
-    f"/{name}".encode(): (resources.files("echod").joinpath("static", name).read_bytes(), kind)
+    f"/{name}".encode(): (
+        resources.files("echod.admin").joinpath("static", name).read_bytes(),
+        kind,
+    )
     for name, kind in (
         ("icon.svg", "image/svg+xml"),
         ("page.css", "text/css; charset=utf-8"),

@@ -8,7 +8,7 @@ it can be read aloud; what is nothing is shown faintly.
 from collections.abc import Sequence
 
 from echod._util.text import number_text, size_text
-from echod.markup import Markup, tag
+from echod.admin.markup import Markup, tag
 
 Cell = object
 

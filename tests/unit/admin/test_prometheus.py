@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from twisted.trial.unittest import SynchronousTestCase
 
 import echod
-from echod.metrics import buckets, ends, exposition
+from echod.admin.prometheus import buckets, ends, exposition
 from echod.stats.process import Process
 from echod.stats.snapshot import Distribution, Handshakes, Served, Traffic
 from tests.support.snapshots import make_snapshot

@@ -1,0 +1,3 @@
+"""
+The HTTP side: page, metrics and health.
+"""
