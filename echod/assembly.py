@@ -17,18 +17,18 @@ from twisted.logger import Logger
 
 from echod._util.signals import Signals
 from echod._util.sockets import descriptor_limit, printable
-from echod.assignment import Assignment, shares
 from echod.daemon import EchodService
 from echod.net.endpoints import WRAPPING, TCPEndpoint, endpoint_from
 from echod.net.inherited import InheritedEndpoint, InheritedSockets
 from echod.options import Options
-from echod.parent import UNSHARED, ParentService
 from echod.systemd import Supervision
 from echod.tls.context import Policy
 from echod.tls.credentials import BadCredentials
 from echod.tls.keylog import KeyLog
 from echod.tls.reload import Certificates
-from echod.worker import WorkerService
+from echod.workers.master import UNSHARED, ParentService
+from echod.workers.spawn import Assignment, shares
+from echod.workers.worker import WorkerService
 
 if TYPE_CHECKING:
     from echod.admin.resource import AdminService, Source

@@ -13,13 +13,13 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.python import runtime
 
 import echod
-from echod.assignment import VARIABLE, Assignment
 from echod.daemon import EchodService
 from echod.net.balance import make_table
 from echod.net.reactor import EagerReactor
-from echod.parent import ParentService
 from echod.service import fill_standard_streams, keep_steady_time, makeService, worker_count
-from echod.worker import WorkerService
+from echod.workers.master import ParentService
+from echod.workers.spawn import VARIABLE, Assignment
+from echod.workers.worker import WorkerService
 from tests.support.services import ServiceTestCase
 
 

@@ -17,22 +17,22 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 
 from echod._util.signals import Signals
-from echod.assignment import FIRST_DESCRIPTOR, VARIABLE, Assignment, Handed, shares
-from echod.child import Child
-from echod.command import rewritten, worker_command, worker_environment
 from echod.daemon import EchodService, log
 from echod.factory import EchoFactory
-from echod.lifeline import Message, hold
 from echod.net.balance import ABSENT, Table, make_table
 from echod.net.inherited import InheritedEndpoint
 from echod.net.listener import ListenerService, ListenFailed
 from echod.options import Options
-from echod.prelude import turn_until
 from echod.stats.process import Process
 from echod.stats.snapshot import Distribution, Snapshot
 from echod.systemd import Supervision
 from echod.tls.context import ServerContext
-from echod.workers import GRACE_SECONDS, WorkersService
+from echod.workers.channel import Message, hold
+from echod.workers.command import rewritten, worker_command, worker_environment
+from echod.workers.prelude import turn_until
+from echod.workers.process import Child
+from echod.workers.spawn import FIRST_DESCRIPTOR, VARIABLE, Assignment, Handed, shares
+from echod.workers.supervisor import GRACE_SECONDS, WorkersService
 
 UNSHARED = "workers cannot share its layer around the connection"
 """Why an endpoint is refused."""

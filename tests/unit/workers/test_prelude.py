@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.prelude import turn_until
+from echod.workers.prelude import turn_until
 from tests.support.fakeprocesses import ProcessReactor
 
 

@@ -8,7 +8,7 @@ import socket
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.lifeline import MOST_BYTES, Lifeline, hold
+from echod.workers.channel import MOST_BYTES, Lifeline, hold
 from tests.support.fakeprocesses import FarEnd, ProcessReactor
 
 

@@ -9,8 +9,8 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from echod.child import MOST_LINE_BYTES, Child, Lines
-from echod.lifeline import Lifeline
+from echod.workers.channel import Lifeline
+from echod.workers.process import MOST_LINE_BYTES, Child, Lines
 from tests.support.fakeprocesses import FakeProcess, FarEnd
 
 

@@ -4,7 +4,7 @@ What a worker is told.
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.assignment import VARIABLE, Assignment, Handed, shares
+from echod.workers.spawn import VARIABLE, Assignment, Handed, shares
 
 
 class AssignmentTests(SynchronousTestCase):

@@ -13,10 +13,10 @@ from twisted.internet.testing import StringTransport
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.crew import ASK_SECONDS, MOST_SILENT
-from echod.lifeline import Lifeline
 from echod.net.listener import ListenFailed
-from echod.workers import (
+from echod.workers.channel import Lifeline
+from echod.workers.crew import ASK_SECONDS, MOST_SILENT
+from echod.workers.supervisor import (
     FIRST_DELAY_SECONDS,
     GRACE_SECONDS,
     MOST_DELAY_SECONDS,

@@ -11,11 +11,11 @@ from twisted.internet.defer import Deferred
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 from echod.assembly import RESERVED_DESCRIPTORS
-from echod.assignment import Assignment, Handed
 from echod.connections.connection import Reason
 from echod.net.balance import ABSENT, Table, make_table
 from echod.service import build_worker
 from echod.stats.snapshot import Snapshot
+from echod.workers.spawn import Assignment, Handed
 from tests.support.certificates import make_certificate
 from tests.support.fakeprocesses import ProcessReactor
 from tests.support.fakes import FakeConnection

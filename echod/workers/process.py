@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from echod._util.sockets import printable
-from echod.lifeline import Lifeline, Message
+from echod.workers.channel import Lifeline, Message
 
 log = Logger(namespace="echod.workers")
 

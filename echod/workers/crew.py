@@ -12,8 +12,8 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from echod.child import Child
-from echod.lifeline import Message
+from echod.workers.channel import Message
+from echod.workers.process import Child
 
 log = Logger(namespace="echod.workers")
 

@@ -9,7 +9,9 @@ from twisted.python.usage import UsageError
 from twisted.scripts.twistd import ServerOptions
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.command import (
+from echod.options import Options
+from echod.parameters import PARAMETERS
+from echod.workers.command import (
     PATHS,
     RUN,
     rewritten,
@@ -17,8 +19,6 @@ from echod.command import (
     worker_command,
     worker_environment,
 )
-from echod.options import Options
-from echod.parameters import PARAMETERS
 
 
 def logger():
@@ -121,7 +121,12 @@ class CommandTests(SynchronousTestCase):
                     ("reactor", "poll"), ("syslog", True), ("prefix", "x y"), ("logger", logger)
                 )
             )[2:],
-            ["--syslog", "--prefix=x y", "--logger=tests.test_command.logger", "--reactor=poll"],
+            [
+                "--syslog",
+                "--prefix=x y",
+                "--logger=tests.unit.workers.test_command.logger",
+                "--reactor=poll",
+            ],
         )
 
     def test_parsed(self):

@@ -12,14 +12,14 @@ from twisted.internet.defer import Deferred, fail
 from twisted.logger import capturedLogs, formatEvent
 from twisted.scripts.twistd import ServerOptions
 
-from echod.assignment import VARIABLE, Assignment
 from echod.net.balance import ABSENT, Table
 from echod.net.inherited import InheritedSocket, InheritedSockets
 from echod.net.listener import ListenFailed
-from echod.parent import RELOAD_SECONDS, ParentService
 from echod.service import build
 from echod.stats.snapshot import Snapshot
 from echod.systemd import Supervision
+from echod.workers.master import RELOAD_SECONDS, ParentService
+from echod.workers.spawn import VARIABLE, Assignment
 from tests.support.certificates import make_certificate
 from tests.support.fakeprocesses import ProcessReactor
 from tests.support.servicemanager import ServiceManager

@@ -20,10 +20,10 @@ from twisted.logger import Logger
 from echod._util.signals import Signals
 from echod._util.sockets import printable
 from echod._util.timers import surviving
-from echod.child import Child, how_ended
-from echod.crew import ASK_SECONDS, Crew
 from echod.net.listener import ListenFailed
-from echod.prelude import turn_until
+from echod.workers.crew import ASK_SECONDS, Crew
+from echod.workers.prelude import turn_until
+from echod.workers.process import Child, how_ended
 
 log = Logger(namespace="echod.workers")
 

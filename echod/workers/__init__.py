@@ -1,0 +1,3 @@
+"""
+Several processes that serve the same ports.
+"""
