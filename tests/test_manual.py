@@ -8,9 +8,9 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 import echod
-from echod.check_options import CheckOptions
+from echod.check.options import CheckOptions
+from echod.check.results import Outcome
 from echod.options import Options
-from echod.outcome import Outcome
 
 MANUAL = Path(echod.__file__).resolve().parents[1] / "deploy" / "man"
 

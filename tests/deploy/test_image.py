@@ -17,9 +17,9 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.check_options import CheckOptions
+from echod.check.options import CheckOptions
+from echod.check.results import Outcome
 from echod.options import Options
-from echod.outcome import Outcome
 from tests.support.container import Container, Image, Stage, instructions
 from tests.support.daemons import show, wait_until
 

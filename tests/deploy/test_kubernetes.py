@@ -16,7 +16,7 @@ import kubernetes_validate
 import yaml
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from echod.check_options import CheckOptions
+from echod.check.options import CheckOptions
 from echod.options import Options
 from tests.deploy.test_image import DOCKERFILE, image
 from tests.support import needs

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.outcome import Outcome
+from echod.check.results import Outcome
 from tests.support import needs
 from tests.support.certificates import MadeCertificate, make_certificate
 from tests.support.daemons import (
@@ -420,11 +420,16 @@ class EchodTests(SynchronousTestCase):
         status, *names = done.stdout.split()
         self.assertEqual((status, done.stderr), ("0", ""))
         for name in (
-            *("OpenSSL.SSL", "cryptography.x509", "service_identity", "echod.client_tls"),
-            *("echod.ping", "echod.conformance", "echod.service", "twisted.internet.endpoints"),
+            *("OpenSSL.SSL", "cryptography.x509", "service_identity", "echod.check.tls"),
+            *(
+                "echod.check.ping",
+                "echod.check.conformance",
+                "echod.service",
+                "twisted.internet.endpoints",
+            ),
         ):
             self.assertNotIn(name, names)
-        self.assertIn("echod.exchange", names)
+        self.assertIn("echod.check.probe", names)
         reactor = "import sys, twisted.internet.reactor; print(len(sys.modules))"
         done = subprocess.run([sys.executable, "-c", reactor], capture_output=True, timeout=60)
         # Not even as many as Twisted's reactor alone, with the parts that it takes.

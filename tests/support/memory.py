@@ -12,7 +12,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 
-from echod.outcome import Answer, Failed, Outcome
+from echod.check.results import Answer, Failed, Outcome
 
 ROOM = 1 << 20
 

@@ -5,8 +5,8 @@ Runs of messages to servers in memory, by a clock that somebody has to turn.
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.outcome import Failed
-from echod.ping import Ping
+from echod.check.ping import Ping
+from echod.check.results import Failed
 from tests.support.memory import turn
 
 

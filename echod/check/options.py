@@ -1,0 +1,254 @@
+"""
+Every option of C{echod-check}, once.
+
+The rule of this room: a bad value is one line that names the option and the way out,
+before anything is read or connected.
+"""
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from getopt import GetoptError, gnu_getopt
+from typing import Any
+
+from twisted.python.usage import Options as UsageOptions, UsageError
+
+from echod import __version__
+from echod._util.sockets import printable
+from echod._util.values import one_of, path, seconds, server_name
+from echod.check.place import parse
+from echod.check.results import Outcome
+from echod.proxyprotocol.encoder import place
+
+MOST_BYTES = 1 << 30
+MOST_CONNECTIONS = 10_000
+MOST_RATE = 100_000.0
+PING_SIZE = 64
+
+_UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+def size(text: str) -> int:
+    """
+    @return: a number of bytes, from C{64}, C{64KiB} or C{1MiB}.
+    @raise ValueError: when it is not one, or is more than 1 GiB.
+    """
+    match = re.fullmatch("([0-9]{1,10})(B|KiB|MiB|GiB|)", text)
+    value = int(match[1]) * _UNITS[match[2]] if match else 0
+    if not 1 <= value <= MOST_BYTES:
+        raise ValueError("not a size; give bytes, or such as 64KiB or 1MiB, up to 1GiB")
+    return value
+
+
+def whole(most: int) -> Callable[[str], int]:
+    """
+    Make a coercion that takes a number from 1 on.
+    """
+
+    def number(text: str) -> int:
+        if not re.fullmatch("[0-9]{1,10}", text) or not 1 <= int(text) <= most:
+            raise ValueError(f"not a number of them; give one from 1 to {most}")
+        return int(text)
+
+    return number
+
+
+def rate(text: str) -> float:
+    """
+    @return: so many a second.
+    @raise ValueError: when it is not a rate.
+    """
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text) or not 0 < float(text) <= MOST_RATE:
+        raise ValueError(f"not a rate; give messages a second, up to {MOST_RATE:.0f}")
+    return float(text)
+
+
+def alpn(text: str) -> list[str]:
+    """
+    @return: names of protocols (RFC 7301).
+    @raise ValueError: when one is empty, too long, or not ASCII.
+    """
+    words = text.split(",")
+    if not text.isascii() or not all(0 < len(word) < 256 for word in words):
+        raise ValueError("not names of protocols; give such as h2,http/1.1")
+    return words
+
+
+def _positive_seconds(text: str) -> float:
+    value = seconds(text)
+    if not value:
+        raise ValueError("leaves no time; give more than 0")
+    return value
+
+
+def _parameter(
+    long: str, short: str | None, default: object, help: str, coerce: Callable[[str], object]
+) -> list[object]:
+    def named(text: str) -> object:
+        try:
+            return coerce(text)
+        except ValueError as error:
+            raise UsageError(f"--{long} '{printable(text)}': {error}") from None
+
+    return [long, short, default, help, named]
+
+
+class CheckOptions(UsageOptions):
+    """
+    The command line.
+
+    @ivar target: what the user gave.
+    """
+
+    synopsis = "[options] HOST:PORT | [IPv6]:PORT | unix:PATH | ENDPOINT"
+    longdesc = (
+        "Is this echo alive, exact and fast?  Sends random bytes, compares what comes "
+        "back, closes, and says how long each stage took.  ENDPOINT is a Twisted client "
+        "endpoint, such as tcp:host=localhost:port=9000.  Times are seconds and take "
+        "500ms, 30s, 5m; sizes take 64KiB, 1MiB."
+    )
+
+    optParameters = [
+        _parameter(
+            "timeout", "t", None,
+            "How long a check, a message of --ping or a case of --conformance may take. "
+            "[default: 5s; for a case 30s]",
+            _positive_seconds,
+        ),
+        _parameter("size", "s", PING_SIZE, "Bytes to send at a time.", size),
+        _parameter(
+            "count", "c", None,
+            "How many checks or messages. [default: 1 check; messages without end]",
+            whole(10**9),
+        ),
+        _parameter(
+            "interval", "i", None, "Time between them. [default: 1s]", _positive_seconds
+        ),
+        _parameter("ca", None, None, "PEM file of authorities to trust. [default: the system's]",
+                   path),
+        _parameter("cert", None, None, "PEM file: a certificate to show, with its chain.", path),
+        _parameter("key", None, None, "PEM file: its key, when it has its own file.", path),
+        _parameter(
+            "servername", None, None,
+            "The name to ask for, and to look for in the certificate. [default: HOST]",
+            server_name,
+        ),
+        _parameter("alpn", None, None, "Protocols to offer: A,B", alpn),
+        _parameter(
+            "tls-version", None, None, "1.2 or 1.3 and no other. [default: the best of both]",
+            one_of("1.2", "1.3"),
+        ),
+        _parameter(
+            "rate", None, None, "With --ping: messages a second, whatever becomes of them.", rate
+        ),
+        _parameter(
+            "connections", None, None, "With --ping: connections to send them on, in turn. "
+            "[default: 1]",
+            whole(MOST_CONNECTIONS),
+        ),
+        _parameter(
+            "proxy-header", None, None, "v1 or v2: send a PROXY header first, as a load balancer.",
+            one_of("v1", "v2"),
+        ),
+        _parameter(
+            "proxy-source", None, None,
+            "The client's address in it: IP:PORT. [default: none is named]",
+            place,
+        ),
+    ]  # fmt: skip
+
+    optFlags = [
+        ["quiet", "q", "Print nothing; the exit status says it."],
+        ["json", "j", "Print JSON: an object for each check, or for the whole run."],
+        ["tls", None, "Speak TLS."],
+        ["insecure", "k", "Do not verify the certificate, and say so."],
+        ["ping", None, "A line for each message; Ctrl-C or --count ends with a summary."],
+        ["conformance", None, "Run the exactness suite and print a table."],
+    ]
+
+    target = ""
+
+    def parseArgs(self, *args: str) -> None:
+        """
+        The one argument: where the server is.
+        """
+        if not args:
+            raise UsageError("no server; give HOST:PORT")
+        if len(args) > 1:
+            raise UsageError(f"unexpected argument '{printable(args[1])}'; give one server")
+        self.target = args[0]
+        try:
+            self.host, self.connect = parse(self.target)
+        except ValueError as error:
+            raise UsageError(f"'{printable(self.target)}': {error}") from None
+
+    def postOptions(self) -> None:
+        """
+        What one option demands of another, and the defaults that depend on others.
+        """
+        if self["ping"] and self["conformance"]:
+            raise UsageError("--ping and --conformance are two things; give one of them")
+        for name, needed in _NEEDS.items():
+            if self[name] and not self[needed]:
+                raise UsageError(f"--{name}: does nothing without --{needed}; add it")
+        if self["conformance"]:
+            for name in ("count", "interval"):
+                if self[name]:
+                    raise UsageError(f"--{name}: is not for --conformance; leave it out")
+        if self["rate"] and self["interval"]:
+            raise UsageError("--rate and --interval say the same; give one of them")
+        if self["tls"] and not self["insecure"] and not (self["servername"] or self.host):
+            raise UsageError("--tls: whose certificate is it to be? add --servername NAME")
+        self["timeout"] = self["timeout"] or (30.0 if self["conformance"] else 5.0)
+        self["interval"] = self["interval"] or 1.0
+        self["connections"] = self["connections"] or 1
+
+    def opt_version(self) -> None:
+        """
+        Show the version and exit.
+        """
+        print(f"echod-check {__version__}")
+        raise SystemExit(0)
+
+    def getUsage(self, width: int | None = None) -> str:
+        """
+        The help, and below it every exit status.
+        """
+        lines = [f"  {each.status:>3}  {each.word}: {each.meaning}" for each in Outcome]
+        return super().getUsage(width) + "\nExit status:\n" + "\n".join(lines) + "\n"
+
+    def _options_first(self, given: list[str]) -> list[str]:
+        """
+        Let options stand behind the server as well, as they may in most commands.
+        """
+        try:
+            pairs, arguments = gnu_getopt(given, self.shortOpt, self.longOpt)
+        except GetoptError as error:
+            raise UsageError(str(error)) from None
+        ordered = []
+        for name, value in pairs:
+            takes = f"{name[2:]}=" in self.longOpt or f"{name[1:]}:" in self.shortOpt
+            ordered += [name, value] if takes else [name]
+        return [*ordered, "--", *arguments]
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """
+        Parse the command line.
+
+        @raise UsageError: with one line, when it is wrong.
+        """
+        given = sys.argv[1:] if options is None else list(options)
+        try:
+            super().parseOptions(self._options_first(given))
+        except UsageError as error:
+            line = printable(str(error))
+            raise UsageError(line if ";" in line else f"{line}; see --help") from None
+
+
+_NEEDS: dict[str, Any] = {
+    **dict.fromkeys(("ca", "cert", "servername", "alpn", "tls-version", "insecure"), "tls"),
+    "key": "cert",
+    "rate": "ping",
+    "connections": "ping",
+    "proxy-source": "proxy-header",
+}

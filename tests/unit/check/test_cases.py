@@ -1,0 +1,46 @@
+"""
+What the clients of the exactness suite do.
+"""
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod.check import cases
+from echod.check.conformance import run_case
+from echod.check.results import Failed
+from tests.support.memory import Dials, turn
+
+
+class CasesTests(SynchronousTestCase):
+    """
+    Tests for the cases that could pass without showing what they are to show.
+    """
+
+    def test_all_pairs(self):
+        """
+        Every byte value comes beside every other.
+        """
+        pairs = {cases.PAIRS[i : i + 2] for i in range(0, len(cases.PAIRS), 2)}
+        self.assertEqual(len(pairs), 65536)
+
+    def test_crossed(self):
+        """
+        An echo that goes to the wrong client is found out.
+        """
+        clock, ends = Clock(), []
+
+        async def crossed(end):
+            ends.append(end)
+            try:
+                while piece := await end.read():
+                    await ends[len(ends) // 2].write(piece)
+                await end.finish()
+            except Failed:
+                pass
+
+        result = turn(
+            clock,
+            run_case("x", cases.many_clients, clock, Dials(crossed), 4),
+        )
+        self.assertFalse(result.passed)
+        self.assertGreater(result.lost, 0)

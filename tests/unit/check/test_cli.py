@@ -1,0 +1,176 @@
+"""
+The command C{echod-check}, from its options to its exit status.
+"""
+
+import errno
+import io
+import signal
+import sys
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.python.usage import UsageError
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod.check import cli
+from echod.check.options import CheckOptions
+from echod.check.results import Failed, Outcome
+from tests.support.certificates import make_certificate
+
+
+class WhenRunning:
+    """
+    A reactor that is running.
+    """
+
+    def __init__(self):
+        self.called = []
+
+    def callWhenRunning(self, call, *arguments):
+        self.called.append((call, *arguments))
+
+    def callFromThread(self, call):
+        call()
+
+
+class PerformTests(SynchronousTestCase):
+    """
+    Tests for L{cli.perform}.
+    """
+
+    def perform(self, work):
+        class Work:
+            errors = []
+            run = staticmethod(work)
+
+            def output_failed(self, error):
+                self.errors.append(error)
+                return Outcome.USAGE
+
+        self.reactor = WhenRunning()
+        return Deferred.fromCoroutine(cli.perform(self.reactor, Work()))
+
+    def status(self, running):
+        return self.failureResultOf(running, SystemExit).value.code
+
+    def test_status(self):
+        """
+        The status is the outcome's.
+        """
+
+        async def lost():
+            return Outcome.LOST
+
+        self.assertEqual(self.status(self.perform(lost)), 9)
+
+    def test_interrupt(self):
+        """
+        Ctrl-C and SIGTERM have a status of their own.
+        """
+
+        async def for_ever():
+            await Deferred()
+
+        signals = (signal.SIGINT, signal.SIGTERM)
+        for number in signals:
+            self.addCleanup(signal.signal, number, signal.getsignal(number))
+        for number in signals:
+            running = self.perform(for_ever)
+            [(call, *arguments)] = self.reactor.called
+            call(*arguments)
+            signal.raise_signal(number)
+            self.assertEqual(self.status(running), 130)
+
+    def test_output(self):
+        """
+        Output that goes nowhere is a status of its own.
+        """
+
+        async def nobody_reads():
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+        self.assertEqual(self.status(self.perform(nobody_reads)), 2)
+
+
+class CommandTests(SynchronousTestCase):
+    """
+    Tests for L{cli.command} and what it prepares.
+    """
+
+    def options(self, *arguments):
+        made = CheckOptions()
+        made.parseOptions([*arguments, "localhost:9000"])
+        return made
+
+    def file(self, content):
+        name = self.mktemp()
+        with open(name, "wb") as file:
+            file.write(content)
+        return name
+
+    def test_secure(self):
+        """
+        Files for TLS are read before anything is connected.
+        """
+        self.assertIsNone(cli.make_secure(self.options()))
+        ca = self.file(make_certificate(authority=True).cert_pem)
+        self.assertTrue(callable(cli.make_secure(self.options("--tls", "--ca", ca))))
+        junk = self.file(b"junk")
+        options = self.options("--tls", "--ca", junk)
+        error = self.assertRaises(UsageError, cli.make_secure, options)
+        self.assertIn("--ca", str(error))
+
+    def test_leave_out_openssl(self):
+        """
+        OpenSSL is left out where nobody asks for it, and not taken from who has it.
+        """
+        for arguments, before, after in (
+            ((), {}, {"OpenSSL": None}),
+            ((), {"OpenSSL": 1}, {"OpenSSL": 1}),
+            (("--tls",), {}, {}),
+        ):
+            cli.leave_out_openssl(self.options(*arguments), before)
+            self.assertEqual(before, after)
+
+    def test_wrong_option(self):
+        """
+        A wrong option is one line and a status of its own.
+        """
+        errors = io.StringIO()
+        self.patch(sys, "stderr", errors)
+        code = self.assertRaises(SystemExit, cli.command, ["--nope"]).code
+        self.assertEqual(code, 2)
+        self.assertEqual(len(errors.getvalue().splitlines()), 1)
+        self.assertTrue(errors.getvalue().startswith("echod-check: "))
+
+    def test_full_disk(self):
+        """
+        Help that cannot be written is one line as well.
+        """
+        for option in ("--help", "--version"):
+            errors = io.StringIO()
+            with open("/dev/full", "w") as full:
+                self.patch(sys, "stdout", full)
+                self.patch(sys, "stderr", errors)
+                end = self.assertRaises(SystemExit, cli.command, [option])
+            self.assertEqual(end.code, 2)
+            self.assertEqual(
+                errors.getvalue(), "echod-check: standard output: No space left on device\n"
+            )
+
+    def test_reactor(self):
+        """
+        The reactor that runs has a clock that cannot step.
+        """
+        self.patch(reactor, "seconds", reactor.seconds)
+        self.patch(sys, "stderr", io.StringIO())
+        ran = []
+        cli.command(["unix:/no/such/socket"], lambda *what, **how: ran.append((what, how)))
+        [((work,), how)] = ran
+        self.assertEqual(how, {"_reactor": reactor})
+        self.assertEqual(reactor.seconds.__name__, "monotonic")
+        running = WhenRunning()
+        outcome = work(running)
+        self.assertIsInstance(outcome, Deferred)
+        outcome.addErrback(lambda failure: failure.trap(SystemExit, Failed, AttributeError))
+        outcome.cancel()

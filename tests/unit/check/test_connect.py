@@ -1,0 +1,146 @@
+"""
+The way to a server, stage by stage.
+"""
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod.check.connect import GOODBYE_SECONDS, Dialler, together
+from echod.check.results import Answer, Failed, Outcome, Session
+from echod.proxyprotocol.encoder import place
+from tests.support.memory import pair, sleep, turn
+
+SESSION = Session("TLSv1.3", "TLS_AES_256_GCM_SHA384", "x25519", None, ("localhost",), 7, True)
+
+
+class TogetherTests(SynchronousTestCase):
+    """
+    Tests for L{together}.
+    """
+
+    def setUp(self):
+        self.waiting = [Deferred(), Deferred()]
+
+        async def wait(what):
+            await what
+
+        self.done = Deferred.fromCoroutine(together(*map(wait, self.waiting)))
+
+    def test_all(self):
+        """
+        It is done when all is done.
+        """
+        self.waiting[0].callback(None)
+        self.assertNoResult(self.done)
+        self.waiting[1].callback(None)
+        self.assertIsNone(self.successResultOf(self.done))
+
+    def test_one_fails(self):
+        """
+        When one fails, the others are given up, and its failure is the failure.
+        """
+        self.waiting[1].errback(Failed(Outcome.LOST, ""))
+        self.failureResultOf(self.done, Failed)
+        self.assertTrue(self.waiting[0].called)
+
+    def test_given_up(self):
+        """
+        Who gives up gives up on all of them.
+        """
+        self.done.cancel()
+        self.failureResultOf(self.done, CancelledError)
+        self.assertTrue(all(each.called for each in self.waiting))
+
+
+class DiallerTests(SynchronousTestCase):
+    """
+    Tests for L{Dialler}.
+    """
+
+    def setUp(self):
+        self.clock = Clock()
+        self.client, self.server = pair()
+        self.answer = Answer()
+
+    async def connect(self, reactor, answer):
+        self.assertIs(reactor, self.clock)
+        answer.times.connect = 0.5
+        return self.client
+
+    async def secure(self, stream):
+        self.assertEqual(self.answer.stage, "TLS handshake")
+        await sleep(self.clock, 3)
+        stream.session = lambda: SESSION
+        return stream
+
+    async def refuse(self, stream):
+        raise Failed(Outcome.TLS_REFUSED, "no")
+
+    def dial(self, *arguments):
+        dialler = Dialler(self.clock, self.connect, *arguments)
+        return Deferred.fromCoroutine(dialler.dial(self.answer))
+
+    def test_plain(self):
+        """
+        A plain connection is handed out as it is.
+        """
+        self.assertIs(self.successResultOf(self.dial()), self.client)
+        self.assertEqual(self.answer.peer, "192.0.2.1:9000")
+        self.assertEqual(self.answer.times.stages(), [("connect", 0.5)])
+
+    def test_secure(self):
+        """
+        TLS is timed for itself, and what it agreed on is kept.
+        """
+        self.assertIs(turn(self.clock, self.dial(self.secure), 3), self.client)
+        self.assertEqual(self.answer.times.handshake, 3)
+        self.assertIs(self.answer.session, SESSION)
+
+    def test_refused(self):
+        """
+        The alert that tells the server why has time to leave.
+        """
+        self.failureResultOf(self.dial(self.refuse), Failed)
+        self.assertEqual(self.client.done, ["lose"])
+
+    def test_stubborn(self):
+        """
+        A server that does not even take the alert is not waited for.
+        """
+
+        async def lose():
+            await Deferred()
+
+        self.client.lose = lose
+        waiting = self.dial(self.refuse)
+        self.assertNoResult(waiting)
+        self.clock.advance(GOODBYE_SECONDS)
+        self.failureResultOf(waiting, Failed)
+        self.assertEqual(self.client.done, ["abort"])
+
+    def test_given_up(self):
+        """
+        Who gives up in the middle leaves no connection behind.
+        """
+        waiting = self.dial(self.secure)
+        waiting.cancel()
+        self.failureResultOf(waiting, CancelledError)
+        self.assertEqual(self.client.done, ["abort"])
+
+    def test_proxy_header(self):
+        """
+        The PROXY header is the first that the server sees, before TLS.
+        """
+        turn(self.clock, self.dial(self.secure, "v1", place("198.51.100.7:4711")), 3)
+        header = self.successResultOf(Deferred.fromCoroutine(self.server.read()))
+        self.assertEqual(header, b"PROXY TCP4 198.51.100.7 192.0.2.1 4711 9000\r\n")
+
+    def test_proxy_header_to_a_path(self):
+        """
+        A socket in the file system has no address, and none is made up for it.
+        """
+        self.client.peer = "unix:/run/echod.sock"
+        self.successResultOf(self.dial(None, "v1", place("198.51.100.7:4711")))
+        header = self.successResultOf(Deferred.fromCoroutine(self.server.read()))
+        self.assertEqual(header, b"PROXY TCP4 198.51.100.7 0.0.0.0 4711 0\r\n")

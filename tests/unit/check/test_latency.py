@@ -1,0 +1,57 @@
+"""
+Round-trip times in little room.
+"""
+
+import random
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod.check.latency import Latencies
+
+
+class LatenciesTests(SynchronousTestCase):
+    """
+    Tests for L{Latencies}.
+    """
+
+    def test_percentiles(self):
+        """
+        A percentile is right to one part in a hundred, and never too short.
+        """
+        chance = random.Random(6)
+        times = sorted(chance.expovariate(1000) + 1e-5 for _ in range(5001))
+        latencies = Latencies()
+        for time in times:
+            latencies.add(time)
+        for percent, index in ((50, 2500), (99, 4950)):
+            ratio = latencies.percentile(percent) / times[index]
+            self.assertTrue(1 <= ratio <= 1.0101, ratio)
+        self.assertEqual(latencies.least, times[0])
+        self.assertEqual(latencies.most, latencies.percentile(100))
+        self.assertEqual(latencies.most, times[-1])
+        self.assertEqual(latencies.count, 5001)
+
+    def test_bounded(self):
+        """
+        Many times take no more room than there are classes.
+        """
+        latencies = Latencies()
+        for number in range(100_000):
+            latencies.add(number / 1000)
+        self.assertLess(len(latencies._classes), 3000)
+
+    def test_histogram(self):
+        """
+        The histogram goes by powers of two, gaps included, and misses none.
+        """
+        latencies = Latencies()
+        for time in (0.0, 3e-6, 5e-6, 6e-6):
+            latencies.add(time)
+        self.assertEqual(latencies.histogram(), [(1e-6, 1), (2e-6, 0), (4e-6, 1), (8e-6, 2)])
+
+    def test_none(self):
+        """
+        Nothing has no times.
+        """
+        self.assertEqual(Latencies().histogram(), [])
+        self.assertEqual(Latencies().percentile(50), 0.0)

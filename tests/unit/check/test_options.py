@@ -1,0 +1,181 @@
+"""
+The command line of C{echod-check}.
+"""
+
+import ast
+import inspect
+import io
+import sys
+
+from twisted.python.usage import UsageError
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod import __version__
+from echod.check import cli, runner
+from echod.check.options import CheckOptions
+from echod.check.results import Outcome
+
+
+def parsed(*arguments):
+    options = CheckOptions()
+    options.parseOptions(arguments)
+    return options
+
+
+class CheckOptionsTests(SynchronousTestCase):
+    """
+    Tests for L{CheckOptions}.
+    """
+
+    def wrong(self, *arguments):
+        error = self.assertRaises(UsageError, parsed, *arguments)
+        self.assertNotIn("\n", str(error))
+        self.assertTrue(str(error).isprintable())
+        return str(error)
+
+    def test_defaults(self):
+        """
+        A server is all that is needed.
+        """
+        options = parsed("localhost:9000")
+        self.assertEqual(options.target, "localhost:9000")
+        self.assertEqual(options.host, "localhost")
+        self.assertEqual((options["timeout"], options["size"], options["count"]), (5.0, 64, None))
+        self.assertEqual((options["interval"], options["connections"]), (1.0, 1))
+        self.assertEqual(parsed("--conformance", "localhost:9000")["timeout"], 30.0)
+
+    def test_values(self):
+        """
+        Values are read in the units that people write.
+        """
+        options = parsed(
+            *("-t", "500ms", "-s", "64KiB", "--count=3", "--ping", "--rate", "2.5"),
+            *("--connections", "4", "--tls", "--alpn", "h2,echo", "--tls-version", "1.2"),
+            *("--proxy-header", "v2", "--proxy-source", "192.0.2.1:1", "localhost:9000"),
+        )
+        self.assertEqual((options["timeout"], options["size"]), (0.5, 65536))
+        self.assertEqual((options["count"], options["rate"], options["connections"]), (3, 2.5, 4))
+        self.assertEqual(options["alpn"], ["h2", "echo"])
+        self.assertEqual(options["proxy-source"][1], 1)
+        for given, name in (("localhost.", "localhost"), ("192.0.2.1", "192.0.2.1")):
+            options = parsed("--tls", "--servername", given, "unix:/run/echod.sock")
+            self.assertEqual(options["servername"], name)
+
+    def test_any_order(self):
+        """
+        Options may stand behind the server, and a server behind C{--}.
+        """
+        for arguments in (
+            ("localhost:9000", "--quiet", "-t", "2s", "--size=3"),
+            ("-qt2s", "localhost:9000", "--size", "3"),
+            ("--quiet", "--timeout=2s", "--size=3", "--", "localhost:9000"),
+        ):
+            options = parsed(*arguments)
+            self.assertEqual((options["quiet"], options["timeout"], options["size"]), (1, 2.0, 3))
+
+    def test_own_arguments(self):
+        """
+        Without arguments, they are those of the process.
+        """
+        self.patch(sys, "argv", ["echod-check", "localhost:9000"])
+        options = CheckOptions()
+        options.parseOptions()
+        self.assertEqual(options.target, "localhost:9000")
+
+    def test_bad_values(self):
+        """
+        A bad value is one line with the option's name and the way out.
+        """
+        for option, value in (
+            ("timeout", "0"),
+            ("timeout", "soon"),
+            ("size", "0"),
+            ("size", "2GiB"),
+            ("size", "64kb"),
+            ("count", "0"),
+            ("count", "-1"),
+            ("connections", "1000000"),
+            ("interval", "x"),
+            ("rate", "0"),
+            ("rate", "fast"),
+            ("rate", "900000"),
+            ("alpn", "a,,b"),
+            ("alpn", "\u00e4"),
+            ("tls-version", "1.1"),
+            ("proxy-header", "v3"),
+            ("proxy-source", "me"),
+            ("servername", "a..b"),
+            ("servername", ".example.com"),
+            ("ca", ""),
+        ):
+            text = self.wrong(f"--{option}", value, "localhost:9000")
+            self.assertTrue(text.startswith(f"--{option} '"), text)
+            self.assertIn("; give", text)
+
+    def test_bad_combinations(self):
+        """
+        What one option demands of another is said.
+        """
+        for arguments, text in (
+            (("--ping", "--conformance"), "--ping and --conformance"),
+            (("--rate", "3"), "--rate: does nothing without --ping"),
+            (("--connections", "3"), "--connections: does nothing without --ping"),
+            (("--insecure",), "--insecure: does nothing without --tls"),
+            (("--ca", "x"), "--ca: does nothing without --tls"),
+            (("--proxy-source", "192.0.2.1:1"), "--proxy-source: does nothing without"),
+            (("--conformance", "--count", "3"), "--count: is not for --conformance"),
+            (("--conformance", "--interval", "3"), "--interval: is not for --conformance"),
+            (("--ping", "--rate", "3", "--interval", "1"), "--rate and --interval"),
+            (("--key", "x", "--tls"), "--key: does nothing without --cert"),
+        ):
+            self.assertIn(text, self.wrong(*arguments, "localhost:9000"))
+
+    def test_servers(self):
+        """
+        There is one server, and it is a place.
+        """
+        self.assertIn("no server; give HOST:PORT", self.wrong())
+        self.assertIn("unexpected argument 'b:2'", self.wrong("a:1", "b:2"))
+        self.assertIn("'a\\x1b': not a place", self.wrong("a\x1b"))
+        self.assertIn("--nope", self.wrong("a:1", "--nope"))
+        self.assertIn("see --help", self.wrong("a:1", "--nope"))
+
+    def test_whose_certificate(self):
+        """
+        Where there is no host, somebody has to say whose certificate it is to be.
+        """
+        self.assertIn("--servername NAME", self.wrong("--tls", "unix:/run/echod.sock"))
+        parsed("--tls", "--insecure", "unix:/run/echod.sock")
+        parsed("--tls", "--servername", "localhost", "unix:/run/echod.sock")
+
+    def test_help(self):
+        """
+        The help lists every option and every exit status.
+        """
+        text = str(CheckOptions())
+        for each in Outcome:
+            self.assertIn(f"{each.status}  {each.word}: {each.meaning}", text)
+        for name in ("timeout", "conformance", "proxy-source", "insecure"):
+            self.assertIn(f"--{name}", text)
+
+    def test_every_option_is_read(self):
+        """
+        No option is taken and then ignored.
+        """
+        reads = set()
+        for module in (cli, runner):
+            for node in ast.walk(ast.parse(inspect.getsource(module))):
+                if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+                    whose = getattr(node.value, "id", getattr(node.value, "attr", ""))
+                    if whose in ("options", "_options"):
+                        reads.add(node.slice.value)
+        self.assertEqual(reads, set(CheckOptions()))
+
+    def test_version(self):
+        """
+        The version is the package's.
+        """
+        said = io.StringIO()
+        self.patch(sys, "stdout", said)
+        self.assertEqual(self.assertRaises(SystemExit, parsed, "--version").code, 0)
+        self.assertEqual(said.getvalue(), f"echod-check {__version__}\n")

@@ -1,0 +1,411 @@
+"""
+Where a server is, and the way there.
+"""
+
+import errno
+import socket
+import threading
+
+from twisted.internet import endpoints
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.error import (
+    ConnectError,
+    ConnectingCancelledError,
+    ConnectionRefusedError,
+    DNSLookupError,
+    TimeoutError,
+)
+from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod.check.place import (
+    ATTEMPT_DELAY_SECONDS,
+    PATIENCE_SECONDS,
+    first_of,
+    in_thread,
+    parse,
+    resolve,
+)
+from echod.check.results import Answer, Failed, Outcome
+
+V4 = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 9000))
+V6 = (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("2001:db8::1", 9000, 0, 0))
+LOCAL = (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("fe80::1", 9000, 0, 3))
+
+
+class ThreadedReactor(MemoryReactorClock):
+    """
+    A reactor that other threads may call.
+    """
+
+    def callFromThread(self, call, *arguments):
+        self.callLater(0, call, *arguments)
+
+
+class ParseTests(SynchronousTestCase):
+    """
+    Tests for L{parse}.
+    """
+
+    def test_hosts(self):
+        """
+        The host is what the certificate is to be for; a path and an endpoint have none.
+        """
+        for text, host in (
+            ("localhost:9000", "localhost"),
+            ("192.0.2.1:9000", "192.0.2.1"),
+            ("[::1]:9000", "::1"),
+            ("[fe80::1%eth0]:9000", "fe80::1%eth0"),
+            ("localhost.:9000", "localhost"),
+            ("stra\u00dfe.example:9000", "xn--strae-oqa.example"),
+            ("unix:/run/echod.sock", None),
+            ("tcp:host=localhost:port=9000", None),
+            ("unix:path=/run/echod.sock:timeout=3", None),
+        ):
+            self.assertEqual(parse(text)[0], host)
+
+    def test_wrong(self):
+        """
+        What is no place is said, with the way out, and without a control character.
+        """
+        for text in (
+            *("localhost", "::1:9000", "unix:", "unix:a\0", "host:99999", "host:0", "nope:a:b"),
+            *("tls:localhost:9000", "ssl:localhost:9000", "tcp:host=a:port=x", "\x1b[0m:a:b"),
+            *("a..b:9000", ".example:9000", "x" * 64 + ":9000", "tcp:host=a..b:port=9000"),
+            *("tcp:127.0.0.1:99999", "tcp:host=127.0.0.1:port=-1", "unix:/" + "x" * 107),
+            *("unix:path=/" + "x" * 107 + ":timeout=3",),
+        ):
+            error = self.assertRaises(ValueError, parse, text)
+            self.assertIn("; ", str(error))
+            self.assertIn("give", str(error))
+            self.assertTrue(str(error).isprintable(), text)
+
+
+class ResolveTests(SynchronousTestCase):
+    """
+    Tests for L{resolve}.
+    """
+
+    def setUp(self):
+        self.reactor = ThreadedReactor()
+
+    def resolve(self, answer, host="echo.example"):
+        def getaddrinfo(host, port, type, flags=0):
+            self.assertEqual(type, socket.SOCK_STREAM)
+            if flags == socket.AI_NUMERICHOST and host != "192.0.2.1":
+                raise socket.gaierror(socket.EAI_NONAME, "a name")
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        self.started = []
+        return resolve(self.reactor, host, 9000, getaddrinfo, self.started.append)
+
+    def test_name(self):
+        """
+        A name is looked up in another thread, and the answer given in the reactor's.
+        """
+        waiting = self.resolve([V4])
+        self.assertNoResult(waiting)
+        self.started.pop()()
+        self.assertNoResult(waiting)
+        self.reactor.advance(0)
+        self.assertEqual(self.successResultOf(waiting), [V4])
+
+    def test_address(self):
+        """
+        An address needs no thread.
+        """
+        self.assertEqual(self.successResultOf(self.resolve([V4], "192.0.2.1")), [V4])
+        self.assertEqual(self.started, [])
+
+    def test_none(self):
+        """
+        A name without an address is the system's error.
+        """
+        waiting = self.resolve(socket.gaierror(socket.EAI_NONAME, "not known"))
+        self.started.pop()()
+        self.reactor.advance(0)
+        self.failureResultOf(waiting, socket.gaierror)
+
+    def test_no_thread(self):
+        """
+        Where there can be no thread, that is said; an address needs none.
+        """
+
+        def start(work):
+            raise RuntimeError("can't start new thread")
+
+        def getaddrinfo(host, port, type, flags=0):
+            raise socket.gaierror(socket.EAI_NONAME, "a name")
+
+        failure = self.failureResultOf(
+            resolve(self.reactor, "echo.example", 9000, getaddrinfo, start), Failed
+        )
+        self.assertIs(failure.value.outcome, Outcome.UNRESOLVED)
+        self.assertIn("no thread can be started", failure.value.detail)
+
+    def test_given_up(self):
+        """
+        An answer that nobody waits for any more does no harm.
+        """
+        waiting = self.resolve([V4])
+        waiting.cancel()
+        self.failureResultOf(waiting, CancelledError)
+        self.started.pop()()
+        self.reactor.advance(0)
+
+    def test_thread(self):
+        """
+        The thread is one that does not hold up the end of the process.
+        """
+        said = threading.Event()
+        daemons = []
+        in_thread(lambda: (daemons.append(threading.current_thread().daemon), said.set()))
+        self.assertTrue(said.wait(10))
+        self.assertEqual(daemons, [True])
+
+
+class FirstOfTests(SynchronousTestCase):
+    """
+    Tests for L{first_of}.
+    """
+
+    def setUp(self):
+        self.clock = Clock()
+        self.cancelled = []
+        self.attempts = []
+
+    def start(self, number):
+        def attempt():
+            self.attempts.append(Deferred(lambda d: self.cancelled.append(d)))
+            return self.attempts[-1]
+
+        return first_of(self.clock, [attempt] * number)
+
+    def test_first(self):
+        """
+        The first to succeed wins; no other is tried after it.
+        """
+        winner = self.start(2)
+        self.attempts[0].callback("a")
+        self.assertEqual(self.successResultOf(winner), "a")
+        self.clock.advance(10)
+        self.assertEqual(len(self.attempts), 1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_next_after_failure(self):
+        """
+        When one has failed the next is tried at once.
+        """
+        winner = self.start(2)
+        self.attempts[0].errback(ConnectionRefusedError())
+        self.attempts[1].callback("b")
+        self.assertEqual(self.successResultOf(winner), "b")
+
+    def test_next_after_delay(self):
+        """
+        A slow one has company after a while, and may still win; the others are given up.
+        """
+        winner = self.start(3)
+        self.clock.advance(ATTEMPT_DELAY_SECONDS)
+        self.assertEqual(len(self.attempts), 2)
+        self.attempts[0].callback("a")
+        self.assertEqual(self.successResultOf(winner), "a")
+        self.assertEqual(self.cancelled, [self.attempts[1]])
+
+    def test_all_fail(self):
+        """
+        When all have failed, the last failure is told.
+        """
+        winner = self.start(2)
+        self.clock.advance(ATTEMPT_DELAY_SECONDS)
+        self.clock.advance(ATTEMPT_DELAY_SECONDS)
+        self.attempts[1].errback(ConnectionRefusedError())
+        self.assertNoResult(winner)
+        self.attempts[0].errback(TimeoutError())
+        self.failureResultOf(winner, TimeoutError)
+
+    def test_cancel(self):
+        """
+        Who gives up gives up on all of them.
+        """
+        winner = self.start(2)
+        winner.cancel()
+        self.failureResultOf(winner, CancelledError)
+        self.assertEqual(len(self.cancelled), 1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class ConnectTests(SynchronousTestCase):
+    """
+    The ways that L{parse} finds.
+    """
+
+    def setUp(self):
+        self.reactor = ThreadedReactor()
+        self.answer = Answer()
+
+    def connect(self, text, addresses=(V4,)):
+        def look_up(reactor, host, port):
+            self.assertEqual(self.answer.stage, "resolving")
+            self.reactor.advance(1)
+            return fail(addresses) if isinstance(addresses, Exception) else succeed(addresses)
+
+        _, connect = parse(text, look_up)
+        return Deferred.fromCoroutine(connect(self.reactor, self.answer))
+
+    def outcome(self, waiting, outcome, text):
+        failure = self.failureResultOf(waiting, Failed).value
+        self.assertEqual((failure.outcome, failure.detail), (outcome, text))
+
+    def fail_with(self, error, to=None):
+        clients = self.reactor.tcpClients if to is None else to
+        factory = clients[-1][2] if to is None else clients[-1][1]
+        factory.clientConnectionFailed(None, Failure(error))
+        self.reactor.advance(0)
+
+    def test_tcp(self):
+        """
+        A connection is made, and both times are noted.
+        """
+        waiting = self.connect("localhost:9000")
+        host, port, factory, *_ = self.reactor.tcpClients[0]
+        self.assertEqual((host, port), ("192.0.2.1", 9000))
+        self.assertEqual(self.answer.stage, "connecting")
+        self.reactor.advance(2)
+        protocol = factory.buildProtocol(None)
+        protocol.makeConnection(StringTransport(peerAddress=IPv4Address("TCP", *V4[4])))
+        self.reactor.advance(0)
+        self.assertIs(self.successResultOf(waiting), protocol)
+        self.assertEqual((self.answer.times.resolve, self.answer.times.connect), (1, 2))
+
+    def test_link_local(self):
+        """
+        An address that is local to a link keeps its link.
+        """
+        self.connect("[fe80::1%3]:9000", (LOCAL,))
+        self.assertEqual(self.reactor.tcpClients[0][0], "fe80::1%3")
+
+    def test_every_address(self):
+        """
+        All addresses are tried; what the last says is said.
+        """
+        waiting = self.connect("localhost:9000", (V6, V4))
+        self.assertEqual(self.reactor.tcpClients[0][0], "2001:db8::1")
+        self.fail_with(ConnectionRefusedError())
+        self.assertEqual(self.reactor.tcpClients[1][0], "192.0.2.1")
+        self.fail_with(ConnectionRefusedError())
+        self.outcome(waiting, Outcome.REFUSED, "Connection refused")
+
+    def test_failures(self):
+        """
+        Each way not to connect has its class.
+        """
+        for error, outcome, text in (
+            (TimeoutError(), Outcome.TIMED_OUT, "connecting: Connection timed out"),
+            (ConnectError(errno.ENETUNREACH), Outcome.UNREACHABLE, "Network is unreachable"),
+            (ConnectError(errno.ECONNRESET), Outcome.RESET, "as soon as it was connected"),
+            (
+                ConnectError(string="a\x1bb"),
+                Outcome.UNREACHABLE,
+                "An error occurred while connecting: a\\x1bb.",
+            ),
+        ):
+            waiting = self.connect("localhost:9000")
+            self.fail_with(error)
+            self.outcome(waiting, outcome, text)
+
+    def test_unresolved(self):
+        """
+        A name without an address is told with the system's reason.
+        """
+        error = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        waiting = self.connect("nope:9000", error)
+        self.outcome(waiting, Outcome.UNRESOLVED, "Name or service not known")
+        error = UnicodeError("label empty or too long")
+        waiting = self.connect("[fe80::1%a..b]:9000", error)
+        self.outcome(waiting, Outcome.UNRESOLVED, "not a name")
+        waiting = self.connect("nope:9000", OSError("of a kind without a number"))
+        self.outcome(waiting, Outcome.UNRESOLVED, "of a kind without a number")
+
+    def test_whole_name(self):
+        """
+        The resolver is asked for the name in ASCII, with the dot that says that it is whole.
+        """
+        asked = []
+
+        def look_up(reactor, host, port):
+            asked.append(host)
+            return succeed(())
+
+        for text in ("stra\u00dfe.example:9000", "localhost.:9000"):
+            _, connect = parse(text, look_up)
+            waiting = Deferred.fromCoroutine(connect(self.reactor, self.answer))
+            waiting.cancel()
+            self.failureResultOf(waiting, CancelledError)
+        self.assertEqual(asked, ["xn--strae-oqa.example", "localhost."])
+
+    def test_unix(self):
+        """
+        A socket in the file system has no name to look up.
+        """
+        waiting = self.connect("unix:/run/echod.sock")
+        self.assertEqual(self.reactor.unixClients[0][0], "/run/echod.sock")
+        self.fail_with(ConnectError(errno.ENOENT), self.reactor.unixClients)
+        self.outcome(waiting, Outcome.UNREACHABLE, "No such file or directory")
+        self.assertIsNone(self.answer.times.resolve)
+
+    def test_endpoint(self):
+        """
+        Any client endpoint of Twisted's will do.
+        """
+        waiting = self.connect("unix:path=/run/echod.sock:timeout=3")
+        self.fail_with(DNSLookupError("no such name"), self.reactor.unixClients)
+        self.assertIn("no such name", self.failureResultOf(waiting, Failed).value.detail)
+
+    def test_endpoint_that_raises(self):
+        """
+        Whatever an endpoint raises is one line, but for the end of the time.
+        """
+        where = "unix:path=/run/echod.sock:timeout=3"
+        waiting = self.connect(where)
+        self.fail_with(LookupError("a\x1bb"), self.reactor.unixClients)
+        self.outcome(waiting, Outcome.UNREACHABLE, "a\\x1bb")
+        for given_up in (CancelledError(), ConnectingCancelledError(None)):
+            waiting = self.connect(where)
+            self.fail_with(given_up, self.reactor.unixClients)
+            self.failureResultOf(waiting, CancelledError)
+
+    def test_endpoint_of_a_plugin(self):
+        """
+        So is what a plugin connects by.
+        """
+
+        class Nowhere:
+            prefix = "nowhere"
+
+            def parseStreamClient(self, reactor, *args):
+                return self
+
+            def connect(self, factory):
+                raise RuntimeError("can't start new thread")
+
+        self.patch(endpoints, "getPlugins", lambda _: [Nowhere()])
+        waiting = self.connect("nowhere:at:all")
+        self.outcome(waiting, Outcome.UNREACHABLE, "can't start new thread")
+
+    def test_tcp_endpoint(self):
+        """
+        One for TCP is looked up and connected as HOST:PORT is, with what it sets.
+        """
+        for text, timeout, bind in (
+            ("tcp:localhost:9000", PATIENCE_SECONDS, None),
+            ("tcp:port=9000:host=localhost:timeout=3:bindAddress=127.0.0.2", 3, ("127.0.0.2", 0)),
+        ):
+            self.connect(text)
+            host, port, _, *more = self.reactor.tcpClients[-1]
+            self.assertEqual((host, port, *more), ("192.0.2.1", 9000, timeout, bind))

@@ -1,0 +1,166 @@
+"""
+What was found, for people and for programs.
+"""
+
+import json
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod.check import report
+from echod.check.latency import Latencies
+from echod.check.results import Answer, CaseResult, Failed, Outcome, Session, Times
+
+SESSION = Session("TLSv1.3", "TLS_AES_256_GCM_SHA384", "x25519", "h2", ("a", "b"), 7, True)
+
+
+def latencies(*seconds):
+    made = Latencies()
+    for each in seconds:
+        made.add(each)
+    return made
+
+
+class TextTests(SynchronousTestCase):
+    """
+    Lines for people.
+    """
+
+    def test_duration(self):
+        """
+        Three digits that mean something, and the unit.
+        """
+        for seconds, text in (
+            (0.0000123, "0.012 ms"),
+            (0.001234, "1.23 ms"),
+            (0.01234, "12.3 ms"),
+            (0.1234, "123.4 ms"),
+            (12.345, "12.35 s"),
+        ):
+            self.assertEqual(report.duration(seconds), text)
+
+    def test_answer(self):
+        """
+        One line says where, how it ended, and the times that there are.
+        """
+        answer = Answer("192.0.2.1:7", "", 64, Times(resolve=0.001, total=0.5))
+        self.assertEqual(
+            report.answer_text("192.0.2.1:7", answer),
+            "192.0.2.1:7: ok, 64 bytes; resolve 1.00 ms, total 500.0 ms",
+        )
+        self.assertIn("echo:7 (192.0.2.1:7): ok", report.answer_text("echo:7", answer))
+        answer.failure = Failed(Outcome.RESET, "a\x1bb")
+        self.assertEqual(
+            report.answer_text("echo\n:7", answer), "echo\\n:7 (192.0.2.1:7): reset: a\\x1bb"
+        )
+
+    def test_session(self):
+        """
+        What TLS agreed on, and what is not known is left out.
+        """
+        self.assertEqual(
+            report.session_text(SESSION),
+            "TLSv1.3; TLS_AES_256_GCM_SHA384; x25519; ALPN h2; certificate for a, b; 7 days left",
+        )
+        self.assertEqual(
+            report.session_text(Session("TLSv1.2", "X", None, None, (), -2, False)),
+            "TLSv1.2; X; certificate for nobody; expired 2 days ago; NOT VERIFIED (--insecure)",
+        )
+
+    def test_echo(self):
+        """
+        A line for each message, back or lost.
+        """
+        self.assertEqual(
+            report.echo_text(3, 64, "192.0.2.1:7", 0.001),
+            "64 bytes from 192.0.2.1:7: seq=3 time=1.00 ms",
+        )
+        failure = Failed(Outcome.RESET, "gone\n")
+        self.assertEqual(report.echo_text(3, 64, "", failure), "seq=3 reset: gone\\n")
+
+    def test_progress(self):
+        """
+        Where it is now.
+        """
+        self.assertEqual(report.progress_text(3.2, 5, latencies()), "3 s: 5 sent, 0 back")
+        self.assertEqual(
+            report.progress_text(3.2, 5, latencies(0.5)),
+            "3 s: 5 sent, 1 back, median 500.0 ms, max 500.0 ms",
+        )
+
+    def test_ping(self):
+        """
+        The summary has counts, times and a histogram.
+        """
+        text = report.ping_text("echo:7", 5, latencies(1e-3, 1e-3, 1e-3, 3.9e-3), 4)
+        self.assertEqual(
+            text.splitlines(),
+            [
+                "--- echo:7 ---",
+                "5 sent, 4 received, 20% loss, in 4.0 s",
+                "min 1.00 ms, median 1.00 ms, p99 3.90 ms, max 3.90 ms",
+                "  to 1.02 ms        3 " + "#" * 40,
+                "  to 2.05 ms        0",
+                "  to 4.10 ms        1 " + "#" * 14,
+            ],
+        )
+        self.assertIn("0 sent, 0 received, 0% loss", report.ping_text("x", 0, latencies(), 0))
+
+    def test_case(self):
+        """
+        A line of the table: passed or failed, and how many bytes were lost.
+        """
+        self.assertEqual(
+            report.case_text(CaseResult("64 MiB", 1 << 26, 0, 0.25, None)).split(),
+            ["64", "MiB", "pass", "0", "lost", "250.0", "ms"],
+        )
+        text = report.case_text(CaseResult("x", 9, 3, 0.25, Failed(Outcome.LOST, "3\x07")))
+        self.assertIn("FAIL", text)
+        self.assertTrue(text.endswith("lost: 3\\x07"), text)
+
+
+class JSONTests(SynchronousTestCase):
+    """
+    Objects for programs.
+    """
+
+    def test_answer(self):
+        """
+        All that is known stands there under its own name, and what is not is null.
+        """
+        answer = Answer("192.0.2.1:7", "", 64, Times(connect=0.00123456), SESSION)
+        found = json.loads(json.dumps(report.answer_json("echo:7", answer)))
+        self.assertEqual(found["ms"]["connect"], 1.235)
+        self.assertIsNone(found["ms"]["resolve"])
+        self.assertEqual((found["outcome"], found["status"]), ("ok", 0))
+        self.assertEqual(found["tls"]["names"], ["a", "b"])
+        failed = report.answer_json("x", Answer(failure=Failed(Outcome.LOST, "1 byte")))
+        self.assertEqual((failed["outcome"], failed["detail"]), ("lost", "1 byte"))
+        self.assertEqual((failed["status"], failed["tls"]), (9, None))
+
+    def test_ping(self):
+        """
+        The summary of no echo at all has no times.
+        """
+        found = report.ping_json("x", 3, latencies(0.001, 0.001), 1.5)
+        self.assertEqual((found["sent"], found["received"], found["lost"]), (3, 2, 1))
+        self.assertEqual(found["ms"]["max"], 1.0)
+        self.assertEqual(found["histogram"], [{"ms": 1.024, "number": 2}])
+        self.assertIsNone(report.ping_json("x", 3, latencies(), 1.5)["ms"]["max"])
+
+    def test_case(self):
+        """
+        A case has its name, its bytes and its class.
+        """
+        found = report.case_json(CaseResult("x", 9, 3, 0.25, Failed(Outcome.LOST, "3 bytes")))
+        self.assertEqual(
+            found,
+            {
+                "case": "x",
+                "passed": False,
+                "bytes": 9,
+                "lost": 3,
+                "seconds": 0.25,
+                "outcome": "lost",
+                "detail": "3 bytes",
+            },
+        )

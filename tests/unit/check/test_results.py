@@ -1,0 +1,46 @@
+"""
+The words and statuses of C{echod-check}.
+"""
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod.check.results import Answer, CaseResult, Failed, Outcome, Times
+
+
+class OutcomeTests(SynchronousTestCase):
+    """
+    Tests for L{Outcome} and the records of what was found.
+    """
+
+    def test_statuses(self):
+        """
+        Each end has a status and a word of its own; only success is 0.
+        """
+        self.assertEqual(len({each.status for each in Outcome}), len(Outcome))
+        self.assertEqual(len({each.word for each in Outcome}), len(Outcome))
+        self.assertEqual([each for each in Outcome if each.status == 0], [Outcome.OK])
+
+    def test_answer(self):
+        """
+        An answer is as its failure is.
+        """
+        answer = Answer()
+        self.assertIs(answer.outcome, Outcome.OK)
+        answer.failure = Failed(Outcome.LOST, "1 byte")
+        self.assertIs(answer.outcome, Outcome.LOST)
+        self.assertEqual(str(answer.failure), "lost: 1 byte")
+
+    def test_times(self):
+        """
+        The stages that there were are told in order.
+        """
+        self.assertEqual(
+            Times(connect=1.0, first_byte=2.0).stages(), [("connect", 1.0), ("first byte", 2.0)]
+        )
+
+    def test_case(self):
+        """
+        A case without a failure has passed.
+        """
+        self.assertTrue(CaseResult("a", 1, 0, 0.1, None).passed)
+        self.assertFalse(CaseResult("a", 1, 1, 0.1, Failed(Outcome.LOST, "")).passed)

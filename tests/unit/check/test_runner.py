@@ -1,0 +1,253 @@
+"""
+Runs of C{echod-check} against servers in memory.
+"""
+
+import io
+import json
+import os
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod.check.options import CheckOptions
+from echod.check.results import Outcome, Session
+from echod.check.runner import Run
+from tests.support.memory import Dials, echo, fails, turn
+
+SESSION = Session("TLSv1.3", "TLS_AES_256_GCM_SHA384", "x25519", None, ("localhost",), 7, True)
+
+
+class Terminal(io.StringIO):
+    """
+    Somebody who watches.
+    """
+
+    def isatty(self):
+        return True
+
+
+class FakeDialler:
+    """
+    A dialler for servers in memory.
+    """
+
+    def __init__(self, dial):
+        self.dial = dial
+
+
+class RunTests(SynchronousTestCase):
+    """
+    Tests for L{Run}.
+    """
+
+    err = io.StringIO
+
+    def setUp(self):
+        self.clock = Clock()
+
+    def start(self, *arguments, dial=None):
+        options = CheckOptions()
+        options.parseOptions([*arguments, "localhost:9000"])
+        self.out, self.errors = io.StringIO(), self.err()
+        dialler = FakeDialler(dial or Dials(echo))
+        return Run(self.clock, options, dialler, self.out, self.errors)
+
+    def outcome(self, *arguments, dial=None, step=0.05):
+        return turn(self.clock, self.start(*arguments, dial=dial).run(), step)
+
+    def said(self):
+        return self.out.getvalue(), self.errors.getvalue()
+
+    def test_ok(self):
+        """
+        One line on standard output.
+        """
+        self.assertIs(self.outcome(), Outcome.OK)
+        out, err = self.said()
+        self.assertEqual(len(out.splitlines()), 1)
+        self.assertTrue(out.startswith("localhost:9000 (192.0.2.1:9000): ok, 64 bytes; "), out)
+        self.assertEqual(err, "")
+
+    def test_failed(self):
+        """
+        One line on standard error.
+        """
+        self.assertIs(self.outcome(dial=fails(Outcome.REFUSED)), Outcome.REFUSED)
+        line = "echod-check: localhost:9000: refused: of course\n"
+        self.assertEqual(self.said(), ("", line))
+
+    def test_quiet(self):
+        """
+        Not a word, whatever happens.
+        """
+        self.assertIs(self.outcome("-q"), Outcome.OK)
+        self.assertEqual(self.said(), ("", ""))
+        self.outcome("-q", "--tls", "--insecure", dial=fails(Outcome.REFUSED))
+        self.assertEqual(self.said(), ("", ""))
+
+    def test_json(self):
+        """
+        An object on standard output, whatever happens.
+        """
+        self.outcome("--json", dial=fails(Outcome.REFUSED))
+        out, err = self.said()
+        self.assertEqual((json.loads(out)["outcome"], err), ("refused", ""))
+
+    def test_count(self):
+        """
+        Several checks, some time apart; the first that fails is the outcome.
+        """
+        served = []
+
+        async def second_fails(end):
+            served.append(self.clock.seconds())
+            if len(served) == 2:
+                end.abort()
+            await echo(end)
+
+        self.assertIs(
+            self.outcome("-c", "3", "-i", "2s", dial=Dials(second_fails), step=1), Outcome.RESET
+        )
+        self.assertEqual(served, [0, 2, 4])
+
+    def test_session(self):
+        """
+        With TLS, a second line says what was agreed on; without verification, another
+        one warns.
+        """
+        dials = Dials(echo)
+
+        async def dial(answer):
+            answer.session = SESSION
+            return await dials(answer)
+
+        self.outcome("--tls", "--insecure", dial=dial)
+        out, err = self.said()
+        self.assertIn("\n  TLSv1.3; TLS_AES_256_GCM_SHA384; x25519; certificate for localhost", out)
+        self.assertEqual(err, "echod-check: --insecure: anybody could be answering\n")
+
+    def test_conformance(self):
+        """
+        A line for each case as it is known, and how many passed.
+        """
+        self.assertIs(self.outcome("--conformance"), Outcome.OK)
+        lines = self.said()[0].splitlines()
+        self.assertEqual(len(lines), 12)
+        self.assertIn("8 MiB, half-close, 5 times", lines[1])
+        self.assertEqual(lines[-1], "11 of 11 passed")
+
+    def test_conformance_json(self):
+        """
+        One object with all cases.
+        """
+        outcome = self.outcome("--conformance", "--json", dial=fails(Outcome.RESET))
+        self.assertIs(outcome, Outcome.FAILED)
+        found = json.loads(self.said()[0])
+        self.assertEqual((found["passed"], len(found["cases"])), (False, 11))
+        self.assertEqual(found["cases"][0]["outcome"], "reset")
+
+    def test_ping(self):
+        """
+        A line for each message, and the summary.
+        """
+        self.assertIs(self.outcome("--ping", "-c", "3"), Outcome.OK)
+        lines = self.said()[0].splitlines()
+        self.assertEqual(lines[2], "64 bytes from 192.0.2.1:9000: seq=3 time=0.000 ms")
+        self.assertIn("3 sent, 3 received, 0% loss", lines[4])
+
+    def test_ping_lost(self):
+        """
+        Where some came back, the status is that some were lost; where none did, it is why.
+        """
+        self.assertIs(
+            self.outcome("--ping", "-c", "2", dial=fails(Outcome.REFUSED)), Outcome.REFUSED
+        )
+        served = []
+
+        async def once(end):
+            served.append(end)
+            if len(served) > 1:
+                await Deferred()
+            await end.write(await end.read())
+            await end.finish()
+
+        self.assertIs(self.outcome("--ping", "-c", "2", dial=Dials(once)), Outcome.FAILED)
+
+    def test_ping_json(self):
+        """
+        One object for the whole run.
+        """
+        self.outcome("--ping", "-c", "3", "--json")
+        self.assertEqual(json.loads(self.said()[0])["received"], 3)
+
+    def test_ping_stopped(self):
+        """
+        Ctrl-C ends with the summary; it is a success when nothing was lost, unless there
+        was nothing at all.
+        """
+
+        async def answers(end):
+            await end.write(await end.read())
+            await Deferred()
+
+        async def hangs(end):
+            await Deferred()
+
+        for server, expected in ((answers, Outcome.OK), (hangs, Outcome.INTERRUPTED)):
+            work = self.start("--ping", dial=Dials(server))
+            running = Deferred.fromCoroutine(work.run())
+            self.clock.advance(0.5)
+            running.cancel()
+            self.assertIs(self.successResultOf(running), expected)
+            self.assertIn("received", self.said()[0])
+
+    def test_no_progress(self):
+        """
+        Where nobody watches, no progress is shown.
+        """
+        self.outcome("--ping", "--rate", "10", "-c", "30")
+        self.assertEqual(self.said()[1], "")
+        self.assertEqual(len(self.said()[0].splitlines()), 4)
+
+
+class ProgressTests(RunTests):
+    """
+    The same, on a terminal.
+    """
+
+    err = Terminal
+
+    def test_no_progress(self):
+        """
+        On a terminal the progress is shown in one line, which is gone at the end.
+        """
+        self.outcome("--ping", "--rate", "10", "-c", "30")
+        shown = self.said()[1]
+        self.assertIn("\r\x1b[K1 s: 1", shown)
+        self.assertTrue(shown.endswith("\r\x1b[K"))
+        self.outcome("--ping", "--rate", "10", "-c", "30", "--quiet")
+        self.assertEqual(self.said(), ("", ""))
+
+
+class OutputTests(SynchronousTestCase):
+    """
+    Standard output that cannot be written.
+    """
+
+    def test_broken_pipe(self):
+        """
+        A pipe that nobody reads is told once, and not again at exit.
+        """
+        reading, writing = os.pipe()
+        os.close(reading)
+        options = CheckOptions()
+        options.parseOptions(["localhost:9000"])
+        errors = io.StringIO()
+        with os.fdopen(writing, "w") as out:
+            work = Run(None, options, None, out, errors)
+            try:
+                work._say("hello")
+            except OSError as error:
+                self.assertIs(work.output_failed(error), Outcome.USAGE)
+        self.assertEqual(errors.getvalue(), "echod-check: standard output: Broken pipe\n")

@@ -1,0 +1,271 @@
+"""
+TLS as the client sees all of it, over a connection in memory.
+"""
+
+import os
+
+from OpenSSL import SSL
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod.check.results import Failed, Outcome
+from echod.check.secure_stream import SecureStream
+from echod.check.tls import BadFile, ClientTLS
+from tests.support.certificates import ODD, make_certificate, odd_certificate
+from tests.support.memory import pair
+
+AUTHORITY = make_certificate(("An authority",), authority=True)
+GOOD = make_certificate(("localhost", "192.0.2.1"), AUTHORITY)
+
+
+def server_context(made=GOOD):
+    """
+    A server's context, with a certificate for it.
+    """
+    context = SSL.Context(SSL.TLS_SERVER_METHOD)
+    context.use_certificate(made.certificate)
+    context.use_privatekey(made.key)
+    return context
+
+
+async def serve(end, context):
+    """
+    Shake hands as a server does.
+    """
+    connection = SSL.Connection(context, None)
+    connection.set_accept_state()
+    secured = SecureStream(end, connection, False)
+    await secured.handshake()
+    return secured
+
+
+class ClientTLSTestCase(SynchronousTestCase):
+    """
+    A client and a server.
+    """
+
+    def file(self, content):
+        name = self.mktemp()
+        with open(name, "wb") as file:
+            file.write(content)
+        return name
+
+    def setUp(self):
+        self.ca = self.file(AUTHORITY.cert_pem)
+        self.client_end, self.server_end = pair()
+
+    def start(self, work):
+        return Deferred.fromCoroutine(work)
+
+    def connect(self, client=None, context=None):
+        """
+        @return: the client's and the server's handshake, each a Deferred.
+        """
+        client = client or ClientTLS("localhost", authorities=self.ca)
+        securing = self.start(client.secure(self.client_end))
+        serving = self.start(serve(self.server_end, context or server_context()))
+        return securing, serving
+
+    def refused(self, client=None, context=None, outcome=Outcome.TLS_REFUSED):
+        """
+        @return: why the client does not go on.
+        """
+        securing, serving = self.connect(client, context)
+        serving.addErrback(lambda _: None)
+        failure = self.failureResultOf(securing, Failed).value
+        self.assertIs(failure.outcome, outcome)
+        return failure.detail
+
+
+class HandshakeTests(ClientTLSTestCase):
+    """
+    Tests for L{ClientTLS.secure}.
+    """
+
+    def test_session(self):
+        """
+        What was agreed on can be told.
+        """
+        context = server_context()
+        context.set_alpn_select_callback(lambda _, offered: offered[-1])
+        for version in ("1.2", "1.3"):
+            self.client_end, self.server_end = pair()
+            client = ClientTLS(
+                "localhost", authorities=self.ca, alpn=("h2", "echo"), version=version
+            )
+            session = self.successResultOf(self.connect(client, context)[0]).session()
+            self.assertEqual(session.version, f"TLSv{version}")
+            self.assertIn("AES_256_GCM" if version == "1.3" else "AES256-GCM", session.cipher)
+            self.assertTrue(session.group)
+            self.assertEqual(session.alpn, "echo")
+            self.assertEqual(session.names, ("localhost", "192.0.2.1"))
+            self.assertEqual(session.days_left, 0)
+            self.assertTrue(session.verified)
+
+    def test_anonymous(self):
+        """
+        A server without a certificate has no names and no days left; only one who does
+        not verify gets so far.
+        """
+        context = SSL.Context(SSL.TLS_SERVER_METHOD)
+        context.set_cipher_list(b"aNULL:@SECLEVEL=0")
+        context.set_max_proto_version(SSL.TLS1_2_VERSION)
+        client = ClientTLS(None, verify=False, version="1.2")
+        client._context.set_cipher_list(b"aNULL:@SECLEVEL=0")
+        session = self.successResultOf(self.connect(client, context)[0]).session()
+        self.assertEqual((session.names, session.days_left), ((), 0))
+        self.assertIsNone(session.alpn)
+        self.assertFalse(session.verified)
+
+    def test_odd(self):
+        """
+        Of a certificate that the parser rejects the names are malformed.
+        """
+        for what in ODD:
+            made = make_certificate(["localhost"], AUTHORITY)
+            path = self.file(odd_certificate(made, what) + made.key_pem)
+            context = SSL.Context(SSL.TLS_SERVER_METHOD)
+            context.use_certificate_file(path)
+            context.use_privatekey_file(path)
+            self.client_end, self.server_end = pair()
+            client = ClientTLS("localhost", verify=False)
+            session = self.successResultOf(self.connect(client, context)[0]).session()
+            bad = what in ("version 4", "duplicate extension", "unsupported name")
+            self.assertEqual(session.names, ("malformed",) if bad else ("localhost",))
+            self.assertEqual(session.days_left, 0)
+            if what not in ("version 4", "unsupported name"):
+                continue
+            # OpenSSL can verify these.
+            self.client_end, self.server_end = pair()
+            client = ClientTLS("localhost", authorities=self.ca)
+            text = self.refused(client, context, outcome=Outcome.WRONG_NAME)
+            self.assertEqual(text, "the certificate is for malformed, not for localhost")
+
+    def test_address(self):
+        """
+        The certificate may be for an address.
+        """
+        client = ClientTLS("192.0.2.1", authorities=self.ca)
+        self.successResultOf(self.connect(client)[0])
+
+    def test_wrong_name(self):
+        """
+        A certificate for others is refused, with the names that it is for.
+        """
+        for name in ("echo.example", "192.0.2.2"):
+            self.client_end, self.server_end = pair()
+            client = ClientTLS(name, authorities=self.ca)
+            text = self.refused(client, outcome=Outcome.WRONG_NAME)
+            self.assertEqual(text, f"the certificate is for localhost, 192.0.2.1, not for {name}")
+
+    def test_insecure(self):
+        """
+        Who does not verify is told so by the session.
+        """
+        client = ClientTLS("echo.example", verify=False)
+        self.assertFalse(self.successResultOf(self.connect(client)[0]).session().verified)
+
+    def test_not_trusted(self):
+        """
+        Each way not to be trusted has its words.
+        """
+        stranger = make_certificate(("A stranger",), authority=True)
+        for made, text in (
+            (make_certificate(), "the certificate is self-signed"),
+            (make_certificate(issuer=stranger), "the certificate's issuer is not trusted"),
+            (make_certificate(issuer=AUTHORITY, days=-1), "the certificate has expired"),
+        ):
+            self.client_end, self.server_end = pair()
+            self.assertEqual(self.refused(context=server_context(made)), text)
+
+    def test_other_checks(self):
+        """
+        A check that seldom fails is told by OpenSSL's number.
+        """
+        context = server_context(make_certificate(issuer=GOOD))
+        context.add_extra_chain_cert(GOOD.certificate)
+        self.assertEqual(self.refused(context=context), "the certificate fails check 79")
+
+    def test_system(self):
+        """
+        Without a file, the system's authorities are asked, which do not know ours.
+        """
+        text = self.refused(ClientTLS("localhost"))
+        self.assertEqual(text, "the certificate's issuer is not trusted")
+
+    def test_alert(self):
+        """
+        What the server's alert says is told.
+        """
+        context = server_context()
+        context.set_min_proto_version(SSL.TLS1_3_VERSION)
+        text = self.refused(ClientTLS("localhost", authorities=self.ca, version="1.2"), context)
+        self.assertEqual(text, "the server's alert: protocol version")
+
+    def test_not_tls(self):
+        """
+        A server that does not speak TLS is found out, also one that echoes.
+        """
+        for answer, text in (
+            (b"220 mail.example ESMTP\r\n", "the server does not speak TLS"),
+            (None, "the server does not speak TLS, it echoes"),
+        ):
+            client_end, server_end = pair()
+            client = ClientTLS("localhost", authorities=self.ca)
+            securing = self.start(client.secure(client_end))
+            hello = self.successResultOf(self.start(server_end.read()))
+            self.start(server_end.write(answer or hello))
+            self.assertEqual(self.failureResultOf(securing, Failed).value.detail, text)
+
+    def test_closed(self):
+        """
+        A server that closes in the middle is found out.
+        """
+        securing = self.start(ClientTLS("localhost").secure(self.client_end))
+        self.start(self.server_end.finish())
+        failure = self.failureResultOf(securing, Failed).value
+        self.assertEqual(failure.detail, "the server closed the connection")
+
+    def test_client_certificate(self):
+        """
+        A certificate is shown to a server that asks for one.
+        """
+        mine = make_certificate(("me",), AUTHORITY)
+        pem, key = self.file(mine.chain + mine.key_pem), self.file(mine.key_pem)
+        context = server_context()
+        context.load_verify_locations(self.ca)
+        context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
+        for files in ({"certificate": pem}, {"certificate": pem, "key": key}):
+            self.client_end, self.server_end = pair()
+            client = ClientTLS("localhost", authorities=self.ca, **files)
+            securing, serving = self.connect(client, context)
+            self.successResultOf(securing)
+            self.assertEqual(self.successResultOf(serving).session().names, ("me",))
+
+
+class FileTests(ClientTLSTestCase):
+    """
+    Files that cannot be used.
+    """
+
+    def test_bad(self):
+        """
+        Each is one line that names the option.
+        """
+        junk = self.file(b"junk")
+        made = make_certificate()
+        pem = self.file(made.cert_pem)
+        locked = self.file(made.encrypted_key_pem(b"secret"))
+        other = self.file(GOOD.key_pem)
+        for arguments, text in (
+            ({"authorities": junk}, f"--ca '{junk}': holds no PEM authorities"),
+            ({"authorities": "/nope"}, "--ca '/nope': No such file or directory"),
+            ({"certificate": junk}, f"--cert: {junk} holds no PEM certificate"),
+            ({"certificate": pem}, f"--key: {pem} holds no PEM private key"),
+            ({"certificate": pem, "key": locked}, f"--key: the key in {locked} is encrypted"),
+            ({"certificate": pem, "key": other}, f"--key: the key in {other} does not belong"),
+            ({"certificate": pem, "key": os.sep}, f"--key: cannot read {os.sep}: Is a directory"),
+        ):
+            error = self.assertRaises(BadFile, ClientTLS, "localhost", **arguments)
+            self.assertIn(text, str(error))
+            self.assertRegex(str(error), "; (give|store)")
