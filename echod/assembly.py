@@ -17,10 +17,10 @@ from twisted.logger import Logger
 
 from echod._util.signals import Signals
 from echod._util.sockets import descriptor_limit, printable
-from echod.daemon import EchodService
 from echod.net.endpoints import WRAPPING, TCPEndpoint, endpoint_from
 from echod.net.inherited import InheritedEndpoint, InheritedSockets
 from echod.options import Options
+from echod.service import EchodService
 from echod.systemd import Supervision
 from echod.tls.context import Policy
 from echod.tls.credentials import BadCredentials

@@ -18,8 +18,8 @@ from zope.interface import provider
 from echod import __version__
 from echod._util.sockets import printable
 from echod._util.stdio import report_output_error
-from echod.daemon import EchodService
 from echod.net.listener import ListenFailed
+from echod.service import EchodService
 from echod.tls.reload import names_text, time_text
 
 

@@ -1,90 +1,267 @@
 """
-The house: C{makeService} prepares the process, reads the options once, and has built from
-them the daemon, the parent of several, or one of those.
+The daemon: its listeners, the looks at their connections, and a graceful stop.
 
-The rule of this room: what concerns the process as a whole is set right here, before
-anything else is made: its standard streams, its reactor, its clock.
+The rule of this room: nothing happens before the service is started, and it is not stopped
+before the last connection has ended.
 """
 
-import os
-import select
-import sys
-import time
-from typing import Any
+import signal
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from twisted.logger import Logger
-from twisted.python import runtime
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.logger import ILogObserver, Logger
+from twisted.python.components import Componentized
 
-from echod import __version__
-from echod._util.signals import Signals, restore_interrupt
-from echod._util.stdio import prepare_standard_streams
-from echod.assembly import build, build_worker
-from echod.daemon import EchodService
-from echod.net.inherited import InheritedSockets
+from echod._util import signals
+from echod._util.timers import periodic
+from echod.connections.timeouts import LOOK_SECONDS
+from echod.connections.tracker import Connections
+from echod.factory import EchoFactory
+from echod.gate import admission, proxy_policy, time_limits
+from echod.logs.daemonlog import TwistdLog
+from echod.net.listener import ListenerService
 from echod.options import Options
-from echod.rehearsal import check
-from echod.systemd import Supervision
-from echod.whereabouts import check_whereabouts
-from echod.workers.spawn import Assignment
+from echod.stats.collector import Observation
+from echod.stats.snapshot import Snapshot
+from echod.systemd import StatusLine, Supervision, SystemdNotifier
+from echod.tls.context import ServerContext
+from echod.tls.keylog import KeyLog
+from echod.tls.reload import Certificates
+from echod.whereabouts import Pidfile
 
-__all__ = ["EchodService", "Options", "makeService"]
+if TYPE_CHECKING:
+    from echod.admin.resource import AdminService
 
 log = Logger(namespace="echod")
 
+REFUSALS_SECONDS = 1.0
+"""How often refusals are told in the log."""
 
-def worker_count(asked: int, most: int) -> int:
+
+class EchodService(MultiService):
     """
-    How many workers are meant: for 0, one for each CPU that this process may use.
+    The daemon: its listeners, the sweep over their connections, and a graceful stop.
+
+    @ivar connections: the live set of all listeners.
+    @ivar admission: who may come in, to any of them.
+    @ivar max_connections: how many of them at once.
+    @ivar drain_seconds: how long a stop may take.
+    @ivar observation: what there is to see of it, and takes snapshots; its clocks run
+        with C{--admin} only.
+    @ivar certificates: what TLS is served with, C{None} without TLS.
+    @ivar admin: what shows it to people and programs, C{None} without C{--admin}.
+    @ivar key_log: where the secrets of TLS go, C{None} for nowhere.
+    @ivar notifier: tells the service manager.
     """
-    return asked or min(len(os.sched_getaffinity(0)), most)
 
+    certificates: Certificates | None = None
+    key_log: KeyLog | None = None
+    admin: "AdminService | None" = None
 
-def fill_standard_streams() -> None:
-    """
-    Let each standard stream be one that can be written to, or lead nowhere.
-    """
-    prepare_standard_streams()
+    def __init__(
+        self,
+        reactor: Any,
+        options: Options,
+        max_connections: int,
+        supervision: Supervision | None = None,
+        process_signals: signals.Signals | None = None,
+    ):
+        """
+        @param process_signals: what holds the signals that come before it runs.
+        """
+        super().__init__()
+        self._reactor = reactor
+        self._signals = process_signals or signals.Signals(reactor)
+        self._options = options
+        self.max_connections = max_connections
+        self.drain_seconds = options["drain-timeout"]
+        self._log = TwistdLog(options.twistd, options["log-format"], options["log-level"])
+        self._pidfile = Pidfile(options.twistd)
+        access_log = options["access-log"] == "on"
+        self.connections = Connections(reactor, time_limits(options), access_log)
+        self.admission = admission(reactor, options, self.connections, max_connections)
+        self._proxies = proxy_policy(options)
+        # No child: those are stopped at once, and the drain is told of to its end.
+        self._figures = StatusLine(reactor, self._totals)
+        self.notifier = SystemdNotifier(reactor, supervision or Supervision(), self._status)
+        self.observation = Observation(
+            reactor,
+            self.connections,
+            max_connections,
+            self.listeners,
+            lambda: self.certificates.served if self.certificates else (),
+            lambda: self._log.dropped,
+        )
+        # What goes on until the last connection has ended.
+        self._to_the_end = MultiService()
+        if options["admin"] is not None:
+            self.observation.setServiceParent(self._to_the_end)
+        for interval, doing, action in (
+            (LOOK_SECONDS, "looking at the connections", self.connections.sweep),
+            (LOOK_SECONDS, "forgetting clients", self.admission.forget),
+            (REFUSALS_SECONDS, "telling of refusals", self.connections.refusals.tell),
+        ):
+            periodic(reactor, interval, doing, action).setServiceParent(self)
 
+    def add_listener(
+        self,
+        name: str,
+        option: str,
+        endpoint: IStreamServerEndpoint,
+        tls: ServerContext | None = None,
+    ) -> None:
+        """
+        Add a listener.
 
-def keep_steady_time(reactor: Any) -> None:
-    """
-    Let a reactor of Twisted's tell its timers the time by a clock that cannot step.  By
-    the wall clock, a step of an hour fires every timeout at once, or none for an hour.
-    """
-    if getattr(reactor, "seconds", None) is runtime.seconds and not reactor.getDelayedCalls():
-        reactor.seconds = time.monotonic
+        @param name: what logs and totals call it.
+        @param option: the option that asks for it, for error messages.
+        @param tls: the context for TLS, C{None} for plain.
+        """
+        factory = EchoFactory(name, self.admission, tls, self._proxies)
+        ListenerService(
+            option, endpoint, factory, self._reactor, self._options["write-timeout"]
+        ).setServiceParent(self)
 
+    def listeners(self) -> list[ListenerService]:
+        """
+        The listeners, in the order in which they were added.
+        """
+        return [service for service in self if isinstance(service, ListenerService)]
 
-def makeService(options: Options) -> EchodService:
-    """
-    Build the daemon; the entry point of twistd and twist.
-    """
-    fill_standard_streams()
-    if "twisted.internet.reactor" not in sys.modules and hasattr(select, "epoll"):
-        # Nobody has chosen one yet.
-        from echod.net.reactor import install
+    def all_listeners(self) -> list[ListenerService]:
+        """
+        Also those that show it.
+        """
+        return [*self.listeners(), *(self.admin.listeners if self.admin else ())]
 
-        install()
-    # The one place where the reactor is imported; all else is handed it.
-    from twisted.internet import reactor
+    def add_admin(self, admin: "AdminService") -> None:
+        """
+        Add what shows it to people and programs.
+        """
+        self.admin = admin
+        admin.setServiceParent(self._to_the_end)
 
-    keep_steady_time(reactor)
-    signals = Signals(reactor)
-    if options["check"]:
-        # As Python has it, so that the reactor takes it, and a check ends as a whole.
-        restore_interrupt()
-    else:
-        signals.take_over(forks=options.twistd is not None and not options.twistd["nodaemon"])
-    check_whereabouts(options.twistd)
-    assignment = Assignment.take_from(os.environ)
-    if assignment is not None:
-        return build_worker(reactor, options, assignment, signals)
-    workers = worker_count(options["workers"], options["max-connections"])
-    inherited = InheritedSockets.from_process(os.getpid())
-    supervision = Supervision.from_environment(os.environ, os.getpid())
-    if options["check"]:
-        # It is not the daemon, and speaks for nobody.
-        check(reactor, lambda: build(reactor, options, inherited, workers=workers), workers)
-    service = build(reactor, options, inherited, supervision, workers, signals)
-    log.info("echod {version} starting", event="starting", version=__version__)
-    return service
+    async def snapshots(self) -> list[Snapshot]:
+        """
+        A snapshot of each process there is: of this one.
+        """
+        return [self.observation.snapshot()]
+
+    def setServiceParent(self, parent: Any) -> None:
+        """
+        Become part of an application, and bring it the log observer, where it looks for
+        one before it makes its own.
+        """
+        super().setServiceParent(parent)
+        observer = self._log.open()
+        if observer is not None and isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, observer)
+
+    def try_log(self) -> None:
+        """
+        Find out whether the log can be opened, and leave no file behind.
+
+        @raise SystemExit: when it cannot.
+        """
+        self._log.try_open()
+
+    def _totals(self) -> tuple[int, int, int]:
+        connections = self.connections
+        refused = connections.refusals.counts.total()
+        return len(connections), connections.bytes_echoed, refused
+
+    def _status(self) -> str:
+        return self._figures() if self.running else f"draining, {self._figures()}"
+
+    def privilegedStartService(self) -> None:
+        """
+        Bind the listeners, and connect to the service manager.
+        """
+        self._pidfile.written()
+        super().privilegedStartService()
+        self._to_the_end.privilegedStartService()
+        self.notifier.privilegedStartService()
+
+    def startService(self) -> None:
+        """
+        Start the listeners, and take over the signals as soon as the reactor has set
+        its own handlers for them.
+        """
+        super().startService()
+        self._to_the_end.startService()
+        self._reactor.callWhenRunning(self._handle_signals)
+        self._reactor.callWhenRunning(self._log.run)
+        after = partial(self._reactor.addSystemEventTrigger, "after", "shutdown")
+        after(self._log.finish)
+        after(self._pidfile.leave_another)
+
+    def _handle_signals(self) -> None:
+        rotates = self._log.file is not None
+        actions: dict[signal.Signals, signals.Action] = {
+            signal.SIGHUP: self.reload,
+            signal.SIGUSR1: self._log.rotate if rotates else partial(signals.noted, signal.SIGUSR1),
+            signal.SIGUSR2: partial(signals.noted, signal.SIGUSR2),
+        }
+        self._signals.run(actions, self._abort_by_signal)
+        # Only now: who is told that we are ready may signal us at once.
+        bound = gatherResults([listener.when_bound() for listener in self.listeners()])
+        bound.addCallback(self._ready)
+
+    def _ready(self, _: object) -> None:
+        if self.running:
+            self.notifier.startService()
+
+    @property
+    def _abort_by_signal(self) -> signals.Action | None:
+        return self.abort_all
+
+    def reload(self) -> None:
+        """
+        Serve the certificates that the files hold now, and open the key log anew.
+        """
+        with self.notifier.reloading():
+            self._reload()
+
+    def _reload(self) -> None:
+        if self.key_log is not None:
+            self.key_log.reopen()
+        if self.certificates is not None:
+            self.certificates.reload()
+        else:
+            signals.noted(signal.SIGHUP)
+
+    def stopService(self) -> Deferred[None]:
+        """
+        Close the doors, then wait for the guests: L{Connections.drain}; until then, what
+        is to be seen of the daemon can be seen.
+
+        @return: a Deferred that fires when the last connection has ended.
+        """
+        self.observation.draining = True
+        closing: Deferred[Any] = super().stopService()
+        self.notifier.stopping(self.drain_seconds)
+        closing.addCallback(lambda _: self._drain())
+        closing.addCallback(self._stopped)
+        closing.addCallback(lambda _: self._to_the_end.stopService())
+        return closing.addCallback(lambda _: self.notifier.stopService())
+
+    def _drain(self) -> Deferred[None]:
+        return self.connections.drain(self.drain_seconds)
+
+    def abort_all(self) -> None:
+        """
+        End every connection at once.
+        """
+        self.connections.abort_all()
+
+    def _stopped(self, _: None) -> None:
+        self.connections.refusals.tell()
+        log.info(
+            "echod stopped: {connections} connections, {bytes} bytes echoed",
+            event="stopped",
+            connections=self.connections.opened,
+            bytes=self.connections.bytes_echoed,
+        )

@@ -86,7 +86,7 @@ def copy_checkout(to: Path) -> None:
     if count != 1:
         raise AssertionError("echod/__init__.py does not say its version once")
     init.write_text(text)
-    run(sys.executable, "-c", "import echod.service", cwd=to)
+    run(sys.executable, "-c", "import echod.tap", cwd=to)
     (to / "twisted" / "plugins" / "dropin.cache").touch()
 
 

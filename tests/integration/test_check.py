@@ -424,7 +424,7 @@ class EchodTests(SynchronousTestCase):
             *(
                 "echod.check.ping",
                 "echod.check.conformance",
-                "echod.service",
+                "echod.tap",
                 "twisted.internet.endpoints",
             ),
         ):

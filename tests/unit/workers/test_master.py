@@ -15,9 +15,9 @@ from twisted.scripts.twistd import ServerOptions
 from echod.net.balance import ABSENT, Table
 from echod.net.inherited import InheritedSocket, InheritedSockets
 from echod.net.listener import ListenFailed
-from echod.service import build
 from echod.stats.snapshot import Snapshot
 from echod.systemd import Supervision
+from echod.tap import build
 from echod.workers.master import RELOAD_SECONDS, ParentService
 from echod.workers.spawn import VARIABLE, Assignment
 from tests.support.certificates import make_certificate

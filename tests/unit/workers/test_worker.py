@@ -13,8 +13,8 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from echod.assembly import RESERVED_DESCRIPTORS
 from echod.connections.connection import Reason
 from echod.net.balance import ABSENT, Table, make_table
-from echod.service import build_worker
 from echod.stats.snapshot import Snapshot
+from echod.tap import build_worker
 from echod.workers.spawn import Assignment, Handed
 from tests.support.certificates import make_certificate
 from tests.support.fakeprocesses import ProcessReactor

@@ -22,8 +22,8 @@ from twisted.scripts.twistd import ServerOptions
 from echod.connections.connection import Reason
 from echod.factory import EchoFactory
 from echod.rehearsal import check
-from echod.service import makeService
 from echod.systemd import Supervision, SystemdNotifier
+from echod.tap import makeService
 from tests.support.certificates import make_certificate
 from tests.support.fakes import FakeConnection
 from tests.support.servicemanager import ServiceManager

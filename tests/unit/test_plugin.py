@@ -13,7 +13,7 @@ from twisted.scripts.twistd import ServerOptions
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from echod import service
+from echod import tap
 
 
 class PluginTests(SynchronousTestCase):
@@ -32,8 +32,8 @@ class PluginTests(SynchronousTestCase):
         verifyObject(IPlugin, plugin)
         verifyObject(IServiceMaker, plugin)
         self.assertEqual(plugin.tapname, "echod")
-        self.assertIs(plugin.options, service.Options)
-        self.assertIs(plugin.makeService, service.makeService)
+        self.assertIs(plugin.options, tap.Options)
+        self.assertIs(plugin.makeService, tap.makeService)
 
     def test_others(self):
         """
@@ -46,7 +46,7 @@ class PluginTests(SynchronousTestCase):
                 (signal.default_int_handler, signal.default_int_handler),
             ):
                 signal.signal(number, before)
-                self.assertIs(plugin.options, service.Options)
+                self.assertIs(plugin.options, tap.Options)
                 self.assertIs(signal.getsignal(number), after)
 
     def test_interrupt(self):
@@ -59,7 +59,7 @@ class PluginTests(SynchronousTestCase):
             (signal.SIG_IGN, signal.SIG_IGN),
         ):
             signal.signal(signal.SIGINT, before)
-            self.assertIs(plugin.options, service.Options)
+            self.assertIs(plugin.options, tap.Options)
             self.assertIs(signal.getsignal(signal.SIGINT), after)
 
     def test_reactor(self):
@@ -78,6 +78,6 @@ class PluginTests(SynchronousTestCase):
         twistd = ServerOptions()
         twistd.parseOptions(["-n", "--logfile", "-", "echod", "--port", "7"])
         self.assertEqual(twistd.subCommand, "echod")
-        self.assertIsInstance(twistd.subOptions, service.Options)
+        self.assertIsInstance(twistd.subOptions, tap.Options)
         self.assertEqual(twistd.subOptions["port"], 7)
         self.assertIs(twistd.subOptions.twistd, twistd)

@@ -49,7 +49,7 @@ class ReactorTests(SynchronousTestCase):
         """
         names = ", ".join(modules())
         loaded = run(f"import sys, {names}; print(*sys.modules)")
-        self.assertIn("echod.service", loaded)
+        self.assertIn("echod.tap", loaded)
         self.assertNotIn("twisted.internet.reactor", loaded)
 
     def test_plugin_is_lazy(self):
@@ -69,5 +69,5 @@ class ReactorTests(SynchronousTestCase):
             "import sys; from twisted.plugins.echod_plugin import echod; "
             "echod.options(); print(*sys.modules)"
         )
-        self.assertIn("echod.service", loaded)
+        self.assertIn("echod.tap", loaded)
         self.assertNotIn("twisted.internet.reactor", loaded)

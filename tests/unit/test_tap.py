@@ -13,10 +13,10 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.python import runtime
 
 import echod
-from echod.daemon import EchodService
 from echod.net.balance import make_table
 from echod.net.reactor import EagerReactor
-from echod.service import fill_standard_streams, keep_steady_time, makeService, worker_count
+from echod.service import EchodService
+from echod.tap import fill_standard_streams, keep_steady_time, makeService, worker_count
 from echod.workers.master import ParentService
 from echod.workers.spawn import VARIABLE, Assignment
 from echod.workers.worker import WorkerService
