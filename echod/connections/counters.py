@@ -1,8 +1,8 @@
 """
-Refusals: who was turned away, counted by reason, and told in a line a second at most.
+What is remembered of connections that are gone: how many were rejected, and why, and what the
+others echoed.
 
-The rule of this room: a refusal costs an addition.  Whoever wants to fill the log by being
-refused gets one line a second for each reason, however often they come.
+Invariant: memory and log lines stay bounded, however many clients come.
 """
 
 from collections import Counter
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from twisted.logger import Logger, LogLevel
 
+from echod._util.histogram import Histogram
 from echod._util.sockets import PeerText
 from echod.connections.connection import Reason
 
@@ -72,3 +73,42 @@ class Refusals:
                 listener=latest.listener,
                 detail=latest.detail,
             )
+
+
+LIFE_SECONDS = (0.005, 0.025, 0.1, 0.5, 1, 5, 15, 60, 300, 1800, 3600, 21600, 86400)
+"""The bounds for how long connections lived: from a health check to a day."""
+
+
+class Totals:
+    """
+    The totals of all listeners.
+
+    @ivar ended: how many ended, by listener and reason.
+    @ivar bytes_echoed: what they had echoed, by listener.
+    @ivar seconds: how long they lived.
+    @ivar handshakes: how many TLS handshakes there have been, by result, C{"ok"} or
+        C{"failed"}, and version, C{""} when none was agreed on.
+    """
+
+    def __init__(self) -> None:
+        self.ended: Counter[tuple[str, Reason]] = Counter()
+        self.bytes_echoed: Counter[str] = Counter()
+        self.seconds = Histogram(LIFE_SECONDS)
+        self.handshakes: Counter[tuple[str, str]] = Counter()
+
+    def add(self, listener: str, reason: Reason, bytes_echoed: int, seconds: float) -> None:
+        """
+        A connection has ended.
+        """
+        self.ended[listener, reason] += 1
+        self.bytes_echoed[listener] += bytes_echoed
+        self.seconds.add(seconds)
+
+    def by_reason(self) -> Counter[Reason]:
+        """
+        How many ended, for all listeners together.
+        """
+        total: Counter[Reason] = Counter()
+        for (_, reason), number in self.ended.items():
+            total[reason] += number
+        return total

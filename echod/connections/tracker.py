@@ -18,9 +18,8 @@ from twisted.logger import Logger, LogLevel
 from echod._util.sockets import PeerText
 from echod._util.timers import surviving
 from echod.connections.connection import REFUSED, Connection, Reason
-from echod.connections.counters import Refusals
+from echod.connections.counters import Refusals, Totals
 from echod.connections.timeouts import Seen, TimeLimits
-from echod.connections.totals import Totals
 
 log = Logger(namespace="echod.connections")
 

@@ -1,0 +1,110 @@
+"""
+Refusals: every one counted, few told.
+"""
+
+from twisted.logger import LogLevel, capturedLogs, formatEvent
+from twisted.trial.unittest import SynchronousTestCase
+
+from echod.connections.connection import REFUSED, Reason
+from echod.connections.counters import Refusals
+
+
+class RefusalsTests(SynchronousTestCase):
+    """
+    The refusals of all listeners.
+    """
+
+    def setUp(self):
+        self.refusals = Refusals()
+
+    def told(self):
+        with capturedLogs() as events:
+            self.refusals.tell()
+        return list(events)
+
+    def test_counts(self):
+        """
+        Refusals are counted by listener and reason, and telling them changes no count.
+        """
+        for listener, reason in (
+            ("tcp", Reason.RATE),
+            ("tls", Reason.RATE),
+            ("tcp", Reason.ADDRESS),
+            ("tcp", Reason.RATE),
+        ):
+            self.refusals.add(listener, reason, "192.0.2.7:1")
+        self.told()
+        self.assertEqual(
+            self.refusals.counts,
+            {("tcp", Reason.RATE): 2, ("tls", Reason.RATE): 1, ("tcp", Reason.ADDRESS): 1},
+        )
+
+    def test_nothing(self):
+        """
+        When nobody was refused, nothing is logged.
+        """
+        self.assertEqual(self.told(), [])
+
+    def test_not_at_once(self):
+        """
+        A refusal by itself logs nothing.
+        """
+        with capturedLogs() as events:
+            self.refusals.add("tcp", Reason.RATE, "192.0.2.7:1")
+        self.assertEqual(list(events), [])
+
+    def test_a_line_for_each_reason(self):
+        """
+        However many there were, each reason has one line, with the last one's words.
+        """
+        for port in range(1000):
+            self.refusals.add("tls", Reason.RATE, f"192.0.2.7:{port}", "not told")
+        self.refusals.add("tcp", Reason.RATE, "192.0.2.8:1")
+        self.refusals.add("tcp", Reason.PROXY_HEADER, "[2001:db8::1]:2", "late")
+        first, second = self.told()
+        self.assertEqual(formatEvent(first), "refused 1001: rate, the last from 192.0.2.8:1 to tcp")
+        self.assertEqual(
+            formatEvent(second),
+            "refused 1: proxy-header, the last from [2001:db8::1]:2 to tcp, late",
+        )
+        expected = {
+            "event": "refused",
+            "reason": "proxy-header",
+            "count": 1,
+            "peer": "[2001:db8::1]:2",
+            "listener": "tcp",
+            "detail": "late",
+        }
+        self.assertEqual({name: second[name] for name in expected}, expected)
+
+    def test_told_once(self):
+        """
+        What has been told is not told again; what comes later is counted anew.
+        """
+        self.refusals.add("tcp", Reason.RATE, "192.0.2.7:1")
+        self.refusals.add("tcp", Reason.RATE, "192.0.2.7:2")
+        self.assertEqual([event["count"] for event in self.told()], [2])
+        self.assertEqual(self.told(), [])
+        self.refusals.add("tcp", Reason.RATE, "192.0.2.7:3")
+        self.assertEqual([event["count"] for event in self.told()], [1])
+
+    def test_levels(self):
+        """
+        A daemon that is full is what the operator may act upon; all else is information.
+        """
+        for reason in REFUSED:
+            self.refusals.add("tcp", reason, "192.0.2.7:1")
+        levels = {event["reason"]: event["log_level"] for event in self.told()}
+        self.assertIs(levels.pop("max-connections"), LogLevel.warn)
+        self.assertEqual(set(levels.values()), {LogLevel.info})
+        self.assertEqual(len(levels), 5)
+
+    def test_braces(self):
+        """
+        What a peer put into its words is shown as it is, and never as a format.
+        """
+        self.refusals.add("{reason}", Reason.RATE, "unix:/{count}", "{peer!r}")
+        self.assertEqual(
+            formatEvent(self.told()[0]),
+            "refused 1: rate, the last from unix:/{count} to {reason}, {peer!r}",
+        )
