@@ -19,8 +19,7 @@ from twisted.logger import (
 )
 
 from echod._util.sockets import printable
-from echod.logs.destination import Destination, Stream
-from echod.logs.file import LogFile
+from echod.logs.file import Destination, LogFile, Stream
 from echod.logs.formatters import LINES, LineObserver, of_worker
 from echod.logs.syslog import SOCKET, Syslogger
 from echod.logs.writer import Sink

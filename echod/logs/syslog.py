@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from twisted.logger import LogLevel
 
 from echod._util.sockets import printable
-from echod.logs.destination import Record, wait_for_room
+from echod.logs.file import Record, wait_for_room
 
 SOCKET = "/var/run/syslog" if sys.platform == "darwin" else "/dev/log"
 

@@ -15,7 +15,7 @@ from zope.interface.verify import verifyObject
 
 from echod.logs import daemonlog
 from echod.logs.daemonlog import TwistdLog
-from echod.logs.destination import Stream
+from echod.logs.file import Stream
 from echod.logs.syslog import Syslogger
 from tests.support import needs
 

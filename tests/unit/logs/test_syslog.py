@@ -10,7 +10,7 @@ import socket
 from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.logs import destination, syslog
+from echod.logs import file, syslog
 from echod.logs.syslog import Syslogger, datagrams
 
 
@@ -58,7 +58,7 @@ class SysloggerTests(SynchronousTestCase):
         self.folder = os.path.relpath(self.mktemp())
         os.makedirs(self.folder)
         self.path = os.path.relpath(os.path.join(self.folder, "s"))
-        self.patch(destination, "WAIT_SECONDS", 0)
+        self.patch(file, "WAIT_SECONDS", 0)
         self.syslogger = Syslogger("ec\nhod", self.path, lambda: "now")
         self.addCleanup(self.syslogger.close)
 

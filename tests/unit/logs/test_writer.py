@@ -11,8 +11,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.logs.backlog import MOST_BYTES
-from echod.logs.writer import PATIENCE_SECONDS, Sink
+from echod.logs.writer import MOST_BYTES, PATIENCE_SECONDS, Sink
 
 LINE = b"x" * 1023 + b"\n"
 

@@ -8,8 +8,8 @@ import os
 from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.logs import destination
-from echod.logs.destination import Stream, wait_for_room
+from echod.logs import file
+from echod.logs.file import Stream, wait_for_room
 
 
 def records(*lines):
@@ -26,7 +26,7 @@ class StreamTests(SynchronousTestCase):
         self.addCleanup(os.close, self.reading)
         self.addCleanup(os.close, self.writing)
         os.set_blocking(self.reading, False)
-        self.patch(destination, "WAIT_SECONDS", 0)
+        self.patch(file, "WAIT_SECONDS", 0)
         self.stream = Stream(self.writing)
 
     def read(self):
@@ -71,7 +71,7 @@ class StreamTests(SynchronousTestCase):
         """
         os.set_blocking(self.writing, False)
         data = []
-        self.patch(destination, "wait_for_room", lambda _: data.append(self.read()) or True)
+        self.patch(file, "wait_for_room", lambda _: data.append(self.read()) or True)
         self.stream.write(records(b"x" * 99_999 + b"\n"))
         self.assertEqual(b"".join(data) + self.read(), b"x" * 99_999 + b"\n")
 
