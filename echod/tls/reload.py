@@ -1,14 +1,15 @@
 """
-The certificates that are served now, and how others take their place: at SIGHUP, and when
-a file's content has changed.
+The certificates that are served, and how new ones take their place.
 
-The rule of this room: everything is read, checked and made first; then one attribute is
-set.  Whatever goes wrong before, the old ones are served on.
+Invariant: a whole new set is built and checked before it replaces the old one; live connections
+keep what they started with.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from hashlib import sha256
 from typing import Any
 
 from cryptography import x509
@@ -24,9 +25,68 @@ from echod.stats.snapshot import warning_seconds
 from echod.tls.certificate import subject_text, validity
 from echod.tls.context import Policy, server_context
 from echod.tls.credentials import BadCredentials, Credentials, read_authorities, read_credentials
-from echod.tls.watch import FileWatch
 
 log = Logger(namespace="echod.tls")
+
+MOST_BYTES = 1 << 20
+"""How much of a file is compared."""
+
+Stamp = tuple[int, ...] | None
+"""What tells, without reading it, that a file may have changed; C{None} if it is not there."""
+
+
+def _stamp(path: str) -> Stamp:
+    # Through symbolic links, so that it is seen when any on the way leads elsewhere.
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _digest(path: str) -> bytes | None:
+    if not os.path.isfile(path):
+        return None
+    try:
+        with open(path, "rb") as file:
+            return sha256(file.read(MOST_BYTES)).digest()
+    except OSError:
+        return None
+
+
+class FileWatch:
+    """
+    Some files that belong together, and what they were like when they were last looked at.
+    """
+
+    def __init__(self, paths: Sequence[str]):
+        self._paths = paths
+        self._seen: list[Stamp] = []
+        self._known: list[Stamp] = []
+        self._digests: list[bytes | None] = []
+
+    def note(self) -> None:
+        """
+        Take what there is for what is known.
+        """
+        self._seen = self._known = [_stamp(path) for path in self._paths]
+        self._digests = [_digest(path) for path in self._paths]
+
+    def has_changed(self) -> bool:
+        """
+        Look again.
+
+        @return: whether there is a content that is new and that the last look saw too.
+            Whoever replaces several files, one after the other, is left time for it.
+        """
+        seen = [_stamp(path) for path in self._paths]
+        still, self._seen = seen == self._seen, seen
+        if not still or seen == self._known:
+            return False
+        self._known = seen
+        before, self._digests = self._digests, [_digest(path) for path in self._paths]
+        return before != self._digests
+
 
 WATCH_SECONDS = 2.0
 """How often the files are looked at; a change is taken over when two looks have seen it."""

@@ -6,7 +6,7 @@ import os
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.tls.watch import FileWatch
+from echod.tls.reload import FileWatch
 
 
 class FileWatchTests(SynchronousTestCase):
