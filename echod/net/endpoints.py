@@ -30,7 +30,7 @@ from twisted.internet.posixbase import PosixReactorBase
 from zope.interface import implementer
 
 from echod._util.sockets import file_identity, printable
-from echod.net.port import EagerUNIXPort
+from echod.net.unix import EagerUNIXPort
 
 
 @implementer(IStreamServerEndpoint)

@@ -21,7 +21,7 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStrea
 from zope.interface import implementer
 
 from echod._util.sockets import printable
-from echod.net.port import BorrowedUNIXPort
+from echod.net.unix import BorrowedUNIXPort
 
 FIRST_DESCRIPTOR = 3
 """Where they begin, after standard input, output and error (C{SD_LISTEN_FDS_START})."""

@@ -10,15 +10,14 @@ import os
 import socket
 import sys
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any
 
-from twisted.internet import tcp, unix
+from twisted.internet import tcp
 from twisted.logger import Logger
 
-from echod._util.sockets import file_identity, keep_urgent
+from echod._util.sockets import keep_urgent
 from echod.net.balance import STEP_BACK_SECONDS, Turns
 from echod.net.transport import EagerTransport
-from echod.net.unix import EagerUNIXTransport
 
 log = Logger(namespace="echod.net")
 
@@ -194,83 +193,3 @@ class EagerPort(_EagerAccepting, tcp.Port):
         port = super()._fromListeningDescriptor(*args)
         port._adopted = True
         return port
-
-
-class EagerUNIXPort(_EagerAccepting, unix.Port):
-    """
-    A listening UNIX socket.  When it closes, it removes its own file only: at the same path
-    there may be that of another process by then, which has renamed it there or bound anew.
-    """
-
-    _shouldShutdown = False
-    transport = EagerUNIXTransport
-    _path = b""
-    _bound: tuple[int, int] | None = None
-
-    def startListening(self: Any) -> None:
-        """
-        Bind, and begin to accept.
-        """
-        super().startListening()
-        self._path = self.getHost().name
-        self._bound = file_identity(self._path)
-
-    def connectionLost(self: Any, reason: Any) -> None:
-        """
-        Close the socket, and remove its file if that is there.
-        """
-        if self._bound is not None and self._bound == file_identity(self._path):
-            # After --uid, the directory may be another user's.  The next start removes a
-            # file on which nobody answers.
-            with suppress(OSError):
-                os.unlink(self._path)
-        if self.lockFile is not None:
-            self.lockFile.unlock()
-        tcp.Port.connectionLost(self, reason)
-
-
-class BorrowedUNIXPort(EagerUNIXPort):
-    """
-    A listening UNIX socket that belongs to somebody else, who lends it: its file stays
-    when the port closes, and its permissions and the length of its queue are as they were.
-    """
-
-    numberAccepts = MOST_ACCEPTS
-
-    def startListening(self: Any) -> None:
-        """
-        Begin to accept.
-        """
-        tcp._reservedFD.reserve()
-        self.socket, self._preexistingSocket = self._preexistingSocket, None
-        self.fileno = self.socket.fileno
-        self.factory.doStart()
-        self.connected = True
-        self.startReading()
-
-    def connectionLost(self, reason: Any) -> None:
-        """
-        Close our descriptor of it, and no more.
-        """
-        tcp.Port.connectionLost(self, reason)
-
-
-def take_turns(port: Any, turns: Turns) -> None:
-    """
-    Let a port accept in turn with those of other processes on the same socket, where the
-    reactor knows how; elsewhere, whoever comes first accepts.
-    """
-    if isinstance(port, EagerPort | EagerUNIXPort) and hasattr(port.reactor, "queueReader"):
-        port.turns = turns
-        port.reactor.queueReader(port)
-
-
-def make_eager(port: object) -> None:
-    """
-    Let a port of Twisted's own make our transports, as its C{transport} attribute is
-    documented for; for reactors that are not ours.
-    """
-    if type(port) is tcp.Port:
-        port.transport = EagerTransport
-    elif type(port) is unix.Port:
-        port.transport = cast(Any, EagerUNIXTransport)

@@ -20,9 +20,9 @@ from twisted.internet.main import installReactor
 from twisted.logger import Logger
 from twisted.python.log import callWithLogger
 
-from echod.net.port import BorrowedUNIXPort, EagerPort, EagerUNIXPort
+from echod.net.port import EagerPort
 from echod.net.transport import EagerTransport, SecureTransport
-from echod.net.unix import EagerUNIXTransport, SecureUNIXTransport
+from echod.net.unix import BorrowedUNIXPort, EagerUNIXPort, EagerUNIXTransport, SecureUNIXTransport
 
 log = Logger(namespace="echod.net")
 

@@ -1,22 +1,22 @@
 """
 A stream transport that sends before it buffers.
 
-The rule of this room: when nothing is queued, C{write} is one C{send(2)} and nothing
-else.  What the kernel does not take at once goes into Twisted's own buffer, and from
-there on everything is Twisted's: high-water mark, producers, flush, close.
+Invariant: when nothing is queued, C{write} is one C{send(2)} and nothing else.  What the kernel
+does not take at once goes into Twisted's own buffer, and from there on everything is Twisted's:
+high-water mark, producers, flush, close.
 
-Twisted's private names are used in the rooms of the engine alone: this one, C{unix_transport},
-C{labels}, C{inspection}, C{secure}, C{secure_end}, C{port} and C{reactor}.
+Twisted's private names are used in this package alone; a test holds the list of them.
 """
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
 from OpenSSL import SSL
 from twisted.internet import tcp
 from twisted.internet.abstract import FileDescriptor
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import (
     INegotiated,
     IOpenSSLContextFactory,
@@ -28,10 +28,97 @@ from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from echod.net import labels
-from echod.net.inspection import Inspectable
-from echod.net.tls import SecureMixin, accept_tls
-from echod.net.tls_end import SecureEnd
+from echod.net.tls import SecureEnd, SecureMixin, accept_tls
+
+
+def _address_type(transport: Any) -> type[IPv4Address] | type[IPv6Address]:
+    """
+    What the addresses of both ends are, by the form of the peer's.
+    """
+    return IPv4Address if len(transport.client) == 2 else IPv6Address
+
+
+def _peer_host(transport: Any) -> Any:
+    """
+    The peer's _peer_host.
+    """
+    return transport.client[0]
+
+
+def _log_prefix(transport: Any) -> str:
+    """
+    The prefix of what Twisted's older logging logs for this connection.
+    """
+    prefix = transport._getLogPrefix(getattr(transport, "protocol", None))
+    return f"{prefix},{transport.sessionno},{transport.hostname}"
+
+
+def _repr(transport: Any) -> str:
+    """
+    This connection in words.
+    """
+    name = type(getattr(transport, "protocol", None)).__name__
+    port = getattr(transport.server, "_realPortNumber", None)
+    return f"<{name} #{transport.sessionno} on {port}>"
+
+
+def _keep_repr(transport: Any, words: str) -> None:
+    """
+    Twisted sets other words for its own transports; these stay.
+    """
+
+
+Look = Callable[[bytes], tuple[int, Callable[[], None] | None]]
+"""
+Is given what has come (C{MSG_PEEK}, recv(2)), and returns how many bytes of it are received
+and dropped, which must not be 0 as long as it wants to see more, and what to call
+afterwards.
+"""
+
+
+class Inspectable:
+    """
+    What makes a transport one that can be looked into.
+    """
+
+    doRead: Callable[..., Any]
+    _inspecting: Callable[[], Any] | None = None
+
+    def inspect(self: Any, look: Look, most: int) -> None:
+        """
+        Until L{endInspection}, let C{look} see what has come, instead of the protocol, and
+        say how many bytes of it are received and dropped.  What is left stays in the
+        kernel, for whoever reads next.
+
+        @param most: how many bytes it is shown at once.
+        """
+        self.doRead = self._inspecting = partial(self._inspect, look, most)
+        # What comes of it, such as the beginning of TLS, takes as long as many echoes.
+        self.readLast()
+
+    def _inspect(self: Any, look: Look, most: int) -> Any:
+        try:
+            data = self.socket.recv(most, socket.MSG_PEEK)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return CONNECTION_LOST
+        if not data:
+            return CONNECTION_DONE
+        size, afterwards = look(data)
+        if size:
+            self.socket.recv(size)
+        if afterwards is not None:
+            afterwards()
+        return None
+
+    def endInspection(self: Any) -> None:
+        """
+        From now on the protocol gets what comes.
+        """
+        self._inspecting = None
+        self.__dict__.pop("doRead", None)
+
 
 LEAST_READ = 448
 MOST_READ = 96 * 1024
@@ -99,10 +186,10 @@ class EagerTransport(tcp.Server, Inspectable):
         reactor.addReader(self)
 
     # Properties, where Twisted's constructors store strings.
-    _addressType: Any = property(labels.address_type)
-    hostname: Any = property(labels.host)
-    logstr: Any = property(labels.log_prefix)
-    repstr: Any = property(labels.in_words, labels.keep)
+    _addressType: Any = property(_address_type)
+    hostname: Any = property(_peer_host)
+    logstr: Any = property(_log_prefix)
+    repstr: Any = property(_repr, _keep_repr)
 
     def doRead(self) -> Any:
         """

@@ -18,16 +18,9 @@ from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from echod.net.balance import STEP_BACK_SECONDS
-from echod.net.port import (
-    MOST_ACCEPTS,
-    REST_SECONDS,
-    EagerPort,
-    EagerUNIXPort,
-    make_eager,
-    take_turns,
-)
+from echod.net.port import MOST_ACCEPTS, REST_SECONDS, EagerPort
 from echod.net.transport import EagerTransport
-from echod.net.unix import EagerUNIXTransport
+from echod.net.unix import EagerUNIXPort, EagerUNIXTransport, make_eager, take_turns
 from tests.support.pairs import PairTestCase, Recorder
 
 

@@ -34,10 +34,10 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from echod.net import reactor as reactor_module
-from echod.net.port import EagerPort, EagerUNIXPort
+from echod.net.port import EagerPort
 from echod.net.reactor import EAGER, MOST_EVENTS, TURN_SECONDS, EagerReactor, install
 from echod.net.transport import EagerTransport
-from echod.net.unix import EagerUNIXTransport
+from echod.net.unix import EagerUNIXPort, EagerUNIXTransport
 from tests.support.pairs import BIG, HalfCloseable, Recorder, drained
 
 
