@@ -17,11 +17,10 @@ from twisted.logger import Logger
 
 from echod._util.signals import Signals
 from echod._util.sockets import descriptor_limit, printable
-from echod.net.endpoints import WRAPPING, TCPEndpoint, endpoint_from
-from echod.net.inherited import InheritedEndpoint, InheritedSockets
+from echod.net.endpoints import WRAPPING, InheritedEndpoint, TCPEndpoint, endpoint_from
 from echod.options import Options
 from echod.service import EchodService
-from echod.systemd import Supervision
+from echod.systemd import InheritedSockets, Supervision
 from echod.tls.context import Policy
 from echod.tls.credentials import BadCredentials
 from echod.tls.keylog import KeyLog

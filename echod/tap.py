@@ -19,11 +19,10 @@ from echod import __version__
 from echod._util.signals import Signals, restore_interrupt
 from echod._util.stdio import prepare_standard_streams
 from echod.assembly import build, build_worker
-from echod.net.inherited import InheritedSockets
 from echod.options import Options
 from echod.rehearsal import check
 from echod.service import EchodService
-from echod.systemd import Supervision
+from echod.systemd import InheritedSockets, Supervision
 from echod.whereabouts import check_whereabouts
 from echod.workers.spawn import Assignment
 

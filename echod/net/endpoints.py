@@ -30,7 +30,8 @@ from twisted.internet.posixbase import PosixReactorBase
 from zope.interface import implementer
 
 from echod._util.sockets import file_identity, printable
-from echod.net.unix import EagerUNIXPort
+from echod.net.unix import BorrowedUNIXPort, EagerUNIXPort
+from echod.systemd import InheritedSocket
 
 
 @implementer(IStreamServerEndpoint)
@@ -234,3 +235,39 @@ def bind_error_text(error: BaseException) -> str:
     if number is None:
         return f"{printable(str(error))}; give one such as tcp:9000 or unix:/run/echod.sock"
     return f"{os.strerror(number)}; {_WAYS_OUT.get(number, 'give another')}"
+
+
+@implementer(IStreamServerEndpoint)
+class InheritedEndpoint:
+    """
+    Listens on a socket that was handed over.
+    """
+
+    def __init__(self, reactor: Any, inherited: InheritedSocket):
+        """
+        @raise ValueError: when it is not a listening stream socket.
+        """
+        self._reactor = reactor
+        self._descriptor = inherited.descriptor
+        self._family = inherited.family()
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        """
+        Begin to accept.
+        """
+        if self._family == socket.AF_UNIX:
+            return execute(self._borrow, protocolFactory)
+        endpoint = AdoptedStreamServerEndpoint(self._reactor, self._descriptor, self._family)
+        adopted: Deferred[IListeningPort] = endpoint.listen(protocolFactory)
+        return adopted
+
+    def _borrow(self, factory: IProtocolFactory) -> IListeningPort:
+        # The ports that Twisted's reactors make of a UNIX socket unlink its file at the end.
+        os.set_blocking(self._descriptor, False)
+        port: Any = BorrowedUNIXPort._fromListeningDescriptor(
+            self._reactor, self._descriptor, factory
+        )
+        os.close(self._descriptor)
+        port.startListening()
+        listening: IListeningPort = port
+        return listening

@@ -21,8 +21,7 @@ from twisted.python.failure import Failure
 
 from echod._util.sockets import address_text, ip_of, tune
 from echod.net.balance import Turns
-from echod.net.endpoints import bind_error_text
-from echod.net.inherited import InheritedEndpoint
+from echod.net.endpoints import InheritedEndpoint, bind_error_text
 from echod.net.unix import make_eager, take_turns
 from echod.proxyprotocol.protocol import ProxyPolicy
 from echod.tls.context import ServerContext

@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from echod._util.signals import Signals
 from echod.factory import EchoFactory
 from echod.net.balance import ABSENT, Table, make_table
-from echod.net.inherited import InheritedEndpoint
+from echod.net.endpoints import InheritedEndpoint
 from echod.net.listener import ListenerService, ListenFailed
 from echod.options import Options
 from echod.service import EchodService, log

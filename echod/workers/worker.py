@@ -17,9 +17,10 @@ from echod._util.signals import Signals
 from echod._util.timers import periodic
 from echod.connections.timeouts import LOOK_SECONDS
 from echod.net.balance import Table, Turns
-from echod.net.inherited import InheritedEndpoint, InheritedSocket
+from echod.net.endpoints import InheritedEndpoint
 from echod.options import Options
 from echod.service import EchodService
+from echod.systemd import InheritedSocket
 from echod.workers.channel import Lifeline, Message, hold
 from echod.workers.spawn import Assignment
 

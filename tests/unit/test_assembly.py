@@ -17,7 +17,7 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from zope.interface.verify import verifyObject
 
 from echod.assembly import build, most_connections
-from echod.net.inherited import InheritedSocket, InheritedSockets
+from echod.systemd import InheritedSocket, InheritedSockets
 from echod.tls import context
 from tests.support.certificates import make_certificate
 from tests.support.fakes import FakeConnection

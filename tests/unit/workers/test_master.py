@@ -13,10 +13,9 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.scripts.twistd import ServerOptions
 
 from echod.net.balance import ABSENT, Table
-from echod.net.inherited import InheritedSocket, InheritedSockets
 from echod.net.listener import ListenFailed
 from echod.stats.snapshot import Snapshot
-from echod.systemd import Supervision
+from echod.systemd import InheritedSocket, InheritedSockets, Supervision
 from echod.tap import build
 from echod.workers.master import RELOAD_SECONDS, ParentService
 from echod.workers.spawn import VARIABLE, Assignment

@@ -11,13 +11,9 @@ from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from echod.net.inherited import (
-    InheritedEndpoint,
-    InheritedSocket,
-    InheritedSockets,
-    first_environment,
-)
+from echod.net.endpoints import InheritedEndpoint
 from echod.net.unix import EagerUNIXTransport
+from echod.systemd import InheritedSocket, InheritedSockets, first_environment
 from tests.support.fakes import PortReactor
 from tests.support.pairs import PairTestCase
 from tests.unit.net.test_port import Recording
