@@ -14,8 +14,7 @@ from echod._util.text import date_text, delay_text, number_text, size_text, time
 from echod.admin import tables
 from echod.admin.markup import Markup, tag
 from echod.admin.plot import plot
-from echod.stats.snapshot import Snapshot
-from echod.stats.together import not_ready, together
+from echod.stats.snapshot import Snapshot, not_ready, together
 
 STATIC = {
     f"/{name}".encode(): (

@@ -8,7 +8,7 @@ plot, and what a plot shows is also said in words.
 from collections.abc import Callable, Sequence
 
 from echod.admin.markup import Markup, tag
-from echod.stats.history import HISTORY_SECONDS
+from echod.stats.eventloop import HISTORY_SECONDS
 
 HEIGHT = 60
 """Units from the bottom of a plot to its top; a second is one unit wide."""

@@ -22,8 +22,7 @@ from echod.admin.hosts import is_ours
 from echod.admin.page import STATIC, page, page_json
 from echod.admin.site import AdminRequest, AdminSite
 from echod.net.listener import ListenerService
-from echod.stats.snapshot import Snapshot
-from echod.stats.together import not_ready
+from echod.stats.snapshot import Snapshot, not_ready
 
 log = Logger(namespace="echod.admin")
 

@@ -22,8 +22,7 @@ from echod.connections.connection import REFUSED, Connection, Reason
 from echod.connections.timeouts import Seen
 from echod.connections.tracker import Connections
 from echod.net.listener import ListenerService
-from echod.stats.eventloop import Lag
-from echod.stats.history import History
+from echod.stats.eventloop import History, Lag
 from echod.stats.process import this_process
 from echod.stats.snapshot import (
     Distribution,

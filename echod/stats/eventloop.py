@@ -1,18 +1,19 @@
 """
-How late the loop runs a timer.
+The event-loop lag, and the last minutes of the figures.
 
-There is one thread, so a callback that blocks makes all that is due wait.  A timer that
-notes how late it is called measures what a client would have waited.
-
-The rule of this room: it measures four times a second, whatever else goes on, and holds
-nothing but counts.
+Invariant: a fixed amount of memory and one timer.
 """
 
+from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from twisted.application.service import Service
+from twisted.internet.task import LoopingCall
 
 from echod._util.histogram import Histogram
+from echod._util.timers import surviving
+from echod.stats.snapshot import Sample
 
 TICK_SECONDS = 0.25
 
@@ -61,3 +62,51 @@ class Lag(Service):
         """
         worst, self._worst = self._worst, 0.0
         return worst
+
+
+HISTORY_SECONDS = 300
+
+
+class History(Service):
+    """
+    What has been, a sample for each second.
+
+    @ivar samples: the newest last.
+    """
+
+    _ticks: LoopingCall | None = None
+
+    def __init__(self, clock: Any, totals: Callable[[], Sample]):
+        """
+        @param totals: what there is now: the connections, all bytes echoed and all clients
+            refused so far, and the worst lag since it was asked for last.
+        """
+        self._clock = clock
+        self._totals = totals
+        self._before = Sample(0, 0, 0, 0)
+        self.samples: deque[Sample] = deque(maxlen=HISTORY_SECONDS)
+
+    def startService(self) -> None:
+        super().startService()
+        self._before = self._totals()
+        ticks = self._ticks = LoopingCall.withCount(
+            surviving("taking a sample", self._seconds_passed)
+        )
+        ticks.clock = self._clock
+        ticks.start(1, now=False)
+
+    def stopService(self) -> None:
+        super().stopService()
+        if self._ticks is not None and self._ticks.running:
+            self._ticks.stop()
+
+    def _seconds_passed(self, seconds: int) -> None:
+        now, before = self._totals(), self._before
+        self._before = now
+        sample = Sample(
+            now.connections,
+            (now.bytes - before.bytes) / seconds,
+            (now.refused - before.refused) / seconds,
+            now.lag,
+        )
+        self.samples.extend([sample] * min(seconds, HISTORY_SECONDS))

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.stats.snapshot import Handshakes, Listening, Sample, Served, Traffic
-from echod.stats.together import not_ready, together
+from echod.stats.snapshot import Handshakes, Listening, Sample, Served, Traffic, not_ready, together
 from tests.support.snapshots import make_snapshot
 
 

@@ -5,7 +5,7 @@ The last minutes, a sample a second.
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.stats.history import HISTORY_SECONDS, History
+from echod.stats.eventloop import HISTORY_SECONDS, History
 from echod.stats.snapshot import Sample
 
 
