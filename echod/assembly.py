@@ -165,9 +165,8 @@ def build_admin(
     """
     try:
         # Here, since a daemon that does not serve HTTP can do without the memory for it.
-        from echod.admin.hosts import names_beside
         from echod.admin.prometheus import exposition
-        from echod.admin.resource import AdminService
+        from echod.admin.resource import AdminService, names_beside
     except ImportError:
         raise SystemExit(
             "echod: --admin: needs prometheus_client; pip install 'echod[metrics]'"

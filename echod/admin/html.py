@@ -1,14 +1,55 @@
 """
-A table, and the cells in it.
+Tags, tables and plots.
 
-The rule of this room: a table has a caption, and its rows and columns have headers, so that
-it can be read aloud; what is nothing is shown faintly.
+Invariant: all text is escaped, wherever it comes from.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from html import escape
 
 from echod._util.text import number_text, size_text
-from echod.admin.markup import Markup, tag
+from echod.stats.eventloop import HISTORY_SECONDS
+
+VOID = frozenset(("link", "meta"))
+"""Elements that have no content and no end tag."""
+
+
+class Markup(str):
+    """
+    Text that is HTML already.
+    """
+
+
+def tag(name: str, /, *content: object, **attributes: object) -> Markup:
+    """
+    An element.
+
+    @param content: its content: markup, and anything else as text.
+    @param attributes: its attributes; C{class_} is C{class}, and C{aria_label} is
+        C{aria-label}.  One that is C{None} or C{False} is left out, and one that is
+        C{True} has no value.
+    """
+    shown = "".join(
+        f" {_name(key)}" if value is True else f' {_name(key)}="{escape(str(value))}"'
+        for key, value in attributes.items()
+        if value is not None and value is not False
+    )
+    opening = f"<{name}{shown}>"
+    return Markup(opening if name in VOID else f"{opening}{joined(content)}</{name}>")
+
+
+def _name(key: str) -> str:
+    return key.rstrip("_").replace("_", "-")
+
+
+def joined(content: Iterable[object]) -> Markup:
+    """
+    Markup and text in a row.
+    """
+    return Markup(
+        "".join(each if isinstance(each, Markup) else escape(str(each)) for each in content)
+    )
+
 
 Cell = object
 
@@ -76,3 +117,55 @@ def table(
 def _cell(value: Cell) -> Markup:
     made = isinstance(value, Markup) and value.startswith("<td")
     return value if made else tag("td", value)  # type: ignore[return-value]  # then it is one
+
+
+HEIGHT = 60
+"""Units from the bottom of a plot to its top; a second is one unit wide."""
+
+
+def plot(
+    title: str,
+    values: Sequence[float],
+    now: str,
+    text: Callable[[float], str],
+    least: float,
+    note: str = "",
+) -> Markup:
+    """
+    A figure: its value now, and how it came there.
+
+    @param values: one a second, the newest last.
+    @param now: the value now, in words.
+    @param text: says a value in words.
+    @param least: what the top of the plot stands for, at least; so that noise stays small.
+    @param note: more about the value now.
+    """
+    most = max(values, default=0.0)
+    said = f"{title}, the last 5 minutes: now {now}, at most {text(most)}"
+    points = _points(values, max(most, least))
+    line = " ".join(f"{x},{y:g}" for x, y in points)
+    area = f"{points[0][0]},{HEIGHT} {line} {HISTORY_SECONDS},{HEIGHT}" if points else ""
+    return tag(
+        "figure",
+        tag("figcaption", title),
+        tag("p", tag("strong", now), " ", tag("span", note)),
+        tag(
+            "svg",
+            tag("polygon", points=area),
+            tag("polyline", points=line),
+            viewBox=f"0 0 {HISTORY_SECONDS} {HEIGHT}",
+            preserveAspectRatio="none",
+            role="img",
+            aria_label=said,
+        ),
+        tag("p", tag("span", "5 min ago"), tag("span", f"at most {text(most)}"), class_="axis"),
+    )
+
+
+def _points(values: Sequence[float], top: float) -> list[tuple[int, float]]:
+    # A line as wide as a value that does not change must not hide at the edge.
+    first = HISTORY_SECONDS - len(values) + 1
+    return [
+        (first + place, round(HEIGHT - 1 - value / top * (HEIGHT - 2), 1))
+        for place, value in enumerate(values)
+    ]

@@ -1,30 +1,87 @@
 """
-What can be seen of the daemon over HTTP: a page, the same as JSON, metrics, and health.
+What the HTTP side answers, and its service.
 
-The rule of this room: it is for looking only.  Every answer is made from snapshots, nothing
-can be changed, and a browser is told to keep, frame and share nothing of it.
+Invariant: it only reads; no request changes anything.
 """
 
-from collections.abc import Awaitable, Callable, Container, Sequence
+import re
+import socket
+from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.internet.interfaces import IAddress, IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from echod import __version__
-from echod.admin.hosts import is_ours
+from echod._util.sockets import ip_of
+from echod._util.values import host
 from echod.admin.page import STATIC, page, page_json
 from echod.admin.site import AdminRequest, AdminSite
 from echod.net.listener import ListenerService
 from echod.stats.snapshot import Snapshot, not_ready
 
 log = Logger(namespace="echod.admin")
+
+_HOST = re.compile(
+    r"(?:\[([0-9A-Fa-f:.]+)(?:%[A-Za-z0-9%._~-]+)?\]|([A-Za-z0-9._-]+))(?::[0-9]{0,5})?"
+)
+
+
+def names_beside(hostname: str, hosts: Iterable[str]) -> set[str]:
+    """
+    The names that this machine's own name stands with in hosts(5), such as the fully-qualified
+    one.  A resolver is not asked: it could take long, and what it says can be forged.
+
+    @param hosts: the lines of C{/etc/hosts}.
+    """
+    names: set[str] = set()
+    for line in hosts:
+        found = [name.rstrip(".") for name in line.lower().partition("#")[0].split()[1:]]
+        if hostname.lower() in found:
+            names.update(found)
+    return names
+
+
+def is_ours(
+    asked: str, local: IAddress, names: Container[str] = (), hostname: str | None = None
+) -> bool:
+    """
+    Whether a request for this host is meant for us.
+
+    @param asked: what the header says, with or without a port.
+    @param local: our address on the connection that the request came by.  On a UNIX
+        socket, where no browser comes, any host is ours.
+    @param names: what else is ours, as L{host} has it.
+    @param hostname: this machine's own name; C{None} to ask for it.
+    """
+    ours = ip_of(local)
+    if ours is None:
+        return True
+    match = _HOST.fullmatch(asked)
+    if match is None:
+        return False
+    try:
+        name = host(match[1] or match[2])
+    except ValueError:
+        return False
+    if name in names:
+        return True
+    try:
+        ip = ip_address(name)
+    except ValueError:
+        hostname = socket.gethostname() if hostname is None else hostname
+        # No resolver gives the names below localhost away (RFC 6761 6.3).
+        return name in ("localhost", hostname.lower()) or name.endswith(".localhost")
+    # A browser leaves out the zone of a link-local address, which means nothing to others.
+    return ip.is_loopback or ip.packed == ours.packed
+
 
 Source = Callable[[], Awaitable[Sequence[Snapshot]]]
 """Takes a snapshot of each process there is."""

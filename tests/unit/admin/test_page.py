@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from echod.admin.page import STATIC, concerns, page, page_json
 from echod.stats.snapshot import Guest, Listening, Sample, Served, Snapshot, Traffic
 from tests.support.snapshots import make_snapshot
-from tests.unit.admin.test_markup import HOSTILE, Seen
+from tests.unit.admin.test_html_tags import HOSTILE, Seen
 
 EVERYWHERE = Snapshot.from_json(
     make_snapshot(

@@ -6,7 +6,7 @@ import re
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.admin.plot import HEIGHT, plot
+from echod.admin.html import HEIGHT, plot
 
 
 class PlotTests(SynchronousTestCase):

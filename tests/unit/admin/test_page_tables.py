@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.admin import tables
+from echod.admin import page
 from echod.connections.connection import Reason
 from echod.stats.process import Process
 from echod.stats.snapshot import Guest, Listening, Served, Traffic
@@ -33,7 +33,7 @@ class TablesTests(SynchronousTestCase):
         Where it listens, and what has come there.
         """
         self.assertEqual(
-            self.read(tables.listeners(make_snapshot())),
+            self.read(page.listeners(make_snapshot())),
             [
                 ["Listener", "Address", "Open", "Opened", "Echoed", "Refused"],
                 ["tcp", "127.0.0.1:9000", "3", "10", "121 KiB", "2"],
@@ -45,14 +45,14 @@ class TablesTests(SynchronousTestCase):
         """
         A listener that is not bound stands out.
         """
-        made = tables.listeners(make_snapshot(listeners=[Listening("tcp", "--port 7", None)]))
+        made = page.listeners(make_snapshot(listeners=[Listening("tcp", "--port 7", None)]))
         self.assertIn('<td class="warning">not bound</td>', made)
 
     def test_unknown_traffic(self):
         """
         A listener of workers that have never answered is there, with nothing.
         """
-        rows = self.read(tables.listeners(make_snapshot(traffic=[])))
+        rows = self.read(page.listeners(make_snapshot(traffic=[])))
         self.assertEqual(rows[1], ["tcp", "127.0.0.1:9000", "0", "0", "0 B", "0"])
 
     def test_reasons(self):
@@ -61,7 +61,7 @@ class TablesTests(SynchronousTestCase):
         """
         counts = [("tcp", {"client": 6, "reset": 1}), ("tls", {"client": 1, "new": 2})]
         self.assertEqual(
-            self.read(tables.reasons("Ended", counts)),
+            self.read(page.reasons("Ended", counts)),
             [
                 ["Reason", "Meaning", "tcp", "tls", "All"],
                 ["client", "the client was done", "6", "1", "7"],
@@ -75,7 +75,7 @@ class TablesTests(SynchronousTestCase):
         One listener has no column beside that for all, nor have more than fit.
         """
         for number in (1, 5):
-            rows = self.read(tables.reasons("Ended", [("tcp", {"rate": 2})] * number))
+            rows = self.read(page.reasons("Ended", [("tcp", {"rate": 2})] * number))
             self.assertEqual(rows[0], ["Reason", "Meaning", "All"])
             self.assertEqual(rows[1][-1], str(2 * number))
 
@@ -83,14 +83,14 @@ class TablesTests(SynchronousTestCase):
         """
         Each reason has a meaning.
         """
-        self.assertEqual(set(tables.MEANINGS), {each.value for each in Reason})
+        self.assertEqual(set(page.MEANINGS), {each.value for each in Reason})
 
     def test_handshakes(self):
         """
         How handshakes came out, with which version.
         """
         self.assertEqual(
-            self.read(tables.handshakes(make_snapshot()))[1:],
+            self.read(page.handshakes(make_snapshot()))[1:],
             [["ok", "TLSv1.3", "2"], ["failed", "-", "1"]],
         )
 
@@ -111,15 +111,15 @@ class TablesTests(SynchronousTestCase):
             end = now + days * 86400
             begin = end - life * 86400
             served = Served(["a.example", "b.example"], end, "0A", "/etc/a.pem", begin)
-            made = tables.certificates(make_snapshot(certificates=[served]))
+            made = page.certificates(make_snapshot(certificates=[served]))
             row = self.read(made)[1]
             self.assertEqual(
                 (row[0], row[1], row[3]), ("a.example, b.example", shown, "/etc/a.pem")
             )
             self.assertEqual(made.count("warning"), warned)
-        self.assertEqual(tables.days_left(served, now), -1)
+        self.assertEqual(page.days_left(served, now), -1)
         nameless = Served([], now, "0A", "/etc/a.pem", 0.0)
-        made = tables.certificates(make_snapshot(certificates=[nameless]))
+        made = page.certificates(make_snapshot(certificates=[nameless]))
         self.assertEqual(self.read(made)[1][0], "no name")
 
     def test_processes(self):
@@ -127,10 +127,10 @@ class TablesTests(SynchronousTestCase):
         What each process takes; what the system does not tell is not made up.
         """
         one = make_snapshot()
-        rows = self.read(tables.processes([one]))
+        rows = self.read(page.processes([one]))
         self.assertEqual(rows[1], ["77", "4", "0.5 ms", "12 s", "30 MiB", "20/1,024"])
         unknown = replace(one, process=Process(78, None, 1.0, None, None, None, None))
-        made = tables.processes([replace(one, worker="0"), replace(unknown, worker="1")])
+        made = page.processes([replace(one, worker="0"), replace(unknown, worker="1")])
         self.assertEqual(
             [(row[0], row[-1]) for row in self.read(made)[1:]],
             [("0 (77)", "20/1,024"), ("1 (78)", "?/?")],
@@ -142,16 +142,14 @@ class TablesTests(SynchronousTestCase):
         Who came last, with what is known of any of them.
         """
         self.assertEqual(
-            self.read(tables.newest(make_snapshot())),
+            self.read(page.newest(make_snapshot())),
             [
                 ["Connection", "Peer", "Listener", "State", "Age", "Echoed", "TLS"],
                 ["12", "[2001:db8::1]:7", "tls", "open", "2.5 s", "789 B", "TLSv1.3"],
                 ["11", "192.0.2.1:5", "tcp", "paused", "1 min 10 s", "10 B", ""],
             ],
         )
-        self.assertIn(
-            "<caption>Newest connections, 2 of 4</caption>", tables.newest(make_snapshot())
-        )
+        self.assertIn("<caption>Newest connections, 2 of 4</caption>", page.newest(make_snapshot()))
 
     def test_newest_of_workers(self):
         """
@@ -159,15 +157,15 @@ class TablesTests(SynchronousTestCase):
         """
         guest = Guest(12, "tcp", "192.0.2.1:5", "open", 2.5, 1, {}, worker="3")
         now = make_snapshot(newest=[guest], traffic=[Traffic("tcp", 1, 1, 1, {}, {})])
-        self.assertEqual(self.read(tables.newest(now))[1][0], "3/12")
+        self.assertEqual(self.read(page.newest(now))[1][0], "3/12")
 
     def test_facts(self):
         """
         What TLS and a proxy told stands in columns of its own.
         """
-        facts = {name: f"the {name}" for _, name in tables.FACTS}
+        facts = {name: f"the {name}" for _, name in page.FACTS}
         now = make_snapshot(newest=[Guest(1, "tls", "192.0.2.1:5", "open", 1, 1, facts)])
-        heads, row = self.read(tables.newest(now))
+        heads, row = self.read(page.newest(now))
         self.assertEqual(
             heads[6:],
             [

@@ -4,9 +4,8 @@ Tables.
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.admin.html import number, size, table
-from echod.admin.markup import tag
-from tests.unit.admin.test_markup import HOSTILE, Seen
+from echod.admin.html import number, size, table, tag
+from tests.unit.admin.test_html_tags import HOSTILE, Seen
 
 
 class TableTests(SynchronousTestCase):

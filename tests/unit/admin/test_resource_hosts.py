@@ -7,7 +7,7 @@ import socket
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.admin.hosts import is_ours, names_beside
+from echod.admin.resource import is_ours, names_beside
 
 LOCAL = IPv4Address("TCP", "127.0.0.1", 9001)
 

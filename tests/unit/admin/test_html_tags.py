@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.admin.markup import Markup, joined, tag
+from echod.admin.html import Markup, joined, tag
 
 HOSTILE = "<script>alert(\"1\")</script>&amp;' onload='x' \u202e\x00"
 
