@@ -28,11 +28,18 @@ from echod.stats.snapshot import Distribution, Snapshot
 from echod.systemd import Supervision
 from echod.tls.context import ServerContext
 from echod.workers.channel import Message, hold
-from echod.workers.command import rewritten, worker_command, worker_environment
-from echod.workers.prelude import turn_until
 from echod.workers.process import Child
-from echod.workers.spawn import FIRST_DESCRIPTOR, VARIABLE, Assignment, Handed, shares
-from echod.workers.supervisor import GRACE_SECONDS, WorkersService
+from echod.workers.spawn import (
+    FIRST_DESCRIPTOR,
+    VARIABLE,
+    Assignment,
+    Handed,
+    rewritten,
+    shares,
+    worker_command,
+    worker_environment,
+)
+from echod.workers.supervisor import GRACE_SECONDS, WorkersService, turn_until
 
 UNSHARED = "workers cannot share its layer around the connection"
 """Why an endpoint is refused."""

@@ -1,14 +1,19 @@
 """
-What a worker is told when it is started: who it is, what it listens on, and its share.
+What a worker is started with: its configuration, its command line and its environment.
 
-The rule of this room: all of it stands in one variable of the environment, which is read
-once and dropped; the sockets themselves are descriptors in the order that it says.
+Invariant: the configuration is one environment variable, read once and removed; the command line
+is made of what was parsed, so that nothing is read in two ways.
 """
 
+import getopt
 import json
-from collections.abc import MutableMapping, Sequence
+import os
+import sys
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Self
+from typing import Any, Self
+
+from twisted.python.reflect import fullyQualifiedName
 
 VARIABLE = "ECHOD_WORKER"
 
@@ -103,3 +108,74 @@ def shares(total: int, count: int) -> list[int]:
     """
     least, over = divmod(total, count)
     return [least + (index < over) for index in range(count)]
+
+
+RUN = (
+    "from signal import SIG_IGN, SIGHUP, SIGINT, SIGUSR1, SIGUSR2, signal; "
+    "[signal(each, SIG_IGN) for each in (SIGHUP, SIGINT, SIGUSR1, SIGUSR2)]; "
+    "from twisted.scripts.twistd import run; run()"
+)
+"""
+The program of a worker: twistd, on which signals that are harmless later are so from the
+beginning.  Among them is SIGINT, which a terminal sends to the parent, too.
+"""
+
+PATHS = frozenset(("--tls-cert", "--tls-key", "--tls-client-ca", "--tls-keylog"))
+"""The options whose value is a path."""
+
+_OTHERS = frozenset(
+    (
+        *("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"),
+        *("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"),
+    )
+)
+"""Variables that are for one process only, which is the parent."""
+
+
+def rewritten(given: Sequence[str], short: str, long: Sequence[str]) -> list[str]:
+    """
+    The same options, each with its whole name and its path in full.
+
+    @param short: the short options, as C{getopt} has them, and C{long} the long ones.
+    """
+    written = []
+    for name, value in getopt.getopt(list(given), short, list(long))[0]:
+        text = os.path.abspath(value) if name in PATHS else value
+        separator = "=" if f"{name[2:]}=" in long else ""
+        written.append(f"{name}{separator}{text}")
+    return written
+
+
+def twistd_options(twistd: Mapping[str, Any]) -> list[str]:
+    """
+    Those of twistd's options that are a worker's, too.  User, directory and file mask it
+    has from its parent already, and its standard output is the parent's log.
+    """
+    options = ["--nodaemon", "--pidfile="]
+    if twistd.get("syslog"):
+        options += ["--syslog", f"--prefix={twistd['prefix']}"]
+    if logger := twistd.get("logger"):
+        options.append(f"--logger={fullyQualifiedName(logger)}")
+    if reactor := twistd.get("reactor"):
+        options.append(f"--reactor={reactor}")
+    return options
+
+
+def worker_command(twistd: Mapping[str, Any], options: Sequence[str]) -> list[str]:
+    """
+    The program and its arguments.
+
+    @param options: those of echod.
+    """
+    # -P: nothing is imported from the directory that it happens to run in.
+    return [sys.executable, "-P", "-c", RUN, *twistd_options(twistd), "echod", *options]
+
+
+def worker_environment(environ: Mapping[str, str], path: Sequence[str]) -> dict[str, str]:
+    """
+    The environment of a worker: its modules come from where the parent's do.
+
+    @param path: C{sys.path}.
+    """
+    kept = {name: value for name, value in environ.items() if name not in _OTHERS}
+    return kept | {"PYTHONPATH": os.pathsep.join(os.path.abspath(each) for each in path if each)}

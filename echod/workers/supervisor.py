@@ -1,19 +1,20 @@
 """
-The workers: so many processes that accept from the same sockets, each started, watched,
-restarted when it dies, and drained when all is to end.
+The worker processes: started, watched, restarted when they die, and drained at the end.
 
-The rule of this room: the parent holds the sockets and serves nobody.  So whatever befalls
-a worker, its own connections alone are lost, and who waits to be accepted goes on waiting.
+Invariant: the master holds the sockets and serves nobody.  If a worker dies, only its own
+connections are lost, and clients in the accept queue keep waiting.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from signal import SIGTERM
 from typing import Any, Protocol
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.error import ProcessTerminated
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.process import reapAllProcesses
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
@@ -21,11 +22,131 @@ from echod._util.signals import Signals
 from echod._util.sockets import printable
 from echod._util.timers import surviving
 from echod.net.listener import ListenFailed
-from echod.workers.crew import ASK_SECONDS, Crew
-from echod.workers.prelude import turn_until
+from echod.workers.channel import Message
 from echod.workers.process import Child, how_ended
 
 log = Logger(namespace="echod.workers")
+
+TURN_SECONDS = 0.1
+"""The longest turn of the loop."""
+
+
+def turn_until(
+    reactor: Any, done: Callable[[], bool], seconds: float, signals: Signals | None = None
+) -> str:
+    """
+    Turn the loop until something is done.
+
+    @param seconds: how long that may take.
+    @param signals: what knows whether this process is to stop, which ends the wait.
+    @return: why it was in vain, in words; nothing when it is done.
+    """
+    deadline = reactor.seconds() + seconds
+    while True:
+        if signals is not None and signals.stop_signal is not None:
+            return f"{signals.stop_signal.name} came"
+        if done() or reactor.seconds() > deadline:
+            break
+        reactor.iterate(TURN_SECONDS)
+        # Once the reactor runs, it hears of the ends of its children itself.
+        reapAllProcesses()
+    return "" if done() else f"{seconds:.0f} s are over"
+
+
+ASK_SECONDS = 2.0
+"""How often each worker is asked whether it is alive."""
+
+MOST_SILENT = 5
+"""It is stuck when it has said nothing since so many questions."""
+
+
+class Crew:
+    """
+    The workers of one daemon that live, one for a name.
+    """
+
+    def __init__(self, clock: IReactorTime, names: Sequence[str]):
+        self._clock = clock
+        self._names = names
+        self._children: dict[str, Child] = {}
+        self._past = (0, 0, 0)
+
+    def __iter__(self) -> Iterator[Child]:
+        return iter(self._children.values())
+
+    def __len__(self) -> int:
+        return len(self._children)
+
+    def add(self, child: Child) -> None:
+        """
+        One more has been started.
+        """
+        self._children[child.name] = child
+
+    def remove(self, child: Child) -> None:
+        """
+        One has ended.
+        """
+        del self._children[child.name]
+        _, echoed, refused = child.totals
+        self._past = (0, self._past[1] + echoed, self._past[2] + refused)
+
+    def tell_all(self, **message: Any) -> None:
+        """
+        Tell each what to do.
+        """
+        for child in self:
+            child.tell(**message)
+
+    def ask_all(self, seconds: float, **question: Any) -> Deferred[dict[str, Message | None]]:
+        """
+        Ask each something.
+
+        @param seconds: how long they have.
+        @return: their answers by name, C{None} for one that gives none in time.
+        """
+        asked = [
+            (name, self._children[name].ask(**question).addTimeout(seconds, self._clock))
+            for name in self._names
+            if name in self._children
+        ]
+
+        def collect(results: list[tuple[bool, Any]]) -> dict[str, Message | None]:
+            answers: dict[str, Message | None] = dict.fromkeys(self._names)
+            for (name, _), (answered, answer) in zip(asked, results, strict=True):
+                if answered:
+                    answers[name] = answer
+            return answers
+
+        waiting: Deferred[Any] = DeferredList([each for _, each in asked], consumeErrors=True)
+        return waiting.addCallback(collect)
+
+    def look_after(self) -> None:
+        """
+        Ask each whether it is alive, and kill who has been asked too often.
+        """
+        for child in self:
+            if child.silent < MOST_SILENT:
+                child.silent += 1
+                child.ask().addErrback(lambda failure: failure.trap(CancelledError))
+            else:
+                log.error(
+                    "worker {worker} has not answered for {seconds:.0f} s; it is killed",
+                    event="worker-stuck",
+                    worker=child.name,
+                    seconds=child.silent * ASK_SECONDS,
+                )
+                child.kill()
+
+    def totals(self) -> tuple[int, int, int]:
+        """
+        How many connections they have, and how many bytes they and those before them have
+        echoed and clients refused, as they have said last.
+        """
+        totals = [child.totals for child in self]
+        connections, echoed, refused = map(sum, zip(self._past, *totals, strict=True))
+        return connections, echoed, refused
+
 
 START_SECONDS = 60.0
 """How long the workers may take until all are up, at the start."""

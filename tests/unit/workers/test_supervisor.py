@@ -15,11 +15,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from echod.net.listener import ListenFailed
 from echod.workers.channel import Lifeline
-from echod.workers.crew import ASK_SECONDS, MOST_SILENT
 from echod.workers.supervisor import (
+    ASK_SECONDS,
     FIRST_DELAY_SECONDS,
     GRACE_SECONDS,
     MOST_DELAY_SECONDS,
+    MOST_SILENT,
     START_SECONDS,
     STEADY_SECONDS,
     WorkersService,

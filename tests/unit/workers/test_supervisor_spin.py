@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.workers.prelude import turn_until
+from echod.workers.supervisor import turn_until
 from tests.support.fakeprocesses import ProcessReactor
 
 

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from echod.options import Options
 from echod.parameters import PARAMETERS
-from echod.workers.command import (
+from echod.workers.spawn import (
     PATHS,
     RUN,
     rewritten,
@@ -124,7 +124,7 @@ class CommandTests(SynchronousTestCase):
             [
                 "--syslog",
                 "--prefix=x y",
-                "--logger=tests.unit.workers.test_command.logger",
+                "--logger=tests.unit.workers.test_spawn_command.logger",
                 "--reactor=poll",
             ],
         )
