@@ -1,19 +1,226 @@
 """
-The exactness suite: every case, one after the other.
+The suite: cases that find what an echo loses.
 
-The rule of this room: each case has its own connections and its own deadline, and leaves
-nothing behind, whatever the server does to it.
+Invariant: each case names the fault that it finds.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
-from twisted.internet.defer import TimeoutError
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.task import deferLater
 
-from echod.check.cases import CASES, Case, Steps
-from echod.check.connect import Dial, within
-from echod.check.pattern import PERIOD, Pattern
-from echod.check.results import CaseResult, Failed, Outcome
+from echod.check.connect import Dial, together, within
+from echod.check.probe import IMPATIENCE, PERIOD, Exchange, Pattern
+from echod.check.results import Answer, CaseResult, Failed, Outcome
+from echod.check.stream import ByteStream
+
+KIB = 1024
+MIB = 1024 * KIB
+
+TIMES = 5
+"""How often the end behind the last byte is tried: whether something is lost is a race."""
+
+BURSTS = 20
+BURST_BYTES = 40 * KIB
+SLOW_STALL_SECONDS = 0.5
+SLOW_PAUSE_SECONDS = 0.002
+SMALL_WRITES = 1000
+CLIENTS = 100
+CLIENT_BYTES = 64 * KIB
+UNREAD_BYTES = 16 * MIB
+UNREAD_LOOK_SECONDS = 0.2
+NEIGHBOURS = 10
+NEIGHBOUR_BYTES = 256 * KIB
+IDLE_SECONDS = 1.5
+
+PAIRS = b"".join(bytes((one, other)) for one in range(256) for other in range(256))
+"""Every byte value beside every other."""
+
+
+class Case:
+    """
+    One run of one case: it opens connections, and sums up what they sent and lost.
+    """
+
+    def __init__(self, clock: Any, dial: Dial, timeout_seconds: float, pattern: Pattern):
+        self.clock = clock
+        self.exchanges: list[Exchange] = []
+        self._dial = dial
+        self._timeout = timeout_seconds
+        self._pattern = pattern
+        self._streams: list[ByteStream] = []
+
+    async def connect(self) -> ByteStream:
+        """
+        A new connection, which ends with the case.
+        """
+        stream = await self._dial(Answer())
+        self._streams.append(stream)
+        return stream
+
+    def exchange(self, stream: ByteStream, size: int, pattern: Pattern | None = None) -> Exchange:
+        """
+        An exchange that is counted; each has its own place in the stream.
+        """
+        if pattern is None:
+            start = self._pattern.start + len(self.exchanges) * 7919
+            pattern = Pattern(self._pattern.block, start)
+        exchange = Exchange(self.clock, stream, pattern, size)
+        self.exchanges.append(exchange)
+        return exchange
+
+    async def echo(self, size: int, **how: Any) -> None:
+        """
+        One exchange on a new connection; see L{Exchange.run}.
+        """
+        await self.run(self.exchange(await self.connect(), size), **how)
+
+    async def run(self, exchange: Exchange, **how: Any) -> None:
+        """
+        Run an exchange within the time of the case.
+        """
+        await exchange.run(self._timeout * IMPATIENCE, **how)
+
+    def pause(self, seconds: float) -> Deferred[None]:
+        """
+        Wait.
+        """
+        return deferLater(self.clock, seconds, lambda: None)
+
+    def end(self) -> None:
+        """
+        Close all connections of the case.
+        """
+        for stream in self._streams:
+            stream.abort()
+
+
+async def one_byte(case: Case) -> None:
+    """
+    One byte, and the end right behind it.
+    """
+    for _ in range(TIMES):
+        await case.echo(1, half_close=True)
+
+
+async def eight_mib(case: Case) -> None:
+    """
+    8 MiB, and the end right behind them.
+    """
+    for _ in range(TIMES):
+        await case.echo(8 * MIB, half_close=True)
+
+
+async def burst(case: Case) -> None:
+    """
+    Data and the end in one burst, many times.
+    """
+    for _ in range(BURSTS):
+        await case.echo(BURST_BYTES, half_close=True)
+
+
+async def slow_reader(case: Case) -> None:
+    """
+    8 MiB and the end, to a client that reads nothing at first, and then slowly.
+    """
+    stream = await case.connect()
+    stream.pause()
+    await case.run(
+        case.exchange(stream, 8 * MIB),
+        half_close=True,
+        read_pace=lambda: case.pause(SLOW_PAUSE_SECONDS),
+        read_after=case.pause(SLOW_STALL_SECONDS),
+    )
+
+
+async def small_writes(case: Case) -> None:
+    """
+    Many bytes, each written for itself.
+    """
+    await case.echo(SMALL_WRITES, piece_bytes=1, send_pace=lambda: case.pause(0))
+
+
+async def large(case: Case) -> None:
+    """
+    64 MiB.
+    """
+    await case.echo(64 * MIB)
+
+
+async def all_values(case: Case) -> None:
+    """
+    All byte values.
+    """
+    stream = await case.connect()
+    await case.run(case.exchange(stream, len(PAIRS), Pattern(PAIRS)))
+
+
+async def many_clients(case: Case) -> None:
+    """
+    Many clients, connected at the same time.
+    """
+    streams = [await case.connect() for _ in range(CLIENTS)]
+    await together(*(case.run(case.exchange(each, CLIENT_BYTES)) for each in streams))
+
+
+async def unread(case: Case) -> None:
+    """
+    A client that sends without reading for as long as anything goes, and reads then.
+    """
+    stream = await case.connect()
+    stream.pause()
+    exchange = case.exchange(stream, UNREAD_BYTES)
+
+    async def stalled() -> None:
+        before = -1
+        while before != exchange.sent:
+            before = exchange.sent
+            await case.pause(UNREAD_LOOK_SECONDS)
+
+    await case.run(exchange, read_after=stalled())
+
+
+async def neighbour(case: Case) -> None:
+    """
+    A client whose neighbours break off in the middle.
+    """
+
+    async def break_off() -> None:
+        for number in range(NEIGHBOURS):
+            stream = await case.connect()
+            # The server is in the middle of an echo that nobody will take.
+            await stream.write(Pattern(PAIRS, number).at(0, NEIGHBOUR_BYTES))
+            stream.abort()
+
+    await together(case.echo(8 * MIB), break_off())
+
+
+async def idle(case: Case) -> None:
+    """
+    A client that says nothing for a while.
+    """
+    stream = await case.connect()
+    await case.pause(IDLE_SECONDS)
+    await case.run(case.exchange(stream, KIB))
+
+
+Steps = Callable[[Case], Coroutine[Any, Any, None]]
+"""What a client does in a case."""
+
+CASES: tuple[tuple[str, Steps], ...] = (
+    (f"1 byte, half-close, {TIMES} times", one_byte),
+    (f"8 MiB, half-close, {TIMES} times", eight_mib),
+    (f"data and end in one burst, {BURSTS} times", burst),
+    ("slow reader, 8 MiB, half-close", slow_reader),
+    (f"{SMALL_WRITES} writes of 1 byte", small_writes),
+    ("64 MiB", large),
+    ("all byte values", all_values),
+    (f"{CLIENTS} clients at once", many_clients),
+    ("send 16 MiB, then read", unread),
+    ("neighbours break off", neighbour),
+    ("idle, then echo", idle),
+)
 
 
 async def run_case(

@@ -16,7 +16,7 @@ from twisted.python.usage import Options as UsageOptions, UsageError
 from echod import __version__
 from echod._util.sockets import printable
 from echod._util.values import one_of, path, seconds, server_name
-from echod.check.place import parse
+from echod.check.connect import parse
 from echod.check.results import Outcome
 from echod.proxyprotocol.encoder import place
 

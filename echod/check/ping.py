@@ -1,19 +1,230 @@
 """
-C{--ping}: messages at fixed times, and how long each took to come back.
+Messages at a steady rate, and how long each one takes.
 
-The rule of this room: an open loop.  A message is due when it is due, whatever became of
-those before it, and its time counts from then; so a server that stalls is charged for
-every message that it kept waiting.  What our own timer was late is not charged to it.
+Invariant: time is measured from when a message was due, not from when it was sent.
 """
 
+import math
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol as Interface
 
-from echod.check.connect import Dial, together
-from echod.check.lane import Lane
-from echod.check.latency import Latencies
-from echod.check.results import Failed
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.task import deferLater
+
+from echod.check.connect import Dial, together, within
+from echod.check.probe import Comparison, Pattern
+from echod.check.results import Answer, Failed, Outcome
+from echod.check.stream import ByteStream
+
+_STEP = math.log(1.01)
+BAR_WIDTH = 40
+
+
+class Latencies:
+    """
+    Times in seconds, counted in classes that are each 1 % wide.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.least = math.inf
+        self.most = 0.0
+        self._classes: dict[int, int] = {}
+
+    def add(self, seconds: float) -> None:
+        """
+        Count one.
+        """
+        self.count += 1
+        self.least = min(self.least, seconds)
+        self.most = max(self.most, seconds)
+        # A clock may be too coarse to see any time pass.
+        index = math.ceil(math.log(max(seconds, 1e-9)) / _STEP)
+        self._classes[index] = self._classes.get(index, 0) + 1
+
+    def percentile(self, percent: float) -> float:
+        """
+        The time in seconds that so many percent of them do not exceed; it is never told
+        as shorter than it was.
+        """
+        left = max(1, math.ceil(self.count * percent / 100))
+        for index in sorted(self._classes):
+            left -= self._classes[index]
+            if left <= 0:
+                return min(max(math.exp(index * _STEP), self.least), self.most)
+        return 0.0
+
+    def histogram(self) -> list[tuple[float, int]]:
+        """
+        For each power of two of a microsecond, how many were no longer than it and longer
+        than the one before; from the shortest to the longest, gaps included.
+
+        @return: pairs of a limit in seconds and a number.
+        """
+        octaves: dict[int, int] = {}
+        for index, number in self._classes.items():
+            octave = max(0, math.ceil(index * _STEP / math.log(2) + math.log2(1e6)))
+            octaves[octave] = octaves.get(octave, 0) + number
+        if not octaves:
+            return []
+        return [(2**o / 1e6, octaves.get(o, 0)) for o in range(min(octaves), max(octaves) + 1)]
+
+
+_ENDS = (Outcome.CLOSED_EARLY, Outcome.RESET)
+"""Between two messages a server may end a connection; the next one makes another."""
+
+
+class Schedule(Interface):
+    """
+    What all lanes of a run share: when each message is due, and whom to tell of it; see
+    L{Ping<echod.check.ping.Ping>}.
+    """
+
+    clock: Any
+    dial: Dial
+    size: int
+    timeout_seconds: float
+
+    def goes_on(self, number: int) -> bool: ...
+    def due(self, number: int) -> float: ...
+    def next(self, number: int) -> int: ...
+    def came_back(self, number: int, peer: str, start: float) -> None: ...
+    def is_lost(self, number: int, peer: str, failure: Failed) -> None: ...
+    def is_wrong(self, number: int, peer: str, failure: Failed) -> None: ...
+
+
+class Lane:
+    """
+    One of the connections, and the next when it is broken.
+    """
+
+    def __init__(self, ping: Schedule, number: int):
+        self._ping = ping
+        self._number = number
+        self._peer = ""
+        self._stream: ByteStream | None = None
+        self._late = False
+        self._under_way: deque[tuple[int, float]] = deque()
+
+    async def connect(self) -> ByteStream:
+        """
+        Have a connection.
+
+        @raise Failed: when there is none to be had.
+        """
+        if self._stream is None:
+            answer = Answer()
+            seconds = self._ping.timeout_seconds
+            try:
+                self._stream = await within(self._ping.clock, seconds, self._ping.dial(answer))
+            except TimeoutError:
+                text = f"{answer.stage}, after {seconds:g} s"
+                raise Failed(Outcome.TIMED_OUT, text) from None
+            self._peer = answer.peer
+        return self._stream
+
+    async def run(self) -> None:
+        """
+        Send the messages of this lane.
+        """
+        while self._ping.goes_on(self._number):
+            if self._stream is None:
+                await self._until_due()
+            try:
+                stream = await self.connect()
+            except Failed as failure:
+                self._ping.is_lost(self._number, self._peer, failure)
+                self._number = self._ping.next(self._number)
+            else:
+                await self._talk(stream)
+
+    async def _until_due(self) -> float:
+        """
+        Wait until the next message is due.
+
+        @return: when its time begins.
+        """
+        clock, due = self._ping.clock, self._ping.due(self._number)
+        wait = due - clock.seconds()
+        if wait <= 0:
+            return due
+        await deferLater(clock, wait, lambda: None)
+        # Who waited is woken up to a millisecond late (epoll_wait(2)).
+        return float(clock.seconds())
+
+    async def _talk(self, stream: ByteStream) -> None:
+        """
+        Send and receive until the last message is back, or the connection is broken.
+        """
+        pattern = Pattern.random(self._ping.size * 64)
+        comparison = Comparison(pattern, 0)
+        sending = Deferred.fromCoroutine(self._send(stream, pattern, comparison))
+        sending.addErrback(lambda failure: failure.trap(Failed, CancelledError) and None)
+        self._late = False
+        self._watch = self._ping.clock.callLater(self._ping.timeout_seconds, self._look, stream)
+        try:
+            await self._receive(stream, comparison)
+        except Failed as failure:
+            for number, _ in self._under_way:
+                self._ping.is_lost(number, self._peer, failure)
+            if not self._under_way and failure.outcome not in _ENDS:
+                self._ping.is_wrong(self._number, self._peer, failure)
+        finally:
+            self._under_way.clear()
+            sending.cancel()
+            if self._watch.active():
+                self._watch.cancel()
+            stream.abort()
+            self._stream = None
+
+    async def _send(self, stream: ByteStream, pattern: Pattern, comparison: Comparison) -> None:
+        ping = self._ping
+        while ping.goes_on(self._number):
+            start = await self._until_due()
+            self._under_way.append((self._number, start))
+            self._number = ping.next(self._number)
+            message = pattern.at(comparison.size, ping.size)
+            comparison.size += ping.size
+            await stream.write(message)
+
+    def _look(self, stream: ByteStream) -> None:
+        """
+        Break the connection when a message is late; else look again when one could be.
+        """
+        ping, now = self._ping, self._ping.clock.seconds()
+        wait = ping.timeout_seconds
+        if self._under_way:
+            wait += self._under_way[0][1] - now
+        if wait <= 0:
+            self._late = True
+            stream.abort()
+        else:
+            self._watch = ping.clock.callLater(wait, self._look, stream)
+
+    async def _receive(self, stream: ByteStream, comparison: Comparison) -> None:
+        ping, whole = self._ping, 0
+        while self._under_way or ping.goes_on(self._number):
+            try:
+                piece = await stream.read()
+            except Failed as failure:
+                if comparison.differs:
+                    raise comparison.difference() from None
+                if self._late:
+                    text = f"no echo after {ping.timeout_seconds:g} s"
+                    raise Failed(Outcome.TIMED_OUT, text) from None
+                raise failure
+            if not piece:
+                raise Failed(Outcome.CLOSED_EARLY, "the server closed the connection")
+            comparison.feed(piece)
+            if comparison.decided or (comparison.differs and not self._under_way):
+                raise comparison.difference()
+            while whole < comparison.exact // ping.size and self._under_way:
+                whole += 1
+                number, start = self._under_way.popleft()
+                ping.came_back(number, self._peer, start)
+
 
 Told = Callable[[int, str, float | Failed], None]
 """Told of each message: its number from 1 on, the peer, and its time in seconds or what

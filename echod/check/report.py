@@ -8,7 +8,7 @@ figure has its unit beside it.
 from typing import Any
 
 from echod._util.sockets import printable
-from echod.check.latency import BAR_WIDTH, Latencies
+from echod.check.ping import BAR_WIDTH, Latencies
 from echod.check.results import Answer, CaseResult, Failed, Session
 
 

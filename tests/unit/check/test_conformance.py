@@ -7,7 +7,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.check import conformance
-from echod.check.cases import CASES
+from echod.check.conformance import CASES
 from echod.check.results import Outcome
 from tests.support.memory import Dials, echo, fails, turn
 

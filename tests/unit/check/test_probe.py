@@ -6,8 +6,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.check.pattern import Pattern
-from echod.check.probe import Exchange, check
+from echod.check.probe import Exchange, Pattern, check
 from echod.check.results import Failed, Outcome
 from tests.support.memory import Dials, echo, fails, never, pair, sleep, turn
 

@@ -7,7 +7,7 @@ import json
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.check import report
-from echod.check.latency import Latencies
+from echod.check.ping import Latencies
 from echod.check.results import Answer, CaseResult, Failed, Outcome, Session, Times
 
 SESSION = Session("TLSv1.3", "TLS_AES_256_GCM_SHA384", "x25519", "h2", ("a", "b"), 7, True)

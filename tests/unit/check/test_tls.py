@@ -9,8 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.check.results import Failed, Outcome
-from echod.check.secure_stream import SecureStream
-from echod.check.tls import BadFile, ClientTLS
+from echod.check.tls import BadFile, ClientTLS, SecureStream
 from tests.support.certificates import ODD, make_certificate, odd_certificate
 from tests.support.memory import pair
 

@@ -5,7 +5,7 @@ What the clients of the exactness suite do.
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.check import cases
+from echod.check import conformance
 from echod.check.conformance import run_case
 from echod.check.results import Failed
 from tests.support.memory import Dials, turn
@@ -20,7 +20,7 @@ class CasesTests(SynchronousTestCase):
         """
         Every byte value comes beside every other.
         """
-        pairs = {cases.PAIRS[i : i + 2] for i in range(0, len(cases.PAIRS), 2)}
+        pairs = {conformance.PAIRS[i : i + 2] for i in range(0, len(conformance.PAIRS), 2)}
         self.assertEqual(len(pairs), 65536)
 
     def test_crossed(self):
@@ -40,7 +40,7 @@ class CasesTests(SynchronousTestCase):
 
         result = turn(
             clock,
-            run_case("x", cases.many_clients, clock, Dials(crossed), 4),
+            run_case("x", conformance.many_clients, clock, Dials(crossed), 4),
         )
         self.assertFalse(result.passed)
         self.assertGreater(result.lost, 0)

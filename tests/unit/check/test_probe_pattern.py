@@ -7,7 +7,7 @@ import random
 from hypothesis import given, settings, strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.check.pattern import PERIOD, WINDOW, Comparison, Pattern
+from echod.check.probe import PERIOD, WINDOW, Comparison, Pattern
 from echod.check.results import Outcome
 
 SENT = random.Random(6).randbytes(1000)

@@ -21,7 +21,7 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.check.place import (
+from echod.check.connect import (
     ATTEMPT_DELAY_SECONDS,
     PATIENCE_SECONDS,
     first_of,

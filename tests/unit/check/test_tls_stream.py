@@ -11,8 +11,7 @@ from OpenSSL import SSL
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.check.results import Failed, Outcome
-from echod.check.secure_stream import certificate_names, reason_text
-from echod.check.tls import ClientTLS
+from echod.check.tls import ClientTLS, certificate_names, reason_text
 from tests.support.memory import pair
 from tests.unit.check.test_tls import GOOD, ClientTLSTestCase
 

@@ -6,7 +6,7 @@ import random
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.check.latency import Latencies
+from echod.check.ping import Latencies
 
 
 class LatenciesTests(SynchronousTestCase):
