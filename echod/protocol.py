@@ -1,10 +1,11 @@
 """
-The echo itself.
+The echo: its protocol, and the factory that makes one for each connection.
 
-The rule of this room: between C{dataReceived} and C{write} stands one addition and
-nothing else.  All the rest of L{Echo} is about ends: the client's, ours, and how no
-byte is lost at either.
+Invariant: between C{dataReceived} and C{write} stands one addition and nothing else.  All the rest
+of L{Echo} is about ends: the client's, ours, and how no byte is lost at either.
 """
+
+from typing import Any, Protocol as Interface
 
 from twisted.internet.interfaces import (
     IAddress,
@@ -13,15 +14,17 @@ from twisted.internet.interfaces import (
     IPushProducer,
     ISSLTransport,
 )
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from echod._util.sockets import address_text, printable, unread, unsent
+from echod.connections.admission import Admission
 from echod.connections.connection import Reason, reason_of
+from echod.connections.tracker import Connections
 from echod.net.transport import queued
-from echod.proxyprotocol.protocol import ProxyHeader
-from echod.surroundings import Listener, StreamTransport
+from echod.proxyprotocol.protocol import ProxyHeader, ProxyPolicy
+from echod.tls.context import ServerContext
 from echod.tls.info import (
     agreed,
     failure_text,
@@ -30,6 +33,45 @@ from echod.tls.info import (
     is_complete,
     version,
 )
+
+
+class StreamTransport(Interface):
+    """
+    What L{Echo} asks of its transport: Twisted's C{ITCPTransport}, C{IConsumer} and
+    C{IPushProducer}, and the descriptor.
+    """
+
+    def write(self, data: bytes) -> None: ...
+    def registerProducer(self, producer: IPushProducer, streaming: bool) -> None: ...
+    def unregisterProducer(self) -> None: ...
+    def pauseProducing(self) -> None: ...
+    def resumeProducing(self) -> None: ...
+    def loseConnection(self) -> None: ...
+    def loseWriteConnection(self) -> None: ...
+    def abortConnection(self) -> None: ...
+    def endInspection(self) -> None: ...
+    def getPeer(self) -> IAddress: ...
+    def fileno(self) -> int: ...
+    def getHandle(self) -> Any: ...
+    def startTLS(self, ctx: ServerContext) -> None: ...
+
+
+class Listener(Interface):
+    """
+    What all connections of one listener share; their factory.
+
+    @ivar listener: the listener's name, for logs and totals.
+    @ivar admission: who may come in.
+    @ivar connections: where each connection reports its birth and its end.
+    @ivar tls: what TLS starts with on each connection, C{None} for plain TCP.
+    @ivar outermost: whether the port asks the factory itself, with no layer between.
+    """
+
+    listener: str
+    admission: Admission
+    connections: Connections
+    tls: ServerContext | None
+    outermost: bool
 
 
 @implementer(IHalfCloseableProtocol, IHandshakeListener, IPushProducer)
@@ -234,3 +276,92 @@ class Echo(Protocol):
         if ISSLTransport.providedBy(self.transport):
             facts = facts | agreed(self.transport.getHandle())
         return facts
+
+
+class Refused(Protocol):
+    """
+    A client that is not let in, where a layer between us and the connection takes
+    nothing less than a protocol for it (Twisted #6640).
+    """
+
+    transport: StreamTransport  # type: ignore[assignment]  # ITransport leaves most of it out
+
+    def connectionMade(self) -> None:
+        self.transport.abortConnection()
+
+
+class EchoFactory(Factory):
+    """
+    Makes an L{Echo} for each connection that one listener accepts, or refuses it.
+
+    It is the L{Listener<echod.protocol.Listener>} of its connections.
+
+    @ivar proxies: whose PROXY headers are believed, C{None} to read none.
+    """
+
+    noisy = False
+    outermost = False
+
+    def __init__(
+        self,
+        listener: str,
+        admission: Admission,
+        tls: ServerContext | None = None,
+        proxies: ProxyPolicy | None = None,
+    ):
+        self.listener = listener
+        self.admission = admission
+        self.connections = admission.connections
+        self.tls = tls
+        self.proxies = proxies
+
+    def buildProtocol(self, addr: IAddress) -> Protocol | None:  # type: ignore[override]  # never None
+        """
+        Let a connection in, or refuse it before anything is read.
+        """
+        proxies = self.proxies if self.proxies and self.proxies.trusts(addr) else None
+        reason = self._refusal(addr, proxies is not None)
+        protocol: Echo | ProxyHeader | Refused
+        if reason is None:
+            protocol = ProxyHeader(proxies.required) if proxies else Echo()
+        else:
+            self.connections.refusals.add(self.listener, reason, address_text(addr))
+            if self.outermost:
+                return None
+            protocol = Refused()
+        protocol.factory = self
+        return protocol
+
+    def _refusal(self, address: IAddress, proxied: bool) -> Reason | None:
+        if self.admission.is_full():
+            return Reason.MAX_CONNECTIONS
+        if proxied:
+            # Not the proxy is the client.
+            return None
+        if self.proxies is not None and self.proxies.required:
+            return Reason.PROXY_HEADER
+        return self.admission.refusal(address)
+
+    def let_in(self, behind: ProxyHeader, first: bytes) -> Echo | None:
+        """
+        Let a client in whose address is known, now that its proxy has named it, or
+        refuse it.
+
+        @param first: what it has sent already.
+        """
+        transport = behind.transport
+        transport.endInspection()
+        reason = self.admission.refusal(behind.client)
+        if reason is None and first and self.tls is not None:
+            # No TLS record begins like a PROXY header.
+            reason = Reason.HANDSHAKE
+        if reason is not None:
+            behind.abort(reason)
+            return None
+        echo = Echo()
+        echo.factory, echo.header = self, behind
+        transport.protocol = echo
+        echo.makeConnection(transport)
+        if first:
+            echo.dataReceived(first)
+        return echo

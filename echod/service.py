@@ -19,11 +19,11 @@ from echod._util import signals
 from echod._util.timers import periodic
 from echod.connections.timeouts import LOOK_SECONDS
 from echod.connections.tracker import Connections
-from echod.factory import EchoFactory
 from echod.gate import admission, proxy_policy, time_limits
 from echod.logs.daemonlog import TwistdLog
 from echod.net.listener import ListenerService
 from echod.options import Options
+from echod.protocol import EchoFactory
 from echod.stats.collector import Observation
 from echod.stats.snapshot import Snapshot
 from echod.systemd import StatusLine, Supervision, SystemdNotifier

@@ -17,11 +17,11 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 
 from echod._util.signals import Signals
-from echod.factory import EchoFactory
 from echod.net.balance import ABSENT, Table, make_table
 from echod.net.endpoints import InheritedEndpoint
 from echod.net.listener import ListenerService, ListenFailed
 from echod.options import Options
+from echod.protocol import EchoFactory
 from echod.service import EchodService, log
 from echod.stats.process import Process
 from echod.stats.snapshot import Distribution, Snapshot

@@ -20,9 +20,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from echod.connections.admission import Admission
 from echod.connections.timeouts import TimeLimits
 from echod.connections.tracker import Connections
-from echod.factory import EchoFactory
 from echod.net.reactor import MOST_EVENTS, EagerReactor
 from echod.net.transport import MOST_READ
+from echod.protocol import EchoFactory
 from tests.support.daemons import (
     LOOPBACK,
     REACTOR,

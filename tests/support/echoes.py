@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from echod.connections.admission import AddressRules, Admission, ConnectRate
 from echod.connections.timeouts import TimeLimits
 from echod.connections.tracker import Connections
-from echod.factory import EchoFactory
+from echod.protocol import EchoFactory
 
 
 class SocketTransport(StringTransport):

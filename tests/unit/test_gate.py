@@ -7,8 +7,7 @@ from twisted.internet.testing import StringTransport
 from twisted.logger import capturedLogs, formatEvent
 
 from echod.connections.connection import Reason
-from echod.factory import Refused
-from echod.protocol import Echo
+from echod.protocol import Echo, Refused
 from echod.proxyprotocol.protocol import ProxyHeader
 from tests.support.fakes import FakeConnection
 from tests.support.services import ServiceTestCase

@@ -20,7 +20,7 @@ from twisted.logger import ILogObserver, Logger, LogPublisher, capturedLogs, for
 from twisted.scripts.twistd import ServerOptions
 
 from echod.connections.connection import Reason
-from echod.factory import EchoFactory
+from echod.protocol import EchoFactory
 from echod.rehearsal import check
 from echod.systemd import Supervision, SystemdNotifier
 from echod.tap import makeService

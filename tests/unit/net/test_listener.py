@@ -23,10 +23,10 @@ from echod.connections.admission import Admission
 from echod.connections.connection import Reason
 from echod.connections.timeouts import TimeLimits
 from echod.connections.tracker import Connections
-from echod.factory import EchoFactory
 from echod.net.endpoints import InheritedEndpoint, TCPEndpoint
 from echod.net.listener import ListenerService, ListenFailed
 from echod.net.transport import EagerTransport
+from echod.protocol import EchoFactory
 from echod.proxyprotocol.protocol import ProxyPolicy
 from echod.systemd import InheritedSocket
 from tests.support.fakes import AcceptingPort, FakePort, PortReactor

@@ -22,8 +22,8 @@ from echod.connections.admission import AddressRules, Admission, ConnectRate
 from echod.connections.connection import Connection, Reason
 from echod.connections.timeouts import TimeLimits
 from echod.connections.tracker import Connections
-from echod.factory import EchoFactory
 from echod.net.tls import SecureMixin
+from echod.protocol import EchoFactory
 from echod.proxyprotocol.parser import V2_MOST_BYTES
 from echod.proxyprotocol.protocol import ProxyHeader, ProxyPolicy
 from tests.support.certificates import make_certificate

@@ -9,8 +9,7 @@ from twisted.python.usage import UsageError
 from twisted.scripts.twistd import ServerOptions
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.options import Options
-from echod.parameters import PARAMETERS
+from echod.options import PARAMETERS, Options
 from echod.workers.spawn import (
     PATHS,
     RUN,

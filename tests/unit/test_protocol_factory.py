@@ -13,8 +13,7 @@ from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from echod.connections.connection import Reason
-from echod.factory import Refused
-from echod.protocol import Echo
+from echod.protocol import Echo, Refused
 from echod.proxyprotocol.protocol import ProxyHeader, ProxyPolicy
 from tests.support.certificates import make_certificate
 from tests.support.echoes import ProtocolTestCase, SocketTransport
