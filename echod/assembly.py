@@ -16,7 +16,8 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import Logger
 
 from echod._util.signals import Signals
-from echod._util.sockets import descriptor_limit, printable
+from echod._util.sockets import descriptor_limit
+from echod._util.text import escape
 from echod.net.endpoints import WRAPPING, InheritedEndpoint, TCPEndpoint, endpoint_from
 from echod.options import Options
 from echod.service import EchodService
@@ -127,7 +128,7 @@ def _add_listeners(
         ("--tls-listen", options["tls-listen"], certificates),
     ):
         for description in descriptions:
-            asked = f"{option} {printable(description)}"
+            asked = f"{option} {escape(description)}"
             wraps = description.partition(":")[0] in WRAPPING
             if wraps and workers > 1:
                 raise SystemExit(f"echod: {asked}: {UNSHARED}; for TLS, use --tls-listen")
@@ -150,7 +151,7 @@ def _add_listeners(
         log.warn(
             "a socket was handed over that no option listens on; add --listen systemd:name={name}",
             event="socket-unused",
-            name=printable(left.name),
+            name=escape(left.name),
         )
 
 
@@ -175,7 +176,7 @@ def build_admin(
     with suppress(OSError), open("/etc/hosts", encoding="utf-8", errors="replace") as hosts:
         names |= names_beside(socket.gethostname(), hosts)
     admin = AdminService(reactor, source, exposition, names)
-    asked = f"--admin {printable(options['admin'])}"
+    asked = f"--admin {escape(options['admin'])}"
     try:
         found = _endpoints(reactor, options["admin"], options["backlog"], inherited, "660")
     except ValueError as error:
@@ -219,7 +220,7 @@ def _prepare_tls(reactor: Any, options: Options, service: EchodService) -> None:
             service.key_log.open()
             service.key_log.warn()
     except BadCredentials as error:
-        raise SystemExit(f"echod: --tls-{error.kind}: {printable(str(error))}") from None
+        raise SystemExit(f"echod: --tls-{error.kind}: {escape(str(error))}") from None
     except MemoryError:
         # cffi's ffi.callback(), which pyOpenSSL uses; not for want of memory.
         raise SystemExit(
@@ -228,7 +229,7 @@ def _prepare_tls(reactor: Any, options: Options, service: EchodService) -> None:
         ) from None
     except OSError as error:
         raise SystemExit(
-            f"echod: --tls-keylog '{printable(path)}': {error.strerror}; "
+            f"echod: --tls-keylog '{escape(path)}': {error.strerror}; "
             "give a file that can be written"
         ) from None
     if isinstance(service, ParentService):

@@ -12,7 +12,7 @@ from twisted.application.app import ServerOptions
 from twisted.python.usage import Options as UsageOptions, UsageError
 
 from echod import __version__
-from echod._util.sockets import printable
+from echod._util.text import escape
 from echod._util.values import (
     backlog,
     connect_rate,
@@ -54,7 +54,7 @@ def named(option: str, text: str, coerce: Callable[[str], T]) -> T:
     try:
         return coerce(text)
     except ValueError as error:
-        raise UsageError(f"--{option} '{printable(text)}': {error}") from None
+        raise UsageError(f"--{option} '{escape(text)}': {error}") from None
 
 
 PARAMETERS = [
@@ -285,7 +285,7 @@ class Options(UsageOptions):
         There are options only.
         """
         if args:
-            raise UsageError(f"unexpected argument '{printable(args[0])}'; see --help")
+            raise UsageError(f"unexpected argument '{escape(args[0])}'; see --help")
 
     def postOptions(self) -> None:
         """
@@ -371,6 +371,6 @@ class Options(UsageOptions):
         try:
             super().parseOptions(options)
         except UsageError as error:
-            line = printable(str(error))
+            line = escape(str(error))
             hint = "" if ";" in line else "; see --help"
             raise SystemExit(f"echod: {line}{hint}") from None

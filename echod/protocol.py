@@ -18,7 +18,8 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from echod._util.sockets import address_text, printable, unread, unsent
+from echod._util.sockets import outq, unread
+from echod._util.text import escape, format_address
 from echod.connections.admission import Admission
 from echod.connections.connection import Reason, reason_of
 from echod.connections.tracker import Connections
@@ -244,7 +245,7 @@ class Echo(Protocol):
         if reason is Reason.ERROR:
             secure = self.awaited is not None or ISSLTransport.providedBy(self.transport)
             handle = self.transport.getHandle() if secure else None
-            self._detail = printable(failure_text(handle, failure.value))
+            self._detail = escape(failure_text(handle, failure.value))
             return self.awaited or reason
         # A client that breaks the connection while it is owed something did that
         # itself, even if it had closed its sending side before.
@@ -260,13 +261,13 @@ class Echo(Protocol):
         """
         What the client has not taken yet: bytes in the kernel, and in the transport.
         """
-        return unsent(self.transport.fileno()), queued(self.transport)
+        return outq(self.transport.fileno()), queued(self.transport)
 
     def peer(self) -> str:
         """
         The client's address in words.
         """
-        return address_text(self.client)
+        return format_address(self.client)
 
     def facts(self) -> dict[str, str]:
         """
@@ -325,7 +326,7 @@ class EchoFactory(Factory):
         if reason is None:
             protocol = ProxyHeader(proxies.required) if proxies else Echo()
         else:
-            self.connections.refusals.add(self.listener, reason, address_text(addr))
+            self.connections.refusals.add(self.listener, reason, format_address(addr))
             if self.outermost:
                 return None
             protocol = Refused()

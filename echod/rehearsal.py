@@ -16,11 +16,11 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, global
 from zope.interface import provider
 
 from echod import __version__
-from echod._util.sockets import printable
 from echod._util.stdio import report_output_error
+from echod._util.text import escape
 from echod.net.listener import ListenFailed
 from echod.service import EchodService
-from echod.tls.reload import names_text, time_text
+from echod.tls.reload import format_duration, names_text
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def _warnings() -> Iterator[list[str]]:
     @provider(ILogObserver)
     def observe(event: LogEvent) -> None:
         if event.get("log_level") is LogLevel.warn:
-            text = printable(formatEvent(event))
+            text = escape(formatEvent(event))
             if text not in found:
                 found.append(text)
 
@@ -62,7 +62,7 @@ def _judge(service: EchodService, warnings: list[str], workers: int) -> None:
     if service.certificates is not None:
         print("with")
         for each in service.certificates.served:
-            until, path = time_text(each.not_after), printable(each.path)
+            until, path = format_duration(each.not_after), escape(each.path)
             print(f"  {names_text(each)}, until {until}, {path}")
 
 

@@ -202,8 +202,10 @@ class EchodService(MultiService):
         rotates = self._log.file is not None
         actions: dict[signal.Signals, signals.Action] = {
             signal.SIGHUP: self.reload,
-            signal.SIGUSR1: self._log.rotate if rotates else partial(signals.noted, signal.SIGUSR1),
-            signal.SIGUSR2: partial(signals.noted, signal.SIGUSR2),
+            signal.SIGUSR1: self._log.rotate
+            if rotates
+            else partial(signals.log_ignored, signal.SIGUSR1),
+            signal.SIGUSR2: partial(signals.log_ignored, signal.SIGUSR2),
         }
         self._signals.run(actions, self._abort_by_signal)
         # Only now: who is told that we are ready may signal us at once.
@@ -231,7 +233,7 @@ class EchodService(MultiService):
         if self.certificates is not None:
             self.certificates.reload()
         else:
-            signals.noted(signal.SIGHUP)
+            signals.log_ignored(signal.SIGHUP)
 
     def stopService(self) -> Deferred[None]:
         """

@@ -23,7 +23,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.logger import Logger
 
-from echod._util.sockets import printable
+from echod._util.text import escape
 from echod._util.timers import periodic
 
 log = Logger(namespace="echod")
@@ -113,7 +113,7 @@ class SystemdNotifier(MultiService):
             log.warn(
                 "the service manager cannot be told anything: {address}: {reason}",
                 event="notify-failed",
-                address=printable(os.fsdecode(self._address)),
+                address=escape(os.fsdecode(self._address)),
                 reason=error.strerror,
             )
 
@@ -213,10 +213,10 @@ class StatusLine:
         self._last = now, echoed
         rate = (echoed - before) / (now - then) if now > then else 0.0
         connections = "connection" if live == 1 else "connections"
-        return f"{live} {connections}, {size_text(rate)}/s, {refused} refused"
+        return f"{live} {connections}, {format_size(rate)}/s, {refused} refused"
 
 
-def size_text(size: float) -> str:
+def format_size(size: float) -> str:
     """
     A number of bytes in words: C{0 B}, C{1.2 MiB}.
     """
@@ -337,7 +337,7 @@ class InheritedSockets:
         if not taken:
             if self._why_none:
                 raise ValueError(f"no such socket was handed over: {self._why_none}")
-            names = ", ".join(printable(each.name) for each in self._sockets)
+            names = ", ".join(escape(each.name) for each in self._sockets)
             way_out = f"give one of {names}" if names else "give it to a socket unit of systemd's"
             raise ValueError(f"no such socket was handed over; {way_out}")
         if not set(taken) <= set(self.left):

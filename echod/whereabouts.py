@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from echod._util.sockets import printable
+from echod._util.text import escape
 
 
 def enter(folder: str) -> None:
@@ -93,5 +93,5 @@ def check_whereabouts(twistd: Mapping[str, Any] | None) -> None:
         try:
             look(under + twistd[option])
         except OSError as error:
-            value = printable(twistd[option])
+            value = escape(twistd[option])
             raise SystemExit(f"twistd: --{option} '{value}': {error.strerror}; {way_out}") from None

@@ -154,7 +154,7 @@ def restore_interrupt() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def noted(number: signal.Signals) -> None:
+def log_ignored(number: signal.Signals) -> None:
     """
     Log that a signal came that asks for nothing here.
     """

@@ -8,7 +8,6 @@ so it holds for any reactor and any transport that has a descriptor.
 
 import fcntl
 import os
-import re
 import resource
 import socket
 import struct
@@ -16,41 +15,20 @@ import sys
 import termios
 from collections.abc import Iterator
 from contextlib import suppress
-from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from twisted.internet.interfaces import IAddress
-
-IP = IPv4Address | IPv6Address
-
-KEEPALIVE_IDLE_SECONDS = 60
-KEEPALIVE_INTERVAL_SECONDS = 10
+KEEPALIVE_IDLE = 60
+KEEPALIVE_INTERVAL = 10
 KEEPALIVE_PROBES = 6
 
-KEEPALIVE_SECONDS = KEEPALIVE_IDLE_SECONDS + KEEPALIVE_PROBES * KEEPALIVE_INTERVAL_SECONDS
+KEEPALIVE_SECONDS = KEEPALIVE_IDLE + KEEPALIVE_PROBES * KEEPALIVE_INTERVAL
 """When a client is given up that answers no probe."""
 
-USER_TIMEOUT_MARGIN_SECONDS = 5
+USER_TIMEOUT_MARGIN = 5
 
 SEND_BUFFER_BYTES = 256 * 1024
 """
 The bound on what the kernel holds for one client that does not read.  Linux doubles
 the figure for its own book-keeping and cuts it at C{net.core.wmem_max} (socket(7)).
-"""
-
-HIDDEN = frozenset(
-    map(
-        chr,
-        (
-            *(0x34F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFFA0),
-            *range(0x180B, 0x1810),
-            *range(0xFE00, 0xFE10),
-            *range(0xE0100, 0xE01F0),
-        ),
-    )
-)
-"""
-What Python calls printable though nothing is to be seen of it: Unicode's property
-C{Default_Ignorable_Code_Point}, but for what is not printable anyway.
 """
 
 
@@ -65,8 +43,8 @@ def _options(family: int, write_timeout: float) -> Iterator[tuple[int, str, int]
     yield socket.SOL_SOCKET, "SO_KEEPALIVE", 1
     for name, value in (
         ("TCP_NODELAY", 1),
-        ("TCP_KEEPIDLE", KEEPALIVE_IDLE_SECONDS),
-        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_SECONDS),
+        ("TCP_KEEPIDLE", KEEPALIVE_IDLE),
+        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL),
         ("TCP_KEEPCNT", KEEPALIVE_PROBES),
     ):
         yield socket.IPPROTO_TCP, name, value
@@ -74,7 +52,7 @@ def _options(family: int, write_timeout: float) -> Iterator[tuple[int, str, int]
         # The sweep acts first, and knows why.  And where there is a user timeout, Linux ends
         # an idle connection by that and not by TCP_KEEPCNT, at the first lost probe if it is
         # shorter than all of them take (tcp_keepalive_timer() in net/ipv4/tcp_timer.c).
-        seconds = max(write_timeout + USER_TIMEOUT_MARGIN_SECONDS, KEEPALIVE_SECONDS)
+        seconds = max(write_timeout + USER_TIMEOUT_MARGIN, KEEPALIVE_SECONDS)
         yield socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", int(seconds * 1000)
 
 
@@ -89,7 +67,7 @@ def keep_urgent(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
 
 
-def tune(listening: socket.socket, write_timeout: float) -> list[tuple[str, OSError]]:
+def set_socket_options(listening: socket.socket, write_timeout: float) -> list[tuple[str, OSError]]:
     """
     Set on a listening socket what each connection accepted from it shall inherit.
 
@@ -123,7 +101,7 @@ def unread(fileno: int) -> int:
     return _queue_bytes(fileno, termios.FIONREAD)
 
 
-def unsent(fileno: int) -> int:
+def outq(fileno: int) -> int:
     """
     How many bytes the kernel still holds for the peer: not sent, or sent and not
     acknowledged (C{TIOCOUTQ}, tcp(7) and unix(7)).
@@ -146,14 +124,6 @@ def descriptor_limit() -> int:
     return sys.maxsize if limit == resource.RLIM_INFINITY else limit
 
 
-def printable(text: str) -> str:
-    """
-    The same text, with every character that could move a cursor, end a line or hide
-    itself written as an escape.
-    """
-    return "".join(c if c.isprintable() and c not in HIDDEN else ascii(c)[1:-1] for c in text)
-
-
 def file_identity(path: bytes) -> tuple[int, int] | None:
     """
     Which file stands at a path now: its device and inode, C{None} if there is none.  That
@@ -163,59 +133,3 @@ def file_identity(path: bytes) -> tuple[int, int] | None:
         found = os.stat(path)
         return found.st_dev, found.st_ino
     return None
-
-
-_BARE = re.compile(r"[!#-+\-./0-9:<>-\[\]-~]+")
-"""What stands in a line of text without quotes: ASCII but for space and C{" , ; = \\}."""
-
-
-def quoted(text: str) -> str:
-    """
-    A value as it stands in a line of text: as it is, or, when something in it could be taken
-    for the end of the value or for another field, in double quotes, with a backslash before
-    each double quote and backslash.  No two values look the same.
-    """
-    if _BARE.fullmatch(text):
-        return text
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{printable(escaped)}"'
-
-
-class PeerText(str):
-    """
-    A value of a log event that a peer has chosen, in full or in part.  Formatted into a
-    message it is L{quoted}.
-    """
-
-    def __format__(self, spec: str) -> str:
-        return format(quoted(str(self)), spec)
-
-
-def ip_of(address: IAddress) -> IP | None:
-    """
-    The IP address in an address, C{None} if it has none.
-
-    An IPv4 client of a dual-stack socket has an IPv4-mapped address (RFC 4291
-    2.5.5.2); here it is the IPv4 address that it is.
-    """
-    try:
-        ip = ip_address(address.host)  # type: ignore[attr-defined]  # IAddress names no field
-    except (AttributeError, ValueError):
-        # Twisted's haproxy: endpoint believes whatever a header says.
-        return None
-    return getattr(ip, "ipv4_mapped", None) or ip
-
-
-def address_text(address: IAddress) -> str:
-    """
-    An address in words: C{192.0.2.1:9000}, C{[2001:db8::1]:9000}, C{unix:/run/echod}.
-    """
-    host = getattr(address, "host", None)
-    if host is None:
-        name = getattr(address, "name", None) or b""
-        return printable("unix:" + name.decode("utf-8", "backslashreplace"))
-    ip = ip_of(address)
-    where = printable(str(ip or host))
-    if ip is not None and ip.version == 6:
-        where = f"[{where}]"
-    return f"{where}:{address.port}"  # type: ignore[attr-defined]  # as above

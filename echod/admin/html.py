@@ -7,7 +7,7 @@ Invariant: all text is escaped, wherever it comes from.
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
-from echod._util.text import number_text, size_text
+from echod._util.text import format_number, format_size
 from echod.stats.eventloop import HISTORY_SECONDS
 
 VOID = frozenset(("link", "meta"))
@@ -58,7 +58,7 @@ def number(value: float) -> Markup:
     """
     A cell with a number.
     """
-    return tag("td", number_text(value), class_="number" if value else "number nothing")
+    return tag("td", format_number(value), class_="number" if value else "number nothing")
 
 
 def size(value: float) -> Markup:
@@ -66,7 +66,7 @@ def size(value: float) -> Markup:
     A cell with a number of bytes, which can be seen exactly.
     """
     kind = "number" if value else "number nothing"
-    return tag("td", size_text(value), class_=kind, title=f"{value:,} bytes")
+    return tag("td", format_size(value), class_=kind, title=f"{value:,} bytes")
 
 
 def table(

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from importlib import resources
 
-from echod._util.text import date_text, delay_text, number_text, size_text, time_text
+from echod._util.text import format_date, format_delay, format_duration, format_number, format_size
 from echod.admin.html import Markup, number, plot, size, table, tag
 from echod.stats.snapshot import Served, Snapshot, Traffic, not_ready, together
 
@@ -113,8 +113,8 @@ def certificates(now: Snapshot) -> Markup:
         rows.append(
             (
                 ", ".join(each.names) or "no name",
-                tag("td", number_text(days) if days >= 0 else "ended", class_=kind),
-                tag("td", date_text(each.not_after), class_="date"),
+                tag("td", format_number(days) if days >= 0 else "ended", class_=kind),
+                tag("td", format_date(each.not_after), class_="date"),
                 tag("td", each.path, title=f"serial number {each.serial}"),
             )
         )
@@ -129,8 +129,8 @@ def processes(snapshots: Sequence[Snapshot]) -> Markup:
         (
             each.process.pid if each.worker is None else f"{each.worker} ({each.process.pid})",
             number(sum(one.connections for one in each.traffic)),
-            tag("td", delay_text(each.lag_last), class_="number"),
-            tag("td", time_text(each.process.cpu_seconds), class_="number"),
+            tag("td", format_delay(each.lag_last), class_="number"),
+            tag("td", format_duration(each.process.cpu_seconds), class_="number"),
             size(each.process.resident_bytes or 0),
             tag(
                 "td",
@@ -161,7 +161,7 @@ def newest(now: Snapshot) -> Markup:
             each.peer,
             each.listener,
             each.state,
-            tag("td", time_text(each.seconds), class_="number"),
+            tag("td", format_duration(each.seconds), class_="number"),
             size(each.bytes),
             *(each.facts.get(name, "") for _, name in facts),
         )
@@ -222,7 +222,7 @@ def _content(snapshots: Sequence[Snapshot], now: Snapshot, title: str) -> Iterat
         "header",
         tag("h1", title),
         tag("p", why or "ready", class_="state warning" if why else "state", role="status"),
-        tag("p", f"up {time_text(now.uptime)}, {versions}"),
+        tag("p", f"up {format_duration(now.uptime)}, {versions}"),
     )
     if said := [tag("li", each) for each in concerns(now)]:
         yield tag("ul", *said, class_="concerns", aria_label="What to look at")
@@ -259,7 +259,7 @@ def concerns(now: Snapshot) -> Iterator[str]:
         days = days_left(each, now.taken)
         about = f"the certificate for {', '.join(each.names) or 'no name'}"
         if now.taken < each.not_before:
-            yield f"{about} is not valid before {date_text(each.not_before)}: {each.path}"
+            yield f"{about} is not valid before {format_date(each.not_before)}: {each.path}"
         elif each.ends_soon(now.taken):
             ends = "has ended" if days < 0 else f"ends in {days} days" if days else "ends today"
             yield f"{about} {ends}: {each.path}"
@@ -267,7 +267,7 @@ def concerns(now: Snapshot) -> Iterator[str]:
         yield f"{now.log_dropped:,} log records could not be written"
     worst = max((each.lag for each in now.history[-60:]), default=0.0)
     if worst >= LATE_SECONDS:
-        yield f"in the last minute all clients once waited for {delay_text(worst)}"
+        yield f"in the last minute all clients once waited for {format_delay(worst)}"
 
 
 def _plots(now: Snapshot) -> Iterator[Markup]:
@@ -280,32 +280,32 @@ def _plots(now: Snapshot) -> Iterator[Markup]:
     yield plot(
         "Connections",
         [each.connections for each in history],
-        number_text(connections),
-        number_text,
+        format_number(connections),
+        format_number,
         10,
         f"of {now.max_connections:,}",
     )
     yield plot(
         "Echoed",
         [each.bytes for each in history],
-        f"{size_text(bytes_now)}/s",
-        lambda value: f"{size_text(value)}/s",
+        f"{format_size(bytes_now)}/s",
+        lambda value: f"{format_size(value)}/s",
         1024,
-        f"{size_text(echoed)} in all",
+        f"{format_size(echoed)} in all",
     )
     yield plot(
         "Refused",
         [each.refused for each in history],
-        f"{number_text(refused_now)}/s",
-        lambda value: f"{number_text(value)}/s",
+        f"{format_number(refused_now)}/s",
+        lambda value: f"{format_number(value)}/s",
         10,
-        f"{number_text(refused)} in all",
+        f"{format_number(refused)} in all",
     )
     yield plot(
         "Lag of the loop",
         [each.lag for each in history],
-        delay_text(now.lag_last),
-        delay_text,
+        format_delay(now.lag_last),
+        format_delay,
         0.01,
         "that a client waits longer",
     )

@@ -20,7 +20,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from echod import __version__
-from echod._util.sockets import ip_of
+from echod._util.text import ip_of
 from echod._util.values import host
 from echod.admin.page import STATIC, page, page_json
 from echod.admin.site import AdminRequest, AdminSite

@@ -31,7 +31,7 @@ from twisted.internet.error import (
 from twisted.internet.protocol import ClientCreator, Factory
 from twisted.python.failure import Failure
 
-from echod._util.sockets import printable
+from echod._util.text import escape
 from echod._util.values import endpoint_settings, port_number, server_name, unix_path
 from echod.check.results import Answer, Failed, Outcome, Session
 from echod.check.stream import ByteStream, Stream
@@ -221,7 +221,7 @@ def _endpoint(description: str) -> Connect:
             raise CancelledError from None
         except Exception as error:
             # What an endpoint finds out only now, it may tell in any way.
-            raise Failed(Outcome.UNREACHABLE, printable(str(error))) from None
+            raise Failed(Outcome.UNREACHABLE, escape(str(error))) from None
 
     return connect
 
@@ -232,7 +232,7 @@ async def _connected(connecting: Deferred[Stream], reactor: Any, answer: Answer)
     try:
         stream = await connecting
     except DNSLookupError as error:
-        raise Failed(Outcome.UNRESOLVED, printable(str(error))) from None
+        raise Failed(Outcome.UNRESOLVED, escape(str(error))) from None
     except ConnectError as error:
         raise _not_connected(error) from None
     answer.times.connect = reactor.seconds() - start
@@ -249,7 +249,7 @@ def _not_connected(error: ConnectError) -> Failed:
         return Failed(Outcome.RESET, "as soon as it was connected")
     # Twisted gives the number of the system's error, or says why in words.
     known = isinstance(error.osError, int)
-    reason = os.strerror(error.osError) if known else printable(str(error))
+    reason = os.strerror(error.osError) if known else escape(str(error))
     return Failed(Outcome.UNREACHABLE, reason)
 
 
@@ -290,7 +290,7 @@ def _from_endpoint(description: str, look_up: Callable[..., Deferred[Addresses]]
         clientFromString(None, description)
     except Exception as error:
         # The parsers, and those of plugins, raise whatever their arguments make them.
-        raise ValueError(f"not a place ({printable(str(error))}); {_FORMS}") from None
+        raise ValueError(f"not a place ({escape(str(error))}); {_FORMS}") from None
     kind = description.partition(":")[0]
     if kind == "tcp":
         # As HOST:PORT is: Twisted's own looks names up in threads that a name server can stop.

@@ -14,7 +14,7 @@ from typing import Any
 from twisted.python.usage import Options as UsageOptions, UsageError
 
 from echod import __version__
-from echod._util.sockets import printable
+from echod._util.text import escape
 from echod._util.values import one_of, path, seconds, server_name
 from echod.check.connect import parse
 from echod.check.results import Outcome
@@ -88,7 +88,7 @@ def _parameter(
         try:
             return coerce(text)
         except ValueError as error:
-            raise UsageError(f"--{long} '{printable(text)}': {error}") from None
+            raise UsageError(f"--{long} '{escape(text)}': {error}") from None
 
     return [long, short, default, help, named]
 
@@ -175,12 +175,12 @@ class CheckOptions(UsageOptions):
         if not args:
             raise UsageError("no server; give HOST:PORT")
         if len(args) > 1:
-            raise UsageError(f"unexpected argument '{printable(args[1])}'; give one server")
+            raise UsageError(f"unexpected argument '{escape(args[1])}'; give one server")
         self.target = args[0]
         try:
             self.host, self.connect = parse(self.target)
         except ValueError as error:
-            raise UsageError(f"'{printable(self.target)}': {error}") from None
+            raise UsageError(f"'{escape(self.target)}': {error}") from None
 
     def postOptions(self) -> None:
         """
@@ -241,7 +241,7 @@ class CheckOptions(UsageOptions):
         try:
             super().parseOptions(self._options_first(given))
         except UsageError as error:
-            line = printable(str(error))
+            line = escape(str(error))
             raise UsageError(line if ";" in line else f"{line}; see --help") from None
 
 

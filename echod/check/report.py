@@ -7,7 +7,7 @@ figure has its unit beside it.
 
 from typing import Any
 
-from echod._util.sockets import printable
+from echod._util.text import escape
 from echod.check.ping import BAR_WIDTH, Latencies
 from echod.check.results import Answer, CaseResult, Failed, Session
 
@@ -33,11 +33,11 @@ def answer_text(target: str, answer: Answer) -> str:
     """
     One line: how it ended, and the times.
     """
-    where = printable(target)
+    where = escape(target)
     if answer.peer and answer.peer != target:
         where += f" ({answer.peer})"
     if answer.failure:
-        return f"{where}: {printable(str(answer.failure))}"
+        return f"{where}: {escape(str(answer.failure))}"
     times = ", ".join(f"{name} {duration(value)}" for name, value in answer.times.stages())
     return f"{where}: ok, {answer.received} bytes; {times}"
 
@@ -89,7 +89,7 @@ def echo_text(number: int, size: int, peer: str, result: float | Failed) -> str:
     One line for one message of C{--ping}.
     """
     if isinstance(result, Failed):
-        return f"seq={number} {printable(str(result))}"
+        return f"seq={number} {escape(str(result))}"
     return f"{size} bytes from {peer}: seq={number} time={duration(result)}"
 
 
@@ -111,7 +111,7 @@ def ping_text(target: str, sent: int, latencies: Latencies, elapsed: float) -> s
     lost = sent - latencies.count
     loss = 100 * lost / sent if sent else 0.0
     lines = [
-        f"--- {printable(target)} ---",
+        f"--- {escape(target)} ---",
         f"{sent} sent, {latencies.count} received, {loss:.3g}% loss, in {elapsed:.1f} s",
     ]
     if latencies.count:
@@ -154,7 +154,7 @@ def case_text(result: CaseResult) -> str:
     """
     word = "pass" if result.passed else "FAIL"
     line = f"{result.name:<36}{word}{result.lost:>12} lost{duration(result.seconds):>10}"
-    return line if result.failure is None else f"{line}  {printable(str(result.failure))}"
+    return line if result.failure is None else f"{line}  {escape(str(result.failure))}"
 
 
 def case_json(result: CaseResult) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from echod._util.sockets import address_text
+from echod._util.text import format_address
 from echod.check.results import Failed, Outcome
 
 MOST_UNREAD = 256 * 1024
@@ -89,7 +89,7 @@ class Stream(Protocol):
         Take over: small messages leave at once, and the transport says when it is full.
         """
         transport: Any = self.transport
-        self.peer = address_text(transport.getPeer())
+        self.peer = format_address(transport.getPeer())
         if hasattr(transport, "setTcpNoDelay"):
             transport.setTcpNoDelay(True)
         transport.registerProducer(self, True)

@@ -14,7 +14,7 @@ from cryptography import x509
 from OpenSSL import SSL
 from service_identity.pyopenssl import verify_hostname, verify_ip_address
 
-from echod._util.sockets import printable
+from echod._util.text import escape
 from echod.check.results import Failed, Outcome, Session
 from echod.check.stream import ByteStream
 from echod.tls.certificate import MalformedCertificate, names, peer_certificate, validity
@@ -45,7 +45,7 @@ def certificate_names(certificate: x509.Certificate | None) -> tuple[str, ...]:
     if certificate is None:
         return ()
     try:
-        return tuple(map(printable, names(certificate)))
+        return tuple(map(escape, names(certificate)))
     except MalformedCertificate:
         return ("malformed",)
 
@@ -145,7 +145,7 @@ class SecureStream:
             version=tls.get_protocol_version_name(),
             cipher=tls.get_cipher_name() or "",
             group=group_name() if group_name else None,
-            alpn=printable(tls.get_alpn_proto_negotiated().decode("latin-1")) or None,
+            alpn=escape(tls.get_alpn_proto_negotiated().decode("latin-1")) or None,
             names=shown_names(tls),
             days_left=_days_left(tls),
             verified=self._verified,
@@ -276,7 +276,7 @@ class ClientTLS:
             try:
                 use_credentials(context, read_credentials(certificate, key))
             except BadCredentials as error:
-                raise BadFile(f"--{error.kind}: {printable(str(error))}") from None
+                raise BadFile(f"--{error.kind}: {escape(str(error))}") from None
 
     def _judged(self, _: object, certificate: object, number: int, depth: int, ok: int) -> bool:
         if not ok:
@@ -310,12 +310,12 @@ def _load_authorities(context: SSL.Context, path: str) -> None:
     try:
         context.load_verify_locations(path)
     except SSL.Error:
-        text = f"--ca '{printable(path)}': holds no PEM authorities; give a file that does"
+        text = f"--ca '{escape(path)}': holds no PEM authorities; give a file that does"
         try:
             with open(path, "rb"):
                 raise BadFile(text) from None
         except OSError as error:
-            text = f"--ca '{printable(path)}': {error.strerror}; give a file that can be read"
+            text = f"--ca '{escape(path)}': {error.strerror}; give a file that can be read"
             raise BadFile(text) from None
 
 
@@ -336,5 +336,5 @@ def _check_name(connection: SSL.Connection, name: str) -> None:
     except Exception:
         # Another name, or whatever the parser meets in a certificate.
         names = ", ".join(shown_names(connection)) or "nobody"
-        text = f"the certificate is for {names}, not for {printable(name)}"
+        text = f"the certificate is for {names}, not for {escape(name)}"
         raise Failed(Outcome.WRONG_NAME, text) from None

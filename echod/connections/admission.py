@@ -12,7 +12,7 @@ from ipaddress import IPv4Network, IPv6Network
 
 from twisted.internet.interfaces import IAddress, IReactorTime
 
-from echod._util.sockets import IP, ip_of
+from echod._util.text import IP, ip_of
 from echod.connections.connection import Reason
 from echod.connections.tracker import Connections
 

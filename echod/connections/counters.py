@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from twisted.logger import Logger, LogLevel
 
 from echod._util.histogram import Histogram
-from echod._util.sockets import PeerText
+from echod._util.text import PeerText
 from echod.connections.connection import Reason
 
 log = Logger(namespace="echod.connections")

@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger, LogLevel
 
-from echod._util.sockets import PeerText
+from echod._util.text import PeerText
 from echod._util.timers import surviving
 from echod.connections.connection import REFUSED, Connection, Reason
 from echod.connections.counters import Refusals, Totals

@@ -18,7 +18,7 @@ from twisted.logger import (
     LogLevelFilterPredicate,
 )
 
-from echod._util.sockets import printable
+from echod._util.text import escape
 from echod.logs.file import Destination, LogFile, Stream
 from echod.logs.formatters import LINES, LineObserver, of_worker
 from echod.logs.syslog import SOCKET, Syslogger
@@ -80,7 +80,7 @@ class TwistdLog:
             destination = self._destination(twistd)
         except OSError as error:
             raise SystemExit(
-                f"twistd: --logfile '{printable(log_name(twistd))}': "
+                f"twistd: --logfile '{escape(log_name(twistd))}': "
                 f"{error.strerror}; give a file that can be written"
             ) from None
         self._sink = Sink(destination, forks=not twistd["nodaemon"])

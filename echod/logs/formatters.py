@@ -22,7 +22,7 @@ from twisted.logger import (
 )
 from zope.interface import implementer, provider
 
-from echod._util.sockets import PeerText, printable
+from echod._util.text import PeerText, escape
 from echod.logs.writer import Sink
 
 Line = Callable[[LogEvent], str | None]
@@ -47,13 +47,13 @@ _LEGACY = frozenset(("message", "time", "system", "format", "isError", "failure"
 def text_line(event: LogEvent) -> str | None:
     """
     An event as text for people, with an escape for every character that is not to be seen
-    as itself, as L{printable} has it; C{None} when it says nothing.
+    as itself, as L{escape} has it; C{None} when it says nothing.
     """
     text = eventAsText(event, formatTime=formatTime)
     if not text:
         return None
     if not text.isprintable() or len(text) > MOST_CHARACTERS:
-        text = "\n    ".join(map(printable, _cut(text).split("\n")))
+        text = "\n    ".join(map(escape, _cut(text).split("\n")))
     return text + "\n"
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from twisted.logger import LogLevel
 
-from echod._util.sockets import printable
+from echod._util.text import escape
 from echod.logs.file import Record, wait_for_room
 
 SOCKET = "/var/run/syslog" if sys.platform == "darwin" else "/dev/log"
@@ -65,7 +65,7 @@ class Syslogger:
         @param prefix: the name that stands before each line.
         @param path: the socket that syslogd reads from.
         """
-        self._prefix = printable(prefix)
+        self._prefix = escape(prefix)
         self._path = path
         self._now = now
 

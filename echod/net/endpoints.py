@@ -29,7 +29,8 @@ from twisted.internet.interfaces import (
 from twisted.internet.posixbase import PosixReactorBase
 from zope.interface import implementer
 
-from echod._util.sockets import file_identity, printable
+from echod._util.sockets import file_identity
+from echod._util.text import escape
 from echod.net.unix import BorrowedUNIXPort, EagerUNIXPort
 from echod.systemd import InheritedSocket
 
@@ -171,7 +172,7 @@ def endpoint_from(
     except Exception as error:
         # The parsers, and those of plugins, raise whatever their arguments make them
         # raise: ValueError, TypeError, KeyError, IndexError, OSError.
-        raise ValueError(f"not an endpoint ({printable(str(error))})") from None
+        raise ValueError(f"not an endpoint ({escape(str(error))})") from None
     if kind == "tcp" and not settings.get("interface"):
         return TCPEndpoint(
             reactor, int(settings["port"]), None, int(settings.get("backlog", backlog))
@@ -230,10 +231,10 @@ def bind_error_text(error: BaseException) -> str:
     if isinstance(error, CannotListenError):
         error = error.socketError
     if isinstance(error, socket.gaierror):
-        return f"{printable(str(error.strerror))}; give an address of this machine"
+        return f"{escape(str(error.strerror))}; give an address of this machine"
     number = getattr(error, "errno", None)
     if number is None:
-        return f"{printable(str(error))}; give one such as tcp:9000 or unix:/run/echod.sock"
+        return f"{escape(str(error))}; give one such as tcp:9000 or unix:/run/echod.sock"
     return f"{os.strerror(number)}; {_WAYS_OUT.get(number, 'give another')}"
 
 

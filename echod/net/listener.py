@@ -19,7 +19,8 @@ from twisted.internet.interfaces import (
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
-from echod._util.sockets import address_text, ip_of, tune
+from echod._util.sockets import set_socket_options
+from echod._util.text import format_address, ip_of
 from echod.net.balance import Turns
 from echod.net.endpoints import InheritedEndpoint, bind_error_text
 from echod.net.unix import make_eager, take_turns
@@ -81,7 +82,7 @@ class ListenerService(Service):
         write_timeout: float,
     ):
         """
-        @param write_timeout: as L{tune<echod._util.sockets.tune>} takes it.
+        @param write_timeout: as L{set_socket_options<echod._util.sockets.set_socket_options>} takes it.
         """
         self.option = option
         self._endpoint = endpoint
@@ -156,7 +157,7 @@ class ListenerService(Service):
             if self._factory.tls:
                 raise ValueError("this endpoint's own layer stands before TLS")
         make_eager(port)
-        for name, error in tune(listening, self._write_timeout):
+        for name, error in set_socket_options(listening, self._write_timeout):
             log.warn(
                 "{option}: the kernel refuses {name}: {reason}; the listener goes without it",
                 event="socket-option-refused",
@@ -208,7 +209,7 @@ class ListenerService(Service):
         """
         Where it listens, in words.
         """
-        return address_text(self._port.getHost()) if self._port else "nowhere"
+        return format_address(self._port.getHost()) if self._port else "nowhere"
 
     def stopService(self) -> Deferred[None]:
         """

@@ -16,7 +16,7 @@ from ipaddress import IPv4Address as IPv4, IPv6Address as IPv6
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 
-from echod._util.sockets import printable
+from echod._util.text import escape
 
 V1_SIGNATURE = b"PROXY "
 V1_MOST_BYTES = 107
@@ -218,7 +218,7 @@ def _vectors(whole: bytes, at: int, end: int) -> Iterator[tuple[int, int, bytes]
 
 def _text(value: bytes) -> str:
     # In a line of the log, a semicolon would pass for the beginning of another fact.
-    text = printable(value.decode("utf-8", "backslashreplace")).replace(";", r"\x3b")
+    text = escape(value.decode("utf-8", "backslashreplace")).replace(";", r"\x3b")
     return text[:MOST_CHARACTERS]
 
 

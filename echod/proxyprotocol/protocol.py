@@ -15,7 +15,8 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from echod._util.sockets import address_text, ip_of, unread
+from echod._util.sockets import unread
+from echod._util.text import format_address, ip_of
 from echod.connections.admission import Network, Networks
 from echod.connections.connection import Reason, reason_of
 from echod.connections.tracker import Connections
@@ -224,7 +225,7 @@ class ProxyHeader(Protocol):
         """
         The client's address in words, as far as it is known.
         """
-        return address_text(self.client)
+        return format_address(self.client)
 
     def facts(self) -> dict[str, str]:
         """
@@ -232,4 +233,4 @@ class ProxyHeader(Protocol):
         """
         if self._header.client is None:
             return self._header.facts
-        return {"proxy": address_text(self.transport.getPeer()), **self._header.facts}
+        return {"proxy": format_address(self.transport.getPeer()), **self._header.facts}

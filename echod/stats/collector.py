@@ -17,7 +17,7 @@ from twisted.logger import Logger
 
 from echod import __version__
 from echod._util.histogram import Histogram
-from echod._util.sockets import printable
+from echod._util.text import escape
 from echod.connections.connection import REFUSED, Connection, Reason
 from echod.connections.timeouts import Seen
 from echod.connections.tracker import Connections
@@ -106,7 +106,7 @@ class Observation(MultiService):
             max_connections=self._max_connections,
             listeners=[
                 Listening(
-                    printable(each.listener_name),
+                    escape(each.listener_name),
                     each.option,
                     each.address() if each.bound else None,
                 )
@@ -139,7 +139,7 @@ class Observation(MultiService):
             closed_here = {reason.value: 0 for reason in Reason if reason not in REFUSED}
             closed_here |= _of(name, totals.ended)
             yield Traffic(
-                listener=printable(name),
+                listener=escape(name),
                 connections=live[name],
                 opened=live[name] + sum(closed_here.values()),
                 echoed_bytes=live_bytes[name] + totals.bytes_echoed[name],
@@ -166,7 +166,7 @@ class Observation(MultiService):
     def _guest(self, connection: Connection, seen: Seen) -> Guest:
         return Guest(
             connection=seen.number,
-            listener=printable(connection.listener),
+            listener=escape(connection.listener),
             peer=connection.peer(),
             state=_state(connection),
             seconds=self._clock.seconds() - seen.opened,
@@ -176,9 +176,9 @@ class Observation(MultiService):
 
 
 def _served(each: Credentials) -> Served:
-    names = [printable(name) for name in each.names]
+    names = [escape(name) for name in each.names]
     begin, end = each.not_before.timestamp(), each.not_after.timestamp()
-    return Served(names, end, each.serial, printable(each.path), begin)
+    return Served(names, end, each.serial, escape(each.path), begin)
 
 
 def _state(connection: Connection) -> str:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from cryptography import x509
 
-from echod._util.sockets import printable
+from echod._util.text import escape
 
 MAX_REASON_CHARACTERS = 120
 
@@ -29,7 +29,7 @@ def _parsed(parse: Callable[[], T]) -> T:
     try:
         return parse()
     except Exception as error:
-        reason = printable(str(error) or type(error).__name__)
+        reason = escape(str(error) or type(error).__name__)
         raise MalformedCertificate(reason[:MAX_REASON_CHARACTERS]) from None
 
 
@@ -79,7 +79,7 @@ def subject_text(certificate: x509.Certificate) -> str:
     The subject (RFC 4514), or C{malformed}.
     """
     try:
-        return printable(_parsed(lambda: certificate.subject.rfc4514_string()))
+        return escape(_parsed(lambda: certificate.subject.rfc4514_string()))
     except MalformedCertificate:
         return "malformed"
 

@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IOpenSSLContextFactory
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from echod._util.sockets import printable
+from echod._util.text import escape
 from echod._util.timers import periodic
 from echod.stats.snapshot import warning_seconds
 from echod.tls.certificate import subject_text, validity
@@ -209,7 +209,7 @@ class Certificates(MultiService):
                 "cannot reload --tls-{kind}: {reason}; the old certificates are served on",
                 event="reload-failed",
                 kind=error.kind,
-                reason=printable(str(error)),
+                reason=escape(str(error)),
             )
         else:
             self._log_served()
@@ -231,7 +231,7 @@ class Certificates(MultiService):
                 "certificate for {names} until {not_after}, serial {serial}, {path}",
                 event="certificate",
                 names=names_text(each),
-                not_after=time_text(each.not_after),
+                not_after=format_duration(each.not_after),
                 serial=each.serial,
                 path=each.path,
             )
@@ -276,8 +276,8 @@ def _fault(certificate: x509.Certificate, now: datetime) -> str:
     """
     begin, end = validity(certificate)
     if now < begin:
-        return f"is not valid before {time_text(begin)}"
-    return f"ended on {time_text(end)}" if now >= end else ""
+        return f"is not valid before {format_duration(begin)}"
+    return f"ended on {format_duration(end)}" if now >= end else ""
 
 
 def _warnings(each: Credentials, now: datetime) -> Iterator[Warning]:
@@ -302,7 +302,7 @@ def _warn_of_begin(each: Credentials) -> None:
         "replace {path}",
         event="certificate-not-yet-valid",
         names=names_text(each),
-        not_before=time_text(each.not_before),
+        not_before=format_duration(each.not_before),
         path=each.path,
     )
 
@@ -313,7 +313,7 @@ def _warn_of_end(each: Credentials, left: timedelta) -> None:
         event="certificate-ends",
         names=names_text(each),
         ends="ends" if left > timedelta() else "ended",
-        not_after=time_text(each.not_after),
+        not_after=format_duration(each.not_after),
         days=left.days,
         path=each.path,
     )
@@ -346,10 +346,10 @@ def names_text(credentials: Credentials) -> str:
     """
     The names of a certificate in words.
     """
-    return printable(", ".join(credentials.names)) or "no name"
+    return escape(", ".join(credentials.names)) or "no name"
 
 
-def time_text(moment: datetime) -> str:
+def format_duration(moment: datetime) -> str:
     """
     A moment as logs have it (RFC 3339, UTC).
     """

@@ -16,7 +16,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from echod._util.sockets import printable
+from echod._util.text import escape
 from echod.workers.channel import Lifeline, Message
 
 log = Logger(namespace="echod.workers")
@@ -117,7 +117,7 @@ class Child(ProcessProtocol):
         self.dropped += not self._write_log(line)
 
     def _complain(self, line: bytes) -> None:
-        text = printable(line.decode(errors="backslashreplace").rstrip())
+        text = escape(line.decode(errors="backslashreplace").rstrip())
         if self.up:
             log.error(
                 "worker {worker} says: {line}", event="worker-output", worker=self.name, line=text

@@ -19,7 +19,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from echod._util.signals import Signals
-from echod._util.sockets import printable
+from echod._util.text import escape
 from echod._util.timers import surviving
 from echod.net.listener import ListenFailed
 from echod.workers.channel import Message
@@ -251,7 +251,7 @@ class WorkersService(Service):
         try:
             self._nursery.spawn(child)
         except OSError as error:
-            why = f"cannot start {printable(sys.executable)}: {error.strerror}"
+            why = f"cannot start {escape(sys.executable)}: {error.strerror}"
             self._cannot_start(name, f"worker {name}: {why}")
         else:
             self.crew.add(child)

@@ -1,7 +1,7 @@
 """
 What becomes of a client whose network fails: two network namespaces with a wire between them.
 
-Invariant: the kernel decides, with the options that L{tune} sets, and in their proportions.
+Invariant: the kernel decides, with the options that L{set_socket_options} sets, and in their proportions.
 Only the unit differs: ten seconds are one here, so that a test takes seconds.
 """
 
@@ -19,7 +19,7 @@ from unittest import SkipTest
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod._util import sockets
-from echod._util.sockets import tune
+from echod._util.sockets import set_socket_options
 from tests.support.daemons import show
 
 PATIENCE_SECONDS = 60.0
@@ -106,7 +106,7 @@ class KeepaliveTests(SynchronousTestCase):
         with network() as (server, client), contextlib.ExitStack() as stack:
             listening = server.call(lambda: socket.create_server((SERVER, 0)))
             stack.enter_context(listening)
-            tune(listening, 3.0)
+            set_socket_options(listening, 3.0)
             address = listening.getsockname()
             connect = lambda: socket.create_connection(address, timeout=30)  # noqa: E731
             ours = stack.enter_context(client.call(connect))

@@ -14,7 +14,7 @@ from echod.systemd import (
     StatusLine,
     Supervision,
     SystemdNotifier,
-    size_text,
+    format_size,
 )
 from tests.support.servicemanager import ServiceManager
 
@@ -313,6 +313,6 @@ class StatusLineTests(SynchronousTestCase):
         A size has a unit that suits it.
         """
         self.assertEqual(
-            [size_text(size) for size in (0, 1023, 1024, 1536, 1024**2, 1024**3, 5000 * 1024**3)],
+            [format_size(size) for size in (0, 1023, 1024, 1536, 1024**2, 1024**3, 5000 * 1024**3)],
             ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "1.0 MiB", "1.0 GiB", "5000.0 GiB"],
         )

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from echod._util.signals import OTHERS, STOPS, Signals, noted, restore_interrupt
+from echod._util.signals import OTHERS, STOPS, Signals, log_ignored, restore_interrupt
 
 
 @implementer(IReactorFromThreads)
@@ -102,7 +102,7 @@ class SignalsTests(SynchronousTestCase):
         A signal that means nothing here is logged by name.
         """
         with capturedLogs() as events:
-            noted(signal.SIGUSR2)
+            log_ignored(signal.SIGUSR2)
         self.assertEqual(
             [formatEvent(event) for event in events],
             ["SIGUSR2 came, and there is nothing to do for it"],

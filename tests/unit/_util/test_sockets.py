@@ -14,17 +14,8 @@ from hypothesis import given, strategies as st
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod._util.sockets import (
-    PeerText,
-    address_text,
-    descriptor_limit,
-    ip_of,
-    printable,
-    quoted,
-    tune,
-    unread,
-    unsent,
-)
+from echod._util.sockets import descriptor_limit, outq, set_socket_options, unread
+from echod._util.text import PeerText, escape, format_address, ip_of, quoted
 
 
 class SocketTestCase(SynchronousTestCase):
@@ -43,7 +34,7 @@ class SocketTestCase(SynchronousTestCase):
         """
         (listening,) = self.closing(socket.create_server(("127.0.0.1", 0)))
         if write_timeout is not None:
-            tune(listening, write_timeout)
+            set_socket_options(listening, write_timeout)
         (client,) = self.closing(socket.create_connection(listening.getsockname(), timeout=60))
         (accepted,) = self.closing(listening.accept()[0])
         return client, accepted
@@ -105,7 +96,7 @@ class TuneTests(SocketTestCase):
 
         (listening,) = self.closing(Refusing())
         before = self.options(listening)
-        refused = tune(listening, 30.0)
+        refused = set_socket_options(listening, 30.0)
         self.assertEqual([name for name, _ in refused], ["TCP_KEEPIDLE", "TCP_USER_TIMEOUT"])
         self.assertEqual({error.errno for _, error in refused}, {errno.ENOPROTOOPT})
         after = self.options(listening)
@@ -125,7 +116,7 @@ class TuneTests(SocketTestCase):
         expected = bounded.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
         self.assertNotEqual(before, expected)
         for listening in (unix, server):
-            tune(listening, 30.0)
+            set_socket_options(listening, 30.0)
             self.assertEqual(listening.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF), expected)
 
     def test_no_write_timeout(self):
@@ -172,7 +163,7 @@ class QueueTests(SocketTestCase):
         Bytes that the peer does not take count until it does.
         """
         for ours, theirs in (self.tcp_pair(), self.closing(*socket.socketpair())):
-            self.assertEqual(unsent(ours.fileno()), 0)
+            self.assertEqual(outq(ours.fileno()), 0)
             ours.setblocking(False)
             sent = 0
             try:
@@ -180,7 +171,7 @@ class QueueTests(SocketTestCase):
                     sent += ours.send(bytes(65536))
             except BlockingIOError:
                 pass
-            self.assertGreater(unsent(ours.fileno()), 0)
+            self.assertGreater(outq(ours.fileno()), 0)
             theirs.settimeout(60)
             while sent:
                 sent -= len(theirs.recv(1 << 20))
@@ -188,7 +179,7 @@ class QueueTests(SocketTestCase):
             theirs.shutdown(socket.SHUT_WR)
             ours.settimeout(60)
             self.assertEqual(ours.recv(1), b"")
-            self.assertEqual(unsent(ours.fileno()), 0)
+            self.assertEqual(outq(ours.fileno()), 0)
 
 
 class DescriptorLimitTests(SynchronousTestCase):
@@ -298,7 +289,7 @@ class TextTests(SynchronousTestCase):
             ("a\u3164b\ufe0f\U000e0100", "a\\u3164b\\ufe0f\\U000e0100"),
             ("", ""),
         ):
-            self.assertEqual(printable(text), expected)
+            self.assertEqual(escape(text), expected)
 
     def test_address_text(self):
         """
@@ -314,13 +305,13 @@ class TextTests(SynchronousTestCase):
             (UNIXAddress(b"\0abstract"), "unix:\\x00abstract"),
             (UNIXAddress(b"/a\n\x1b[2J\xff\xc3\xa9"), "unix:/a\\n\\x1b[2J\\xff\xe9"),
         ):
-            self.assertEqual(address_text(address), expected)
+            self.assertEqual(format_address(address), expected)
 
     def test_address_that_is_none(self):
         """
         An address that a PROXY header invented is shown too, without what could harm.
         """
-        self.assertEqual(address_text(IPv4Address("TCP", "no\nhost", 1)), "no\\nhost:1")
+        self.assertEqual(format_address(IPv4Address("TCP", "no\nhost", 1)), "no\\nhost:1")
 
 
 class QuotedTests(SynchronousTestCase):

@@ -4,7 +4,7 @@ Figures in words.
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod._util.text import date_text, delay_text, number_text, size_text, time_text
+from echod._util.text import format_date, format_delay, format_duration, format_number, format_size
 
 
 class FiguresTests(SynchronousTestCase):
@@ -20,7 +20,7 @@ class FiguresTests(SynchronousTestCase):
         Thousands stand apart; small ones have a digit behind the point.
         """
         self.check(
-            number_text,
+            format_number,
             (0, "0"),
             (7, "7"),
             (0.25, "0.2"),
@@ -34,7 +34,7 @@ class FiguresTests(SynchronousTestCase):
         A size has the unit that leaves a few digits.
         """
         self.check(
-            size_text,
+            format_size,
             (0, "0 B"),
             (0.4, "0 B"),
             (1023, "1,023 B"),
@@ -49,7 +49,7 @@ class FiguresTests(SynchronousTestCase):
         A time has its two largest units.
         """
         self.check(
-            time_text,
+            format_duration,
             (0, "0.0 s"),
             (9.94, "9.9 s"),
             (10, "10 s"),
@@ -63,10 +63,10 @@ class FiguresTests(SynchronousTestCase):
         """
         A delay is in milliseconds.
         """
-        self.check(delay_text, (0, "0 ms"), (0.00043, "0.4 ms"), (1.5, "1,500 ms"))
+        self.check(format_delay, (0, "0 ms"), (0.00043, "0.4 ms"), (1.5, "1,500 ms"))
 
     def test_date(self):
         """
         A moment is as logs have it.
         """
-        self.assertEqual(date_text(1_800_000_000.9), "2027-01-15T08:00:00Z")
+        self.assertEqual(format_date(1_800_000_000.9), "2027-01-15T08:00:00Z")

@@ -11,7 +11,7 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod._util.sockets import ip_of
+from echod._util.text import ip_of
 from echod.connections.admission import AddressRules, Admission, ConnectRate, Networks, client_of
 from echod.connections.connection import Reason
 from echod.connections.timeouts import TimeLimits

@@ -16,7 +16,7 @@ from zope.interface.verify import verifyObject
 from echod.tls._openssl import is_resumed
 from echod.tls.context import Policy
 from echod.tls.credentials import BadCredentials
-from echod.tls.reload import DAY_SECONDS, HOUR_SECONDS, WATCH_SECONDS, Certificates, time_text
+from echod.tls.reload import DAY_SECONDS, HOUR_SECONDS, WATCH_SECONDS, Certificates, format_duration
 from tests.support.certificates import ODD, make_certificate, odd_certificate
 from tests.support.handshakes import client_context, shake_hands
 
@@ -75,7 +75,7 @@ class CertificatesTests(SynchronousTestCase):
         return [(event["log_level"].name, formatEvent(event)) for event in events]
 
     def described(self, made, path=None):
-        end = time_text(made.certificate.not_valid_after_utc)
+        end = format_duration(made.certificate.not_valid_after_utc)
         serial = f"{made.certificate.serial_number:X}"
         serial = serial.zfill(len(serial) + len(serial) % 2)
         text = f"certificate for localhost until {end}, serial {serial}, {path or self.cert}"
@@ -104,11 +104,13 @@ class CertificatesTests(SynchronousTestCase):
         expected = {
             "event": "certificate",
             "names": "localhost",
-            "not_after": time_text(self.made.certificate.not_valid_after_utc),
+            "not_after": format_duration(self.made.certificate.not_valid_after_utc),
             "path": self.cert,
         }
         self.assertEqual({name: events[0][name] for name in expected}, expected)
-        self.assertEqual(time_text(datetime(2027, 1, 2, 3, 4, 5, 6, UTC)), "2027-01-02T03:04:05Z")
+        self.assertEqual(
+            format_duration(datetime(2027, 1, 2, 3, 4, 5, 6, UTC)), "2027-01-02T03:04:05Z"
+        )
         self.assert_served(self.made)
 
     def test_reload(self):
@@ -267,7 +269,7 @@ class CertificatesTests(SynchronousTestCase):
                 self.clock.advance(DAY_SECONDS)
             told.append([event["days"] for event in events if "days" in event])
         self.assertEqual(told, [[], *([left] for left in range(13, -4, -1))][:18])
-        end = time_text(made.certificate.not_valid_after_utc)
+        end = format_duration(made.certificate.not_valid_after_utc)
         ((level, text),) = self.texts(events)
         self.assertEqual(level, "warn")
         self.assertEqual(text, f"the certificate for localhost ended on {end}; renew {self.cert}")
@@ -276,7 +278,7 @@ class CertificatesTests(SynchronousTestCase):
         self.assertEqual(len(said), 2)
         self.late = timedelta()
         text = self.said(self.certificates.reload)[1][1]
-        end = time_text(soon.certificate.not_valid_after_utc)
+        end = format_duration(soon.certificate.not_valid_after_utc)
         self.assertEqual(text, f"the certificate for localhost ends on {end}; renew {self.cert}")
 
     def test_short_lives(self):
@@ -304,7 +306,7 @@ class CertificatesTests(SynchronousTestCase):
         """
         made = self.replace(valid_in_days=3)
         self.certificates = self.load()
-        begin = time_text(made.certificate.not_valid_before_utc)
+        begin = format_duration(made.certificate.not_valid_before_utc)
         text = f"the certificate for localhost is not valid before {begin}; "
         text += f"check the clock, or replace {self.cert}"
         self.assertEqual(self.start(), [self.described(made), ("warn", text)])
