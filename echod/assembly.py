@@ -22,10 +22,10 @@ from echod.net.endpoints import WRAPPING, InheritedEndpoint, TCPEndpoint, endpoi
 from echod.options import Options
 from echod.service import EchodService
 from echod.systemd import InheritedSockets, Supervision
-from echod.tls.context import Policy
-from echod.tls.credentials import BadCredentials
+from echod.tls.context import TLSPolicy
+from echod.tls.credentials import CredentialsError
 from echod.tls.keylog import KeyLog
-from echod.tls.reload import Certificates
+from echod.tls.reload import CertificateStore
 from echod.workers.master import UNSHARED, ParentService
 from echod.workers.spawn import Assignment, shares
 from echod.workers.worker import WorkerService
@@ -203,7 +203,7 @@ def _endpoints(
 
 
 def _prepare_tls(reactor: Any, options: Options, service: EchodService) -> None:
-    policy = Policy(
+    policy = TLSPolicy(
         minimum=options["tls-min"] or "1.2",
         alpn=options["tls-alpn"] or (),
         client_auth=options["tls-client-auth"] or "off",
@@ -211,7 +211,7 @@ def _prepare_tls(reactor: Any, options: Options, service: EchodService) -> None:
     if (path := options["tls-keylog"]) is not None:
         service.key_log = KeyLog(path)
         policy = replace(policy, log_keys=service.key_log.write)
-    service.certificates = Certificates(
+    service.certificates = CertificateStore(
         reactor, policy, options["tls-cert"], options["tls-client-ca"]
     )
     try:
@@ -219,7 +219,7 @@ def _prepare_tls(reactor: Any, options: Options, service: EchodService) -> None:
         if service.key_log is not None:
             service.key_log.open()
             service.key_log.warn()
-    except BadCredentials as error:
+    except CredentialsError as error:
         raise SystemExit(f"echod: --tls-{error.kind}: {escape(str(error))}") from None
     except MemoryError:
         # cffi's ffi.callback(), which pyOpenSSL uses; not for want of memory.

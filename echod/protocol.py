@@ -27,11 +27,11 @@ from echod.net.transport import queued
 from echod.proxyprotocol.protocol import ProxyHeader, ProxyPolicy
 from echod.tls.context import ServerContext
 from echod.tls.info import (
-    agreed,
+    client_certificate_expired,
     failure_text,
-    has_outlived_client,
     has_said_hello,
     is_complete,
+    session_fields,
     version,
 )
 
@@ -137,7 +137,7 @@ class Echo(Protocol):
         """
         TLS has been agreed upon; nothing that the client sent has been read yet.
         """
-        if has_outlived_client(self.transport.getHandle()):
+        if client_certificate_expired(self.transport.getHandle()):
             self._detail = "resumed after the end of the client's certificate"
             self.abort(Reason.HANDSHAKE)
         else:
@@ -275,7 +275,7 @@ class Echo(Protocol):
         """
         facts = self.header.facts() if self.header else {}
         if ISSLTransport.providedBy(self.transport):
-            facts = facts | agreed(self.transport.getHandle())
+            facts = facts | session_fields(self.transport.getHandle())
         return facts
 
 

@@ -29,7 +29,7 @@ from echod.stats.snapshot import Snapshot
 from echod.systemd import StatusLine, Supervision, SystemdNotifier
 from echod.tls.context import ServerContext
 from echod.tls.keylog import KeyLog
-from echod.tls.reload import Certificates
+from echod.tls.reload import CertificateStore
 from echod.whereabouts import Pidfile
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class EchodService(MultiService):
     @ivar notifier: tells the service manager.
     """
 
-    certificates: Certificates | None = None
+    certificates: CertificateStore | None = None
     key_log: KeyLog | None = None
     admin: "AdminService | None" = None
 

@@ -118,7 +118,7 @@ def certificates(now: Snapshot) -> Markup:
                 tag("td", each.path, title=f"serial number {each.serial}"),
             )
         )
-    return table("Certificates", ("Names", "Days left", "Until", "File"), rows)
+    return table("CertificateStore", ("Names", "Days left", "Until", "File"), rows)
 
 
 def processes(snapshots: Sequence[Snapshot]) -> Markup:

@@ -19,7 +19,7 @@ from echod.check.results import Failed, Outcome, Session
 from echod.check.stream import ByteStream
 from echod.tls.certificate import MalformedCertificate, names, peer_certificate, validity
 from echod.tls.context import use_credentials
-from echod.tls.credentials import BadCredentials, read_credentials
+from echod.tls.credentials import CredentialsError, read_key_pair
 
 RECORD_BYTES = 16384
 """The longest plaintext of one TLS record (RFC 8446 5.1)."""
@@ -274,8 +274,8 @@ class ClientTLS:
                 _load_authorities(context, authorities)
         if certificate is not None:
             try:
-                use_credentials(context, read_credentials(certificate, key))
-            except BadCredentials as error:
+                use_credentials(context, read_key_pair(certificate, key))
+            except CredentialsError as error:
                 raise BadFile(f"--{error.kind}: {escape(str(error))}") from None
 
     def _judged(self, _: object, certificate: object, number: int, depth: int, ok: int) -> bool:

@@ -34,7 +34,7 @@ from echod.stats.snapshot import (
     Snapshot,
     Traffic,
 )
-from echod.tls.credentials import Credentials
+from echod.tls.credentials import KeyPair
 
 log = Logger(namespace="echod.stats")
 
@@ -68,7 +68,7 @@ class Observation(MultiService):
         connections: Connections,
         max_connections: int,
         listeners: Callable[[], Sequence[ListenerService]],
-        certificates: Callable[[], Sequence[Credentials]] = tuple,
+        certificates: Callable[[], Sequence[KeyPair]] = tuple,
         log_dropped: Callable[[], int] = int,
         now: Callable[[], float] = time.time,
     ):
@@ -175,7 +175,7 @@ class Observation(MultiService):
         )
 
 
-def _served(each: Credentials) -> Served:
+def _served(each: KeyPair) -> Served:
     names = [escape(name) for name in each.names]
     begin, end = each.not_before.timestamp(), each.not_after.timestamp()
     return Served(names, end, each.serial, escape(each.path), begin)

@@ -16,7 +16,7 @@ from OpenSSL import SSL, crypto
 from twisted.internet.interfaces import IOpenSSLContextFactory
 
 from echod.tls._openssl import MODE_NO_AUTO_CHAIN, reasons, set_groups, set_protocols
-from echod.tls.credentials import BadCredentials, Credentials
+from echod.tls.credentials import CredentialsError, KeyPair
 
 ServerContext = IOpenSSLContextFactory
 """What C{startTLS} takes (C{ITLSTransport})."""
@@ -60,7 +60,7 @@ sessions apart: the keys of the tickets do that, each set of contexts having its
 
 
 @dataclass(frozen=True)
-class Policy:
+class TLSPolicy:
     """
     What holds for every connection, whatever certificate it is shown.
 
@@ -77,7 +77,7 @@ class Policy:
 
 
 def _context(
-    policy: Policy, credentials: Credentials, authorities: Sequence[x509.Certificate]
+    policy: TLSPolicy, credentials: KeyPair, authorities: Sequence[x509.Certificate]
 ) -> SSL.Context:
     """
     @raise BadCredentials: when OpenSSL refuses the certificate or the key.
@@ -108,7 +108,7 @@ def _context(
     return context
 
 
-def use_credentials(context: SSL.Context, credentials: Credentials) -> None:
+def use_credentials(context: SSL.Context, credentials: KeyPair) -> None:
     """
     Let a context show a certificate with its chain, and prove that it has its key.
 
@@ -122,7 +122,7 @@ def use_credentials(context: SSL.Context, credentials: Credentials) -> None:
             context.add_extra_chain_cert(issuer)
     except (SSL.Error, crypto.Error, TypeError) as error:
         text = f"OpenSSL refuses {credentials.path}: {reasons(error)}; give another"
-        raise BadCredentials("cert", text) from None
+        raise CredentialsError("cert", text) from None
 
 
 def _choose_certificate(
@@ -144,8 +144,8 @@ def _choose_certificate(
 
 
 def server_context(
-    policy: Policy,
-    credentials: Sequence[Credentials],
+    policy: TLSPolicy,
+    credentials: Sequence[KeyPair],
     authorities: Sequence[x509.Certificate] = (),
 ) -> SSL.Context:
     """

@@ -25,7 +25,7 @@ takes about a quarter of it.
 """
 
 
-class BadCredentials(ValueError):
+class CredentialsError(ValueError):
     """
     A certificate or key cannot be used.  The text is one line for the operator.
 
@@ -38,7 +38,7 @@ class BadCredentials(ValueError):
 
 
 @dataclass(frozen=True)
-class Credentials:
+class KeyPair:
     """
     A certificate that can be served: its key and its chain are there.
 
@@ -107,18 +107,18 @@ def _read(path: str, kind: str) -> tuple[bytes, os.stat_result]:
         with open(path, "rb", opener=_open_at_once) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise BadCredentials(kind, f"{path} is not a regular file; give one that is")
+                raise CredentialsError(kind, f"{path} is not a regular file; give one that is")
             content = file.read(MOST_BYTES + 1)
             after = os.fstat(file.fileno())
     except OSError as error:
-        raise BadCredentials(
+        raise CredentialsError(
             kind, f"cannot read {path}: {error.strerror}; give a file that can be read"
         ) from None
     if len(content) > MOST_BYTES:
-        raise BadCredentials(kind, f"{path} is larger than 1 MiB; give a PEM file")
+        raise CredentialsError(kind, f"{path} is larger than 1 MiB; give a PEM file")
     if len(content) != after.st_size or status.st_mtime_ns != after.st_mtime_ns:
         text = f"{path} changes while it is read; write another file and rename it to this name"
-        raise BadCredentials(kind, text)
+        raise CredentialsError(kind, text)
     return content, status
 
 
@@ -157,10 +157,10 @@ def _certificates(path: str, kind: str, pem: bytes) -> tuple[x509.Certificate, .
             text = f"a certificate in {path} is malformed ({error}); give another"
         else:
             text = _not_pem(path, "certificate", pem)
-        raise BadCredentials(kind, text) from None
+        raise CredentialsError(kind, text) from None
 
 
-def read_credentials(cert_path: str, key_path: str | None) -> Credentials:
+def read_key_pair(cert_path: str, key_path: str | None) -> KeyPair:
     """
     Read a certificate with its chain, and its key.
 
@@ -180,20 +180,20 @@ def read_credentials(cert_path: str, key_path: str | None) -> Credentials:
         certified_names = names(chain[0])
     except (ValueError, UnsupportedAlgorithm):
         text = f"the first certificate in {cert_path} is malformed or of an unknown kind"
-        raise BadCredentials("cert", text + "; give another") from None
+        raise CredentialsError("cert", text + "; give another") from None
     try:
         key = serialization.load_pem_private_key(key_pem, password=None)
     except TypeError:
         text = f"the key in {key_path} is encrypted; store it decrypted, for its owner only"
-        raise BadCredentials("key", text) from None
+        raise CredentialsError("key", text) from None
     except (ValueError, UnsupportedAlgorithm):
-        raise BadCredentials("key", _not_pem(key_path, "private key", key_pem)) from None
+        raise CredentialsError("key", _not_pem(key_path, "private key", key_pem)) from None
     if key.public_key() != certified:
         text = f"the key in {key_path} does not belong to the first certificate in {cert_path}"
         text += "; give its own"
-        raise BadCredentials("key", text)
+        raise CredentialsError("key", text)
     exposed = key_path if _is_exposed(status) else None
-    return Credentials(cert_path, chain, key, certified_names, exposed)
+    return KeyPair(cert_path, chain, key, certified_names, exposed)
 
 
 def read_authorities(path: str) -> tuple[x509.Certificate, ...]:

@@ -41,7 +41,7 @@ def version(connection: SSL.Connection | None) -> str:
     return "" if connection is None else connection.get_protocol_version_name()
 
 
-def agreed(connection: SSL.Connection | None) -> dict[str, str]:
+def session_fields(connection: SSL.Connection | None) -> dict[str, str]:
     """
     What was agreed on; nothing when that is forgotten with the connection, and before the
     end of the handshake the name alone that was asked for.
@@ -86,7 +86,7 @@ def _client(connection: SSL.Connection) -> dict[str, str]:
     }
 
 
-def has_outlived_client(connection: SSL.Connection) -> bool:
+def client_certificate_expired(connection: SSL.Connection) -> bool:
     """
     Whether a session was resumed by a client whose certificate has ended in the meantime,
     or cannot be read.  OpenSSL looks at the certificate in a full handshake only.

@@ -23,8 +23,8 @@ from echod._util.text import escape
 from echod._util.timers import periodic
 from echod.stats.snapshot import warning_seconds
 from echod.tls.certificate import subject_text, validity
-from echod.tls.context import Policy, server_context
-from echod.tls.credentials import BadCredentials, Credentials, read_authorities, read_credentials
+from echod.tls.context import TLSPolicy, server_context
+from echod.tls.credentials import CredentialsError, KeyPair, read_authorities, read_key_pair
 
 log = Logger(namespace="echod.tls")
 
@@ -54,7 +54,7 @@ def _digest(path: str) -> bytes | None:
         return None
 
 
-class FileWatch:
+class FileWatcher:
     """
     Some files that belong together, and what they were like when they were last looked at.
     """
@@ -107,7 +107,7 @@ def _now() -> datetime:
 
 
 @implementer(IOpenSSLContextFactory)
-class Certificates(MultiService):
+class CertificateStore(MultiService):
     """
     What new connections are served with.
 
@@ -116,19 +116,19 @@ class Certificates(MultiService):
 
     _context: SSL.Context
     _authorities: Sequence[x509.Certificate] = ()
-    served: Sequence[Credentials] = ()
+    served: Sequence[KeyPair] = ()
 
     def __init__(
         self,
         clock: Any,
-        policy: Policy,
+        policy: TLSPolicy,
         pairs: Sequence[tuple[str, str | None]],
         client_ca: str | None = None,
         now: Callable[[], datetime] = _now,
     ):
         """
         @param pairs: the files of each certificate and its key, as
-            L{read_credentials<echod.tls.credentials.read_credentials>} takes them.
+            L{read_key_pair<echod.tls.credentials.read_key_pair>} takes them.
         @param client_ca: the file with those who sign clients' certificates.
         @param now: tells the time of day.
         """
@@ -138,7 +138,7 @@ class Certificates(MultiService):
         self._client_ca = client_ca
         self._now = now
         paths = [path for pair in pairs for path in pair] + [client_ca]
-        self._watch = FileWatch([path for path in paths if path is not None])
+        self._watch = FileWatcher([path for path in paths if path is not None])
         # When to try once more what was refused for its dates.
         self._retry_at: datetime | None = None
         self._warned: dict[tuple[object, ...], datetime] = {}
@@ -165,13 +165,13 @@ class Certificates(MultiService):
         # Before the files are read: what changes from now on is seen later.
         self._watch.note()
         self._retry_at = None
-        served = [read_credentials(*pair) for pair in self._pairs]
+        served = [read_key_pair(*pair) for pair in self._pairs]
         self._compare(served)
         authorities = () if self._client_ca is None else read_authorities(self._client_ca)
         self._context = server_context(self._policy, served, authorities)
         self.served, self._authorities = served, authorities
 
-    def _compare(self, new: Sequence[Credentials]) -> None:
+    def _compare(self, new: Sequence[KeyPair]) -> None:
         """
         @raise BadCredentials: when one that is valid would be replaced by one that is not.
         """
@@ -189,7 +189,7 @@ class Certificates(MultiService):
                     next(filter(None, (_fault(issuer, now) for issuer in each.chain[1:]))),
                 )
             text = f"{what} in {each.path} {fault}, and the one that is served is valid"
-            raise BadCredentials("cert", text)
+            raise CredentialsError("cert", text)
 
     def startService(self) -> None:
         """
@@ -204,7 +204,7 @@ class Certificates(MultiService):
         """
         try:
             self.load()
-        except BadCredentials as error:
+        except CredentialsError as error:
             log.error(
                 "cannot reload --tls-{kind}: {reason}; the old certificates are served on",
                 event="reload-failed",
@@ -280,7 +280,7 @@ def _fault(certificate: x509.Certificate, now: datetime) -> str:
     return f"ended on {format_duration(end)}" if now >= end else ""
 
 
-def _warnings(each: Credentials, now: datetime) -> Iterator[Warning]:
+def _warnings(each: KeyPair, now: datetime) -> Iterator[Warning]:
     """
     What there is to say of a certificate's dates, and of those sent with it.
     """
@@ -296,7 +296,7 @@ def _warnings(each: Credentials, now: datetime) -> Iterator[Warning]:
             yield about, partial(_warn_of_issuer, each, issuer, fault)
 
 
-def _warn_of_begin(each: Credentials) -> None:
+def _warn_of_begin(each: KeyPair) -> None:
     log.warn(
         "the certificate for {names} is not valid before {not_before}; check the clock, or "
         "replace {path}",
@@ -307,7 +307,7 @@ def _warn_of_begin(each: Credentials) -> None:
     )
 
 
-def _warn_of_end(each: Credentials, left: timedelta) -> None:
+def _warn_of_end(each: KeyPair, left: timedelta) -> None:
     log.warn(
         "the certificate for {names} {ends} on {not_after}; renew {path}",
         event="certificate-ends",
@@ -319,7 +319,7 @@ def _warn_of_end(each: Credentials, left: timedelta) -> None:
     )
 
 
-def _warn_of_issuer(each: Credentials, issuer: x509.Certificate, fault: str) -> None:
+def _warn_of_issuer(each: KeyPair, issuer: x509.Certificate, fault: str) -> None:
     log.warn(
         "an issuer's certificate in {path}, {subject}, {reason}; replace it by the one that came "
         "with the certificate",
@@ -342,7 +342,7 @@ def _warn_of_authorities(invalid: Sequence[x509.Certificate], total: int, path: 
     )
 
 
-def names_text(credentials: Credentials) -> str:
+def names_text(credentials: KeyPair) -> str:
     """
     The names of a certificate in words.
     """

@@ -10,8 +10,8 @@ from OpenSSL import SSL
 from twisted.internet.interfaces import IOpenSSLContextFactory
 from zope.interface import implementer
 
-from echod.tls.context import Policy, server_context
-from echod.tls.credentials import Credentials
+from echod.tls.context import TLSPolicy, server_context
+from echod.tls.credentials import KeyPair
 from tests.support.certificates import MadeCertificate
 
 VERSIONS = {"TLSv1.2": SSL.TLS1_2_VERSION, "TLSv1.3": SSL.TLS1_3_VERSION}
@@ -52,8 +52,8 @@ class Served:
 
     def __init__(self, made: MadeCertificate):
         chain = (made.certificate,)
-        own = Credentials("made.pem", chain, made.key, ("localhost",), None)
-        self._context = server_context(Policy(), [own])
+        own = KeyPair("made.pem", chain, made.key, ("localhost",), None)
+        self._context = server_context(TLSPolicy(), [own])
 
     def getContext(self) -> SSL.Context:
         return self._context

@@ -23,8 +23,8 @@ from zope.interface.verify import verifyObject
 
 from echod.connections.connection import Connection, Reason
 from echod.protocol import Echo
-from echod.tls.context import Policy, server_context
-from echod.tls.credentials import Credentials
+from echod.tls.context import TLSPolicy, server_context
+from echod.tls.credentials import KeyPair
 from tests.support.certificates import make_certificate
 from tests.support.echoes import ProtocolTestCase, SocketTransport
 from tests.support.handshakes import VERSIONS, Handshake, Served, client_context, shake_hands
@@ -324,8 +324,8 @@ class EchoTests(ProtocolTestCase):
         self.assertEqual(echo.facts(), {})
         self.factory.tls = object()
         made = make_certificate()
-        own = Credentials("made.pem", (made.certificate,), made.key, (), None)
-        hands = shake_hands(server_context(Policy(), [own]), client_context(), b"a.example")
+        own = KeyPair("made.pem", (made.certificate,), made.key, (), None)
+        hands = shake_hands(server_context(TLSPolicy(), [own]), client_context(), b"a.example")
         echo, transport = self.connect()
         transport.handle = hands.server
         directlyProvides(transport, ISSLTransport)
@@ -341,8 +341,8 @@ class EchoTests(ProtocolTestCase):
         self.factory.tls = object()
         authority = make_certificate(["authority"], authority=True)
         made, shown = make_certificate(), make_certificate(["client"], authority)
-        own = Credentials("made.pem", (made.certificate,), made.key, (), None)
-        policy = Policy(client_auth="require")
+        own = KeyPair("made.pem", (made.certificate,), made.key, (), None)
+        policy = TLSPolicy(client_auth="require")
         server = server_context(policy, [own], [authority.certificate])
         client = client_context(None, shown)
         first = shake_hands(server, client)
@@ -361,7 +361,7 @@ class EchoTests(ProtocolTestCase):
 
 
 def served_by(own):
-    return server_context(Policy(), [Credentials("", (own.certificate,), own.key, (), None)])
+    return server_context(TLSPolicy(), [KeyPair("", (own.certificate,), own.key, (), None)])
 
 
 class HandshakeTests(ProtocolTestCase):

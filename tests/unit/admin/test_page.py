@@ -151,7 +151,7 @@ class PageTests(SynchronousTestCase):
         Without TLS there are no tables about it.
         """
         made = page([make_snapshot(certificates=[], handshakes=[])])
-        self.assertNotIn("Certificates", made)
+        self.assertNotIn("CertificateStore", made)
         self.assertNotIn("TLS handshakes", made)
 
     def test_without_script(self):

@@ -12,7 +12,7 @@ from echod.connections.timeouts import TimeLimits
 from echod.connections.tracker import Connections
 from echod.stats.collector import NEWEST, Observation
 from echod.stats.snapshot import Guest, Handshakes, Listening, Sample, Served, Snapshot, Traffic
-from echod.tls.credentials import read_credentials
+from echod.tls.credentials import read_key_pair
 from tests.support.certificates import make_certificate
 from tests.support.fakes import FakeConnection
 
@@ -151,7 +151,7 @@ class ObservationTests(SynchronousTestCase):
         path = self.mktemp()
         with open(path, "wb") as file:
             file.write(made.cert_pem + made.key_pem)
-        (each,) = self.served = [read_credentials(path, None)]
+        (each,) = self.served = [read_key_pair(path, None)]
         self.connections.totals.handshakes["failed", ""] += 2
         now = self.observation.snapshot()
         self.assertEqual(

@@ -12,8 +12,8 @@ from OpenSSL import SSL
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.tls._openssl import is_resumed, set_groups
-from echod.tls.context import CLIENT_AUTH, Policy, server_context
-from echod.tls.credentials import BadCredentials, Credentials
+from echod.tls.context import CLIENT_AUTH, TLSPolicy, server_context
+from echod.tls.credentials import CredentialsError, KeyPair
 from tests.support.certificates import make_certificate
 from tests.support.handshakes import VERSIONS, Handshake, client_context, shake_hands
 
@@ -29,7 +29,7 @@ def credentials(made):
         above = above.issuer
     found = made.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     names = tuple(found.value.get_values_for_type(x509.DNSName))
-    return Credentials("made.pem", tuple(chain), made.key, names, None)
+    return KeyPair("made.pem", tuple(chain), made.key, names, None)
 
 
 class PolicyTests(SynchronousTestCase):
@@ -38,7 +38,7 @@ class PolicyTests(SynchronousTestCase):
     """
 
     def setUp(self):
-        self.server = server_context(Policy(), [credentials(make_certificate())])
+        self.server = server_context(TLSPolicy(), [credentials(make_certificate())])
 
     def refused(self, server, client):
         """
@@ -62,7 +62,7 @@ class PolicyTests(SynchronousTestCase):
         old.set_max_proto_version(SSL.TLS1_1_VERSION)
         old.set_cipher_list(b"ALL:@SECLEVEL=0")
         self.assertIn("protocol version", self.refused(self.server, old)[0])
-        newest = server_context(Policy(minimum="1.3"), [credentials(make_certificate())])
+        newest = server_context(TLSPolicy(minimum="1.3"), [credentials(make_certificate())])
         self.assertIn("protocol version", self.refused(newest, client_context("TLSv1.2"))[0])
         self.assertEqual(shake_hands(newest, client_context("TLSv1.3")).heard, b"word")
 
@@ -72,16 +72,18 @@ class PolicyTests(SynchronousTestCase):
         server's order decides.
         """
         for suite in ("ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-CHACHA20-POLY1305"):
-            agreed = shake_hands(self.server, client_context("TLSv1.2", suites=suite)).client
-            self.assertEqual(agreed.get_cipher_name(), suite)
+            session_fields = shake_hands(
+                self.server, client_context("TLSv1.2", suites=suite)
+            ).client
+            self.assertEqual(session_fields.get_cipher_name(), suite)
         for suite in ("ECDHE-ECDSA-AES256-SHA384", "ECDHE-ECDSA-AES128-SHA"):
             says = self.refused(self.server, client_context("TLSv1.2", suites=suite))
             self.assertIn("no shared cipher", says[1])
         both = "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-ECDSA-AES128-GCM-SHA256"
-        agreed = shake_hands(self.server, client_context("TLSv1.2", suites=both)).client
-        self.assertEqual(agreed.get_cipher_name(), "ECDHE-ECDSA-AES128-GCM-SHA256")
-        agreed = shake_hands(self.server, client_context("TLSv1.3")).client
-        self.assertEqual(agreed.get_cipher_name(), "TLS_AES_128_GCM_SHA256")
+        session_fields = shake_hands(self.server, client_context("TLSv1.2", suites=both)).client
+        self.assertEqual(session_fields.get_cipher_name(), "ECDHE-ECDSA-AES128-GCM-SHA256")
+        session_fields = shake_hands(self.server, client_context("TLSv1.3")).client
+        self.assertEqual(session_fields.get_cipher_name(), "TLS_AES_128_GCM_SHA256")
 
     def test_groups(self):
         """
@@ -122,7 +124,7 @@ class PolicyTests(SynchronousTestCase):
         """
         weak = rsa.generate_private_key(public_exponent=65537, key_size=1024)
         made = credentials(make_certificate(key=weak))
-        error = self.assertRaises(BadCredentials, server_context, Policy(), [made])
+        error = self.assertRaises(CredentialsError, server_context, TLSPolicy(), [made])
         self.assertEqual(
             (error.kind, str(error)),
             ("cert", "OpenSSL refuses made.pem: ee key too small; give another"),
@@ -135,10 +137,10 @@ class PolicyTests(SynchronousTestCase):
         root = make_certificate(["root"], authority=True)
         upper = make_certificate(["upper"], root, authority=True)
         leaf = credentials(make_certificate(["localhost"], upper))
-        hands = shake_hands(server_context(Policy(), [leaf]), client_context())
+        hands = shake_hands(server_context(TLSPolicy(), [leaf]), client_context())
         self.assertEqual(hands.shown, ["CN=localhost", "CN=upper"])
-        alone = Credentials(leaf.path, leaf.chain[:1], leaf.key, leaf.names, None)
-        policy = Policy(client_auth="request")
+        alone = KeyPair(leaf.path, leaf.chain[:1], leaf.key, leaf.names, None)
+        policy = TLSPolicy(client_auth="request")
         context = server_context(policy, [alone], [upper.certificate, root.certificate])
         self.assertEqual(shake_hands(context, client_context()).shown, ["CN=localhost"])
 
@@ -147,7 +149,7 @@ class PolicyTests(SynchronousTestCase):
         The secrets of each connection are told, a line at a time, if somebody asks for them.
         """
         lines = []
-        server = server_context(Policy(log_keys=lines.append), [credentials(make_certificate())])
+        server = server_context(TLSPolicy(log_keys=lines.append), [credentials(make_certificate())])
         hands = shake_hands(server, client_context("TLSv1.2"))
         (line,) = lines
         self.assertEqual(line.split()[0], b"CLIENT_RANDOM")
@@ -166,7 +168,7 @@ class TicketTests(SynchronousTestCase):
         self.made = credentials(make_certificate())
 
     def server(self, **policy):
-        return server_context(Policy(**policy), [self.made], [self.authority.certificate])
+        return server_context(TLSPolicy(**policy), [self.made], [self.authority.certificate])
 
     def again(self, server, client, first, other=None):
         """
@@ -203,7 +205,7 @@ class TicketTests(SynchronousTestCase):
             self.assertEqual((second.heard, is_resumed(second.server)), (b"word", False))
             other = make_certificate(["other"], authority=True)
             changed = server_context(
-                Policy(client_auth="require"), [self.made], [other.certificate]
+                TLSPolicy(client_auth="require"), [self.made], [other.certificate]
             )
             third = self.again(server, client, first, changed)
             self.assertEqual(third.heard, b"")
@@ -225,7 +227,7 @@ class TicketTests(SynchronousTestCase):
         A ticket resumes also when a name has led to another certificate's context.
         """
         other = credentials(make_certificate(["other.example"]))
-        server = server_context(Policy(), [self.made, other])
+        server = server_context(TLSPolicy(), [self.made, other])
         for version in VERSIONS:
             client = client_context(version)
             for name in (None, b"localhost", b"other.example"):
@@ -269,7 +271,7 @@ class ClientTests(SynchronousTestCase):
         """
         made = [credentials(make_certificate([name])) for name in ("localhost", "b.example")]
         for auth in CLIENT_AUTH:
-            server = server_context(Policy(client_auth=auth), made, [self.authority.certificate])
+            server = server_context(TLSPolicy(client_auth=auth), made, [self.authority.certificate])
             for kind, certificate in self.shown.items():
                 good = auth == "off" or kind not in self.why or (auth, kind) == ("request", "none")
                 for version in VERSIONS:
@@ -288,7 +290,7 @@ class ClientTests(SynchronousTestCase):
         Clients are told which authorities are trusted, so that they can choose a certificate.
         """
         server = server_context(
-            Policy(client_auth="request"),
+            TLSPolicy(client_auth="request"),
             [credentials(make_certificate())],
             [self.authority.certificate],
         )
@@ -306,7 +308,7 @@ class NameTests(SynchronousTestCase):
     def setUp(self):
         names = (["first"], ["a.example", "*.b.example"], ["*.a.b.example", "x.b.example"])
         made = [credentials(make_certificate(each)) for each in names]
-        self.server = server_context(Policy(), made)
+        self.server = server_context(TLSPolicy(), made)
 
     def shown(self, name):
         """
@@ -362,7 +364,7 @@ class NameTests(SynchronousTestCase):
             credentials(make_certificate(["x", "twice"])),
             credentials(make_certificate(["twice"])),
         ]
-        hands = shake_hands(server_context(Policy(), made), client_context(), b"twice")
+        hands = shake_hands(server_context(TLSPolicy(), made), client_context(), b"twice")
         self.assertEqual(hands.shown, ["CN=x"])
 
     def test_replaced_in_the_middle(self):
@@ -389,7 +391,7 @@ class ProtocolTests(SynchronousTestCase):
 
     def setUp(self):
         made = [credentials(make_certificate([name])) for name in ("localhost", "b.example")]
-        self.server = server_context(Policy(alpn=(b"h2", b"echo")), made)
+        self.server = server_context(TLSPolicy(alpn=(b"h2", b"echo")), made)
 
     def hands(self, version, name, *offered):
         return shake_hands(self.server, client_context(version, alpn=offered), name)
@@ -425,6 +427,6 @@ class ProtocolTests(SynchronousTestCase):
             self.assertEqual(
                 (hands.heard, hands.client.get_alpn_proto_negotiated()), (b"word", b"")
             )
-        self.server = server_context(Policy(), [credentials(make_certificate())])
+        self.server = server_context(TLSPolicy(), [credentials(make_certificate())])
         hands = self.hands(None, None, b"h2")
         self.assertEqual((hands.heard, hands.client.get_alpn_proto_negotiated()), (b"word", b""))

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.tls.credentials import BadCredentials, read_authorities, read_credentials, serial_text
+from echod.tls.credentials import CredentialsError, read_authorities, read_key_pair, serial_text
 from tests.support.certificates import ODD, make_certificate, odd_certificate
 
 
@@ -36,7 +36,7 @@ class CredentialsTestCase(SynchronousTestCase):
         """
         The files are refused with one line that names the right one and ends in the way out.
         """
-        error = self.assertRaises(BadCredentials, read, *paths)
+        error = self.assertRaises(CredentialsError, read, *paths)
         self.assertEqual(error.kind, kind)
         self.assertIn(words, str(error))
         self.assertTrue(str(error).endswith("; " + way_out), error)
@@ -55,7 +55,7 @@ class ReadTests(CredentialsTestCase):
         """
         made = make_certificate()
         cert = self.file(made.cert_pem)
-        read = read_credentials(cert, self.file(made.key_pem))
+        read = read_key_pair(cert, self.file(made.key_pem))
         self.assertEqual((read.path, read.chain), (cert, (made.certificate,)))
         self.assertEqual(read.key.public_key(), made.key.public_key())
 
@@ -65,7 +65,7 @@ class ReadTests(CredentialsTestCase):
         """
         made = make_certificate()
         for parts in ((made.cert_pem, made.key_pem), (made.key_pem, made.cert_pem)):
-            self.assertEqual(read_credentials(self.file(*parts), None).chain, (made.certificate,))
+            self.assertEqual(read_key_pair(self.file(*parts), None).chain, (made.certificate,))
 
     def test_chain(self):
         """
@@ -74,7 +74,7 @@ class ReadTests(CredentialsTestCase):
         root = make_certificate(["root"], authority=True)
         upper = make_certificate(["upper"], root, authority=True)
         leaf = make_certificate(["localhost"], upper)
-        read = read_credentials(self.file(leaf.chain), self.file(leaf.key_pem))
+        read = read_key_pair(self.file(leaf.chain), self.file(leaf.key_pem))
         self.assertEqual(read.chain, (leaf.certificate, upper.certificate))
 
     def test_description(self):
@@ -82,7 +82,7 @@ class ReadTests(CredentialsTestCase):
         The names, the serial number and the end are those of the certificate.
         """
         made = make_certificate(["a.example", "*.b.example", "192.0.2.1", "::1"], days=3)
-        read = read_credentials(self.file(made.cert_pem, made.key_pem), None)
+        read = read_key_pair(self.file(made.cert_pem, made.key_pem), None)
         self.assertEqual(read.names, ("a.example", "*.b.example", "192.0.2.1", "::1"))
         self.assertEqual(int(read.serial, 16), made.certificate.serial_number)
         self.assertEqual(round((read.not_after - datetime.now(UTC)).total_seconds() / 86400), 3)
@@ -92,7 +92,7 @@ class ReadTests(CredentialsTestCase):
         A common name is no name that a client would look at.
         """
         made = make_certificate([], common_name="localhost")
-        read = read_credentials(self.file(made.cert_pem, made.key_pem), None)
+        read = read_key_pair(self.file(made.cert_pem, made.key_pem), None)
         self.assertEqual(read.names, ())
 
     def test_serial(self):
@@ -110,9 +110,9 @@ class ReadTests(CredentialsTestCase):
         open_to_all = self.file(made.cert_pem, made.key_pem, mode=0o644)
         for mode, exposed in ((0o600, False), (0o400, False), (0o640, True), (0o604, True)):
             key = self.file(made.key_pem, mode=mode)
-            read = read_credentials(open_to_all, key)
+            read = read_key_pair(open_to_all, key)
             self.assertEqual(read.exposed, key if exposed else None)
-        self.assertEqual(read_credentials(open_to_all, None).exposed, open_to_all)
+        self.assertEqual(read_key_pair(open_to_all, None).exposed, open_to_all)
 
     def test_by_a_group(self):
         """
@@ -123,7 +123,7 @@ class ReadTests(CredentialsTestCase):
         self.patch(os, "geteuid", lambda: other)
         for mode, exposed in ((0o440, False), (0o640, False), (0o444, True)):
             key = self.file(made.key_pem, mode=mode)
-            read = read_credentials(cert, key)
+            read = read_key_pair(cert, key)
             self.assertEqual((mode, read.exposed), (mode, key if exposed else None))
 
     def test_authorities(self):
@@ -142,7 +142,7 @@ class RefusedTests(CredentialsTestCase):
 
     def refused(self, kind, words, way_out, cert, key=None):
         path = cert if kind == "cert" or key is None else key
-        self.assert_refused(kind, words, way_out, path, read_credentials, cert, key)
+        self.assert_refused(kind, words, way_out, path, read_key_pair, cert, key)
 
     def test_key_of_another(self):
         """
@@ -277,7 +277,7 @@ class RefusedTests(CredentialsTestCase):
         says = ("changes while it is read", "write another file and rename it to this name")
         self.refused("cert", *says, path)
         count = 0
-        read_credentials(path, None)
+        read_key_pair(path, None)
 
     def test_odd(self):
         """
@@ -287,7 +287,7 @@ class RefusedTests(CredentialsTestCase):
             made = make_certificate()
             path = self.file(odd_certificate(made, what), made.key_pem)
             if what == "bit string as common name":
-                self.assertEqual(read_credentials(path, None).names, ("localhost",))
+                self.assertEqual(read_key_pair(path, None).names, ("localhost",))
             else:
                 self.refused("cert", "malformed", "give another", path)
 

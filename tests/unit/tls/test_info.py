@@ -6,15 +6,15 @@ from cryptography import x509
 from OpenSSL import SSL
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.tls.context import Policy, server_context
-from echod.tls.credentials import Credentials, serial_text
+from echod.tls.context import TLSPolicy, server_context
+from echod.tls.credentials import KeyPair, serial_text
 from echod.tls.info import (
     MOST_CHARACTERS,
-    agreed,
+    client_certificate_expired,
     failure_text,
-    has_outlived_client,
     has_said_hello,
     is_complete,
+    session_fields,
 )
 from tests.support.certificates import ODD, make_certificate, odd_certificate
 from tests.support.handshakes import VERSIONS, Handshake, client_context, shake_hands
@@ -30,8 +30,8 @@ class HandshakeTestCase(SynchronousTestCase):
         self.made = make_certificate()
 
     def server(self, **policy):
-        own = Credentials("made.pem", (self.made.certificate,), self.made.key, (), None)
-        return server_context(Policy(**policy), [own, own], [self.authority.certificate])
+        own = KeyPair("made.pem", (self.made.certificate,), self.made.key, (), None)
+        return server_context(TLSPolicy(**policy), [own, own], [self.authority.certificate])
 
 
 class HelloTests(HandshakeTestCase):
@@ -71,7 +71,7 @@ class AgreedTests(HandshakeTestCase):
         """
         for version in VERSIONS:
             hands = shake_hands(self.server(), client_context(version))
-            facts = agreed(hands.server)
+            facts = session_fields(hands.server)
             self.assertIn("25519", facts.pop("tls_group").lower())
             self.assertEqual(
                 facts,
@@ -94,7 +94,7 @@ class AgreedTests(HandshakeTestCase):
             first = shake_hands(server, client, b"a.example")
             again = shake_hands(server, client, b"a.example", first.client.get_session())
             for hands, resumed in ((first, "no"), (again, "yes")):
-                facts = agreed(hands.server)
+                facts = session_fields(hands.server)
                 expected = {
                     "tls_resumed": resumed,
                     "tls_sni": "a.example",
@@ -113,7 +113,7 @@ class AgreedTests(HandshakeTestCase):
         hands = shake_hands(
             self.server(client_auth="require"), client_context(None, shown), b"\x1b]\n; \xff" * 40
         )
-        facts = agreed(hands.server)
+        facts = session_fields(hands.server)
         self.assertTrue(facts["tls_sni"].startswith(r"\x1b]\x0a\x3b\x20\xff"), facts)
         for name in ("tls_sni", "tls_subject"):
             self.assertTrue(facts[name].isprintable(), facts[name])
@@ -123,12 +123,12 @@ class AgreedTests(HandshakeTestCase):
         """
         Before the handshake is over, the client's name for us is all that is told.
         """
-        self.assertEqual(agreed(None), {})
+        self.assertEqual(session_fields(None), {})
         client = client_context("TLSv1.2")
         hands = Handshake(self.server(), client, b"a.example")
-        self.assertEqual((agreed(hands.server), is_complete(hands.server)), ({}, False))
+        self.assertEqual((session_fields(hands.server), is_complete(hands.server)), ({}, False))
         hands.step()
-        self.assertEqual(agreed(hands.server), {"tls_sni": "a.example"})
+        self.assertEqual(session_fields(hands.server), {"tls_sni": "a.example"})
         hands.run()
         self.assertTrue(is_complete(hands.server))
 
@@ -147,7 +147,7 @@ class AgreedTests(HandshakeTestCase):
             context.use_privatekey_file(path)
             hands = shake_hands(self.server(client_auth="request"), context)
             if hands.heard:
-                facts = agreed(hands.server)
+                facts = session_fields(hands.server)
                 bad = what in ("version 4", "bit string as common name")
                 subject = "malformed" if bad else "CN=client"
                 self.assertEqual((what, facts["tls_subject"]), (what, subject))
@@ -174,7 +174,7 @@ class AgreedTests(HandshakeTestCase):
                     raise AttributeError(name)
                 return lambda **kwargs: Malformed() if kwargs else b"x"
 
-        facts = agreed(Connection())
+        facts = session_fields(Connection())
         self.assertEqual((facts["tls_subject"], facts["tls_serial"]), ("malformed", "0A"))
 
 
@@ -192,9 +192,9 @@ class OutlivedTests(HandshakeTestCase):
             server, client = self.server(client_auth="request"), client_context(None, certificate)
             first = shake_hands(server, client)
             again = shake_hands(server, client, session=first.client.get_session())
-            self.assertEqual(agreed(again.server)["tls_resumed"], "yes")
-            self.assertFalse(has_outlived_client(first.server))
-            self.assertFalse(has_outlived_client(again.server))
+            self.assertEqual(session_fields(again.server)["tls_resumed"], "yes")
+            self.assertFalse(client_certificate_expired(first.server))
+            self.assertFalse(client_certificate_expired(again.server))
 
     def test_ended(self):
         """
@@ -218,12 +218,12 @@ class OutlivedTests(HandshakeTestCase):
             def get_peer_certificate(self, *, as_cryptography):
                 return x509.load_pem_x509_certificate(self._pem)
 
-        self.assertFalse(has_outlived_client(Later(shown.cert_pem)))
+        self.assertFalse(client_certificate_expired(Later(shown.cert_pem)))
         ended = make_certificate(["client"], self.authority, days=-1)
-        self.assertTrue(has_outlived_client(Later(ended.cert_pem)))
+        self.assertTrue(client_certificate_expired(Later(ended.cert_pem)))
         # What is not known may have ended.
         for what in ("ends in year 0", "version 4"):
-            self.assertTrue(has_outlived_client(Later(odd_certificate(shown, what))))
+            self.assertTrue(client_certificate_expired(Later(odd_certificate(shown, what))))
 
 
 class FailureTests(HandshakeTestCase):

@@ -14,9 +14,15 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from echod.tls._openssl import is_resumed
-from echod.tls.context import Policy
-from echod.tls.credentials import BadCredentials
-from echod.tls.reload import DAY_SECONDS, HOUR_SECONDS, WATCH_SECONDS, Certificates, format_duration
+from echod.tls.context import TLSPolicy
+from echod.tls.credentials import CredentialsError
+from echod.tls.reload import (
+    DAY_SECONDS,
+    HOUR_SECONDS,
+    WATCH_SECONDS,
+    CertificateStore,
+    format_duration,
+)
 from tests.support.certificates import ODD, make_certificate, odd_certificate
 from tests.support.handshakes import client_context, shake_hands
 
@@ -34,9 +40,9 @@ class CertificatesTests(SynchronousTestCase):
         self.certificates = self.load()
 
     def load(self, policy=None, pairs=None, client_ca=None):
-        certificates = Certificates(
+        certificates = CertificateStore(
             self.clock,
-            policy or Policy(),
+            policy or TLSPolicy(),
             pairs or [(self.cert, self.key)],
             client_ca,
             lambda: datetime.now(UTC) + self.late,
@@ -217,7 +223,7 @@ class CertificatesTests(SynchronousTestCase):
         one, other = (make_certificate(["authority"], authority=True) for _ in "ab")
         path = self.mktemp()
         self.write(path, one.cert_pem)
-        self.certificates = self.load(Policy(client_auth="require"), client_ca=path)
+        self.certificates = self.load(TLSPolicy(client_auth="require"), client_ca=path)
         self.start()
         clients = [client_context(None, make_certificate(["client"], ca)) for ca in (one, other)]
 
@@ -239,7 +245,7 @@ class CertificatesTests(SynchronousTestCase):
         At the start a wrong file is the caller's business.
         """
         self.write(self.key, b"")
-        self.assertRaises(BadCredentials, self.load)
+        self.assertRaises(CredentialsError, self.load)
 
     def test_exposed(self):
         """
@@ -340,7 +346,7 @@ class CertificatesTests(SynchronousTestCase):
         path = self.mktemp()
         good, ended = (make_certificate(["ca"], authority=True, days=days) for days in (90, -1))
         self.write(path, good.cert_pem + ended.cert_pem)
-        self.certificates = self.load(Policy(client_auth="request"), client_ca=path)
+        self.certificates = self.load(TLSPolicy(client_auth="request"), client_ca=path)
         _, (level, text) = self.start()
         self.assertEqual(level, "warn")
         beginning = f"1 of 2 certificates in {path} are not valid now, such as CN=ca; "

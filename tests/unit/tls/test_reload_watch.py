@@ -6,7 +6,7 @@ import os
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.tls.reload import FileWatch
+from echod.tls.reload import FileWatcher
 
 
 class FileWatchTests(SynchronousTestCase):
@@ -18,7 +18,7 @@ class FileWatchTests(SynchronousTestCase):
         self.paths = [self.mktemp(), self.mktemp()]
         for path in self.paths:
             self.replace(path, b"old")
-        self.watch = FileWatch(self.paths)
+        self.watch = FileWatcher(self.paths)
         self.watch.note()
 
     def replace(self, path, content):
@@ -111,7 +111,7 @@ class FileWatchTests(SynchronousTestCase):
         link, turned = os.path.join(root, "..data"), os.path.join(root, "turned")
         os.symlink("1", link)
         os.symlink("..data/pem", os.path.join(root, "pem"))
-        self.watch = FileWatch([os.path.join(root, "pem")])
+        self.watch = FileWatcher([os.path.join(root, "pem")])
         self.watch.note()
         os.symlink("2", turned)
         os.replace(turned, link)
