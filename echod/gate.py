@@ -7,18 +7,18 @@ that it is for.
 
 from twisted.internet.interfaces import IReactorTime
 
-from echod.connections.admission import AddressRules, Admission, ConnectRate
-from echod.connections.timeouts import TimeLimits
+from echod.connections.admission import AccessRules, Admission, RateLimiter
+from echod.connections.timeouts import Timeouts
 from echod.connections.tracker import Connections
 from echod.options import Options
 from echod.proxyprotocol.protocol import ProxyPolicy
 
 
-def time_limits(options: Options) -> TimeLimits:
+def time_limits(options: Options) -> Timeouts:
     """
     How long what may take.
     """
-    return TimeLimits(
+    return Timeouts(
         handshake=options["handshake-timeout"],
         idle=options["idle-timeout"],
         lifetime=options["max-lifetime"],
@@ -39,9 +39,9 @@ def admission(
     return Admission(
         connections,
         most,
-        AddressRules(options["allow"], options["deny"]),
+        AccessRules(options["allow"], options["deny"]),
         options["max-per-client"],
-        ConnectRate(clock, *rate) if rate else None,
+        RateLimiter(clock, *rate) if rate else None,
     )
 
 

@@ -21,7 +21,7 @@ from zope.interface import implementer
 from echod._util.sockets import outq, unread
 from echod._util.text import escape, format_address
 from echod.connections.admission import Admission
-from echod.connections.connection import Reason, reason_of
+from echod.connections.connection import Reason, reason_from_failure
 from echod.connections.tracker import Connections
 from echod.net.transport import queued
 from echod.proxyprotocol.protocol import ProxyHeader, ProxyPolicy
@@ -87,7 +87,7 @@ class Echo(Protocol):
     @ivar bytes_echoed: bytes received and handed to the transport.
     @ivar paused: whether the transport holds so much that reading has stopped.
     @ivar ending: whether the end has begun; what arrives now is discarded.
-    @ivar awaited: C{Reason.HANDSHAKE} until the TLS handshake is over.
+    @ivar waiting_for: C{Reason.HANDSHAKE} until the TLS handshake is over.
     @ivar header: what has read the PROXY header, if there was one.
     """
 
@@ -97,7 +97,7 @@ class Echo(Protocol):
     bytes_echoed = 0
     paused = False
     ending = False
-    awaited: Reason | None = None
+    waiting_for: Reason | None = None
     header: ProxyHeader | None = None
     _reason: Reason | None = None
     _detail = ""
@@ -124,13 +124,13 @@ class Echo(Protocol):
         else:
             factory.connections.replace(self.header, self)
         if factory.admission.counts_clients:
-            factory.admission.enter(self.client)
+            factory.admission.acquire(self.client)
         if factory.tls is not None:
             self.transport.startTLS(factory.tls)
         if factory.tls is not None or (
             not factory.outermost and ISSLTransport.providedBy(self.transport)
         ):
-            self.awaited = Reason.HANDSHAKE
+            self.waiting_for = Reason.HANDSHAKE
         self.transport.registerProducer(self, True)
 
     def handshakeCompleted(self) -> None:
@@ -141,11 +141,11 @@ class Echo(Protocol):
             self._detail = "resumed after the end of the client's certificate"
             self.abort(Reason.HANDSHAKE)
         else:
-            self.awaited = None
+            self.waiting_for = None
             handshakes = self.factory.connections.totals.handshakes
             handshakes["ok", version(self.transport.getHandle())] += 1
 
-    def overdue(self) -> None:
+    def timed_out(self) -> None:
         """
         The TLS handshake has not come to its end in time.
         """
@@ -183,17 +183,17 @@ class Echo(Protocol):
 
     def writeConnectionLost(self) -> None:
         """
-        Our side is closed, as L{finish} asked; the client's close is what remains.
+        Our side is closed, as L{close} asked; the client's close is what remains.
         """
 
-    def finish(self, reason: Reason) -> None:
+    def close(self, reason: Reason) -> None:
         """
         End politely: send what is owed, close our side, then read and discard until
         the client has closed its own.  L{Connections} sets the bound on that.
         """
         if self.ending:
             return
-        if self.awaited is not None:
+        if self.waiting_for is not None:
             # Nothing is owed before TLS, and there is nobody to say goodbye to.
             self.abort(reason)
             return
@@ -231,22 +231,22 @@ class Echo(Protocol):
             known = handle is not None and is_complete(handle)
             handshakes["failed", version(handle) if known else ""] += 1
         if factory.admission.counts_clients:
-            factory.admission.leave(self.client)
+            factory.admission.release(self.client)
 
     def _end_reason(self, failure: Failure) -> Reason:
-        reason = reason_of(failure)
+        reason = reason_from_failure(failure)
         went = reason is not Reason.ERROR and self._reason in (None, Reason.CLIENT)
-        if went and self.awaited is not None and has_said_hello(self.transport.getHandle()):
+        if went and self.waiting_for is not None and has_said_hello(self.transport.getHandle()):
             # Who says nothing only looks whether the port takes connections.
             self._detail = "the client went away"
-            return self.awaited
+            return self.waiting_for
         if reason is Reason.CLIENT:
             return self._reason or reason
         if reason is Reason.ERROR:
-            secure = self.awaited is not None or ISSLTransport.providedBy(self.transport)
+            secure = self.waiting_for is not None or ISSLTransport.providedBy(self.transport)
             handle = self.transport.getHandle() if secure else None
             self._detail = escape(failure_text(handle, failure.value))
-            return self.awaited or reason
+            return self.waiting_for or reason
         # A client that breaks the connection while it is owed something did that
         # itself, even if it had closed its sending side before.
         return reason if self._reason in (None, Reason.CLIENT) else self._reason
@@ -257,7 +257,7 @@ class Echo(Protocol):
         """
         return unread(self.transport.fileno())
 
-    def owed(self) -> tuple[int, ...]:
+    def pending(self) -> tuple[int, ...]:
         """
         What the client has not taken yet: bytes in the kernel, and in the transport.
         """
@@ -269,17 +269,17 @@ class Echo(Protocol):
         """
         return format_address(self.client)
 
-    def facts(self) -> dict[str, str]:
+    def log_fields(self) -> dict[str, str]:
         """
         What the PROXY header told, if there was one, and what TLS has agreed on.
         """
-        facts = self.header.facts() if self.header else {}
+        facts = self.header.log_fields() if self.header else {}
         if ISSLTransport.providedBy(self.transport):
             facts = facts | session_fields(self.transport.getHandle())
         return facts
 
 
-class Refused(Protocol):
+class RejectProtocol(Protocol):
     """
     A client that is not let in, where a layer between us and the connection takes
     nothing less than a protocol for it (Twisted #6640).
@@ -322,14 +322,14 @@ class EchoFactory(Factory):
         """
         proxies = self.proxies if self.proxies and self.proxies.trusts(addr) else None
         reason = self._refusal(addr, proxies is not None)
-        protocol: Echo | ProxyHeader | Refused
+        protocol: Echo | ProxyHeader | RejectProtocol
         if reason is None:
             protocol = ProxyHeader(proxies.required) if proxies else Echo()
         else:
             self.connections.refusals.add(self.listener, reason, format_address(addr))
             if self.outermost:
                 return None
-            protocol = Refused()
+            protocol = RejectProtocol()
         protocol.factory = self
         return protocol
 
@@ -343,7 +343,7 @@ class EchoFactory(Factory):
             return Reason.PROXY_HEADER
         return self.admission.refusal(address)
 
-    def let_in(self, behind: ProxyHeader, first: bytes) -> Echo | None:
+    def admit(self, behind: ProxyHeader, first: bytes) -> Echo | None:
         """
         Let a client in whose address is known, now that its proxy has named it, or
         refuse it.

@@ -17,7 +17,7 @@ from twisted.python.components import Componentized
 
 from echod._util import signals
 from echod._util.timers import periodic
-from echod.connections.timeouts import LOOK_SECONDS
+from echod.connections.timeouts import CHECK_INTERVAL
 from echod.connections.tracker import Connections
 from echod.gate import admission, proxy_policy, time_limits
 from echod.logs.daemonlog import TwistdLog
@@ -100,9 +100,9 @@ class EchodService(MultiService):
         if options["admin"] is not None:
             self.observation.setServiceParent(self._to_the_end)
         for interval, doing, action in (
-            (LOOK_SECONDS, "looking at the connections", self.connections.sweep),
-            (LOOK_SECONDS, "forgetting clients", self.admission.forget),
-            (REFUSALS_SECONDS, "telling of refusals", self.connections.refusals.tell),
+            (CHECK_INTERVAL, "looking at the connections", self.connections.check_timeouts),
+            (CHECK_INTERVAL, "forgetting clients", self.admission.expire),
+            (REFUSALS_SECONDS, "telling of refusals", self.connections.refusals.log_summary),
         ):
             periodic(reactor, interval, doing, action).setServiceParent(self)
 
@@ -260,7 +260,7 @@ class EchodService(MultiService):
         self.connections.abort_all()
 
     def _stopped(self, _: None) -> None:
-        self.connections.refusals.tell()
+        self.connections.refusals.log_summary()
         log.info(
             "echod stopped: {connections} connections, {bytes} bytes echoed",
             event="stopped",

@@ -53,7 +53,7 @@ class Networks:
         )
 
 
-class AddressRules:
+class AccessRules:
     """
     Which addresses may come in: with C{allow}, those alone; never those of C{deny}.
     """
@@ -72,7 +72,7 @@ class AddressRules:
         return ip not in self._deny and (not self._allow or ip in self._allow)
 
 
-class ConnectRate:
+class RateLimiter:
     """
     How often a client may connect: a token bucket for each.
 
@@ -113,7 +113,7 @@ class ConnectRate:
             self._buckets.popitem(last=False)
         return True
 
-    def forget(self) -> None:
+    def expire(self) -> None:
         """
         Forget the clients whose buckets are full, from those on who were away longest.
         """
@@ -130,16 +130,16 @@ class Admission:
     The limits of all listeners together.
 
     @ivar connections: the live set.
-    @ivar counts_clients: whether L{enter} and L{leave} are to be called.
+    @ivar counts_clients: whether L{acquire} and L{release} are to be called.
     """
 
     def __init__(
         self,
         connections: Connections,
         max_connections: int,
-        rules: AddressRules | None = None,
+        rules: AccessRules | None = None,
         max_per_client: int = 0,
-        rate: ConnectRate | None = None,
+        rate: RateLimiter | None = None,
     ):
         """
         @param max_connections: how many there may be at once.
@@ -184,16 +184,16 @@ class Admission:
             return Reason.RATE
         return None
 
-    def enter(self, address: IAddress) -> None:
+    def acquire(self, address: IAddress) -> None:
         """
         A client has been let in.
         """
         if (ip := ip_of(address)) is not None:
             self._of_client[client_of(ip)] += 1
 
-    def leave(self, address: IAddress) -> None:
+    def release(self, address: IAddress) -> None:
         """
-        It is gone; to be called once for each L{enter}.
+        It is gone; to be called once for each L{acquire}.
         """
         if (ip := ip_of(address)) is not None:
             client = client_of(ip)
@@ -201,9 +201,9 @@ class Admission:
             if not self._of_client[client]:
                 del self._of_client[client]
 
-    def forget(self) -> None:
+    def expire(self) -> None:
         """
         Forget what no longer matters.
         """
         if self._rate is not None:
-            self._rate.forget()
+            self._rate.expire()

@@ -63,7 +63,7 @@ REFUSED = frozenset(
 """The reasons for which a client is not let in."""
 
 
-def reason_of(failure: Failure) -> Reason:
+def reason_from_failure(failure: Failure) -> Reason:
     """
     What a transport's last word says about the end of its connection.
     """
@@ -81,7 +81,7 @@ class Connection(Protocol):
     bytes_echoed: int
     paused: bool
     ending: bool
-    awaited: Reason | None
+    waiting_for: Reason | None
     """What it is refused for if that which it still waits for does not come in time."""
 
     @property
@@ -95,7 +95,7 @@ class Connection(Protocol):
         Bytes that the kernel has received and the connection has not.
         """
 
-    def owed(self) -> tuple[int, ...]:
+    def pending(self) -> tuple[int, ...]:
         """
         How many bytes the client has not taken yet, by where they are.  While nothing more
         is echoed, any change means that it takes.  All zero when nothing is owed.
@@ -106,18 +106,18 @@ class Connection(Protocol):
         The client's address in words, free of control characters.
         """
 
-    def facts(self) -> Mapping[str, str]:
+    def log_fields(self) -> Mapping[str, str]:
         """
         What else its access record tells, by name; free of control characters.  It is
         asked for at the end, when the transport may be gone.
         """
 
-    def overdue(self) -> None:
+    def timed_out(self) -> None:
         """
         What it waits for has not come in time.
         """
 
-    def finish(self, reason: Reason) -> None:
+    def close(self, reason: Reason) -> None:
         """
         End politely: send what is owed, half-close, read and discard.
         """

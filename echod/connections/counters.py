@@ -56,7 +56,7 @@ class Refusals:
         latest.count += 1
         latest.listener, latest.peer, latest.detail = listener, peer, detail
 
-    def tell(self) -> None:
+    def log_summary(self) -> None:
         """
         Log what has not been told, a line for each reason; to be called once a second.
         """
@@ -79,7 +79,7 @@ LIFE_SECONDS = (0.005, 0.025, 0.1, 0.5, 1, 5, 15, 60, 300, 1800, 3600, 21600, 86
 """The bounds for how long connections lived: from a health check to a day."""
 
 
-class Totals:
+class ConnectionStats:
     """
     The totals of all listeners.
 

@@ -3,7 +3,7 @@ The live set: every open connection, how many there have been, how each ended, a
 how all of them come to an end together.
 
 The rule of this room: nothing here is called for each message.  A connection reports
-its birth and its death; in between, L{Connections.sweep} has the limits in time look at it.
+its birth and its death; in between, L{Connections.check_timeouts} has the limits in time look at it.
 """
 
 from collections import Counter
@@ -18,8 +18,8 @@ from twisted.logger import Logger, LogLevel
 from echod._util.text import PeerText
 from echod._util.timers import surviving
 from echod.connections.connection import REFUSED, Connection, Reason
-from echod.connections.counters import Refusals, Totals
-from echod.connections.timeouts import Seen, TimeLimits
+from echod.connections.counters import ConnectionStats, Refusals
+from echod.connections.timeouts import Activity, Timeouts
 
 log = Logger(namespace="echod.connections")
 
@@ -29,7 +29,7 @@ How many connections are looked at, or ended, in one turn of the loop: others wa
 a millisecond.
 """
 
-QUIET_SECONDS = 0.5
+QUIET_INTERVAL = 0.5
 """How long a connection must have been silent for a drain to call it quiet."""
 
 
@@ -40,23 +40,23 @@ class Connections:
     @ivar opened: how many connections there have been.
     @ivar totals: of those that ended.
     @ivar refusals: those that were refused.
-    @ivar left: what is called when one has ended, if anybody wants to know.
+    @ivar on_removed: what is called when one has ended, if anybody wants to know.
     """
 
-    left: Callable[[], object] | None = None
+    on_removed: Callable[[], object] | None = None
 
-    def __init__(self, clock: IReactorTime, limits: TimeLimits, access_log: bool):
+    def __init__(self, clock: IReactorTime, limits: Timeouts, access_log: bool):
         """
         @param access_log: whether each end is logged.
         """
         self._clock = clock
         self._limits = limits
         self._access_log = access_log
-        self._live: dict[Connection, Seen] = {}
+        self._live: dict[Connection, Activity] = {}
         self._emptied: Deferred[None] | None = None
         self._sweeping = False
         self.opened = 0
-        self.totals = Totals()
+        self.totals = ConnectionStats()
         self.refusals = Refusals()
 
     def __len__(self) -> int:
@@ -89,7 +89,7 @@ class Connections:
             bytes_echoed[listener] += connection.bytes_echoed
         return numbers, bytes_echoed
 
-    def newest(self, most: int) -> Iterator[tuple[Connection, Seen]]:
+    def newest(self, most: int) -> Iterator[tuple[Connection, Activity]]:
         """
         The connections that joined the live set last, and what the last look found.
         """
@@ -101,7 +101,7 @@ class Connections:
         """
         self.opened += 1
         now = self._clock.seconds()
-        self._live[connection] = Seen(self.opened, now, now)
+        self._live[connection] = Activity(self.opened, now, now)
 
     def replace(self, connection: Connection, successor: Connection) -> None:
         """
@@ -126,8 +126,8 @@ class Connections:
             self.refusals.add(connection.listener, reason, connection.peer(), detail)
         elif self._access_log:
             self._log_access(connection, seen.number, lived, reason, detail)
-        if self.left is not None:
-            self.left()
+        if self.on_removed is not None:
+            self.on_removed()
         if self._emptied is not None and not self._live:
             emptied, self._emptied = self._emptied, None
             emptied.callback(None)
@@ -138,10 +138,10 @@ class Connections:
     ) -> None:
         # A load balancer looks every few seconds whether a port takes connections.
         # One that waits for the PROXY header is idle when nothing has come at all.
-        empty = reason is Reason.IDLE and connection.awaited is Reason.PROXY_HEADER
+        empty = reason is Reason.IDLE and connection.waiting_for is Reason.PROXY_HEADER
         knock = (empty or reason in (Reason.CLIENT, Reason.RESET)) and not connection.bytes_echoed
         with log.failuresHandled("while logging the end of a connection", event="failure"):
-            facts = dict(connection.facts())
+            facts = dict(connection.log_fields())
             if reason is Reason.ERROR:
                 facts = {"detail": detail, **facts}
             log.emit(
@@ -159,19 +159,19 @@ class Connections:
                 **{name: PeerText(value) for name, value in facts.items()},
             )
 
-    def sweep(self) -> None:
+    def check_timeouts(self) -> None:
         """
         Look at every connection, and end those that are over a limit.
         """
         if not self._sweeping:
             self._sweeping = True
-            self._each(self._limits.look, self._swept)
+            self._each(self._limits.check, self._swept)
 
     def _swept(self) -> None:
         self._sweeping = False
 
     def _each(
-        self, act: Callable[[Connection, Seen, float], None], done: Callable[[], None]
+        self, act: Callable[[Connection, Activity, float], None], done: Callable[[], None]
     ) -> None:
         """
         Do something with every connection that there is now: with some at once, with the
@@ -184,7 +184,7 @@ class Connections:
     def _go_on(
         self,
         rest: Iterator[Connection],
-        act: Callable[[Connection, Seen, float], None],
+        act: Callable[[Connection, Activity, float], None],
         done: Callable[[], None],
     ) -> None:
         now, live, left = self._clock.seconds(), self._live, SLICE
@@ -231,7 +231,7 @@ class Connections:
 
         emptied = self._emptied.addCallback(drained)
         if self._live:
-            ticks.start(QUIET_SECONDS / 2)
+            ticks.start(QUIET_INTERVAL / 2)
         else:
             self._emptied = None
             emptied.callback(None)
@@ -264,11 +264,11 @@ class Connections:
             self._sweeping = True
             self._each(self._look_and_drain, self._swept)
 
-    def _look_and_drain(self, connection: Connection, seen: Seen, now: float) -> None:
-        self._limits.look(connection, seen, now)
+    def _look_and_drain(self, connection: Connection, seen: Activity, now: float) -> None:
+        self._limits.check(connection, seen, now)
         if connection.ending or connection.paused:
             return
-        silent = seen.active <= now - QUIET_SECONDS
+        silent = seen.active <= now - QUIET_INTERVAL
         # Silent, or has the loop only not come round to what it sent?
         if silent and not connection.unread():
-            connection.finish(Reason.DRAIN)
+            connection.close(Reason.DRAIN)

@@ -49,11 +49,11 @@ class Header:
 
     @ivar client: the client's address; C{None} when the header tells none, and the
         connection's own stands: LOCAL, UNKNOWN, UNSPEC.
-    @ivar facts: what else it tells, by name.
+    @ivar log_fields: what else it tells, by name.
     """
 
     client: Address | None = None
-    facts: dict[str, str] = field(default_factory=dict)
+    log_fields: dict[str, str] = field(default_factory=dict)
 
 
 class HeaderParser:
@@ -168,7 +168,7 @@ def _parse_v2(whole: bytes) -> Header:
         # A name that begins with a null byte is an abstract one (unix(7)).
         name = source[:1] + source[1:].partition(b"\0")[0]
         client = UNIXAddress(name if name.strip(b"\0") else None)
-    return Header(client, _facts(whole, V2_FIXED_BYTES + layout.size))
+    return Header(client, _log_fields(whole, V2_FIXED_BYTES + layout.size))
 
 
 _ALPN, _AUTHORITY, _CRC32C, _UNIQUE_ID, _SSL = 0x01, 0x02, 0x03, 0x05, 0x20
@@ -185,8 +185,8 @@ _TLS_NAMES = {
 }
 
 
-def _facts(whole: bytes, start: int) -> dict[str, str]:
-    facts = {}
+def _log_fields(whole: bytes, start: int) -> dict[str, str]:
+    log_fields = {}
     for kind, at, value in _vectors(whole, start, len(whole)):
         if kind == _CRC32C:
             _check(whole, at, value)
@@ -196,12 +196,12 @@ def _facts(whole: bytes, start: int) -> dict[str, str]:
                 raise BadHeader("too short for what it says of TLS")
             for inner, _, text in _vectors(whole, at + 5, at + len(value)):
                 if inner in _TLS_NAMES:
-                    facts[_TLS_NAMES[inner]] = _text(text)
+                    log_fields[_TLS_NAMES[inner]] = _text(text)
         elif kind == _UNIQUE_ID and len(value) > 128:
             raise BadHeader("an identifier of more than 128 bytes")
         elif kind in _NAMES:
-            facts[_NAMES[kind]] = _text(value)
-    return facts
+            log_fields[_NAMES[kind]] = _text(value)
+    return log_fields
 
 
 def _vectors(whole: bytes, at: int, end: int) -> Iterator[tuple[int, int, bytes]]:

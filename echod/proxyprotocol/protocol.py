@@ -18,7 +18,7 @@ from zope.interface import implementer
 from echod._util.sockets import unread
 from echod._util.text import format_address, ip_of
 from echod.connections.admission import Network, Networks
-from echod.connections.connection import Reason, reason_of
+from echod.connections.connection import Reason, reason_from_failure
 from echod.connections.tracker import Connections
 from echod.proxyprotocol.parser import V2_MOST_BYTES, BadHeader, Header, HeaderParser
 
@@ -79,7 +79,7 @@ class Entrance(Interface):
     listener: str
     connections: Connections
 
-    def let_in(self, behind: "ProxyHeader", first: bytes) -> Any:
+    def admit(self, behind: "ProxyHeader", first: bytes) -> Any:
         """
         Let a client in whose address is known, or refuse it.
 
@@ -103,7 +103,7 @@ class ProxyHeader(Protocol):
     bytes_echoed = 0
     paused = False
     ending = False
-    awaited: Reason | None = Reason.PROXY_HEADER
+    waiting_for: Reason | None = Reason.PROXY_HEADER
     _reason: Reason | None = None
     _detail = ""
 
@@ -145,7 +145,7 @@ class ProxyHeader(Protocol):
         return size, None if size else self._without_header
 
     def _go_on(self) -> None:
-        self.factory.let_in(self, b"")
+        self.factory.admit(self, b"")
 
     def _without_header(self) -> Any:
         """
@@ -155,12 +155,12 @@ class ProxyHeader(Protocol):
             self._detail = self._detail or "there is none"
             return self._refuse()
         self._detail = ""
-        return self.factory.let_in(self, self._parser.taken)
+        return self.factory.admit(self, self._parser.taken)
 
     def _refuse(self) -> None:
         self.abort(Reason.PROXY_HEADER)
 
-    def overdue(self) -> None:
+    def timed_out(self) -> None:
         """
         The header has not come in time.  A connection on which nothing has come is a load
         balancer's health check, or a client of one that sends the header with the client's first
@@ -191,7 +191,7 @@ class ProxyHeader(Protocol):
         Nothing is ever written here.
         """
 
-    def finish(self, reason: Reason) -> None:
+    def close(self, reason: Reason) -> None:
         """
         End; there is nothing that is owed.
         """
@@ -207,7 +207,9 @@ class ProxyHeader(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.transport.endInspection()
-        self.factory.connections.remove(self, self._reason or reason_of(reason), self._detail)
+        self.factory.connections.remove(
+            self, self._reason or reason_from_failure(reason), self._detail
+        )
 
     def unread(self) -> int:
         """
@@ -215,7 +217,7 @@ class ProxyHeader(Protocol):
         """
         return unread(self.transport.fileno())
 
-    def owed(self) -> tuple[int, ...]:
+    def pending(self) -> tuple[int, ...]:
         """
         Nothing is.
         """
@@ -227,10 +229,10 @@ class ProxyHeader(Protocol):
         """
         return format_address(self.client)
 
-    def facts(self) -> dict[str, str]:
+    def log_fields(self) -> dict[str, str]:
         """
         What the header told, and whose it was.
         """
         if self._header.client is None:
-            return self._header.facts
-        return {"proxy": format_address(self.transport.getPeer()), **self._header.facts}
+            return self._header.log_fields
+        return {"proxy": format_address(self.transport.getPeer()), **self._header.log_fields}

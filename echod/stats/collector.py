@@ -19,7 +19,7 @@ from echod import __version__
 from echod._util.histogram import Histogram
 from echod._util.text import escape
 from echod.connections.connection import REFUSED, Connection, Reason
-from echod.connections.timeouts import Seen
+from echod.connections.timeouts import Activity
 from echod.connections.tracker import Connections
 from echod.net.listener import ListenerService
 from echod.stats.eventloop import History, Lag
@@ -163,7 +163,7 @@ class Observation(MultiService):
             with log.failuresHandled("while looking at a connection", event="failure"):
                 yield self._guest(connection, seen)
 
-    def _guest(self, connection: Connection, seen: Seen) -> Guest:
+    def _guest(self, connection: Connection, seen: Activity) -> Guest:
         return Guest(
             connection=seen.number,
             listener=escape(connection.listener),
@@ -171,7 +171,7 @@ class Observation(MultiService):
             state=_state(connection),
             seconds=self._clock.seconds() - seen.opened,
             bytes=connection.bytes_echoed,
-            facts=dict(connection.facts()),
+            facts=dict(connection.log_fields()),
         )
 
 
@@ -184,8 +184,8 @@ def _served(each: KeyPair) -> Served:
 def _state(connection: Connection) -> str:
     if connection.ending:
         return "ending"
-    if connection.awaited is not None:
-        return connection.awaited.value
+    if connection.waiting_for is not None:
+        return connection.waiting_for.value
     return "paused" if connection.paused else "open"
 
 

@@ -15,7 +15,7 @@ from twisted.logger import Logger
 
 from echod._util.signals import Signals
 from echod._util.timers import periodic
-from echod.connections.timeouts import LOOK_SECONDS
+from echod.connections.timeouts import CHECK_INTERVAL
 from echod.net.balance import Table, Turns
 from echod.net.endpoints import InheritedEndpoint
 from echod.options import Options
@@ -54,8 +54,8 @@ class WorkerService(EchodService):
         os.close(assignment.table)
         self._turns = Turns(table, assignment.place, max_connections, lambda: len(self.connections))
         # At once, so that others know who has room.
-        self.connections.left = self._turns.publish
-        looking = periodic(reactor, LOOK_SECONDS, "looking whose turn it is", self._look)
+        self.connections.on_removed = self._turns.publish
+        looking = periodic(reactor, CHECK_INTERVAL, "looking whose turn it is", self._look)
         looking.setServiceParent(self)
         self._log.worker = assignment.worker
 
@@ -123,7 +123,7 @@ class WorkerService(EchodService):
         @return: a Deferred that fires when the last connection has ended.
         """
         closing = super().stopService()
-        self.connections.left = None
+        self.connections.on_removed = None
         self._turns.leave()
         return closing
 

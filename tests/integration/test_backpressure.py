@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.connections.admission import Admission
-from echod.connections.timeouts import TimeLimits
+from echod.connections.timeouts import Timeouts
 from echod.connections.tracker import Connections
 from echod.net.reactor import MOST_EVENTS, EagerReactor
 from echod.net.transport import MOST_READ
@@ -210,7 +210,7 @@ class FairnessTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.reactor = EagerReactor()
-        self.connections = Connections(self.reactor, TimeLimits(), access_log=False)
+        self.connections = Connections(self.reactor, Timeouts(), access_log=False)
         factory = EchoFactory("tcp", Admission(self.connections, 10_000))
         self.port = self.reactor.listenTCP(0, factory, interface="127.0.0.1")
         # Connections that are accepted inherit it (tcp(7)).

@@ -47,7 +47,7 @@ class GateTestCase(SynchronousTestCase):
         self.addCleanup(client.close)
         return client
 
-    def let_in(self, sources: Iterable[tuple[str, Place]]) -> list[socket.socket]:
+    def admit(self, sources: Iterable[tuple[str, Place]]) -> list[socket.socket]:
         """
         Come from each of these, one after the other.
 
@@ -126,10 +126,10 @@ class ChurnTests(GateTestCase):
         mapped, six, four = self.places(daemon)
         for source, places in (("", (six, six)), *((a, (mapped, four)) for a in addresses[:5])):
             again = itertools.islice(itertools.cycle(places), self.most_of_one + 2)
-            clients = self.let_in((source, place) for place in again)
+            clients = self.admit((source, place) for place in again)
             self.assertEqual(len(clients), self.most_of_one, source)
         taken = 6 * self.most_of_one
-        rest = self.let_in((a, mapped) for a in addresses[5:] for _ in range(self.most_of_one))
+        rest = self.admit((a, mapped) for a in addresses[5:] for _ in range(self.most_of_one))
         self.assertEqual(len(rest), self.most - taken)
 
 
@@ -148,7 +148,7 @@ class AddressTests(GateTestCase):
         found, refused = set(), 0
         for source in self.sources:
             doors = [("", six)] if source == "::1" else [(source, mapped), (source, four)]
-            clients = self.let_in(doors)
+            clients = self.admit(doors)
             served = len(clients)
             for client in clients:
                 client.close()
@@ -255,7 +255,7 @@ class RateTests(GateTestCase):
             mapped, six, four = self.places(daemon)
             for source, places in (("127.0.0.1", (mapped, four)), ("", (six, six))):
                 clients = itertools.islice(itertools.cycle(places), 60)
-                self.assertEqual(len(self.let_in((source, place) for place in clients)), 25)
+                self.assertEqual(len(self.admit((source, place) for place in clients)), 25)
             daemon.turned_away({"rate": 70})
 
 
@@ -292,14 +292,14 @@ class DescriptorTests(GateTestCase):
             self.assertRegex(daemon.log, r"#warn\] --max-connections")
             empty = daemon.descriptors()
             place = ("127.0.0.1", daemon.port())
-            served = self.let_in([("", place)] * (self.hard + 100))
+            served = self.admit([("", place)] * (self.hard + 100))
             self.assertEqual(len(served), most)
             daemon.turned_away({"max-connections": self.hard + 100 - most})
             self.assertNotIn("cannot accept", daemon.log)
             for client in served:
                 client.close()
             wait_until(lambda: daemon.descriptors() == empty, "all descriptors to be closed")
-            self.assertEqual(len(self.let_in([("", place)] * (most + 10))), most)
+            self.assertEqual(len(self.admit([("", place)] * (most + 10))), most)
 
     def test_not_lowered(self) -> None:
         """

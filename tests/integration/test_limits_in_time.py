@@ -38,7 +38,7 @@ from tests.support.visitors import Sitter, come_from, is_in, loopback_addresses,
 KIB = 1024
 MIB = 1024 * KIB
 
-LOOK_SECONDS = 0.5
+CHECK_INTERVAL = 0.5
 """How often the daemon looks: nobody is gone any sooner, or by much later, than that."""
 
 
@@ -218,7 +218,7 @@ class PoliteTests(SynchronousTestCase):
             # All has been sent that can be, and the end of file waits behind it; it may
             # wait for as long as a client may take nothing, which is 30 s.
             wait_until(lambda: server_side(plain)[0] == FIN_WAIT_1, "the polite end")
-            later = time.monotonic() + 2.5 * LOOK_SECONDS
+            later = time.monotonic() + 2.5 * CHECK_INTERVAL
             wait_until(lambda: time.monotonic() > later, "the next looks")
             self.assertEqual(daemon.records(), [])
             self.assertEqual(self.rest(plain), self.data)
@@ -362,7 +362,7 @@ class StandstillTests(SynchronousTestCase):
     """
 
     seconds = 5
-    """A PROXY header may take this long (C{PROXY_HEADER_SECONDS}); so may the others here."""
+    """A PROXY header may take this long (C{PROXY_HEADER_TIMEOUT}); so may the others here."""
 
     def test_unread(self) -> None:
         """

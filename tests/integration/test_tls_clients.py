@@ -81,18 +81,18 @@ class MatrixTests(SynchronousTestCase):
                             again, _ = self.attempt(daemon, context, name, session)
                             self.assertEqual(again, b"ping", cell)
                             count += 1
-            let_in = len(welcome) * len(VERSIONS) * 3 * 2
-            echoed = self.echoed(daemon, let_in)
-            self.assertEqual(len(echoed), let_in)
-            self.assertEqual(sum(record["tls_resumed"] == "yes" for record in echoed), let_in // 2)
+            admit = len(welcome) * len(VERSIONS) * 3 * 2
+            echoed = self.echoed(daemon, admit)
+            self.assertEqual(len(echoed), admit)
+            self.assertEqual(sum(record["tls_resumed"] == "yes" for record in echoed), admit // 2)
             known = [record for record in echoed if "tls_subject" in record]
             self.assertEqual(len(known), len(VERSIONS) * 3 * 2)
-            self.refused(daemon, count - let_in)
+            self.refused(daemon, count - admit)
             number = self.valid.certificate.serial_number
             for record in known:
                 self.assertEqual(record["tls_subject"], "CN=client")
                 self.assertEqual(int(record["tls_serial"], 16), number)
-        show(f"--tls-client-auth {auth}: {count} handshakes, {let_in} let in")
+        show(f"--tls-client-auth {auth}: {count} handshakes, {admit} let in")
 
     def echoed(self, daemon: TLSDaemon, number: int) -> list[dict[str, Any]]:
         """

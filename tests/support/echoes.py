@@ -9,8 +9,8 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.connections.admission import AddressRules, Admission, ConnectRate
-from echod.connections.timeouts import TimeLimits
+from echod.connections.admission import AccessRules, Admission, RateLimiter
+from echod.connections.timeouts import Timeouts
 from echod.connections.tracker import Connections
 from echod.protocol import EchoFactory
 
@@ -66,12 +66,12 @@ class ProtocolTestCase(SynchronousTestCase):
 
     def setUp(self):
         self.clock = Clock()
-        self.connections = Connections(self.clock, TimeLimits(), access_log=True)
+        self.connections = Connections(self.clock, Timeouts(), access_log=True)
         self.factory = self.make()
 
     def make(self, most=1000, allow=(), deny=(), per_client=0, rate=None, tls=None, proxies=None):
-        rules = AddressRules(map(ip_network, allow), map(ip_network, deny))
-        made = ConnectRate(self.clock, *rate) if rate else None
+        rules = AccessRules(map(ip_network, allow), map(ip_network, deny))
+        made = RateLimiter(self.clock, *rate) if rate else None
         self.admission = Admission(self.connections, most, rules, per_client, made)
         self.factory = EchoFactory("tcp", self.admission, tls, proxies)
         return self.factory

@@ -29,14 +29,14 @@ class FakeConnection(Connection):
 
     @ivar asked: the ends it was asked for, in order.
     @ivar in_kernel: what L{unread} answers.
-    @ivar not_taken: what L{owed} answers.
-    @ivar known: what L{facts} answers.
+    @ivar not_taken: what L{pending} answers.
+    @ivar known: what L{log_fields} answers.
     """
 
     bytes_echoed = 0
     paused = False
     ending = False
-    awaited: Reason | None = None
+    waiting_for: Reason | None = None
     heard = True
     listener = "tcp"
 
@@ -53,19 +53,19 @@ class FakeConnection(Connection):
     def unread(self) -> int:
         return self.in_kernel
 
-    def owed(self) -> tuple[int, ...]:
+    def pending(self) -> tuple[int, ...]:
         return self.not_taken
 
     def peer(self) -> str:
         return "192.0.2.7:40000"
 
-    def facts(self) -> dict[str, str]:
+    def log_fields(self) -> dict[str, str]:
         return self.known
 
-    def overdue(self) -> None:
-        self._end("overdue", self.awaited)
+    def timed_out(self) -> None:
+        self._end("overdue", self.waiting_for)
 
-    def finish(self, reason: Reason) -> None:
+    def close(self, reason: Reason) -> None:
         self._end("finish", reason)
 
     def abort(self, reason: Reason | None = None) -> None:

@@ -7,7 +7,7 @@ from twisted.internet.testing import StringTransport
 from twisted.logger import capturedLogs, formatEvent
 
 from echod.connections.connection import Reason
-from echod.protocol import Echo, Refused
+from echod.protocol import Echo, RejectProtocol
 from echod.proxyprotocol.protocol import ProxyHeader
 from tests.support.fakes import FakeConnection
 from tests.support.services import ServiceTestCase
@@ -109,7 +109,7 @@ class GateTests(ServiceTestCase):
             options = [word for each in given for word in ("--proxy-header-timeout", each)]
             self.factory(*trust, *options)
             protocol = FakeConnection(self.service.connections)
-            protocol.awaited = Reason.PROXY_HEADER
+            protocol.waiting_for = Reason.PROXY_HEADER
             asked = [("overdue", Reason.PROXY_HEADER)]
             self.reactor.pump([0.5] * int((limit or 1000) * 2 - 1))
             self.assertEqual(protocol.asked, [])
@@ -122,7 +122,10 @@ class GateTests(ServiceTestCase):
         there has to be one.
         """
         trust = ("--proxy-trust", "192.0.2.7", "--proxy-trust", "unix")
-        for mode, required, otherwise in (("require", True, Refused), ("optional", False, Echo)):
+        for mode, required, otherwise in (
+            ("require", True, RejectProtocol),
+            ("optional", False, Echo),
+        ):
             factory = self.factory("--proxy-protocol", mode, *trust)
             factory.outermost = False
             self.assertIs(factory.proxies.required, required)

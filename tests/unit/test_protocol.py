@@ -119,7 +119,7 @@ class EchoTests(ProtocolTestCase):
         echo, transport = self.connect()
         echo.dataReceived(b"before")
         echo.pauseProducing()
-        echo.finish(Reason.DRAIN)
+        echo.close(Reason.DRAIN)
         self.assertEqual((transport.half_closes, transport.producerState), (1, "producing"))
         echo.writeConnectionLost()
         echo.dataReceived(b"after")
@@ -135,8 +135,8 @@ class EchoTests(ProtocolTestCase):
         An end that has begun does not begin again.
         """
         echo, transport = self.connect()
-        echo.finish(Reason.DRAIN)
-        echo.finish(Reason.ERROR)
+        echo.close(Reason.DRAIN)
+        echo.close(Reason.ERROR)
         self.assertEqual(transport.half_closes, 1)
         echo.connectionLost(Failure(ConnectionDone()))
         self.assertEqual(self.reasons(), [Reason.DRAIN])
@@ -147,7 +147,7 @@ class EchoTests(ProtocolTestCase):
         """
         echo, transport = self.connect()
         echo.readConnectionLost()
-        echo.finish(Reason.DRAIN)
+        echo.close(Reason.DRAIN)
         self.assertEqual(transport.half_closes, 0)
         echo.connectionLost(Failure(ConnectionDone()))
         self.assertEqual(self.reasons(), [Reason.CLIENT])
@@ -157,7 +157,7 @@ class EchoTests(ProtocolTestCase):
         Over a layer that cannot half-close, such as Twisted's own TLS, a polite end closes.
         """
         echo, transport = self.connect(StringTransport())
-        echo.finish(Reason.DRAIN)
+        echo.close(Reason.DRAIN)
         self.assertTrue(transport.disconnecting)
 
     def test_abort(self):
@@ -182,7 +182,7 @@ class EchoTests(ProtocolTestCase):
             pass
 
         def shake_hands(echo):
-            echo.awaited = Reason.HANDSHAKE
+            echo.waiting_for = Reason.HANDSHAKE
 
         def hello(echo):
             shake_hands(echo)
@@ -194,35 +194,35 @@ class EchoTests(ProtocolTestCase):
 
         def hello_finish(echo):
             hello(echo)
-            echo.finish(Reason.DRAIN)
+            echo.close(Reason.DRAIN)
 
         def hello_agreed(echo):
             hello(echo)
-            echo.awaited = None
+            echo.waiting_for = None
 
-        def overdue(echo):
-            echo.awaited = Reason.HANDSHAKE
-            echo.overdue()
+        def timed_out(echo):
+            echo.waiting_for = Reason.HANDSHAKE
+            echo.timed_out()
 
         def finish_awaited(echo):
-            echo.awaited = Reason.HANDSHAKE
-            echo.finish(Reason.DRAIN)
+            echo.waiting_for = Reason.HANDSHAKE
+            echo.close(Reason.DRAIN)
 
         def client(echo):
             echo.readConnectionLost()
 
-        def finish(echo):
-            echo.finish(Reason.DRAIN)
+        def close(echo):
+            echo.close(Reason.DRAIN)
 
         def abort(echo):
             echo.abort(Reason.ABORTED)
 
         def finish_abort(echo):
-            echo.finish(Reason.DRAIN)
+            echo.close(Reason.DRAIN)
             echo.abort()
 
         def finish_stall(echo):
-            echo.finish(Reason.DRAIN)
+            echo.close(Reason.DRAIN)
             echo.abort(Reason.WRITE_STALL)
 
         for begin, error, expected in (
@@ -238,13 +238,13 @@ class EchoTests(ProtocolTestCase):
             (hello_close, aborted, Reason.HANDSHAKE),
             (hello_finish, aborted, Reason.DRAIN),
             (hello_agreed, lost, Reason.RESET),
-            (overdue, aborted, Reason.HANDSHAKE),
+            (timed_out, aborted, Reason.HANDSHAKE),
             (finish_awaited, aborted, Reason.DRAIN),
             (client, done, Reason.CLIENT),
             (client, lost, Reason.RESET),
-            (finish, done, Reason.DRAIN),
-            (finish, lost, Reason.DRAIN),
-            (finish, RuntimeError("a bug"), Reason.ERROR),
+            (close, done, Reason.DRAIN),
+            (close, lost, Reason.DRAIN),
+            (close, RuntimeError("a bug"), Reason.ERROR),
             (abort, aborted, Reason.ABORTED),
             (abort, lost, Reason.ABORTED),
             (finish_abort, aborted, Reason.DRAIN),
@@ -283,7 +283,7 @@ class EchoTests(ProtocolTestCase):
         Of a client that no proxy stands before, nothing else is known.
         """
         echo, transport = self.connect()
-        self.assertEqual(echo.facts(), {})
+        self.assertEqual(echo.log_fields(), {})
         self.assertIs(echo.client, transport.getPeer())
 
     def test_health_check(self):
@@ -307,12 +307,12 @@ class EchoTests(ProtocolTestCase):
         self.addCleanup(ours.close)
         self.addCleanup(theirs.close)
         echo, transport = self.connect(SocketTransport(ours.fileno()))
-        self.assertEqual((echo.unread(), echo.owed()), (0, (0, 0)))
+        self.assertEqual((echo.unread(), echo.pending()), (0, (0, 0)))
         theirs.sendall(b"seven!!")
-        self.assertEqual((echo.unread(), echo.owed()), (7, (0, 0)))
+        self.assertEqual((echo.unread(), echo.pending()), (7, (0, 0)))
         ours.sendall(b"not taken")
         transport.dataBuffer, transport.offset, transport._tempDataLen = b"12345", 2, 4
-        in_kernel, in_transport = echo.owed()
+        in_kernel, in_transport = echo.pending()
         self.assertGreater(in_kernel, 0)
         self.assertEqual(in_transport, 7)
 
@@ -321,7 +321,7 @@ class EchoTests(ProtocolTestCase):
         What TLS has agreed on is told at the end; of a plain connection there is nothing to tell.
         """
         echo, transport = self.connect()
-        self.assertEqual(echo.facts(), {})
+        self.assertEqual(echo.log_fields(), {})
         self.factory.tls = object()
         made = make_certificate()
         own = KeyPair("made.pem", (made.certificate,), made.key, (), None)
@@ -332,7 +332,7 @@ class EchoTests(ProtocolTestCase):
         echo.handshakeCompleted()
         self.assertFalse(transport.disconnected)
         echo.connectionLost(Failure(ConnectionDone()))
-        self.assertEqual(echo.facts()["tls_sni"], "a.example")
+        self.assertEqual(echo.log_fields()["tls_sni"], "a.example")
 
     def test_outlived(self):
         """
@@ -354,7 +354,7 @@ class EchoTests(ProtocolTestCase):
         echo.handshakeCompleted()
         with capturedLogs() as events:
             echo.connectionLost(Failure(ConnectionAborted()))
-            self.connections.refusals.tell()
+            self.connections.refusals.log_summary()
         self.assertTrue(transport.disconnected)
         self.assertEqual(self.reasons(), [Reason.HANDSHAKE])
         self.assertIn("resumed after the end of the client's certificate", formatEvent(events[0]))
@@ -378,22 +378,22 @@ class HandshakeTests(ProtocolTestCase):
         It is awaited from accept until it is over; on a plain connection nothing is.
         """
         echo, _ = self.connect()
-        self.assertIs(echo.awaited, Reason.HANDSHAKE)
+        self.assertIs(echo.waiting_for, Reason.HANDSHAKE)
         echo.handshakeCompleted()
-        self.assertIsNone(echo.awaited)
+        self.assertIsNone(echo.waiting_for)
         self.make()
-        self.assertIsNone(self.connect()[0].awaited)
+        self.assertIsNone(self.connect()[0].waiting_for)
 
     def test_overdue(self):
         """
         A handshake that is late ends in a reset and counts as a refusal, with the word for it.
         """
         echo, transport = self.connect()
-        echo.overdue()
+        echo.timed_out()
         self.assertTrue(transport.disconnected and echo.ending)
         with capturedLogs() as events:
             echo.connectionLost(Failure(ConnectionAborted()))
-            self.connections.refusals.tell()
+            self.connections.refusals.log_summary()
         self.assertEqual(
             [formatEvent(event) for event in events],
             ["refused 1: handshake, the last from 192.0.2.7:40000 to tcp, late"],
@@ -424,11 +424,11 @@ class HandshakeTests(ProtocolTestCase):
             (silent, None, ConnectionDone(), {}),
             (silent, None, ConnectionLost(), {}),
             (silent, None, tls_error, {("failed", ""): 1}),
-            (silent, Echo.overdue, ConnectionAborted(), {("failed", ""): 1}),
+            (silent, Echo.timed_out, ConnectionAborted(), {("failed", ""): 1}),
             (begun, None, ConnectionDone(), {("failed", ""): 1}),
             (begun, None, ConnectionLost(), {("failed", ""): 1}),
-            (complete, Echo.overdue, ConnectionAborted(), {("failed", "TLSv1.3"): 1}),
-            (begun, lambda echo: echo.finish(Reason.DRAIN), ConnectionAborted(), {}),
+            (complete, Echo.timed_out, ConnectionAborted(), {("failed", "TLSv1.3"): 1}),
+            (begun, lambda echo: echo.close(Reason.DRAIN), ConnectionAborted(), {}),
         ):
             echo, transport = self.connect()
             transport.handle = hands.server
@@ -445,7 +445,7 @@ class HandshakeTests(ProtocolTestCase):
         echo, _ = self.connect()
         with capturedLogs() as events:
             echo.connectionLost(Failure(SSL.Error([("", "", "wrong version number")])))
-            self.connections.refusals.tell()
+            self.connections.refusals.log_summary()
         self.assertEqual(
             [formatEvent(event) for event in events],
             ["refused 1: handshake, the last from 192.0.2.7:40000 to tcp, wrong version number"],
@@ -456,10 +456,10 @@ class HandshakeTests(ProtocolTestCase):
         Before it is over there is nobody to say goodbye to.
         """
         echo, transport = self.connect()
-        echo.finish(Reason.IDLE)
+        echo.close(Reason.IDLE)
         self.assertEqual((transport.disconnected, transport.half_closes), (True, 0))
         # Once only.
-        echo.finish(Reason.DRAIN)
+        echo.close(Reason.DRAIN)
         echo.connectionLost(Failure(ConnectionAborted()))
         self.assertEqual(self.reasons(), [Reason.IDLE])
 
@@ -473,7 +473,7 @@ class HandshakeTests(ProtocolTestCase):
         wrapper = layer.buildProtocol(transport.getPeer())
         wrapper.makeConnection(transport)
         echo = wrapper.wrappedProtocol
-        self.assertIs(echo.awaited, Reason.HANDSHAKE)
+        self.assertIs(echo.waiting_for, Reason.HANDSHAKE)
         client = SSL.Connection(client_context("TLSv1.3"))
         client.set_connect_state()
         sent = got = b""
@@ -488,18 +488,18 @@ class HandshakeTests(ProtocolTestCase):
             if transport.value():
                 client.bio_write(transport.value())
                 transport.clear()
-        self.assertEqual((echo.awaited, got), (None, b"hello"))
+        self.assertEqual((echo.waiting_for, got), (None, b"hello"))
 
     def test_outermost(self):
         """
         A transport that can do TLS, and on which nobody began it, is a plain one.
         """
         self.make()
-        for outermost, awaited in ((True, None), (False, Reason.HANDSHAKE)):
+        for outermost, waiting_for in ((True, None), (False, Reason.HANDSHAKE)):
             self.factory.outermost = outermost
             transport = SocketTransport()
             directlyProvides(transport, ISSLTransport)
-            self.assertIs(self.connect(transport)[0].awaited, awaited)
+            self.assertIs(self.connect(transport)[0].waiting_for, waiting_for)
 
 
 class CountTests(ProtocolTestCase):
@@ -510,9 +510,9 @@ class CountTests(ProtocolTestCase):
     ENDS = {
         "client": (lambda echo: echo.readConnectionLost(), ConnectionDone),
         "reset": (lambda echo: None, ConnectionLost),
-        "finish": (lambda echo: echo.finish(Reason.IDLE), ConnectionDone),
+        "finish": (lambda echo: echo.close(Reason.IDLE), ConnectionDone),
         "abort": (lambda echo: echo.abort(Reason.WRITE_STALL), ConnectionAborted),
-        "handshake": (lambda echo: echo.overdue(), ConnectionAborted),
+        "handshake": (lambda echo: echo.timed_out(), ConnectionAborted),
         "bug": (lambda echo: None, ZeroDivisionError),
     }
 

@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from echod.connections.connection import Reason
-from echod.protocol import Echo, Refused
+from echod.protocol import Echo, RejectProtocol
 from echod.proxyprotocol.protocol import ProxyHeader, ProxyPolicy
 from tests.support.certificates import make_certificate
 from tests.support.echoes import ProtocolTestCase, SocketTransport
@@ -65,7 +65,7 @@ class RefusedTests(ProtocolTestCase):
 
     def told(self):
         with capturedLogs() as events:
-            self.connections.refusals.tell()
+            self.connections.refusals.log_summary()
         return [formatEvent(event) for event in events]
 
     def assert_refused(self, reason, address=CLIENT):
@@ -77,7 +77,7 @@ class RefusedTests(ProtocolTestCase):
         self.assertIsNone(self.factory.buildProtocol(address))
         self.factory.outermost = False
         refused = self.factory.buildProtocol(address)
-        self.assertIsInstance(refused, Refused)
+        self.assertIsInstance(refused, RejectProtocol)
         self.assertIs(refused.factory, self.factory)
         self.assertEqual(len(self.connections), before)
         counts = self.connections.refusals.counts

@@ -51,7 +51,7 @@ class RunTests(ServiceTestCase):
         """
         Each limit in time is that of its own option, kept to within half a second.
         """
-        for option, awaited, how, reason in (
+        for option, waiting_for, how, reason in (
             ("--idle-timeout", None, "finish", Reason.IDLE),
             ("--max-lifetime", None, "finish", Reason.LIFETIME),
             ("--handshake-timeout", Reason.HANDSHAKE, "overdue", Reason.HANDSHAKE),
@@ -59,7 +59,7 @@ class RunTests(ServiceTestCase):
             service = self.build(*self.local, option, "3s")
             service.startService()
             connection = FakeConnection(service.connections)
-            connection.awaited = awaited
+            connection.waiting_for = waiting_for
             self.reactor.pump([0.5] * 5)
             self.assertEqual(connection.asked, [])
             self.reactor.pump([0.5])

@@ -12,9 +12,9 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod._util.text import ip_of
-from echod.connections.admission import AddressRules, Admission, ConnectRate, Networks, client_of
+from echod.connections.admission import AccessRules, Admission, Networks, RateLimiter, client_of
 from echod.connections.connection import Reason
-from echod.connections.timeouts import TimeLimits
+from echod.connections.timeouts import Timeouts
 from echod.connections.tracker import Connections
 from tests.support.fakes import FakeConnection
 
@@ -140,7 +140,7 @@ class AddressRulesTests(SynchronousTestCase):
     """
 
     def admitted(self, allow=(), deny=()):
-        rules = AddressRules(networks(*allow), networks(*deny))
+        rules = AccessRules(networks(*allow), networks(*deny))
         hosts = ("192.0.2.1", "192.0.2.129", "198.51.100.1", "2001:db8::1", "2001:db9::1")
         return [host for host in hosts if rules.admit(ip_address(host))]
 
@@ -149,7 +149,7 @@ class AddressRulesTests(SynchronousTestCase):
         Without rules anybody may come in, and there is nothing to ask.
         """
         self.assertEqual(len(self.admitted()), 5)
-        self.assertFalse(AddressRules())
+        self.assertFalse(AccessRules())
 
     def test_deny(self):
         """
@@ -159,7 +159,7 @@ class AddressRulesTests(SynchronousTestCase):
             self.admitted(deny=["192.0.2.0/25", "2001:db8::/32"]),
             ["192.0.2.129", "198.51.100.1", "2001:db9::1"],
         )
-        self.assertEqual(len(AddressRules(deny=networks("192.0.2.1"))), 1)
+        self.assertEqual(len(AccessRules(deny=networks("192.0.2.1"))), 1)
 
     def test_allow(self):
         """
@@ -170,7 +170,7 @@ class AddressRulesTests(SynchronousTestCase):
             self.admitted(allow=["2001:db8::/31", "198.51.100.1"]),
             ["198.51.100.1", "2001:db8::1", "2001:db9::1"],
         )
-        self.assertEqual(len(AddressRules(networks("192.0.2.1"))), 1)
+        self.assertEqual(len(AccessRules(networks("192.0.2.1"))), 1)
 
     def test_deny_wins(self):
         """
@@ -179,7 +179,7 @@ class AddressRulesTests(SynchronousTestCase):
         allow, deny = ["192.0.2.1", "192.0.2.0/24"], ["192.0.2.0/25"]
         self.assertEqual(self.admitted(allow, deny), ["192.0.2.129"])
         self.assertEqual(self.admitted(["192.0.2.1"], ["0.0.0.0/0", "::/0"]), [])
-        self.assertEqual(len(AddressRules(networks(*allow), networks(*deny))), 3)
+        self.assertEqual(len(AccessRules(networks(*allow), networks(*deny))), 3)
 
 
 class ConnectRateTests(SynchronousTestCase):
@@ -210,7 +210,7 @@ class ConnectRateTests(SynchronousTestCase):
             ):  # fmt: skip
                 clock = Clock()
                 clock.advance(uptime)
-                rate = ConnectRate(clock, per_second, burst)
+                rate = RateLimiter(clock, per_second, burst)
                 self.assertEqual(self.taken(rate), burst, (uptime, per_second))
                 self.assertEqual(self.taken(rate), 0)
 
@@ -220,7 +220,7 @@ class ConnectRateTests(SynchronousTestCase):
         """
         self.clock.advance(LONG)
         for per_second, burst in ((3.0, 5000), (7.0, 20000)):
-            self.assertEqual(self.taken(ConnectRate(self.clock, per_second, burst)), burst)
+            self.assertEqual(self.taken(RateLimiter(self.clock, per_second, burst)), burst)
 
     def test_refill(self):
         """
@@ -230,7 +230,7 @@ class ConnectRateTests(SynchronousTestCase):
             for per_second, burst in ((10.0, 5), (0.3, 1), (3.0, 100), (0.001, 2), (7.0, 1)):
                 clock = Clock()
                 clock.advance(uptime)
-                rate = ConnectRate(clock, per_second, burst)
+                rate = RateLimiter(clock, per_second, burst)
                 self.taken(rate)
                 interval = 1 / per_second
                 for _ in range(20):
@@ -244,7 +244,7 @@ class ConnectRateTests(SynchronousTestCase):
         Whoever tries all the time gets in as often as the rate says, and the burst once.
         """
         self.clock.advance(LONG)
-        rate = ConnectRate(self.clock, 2.5, 10)
+        rate = RateLimiter(self.clock, 2.5, 10)
         admitted = self.taken(rate)
         for _ in range(16_000):
             self.clock.advance(1 / 16)
@@ -257,7 +257,7 @@ class ConnectRateTests(SynchronousTestCase):
         """
         for uptime in (0, LONG):
             self.clock.advance(uptime)
-            rate = ConnectRate(self.clock, 10.0, 5)
+            rate = RateLimiter(self.clock, 10.0, 5)
             self.assertEqual(self.taken(rate), 5)
             for seconds, expected in ((0.35, 3), (0.05, 1), (0.5, 5), (0.75, 5), (1e6, 5)):
                 self.clock.advance(seconds)
@@ -267,7 +267,7 @@ class ConnectRateTests(SynchronousTestCase):
         """
         A client that was refused does not wait longer for having tried.
         """
-        rate = ConnectRate(self.clock, 1.0, 1)
+        rate = RateLimiter(self.clock, 1.0, 1)
         self.assertTrue(rate.take("one"))
         for _ in range(15):
             self.clock.advance(1 / 16)
@@ -279,7 +279,7 @@ class ConnectRateTests(SynchronousTestCase):
         """
         Each client has a bucket of its own.
         """
-        rate = ConnectRate(self.clock, 1.0, 3)
+        rate = RateLimiter(self.clock, 1.0, 3)
         self.assertEqual([self.taken(rate, client) for client in "abc"], [3, 3, 3])
         self.assertEqual(len(rate), 3)
 
@@ -287,32 +287,32 @@ class ConnectRateTests(SynchronousTestCase):
         """
         A client whose bucket is full again is forgotten, and one whose is not, is not.
         """
-        rate = ConnectRate(self.clock, 2.0, 10)
+        rate = RateLimiter(self.clock, 2.0, 10)
         self.assertEqual(self.taken(rate, "greedy"), 10)
         self.assertTrue(rate.take("modest"))
         self.clock.advance(0.5)
         self.assertTrue(rate.take("late"))
-        rate.forget()
+        rate.expire()
         # One who came before is still remembered, and what comes after it waits for it.
         self.assertEqual(len(rate), 3)
         self.clock.advance(4.25)
-        rate.forget()
+        rate.expire()
         self.assertEqual(len(rate), 3)
         self.clock.advance(0.25)
-        rate.forget()
+        rate.expire()
         self.assertEqual(len(rate), 0)
-        rate.forget()
+        rate.expire()
         self.assertEqual(self.taken(rate, "greedy"), 10)
 
     def test_forgetting_gives_nothing_away(self):
         """
         Forgetting, at whatever moment, lets nobody in more often.
         """
-        rate = ConnectRate(self.clock, 2.0, 4)
+        rate = RateLimiter(self.clock, 2.0, 4)
         admitted = self.taken(rate)
         for _ in range(400):
             self.clock.advance(1 / 16)
-            rate.forget()
+            rate.expire()
             admitted += self.taken(rate)
         self.assertEqual(admitted, 4 + 50)
 
@@ -320,8 +320,8 @@ class ConnectRateTests(SynchronousTestCase):
         """
         However many clients there are, so many are remembered: those who came in last.
         """
-        self.assertEqual(ConnectRate.most, 65536)
-        rate = ConnectRate(self.clock, 1.0, 2)
+        self.assertEqual(RateLimiter.most, 65536)
+        rate = RateLimiter(self.clock, 1.0, 2)
         rate.most = 3
         for client in ("a", "b", "c", "a"):
             self.assertTrue(rate.take(client))
@@ -337,12 +337,12 @@ class ConnectRateTests(SynchronousTestCase):
         """
         The table does not grow beyond its bound, and is empty when all are gone.
         """
-        rate = ConnectRate(self.clock, 10.0, 1)
-        for number in range(ConnectRate.most + 100):
+        rate = RateLimiter(self.clock, 10.0, 1)
+        for number in range(RateLimiter.most + 100):
             self.assertTrue(rate.take((4, number)))
-        self.assertEqual(len(rate), ConnectRate.most)
+        self.assertEqual(len(rate), RateLimiter.most)
         self.clock.advance(0.1)
-        rate.forget()
+        rate.expire()
         self.assertEqual(len(rate), 0)
 
     @settings(
@@ -362,7 +362,7 @@ class ConnectRateTests(SynchronousTestCase):
         Whenever a client comes, it is let in exactly if a bucket, filled drop by drop, says so.
         """
         clock = Clock()
-        rate = ConnectRate(clock, per_second / 16, burst)
+        rate = RateLimiter(clock, per_second / 16, burst)
         # In parts of 256, so that all is whole: 16 steps a second, per_second / 16 tokens.
         full = tokens = burst * 256
         for step in steps:
@@ -380,11 +380,11 @@ class AdmissionTests(SynchronousTestCase):
 
     def setUp(self):
         self.clock = Clock()
-        self.connections = Connections(self.clock, TimeLimits(), access_log=False)
+        self.connections = Connections(self.clock, Timeouts(), access_log=False)
 
     def admission(self, most=1000, allow=(), deny=(), per_client=0, rate=None):
-        rules = AddressRules(networks(*allow), networks(*deny))
-        made = ConnectRate(self.clock, *rate) if rate else None
+        rules = AccessRules(networks(*allow), networks(*deny))
+        made = RateLimiter(self.clock, *rate) if rate else None
         return Admission(self.connections, most, rules, per_client, made)
 
     def test_no_limits(self):
@@ -395,7 +395,7 @@ class AdmissionTests(SynchronousTestCase):
             for host in ("192.0.2.1", "2001:db8::1"):
                 self.assertIsNone(admission.refusal(address(host)))
             self.assertEqual((admission.counts_clients, admission.clients()), (False, 0))
-            admission.forget()
+            admission.expire()
 
     def test_total(self):
         """
@@ -427,10 +427,10 @@ class AdmissionTests(SynchronousTestCase):
         """
         admission = self.admission(deny=["192.0.2.0/24"], per_client=1)
         self.assertIs(admission.refusal(address("::ffff:192.0.2.1")), Reason.ADDRESS)
-        admission.enter(address("::ffff:198.51.100.1"))
+        admission.acquire(address("::ffff:198.51.100.1"))
         self.assertIs(admission.refusal(address("198.51.100.1")), Reason.MAX_PER_CLIENT)
         self.assertIsNone(admission.refusal(address("::ffff:198.51.100.2")))
-        admission.leave(address("198.51.100.1"))
+        admission.release(address("198.51.100.1"))
         self.assertEqual(admission.clients(), 0)
         admission = self.admission(rate=(1.0, 1))
         self.assertIsNone(admission.refusal(address("::ffff:198.51.100.1")))
@@ -444,14 +444,14 @@ class AdmissionTests(SynchronousTestCase):
         self.assertTrue(admission.counts_clients)
         for port in range(3):
             self.assertIsNone(admission.refusal(address("192.0.2.1", port)))
-            admission.enter(address("192.0.2.1", port))
+            admission.acquire(address("192.0.2.1", port))
         self.assertIs(admission.refusal(address("192.0.2.1", 3)), Reason.MAX_PER_CLIENT)
         self.assertIsNone(admission.refusal(address("192.0.2.2", 3)))
         self.assertEqual(admission.clients(), 1)
-        admission.leave(address("192.0.2.1", 1))
+        admission.release(address("192.0.2.1", 1))
         self.assertIsNone(admission.refusal(address("192.0.2.1", 4)))
         for port in (0, 2):
-            admission.leave(address("192.0.2.1", port))
+            admission.release(address("192.0.2.1", port))
         self.assertEqual(admission.clients(), 0)
 
     def test_per_ipv6_network(self):
@@ -460,7 +460,7 @@ class AdmissionTests(SynchronousTestCase):
         """
         admission = self.admission(per_client=2)
         for host in ("2001:db8::1", "2001:db8::ffff:0:0:2"):
-            admission.enter(address(host))
+            admission.acquire(address(host))
         self.assertIs(admission.refusal(address("2001:db8::3")), Reason.MAX_PER_CLIENT)
         self.assertIsNone(admission.refusal(address("2001:db8:0:1::1")))
         self.assertEqual(admission.clients(), 1)
@@ -479,10 +479,10 @@ class AdmissionTests(SynchronousTestCase):
         self.clock.advance(1)
         self.assertIsNone(admission.refusal(address("192.0.2.1")))
         self.clock.advance(1)
-        admission.forget()
+        admission.expire()
         self.assertEqual(admission.clients(), 1)
         self.clock.advance(2)
-        admission.forget()
+        admission.expire()
         self.assertEqual(admission.clients(), 0)
 
     def test_order(self):
@@ -492,15 +492,15 @@ class AdmissionTests(SynchronousTestCase):
         """
         admission = self.admission(deny=["192.0.2.9"], per_client=1, rate=(1.0, 2))
         denied, client = address("192.0.2.9"), address("192.0.2.1")
-        admission.enter(denied)
-        admission.enter(client)
+        admission.acquire(denied)
+        admission.acquire(client)
         for _ in range(5):
             self.assertIs(admission.refusal(denied), Reason.ADDRESS)
             self.assertIs(admission.refusal(client), Reason.MAX_PER_CLIENT)
-        admission.leave(client)
+        admission.release(client)
         reasons = [admission.refusal(client) for _ in range(3)]
         self.assertEqual(reasons, [None, None, Reason.RATE])
-        admission.enter(client)
+        admission.acquire(client)
         self.assertIs(admission.refusal(client), Reason.MAX_PER_CLIENT)
 
     def test_both_tables(self):
@@ -509,8 +509,8 @@ class AdmissionTests(SynchronousTestCase):
         """
         admission = self.admission(per_client=5, rate=(1.0, 2))
         admission.refusal(address("192.0.2.1"))
-        admission.enter(address("192.0.2.1"))
-        admission.enter(address("192.0.2.2"))
+        admission.acquire(address("192.0.2.1"))
+        admission.acquire(address("192.0.2.2"))
         self.assertEqual(admission.clients(), 3)
 
     def test_unix(self):
@@ -521,9 +521,9 @@ class AdmissionTests(SynchronousTestCase):
         for peer in (UNIXAddress(None), UNIXAddress(b"/run/x"), IPv4Address("TCP", "x", 1)):
             for _ in range(3):
                 self.assertIsNone(admission.refusal(peer))
-                admission.enter(peer)
+                admission.acquire(peer)
             self.assertEqual(admission.clients(), 0)
-            admission.leave(peer)
+            admission.release(peer)
         self.assertEqual(admission.clients(), 0)
 
     def test_asking_leaves_no_trace(self):
@@ -566,14 +566,14 @@ class AdmissionTests(SynchronousTestCase):
                 gone = next(each for each in inside if same.get(each, each) == client)
                 inside.remove(gone)
                 counts[client] -= 1
-                admission.leave(address(gone))
+                admission.release(address(gone))
             else:
                 inside.append(host)
                 counts[client] += 1
-                admission.enter(address(host))
+                admission.acquire(address(host))
         self.assertEqual(admission.clients(), len(+counts))
         for host in inside:
-            admission.leave(address(host))
+            admission.release(address(host))
         self.assertEqual(admission.clients(), 0)
 
     def test_clients_are_found_by_address(self):

@@ -5,7 +5,7 @@ What is remembered of connections that are gone.
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.connections.connection import Reason
-from echod.connections.counters import LIFE_SECONDS, Totals
+from echod.connections.counters import LIFE_SECONDS, ConnectionStats
 
 
 class TotalsTests(SynchronousTestCase):
@@ -17,7 +17,7 @@ class TotalsTests(SynchronousTestCase):
         """
         Each end counts for its listener, and for all together.
         """
-        totals = Totals()
+        totals = ConnectionStats()
         totals.add("tcp", Reason.CLIENT, 10, 0.2)
         totals.add("tls", Reason.CLIENT, 5, 7)
         totals.add("tcp", Reason.RESET, 1, 1e6)
@@ -32,7 +32,7 @@ class TotalsTests(SynchronousTestCase):
         """
         How long they lived is counted between bounds.
         """
-        totals = Totals()
+        totals = ConnectionStats()
         for seconds in (0.2, 7, 1e6):
             totals.add("tcp", Reason.CLIENT, 0, seconds)
         counts = dict(zip((*LIFE_SECONDS, "more"), totals.seconds.counts, strict=True))

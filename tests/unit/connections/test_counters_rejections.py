@@ -19,7 +19,7 @@ class RefusalsTests(SynchronousTestCase):
 
     def told(self):
         with capturedLogs() as events:
-            self.refusals.tell()
+            self.refusals.log_summary()
         return list(events)
 
     def test_counts(self):

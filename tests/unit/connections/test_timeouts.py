@@ -8,12 +8,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from echod.connections.connection import Reason
 from echod.connections.timeouts import (
-    FAREWELL_SECONDS,
-    LINGER_SECONDS,
-    LOOK_SECONDS,
-    PROXY_HEADER_SECONDS,
-    Seen,
-    TimeLimits,
+    CHECK_INTERVAL,
+    CLOSE_TIMEOUT,
+    LINGER_TIMEOUT,
+    PROXY_HEADER_TIMEOUT,
+    Activity,
+    Timeouts,
 )
 from tests.support.fakes import FakeConnection
 
@@ -32,21 +32,21 @@ class LimitsTestCase(SynchronousTestCase):
         """
         Begin anew, with these limits and no others.
         """
-        self.limits = TimeLimits(handshake, idle, lifetime, write, proxy_header)
-        self.seen = Seen(1, BIRTH, BIRTH)
+        self.limits = Timeouts(handshake, idle, lifetime, write, proxy_header)
+        self.seen = Activity(1, BIRTH, BIRTH)
         self.connection = FakeConnection()
         self.ends = []
         self.gone = False
         return self.connection
 
-    def look(self, at):
+    def check(self, at):
         """
         Look once, so many seconds after the birth, unless the connection is gone.
         """
         if self.gone:
             return
         before = len(self.connection.asked)
-        self.limits.look(self.connection, self.seen, BIRTH + at)
+        self.limits.check(self.connection, self.seen, BIRTH + at)
         for how, reason in self.connection.asked[before:]:
             self.ends.append((at, how, reason))
             self.gone = how != "finish"
@@ -57,10 +57,10 @@ class LimitsTestCase(SynchronousTestCase):
 
         @param each: what happens before each look.
         """
-        for step in range(round((end - begin) / LOOK_SECONDS) + 1):
-            at = begin + step * LOOK_SECONDS
+        for step in range(round((end - begin) / CHECK_INTERVAL) + 1):
+            at = begin + step * CHECK_INTERVAL
             each(at)
-            self.look(at)
+            self.check(at)
 
     def echo(self, at):
         """
@@ -86,11 +86,11 @@ class DefaultTests(SynchronousTestCase):
         A client that does not get to the point, or takes nothing, ends; an idle one does not.
         """
         self.assertEqual(
-            TimeLimits(),
-            TimeLimits(handshake=10.0, idle=0.0, lifetime=0.0, write=30.0, proxy_header=5.0),
+            Timeouts(),
+            Timeouts(handshake=10.0, idle=0.0, lifetime=0.0, write=30.0, proxy_header=5.0),
         )
         self.assertEqual(
-            (LOOK_SECONDS, LINGER_SECONDS, FAREWELL_SECONDS, PROXY_HEADER_SECONDS),
+            (CHECK_INTERVAL, LINGER_TIMEOUT, CLOSE_TIMEOUT, PROXY_HEADER_TIMEOUT),
             (0.5, 2.0, 30.0, 5.0),
         )
 
@@ -104,14 +104,14 @@ class NoLimitTests(LimitsTestCase):
         """
         Without limits a connection may be silent, stalled or waited for as long as it likes.
         """
-        for awaited in (None, Reason.HANDSHAKE, Reason.PROXY_HEADER):
+        for waiting_for in (None, Reason.HANDSHAKE, Reason.PROXY_HEADER):
             for paused in (False, True):
                 connection = self.watch()
-                self.assertEqual({getattr(self.limits, f.name) for f in fields(TimeLimits)}, {0.0})
-                connection.awaited, connection.paused = awaited, paused
+                self.assertEqual({getattr(self.limits, f.name) for f in fields(Timeouts)}, {0.0})
+                connection.waiting_for, connection.paused = waiting_for, paused
                 connection.not_taken = (1, 2, 3)
                 for at in (0.5, 1.0, 60.0, 1e6, 1e9):
-                    self.look(at)
+                    self.check(at)
                 self.assertEqual(self.ends, [])
 
     def test_ending(self):
@@ -121,7 +121,7 @@ class NoLimitTests(LimitsTestCase):
         connection = self.watch()
         connection.ending, connection.not_taken = True, (1, 0, 0)
         for at in (0.5, 1.0, 60.0, 1e9):
-            self.look(at)
+            self.check(at)
         self.assertEqual(self.ends, [])
 
 
@@ -136,9 +136,9 @@ class IdleTests(LimitsTestCase):
         """
         self.watch(idle=10.0)
         self.look_on(0.5, 9.5)
-        self.look(9.999)
+        self.check(9.999)
         self.assertEqual(self.ends, [])
-        self.look(10.0)
+        self.check(10.0)
         self.assertEqual(self.ends, [(10.0, "finish", Reason.IDLE)])
 
     def test_once(self):
@@ -157,10 +157,10 @@ class IdleTests(LimitsTestCase):
         for byte in range(1, 4):
             self.look_on(byte * 9.0 - 8.5, byte * 9.0 - 0.5)
             self.echo(0)
-            self.look(byte * 9.0)
-        self.look(36.999)
+            self.check(byte * 9.0)
+        self.check(36.999)
         self.assertEqual(self.ends, [])
-        self.look(37.0)
+        self.check(37.0)
         self.assertEqual(self.ends, [(37.0, "finish", Reason.IDLE)])
 
     def test_unread(self):
@@ -171,12 +171,12 @@ class IdleTests(LimitsTestCase):
         self.look_on(0.5, 9.5)
         connection.in_kernel = 1
         # The loop stood still.
-        self.look(60.0)
+        self.check(60.0)
         self.assertEqual(self.ends, [])
         connection.in_kernel = 0
         self.look_on(60.5, 69.5)
         self.assertEqual(self.ends, [])
-        self.look(70.0)
+        self.check(70.0)
         self.assertEqual(self.ends, [(70.0, "finish", Reason.IDLE)])
 
     def test_paused_and_unread(self):
@@ -221,11 +221,11 @@ class IdleTests(LimitsTestCase):
         """
         connection = self.watch(idle=10.0)
         connection.bytes_echoed, connection.not_taken = 5000, (5000, 0, 0)
-        self.look(0.5)
+        self.check(0.5)
         connection.not_taken = (0, 0, 0)
-        self.look(10.499)
+        self.check(10.499)
         self.assertEqual(self.ends, [])
-        self.look(10.5)
+        self.check(10.5)
         self.assertEqual(self.ends, [(10.5, "finish", Reason.IDLE)])
 
     def test_slow_reader_of_much(self):
@@ -237,9 +237,9 @@ class IdleTests(LimitsTestCase):
         connection.not_taken = (5000, 60000, 0)
         self.look_on(0.5, 50.0, self.take)
         connection.paused, connection.not_taken = False, (0, 0, 0)
-        self.look(59.999)
+        self.check(59.999)
         self.assertEqual(self.ends, [])
-        self.look(60.0)
+        self.check(60.0)
         self.assertEqual(self.ends, [(60.0, "finish", Reason.IDLE)])
 
     def test_paused_and_takes_nothing(self):
@@ -261,10 +261,10 @@ class IdleTests(LimitsTestCase):
         self.look_on(0.5, 20.0)
         self.assertEqual(self.ends, [(20.0, "finish", Reason.IDLE)])
         self.look_on(20.5, 49.5, self.take)
-        self.look(49.999)
+        self.check(49.999)
         self.assertEqual(len(self.ends), 1)
         self.take(0)
-        self.look(50.0)
+        self.check(50.0)
         self.assertEqual(self.ends[1:], [(50.0, "abort", Reason.IDLE)])
 
     def test_farewell_of_the_idle_and_stalled(self):
@@ -302,10 +302,10 @@ class LifetimeTests(LimitsTestCase):
         """
         self.watch(lifetime=100.0)
         self.look_on(0.5, 99.5, self.echo)
-        self.look(99.999)
+        self.check(99.999)
         self.assertEqual(self.ends, [])
         self.echo(0)
-        self.look(100.0)
+        self.check(100.0)
         self.assertEqual(self.ends, [(100.0, "finish", Reason.LIFETIME)])
 
     def test_once(self):
@@ -331,7 +331,7 @@ class LifetimeTests(LimitsTestCase):
         A connection that is waited for ends as well.
         """
         connection = self.watch(lifetime=5.0, handshake=10.0)
-        connection.awaited = Reason.HANDSHAKE
+        connection.waiting_for = Reason.HANDSHAKE
         self.look_on(0.5, 5.0)
         self.assertEqual(self.ends, [(5.0, "finish", Reason.LIFETIME)])
 
@@ -340,7 +340,7 @@ class LifetimeTests(LimitsTestCase):
         When two limits are reached at once, there is one end.
         """
         self.watch(lifetime=10.0, idle=10.0)
-        self.look(10.0)
+        self.check(10.0)
         self.assertEqual(self.ends, [(10.0, "finish", Reason.IDLE)])
 
     def test_farewell(self):
@@ -349,13 +349,13 @@ class LifetimeTests(LimitsTestCase):
         """
         connection = self.watch(lifetime=100.0, write=30.0)
         connection.not_taken = (5000, 60000, 0)
-        self.look(100.0)
+        self.check(100.0)
         self.look_on(100.5, 129.5, self.take)
         self.take(0)
-        self.look(129.999)
+        self.check(129.999)
         self.assertEqual(len(self.ends), 1)
         self.take(0)
-        self.look(130.0)
+        self.check(130.0)
         self.assertEqual(
             self.ends, [(100.0, "finish", Reason.LIFETIME), (130.0, "abort", Reason.LIFETIME)]
         )
@@ -366,7 +366,7 @@ class LifetimeTests(LimitsTestCase):
         """
         connection = self.watch(lifetime=100.0, write=30.0)
         connection.ending, connection.not_taken = True, (5000, 60000, 0)
-        self.look_on(0.5, 100.0 + FAREWELL_SECONDS + LOOK_SECONDS, self.take)
+        self.look_on(0.5, 100.0 + CLOSE_TIMEOUT + CHECK_INTERVAL, self.take)
         self.assertTrue(self.gone)
 
 
@@ -380,11 +380,11 @@ class AwaitedTests(LimitsTestCase):
         A handshake that is not over at its limit is overdue, and not before.
         """
         connection = self.watch(handshake=10.0, proxy_header=1.0)
-        connection.awaited = Reason.HANDSHAKE
+        connection.waiting_for = Reason.HANDSHAKE
         self.look_on(0.5, 9.5)
-        self.look(9.999)
+        self.check(9.999)
         self.assertEqual(self.ends, [])
-        self.look(10.0)
+        self.check(10.0)
         self.assertEqual(self.ends, [(10.0, "overdue", Reason.HANDSHAKE)])
 
     def test_proxy_header(self):
@@ -392,52 +392,52 @@ class AwaitedTests(LimitsTestCase):
         So is a PROXY header, at a limit of its own.
         """
         connection = self.watch(handshake=1.0, proxy_header=5.0)
-        connection.awaited = Reason.PROXY_HEADER
+        connection.waiting_for = Reason.PROXY_HEADER
         self.look_on(0.5, 4.5)
-        self.look(4.999)
+        self.check(4.999)
         self.assertEqual(self.ends, [])
-        self.look(5.0)
+        self.check(5.0)
         self.assertEqual(self.ends, [(5.0, "overdue", Reason.PROXY_HEADER)])
 
     def test_short(self):
         """
         A limit may be as short as a look.
         """
-        for awaited in (Reason.HANDSHAKE, Reason.PROXY_HEADER):
+        for waiting_for in (Reason.HANDSHAKE, Reason.PROXY_HEADER):
             connection = self.watch(handshake=0.5, proxy_header=0.5)
-            connection.awaited = awaited
-            self.look(0.499)
+            connection.waiting_for = waiting_for
+            self.check(0.499)
             self.assertEqual(self.ends, [])
-            self.look(0.5)
-            self.assertEqual(self.ends, [(0.5, "overdue", awaited)])
+            self.check(0.5)
+            self.assertEqual(self.ends, [(0.5, "overdue", waiting_for)])
 
     def test_unread(self):
         """
         What has come in time and has not been read is not late; when it has been read, there
         is a moment for the rest, and no more.
         """
-        for awaited in (Reason.HANDSHAKE, Reason.PROXY_HEADER):
+        for waiting_for in (Reason.HANDSHAKE, Reason.PROXY_HEADER):
             connection = self.watch(handshake=5.0, proxy_header=5.0)
-            connection.awaited, connection.in_kernel = awaited, 1
+            connection.waiting_for, connection.in_kernel = waiting_for, 1
             self.look_on(0.5, 60.0)
             self.assertEqual(self.ends, [])
             connection.in_kernel = 0
-            self.look(60.5)
+            self.check(60.5)
             self.assertEqual(self.ends, [])
             self.look_on(61.0, 63.0)
-            self.assertEqual(self.ends, [(61.0, "overdue", awaited)])
+            self.assertEqual(self.ends, [(61.0, "overdue", waiting_for)])
 
     def test_one_after_the_other(self):
         """
         The limit of the handshake counts from accept, however long the header took.
         """
         connection = self.watch(handshake=10.0, proxy_header=5.0)
-        connection.awaited = Reason.PROXY_HEADER
+        connection.waiting_for = Reason.PROXY_HEADER
         self.look_on(0.5, 4.5)
-        connection.awaited = Reason.HANDSHAKE
+        connection.waiting_for = Reason.HANDSHAKE
         self.look_on(5.0, 9.5)
         self.assertEqual(self.ends, [])
-        self.look(10.0)
+        self.check(10.0)
         self.assertEqual(self.ends, [(10.0, "overdue", Reason.HANDSHAKE)])
 
     def test_no_limit_on_one(self):
@@ -449,11 +449,11 @@ class AwaitedTests(LimitsTestCase):
             (0.0, 10.0, Reason.PROXY_HEADER, Reason.HANDSHAKE),
         ):
             connection = self.watch(handshake=handshake, proxy_header=proxy_header)
-            connection.awaited = free
-            self.look(1000.0)
+            connection.waiting_for = free
+            self.check(1000.0)
             self.assertEqual(self.ends, [])
-            connection.awaited = slow
-            self.look(1000.0)
+            connection.waiting_for = slow
+            self.check(1000.0)
             self.assertEqual(self.ends, [(1000.0, "overdue", slow)])
 
     def test_overdue_is_the_last_word(self):
@@ -462,8 +462,8 @@ class AwaitedTests(LimitsTestCase):
         """
         for limits in ({"lifetime": 5.0}, {"idle": 5.0}):
             connection = self.watch(proxy_header=5.0, **limits)
-            connection.awaited = Reason.PROXY_HEADER
-            self.look(5.0)
+            connection.waiting_for = Reason.PROXY_HEADER
+            self.check(5.0)
             self.assertEqual(self.ends, [(5.0, "overdue", Reason.PROXY_HEADER)])
 
     def test_came(self):
@@ -471,9 +471,9 @@ class AwaitedTests(LimitsTestCase):
         What has come in time is not waited for any more.
         """
         connection = self.watch(handshake=10.0, proxy_header=5.0)
-        connection.awaited = Reason.HANDSHAKE
-        self.look(9.5)
-        connection.awaited = None
+        connection.waiting_for = Reason.HANDSHAKE
+        self.check(9.5)
+        connection.waiting_for = None
         self.look_on(10.0, 100.0)
         self.assertEqual(self.ends, [])
 
@@ -482,7 +482,7 @@ class AwaitedTests(LimitsTestCase):
         A client in the middle of its handshake is not idle, but late.
         """
         connection = self.watch(handshake=10.0, idle=1.0)
-        connection.awaited = Reason.HANDSHAKE
+        connection.waiting_for = Reason.HANDSHAKE
         self.look_on(0.5, 10.0)
         self.assertEqual(self.ends, [(10.0, "overdue", Reason.HANDSHAKE)])
 
@@ -491,7 +491,7 @@ class AwaitedTests(LimitsTestCase):
         What is ending is not waited for.
         """
         connection = self.watch(handshake=10.0)
-        connection.awaited, connection.ending = Reason.HANDSHAKE, True
+        connection.waiting_for, connection.ending = Reason.HANDSHAKE, True
         connection.not_taken = (1, 0, 0)
         self.look_on(0.5, 20.0)
         self.assertEqual(self.ends, [])
@@ -514,9 +514,9 @@ class WriteTests(LimitsTestCase):
         """
         self.stalled(write=30.0)
         self.look_on(0.5, 30.0)
-        self.look(30.249)
+        self.check(30.249)
         self.assertEqual(self.ends, [])
-        self.look(30.25)
+        self.check(30.25)
         self.assertEqual(self.ends, [(30.25, "abort", Reason.WRITE_STALL)])
 
     def test_within_a_look(self):
@@ -537,7 +537,7 @@ class WriteTests(LimitsTestCase):
             connection.not_taken = changed
             self.look_on(30.0, 59.5)
             self.assertEqual(self.ends, [])
-            self.look(60.0)
+            self.check(60.0)
             self.assertEqual(self.ends, [(60.0, "abort", Reason.WRITE_STALL)])
 
     def test_caught_up(self):
@@ -547,12 +547,12 @@ class WriteTests(LimitsTestCase):
         connection = self.stalled(write=30.0)
         self.look_on(0.5, 29.5)
         connection.paused = False
-        self.look(30.0)
+        self.check(30.0)
         connection.paused = True
         self.echo(0)
         self.look_on(30.5, 60.0)
         self.assertEqual(self.ends, [])
-        self.look(60.5)
+        self.check(60.5)
         self.assertEqual(self.ends, [(60.5, "abort", Reason.WRITE_STALL)])
 
     def open(self, **limits):
@@ -583,9 +583,9 @@ class WriteTests(LimitsTestCase):
 
             def send(at, place=place, connection=connection):
                 connection.bytes_echoed += 1
-                owed = list(connection.not_taken)
-                owed[place] += 1
-                connection.not_taken = tuple(owed)
+                pending = list(connection.not_taken)
+                pending[place] += 1
+                connection.not_taken = tuple(pending)
 
             self.look_on(0.5, 40.0, send)
             ((at, *end),) = self.ends
@@ -641,7 +641,7 @@ class WriteTests(LimitsTestCase):
         connection = self.open(write=30.0)
         connection.not_taken = (0, 0)
         asked = []
-        connection.owed = lambda: asked.append(None) or (0, 0)
+        connection.pending = lambda: asked.append(None) or (0, 0)
         self.look_on(0.5, 20.0, self.echo)
         self.assertTrue(5 <= len(asked) <= 12, len(asked))
         self.look_on(20.5, 40.0)
@@ -683,9 +683,9 @@ class WriteTests(LimitsTestCase):
         With a limit as short as a look, the second look that finds the stall ends it.
         """
         self.stalled(write=0.5)
-        self.look(0.5)
+        self.check(0.5)
         self.assertEqual(self.ends, [])
-        self.look(1.0)
+        self.check(1.0)
         self.assertEqual(self.ends, [(1.0, "abort", Reason.WRITE_STALL)])
 
 
@@ -703,9 +703,9 @@ class LingerTests(LimitsTestCase):
         self.look_on(0.5, 10.0)
         connection.not_taken = (0, 0, 0)
         self.look_on(10.5, 12.0)
-        self.look(12.499)
+        self.check(12.499)
         self.assertEqual(self.ends, [])
-        self.look(12.5)
+        self.check(12.5)
         self.assertEqual(self.ends, [(12.5, "abort", None)])
 
     def test_sends_on(self):

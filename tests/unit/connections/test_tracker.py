@@ -10,8 +10,8 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.connections.connection import REFUSED, Reason
-from echod.connections.timeouts import LINGER_SECONDS, LOOK_SECONDS, TimeLimits
-from echod.connections.tracker import QUIET_SECONDS, SLICE, Connections
+from echod.connections.timeouts import CHECK_INTERVAL, LINGER_TIMEOUT, Timeouts
+from echod.connections.tracker import QUIET_INTERVAL, SLICE, Connections
 from tests.support.fakes import FakeConnection
 
 
@@ -35,9 +35,9 @@ class AskedConnection(FakeConnection):
         self.looks += 1
         return super().unread()
 
-    def owed(self):
+    def pending(self):
         self.looks += 1
-        return super().owed()
+        return super().pending()
 
 
 class NamelessConnection(FakeConnection):
@@ -59,15 +59,15 @@ class ConnectionsTestCase(SynchronousTestCase):
         self.connections = self.make()
 
     def make(self, access_log=False, **limits):
-        return Connections(self.clock, TimeLimits(**limits), access_log)
+        return Connections(self.clock, Timeouts(**limits), access_log)
 
     def sweep_for(self, seconds):
         """
         Let time pass, with a sweep as often as the daemon makes one.
         """
-        for _ in range(round(seconds / LOOK_SECONDS)):
-            self.clock.advance(LOOK_SECONDS)
-            self.connections.sweep()
+        for _ in range(round(seconds / CHECK_INTERVAL)):
+            self.clock.advance(CHECK_INTERVAL)
+            self.connections.check_timeouts()
 
 
 class TotalsTests(ConnectionsTestCase):
@@ -186,13 +186,13 @@ class TotalsTests(ConnectionsTestCase):
         """
         So is one that has waited for a PROXY header, and on which nothing came.
         """
-        for awaited, level in (
+        for waiting_for, level in (
             (Reason.PROXY_HEADER, LogLevel.debug),
             (Reason.HANDSHAKE, LogLevel.info),
         ):
             connections = self.make(access_log=True)
             connection = FakeConnection(connections)
-            connection.awaited = awaited
+            connection.waiting_for = waiting_for
             with capturedLogs() as events:
                 connections.remove(connection, Reason.IDLE)
             self.assertEqual([event["log_level"] for event in events], [level])
@@ -222,7 +222,7 @@ class RefusedTests(ConnectionsTestCase):
             with capturedLogs() as events:
                 self.assertTrue(connections.remove(connection, reason, "why not"))
                 self.assertEqual(list(events), [])
-                connections.refusals.tell()
+                connections.refusals.log_summary()
             self.assertEqual(connections.ended, {reason: 1})
             self.assertEqual(connections.refusals.counts, {("tcp", reason): 1})
             (event,) = events
@@ -274,7 +274,7 @@ class ReplaceTests(ConnectionsTestCase):
         connections.replace(first, second)
         self.assertEqual((len(connections), connections.opened), (2, 2))
         self.clock.advance(4)
-        connections.sweep()
+        connections.check_timeouts()
         self.assertEqual((first.asked, second.asked), ([], [("finish", Reason.LIFETIME)]))
         with capturedLogs() as events:
             self.assertFalse(connections.remove(first, Reason.ERROR))
@@ -309,11 +309,11 @@ class SweepTests(ConnectionsTestCase):
         """
         self.connections = self.make(idle=3600.0, lifetime=3600.0)
         connections = [AskedConnection(self.connections) for _ in range(1000)]
-        self.clock.advance(LOOK_SECONDS)
+        self.clock.advance(CHECK_INTERVAL)
         calls = Counter()
         sys.setprofile(lambda frame, event, _: calls.update([event]))
         try:
-            self.connections.sweep()
+            self.connections.check_timeouts()
         finally:
             sys.setprofile(None)
         self.assertLess(calls["call"], len(connections) + 10)
@@ -366,8 +366,8 @@ class SliceTests(ConnectionsTestCase):
         self.connections = self.make(lifetime=10.0)
         self.many()
         self.clock.advance(10)
-        self.connections.sweep()
-        self.assertEqual(self.turns(self.connections.sweep), [SLICE + 1, 1, 0])
+        self.connections.check_timeouts()
+        self.assertEqual(self.turns(self.connections.check_timeouts), [SLICE + 1, 1, 0])
         self.assertEqual(self.connections.ended, {Reason.LIFETIME: 2 * SLICE + 1})
 
     def test_sweep_again(self):
@@ -376,11 +376,11 @@ class SliceTests(ConnectionsTestCase):
         """
         self.connections = self.make(lifetime=10.0)
         connections = self.many(more=-1)
-        self.connections.sweep()
+        self.connections.check_timeouts()
         self.assertEqual(len(self.turns()), 1)
         self.assertEqual(len(connections), len(self.connections))
         self.clock.advance(10)
-        self.connections.sweep()
+        self.connections.check_timeouts()
         self.assertEqual(self.turns()[-1], 0)
 
     def test_gone_meanwhile(self):
@@ -390,7 +390,7 @@ class SliceTests(ConnectionsTestCase):
         self.connections = self.make(lifetime=10.0)
         *_, last = self.many()
         self.clock.advance(10)
-        self.connections.sweep()
+        self.connections.check_timeouts()
         self.connections.remove(last, Reason.CLIENT)
         self.turns()
         self.assertEqual(last.asked, [])
@@ -402,11 +402,11 @@ class SliceTests(ConnectionsTestCase):
         self.connections = self.make(idle=10.0)
         broken = BrokenConnection(self.connections)
         self.clock.advance(10)
-        self.assertRaises(RuntimeError, self.connections.sweep)
+        self.assertRaises(RuntimeError, self.connections.check_timeouts)
         self.connections.remove(broken, Reason.CLIENT)
         sound = FakeConnection(self.connections)
         self.clock.advance(10)
-        self.connections.sweep()
+        self.connections.check_timeouts()
         self.assertEqual(sound.asked, [("finish", Reason.IDLE)])
 
     def test_drain(self):
@@ -457,7 +457,7 @@ class SliceTests(ConnectionsTestCase):
         # The rest of that sweep, and then the tick.
         self.clock.advance(0)
         self.assertEqual(len(self.connections), len(connections))
-        self.clock.advance(QUIET_SECONDS / 2)
+        self.clock.advance(QUIET_INTERVAL / 2)
         self.assertEqual(len(self.connections), 0)
 
 
@@ -526,7 +526,7 @@ class DrainTests(ConnectionsTestCase):
         """
         connection = FakeConnection(self.connections)
         self.drain()
-        self.advance(QUIET_SECONDS - 0.25)
+        self.advance(QUIET_INTERVAL - 0.25)
         self.assertEqual(connection.asked, [])
         self.advance(0.25)
         self.assertEqual(connection.asked, [("finish", Reason.DRAIN)])
@@ -536,10 +536,10 @@ class DrainTests(ConnectionsTestCase):
         A client just accepted has that moment even if the last sweep has already seen it.
         """
         connection = FakeConnection(self.connections)
-        self.connections.sweep()
+        self.connections.check_timeouts()
         self.drain()
         self.assertEqual(connection.asked, [])
-        self.advance(QUIET_SECONDS)
+        self.advance(QUIET_INTERVAL)
         self.assertEqual(connection.asked, [("finish", Reason.DRAIN)])
 
     def test_busy(self):
@@ -553,11 +553,11 @@ class DrainTests(ConnectionsTestCase):
         self.drain()
         for _ in range(3):
             busy.bytes_echoed += 1
-            self.advance(QUIET_SECONDS)
+            self.advance(QUIET_INTERVAL)
         self.assertEqual(busy.asked, [])
         self.assertEqual(late.asked, [("finish", Reason.DRAIN)])
         # A look that finds it quiet, and one that finds it still so.
-        self.advance(QUIET_SECONDS * 2)
+        self.advance(QUIET_INTERVAL * 2)
         self.assertEqual(busy.asked, [("finish", Reason.DRAIN)])
 
     def test_silent_for_a_tick(self):
@@ -567,8 +567,8 @@ class DrainTests(ConnectionsTestCase):
         connection = FakeConnection(self.connections)
         self.settle()
         connection.bytes_echoed += 1
-        self.drain(QUIET_SECONDS * 2)
-        self.advance(QUIET_SECONDS - 0.25)
+        self.drain(QUIET_INTERVAL * 2)
+        self.advance(QUIET_INTERVAL - 0.25)
         self.assertEqual(connection.asked, [])
         self.advance(0.25)
         self.assertEqual(connection.asked, [("finish", Reason.DRAIN)])
@@ -591,10 +591,10 @@ class DrainTests(ConnectionsTestCase):
         connection.in_kernel = 1
         self.settle()
         self.drain()
-        self.advance(QUIET_SECONDS)
+        self.advance(QUIET_INTERVAL)
         self.assertEqual(connection.asked, [])
         connection.in_kernel = 0
-        self.advance(QUIET_SECONDS)
+        self.advance(QUIET_INTERVAL)
         self.assertEqual(connection.asked, [("finish", Reason.DRAIN)])
 
     def test_paused(self):
@@ -608,7 +608,7 @@ class DrainTests(ConnectionsTestCase):
         self.advance(4)
         self.assertEqual(connection.asked, [])
         connection.paused = False
-        self.advance(QUIET_SECONDS)
+        self.advance(QUIET_INTERVAL)
         self.assertEqual(connection.asked, [("finish", Reason.DRAIN)])
 
     def test_already_ending(self):
@@ -629,7 +629,7 @@ class DrainTests(ConnectionsTestCase):
         connection = FakeConnection(self.connections)
         self.settle()
         self.drain(60.0)
-        self.advance(LINGER_SECONDS - 0.25)
+        self.advance(LINGER_TIMEOUT - 0.25)
         self.assertEqual(connection.asked, [("finish", Reason.DRAIN)])
         # The look after the one that began it is the first to find nothing owed.
         self.advance(0.5)

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from echod.connections.connection import Reason
-from echod.connections.timeouts import TimeLimits
+from echod.connections.timeouts import Timeouts
 from echod.connections.tracker import Connections
 from echod.logs.formatters import MOST_CHARACTERS, LineObserver, json_line, text_line
 from tests.support.fakes import FakeConnection
@@ -139,11 +139,11 @@ class PeerTests(SynchronousTestCase):
 
     def logged(self, peer, facts, reason=Reason.CLIENT):
         with capturedLogs() as logged:
-            connections = Connections(Clock(), TimeLimits(), access_log=True)
+            connections = Connections(Clock(), Timeouts(), access_log=True)
             connection = Told(connections, peer, facts)
             connection.bytes_echoed = 5
             connections.remove(connection, reason, "late")
-            connections.refusals.tell()
+            connections.refusals.log_summary()
         (only,) = logged
         return only
 

@@ -21,7 +21,7 @@ from zope.interface.verify import verifyObject
 
 from echod.connections.admission import Admission
 from echod.connections.connection import Reason
-from echod.connections.timeouts import TimeLimits
+from echod.connections.timeouts import Timeouts
 from echod.connections.tracker import Connections
 from echod.net.endpoints import InheritedEndpoint, TCPEndpoint
 from echod.net.listener import ListenerService, ListenFailed
@@ -36,7 +36,7 @@ def make_factory(clock, proxies=None):
     """
     A factory that lets everybody in.
     """
-    connections = Connections(clock, TimeLimits(), access_log=False)
+    connections = Connections(clock, Timeouts(), access_log=False)
     return EchoFactory("tcp", Admission(connections, 1000), proxies=proxies)
 
 

@@ -76,10 +76,10 @@ def told(header):
     """
     client = header.client
     if isinstance(client, address.UNIXAddress):
-        return ("unix", client.name), header.facts
+        return ("unix", client.name), header.log_fields
     if client is not None:
-        return (type(client).__name__, client.type, client.host, client.port), header.facts
-    return None, header.facts
+        return (type(client).__name__, client.type, client.host, client.port), header.log_fields
+    return None, header.log_fields
 
 
 def outcome(pieces):
@@ -485,10 +485,10 @@ class TableTests(SynchronousTestCase):
         """
         Each good header tells its client and its facts, and ends where its length says.
         """
-        for name, (header, client, facts) in GOOD_V2.items():
+        for name, (header, client, log_fields) in GOOD_V2.items():
             for left in (b"", PAYLOAD):
                 with self.subTest(name):
-                    self.assert_outcome(header + left, ("header", client, facts, header, left))
+                    self.assert_outcome(header + left, ("header", client, log_fields, header, left))
 
     def test_version_2_wrong(self):
         """
@@ -651,12 +651,12 @@ def some_vectors(chance, names, most):
     Vectors, and the names of the facts that they tell.
     """
     others = [kind for kind in (NOOP, NETNS, 0, 0x24, 0x25, 0xE0, 0xFF) if kind not in names]
-    vectors, facts = [], set()
+    vectors, log_fields = [], set()
     for _ in range(chance.choice((0, 0, 1, 2, 4))):
         kind = chance.choice((*names, *others))
         vectors.append(tlv(kind, some_bytes(chance, 128 if kind == UNIQUE_ID else most)))
-        facts.update(name for name in (names.get(kind),) if name)
-    return vectors, facts
+        log_fields.update(name for name in (names.get(kind),) if name)
+    return vectors, log_fields
 
 
 def some_v2(chance):
@@ -666,11 +666,11 @@ def some_v2(chance):
     if chance.random() < 0.1:
         command, family = chance.choice(((LOCAL, chance.randrange(256)), (PROXY, UNSPEC)))
         return v2(some_bytes(chance, 300), family, command), None, set()
-    vectors, facts = some_vectors(chance, NAMES, 200)
+    vectors, log_fields = some_vectors(chance, NAMES, 200)
     if chance.random() < 0.3:
         inner, more = some_vectors(chance, TLS_NAMES, 100)
         vectors.append(tls(*inner, flags=chance.randrange(8), verify=chance.getrandbits(32)))
-        facts |= more
+        log_fields |= more
     chance.shuffle(vectors)
     kind = chance.randrange(3)
     family = (TCP4, TCP6, STREAM)[kind] + chance.randrange(2)
@@ -688,8 +688,8 @@ def some_v2(chance):
     if chance.random() < 0.3:
         cut = chance.randint(0, len(vectors))
         before, after = b"".join(vectors[:cut]), b"".join(vectors[cut:])
-        return summed(before, after, 0, addresses, family), client, facts
-    return v2(addresses + b"".join(vectors), family), client, facts
+        return summed(before, after, 0, addresses, family), client, log_fields
+    return v2(addresses + b"".join(vectors), family), client, log_fields
 
 
 def mutated(chance, header):
@@ -756,7 +756,7 @@ class GeneratedTests(SynchronousTestCase):
         What was told is valid and printable, and no more was taken than there was.
         """
         if whole[0] == "header":
-            _, client, facts, taken, left = whole
+            _, client, log_fields, taken, left = whole
             self.assertEqual(taken + left, stream)
             if client is not None and client[0] == "unix":
                 self.assertTrue(client[1] is None or 1 <= len(client[1]) <= 108)
@@ -765,8 +765,8 @@ class GeneratedTests(SynchronousTestCase):
                 ip = ip_address(host)
                 self.assertEqual((name, kind, str(ip)), (f"IPv{ip.version}Address", "TCP", host))
                 self.assertTrue(0 <= port <= 65535)
-            for name, text in facts.items():
-                self.assertTrue(name.isidentifier() and text.isprintable(), facts)
+            for name, text in log_fields.items():
+                self.assertTrue(name.isidentifier() and text.isprintable(), log_fields)
                 self.assertNotIn(";", text)
         elif whole[0] == "none":
             self.assertEqual(whole[1], stream)
@@ -808,10 +808,10 @@ class GeneratedTests(SynchronousTestCase):
         Each good header is taken, and tells its client and its facts.
         """
         chance = random.Random(seed)
-        header, client, facts = some_v2(chance)
+        header, client, log_fields = some_v2(chance)
         kind, *found, taken, left = self.outcome(chance, header + PAYLOAD)
         self.assertEqual((kind, taken, left), ("header", header, PAYLOAD))
-        self.assertEqual((found[0], set(found[1])), (client, facts))
+        self.assertEqual((found[0], set(found[1])), (client, log_fields))
 
     @cases(3000)
     @given(SEEDS)

@@ -18,9 +18,9 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from echod.connections.admission import AddressRules, Admission, ConnectRate
+from echod.connections.admission import AccessRules, Admission, RateLimiter
 from echod.connections.connection import Connection, Reason
-from echod.connections.timeouts import TimeLimits
+from echod.connections.timeouts import Timeouts
 from echod.connections.tracker import Connections
 from echod.net.tls import SecureMixin
 from echod.protocol import EchoFactory
@@ -117,13 +117,13 @@ class ProxyTestCase(PairTestCase):
     """
 
     def make(self, required=True, tls=None, deny=(), per_client=0, rate=None, **limits):
-        self.connections = Connections(self.reactor, TimeLimits(**limits), access_log=True)
+        self.connections = Connections(self.reactor, Timeouts(**limits), access_log=True)
         self.admission = Admission(
             self.connections,
             1000,
-            AddressRules(deny=map(ip_network, deny)),
+            AccessRules(deny=map(ip_network, deny)),
             per_client,
-            ConnectRate(self.reactor, *rate) if rate else None,
+            RateLimiter(self.reactor, *rate) if rate else None,
         )
         policy = ProxyPolicy(required, map(ip_network, ("198.51.100.0/24", "2001:db8:9::/48")))
         self.factory = EchoFactory("tcp", self.admission, tls, policy)
@@ -155,7 +155,7 @@ class ProxyTestCase(PairTestCase):
         """
         What was logged since the last time, with the refusals, but no time.
         """
-        self.connections.refusals.tell()
+        self.connections.refusals.log_summary()
         lines = [(event["log_level"].name, formatEvent(event)) for event in self.records]
         del self.records[:]
         return lines
@@ -222,7 +222,7 @@ class HeaderTests(ProxyTestCase):
         self.assertEqual(
             (protocol.listener, protocol.ending, protocol.paused), ("tcp", False, False)
         )
-        self.assertIs(protocol.awaited, Reason.PROXY_HEADER)
+        self.assertIs(protocol.waiting_for, Reason.PROXY_HEADER)
 
     def test_one_segment(self):
         """
@@ -587,9 +587,9 @@ class EndTests(ProxyTestCase):
         A limit or a stop ends it at once, and for the reason given.
         """
         for end, reason in (
-            (lambda protocol: protocol.finish(Reason.DRAIN), "drain"),
+            (lambda protocol: protocol.close(Reason.DRAIN), "drain"),
             (lambda protocol: protocol.abort(Reason.ABORTED), "aborted"),
-            (lambda protocol: (protocol.finish(Reason.LIFETIME), protocol.abort()), "lifetime"),
+            (lambda protocol: (protocol.close(Reason.LIFETIME), protocol.abort()), "lifetime"),
         ):
             self.make()
             protocol, _, sock = self.accept()
@@ -605,11 +605,11 @@ class EndTests(ProxyTestCase):
         A stop waits for what has been sent, and not for a header that does not come.
         """
         protocol, _, sock = self.accept()
-        self.assertEqual((protocol.unread(), protocol.owed()), (0, (0,)))
+        self.assertEqual((protocol.unread(), protocol.pending()), (0, (0,)))
         sock.sendall(b"PROX")
         self.assertEqual(protocol.unread(), 4)
         self.reactor.turn()
-        self.assertEqual((protocol.unread(), protocol.owed()), (0, (0,)))
+        self.assertEqual((protocol.unread(), protocol.pending()), (0, (0,)))
         self.reactor.advance(1)
         drained = self.connections.drain(5)
         self.turns()
@@ -630,7 +630,7 @@ class LateTests(ProxyTestCase):
             each()
             self.turns(1)
             self.reactor.advance(0.5)
-            self.connections.sweep()
+            self.connections.check_timeouts()
 
     def test_required(self):
         """
@@ -667,7 +667,7 @@ class LateTests(ProxyTestCase):
         """
         protocol, _, sock = self.accept()
         sock.sendall(b"PROX")
-        protocol.overdue()
+        protocol.timed_out()
         self.assert_over(proxy_header=1)
 
     def test_for_ever(self):
@@ -810,7 +810,7 @@ class ClientLimitTests(ProxyTestCase):
             lambda echo, sock: sock.close(),
             lambda echo, sock: sock.shutdown(socket.SHUT_WR),
             lambda echo, sock: echo.abort(Reason.ABORTED),
-            lambda echo, sock: (echo.finish(Reason.DRAIN), sock.close()),
+            lambda echo, sock: (echo.close(Reason.DRAIN), sock.close()),
             lambda echo, sock: echo.transport.connectionLost(Failure(ZeroDivisionError())),
         ):
             for header in (V1, v2(command=LOCAL), v2(unix(b"/x"), STREAM)):
@@ -843,7 +843,7 @@ class ClientLimitTests(ProxyTestCase):
         self.make(required=False, deny=["198.51.100.9"])
         self.accept()
         self.reactor.advance(5)
-        self.connections.sweep()
+        self.connections.check_timeouts()
         self.assert_over(address=1)
         self.assertEqual(self.told(), self.refused("address", "198.51.100.9:5"))
 
@@ -955,15 +955,15 @@ class TLSTests(ProxyTestCase):
         _, transport, sock = self.accept()
         sock.sendall(V1)
         self.reactor.advance(4)
-        self.connections.sweep()
+        self.connections.check_timeouts()
         self.turns()
-        self.assertIs(transport.protocol.awaited, Reason.HANDSHAKE)
+        self.assertIs(transport.protocol.waiting_for, Reason.HANDSHAKE)
         self.reactor.advance(5.5)
-        self.connections.sweep()
+        self.connections.check_timeouts()
         self.turns()
         self.assertEqual(len(self.connections), 1)
         self.reactor.advance(0.5)
-        self.connections.sweep()
+        self.connections.check_timeouts()
         self.assert_over(handshake=1)
         self.assertEqual(self.told(), self.refused("handshake", "203.0.113.5:1234", "late"))
 
@@ -1052,8 +1052,8 @@ class TLSTests(ProxyTestCase):
         self.make(required=False)
         _, transport, sock = self.accept()
         self.reactor.advance(5)
-        self.connections.sweep()
-        self.assertIs(transport.protocol.awaited, Reason.HANDSHAKE)
+        self.connections.check_timeouts()
+        self.assertIs(transport.protocol.waiting_for, Reason.HANDSHAKE)
         client, hello = self.client()
         sock.sendall(hello)
         self.talk(client, sock)

@@ -8,7 +8,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.connections.connection import Reason
-from echod.connections.timeouts import TimeLimits
+from echod.connections.timeouts import Timeouts
 from echod.connections.tracker import Connections
 from echod.stats.collector import NEWEST, Observation
 from echod.stats.snapshot import Guest, Handshakes, Listening, Sample, Served, Snapshot, Traffic
@@ -47,7 +47,7 @@ class ObservationTests(SynchronousTestCase):
 
     def setUp(self):
         self.clock = Clock()
-        self.connections = Connections(self.clock, TimeLimits(), False)
+        self.connections = Connections(self.clock, Timeouts(), False)
         self.listeners = [FakeListener("tcp"), FakeListener("tls", bound=False)]
         self.served = []
         self.observation = Observation(
@@ -210,7 +210,7 @@ class ObservationTests(SynchronousTestCase):
         for expected, fields in (
             ("open", {}),
             ("paused", {"paused": True}),
-            ("handshake", {"awaited": Reason.HANDSHAKE}),
+            ("handshake", {"waiting_for": Reason.HANDSHAKE}),
             ("ending", {"ending": True}),
         ):
             connection.__dict__.update(fields)

@@ -227,18 +227,18 @@ class CertificatesTests(SynchronousTestCase):
         self.start()
         clients = [client_context(None, make_certificate(["client"], ca)) for ca in (one, other)]
 
-        def let_in():
+        def admit():
             context = self.certificates.getContext()
             return [shake_hands(context, client).heard for client in clients]
 
-        self.assertEqual(let_in(), [b"word", b""])
+        self.assertEqual(admit(), [b"word", b""])
         self.write(path, other.cert_pem)
         self.said(self.clock.pump, [WATCH_SECONDS] * 2)
-        self.assertEqual(let_in(), [b"", b"word"])
+        self.assertEqual(admit(), [b"", b"word"])
         self.write(path, b"")
         ((_, text),) = self.said(self.certificates.reload)
         self.assertTrue(text.startswith("cannot reload --tls-client-ca: "), text)
-        self.assertEqual(let_in(), [b"", b"word"])
+        self.assertEqual(admit(), [b"", b"word"])
 
     def test_wrong_at_first(self):
         """
