@@ -24,7 +24,7 @@ from echod.connections.admission import Admission
 from echod.connections.connection import Reason, reason_from_failure
 from echod.connections.tracker import Connections
 from echod.net.transport import queued
-from echod.proxyprotocol.protocol import ProxyHeader, ProxyPolicy
+from echod.proxyprotocol.protocol import ProxyHeaderProtocol, ProxyPolicy
 from echod.tls.context import ServerContext
 from echod.tls.info import (
     client_certificate_expired,
@@ -98,7 +98,7 @@ class Echo(Protocol):
     paused = False
     ending = False
     waiting_for: Reason | None = None
-    header: ProxyHeader | None = None
+    header: ProxyHeaderProtocol | None = None
     _reason: Reason | None = None
     _detail = ""
 
@@ -322,9 +322,9 @@ class EchoFactory(Factory):
         """
         proxies = self.proxies if self.proxies and self.proxies.trusts(addr) else None
         reason = self._refusal(addr, proxies is not None)
-        protocol: Echo | ProxyHeader | RejectProtocol
+        protocol: Echo | ProxyHeaderProtocol | RejectProtocol
         if reason is None:
-            protocol = ProxyHeader(proxies.required) if proxies else Echo()
+            protocol = ProxyHeaderProtocol(proxies.required) if proxies else Echo()
         else:
             self.connections.refusals.add(self.listener, reason, format_address(addr))
             if self.outermost:
@@ -343,7 +343,7 @@ class EchoFactory(Factory):
             return Reason.PROXY_HEADER
         return self.admission.refusal(address)
 
-    def admit(self, behind: ProxyHeader, first: bytes) -> Echo | None:
+    def admit(self, behind: ProxyHeaderProtocol, first: bytes) -> Echo | None:
         """
         Let a client in whose address is known, now that its proxy has named it, or
         refuse it.

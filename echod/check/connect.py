@@ -35,7 +35,7 @@ from echod._util.text import escape
 from echod._util.values import endpoint_settings, port_number, server_name, unix_path
 from echod.check.results import Answer, Failed, Outcome, Session
 from echod.check.stream import ByteStream, Stream
-from echod.proxyprotocol.encoder import Place, place, proxy_header
+from echod.proxyprotocol.encoder import Address, encode_proxy_header, parse_address
 
 T = TypeVar("T")
 
@@ -360,7 +360,7 @@ class Dialler:
         connect: Connect,
         secure: Secure | None = None,
         proxy_version: str | None = None,
-        proxy_source: Place | None = None,
+        proxy_source: Address | None = None,
     ):
         """
         @param secure: for TLS; C{None} for plain.
@@ -406,8 +406,8 @@ class Dialler:
 
     def _header(self, version: str, peer: str) -> bytes:
         try:
-            destination = place(peer)
+            destination = parse_address(peer)
         except ValueError:
             # A socket in the file system has no address that the header could carry.
-            destination = place("0.0.0.0:0")
-        return proxy_header(version, self._proxy_source, destination)
+            destination = parse_address("0.0.0.0:0")
+        return encode_proxy_header(version, self._proxy_source, destination)

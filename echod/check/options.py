@@ -18,7 +18,7 @@ from echod._util.text import escape
 from echod._util.values import one_of, path, seconds, server_name
 from echod.check.connect import parse
 from echod.check.results import Outcome
-from echod.proxyprotocol.encoder import place
+from echod.proxyprotocol.encoder import parse_address
 
 MOST_BYTES = 1 << 30
 MOST_CONNECTIONS = 10_000
@@ -153,7 +153,7 @@ class CheckOptions(UsageOptions):
         _parameter(
             "proxy-source", None, None,
             "The client's address in it: IP:PORT. [default: none is named]",
-            place,
+            parse_address,
         ),
     ]  # fmt: skip
 

@@ -14,11 +14,11 @@ V2_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 _V2_PROXY = 0x21
 _V2_STREAM = {4: 0x11, 6: 0x21}
 
-Place = tuple[IPv4Address | IPv6Address, int]
+Address = tuple[IPv4Address | IPv6Address, int]
 """An address and a port."""
 
 
-def place(text: str) -> Place:
+def parse_address(text: str) -> Address:
     """
     @return: an address and port, from C{192.0.2.1:4711} or C{[2001:db8::1]:4711}.
     @raise ValueError: when it is not that.
@@ -36,21 +36,21 @@ def place(text: str) -> Place:
         ) from None
 
 
-def _same_family(source: Place, destination: Place) -> tuple[Place, Place]:
+def _same_family(source: Address, destination: Address) -> tuple[Address, Address]:
     """
     Both as IPv4, or both as IPv6: the header has room for one family (2.1, 2.2).
     """
     if source[0].version == destination[0].version:
         return source, destination
 
-    def mapped(at: Place) -> Place:
+    def mapped(at: Address) -> Address:
         address, port = at
         return ip_address(f"::ffff:{address}") if address.version == 4 else address, port
 
     return mapped(source), mapped(destination)
 
 
-def proxy_header(version: str, source: Place | None, destination: Place) -> bytes:
+def encode_proxy_header(version: str, source: Address | None, destination: Address) -> bytes:
     """
     Make the header.
 

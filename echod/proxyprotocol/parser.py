@@ -3,7 +3,7 @@ The header of the PROXY protocol, versions 1 and 2 (the specification is HAProxy
 C{doc/proxy-protocol.txt}), as bytes: no input and no output here.
 
 The rule of this room: a header is believed whole or not at all, and what it says is a
-valid address and printable text.  It may come byte by byte, so L{HeaderParser} says of
+valid address and printable text.  It may come byte by byte, so L{ProxyParser} says of
 each piece how much of it belongs to the header; the rest is the client's.
 """
 
@@ -36,14 +36,14 @@ MOST_CHARACTERS = 512
 Address = IPv4Address | IPv6Address | UNIXAddress
 
 
-class BadHeader(ValueError):
+class InvalidProxyHeader(ValueError):
     """
     What began like a header is none.  The text says why, in words.
     """
 
 
 @dataclass(frozen=True)
-class Header:
+class ProxyInfo:
     """
     What a header says.
 
@@ -56,7 +56,7 @@ class Header:
     log_fields: dict[str, str] = field(default_factory=dict)
 
 
-class HeaderParser:
+class ProxyParser:
     """
     Takes a header out of a stream.
 
@@ -66,7 +66,7 @@ class HeaderParser:
 
     def __init__(self) -> None:
         self.taken = b""
-        self.header: Header | None = None
+        self.header: ProxyInfo | None = None
 
     def feed(self, data: bytes) -> int:
         """
@@ -100,24 +100,24 @@ _V1 = re.compile(
 def _v1_size(stream: bytes) -> int | None:
     end = stream.find(b"\n", 0, V1_MOST_BYTES)
     if end < 0 and len(stream) >= V1_MOST_BYTES:
-        raise BadHeader("a line that does not end")
+        raise InvalidProxyHeader("a line that does not end")
     return None if end < 0 else end + 1
 
 
-def _parse_v1(whole: bytes) -> Header:
+def _parse_v1(whole: bytes) -> ProxyInfo:
     match = _V1.fullmatch(whole)
     if match is None:
-        raise BadHeader("not a line of version 1")
+        raise InvalidProxyHeader("not a line of version 1")
     kind, *where = match.groups()
     if kind is None:
-        return Header()
+        return ProxyInfo()
     source, destination, port, other_port = (each.decode("ascii") for each in where)
     try:
         client = _address(kind == b"TCP6", source, int(port))
         _address(kind == b"TCP6", destination, int(other_port))
     except ValueError:
-        raise BadHeader("not an address and its port") from None
-    return Header(client)
+        raise InvalidProxyHeader("not an address and its port") from None
+    return ProxyInfo(client)
 
 
 def _address(six: bool, host: str | bytes, port: int) -> IPv4Address | IPv6Address:
@@ -132,7 +132,7 @@ def _v2_size(stream: bytes) -> int | None:
         return None
     size = V2_FIXED_BYTES + int.from_bytes(stream[14:16], "big")
     if size > V2_MOST_BYTES:
-        raise BadHeader("longer than any")
+        raise InvalidProxyHeader("longer than any")
     return size
 
 
@@ -148,18 +148,18 @@ _ADDRESSES = {
 """Family and transport (section 2.2), with how source and destination are laid out."""
 
 
-def _parse_v2(whole: bytes) -> Header:
+def _parse_v2(whole: bytes) -> ProxyInfo:
     version_and_command, family = whole[12], whole[13]
     if version_and_command not in (0x20, 0x21):
-        raise BadHeader("neither LOCAL nor PROXY of version 2")
+        raise InvalidProxyHeader("neither LOCAL nor PROXY of version 2")
     if version_and_command == 0x20 or family == _UNSPEC:
         # What else it says is not to be looked at.
-        return Header()
+        return ProxyInfo()
     layout = _ADDRESSES.get(family)
     if layout is None:
-        raise BadHeader("an address of no known family")
+        raise InvalidProxyHeader("an address of no known family")
     if len(whole) < V2_FIXED_BYTES + layout.size:
-        raise BadHeader("too short for its addresses")
+        raise InvalidProxyHeader("too short for its addresses")
     source, _, *ports = layout.unpack_from(whole, V2_FIXED_BYTES)
     client: Address
     if ports:
@@ -168,7 +168,7 @@ def _parse_v2(whole: bytes) -> Header:
         # A name that begins with a null byte is an abstract one (unix(7)).
         name = source[:1] + source[1:].partition(b"\0")[0]
         client = UNIXAddress(name if name.strip(b"\0") else None)
-    return Header(client, _log_fields(whole, V2_FIXED_BYTES + layout.size))
+    return ProxyInfo(client, _log_fields(whole, V2_FIXED_BYTES + layout.size))
 
 
 _ALPN, _AUTHORITY, _CRC32C, _UNIQUE_ID, _SSL = 0x01, 0x02, 0x03, 0x05, 0x20
@@ -193,12 +193,12 @@ def _log_fields(whole: bytes, start: int) -> dict[str, str]:
         elif kind == _SSL:
             # One byte of flags, and four that say whether the certificate was verified.
             if len(value) < 5:
-                raise BadHeader("too short for what it says of TLS")
+                raise InvalidProxyHeader("too short for what it says of TLS")
             for inner, _, text in _vectors(whole, at + 5, at + len(value)):
                 if inner in _TLS_NAMES:
                     log_fields[_TLS_NAMES[inner]] = _text(text)
         elif kind == _UNIQUE_ID and len(value) > 128:
-            raise BadHeader("an identifier of more than 128 bytes")
+            raise InvalidProxyHeader("an identifier of more than 128 bytes")
         elif kind in _NAMES:
             log_fields[_NAMES[kind]] = _text(value)
     return log_fields
@@ -211,7 +211,7 @@ def _vectors(whole: bytes, at: int, end: int) -> Iterator[tuple[int, int, bytes]
     while at < end:
         size = int.from_bytes(whole[at + 1 : at + 3], "big")
         if at + 3 + size > end:
-            raise BadHeader("a field that is longer than the header")
+            raise InvalidProxyHeader("a field that is longer than the header")
         yield whole[at], at + 3, whole[at + 3 : at + 3 + size]
         at += 3 + size
 
@@ -224,9 +224,9 @@ def _text(value: bytes) -> str:
 
 def _check(whole: bytes, at: int, value: bytes) -> None:
     if len(value) != 4:
-        raise BadHeader("a checksum of another size")
+        raise InvalidProxyHeader("a checksum of another size")
     if int.from_bytes(value, "big") != crc32c(whole[:at] + bytes(4) + whole[at + 4 :]):
-        raise BadHeader("a checksum that is not its own")
+        raise InvalidProxyHeader("a checksum that is not its own")
 
 
 @cache

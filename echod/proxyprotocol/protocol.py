@@ -20,7 +20,7 @@ from echod._util.text import format_address, ip_of
 from echod.connections.admission import Network, Networks
 from echod.connections.connection import Reason, reason_from_failure
 from echod.connections.tracker import Connections
-from echod.proxyprotocol.parser import V2_MOST_BYTES, BadHeader, Header, HeaderParser
+from echod.proxyprotocol.parser import V2_MOST_BYTES, InvalidProxyHeader, ProxyInfo, ProxyParser
 
 
 class ProxyPolicy:
@@ -49,7 +49,7 @@ class ProxyPolicy:
         return ip in self._networks
 
 
-class InspectedTransport(Interface):
+class IPeekTransport(Interface):
     """
     What the reading of a header asks of a transport.
 
@@ -68,7 +68,7 @@ class InspectedTransport(Interface):
     def fileno(self) -> int: ...
 
 
-class Entrance(Interface):
+class IProxiedFactory(Interface):
     """
     What follows the header.
 
@@ -79,7 +79,7 @@ class Entrance(Interface):
     listener: str
     connections: Connections
 
-    def admit(self, behind: "ProxyHeader", first: bytes) -> Any:
+    def admit(self, behind: "ProxyHeaderProtocol", first: bytes) -> Any:
         """
         Let a client in whose address is known, or refuse it.
 
@@ -89,7 +89,7 @@ class Entrance(Interface):
 
 
 @implementer(IHalfCloseableProtocol)
-class ProxyHeader(Protocol):
+class ProxyHeaderProtocol(Protocol):
     """
     A connection from a proxy, until the header has been read.
 
@@ -97,8 +97,8 @@ class ProxyHeader(Protocol):
     @ivar ending: whether the end has begun.
     """
 
-    factory: Entrance
-    transport: InspectedTransport  # type: ignore[assignment]  # ITransport leaves most of it out
+    factory: IProxiedFactory
+    transport: IPeekTransport  # type: ignore[assignment]  # ITransport leaves most of it out
 
     bytes_echoed = 0
     paused = False
@@ -112,8 +112,8 @@ class ProxyHeader(Protocol):
         @param required: whether a connection without a header is refused.
         """
         self._required = required
-        self._parser = HeaderParser()
-        self._header = Header()
+        self._parser = ProxyParser()
+        self._header = ProxyInfo()
 
     @property
     def client(self) -> IAddress:
@@ -136,7 +136,7 @@ class ProxyHeader(Protocol):
     def _look(self, data: bytes) -> tuple[int, Callable[[], None] | None]:
         try:
             size = self._parser.feed(data)
-        except BadHeader as error:
+        except InvalidProxyHeader as error:
             self._detail = str(error)
             return 0, self._refuse
         if self._parser.header is not None:

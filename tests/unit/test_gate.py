@@ -8,7 +8,7 @@ from twisted.logger import capturedLogs, formatEvent
 
 from echod.connections.connection import Reason
 from echod.protocol import Echo, RejectProtocol
-from echod.proxyprotocol.protocol import ProxyHeader
+from echod.proxyprotocol.protocol import ProxyHeaderProtocol
 from tests.support.fakes import FakeConnection
 from tests.support.services import ServiceTestCase
 
@@ -130,8 +130,8 @@ class GateTests(ServiceTestCase):
             factory.outermost = False
             self.assertIs(factory.proxies.required, required)
             for address, expected in (
-                (IPv4Address("TCP", "192.0.2.7", 1), ProxyHeader),
-                (UNIXAddress(None), ProxyHeader),
+                (IPv4Address("TCP", "192.0.2.7", 1), ProxyHeaderProtocol),
+                (UNIXAddress(None), ProxyHeaderProtocol),
                 (IPv4Address("TCP", "192.0.2.8", 1), otherwise),
             ):
                 self.assertIsInstance(factory.buildProtocol(address), expected)

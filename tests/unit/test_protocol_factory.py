@@ -14,7 +14,7 @@ from zope.interface.verify import verifyObject
 
 from echod.connections.connection import Reason
 from echod.protocol import Echo, RejectProtocol
-from echod.proxyprotocol.protocol import ProxyHeader, ProxyPolicy
+from echod.proxyprotocol.protocol import ProxyHeaderProtocol, ProxyPolicy
 from tests.support.certificates import make_certificate
 from tests.support.echoes import ProtocolTestCase, SocketTransport
 from tests.support.handshakes import Served
@@ -127,7 +127,7 @@ class RefusedTests(ProtocolTestCase):
         self.assert_refused(Reason.PROXY_HEADER)
         self.assert_refused(Reason.PROXY_HEADER, UNIXAddress(b"/x"))
         trusted = self.factory.buildProtocol(IPv4Address("TCP", "198.51.100.1", 1))
-        self.assertIsInstance(trusted, ProxyHeader)
+        self.assertIsInstance(trusted, ProxyHeaderProtocol)
         self.assertIs(trusted.factory, self.factory)
 
     def test_header_optional(self):
@@ -139,7 +139,7 @@ class RefusedTests(ProtocolTestCase):
         self.assertIsInstance(self.factory.buildProtocol(self.CLIENT), Echo)
         self.assert_refused(Reason.ADDRESS, IPv4Address("TCP", "192.0.2.9", 1))
         trusted = self.factory.buildProtocol(IPv4Address("TCP", "198.51.100.1", 1))
-        self.assertIsInstance(trusted, ProxyHeader)
+        self.assertIsInstance(trusted, ProxyHeaderProtocol)
 
     def test_not_the_proxy_is_the_client(self):
         """
@@ -148,7 +148,7 @@ class RefusedTests(ProtocolTestCase):
         policy = ProxyPolicy(True, [ip_network("192.0.2.7")])
         self.make(most=1, proxies=policy, deny=["192.0.2.7"], per_client=1, rate=(1.0, 1))
         for _ in range(5):
-            self.assertIsInstance(self.factory.buildProtocol(self.CLIENT), ProxyHeader)
+            self.assertIsInstance(self.factory.buildProtocol(self.CLIENT), ProxyHeaderProtocol)
         self.make(most=0, proxies=policy)
         self.assert_refused(Reason.MAX_CONNECTIONS)
 

@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from echod.check.connect import GOODBYE_SECONDS, Dialler, together
 from echod.check.results import Answer, Failed, Outcome, Session
-from echod.proxyprotocol.encoder import place
+from echod.proxyprotocol.encoder import parse_address
 from tests.support.memory import pair, sleep, turn
 
 SESSION = Session("TLSv1.3", "TLS_AES_256_GCM_SHA384", "x25519", None, ("localhost",), 7, True)
@@ -132,7 +132,7 @@ class DiallerTests(SynchronousTestCase):
         """
         The PROXY header is the first that the server sees, before TLS.
         """
-        turn(self.clock, self.dial(self.secure, "v1", place("198.51.100.7:4711")), 3)
+        turn(self.clock, self.dial(self.secure, "v1", parse_address("198.51.100.7:4711")), 3)
         header = self.successResultOf(Deferred.fromCoroutine(self.server.read()))
         self.assertEqual(header, b"PROXY TCP4 198.51.100.7 192.0.2.1 4711 9000\r\n")
 
@@ -141,6 +141,6 @@ class DiallerTests(SynchronousTestCase):
         A socket in the file system has no address, and none is made up for it.
         """
         self.client.peer = "unix:/run/echod.sock"
-        self.successResultOf(self.dial(None, "v1", place("198.51.100.7:4711")))
+        self.successResultOf(self.dial(None, "v1", parse_address("198.51.100.7:4711")))
         header = self.successResultOf(Deferred.fromCoroutine(self.server.read()))
         self.assertEqual(header, b"PROXY TCP4 198.51.100.7 0.0.0.0 4711 0\r\n")

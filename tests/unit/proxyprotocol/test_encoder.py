@@ -7,7 +7,7 @@ import struct
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.proxyprotocol.encoder import V2_SIGNATURE, place, proxy_header
+from echod.proxyprotocol.encoder import V2_SIGNATURE, encode_proxy_header, parse_address
 
 
 class PlaceTests(SynchronousTestCase):
@@ -23,7 +23,7 @@ class PlaceTests(SynchronousTestCase):
             ("192.0.2.1:4711", "192.0.2.1", 4711),
             ("[2001:db8::1]:65535", "2001:db8::1", 65535),
         ):
-            found = place(text)
+            found = parse_address(text)
             self.assertEqual((str(found[0]), found[1]), (address, port))
 
     def test_bad(self):
@@ -34,17 +34,17 @@ class PlaceTests(SynchronousTestCase):
             *("", "192.0.2.1", "192.0.2.1:", "192.0.2.256:1", "192.0.2.1:65536", "a:1"),
             *("2001:db8::1:1", "[192.0.2.1]:1", "[::1]", "192.0.2.1:1\r\n"),
         ):
-            error = self.assertRaises(ValueError, place, text)
+            error = self.assertRaises(ValueError, parse_address, text)
             self.assertIn("give one such as 192.0.2.1:4711", str(error))
 
 
 class HeaderTests(SynchronousTestCase):
     """
-    Tests for L{proxy_header}.
+    Tests for L{encode_proxy_header}.
     """
 
-    here = place("192.0.2.9:443")
-    here6 = place("[2001:db8::9]:443")
+    here = parse_address("192.0.2.9:443")
+    here6 = parse_address("[2001:db8::9]:443")
 
     def decode(self, header):
         """
@@ -61,34 +61,34 @@ class HeaderTests(SynchronousTestCase):
         """
         Version 1 is a line of text, and never longer than 107 bytes.
         """
-        header = proxy_header("v1", place("198.51.100.7:4711"), self.here)
+        header = encode_proxy_header("v1", parse_address("198.51.100.7:4711"), self.here)
         self.assertEqual(header, b"PROXY TCP4 198.51.100.7 192.0.2.9 4711 443\r\n")
-        header = proxy_header("v1", place("[2001:db8::7]:4711"), self.here6)
+        header = encode_proxy_header("v1", parse_address("[2001:db8::7]:4711"), self.here6)
         self.assertEqual(header, b"PROXY TCP6 2001:db8::7 2001:db8::9 4711 443\r\n")
-        longest = place(f"[{':'.join(['ffff'] * 8)}]:65535")
-        self.assertLessEqual(len(proxy_header("v1", longest, longest)), 107)
+        longest = parse_address(f"[{':'.join(['ffff'] * 8)}]:65535")
+        self.assertLessEqual(len(encode_proxy_header("v1", longest, longest)), 107)
 
     def test_v2(self):
         """
         Version 2 is binary.
         """
-        header = proxy_header("v2", place("198.51.100.7:4711"), self.here)
+        header = encode_proxy_header("v2", parse_address("198.51.100.7:4711"), self.here)
         self.assertEqual(self.decode(header), ["198.51.100.7", "192.0.2.9", 4711, 443])
-        header = proxy_header("v2", place("[2001:db8::7]:4711"), self.here6)
+        header = encode_proxy_header("v2", parse_address("[2001:db8::7]:4711"), self.here6)
         self.assertEqual(self.decode(header), ["2001:db8::7", "2001:db8::9", 4711, 443])
 
     def test_mixed(self):
         """
         Addresses of two families are both written as IPv6.
         """
-        header = proxy_header("v2", place("[2001:db8::7]:1"), self.here)
+        header = encode_proxy_header("v2", parse_address("[2001:db8::7]:1"), self.here)
         self.assertEqual(self.decode(header), ["2001:db8::7", "::ffff:192.0.2.9", 1, 443])
-        header = proxy_header("v2", place("198.51.100.7:1"), self.here6)
+        header = encode_proxy_header("v2", parse_address("198.51.100.7:1"), self.here6)
         self.assertEqual(self.decode(header), ["::ffff:198.51.100.7", "2001:db8::9", 1, 443])
 
     def test_unknown(self):
         """
         Without a source, the connection is to be taken for what it is.
         """
-        self.assertEqual(proxy_header("v1", None, self.here), b"PROXY UNKNOWN\r\n")
-        self.assertEqual(proxy_header("v2", None, self.here), V2_SIGNATURE + b"\x20\0\0\0")
+        self.assertEqual(encode_proxy_header("v1", None, self.here), b"PROXY UNKNOWN\r\n")
+        self.assertEqual(encode_proxy_header("v2", None, self.here), V2_SIGNATURE + b"\x20\0\0\0")

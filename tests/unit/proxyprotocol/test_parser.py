@@ -14,9 +14,9 @@ from echod.proxyprotocol.parser import (
     V1_SIGNATURE,
     V2_MOST_BYTES,
     V2_SIGNATURE,
-    BadHeader,
-    Header,
-    HeaderParser,
+    InvalidProxyHeader,
+    ProxyInfo,
+    ProxyParser,
     crc32c,
 )
 
@@ -87,7 +87,7 @@ def outcome(pieces):
     What comes of a stream that arrives in these pieces: what the header says and what is
     left, or what is wrong, or what there is when there is no header.
     """
-    parser = HeaderParser()
+    parser = ProxyParser()
     taken = 0
     left = b""
     pieces = list(pieces)
@@ -97,7 +97,7 @@ def outcome(pieces):
             continue
         try:
             size = parser.feed(piece)
-        except BadHeader as error:
+        except InvalidProxyHeader as error:
             assert parser.header is None
             return "bad", str(error)
         assert 0 <= size <= len(piece)
@@ -534,7 +534,7 @@ class TableTests(SynchronousTestCase):
         """
         A header that tells nothing has no client and no facts.
         """
-        self.assertEqual(Header(), Header(None, {}))
+        self.assertEqual(ProxyInfo(), ProxyInfo(None, {}))
 
     def test_last_one_counts(self):
         """

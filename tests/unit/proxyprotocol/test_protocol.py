@@ -25,7 +25,7 @@ from echod.connections.tracker import Connections
 from echod.net.tls import SecureMixin
 from echod.protocol import EchoFactory
 from echod.proxyprotocol.parser import V2_MOST_BYTES
-from echod.proxyprotocol.protocol import ProxyHeader, ProxyPolicy
+from echod.proxyprotocol.protocol import ProxyHeaderProtocol, ProxyPolicy
 from tests.support.certificates import make_certificate
 from tests.support.handshakes import Served
 from tests.support.pairs import BIG, PairTestCase, drained
@@ -214,7 +214,7 @@ class HeaderTests(ProxyTestCase):
         Twisted finds the half-close methods that it looks for, and the live set its own.
         """
         protocol, _, _ = self.accept()
-        self.assertIsInstance(protocol, ProxyHeader)
+        self.assertIsInstance(protocol, ProxyHeaderProtocol)
         verifyObject(IHalfCloseableProtocol, protocol)
         asked = set(Connection.__annotations__)
         asked.update(name for name in vars(Connection) if not name.startswith("_"))
@@ -369,7 +369,7 @@ class HeaderTests(ProxyTestCase):
         sock.sendall(V1)
         self.turns()
         self.assertNotIn("doRead", vars(transport))
-        self.assertNotIsInstance(transport.protocol, ProxyHeader)
+        self.assertNotIsInstance(transport.protocol, ProxyHeaderProtocol)
 
     def test_nothing_left(self):
         """
