@@ -18,7 +18,12 @@ from twisted.logger import Logger
 from echod._util.signals import Signals
 from echod._util.sockets import descriptor_limit
 from echod._util.text import escape
-from echod.net.endpoints import WRAPPING, InheritedEndpoint, TCPEndpoint, endpoint_from
+from echod.net.endpoints import (
+    WRAPPING,
+    InheritedEndpoint,
+    TCPEndpoint,
+    server_endpoint_from_string,
+)
 from echod.options import Options
 from echod.service import EchodService
 from echod.systemd import InheritedSockets, Supervision
@@ -197,7 +202,7 @@ def _endpoints(
             (each.name, InheritedEndpoint(reactor, each)) for each in inherited.take(description)
         ]
     try:
-        return [(description, endpoint_from(reactor, description, backlog, mode))]
+        return [(description, server_endpoint_from_string(reactor, description, backlog, mode))]
     except ValueError as error:
         raise ValueError(f"{error}; give one such as tcp:9000 or unix:/run/echod.sock") from None
 

@@ -18,7 +18,7 @@ from zope.interface import provider
 from echod import __version__
 from echod._util.stdio import report_output_error
 from echod._util.text import escape
-from echod.net.listener import ListenFailed
+from echod.net.listener import ListenError
 from echod.service import EchodService
 from echod.tls.reload import format_duration, names_text
 
@@ -89,7 +89,7 @@ def check(reactor: Any, build: Callable[[], EchodService], workers: int = 1) -> 
             except OSError as error:
                 report_output_error("echod: --check", error, sys.stdout, sys.stderr)
                 failed = True
-            except ListenFailed:
+            except ListenError:
                 # It has said why; and react() takes a status from a plain SystemExit only.
                 failed = True
             await service.stopService()

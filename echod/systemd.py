@@ -285,7 +285,7 @@ class InheritedSockets:
         @param pid: this process.
         """
         try:
-            environ = first_environment(path)
+            environ = initial_environ(path)
         except OSError as error:
             # A process with file capabilities may not read its own (proc(5)).
             return cls(why_none=f"{path}, which tells of them, cannot be read: {error.strerror}")
@@ -346,7 +346,7 @@ class InheritedSockets:
         return taken
 
 
-def first_environment(path: str = "/proc/self/environ") -> dict[str, str]:
+def initial_environ(path: str = "/proc/self/environ") -> dict[str, str]:
     """
     The environment that this process was started with (proc(5)).
 

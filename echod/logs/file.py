@@ -68,7 +68,7 @@ class Stream:
     A descriptor that lines are written to one after the other.
     """
 
-    _rest = b""
+    _pauseAccepting = b""
 
     def __init__(self, descriptor: int):
         self._descriptor = descriptor
@@ -79,16 +79,16 @@ class Stream:
 
         @raise OSError: when that fails.
         """
-        self._rest = self._rest or b"".join(line for _, line in records)
-        while self._rest:
+        self._pauseAccepting = self._pauseAccepting or b"".join(line for _, line in records)
+        while self._pauseAccepting:
             try:
-                written = os.write(self._descriptor, self._rest)
+                written = os.write(self._descriptor, self._pauseAccepting)
             except BlockingIOError:
                 # Whoever shares the terminal or the pipe may have made it non-blocking.
                 if not wait_for_room(self._descriptor):
                     raise
             else:
-                self._rest = self._rest[written:]
+                self._pauseAccepting = self._pauseAccepting[written:]
 
     def has_room(self, seconds: float) -> bool:
         """
@@ -193,7 +193,7 @@ class LogFile(Stream):
         except OSError:
             if self._regular:
                 # Half a line would be the end of this file if it is rotated now.
-                self._rest = b""
+                self._pauseAccepting = b""
                 os.ftruncate(self._descriptor, before)
             raise
 

@@ -58,7 +58,7 @@ class Syslogger:
     _socket: socket.socket | None = None
     _ends_with = b""
     _sent = 0
-    _rest = b""
+    _pauseAccepting = b""
 
     def __init__(self, prefix: str, path: str = SOCKET, now: Callable[[], str] = _now):
         """
@@ -95,15 +95,15 @@ class Syslogger:
 
     def _send_to(self, sock: socket.socket, datagram: bytes) -> None:
         # What has been begun is ended first; it is of the same line.
-        self._rest = self._rest or datagram + self._ends_with
-        while self._rest:
+        self._pauseAccepting = self._pauseAccepting or datagram + self._ends_with
+        while self._pauseAccepting:
             try:
-                sent = sock.send(self._rest)
+                sent = sock.send(self._pauseAccepting)
             except BlockingIOError:
                 if not wait_for_room(sock.fileno()):
                     raise
             else:
-                self._rest = self._rest[sent:]
+                self._pauseAccepting = self._pauseAccepting[sent:]
 
     def connect(self) -> socket.socket:
         """
@@ -126,7 +126,7 @@ class Syslogger:
         except OSError:
             sock.close()
             raise
-        self._socket, self._ends_with, self._rest = sock, ends_with, b""
+        self._socket, self._ends_with, self._pauseAccepting = sock, ends_with, b""
         return sock
 
     def close(self) -> None:

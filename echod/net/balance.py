@@ -20,24 +20,24 @@ The number of a process that is at its limit, which differs from process to proc
 not behind anybody, since it cannot accept.
 """
 
-LEAD = 8
-LEAD_SHARE = 1.125
+SLACK = 8
+SLACK_SHARE = 1.125
 """
 Who has more connections than so many times those of the one that has least, and so many
 more, is ahead.
 """
 
-MOST_AT_ONCE = 8
+MAX_PER_TURN = 8
 """
 How many clients may be accepted in one turn of the loop.  While one process is not
 scheduled, the other would take all of a burst.
 """
 
-STEP_BACK_SECONDS = 0.02
+YIELD_DELAY = 0.02
 """How long one that is ahead leaves it to others, should they be stuck."""
 
 
-def make_table(count: int) -> int:
+def make_counters(count: int) -> int:
     """
     Make the memory for so many processes (memfd_create(2)), all of them absent.
 
@@ -48,14 +48,14 @@ def make_table(count: int) -> int:
     return descriptor
 
 
-class Table:
+class SharedCounters:
     """
     The memory that the processes share.
     """
 
     def __init__(self, descriptor: int, count: int):
         """
-        @param descriptor: as L{make_table} makes it; it may be closed afterwards.
+        @param descriptor: as L{make_counters} makes it; it may be closed afterwards.
         """
         numbers = array("i")
         self._numbers = memoryview(mmap.mmap(descriptor, count * numbers.itemsize)).cast("i")
@@ -76,12 +76,12 @@ class Table:
         return min(self._numbers) == max(self._numbers) == FULL
 
 
-class Turns:
+class AcceptBalancer:
     """
     The turns of one process.
     """
 
-    def __init__(self, table: Table, place: int, most: int, count: Callable[[], int]):
+    def __init__(self, table: SharedCounters, place: int, most: int, count: Callable[[], int]):
         """
         @param place: whose number is ours.
         @param most: how many connections each may have.
@@ -116,11 +116,11 @@ class Turns:
         """
         room = self._most - self._count()
         if room > 0:
-            return min(room, MOST_AT_ONCE)
-        return MOST_AT_ONCE if self._table.all_full() else 0
+            return min(room, MAX_PER_TURN)
+        return MAX_PER_TURN if self._table.all_full() else 0
 
-    def is_ahead(self) -> bool:
+    def should_yield(self) -> bool:
         """
         Whether others should accept for a moment.
         """
-        return self.publish() > self._table.least() * LEAD_SHARE + LEAD or not self.allowance()
+        return self.publish() > self._table.least() * SLACK_SHARE + SLACK or not self.allowance()

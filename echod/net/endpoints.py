@@ -31,7 +31,7 @@ from zope.interface import implementer
 
 from echod._util.sockets import file_identity
 from echod._util.text import escape
-from echod.net.unix import BorrowedUNIXPort, EagerUNIXPort
+from echod.net.unix import EagerUNIXPort, InheritedUNIXPort
 from echod.systemd import InheritedSocket
 
 
@@ -152,7 +152,7 @@ Endpoints of Twisted's that put a layer around each connection, which knows no h
 """
 
 
-def endpoint_from(
+def server_endpoint_from_string(
     reactor: Any, description: str, backlog: int, mode: str = "666"
 ) -> IStreamServerEndpoint:
     """
@@ -265,7 +265,7 @@ class InheritedEndpoint:
     def _borrow(self, factory: IProtocolFactory) -> IListeningPort:
         # The ports that Twisted's reactors make of a UNIX socket unlink its file at the end.
         os.set_blocking(self._descriptor, False)
-        port: Any = BorrowedUNIXPort._fromListeningDescriptor(
+        port: Any = InheritedUNIXPort._fromListeningDescriptor(
             self._reactor, self._descriptor, factory
         )
         os.close(self._descriptor)

@@ -21,16 +21,16 @@ from twisted.python.failure import Failure
 
 from echod._util.sockets import set_socket_options
 from echod._util.text import format_address, ip_of
-from echod.net.balance import Turns
+from echod.net.balance import AcceptBalancer
 from echod.net.endpoints import InheritedEndpoint, bind_error_text
-from echod.net.unix import make_eager, take_turns
+from echod.net.unix import balance_accepts, use_eager_transport
 from echod.proxyprotocol.protocol import ProxyPolicy
 from echod.tls.context import ServerContext
 
 log = Logger(namespace="echod.net")
 
 
-class ListenFailed(SystemExit, Exception):
+class ListenError(SystemExit, Exception):
     """
     A listener could not bind.  The text is one line for the operator.
 
@@ -44,7 +44,7 @@ class ListenFailed(SystemExit, Exception):
         self.code = 1
 
 
-class ListeningFactory(Interface):
+class IListeningFactory(Interface):
     """
     What a listener asks of its factory, besides protocols.
 
@@ -66,10 +66,10 @@ class ListenerService(Service):
 
     @ivar option: the option that asked for it, with its value.
     @ivar leaves_queue: whether others accept from its socket when it is closed here.
-    @ivar turns: when it is its turn to accept, if others accept from its socket too.
+    @ivar balancer: when it is its turn to accept, if others accept from its socket too.
     """
 
-    turns: Turns | None = None
+    balancer: AcceptBalancer | None = None
     _port: IListeningPort | None = None
     _binding: Deferred[None] | None = None
 
@@ -77,7 +77,7 @@ class ListenerService(Service):
         self,
         option: str,
         endpoint: IStreamServerEndpoint,
-        factory: ListeningFactory,
+        factory: IListeningFactory,
         reactor: Any,
         write_timeout: float,
     ):
@@ -112,11 +112,11 @@ class ListenerService(Service):
             )
             # Once twistd logs, sys.stderr is the log.
             print(f"echod: {self.option}: {reason}", file=sys.__stderr__)
-            failures.append(ListenFailed(f"{self.option}: {reason}"))
+            failures.append(ListenError(f"{self.option}: {reason}"))
             if late:
                 self._reactor.stop()
 
-        failures: list[ListenFailed] = []
+        failures: list[ListenError] = []
         asked: Deferred[Any] = maybeDeferred(self._endpoint.listen, self._factory)  # type: ignore[call-overload]  # IProtocolFactory, too
         self._binding = asked.addCallback(self._listening).addErrback(failed)
         late = True
@@ -156,7 +156,7 @@ class ListenerService(Service):
                 raise ValueError("this endpoint's own layer stands before a PROXY header")
             if self._factory.tls:
                 raise ValueError("this endpoint's own layer stands before TLS")
-        make_eager(port)
+        use_eager_transport(port)
         for name, error in set_socket_options(listening, self._write_timeout):
             log.warn(
                 "{option}: the kernel refuses {name}: {reason}; the listener goes without it",
@@ -165,11 +165,11 @@ class ListenerService(Service):
                 name=name,
                 reason=error.strerror,
             )
-        if self.turns is not None:
-            take_turns(port, self.turns)
+        if self.balancer is not None:
+            balance_accepts(port, self.balancer)
         # When several processes listen, their parent has said it.
         log.emit(
-            LogLevel.info if self.turns is None else LogLevel.debug,
+            LogLevel.info if self.balancer is None else LogLevel.debug,
             "listening on {address}, {option}",
             event="listening",
             address=self.address(),
@@ -197,12 +197,12 @@ class ListenerService(Service):
         ip = ip_of(self._port.getHost()) if self._port else None
         return ip is not None and not ip.is_loopback
 
-    def look_again(self) -> None:
+    def rearm(self) -> None:
         """
         If it accepts in turn with other processes, accept whom one of them should have.
         """
-        look = getattr(self._port, "lookAgain", None)
-        if self.turns is not None and look is not None:
+        look = getattr(self._port, "rearm", None)
+        if self.balancer is not None and look is not None:
             look()
 
     def address(self) -> str:
@@ -238,7 +238,7 @@ class ListenerService(Service):
         waiting.register(port.fileno(), select.POLLIN)
         # Each turn takes one client at least, and no queue is longer than this.
         for _ in range(65535):
-            if not waiting.poll(0) or (self.turns is not None and not self.turns.allowance()):
+            if not waiting.poll(0) or (self.balancer is not None and not self.balancer.allowance()):
                 # Those who wait are left to the other processes.
                 return
             port.doRead()

@@ -16,7 +16,7 @@ from twisted.internet import tcp
 from twisted.logger import Logger
 
 from echod._util.sockets import keep_urgent
-from echod.net.balance import STEP_BACK_SECONDS, Turns
+from echod.net.balance import YIELD_DELAY, AcceptBalancer
 from echod.net.transport import EagerTransport
 
 log = Logger(namespace="echod.net")
@@ -28,7 +28,7 @@ and has no bound as long as more come, and all others wait, for as long as ten o
 their echoes take for each.
 """
 
-REST_SECONDS = 0.1
+ACCEPT_RETRY_DELAY = 0.1
 """
 How long a port that can neither accept nor turn away leaves those who wait alone.  Asked
 again at once, it would be asked without end, for as long as the shortage lasts.
@@ -40,8 +40,8 @@ class _EagerAccepting:
     The accepting half of a port, mixed into Twisted's own.
     """
 
-    turns: Turns | None = None
-    _rests = False
+    balancer: AcceptBalancer | None = None
+    _acceptingPaused = False
     _adopted = False
     _shed = 0
     _shedLogged = float("-inf")
@@ -51,48 +51,48 @@ class _EagerAccepting:
         Accept those who wait, up to C{numberAccepts} of them, and up to C{acceptsAtOnce}, if
         the factory has that.
         """
-        turns = self.turns
-        if turns is None:
+        balancer = self.balancer
+        if balancer is None:
             self._accept()
             return
-        allowance = turns.allowance()
+        allowance = balancer.allowance()
         if allowance:
             self.numberAccepts = min(self.numberAccepts, allowance)
             self._accept()
-        if self._rests or not self._isOpen():
+        if self._acceptingPaused or not self._isOpen():
             return
-        if turns.is_ahead():
-            self._rest(STEP_BACK_SECONDS)
+        if balancer.should_yield():
+            self._pauseAccepting(YIELD_DELAY)
         else:
-            self.reactor.queueReader(self)
+            self.reactor.rearm_exclusive(self)
 
-    def lookAgain(self: Any) -> None:
+    def rearm(self: Any) -> None:
         """
         Accept whom another process was woken for, and then did not accept.
         """
-        if self._isOpen() and not self._rests:
+        if self._isOpen() and not self._acceptingPaused:
             # Who joins the queue is woken if somebody waits.
-            self.reactor.queueReader(self)
+            self.reactor.rearm_exclusive(self)
 
     def _isOpen(self: Any) -> bool:
         return self.connected and not self.disconnecting
 
-    def _rest(self: Any, seconds: float) -> None:
-        self._rests = True
+    def _pauseAccepting(self: Any, seconds: float) -> None:
+        self._acceptingPaused = True
         self.stopReading()
-        self.reactor.callLater(seconds, self._goOn)
+        self.reactor.callLater(seconds, self._resumeAccepting)
 
-    def _goOn(self: Any) -> None:
+    def _resumeAccepting(self: Any) -> None:
         if not self._isOpen():
             return
-        if self.turns is None:
-            self._rests = False
+        if self.balancer is None:
+            self._acceptingPaused = False
             self.startReading()
-        elif not self.turns.allowance():
-            self.reactor.callLater(STEP_BACK_SECONDS, self._goOn)
+        elif not self.balancer.allowance():
+            self.reactor.callLater(YIELD_DELAY, self._resumeAccepting)
         else:
-            self._rests = False
-            self.reactor.queueReader(self)
+            self._acceptingPaused = False
+            self.reactor.rearm_exclusive(self)
 
     def _accept(self: Any) -> None:
         accept = self.socket.accept
@@ -153,7 +153,7 @@ class _EagerAccepting:
             )
             self._shed = 0
         if not shed:
-            self._rest(REST_SECONDS)
+            self._pauseAccepting(ACCEPT_RETRY_DELAY)
         return bool(shed)
 
     def _shed_one(self: Any) -> bool:

@@ -21,25 +21,30 @@ from twisted.logger import Logger
 from twisted.python.log import callWithLogger
 
 from echod.net.port import EagerPort
-from echod.net.transport import EagerTransport, SecureTransport
-from echod.net.unix import BorrowedUNIXPort, EagerUNIXPort, EagerUNIXTransport, SecureUNIXTransport
+from echod.net.transport import EagerTLSTransport, EagerTransport
+from echod.net.unix import (
+    EagerUNIXPort,
+    EagerUNIXTLSTransport,
+    EagerUNIXTransport,
+    InheritedUNIXPort,
+)
 
 log = Logger(namespace="echod.net")
 
-EAGER = frozenset(
+DIRECT = frozenset(
     (
-        BorrowedUNIXPort,
+        InheritedUNIXPort,
         EagerPort,
         EagerTransport,
         EagerUNIXPort,
         EagerUNIXTransport,
-        SecureTransport,
-        SecureUNIXTransport,
+        EagerTLSTransport,
+        EagerUNIXTLSTransport,
     )
 )
 """The classes whose input is dispatched directly."""
 
-MOST_EVENTS = 128
+MAX_EVENTS = 128
 """
 How many events one poll may give.  Twisted asks for one for each open descriptor, and
 CPython allocates room for all that are asked for, at each poll; and timers and signals wait
@@ -73,18 +78,18 @@ class EagerReactor(EPollReactor):
         selectables, polls, until = self._selectables, 1, 0.0
         if self._last:
             # These have input all the while, and may fill many a poll before the others'.
-            polls += 1 + len(self._last) // MOST_EVENTS
+            polls += 1 + len(self._last) // MAX_EVENTS
             timeout, until = 0, time.monotonic() + TURN_SECONDS
         for _ in range(polls):
             try:
                 events = self._poller.poll(
-                    -1 if timeout is None else timeout, min(len(selectables), MOST_EVENTS)
+                    -1 if timeout is None else timeout, min(len(selectables), MAX_EVENTS)
                 )
             except InterruptedError:
                 return
             for fd, event in events:
                 selectable: Any = selectables.get(fd)
-                if type(selectable) not in EAGER:
+                if type(selectable) not in DIRECT:
                     if selectable is not None:
                         callWithLogger(selectable, self._doReadOrWrite, selectable, fd, event)
                 elif event == EPOLLIN:
@@ -97,7 +102,7 @@ class EagerReactor(EPollReactor):
                         self._guard(self._disconnectSelectable, selectable, why, True)
                 else:
                     self._guard(self._doReadOrWrite, selectable, fd, event)
-            if len(events) < MOST_EVENTS or time.monotonic() >= until:
+            if len(events) < MAX_EVENTS or time.monotonic() >= until:
                 break
         if self._last:
             self._read_last()
@@ -140,7 +145,7 @@ class EagerReactor(EPollReactor):
 
     doIteration = doPoll
 
-    def queueReader(self, reader: Any) -> None:
+    def rearm_exclusive(self, reader: Any) -> None:
         """
         Let a port stand last in the kernel's queue of those, in several processes, who wait
         for the same socket, and of whom one is woken for each client (C{EPOLLEXCLUSIVE},

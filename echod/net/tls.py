@@ -30,16 +30,16 @@ from echod.tls._openssl import (
 
 log = Logger(namespace="echod.net")
 
-BURST_RECORDS = 8
+MAX_RECORDS = 8
 """
 How many records with data one connection may have handled before it is another's turn.  A
 record without data ends the turn.
 """
 
 
-def accept_tls(transport: Any, context: SSL.Context, server: bool) -> None:
+def start_tls(transport: Any, context: SSL.Context, server: bool) -> None:
     """
-    Make the connection's TLS state; the transport becomes a L{SecureMixin} after it.
+    Make the connection's TLS state; the transport becomes a L{TLSMixin} after it.
     """
     tls = SSL.Connection(context, None if server else transport.socket)
     memory = memory_of(tls) if server else None
@@ -61,10 +61,10 @@ def accept_tls(transport: Any, context: SSL.Context, server: bool) -> None:
     transport.write = transport._enqueue
 
 
-class SecureMixin:
+class TLSMixin:
     """
     What TLS changes in a transport's reading and writing; with it and
-    L{SecureEnd<echod.net.tls.SecureEnd>}, a transport provides C{ISSLTransport} and
+    L{TLSCloseMixin<echod.net.tls.TLSCloseMixin>}, a transport provides C{ISSLTransport} and
     C{INegotiated}.
     """
 
@@ -84,7 +84,7 @@ class SecureMixin:
         if self._writeWantsRead:
             self._writeWantsRead = False
             self.startWriting()
-        for _ in range(BURST_RECORDS):
+        for _ in range(MAX_RECORDS):
             try:
                 data = self._recv()
             except SSL.Error as error:
@@ -234,7 +234,7 @@ def _closed(_: object) -> NoReturn:
     raise SSL.Error("the connection is closed")
 
 
-class SecureEnd:
+class TLSCloseMixin:
     """
     What TLS changes in a transport's end.
     """

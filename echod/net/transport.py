@@ -28,7 +28,7 @@ from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from echod.net.tls import SecureEnd, SecureMixin, accept_tls
+from echod.net.tls import TLSCloseMixin, TLSMixin, start_tls
 
 
 def _address_type(transport: Any) -> type[IPv4Address] | type[IPv6Address]:
@@ -76,7 +76,7 @@ afterwards.
 """
 
 
-class Inspectable:
+class PeekMixin:
     """
     What makes a transport one that can be looked into.
     """
@@ -84,19 +84,19 @@ class Inspectable:
     doRead: Callable[..., Any]
     _inspecting: Callable[[], Any] | None = None
 
-    def inspect(self: Any, look: Look, most: int) -> None:
+    def startPeek(self: Any, look: Look, most: int) -> None:
         """
-        Until L{endInspection}, let C{look} see what has come, instead of the protocol, and
+        Until L{stopPeek}, let C{look} see what has come, instead of the protocol, and
         say how many bytes of it are received and dropped.  What is left stays in the
         kernel, for whoever reads next.
 
         @param most: how many bytes it is shown at once.
         """
-        self.doRead = self._inspecting = partial(self._inspect, look, most)
+        self.doRead = self._inspecting = partial(self._peek, look, most)
         # What comes of it, such as the beginning of TLS, takes as long as many echoes.
         self.readLast()
 
-    def _inspect(self: Any, look: Look, most: int) -> Any:
+    def _peek(self: Any, look: Look, most: int) -> Any:
         try:
             data = self.socket.recv(most, socket.MSG_PEEK)
         except BlockingIOError:
@@ -112,7 +112,7 @@ class Inspectable:
             afterwards()
         return None
 
-    def endInspection(self: Any) -> None:
+    def stopPeek(self: Any) -> None:
         """
         From now on the protocol gets what comes.
         """
@@ -120,8 +120,8 @@ class Inspectable:
         self.__dict__.pop("doRead", None)
 
 
-LEAST_READ = 448
-MOST_READ = 96 * 1024
+MIN_READ = 448
+MAX_READ = 96 * 1024
 """
 Bounds, in bytes, on what one read asks for.  CPython allocates what is asked for, and
 what fits its allocator for small objects (512 bytes, header included) costs 0.14 us a
@@ -142,7 +142,7 @@ def queued(transport: Any) -> int:
     return held
 
 
-class EagerTransport(tcp.Server, Inspectable):
+class EagerTransport(tcp.Server, PeekMixin):
     """
     A server's side of a TCP connection.
 
@@ -156,7 +156,7 @@ class EagerTransport(tcp.Server, Inspectable):
     _deciding = False
     _handshaking = False
     _readsLast = False
-    _secureClass: type["EagerTransport"]
+    _tlsClass: type["EagerTransport"]
 
     def __init__(
         self,
@@ -181,7 +181,7 @@ class EagerTransport(tcp.Server, Inspectable):
         self._tempDataLen = 0
         self._recv = sock.recv
         self._send = sock.send
-        self._readSize = LEAST_READ
+        self._readSize = MIN_READ
         self.connected = 1
         reactor.addReader(self)
 
@@ -204,11 +204,11 @@ class EagerTransport(tcp.Server, Inspectable):
             return CONNECTION_LOST
         got = len(data)
         if got == asked:
-            self._readSize = min(asked * 4, MOST_READ)
+            self._readSize = min(asked * 4, MAX_READ)
         elif not got:
             return CONNECTION_DONE
-        elif got * 8 < asked > LEAST_READ:
-            self._readSize = max(asked // 2, LEAST_READ)
+        elif got * 8 < asked > MIN_READ:
+            self._readSize = max(asked // 2, MIN_READ)
         self.protocol.dataReceived(data)
         return None
 
@@ -327,8 +327,8 @@ class EagerTransport(tcp.Server, Inspectable):
         """
         if not self._is_flushed():
             raise RuntimeError("what was written before TLS has not been sent yet")
-        accept_tls(self, ctx.getContext(), normal)
-        self.__class__ = self._secureClass
+        start_tls(self, ctx.getContext(), normal)
+        self.__class__ = self._tlsClass
         self.readLast()
 
     def readLast(self, always: bool = False) -> None:
@@ -357,10 +357,10 @@ class EagerTransport(tcp.Server, Inspectable):
 
 
 @implementer(ISSLTransport, INegotiated)
-class SecureTransport(SecureEnd, SecureMixin, EagerTransport):  # type: ignore[misc]  # the socket's getHandle
+class EagerTLSTransport(TLSCloseMixin, TLSMixin, EagerTransport):  # type: ignore[misc]  # the socket's getHandle
     """
     The same after C{startTLS}.
     """
 
 
-EagerTransport._secureClass = SecureTransport
+EagerTransport._tlsClass = EagerTLSTransport

@@ -20,9 +20,9 @@ from twisted.internet.interfaces import (
 from zope.interface import implementer
 
 from echod._util.sockets import file_identity, keep_urgent
-from echod.net.balance import Turns
+from echod.net.balance import AcceptBalancer
 from echod.net.port import MOST_ACCEPTS, EagerPort, _EagerAccepting
-from echod.net.tls import SecureEnd, SecureMixin
+from echod.net.tls import TLSCloseMixin, TLSMixin
 from echod.net.transport import EagerTransport
 
 
@@ -61,13 +61,13 @@ class EagerUNIXTransport(EagerTransport, unix.Server):
 
 
 @implementer(ISSLTransport, INegotiated)
-class SecureUNIXTransport(SecureEnd, SecureMixin, EagerUNIXTransport):  # type: ignore[misc]  # the socket's getHandle
+class EagerUNIXTLSTransport(TLSCloseMixin, TLSMixin, EagerUNIXTransport):  # type: ignore[misc]  # the socket's getHandle
     """
     The same after C{startTLS}.
     """
 
 
-EagerUNIXTransport._secureClass = SecureUNIXTransport
+EagerUNIXTransport._tlsClass = EagerUNIXTLSTransport
 
 
 class EagerUNIXPort(_EagerAccepting, unix.Port):
@@ -103,7 +103,7 @@ class EagerUNIXPort(_EagerAccepting, unix.Port):
         tcp.Port.connectionLost(self, reason)
 
 
-class BorrowedUNIXPort(EagerUNIXPort):
+class InheritedUNIXPort(EagerUNIXPort):
     """
     A listening UNIX socket that belongs to somebody else, who lends it: its file stays
     when the port closes, and its permissions and the length of its queue are as they were.
@@ -129,17 +129,17 @@ class BorrowedUNIXPort(EagerUNIXPort):
         tcp.Port.connectionLost(self, reason)
 
 
-def take_turns(port: Any, turns: Turns) -> None:
+def balance_accepts(port: Any, balancer: AcceptBalancer) -> None:
     """
     Let a port accept in turn with those of other processes on the same socket, where the
     reactor knows how; elsewhere, whoever comes first accepts.
     """
-    if isinstance(port, EagerPort | EagerUNIXPort) and hasattr(port.reactor, "queueReader"):
-        port.turns = turns
-        port.reactor.queueReader(port)
+    if isinstance(port, EagerPort | EagerUNIXPort) and hasattr(port.reactor, "rearm_exclusive"):
+        port.balancer = balancer
+        port.reactor.rearm_exclusive(port)
 
 
-def make_eager(port: object) -> None:
+def use_eager_transport(port: object) -> None:
     """
     Let a port of Twisted's own make our transports, as its C{transport} attribute is
     documented for; for reactors that are not ours.

@@ -58,10 +58,10 @@ class IPeekTransport(Interface):
 
     protocol: Any
 
-    def inspect(
+    def startPeek(
         self, look: Callable[[bytes], tuple[int, Callable[[], None] | None]], most: int
     ) -> None: ...
-    def endInspection(self) -> None: ...
+    def stopPeek(self) -> None: ...
     def abortConnection(self) -> None: ...
     def loseConnection(self) -> None: ...
     def getPeer(self) -> IAddress: ...
@@ -131,7 +131,7 @@ class ProxyHeaderProtocol(Protocol):
 
     def connectionMade(self) -> None:
         self.factory.connections.add(self)
-        self.transport.inspect(self._look, V2_MOST_BYTES)
+        self.transport.startPeek(self._look, V2_MOST_BYTES)
 
     def _look(self, data: bytes) -> tuple[int, Callable[[], None] | None]:
         try:
@@ -206,7 +206,7 @@ class ProxyHeaderProtocol(Protocol):
         self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.transport.endInspection()
+        self.transport.stopPeek()
         self.factory.connections.remove(
             self, self._reason or reason_from_failure(reason), self._detail
         )

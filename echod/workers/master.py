@@ -17,9 +17,9 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 
 from echod._util.signals import Signals
-from echod.net.balance import ABSENT, Table, make_table
+from echod.net.balance import ABSENT, SharedCounters, make_counters
 from echod.net.endpoints import InheritedEndpoint
-from echod.net.listener import ListenerService, ListenFailed
+from echod.net.listener import ListenError, ListenerService
 from echod.options import Options
 from echod.protocol import EchoFactory
 from echod.service import EchodService, log
@@ -131,11 +131,11 @@ class ParentService(EchodService):
         @raise ListenFailed: when one of the two cannot be done.
         """
         super().startService()
-        self._memory = make_table(len(self._shares))
-        self._table = Table(self._memory, len(self._shares))
+        self._memory = make_counters(len(self._shares))
+        self._table = SharedCounters(self._memory, len(self._shares))
         try:
             self.workers.startService()
-        except ListenFailed:
+        except ListenError:
             self._let_go()
             raise
 

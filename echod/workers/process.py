@@ -44,23 +44,23 @@ class Lines:
         @param take: is given each line, with its end.
         """
         self._take = take
-        self._rest = b""
+        self._pauseAccepting = b""
 
     def add(self, data: bytes) -> None:
         """
         Some more has come.
         """
-        *lines, self._rest = (self._rest + data).split(b"\n")
+        *lines, self._pauseAccepting = (self._pauseAccepting + data).split(b"\n")
         for line in lines:
             self._take(line + b"\n")
-        if len(self._rest) > MOST_LINE_BYTES:
+        if len(self._pauseAccepting) > MOST_LINE_BYTES:
             self.end()
 
     def end(self) -> None:
         """
         Nothing more will come: a line without an end is one.
         """
-        rest, self._rest = self._rest, b""
+        rest, self._pauseAccepting = self._pauseAccepting, b""
         if rest:
             self._take(rest + b"\n")
 

@@ -21,7 +21,7 @@ from twisted.logger import Logger
 from echod._util.signals import Signals
 from echod._util.text import escape
 from echod._util.timers import surviving
-from echod.net.listener import ListenFailed
+from echod.net.listener import ListenError
 from echod.workers.channel import Message
 from echod.workers.process import Child, how_ended
 
@@ -243,7 +243,7 @@ class WorkersService(Service):
             log.error("{reason}", event="workers-failed", reason=failure)
             # Once twistd logs, sys.stderr is the log.
             print(f"echod: {failure}", file=sys.__stderr__)
-            raise ListenFailed(failure)
+            raise ListenError(failure)
 
     def _start(self, name: str) -> None:
         self._restarts.pop(name, None)

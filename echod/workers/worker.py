@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from echod._util.signals import Signals
 from echod._util.timers import periodic
 from echod.connections.timeouts import CHECK_INTERVAL
-from echod.net.balance import Table, Turns
+from echod.net.balance import AcceptBalancer, SharedCounters
 from echod.net.endpoints import InheritedEndpoint
 from echod.options import Options
 from echod.service import EchodService
@@ -50,9 +50,11 @@ class WorkerService(EchodService):
         """
         super().__init__(reactor, options, max_connections, process_signals=process_signals)
         self._assignment = assignment
-        table = Table(assignment.table, len(assignment.shares))
+        table = SharedCounters(assignment.table, len(assignment.shares))
         os.close(assignment.table)
-        self._turns = Turns(table, assignment.place, max_connections, lambda: len(self.connections))
+        self._turns = AcceptBalancer(
+            table, assignment.place, max_connections, lambda: len(self.connections)
+        )
         # At once, so that others know who has room.
         self.connections.on_removed = self._turns.publish
         looking = periodic(reactor, CHECK_INTERVAL, "looking whose turn it is", self._look)
@@ -68,14 +70,14 @@ class WorkerService(EchodService):
             tls = self.certificates if each.tls else None
             self.add_listener(each.name, each.option, endpoint, tls)
         for listener, each in zip(self.listeners(), self._assignment.listeners, strict=True):
-            listener.turns = self._turns
+            listener.balancer = self._turns
             # The queue of a socket that the parent was lent does not end with us.
             listener.leaves_queue = each.borrowed
 
     def _look(self) -> None:
         self._turns.publish()
         for listener in self.listeners():
-            listener.look_again()
+            listener.rearm()
 
     def startService(self) -> None:
         """

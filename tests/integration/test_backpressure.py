@@ -20,8 +20,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from echod.connections.admission import Admission
 from echod.connections.timeouts import Timeouts
 from echod.connections.tracker import Connections
-from echod.net.reactor import MOST_EVENTS, EagerReactor
-from echod.net.transport import MOST_READ
+from echod.net.reactor import MAX_EVENTS, EagerReactor
+from echod.net.transport import MAX_READ
 from echod.protocol import EchoFactory
 from tests.support.daemons import (
     LOOPBACK,
@@ -292,16 +292,16 @@ class FairnessTests(SynchronousTestCase):
         """
         turns, size = self.play(8)
         self.assertEqual(turns, 1)
-        self.assertLessEqual(size, MOST_READ)
+        self.assertLessEqual(size, MAX_READ)
 
     def test_more_than_one_turn_serves(self) -> None:
         """
         Beside more streams than a turn of the loop serves, it waits until each has been
         served once, and no longer.
         """
-        number = MOST_EVENTS + 50
+        number = MAX_EVENTS + 50
         self.rounds = 2
         self.enterContext(many_descriptors(2 * number + 200))
         turns, size = self.play(number)
         self.assertLessEqual(turns, 2)
-        self.assertLessEqual(size, MOST_READ)
+        self.assertLessEqual(size, MAX_READ)

@@ -114,7 +114,7 @@ class ProcessReactor(PortReactor):
 
     @ivar processes: those that were asked for.
     @ivar far_ends: the lifelines that were taken hold of.
-    @ivar turns: what happens in the next turns of the loop that are made by hand; when
+    @ivar balancer: what happens in the next turns of the loop that are made by hand; when
         nothing is left, time passes.
     @ivar broken: why no process can be started, if so.
     @ivar stopped: how often it was told to stop.
@@ -126,7 +126,7 @@ class ProcessReactor(PortReactor):
         super().__init__()
         self.processes: list[FakeProcess] = []
         self.far_ends: list[FarEnd] = []
-        self.turns: list[Callable[[], object]] = []
+        self.balancer: list[Callable[[], object]] = []
         self.stopped = 0
 
     def spawnProcess(
@@ -152,8 +152,8 @@ class ProcessReactor(PortReactor):
 
     def iterate(self, delay: float) -> None:
         self.advance(delay)
-        if self.turns:
-            self.turns.pop(0)()
+        if self.balancer:
+            self.balancer.pop(0)()
 
     def stop(self) -> None:
         self.stopped += 1

@@ -154,7 +154,7 @@ class AcceptingPort(FakePort):
     def __init__(self, sock: socket.socket, clock: MemoryReactorClock):
         super().__init__(sock)
         self.done: list[object] = []
-        self.turns = 0
+        self.balancer = 0
         self._clock = clock
 
     def fileno(self) -> int:
@@ -166,7 +166,7 @@ class AcceptingPort(FakePort):
         return "-"
 
     def doRead(self) -> None:
-        self.turns += 1
+        self.balancer += 1
         if not self.broken:
             client, _ = self.socket.accept()
             with client:

@@ -12,7 +12,7 @@ from OpenSSL import SSL
 
 from tests.support.tlswire import WireClient
 
-MOST_READ = 64 * 1024
+MAX_READ = 64 * 1024
 
 
 class Truncated(ConnectionError):
@@ -80,7 +80,7 @@ class SecureWire(Wire):
                 await super().send(flight)
             if self._tls.tls.get_state_string() == b"SSL negotiation finished successfully":
                 return
-            if not (data := await super().receive(MOST_READ)):
+            if not (data := await super().receive(MAX_READ)):
                 raise Truncated("in the handshake")
             self._tls.tls.bio_write(data)
 

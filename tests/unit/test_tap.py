@@ -13,7 +13,7 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.python import runtime
 
 import echod
-from echod.net.balance import make_table
+from echod.net.balance import make_counters
 from echod.net.reactor import EagerReactor
 from echod.service import EchodService
 from echod.tap import fill_standard_streams, keep_steady_time, makeService, worker_count
@@ -68,7 +68,7 @@ class MakeServiceTests(ServiceTestCase):
         In a process that its parent made a worker, it is one.
         """
         assignment = Assignment("0", [1], [], 900)
-        memory = make_table(1)
+        memory = make_counters(1)
         os.dup2(memory, assignment.table)
         os.close(memory)
         self.patch(os, "environ", {VARIABLE: assignment.to_text()})

@@ -6,7 +6,15 @@ import os
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.net.balance import ABSENT, FULL, LEAD, MOST_AT_ONCE, Table, Turns, make_table
+from echod.net.balance import (
+    ABSENT,
+    FULL,
+    MAX_PER_TURN,
+    SLACK,
+    AcceptBalancer,
+    SharedCounters,
+    make_counters,
+)
 
 
 class TurnsTestCase(SynchronousTestCase):
@@ -19,20 +27,20 @@ class TurnsTestCase(SynchronousTestCase):
     most = 100
 
     def setUp(self):
-        descriptor = make_table(3)
+        descriptor = make_counters(3)
         self.numbers = [0, 0, 0]
         # Each process has a mapping of its own.
-        self.tables = [Table(descriptor, 3) for _ in self.numbers]
-        self.turns = [
-            Turns(table, place, self.most, lambda place=place: self.numbers[place])
+        self.tables = [SharedCounters(descriptor, 3) for _ in self.numbers]
+        self.balancer = [
+            AcceptBalancer(table, place, self.most, lambda place=place: self.numbers[place])
             for place, table in enumerate(self.tables)
         ]
         os.close(descriptor)
 
     def publish(self, *numbers):
         self.numbers = list(numbers)
-        for turns in self.turns:
-            turns.publish()
+        for balancer in self.balancer:
+            balancer.publish()
 
 
 class AheadTests(TurnsTestCase):
@@ -42,14 +50,14 @@ class AheadTests(TurnsTestCase):
 
     def ahead(self, *numbers):
         self.publish(*numbers)
-        return [turns.is_ahead() for turns in self.turns]
+        return [balancer.should_yield() for balancer in self.balancer]
 
     def test_few(self):
         """
         With a few connections each, nobody does.
         """
-        self.assertEqual(self.ahead(0, LEAD, 0), [False] * 3)
-        self.assertEqual(self.ahead(0, LEAD + 1, 0), [False, True, False])
+        self.assertEqual(self.ahead(0, SLACK, 0), [False] * 3)
+        self.assertEqual(self.ahead(0, SLACK + 1, 0), [False, True, False])
 
     def test_many(self):
         """
@@ -74,10 +82,10 @@ class AheadTests(TurnsTestCase):
         """
         self.publish(0, 0, 0)
         self.numbers = [50, 50, 50]
-        self.assertTrue(self.turns[0].is_ahead())
-        self.assertTrue(self.turns[1].is_ahead())
-        self.assertFalse(self.turns[2].is_ahead())
-        self.assertFalse(self.turns[0].is_ahead())
+        self.assertTrue(self.balancer[0].should_yield())
+        self.assertTrue(self.balancer[1].should_yield())
+        self.assertFalse(self.balancer[2].should_yield())
+        self.assertFalse(self.balancer[0].should_yield())
 
     def test_absent(self):
         """
@@ -85,16 +93,16 @@ class AheadTests(TurnsTestCase):
         when its parent says so.
         """
         self.numbers = [50, 50, 0]
-        self.turns[0].publish()
-        self.assertFalse(self.turns[0].is_ahead())
-        self.turns[2].publish()
-        self.assertTrue(self.turns[0].is_ahead())
-        self.turns[2].leave()
-        self.assertFalse(self.turns[0].is_ahead())
-        self.turns[2].publish()
-        self.assertTrue(self.turns[0].is_ahead())
+        self.balancer[0].publish()
+        self.assertFalse(self.balancer[0].should_yield())
+        self.balancer[2].publish()
+        self.assertTrue(self.balancer[0].should_yield())
+        self.balancer[2].leave()
+        self.assertFalse(self.balancer[0].should_yield())
+        self.balancer[2].publish()
+        self.assertTrue(self.balancer[0].should_yield())
         self.tables[0][2] = ABSENT
-        self.assertFalse(self.turns[0].is_ahead())
+        self.assertFalse(self.balancer[0].should_yield())
 
 
 class AllowanceTests(TurnsTestCase):
@@ -104,13 +112,13 @@ class AllowanceTests(TurnsTestCase):
 
     def allowed(self, *numbers):
         self.publish(*numbers)
-        return [turns.allowance() for turns in self.turns]
+        return [balancer.allowance() for balancer in self.balancer]
 
     def test_room(self):
         """
         A turn accepts a few, and no more than there is room for.
         """
-        self.assertEqual(self.allowed(0, 92, 97), [MOST_AT_ONCE, 8, 3])
+        self.assertEqual(self.allowed(0, 92, 97), [MAX_PER_TURN, 8, 3])
 
     def test_full(self):
         """
@@ -118,7 +126,7 @@ class AllowanceTests(TurnsTestCase):
         refuse.
         """
         self.assertEqual(self.allowed(100, 99, 100), [0, 1, 0])
-        self.assertEqual(self.allowed(100, 100, 100), [MOST_AT_ONCE] * 3)
+        self.assertEqual(self.allowed(100, 100, 100), [MAX_PER_TURN] * 3)
 
     def test_absent(self):
         """
@@ -126,15 +134,15 @@ class AllowanceTests(TurnsTestCase):
         not started yet, is being replaced, or died.
         """
         self.publish(100, 100, 100)
-        self.assertEqual(self.turns[0].allowance(), MOST_AT_ONCE)
-        self.turns[2].leave()
-        self.assertEqual([turns.allowance() for turns in self.turns], [0] * 3)
-        self.assertTrue(self.turns[0].is_ahead())
-        self.turns[2].publish()
-        self.assertEqual(self.turns[0].allowance(), MOST_AT_ONCE)
-        self.assertFalse(self.turns[0].is_ahead())
+        self.assertEqual(self.balancer[0].allowance(), MAX_PER_TURN)
+        self.balancer[2].leave()
+        self.assertEqual([balancer.allowance() for balancer in self.balancer], [0] * 3)
+        self.assertTrue(self.balancer[0].should_yield())
+        self.balancer[2].publish()
+        self.assertEqual(self.balancer[0].allowance(), MAX_PER_TURN)
+        self.assertFalse(self.balancer[0].should_yield())
         self.tables[0][1] = ABSENT
-        self.assertEqual(self.turns[0].allowance(), 0)
+        self.assertEqual(self.balancer[0].allowance(), 0)
 
     def test_unequal(self):
         """
@@ -144,21 +152,21 @@ class AllowanceTests(TurnsTestCase):
         """
         table = self.tables[0]
         small, large = (
-            Turns(table, place, most, lambda place=place: self.numbers[place])
+            AcceptBalancer(table, place, most, lambda place=place: self.numbers[place])
             for place, most in enumerate((2, 100))
         )
         table[2] = FULL
-        self.turns = [small, large]
+        self.balancer = [small, large]
         self.publish(2, 2)
-        self.assertEqual((small.allowance(), large.allowance()), (0, MOST_AT_ONCE))
+        self.assertEqual((small.allowance(), large.allowance()), (0, MAX_PER_TURN))
         self.publish(2, 50)
-        self.assertEqual((small.is_ahead(), large.is_ahead()), (True, False))
+        self.assertEqual((small.should_yield(), large.should_yield()), (True, False))
         self.publish(2, 100)
-        self.assertEqual((small.allowance(), large.allowance()), (MOST_AT_ONCE, MOST_AT_ONCE))
+        self.assertEqual((small.allowance(), large.allowance()), (MAX_PER_TURN, MAX_PER_TURN))
 
     def test_ahead(self):
         """
         One that is full steps back, however little it is ahead.
         """
         self.publish(100, 99, 99)
-        self.assertTrue(self.turns[0].is_ahead())
+        self.assertTrue(self.balancer[0].should_yield())

@@ -17,7 +17,12 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyObject
 
 from echod.net import endpoints
-from echod.net.endpoints import TCPEndpoint, UNIXEndpoint, bind_error_text, endpoint_from
+from echod.net.endpoints import (
+    TCPEndpoint,
+    UNIXEndpoint,
+    bind_error_text,
+    server_endpoint_from_string,
+)
 from tests.support.fakes import PortReactor
 
 HAS_IPV6 = socket.has_dualstack_ipv6()
@@ -258,7 +263,7 @@ class EndpointFromTests(SynchronousTestCase):
     """
 
     def unix(self, description):
-        made = endpoint_from(None, description, 9)
+        made = server_endpoint_from_string(None, description, 9)
         return type(made), made._path, made._backlog, made._mode
 
     def test_unix(self):
@@ -297,7 +302,7 @@ class EndpointFromTests(SynchronousTestCase):
             ("tcp:80:interface=", 9),
             ("tcp:80::3", 3),
         ):
-            made = endpoint_from(None, description, 9)
+            made = server_endpoint_from_string(None, description, 9)
             self.assertIsInstance(made, TCPEndpoint)
             self.assertEqual(
                 (made._port, made._interface, made._backlog), (80, None, backlog), description
@@ -316,7 +321,7 @@ class EndpointFromTests(SynchronousTestCase):
             ("tcp6:80:3", TCP6ServerEndpoint, 3),
             ("tcp6:80:backlog=3", TCP6ServerEndpoint, 3),
         ):
-            made = endpoint_from(None, description, 9)
+            made = server_endpoint_from_string(None, description, 9)
             self.assertIsInstance(made, made_as, description)
             self.assertEqual((made._port, made._backlog), (80, backlog), description)
 
@@ -336,7 +341,7 @@ class EndpointFromTests(SynchronousTestCase):
             "unix:/a:660:9:0:1",
             "systemd:domain=INET:name=absent",
         ):
-            error = self.assertRaises(ValueError, endpoint_from, None, description, 9)
+            error = self.assertRaises(ValueError, server_endpoint_from_string, None, description, 9)
             self.assertRegex(str(error), r"^not an endpoint \([ -~]+\)$")
 
 

@@ -13,7 +13,7 @@ from zope.interface.verify import verifyObject
 
 from echod.net.endpoints import InheritedEndpoint
 from echod.net.unix import EagerUNIXTransport
-from echod.systemd import InheritedSocket, InheritedSockets, first_environment
+from echod.systemd import InheritedSocket, InheritedSockets, initial_environ
 from tests.support.fakes import PortReactor
 from tests.support.pairs import PairTestCase
 from tests.unit.net.test_port import Recording
@@ -71,10 +71,10 @@ class EnvironmentTests(SynchronousTestCase):
         with open(path, "wb") as file:
             file.write(b"LISTEN_PID=7\0A=b=c\0junk\0\xff=\xfe\0")
         self.assertEqual(
-            first_environment(path),
+            initial_environ(path),
             {"LISTEN_PID": "7", "A": "b=c", os.fsdecode(b"\xff"): os.fsdecode(b"\xfe")},
         )
-        self.assertRaises(OSError, first_environment, self.mktemp())
+        self.assertRaises(OSError, initial_environ, self.mktemp())
 
     def test_from_process(self):
         """

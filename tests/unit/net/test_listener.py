@@ -24,7 +24,7 @@ from echod.connections.connection import Reason
 from echod.connections.timeouts import Timeouts
 from echod.connections.tracker import Connections
 from echod.net.endpoints import InheritedEndpoint, TCPEndpoint
-from echod.net.listener import ListenerService, ListenFailed
+from echod.net.listener import ListenError, ListenerService
 from echod.net.transport import EagerTransport
 from echod.protocol import EchoFactory
 from echod.proxyprotocol.protocol import ProxyPolicy
@@ -141,7 +141,7 @@ class ListenerServiceTests(SynchronousTestCase):
         The start fails with the reason: in the log, on the terminal and in the exit.
         """
         with capturedLogs() as events:
-            error = self.assertRaises(ListenFailed, failing)
+            error = self.assertRaises(ListenError, failing)
         self.assertEqual((str(error), error.code), (f"--port 1: {reason}", 1))
         self.assertEqual(self.stderr.getvalue(), f"echod: --port 1: {reason}\n")
         self.assertEqual(
@@ -159,9 +159,7 @@ class ListenerServiceTests(SynchronousTestCase):
         reason = "Operation not permitted; give another"
         self.assert_fails(service.privilegedStartService, reason)
         # twistd exits for the one and reports to its parent process for the other.
-        self.assertTrue(
-            issubclass(ListenFailed, SystemExit) and issubclass(ListenFailed, Exception)
-        )
+        self.assertTrue(issubclass(ListenError, SystemExit) and issubclass(ListenError, Exception))
 
     def test_raises(self):
         """
@@ -387,7 +385,7 @@ class ListenerServiceTests(SynchronousTestCase):
         Of several processes, one that is full leaves those who wait to the others, at once.
         """
         service, port = self.accepting(3)
-        service.turns = Allowance([1, 1, 0])
+        service.balancer = Allowance([1, 1, 0])
         stopped = service.stopService()
         self.clock.advance(0)
         self.successResultOf(stopped)
@@ -402,7 +400,7 @@ class ListenerServiceTests(SynchronousTestCase):
         stopped = service.stopService()
         self.clock.advance(0)
         self.successResultOf(stopped)
-        self.assertGreaterEqual(port.turns, 4096)
+        self.assertGreaterEqual(port.balancer, 4096)
 
 
 class AcceptQueueTests(TestCase):

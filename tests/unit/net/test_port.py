@@ -17,10 +17,10 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
-from echod.net.balance import STEP_BACK_SECONDS
-from echod.net.port import MOST_ACCEPTS, REST_SECONDS, EagerPort
+from echod.net.balance import YIELD_DELAY
+from echod.net.port import ACCEPT_RETRY_DELAY, MOST_ACCEPTS, EagerPort
 from echod.net.transport import EagerTransport
-from echod.net.unix import EagerUNIXPort, EagerUNIXTransport, make_eager, take_turns
+from echod.net.unix import EagerUNIXPort, EagerUNIXTransport, balance_accepts, use_eager_transport
 from tests.support.pairs import PairTestCase, Recorder
 
 
@@ -154,7 +154,7 @@ class ScriptedTurns:
         self.ahead = False
         self.allowed = 4
 
-    def is_ahead(self):
+    def should_yield(self):
         return self.ahead
 
     def allowance(self):
@@ -169,13 +169,13 @@ class TurnsTests(PortTestCase):
     def setUp(self):
         super().setUp()
         self.queued = []
-        self.reactor.queueReader = self.queue
+        self.reactor.rearm_exclusive = self.queue
         self.port = EagerPort(0, self.factory, 50, "127.0.0.1", self.reactor)
         self.port.startListening()
         self.addCleanup(lambda: self.port.connected and self.port.connectionLost(None))
         self.addCleanup(lambda: [each.socket.close() for each in self.connections()])
-        self.turns = ScriptedTurns()
-        take_turns(self.port, self.turns)
+        self.balancer = ScriptedTurns()
+        balance_accepts(self.port, self.balancer)
 
     def queue(self, port):
         self.queued.append(port)
@@ -213,14 +213,14 @@ class TurnsTests(PortTestCase):
         """
         One that is ahead steps back for a moment, and goes on then, whatever the others do.
         """
-        self.turns.ahead = True
+        self.balancer.ahead = True
         self.come(1)
         self.reactor.turn()
         self.assertEqual((len(self.connections()), self.reads()), (1, False))
         self.come(1)
-        self.reactor.advance(STEP_BACK_SECONDS / 2)
+        self.reactor.advance(YIELD_DELAY / 2)
         self.assertFalse(self.reads())
-        self.reactor.advance(STEP_BACK_SECONDS / 2)
+        self.reactor.advance(YIELD_DELAY / 2)
         self.assertTrue(self.reads())
         self.reactor.turn()
         self.assertEqual(len(self.connections()), 2)
@@ -229,14 +229,14 @@ class TurnsTests(PortTestCase):
         """
         One that has no room accepts nobody, and stays back until it has some, or nobody has.
         """
-        self.turns.ahead, self.turns.allowed = True, 0
+        self.balancer.ahead, self.balancer.allowed = True, 0
         self.come(1)
         self.reactor.turn()
         for _ in range(5):
-            self.reactor.advance(STEP_BACK_SECONDS)
+            self.reactor.advance(YIELD_DELAY)
             self.assertEqual((self.reads(), self.connections()), (False, []))
-        self.turns.allowed = 1
-        self.reactor.advance(STEP_BACK_SECONDS)
+        self.balancer.allowed = 1
+        self.reactor.advance(YIELD_DELAY)
         self.assertTrue(self.reads())
         self.reactor.turn()
         self.assertEqual(len(self.connections()), 1)
@@ -247,30 +247,30 @@ class TurnsTests(PortTestCase):
         stepped back, or is closed, is not.
         """
         self.queued.clear()
-        self.port.lookAgain()
+        self.port.rearm()
         self.assertEqual(self.queued, [self.port])
-        self.turns.ahead = True
+        self.balancer.ahead = True
         self.come(1)
         self.reactor.turn()
-        self.port.lookAgain()
+        self.port.rearm()
         self.assertEqual(self.queued, [self.port])
-        self.reactor.advance(STEP_BACK_SECONDS)
-        self.port.lookAgain()
+        self.reactor.advance(YIELD_DELAY)
+        self.port.rearm()
         self.assertEqual(len(self.queued), 3)
         self.port.stopListening()
-        self.port.lookAgain()
+        self.port.rearm()
         self.assertEqual(len(self.queued), 3)
 
     def test_closed(self):
         """
         One that is closed does not come back.
         """
-        self.turns.ahead = True
+        self.balancer.ahead = True
         self.come(1)
         self.reactor.turn()
         self.port.stopListening()
         self.queued.clear()
-        self.reactor.advance(STEP_BACK_SECONDS)
+        self.reactor.advance(YIELD_DELAY)
         self.assertEqual(self.queued, [])
 
     def test_last_clients(self):
@@ -287,10 +287,10 @@ class TurnsTests(PortTestCase):
         """
         On a reactor that knows no queue, and for other ports, nothing changes.
         """
-        del self.reactor.queueReader
+        del self.reactor.rearm_exclusive
         other = self.tcp_port()
         for port in (other, tcp.Port(0, self.factory, reactor=self.reactor)):
-            take_turns(port, self.turns)
+            balance_accepts(port, self.balancer)
             self.assertIsNone(getattr(port, "turns", None))
 
     def test_shared(self):
@@ -704,10 +704,10 @@ class SheddingTests(PortTestCase):
                 self.assertIn(port, self.reactor.readers)
                 self.reactor.turn()
                 self.assertNotIn(port, self.reactor.readers)
-                self.reactor.advance(REST_SECONDS)
+                self.reactor.advance(ACCEPT_RETRY_DELAY)
             self.reactor.turn()
             port.stopListening()
-            self.reactor.advance(REST_SECONDS)
+            self.reactor.advance(ACCEPT_RETRY_DELAY)
         self.flushLoggedErrors(OSError)
         self.assertNotIn(port, self.reactor.readers)
         self.assertEqual(self.reactor.getDelayedCalls(), [])
@@ -774,7 +774,7 @@ class MakeEagerTests(PortTestCase):
         A TCP port of Twisted's makes our transports from then on.
         """
         port = self.listen(tcp.Port(0, self.factory, 50, "127.0.0.1", self.reactor))
-        make_eager(port)
+        use_eager_transport(port)
         client = socket.create_connection(("127.0.0.1", port.getHost().port), timeout=60)
         self.addCleanup(client.close)
         self.reactor.until(lambda: self.factory.protocols)
@@ -790,7 +790,7 @@ class MakeEagerTests(PortTestCase):
         """
         name = self.mktemp()
         port = self.listen(unix.Port(name, self.factory, reactor=self.reactor))
-        make_eager(port)
+        use_eager_transport(port)
         client = self.call(name)
         self.reactor.until(lambda: self.factory.protocols)
         [protocol] = self.factory.protocols
@@ -808,8 +808,8 @@ class MakeEagerTests(PortTestCase):
             transport = object()
 
         other = OtherPort(0, self.factory, reactor=self.reactor)
-        make_eager(other)
+        use_eager_transport(other)
         self.assertIs(other.transport, OtherPort.transport)
-        self.assertIsNone(make_eager(object()))
+        self.assertIsNone(use_eager_transport(object()))
         self.assertIs(tcp.Port.transport, tcp.Server)
         self.assertIs(unix.Port.transport, unix.Server)

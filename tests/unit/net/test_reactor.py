@@ -35,7 +35,7 @@ from zope.interface.verify import verifyObject
 
 from echod.net import reactor as reactor_module
 from echod.net.port import EagerPort
-from echod.net.reactor import EAGER, MOST_EVENTS, TURN_SECONDS, EagerReactor, install
+from echod.net.reactor import DIRECT, MAX_EVENTS, TURN_SECONDS, EagerReactor, install
 from echod.net.transport import EagerTransport
 from echod.net.unix import EagerUNIXPort, EagerUNIXTransport
 from tests.support.pairs import BIG, HalfCloseable, Recorder, drained
@@ -219,10 +219,10 @@ class ReactorTests(ReactorTestCase):
         self.with_poller(poller)
         own = len(self.reactor.getReaders()) or len(self.reactor._internalReaders)
         for number in range(3000):
-            if number in (10, MOST_EVENTS + 10):
+            if number in (10, MAX_EVENTS + 10):
                 self.reactor.doPoll(0)
             self.reactor.addReader(Reader(number=100000 + number))
-        self.assertEqual([most for _, most in poller.polled], [10 + own, MOST_EVENTS])
+        self.assertEqual([most for _, most in poller.polled], [10 + own, MAX_EVENTS])
 
     def test_no_time_limit(self):
         """
@@ -370,7 +370,7 @@ class LastTests(ReactorTestCase):
     def setUp(self):
         super().setUp()
         self.patch(SlowTransport, "now", 0.0)
-        self.patch(reactor_module, "EAGER", EAGER | {SlowTransport})
+        self.patch(reactor_module, "DIRECT", DIRECT | {SlowTransport})
         # The reactor's clock, for this is about how it divides its time.
         self.patch(reactor_module, "time", self)
         self.order = []
@@ -419,14 +419,14 @@ class LastTests(ReactorTestCase):
         """
         (a, *_), (b, *_), (c, *_) = self.slow(3)
         peer = self.quick()
-        turns = []
+        balancer = []
         for _ in range(4):
             peer.send(b".")
-            turns.append(self.turn())
-        self.assertEqual({len(each) for each in turns[:3]}, {2})
-        self.assertEqual([each[0] for each in turns], ["quick"] * 4)
-        self.assertEqual({each[1] for each in turns[:3]}, {a, b, c})
-        self.assertEqual(turns[3], ["quick"])
+            balancer.append(self.turn())
+        self.assertEqual({len(each) for each in balancer[:3]}, {2})
+        self.assertEqual([each[0] for each in balancer], ["quick"] * 4)
+        self.assertEqual({each[1] for each in balancer[:3]}, {a, b, c})
+        self.assertEqual(balancer[3], ["quick"])
 
     def test_place_in_the_queue(self):
         """
@@ -451,7 +451,7 @@ class LastTests(ReactorTestCase):
         """
         However many have input, all others are served in every turn.
         """
-        self.slow(3 * MOST_EVENTS)
+        self.slow(3 * MAX_EVENTS)
         peer = self.quick()
         # In the first turns, it is not known yet how many they are.
         for _ in range(4):
@@ -466,14 +466,14 @@ class LastTests(ReactorTestCase):
         """
         self.slow(1)
         self.turn()
-        peers = [self.quick() for _ in range(2 * MOST_EVENTS)]
-        for _, transport, _ in self.slow(2 * MOST_EVENTS):
+        peers = [self.quick() for _ in range(2 * MAX_EVENTS)]
+        for _, transport, _ in self.slow(2 * MAX_EVENTS):
             self.reactor.putOff(transport)
         for each in peers:
             each.send(b".")
         clock = iter(range(1000))
         self.monotonic = lambda: next(clock)
-        self.assertLess(self.turn().count("quick"), MOST_EVENTS + 1)
+        self.assertLess(self.turn().count("quick"), MAX_EVENTS + 1)
 
     def test_quick_in_the_end(self):
         """
@@ -519,9 +519,9 @@ class LastTests(ReactorTestCase):
 
         def look(data):
             self.order.append(data)
-            return len(data), transport.endInspection if data == b"over" else None
+            return len(data), transport.stopPeek if data == b"over" else None
 
-        transport.inspect(look, 100)
+        transport.startPeek(look, 100)
         other = self.quick()
         for sent, then in ((b"more", b"more"), (b"over", b"over"), (b"hello", "protocol")):
             peer.send(sent)
@@ -764,7 +764,7 @@ class QueueTests(ReactorTestCase):
         factory = Factory.forProtocol(Recorder)
         factory.noisy = False
         port = self.reactor.listenTCP(0, factory, interface="127.0.0.1")
-        self.reactor.queueReader(port)
+        self.reactor.rearm_exclusive(port)
         self.assertIn(port, self.reactor.getReaders())
         with socket.create_connection(port.socket.getsockname()):
             self.until(lambda: port.sessionno)
@@ -773,8 +773,8 @@ class QueueTests(ReactorTestCase):
                 transport.connectionLost(Failure(ConnectionDone()))
         self.reactor.removeReader(port)
         self.assertEqual(self.reactor.getReaders().count(port), 0)
-        self.reactor.queueReader(port)
-        self.reactor.queueReader(port)
+        self.reactor.rearm_exclusive(port)
+        self.reactor.rearm_exclusive(port)
         self.assertEqual(self.reactor.getReaders().count(port), 1)
         port.stopListening()
         self.until(lambda: not port.connected)

@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from echod._util.sockets import unread
-from echod.net.tls import BURST_RECORDS
+from echod.net.tls import MAX_RECORDS
 from echod.net.unix import EagerUNIXTransport
 from echod.tls._openssl import RECORD_BYTES
 from tests.support.pairs import BIG, Puller, Pusher, Recorder, drained
@@ -565,10 +565,10 @@ class DataTests(SecureTestCase):
         """
         protocol = Secured()
         transport, client = self.busy_client(protocol)
-        records = BURST_RECORDS + 3
+        records = MAX_RECORDS + 3
         self.deliver(client, b"-" * RECORD_BYTES * records)
         transport.doRead()
-        self.assertEqual(len(protocol.received), BURST_RECORDS)
+        self.assertEqual(len(protocol.received), MAX_RECORDS)
         self.reactor.turn()
         self.assertEqual(len(protocol.received), records)
 
@@ -585,7 +585,7 @@ class DataTests(SecureTestCase):
             return protocol, transport, peer, Sealer(secrets)
         return protocol, transport, peer, OldSealer(secrets, client.tls.server_random())
 
-    def assert_bounded(self, version, make, number, records_a_turn=BURST_RECORDS):
+    def assert_bounded(self, version, make, number, records_a_turn=MAX_RECORDS):
         """
         Many records without data: no turn handles more than so many of them, and the data
         behind them comes without more input.

@@ -37,7 +37,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from echod import net
-from echod.net.transport import LEAST_READ, MOST_READ, EagerTransport
+from echod.net.transport import MAX_READ, MIN_READ, EagerTransport
 from echod.net.unix import EagerUNIXTransport
 from tests.support.fakes import DescriptorReactor
 from tests.support.pairs import (
@@ -520,7 +520,7 @@ class ReadTests(PairTestCase):
         self.assert_lost(protocol, ConnectionLost)
         self.assertEqual(protocol.ended, 0)
 
-    def one_read(self, protocol, peer, size=4 * MOST_READ):
+    def one_read(self, protocol, peer, size=4 * MAX_READ):
         """
         How much one read gives, when there is plenty; what is left over is taken away.
         """
@@ -537,7 +537,7 @@ class ReadTests(PairTestCase):
         """
         protocol = Recorder()
         transport, peer = self.connect(protocol)
-        peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8 * MOST_READ)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8 * MAX_READ)
         return protocol, transport, peer
 
     def test_growing_reads(self):
@@ -546,10 +546,10 @@ class ReadTests(PairTestCase):
         """
         protocol, _, peer = self.busy_pair()
         sizes = [self.one_read(protocol, peer) for _ in range(8)]
-        self.assertEqual(sizes[0], LEAST_READ)
+        self.assertEqual(sizes[0], MIN_READ)
         self.assertEqual(sizes, sorted(sizes))
         self.assertLess(sizes[1], sizes[2])
-        self.assertEqual(sizes[-2:], [MOST_READ] * 2)
+        self.assertEqual(sizes[-2:], [MAX_READ] * 2)
 
     def test_shrinking_reads(self):
         """
@@ -559,10 +559,10 @@ class ReadTests(PairTestCase):
         for _ in range(8):
             self.one_read(protocol, peer)
         self.one_read(protocol, peer, 1)
-        self.assertEqual(self.one_read(protocol, peer), MOST_READ // 2)
+        self.assertEqual(self.one_read(protocol, peer), MAX_READ // 2)
         for _ in range(20):
             self.one_read(protocol, peer, 1)
-        self.assertEqual(self.one_read(protocol, peer), LEAST_READ)
+        self.assertEqual(self.one_read(protocol, peer), MIN_READ)
 
     def test_steady_reads(self):
         """
@@ -571,8 +571,8 @@ class ReadTests(PairTestCase):
         protocol, _, peer = self.busy_pair()
         self.one_read(protocol, peer)
         for _ in range(3):
-            self.one_read(protocol, peer, LEAST_READ)
-        self.assertEqual(self.one_read(protocol, peer), 4 * LEAST_READ)
+            self.one_read(protocol, peer, MIN_READ)
+        self.assertEqual(self.one_read(protocol, peer), 4 * MIN_READ)
 
 
 class CloseTests(PairTestCase):
@@ -644,10 +644,10 @@ class CloseTests(PairTestCase):
         """
         protocol = Recorder(lambda: protocol.transport.abortConnection())
         _, peer = self.connect(protocol)
-        peer.send(b"-" * 2 * LEAST_READ)
+        peer.send(b"-" * 2 * MIN_READ)
         self.reactor.turn()
         self.reactor.turn()
-        self.assertEqual(len(protocol.data), LEAST_READ)
+        self.assertEqual(len(protocol.data), MIN_READ)
         self.assert_lost(protocol, ConnectionAborted)
 
     def test_lose_write_connection(self):

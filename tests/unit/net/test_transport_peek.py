@@ -38,7 +38,7 @@ class InspectTests(PairTestCase):
         protocol = HalfCloseable()
         transport, peer = self.connect(protocol, **given)
         look = Looker(*answers)
-        transport.inspect(look, most)
+        transport.startPeek(look, most)
         return protocol, transport, peer, look
 
     def test_taken(self):
@@ -79,10 +79,10 @@ class InspectTests(PairTestCase):
 
             def afterwards(left=left, other=other, transport=transport):
                 left.append(drained(other))
-                transport.endInspection()
+                transport.stopPeek()
 
             look = Looker((take, afterwards))
-            transport.inspect(look, 100)
+            transport.startPeek(look, 100)
             peer.sendall(b"abcdefgh")
             self.reactor.turn()
             self.assertEqual(left, [b"abcdefgh"[take:]])
@@ -94,7 +94,7 @@ class InspectTests(PairTestCase):
         """
         What is left when the looking ends comes to the protocol without another byte.
         """
-        protocol, transport, peer, _ = self.inspected((3, lambda: transport.endInspection()))
+        protocol, transport, peer, _ = self.inspected((3, lambda: transport.stopPeek()))
         peer.sendall(b"abcdefgh")
         self.reactor.turn()
         self.assertEqual(protocol.received, [])
@@ -107,7 +107,7 @@ class InspectTests(PairTestCase):
         """
         protocol, transport, peer, _ = self.inspected()
         for _ in range(2):
-            transport.endInspection()
+            transport.stopPeek()
         peer.sendall(b"abc")
         self.reactor.turn()
         self.assertEqual(protocol.received, [b"abc"])
@@ -167,7 +167,7 @@ class InspectTests(PairTestCase):
         It is the same on a UNIX socket.
         """
         protocol, transport, peer, look = self.inspected(
-            (3, lambda: transport.endInspection()), transport_class=EagerUNIXTransport, client=None
+            (3, lambda: transport.stopPeek()), transport_class=EagerUNIXTransport, client=None
         )
         peer.sendall(b"abcdefgh")
         self.reactor.turn()

@@ -22,7 +22,7 @@ from echod.connections.admission import AccessRules, Admission, RateLimiter
 from echod.connections.connection import Connection, Reason
 from echod.connections.timeouts import Timeouts
 from echod.connections.tracker import Connections
-from echod.net.tls import SecureMixin
+from echod.net.tls import TLSMixin
 from echod.protocol import EchoFactory
 from echod.proxyprotocol.parser import V2_MOST_BYTES
 from echod.proxyprotocol.protocol import ProxyHeaderProtocol, ProxyPolicy
@@ -913,7 +913,7 @@ class TLSTests(ProxyTestCase):
                         sock.sendall(piece)
                         self.reactor.turn()
                     self.talk(client, sock)
-                    self.assertIsInstance(transport, SecureMixin)
+                    self.assertIsInstance(transport, TLSMixin)
                     sock.close()
                     self.turns()
         self.assertEqual(set(self.connections.ended), {Reason.RESET})
@@ -996,7 +996,7 @@ class TLSTests(ProxyTestCase):
         _, transport, sock = self.accept()
         sock.sendall(V1 + self.client()[1])
         self.turns()
-        self.assertNotIsInstance(transport, SecureMixin)
+        self.assertNotIsInstance(transport, TLSMixin)
         with contextlib.suppress(ConnectionResetError):
             self.assertEqual(sock.recv(100), b"")
         self.assert_over(address=1)
@@ -1030,7 +1030,7 @@ class TLSTests(ProxyTestCase):
                 else:
                     sock.shutdown(socket.SHUT_WR)
                 self.turns()
-                self.assertNotIsInstance(transport, SecureMixin)
+                self.assertNotIsInstance(transport, TLSMixin)
                 self.assertEqual(self.told(), self.refused("handshake", "198.51.100.9:5"))
         self.assert_over(handshake=4)
 

@@ -12,8 +12,8 @@ from twisted.internet.defer import Deferred, fail
 from twisted.logger import capturedLogs, formatEvent
 from twisted.scripts.twistd import ServerOptions
 
-from echod.net.balance import ABSENT, Table
-from echod.net.listener import ListenFailed
+from echod.net.balance import ABSENT, SharedCounters
+from echod.net.listener import ListenError
 from echod.stats.snapshot import Snapshot
 from echod.systemd import InheritedSocket, InheritedSockets, Supervision
 from echod.tap import build
@@ -51,7 +51,7 @@ class ParentTestCase(ServiceTestCase):
         @return: a parent that has started its workers.
         """
         service = self.build(*(args or self.local), **others)
-        self.reactor.turns = [self.up]
+        self.reactor.balancer = [self.up]
         service.privilegedStartService()
         service.startService()
         for far in self.reactor.far_ends:
@@ -87,7 +87,7 @@ class BindTests(ParentTestCase):
         service = self.build(*self.local, "--listen", "tcp:7:interface=127.0.0.1")
         self.reactor.broken = OSError(13, "no")
         service.privilegedStartService()
-        self.assertRaises(ListenFailed, service.startService)
+        self.assertRaises(ListenError, service.startService)
         self.assertEqual([port.stopped for port in self.reactor.ports], [True, True])
 
     def test_accepts_nobody(self):
@@ -267,7 +267,7 @@ class LogTests(ParentTestCase):
         path = os.path.abspath(self.mktemp())
         service = self.build(*self.local, twistd=self.twistd("-n", "--logfile", path))
         service.setServiceParent(Application("test"))
-        self.reactor.turns = [self.up]
+        self.reactor.balancer = [self.up]
         service.startService()
         process = self.reactor.processes[0]
         self.assertEqual(process.childFDs[1], "r")
@@ -319,7 +319,7 @@ class LifeTests(ParentTestCase):
         """
         self.start()
         memory = self.reactor.processes[0].childFDs[5]
-        table = Table(memory, 2)
+        table = SharedCounters(memory, 2)
         table[0] = table[1] = 5
         self.reactor.processes[1].end(signal=9)
         table[0] = 7

@@ -13,7 +13,7 @@ from twisted.internet.testing import StringTransport
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.net.listener import ListenFailed
+from echod.net.listener import ListenError
 from echod.workers.channel import Lifeline
 from echod.workers.supervisor import (
     ASK_SECONDS,
@@ -82,7 +82,7 @@ class WorkersTestCase(SynchronousTestCase):
         """
         Start both.
         """
-        self.reactor.turns = [lambda: self.up(*self.crew.workers)]
+        self.reactor.balancer = [lambda: self.up(*self.crew.workers)]
         with capturedLogs() as events:
             self.workers.startService()
         return [formatEvent(event) for event in events]
@@ -94,7 +94,7 @@ class WorkersTestCase(SynchronousTestCase):
         @return: the line for it.
         """
         with capturedLogs() as events:
-            error = self.assertRaises(ListenFailed, self.workers.startService)
+            error = self.assertRaises(ListenError, self.workers.startService)
         self.assertIs(events[-1]["log_level"], LogLevel.error)
         self.assertEqual(formatEvent(events[-1]), str(error))
         self.assertEqual(self.stderr.getvalue(), f"echod: {error}\n")
@@ -124,13 +124,13 @@ class StartTests(WorkersTestCase):
         """
         One that is up does not stand for both.
         """
-        self.reactor.turns = [
+        self.reactor.balancer = [
             lambda: self.up(self.crew.workers[1]),
             lambda: None,
             lambda: self.up(self.crew.workers[0]),
         ]
         self.workers.startService()
-        self.assertEqual(self.reactor.turns, [])
+        self.assertEqual(self.reactor.balancer, [])
 
     def test_one_cannot_start(self):
         """
@@ -141,18 +141,18 @@ class StartTests(WorkersTestCase):
             one, other = self.crew.workers
             other.protocol.childDataReceived(2, b"warning\nechod: --port 7: no\n")
             other.end(status=1)
-            self.reactor.turns.append(lambda: one.end(signal=9))
+            self.reactor.balancer.append(lambda: one.end(signal=9))
 
-        self.reactor.turns = [end]
+        self.reactor.balancer = [end]
         self.assertEqual(self.refused(), "worker 1: --port 7: no")
         self.assertEqual(self.crew.workers[0].signals, ["KILL"])
-        self.assertEqual(self.reactor.turns, [])
+        self.assertEqual(self.reactor.balancer, [])
 
     def test_all_cannot_start(self):
         """
         When all end, the first one's line is told, or how it ended if it has none.
         """
-        self.reactor.turns = [lambda: [each.end(signal=11) for each in self.crew.workers]]
+        self.reactor.balancer = [lambda: [each.end(signal=11) for each in self.crew.workers]]
         self.assertEqual(self.refused(), "worker 0: was ended by SIGSEGV")
 
     def test_no_process(self):
@@ -182,17 +182,17 @@ class StartTests(WorkersTestCase):
             self.signals.stop_signal = signal.SIGTERM
             self.crew.workers[0].end(signal=15)
 
-        self.reactor.turns = [came, lambda: self.crew.workers[1].end(signal=9)]
+        self.reactor.balancer = [came, lambda: self.crew.workers[1].end(signal=9)]
         self.assertEqual(self.refused(), "SIGTERM came before all workers were up")
         self.assertEqual([each.signals for each in self.crew.workers], [[], ["KILL"]])
-        self.assertEqual(self.reactor.turns, [])
+        self.assertEqual(self.reactor.balancer, [])
 
     def test_signal_before(self):
         """
         So does one that came before they were started.
         """
         self.signals.stop_signal = signal.SIGINT
-        self.reactor.turns = [lambda: [each.end(signal=9) for each in self.crew.workers]]
+        self.reactor.balancer = [lambda: [each.end(signal=9) for each in self.crew.workers]]
         self.assertEqual(self.refused(), "SIGINT came before all workers were up")
 
 
@@ -205,7 +205,7 @@ class RestartTests(WorkersTestCase):
         super().setUp()
         self.start()
         # From now on there is no hand that turns.
-        self.reactor.turns = None
+        self.reactor.balancer = None
 
     def die(self, process, *after, **end):
         """

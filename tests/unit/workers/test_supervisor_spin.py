@@ -27,9 +27,9 @@ class TurnTests(SynchronousTestCase):
         """
         It ends when what is waited for is done, also if that is so at once.
         """
-        self.reactor.turns = [lambda: None, lambda: self.done.append(True)]
+        self.reactor.balancer = [lambda: None, lambda: self.done.append(True)]
         self.assertEqual(self.turn(), "")
-        self.assertEqual(self.reactor.turns, [])
+        self.assertEqual(self.reactor.balancer, [])
         before = self.reactor.seconds()
         self.assertEqual(self.turn(), "")
         self.assertEqual(self.reactor.seconds(), before)
@@ -47,9 +47,9 @@ class TurnTests(SynchronousTestCase):
         who do not ask for that, nothing does.
         """
         signals = SimpleNamespace(stop_signal=None)
-        self.reactor.turns = [lambda: setattr(signals, "stop_signal", SIGINT), None]
+        self.reactor.balancer = [lambda: setattr(signals, "stop_signal", SIGINT), None]
         self.assertEqual(self.turn(signals=signals), "SIGINT came")
         self.done.append(True)
         self.assertEqual(self.turn(signals=signals), "SIGINT came")
-        self.assertEqual(self.reactor.turns, [None])
+        self.assertEqual(self.reactor.balancer, [None])
         self.assertEqual(self.turn(), "")

@@ -12,7 +12,7 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 from echod.assembly import RESERVED_DESCRIPTORS
 from echod.connections.connection import Reason
-from echod.net.balance import ABSENT, Table, make_table
+from echod.net.balance import ABSENT, SharedCounters, make_counters
 from echod.stats.snapshot import Snapshot
 from echod.tap import build_worker
 from echod.workers.spawn import Assignment, Handed
@@ -47,9 +47,9 @@ class WorkerTestCase(ServiceTestCase):
         self.addCleanup(ours.close)
         with theirs:
             os.dup2(theirs.fileno(), self.assignment.lifeline)
-        memory = make_table(2)
+        memory = make_counters(2)
         os.dup2(memory, self.assignment.table)
-        self.table = Table(memory, 2)
+        self.table = SharedCounters(memory, 2)
         os.close(memory)
         self.addCleanup(self.close)
 
@@ -163,7 +163,7 @@ class ListenTests(WorkerTestCase):
         """
         self.start()
         looked = []
-        self.reactor.ports[0].lookAgain = lambda: looked.append(self.reactor.seconds())
+        self.reactor.ports[0].rearm = lambda: looked.append(self.reactor.seconds())
         self.reactor.pump([0.5] * 3)
         self.assertEqual(looked, [0.5, 1.0, 1.5])
 
@@ -172,7 +172,7 @@ class ListenTests(WorkerTestCase):
         All its listeners accept in turn with those of the others.
         """
         service = self.build()
-        one, other = (each.turns for each in service.listeners())
+        one, other = (each.balancer for each in service.listeners())
         self.assertIs(one, other)
         self.assertEqual(one.publish(), 0)
 
@@ -189,7 +189,7 @@ class ListenTests(WorkerTestCase):
         for _ in range(2):
             service.connections.add(FakeConnection())
         self.table[0] = 1
-        self.assertEqual(service.listeners()[0].turns.allowance(), 0)
+        self.assertEqual(service.listeners()[0].balancer.allowance(), 0)
 
 
 class ToldTests(WorkerTestCase):
