@@ -26,7 +26,7 @@ from echod.net.endpoints import (
 )
 from echod.options import Options
 from echod.service import EchodService
-from echod.systemd import InheritedSockets, Supervision
+from echod.systemd import InheritedSockets, NotifyConfig
 from echod.tls.context import TLSPolicy
 from echod.tls.credentials import CredentialsError
 from echod.tls.keylog import KeyLog
@@ -69,7 +69,7 @@ def build(
     reactor: Any,
     options: Options,
     inherited: InheritedSockets | None = None,
-    supervision: Supervision | None = None,
+    notify: NotifyConfig | None = None,
     workers: int = 1,
     signals: Signals | None = None,
 ) -> EchodService:
@@ -77,7 +77,7 @@ def build(
     Build the daemon that the options ask for.
 
     @param inherited: the sockets that were handed over to this process.
-    @param supervision: how the service manager is told what the daemon does.
+    @param notify: how the service manager is told what the daemon does.
     @param workers: how many processes shall serve; with more than one, what is built is
         their parent, but for a check.
     @param signals: what holds the signals that come before the daemon runs.
@@ -85,10 +85,10 @@ def build(
     """
     most = options["max-connections"]
     if workers > 1 and not options["check"]:
-        service: EchodService = ParentService(reactor, options, most, workers, supervision, signals)
+        service: EchodService = ParentService(reactor, options, most, workers, notify, signals)
     else:
         most = sum(most_connections(reactor, each) for each in shares(most, workers))
-        service = EchodService(reactor, options, most, supervision, signals)
+        service = EchodService(reactor, options, most, notify, signals)
     if options.serves_tls:
         _prepare_tls(reactor, options, service)
     _add_listeners(reactor, options, service, inherited or InheritedSockets(), workers)

@@ -36,7 +36,7 @@ from echod.tls.info import (
 )
 
 
-class StreamTransport(Interface):
+class IEchoTransport(Interface):
     """
     What L{Echo} asks of its transport: Twisted's C{ITCPTransport}, C{IConsumer} and
     C{IPushProducer}, and the descriptor.
@@ -57,7 +57,7 @@ class StreamTransport(Interface):
     def startTLS(self, ctx: ServerContext) -> None: ...
 
 
-class Listener(Interface):
+class IListenerInfo(Interface):
     """
     What all connections of one listener share; their factory.
 
@@ -91,8 +91,8 @@ class Echo(Protocol):
     @ivar header: what has read the PROXY header, if there was one.
     """
 
-    factory: Listener
-    transport: StreamTransport  # type: ignore[assignment]  # ITransport leaves most of it out
+    factory: IListenerInfo
+    transport: IEchoTransport  # type: ignore[assignment]  # ITransport leaves most of it out
 
     bytes_echoed = 0
     paused = False
@@ -285,7 +285,7 @@ class RejectProtocol(Protocol):
     nothing less than a protocol for it (Twisted #6640).
     """
 
-    transport: StreamTransport  # type: ignore[assignment]  # ITransport leaves most of it out
+    transport: IEchoTransport  # type: ignore[assignment]  # ITransport leaves most of it out
 
     def connectionMade(self) -> None:
         self.transport.abortConnection()
@@ -295,7 +295,7 @@ class EchoFactory(Factory):
     """
     Makes an L{Echo} for each connection that one listener accepts, or refuses it.
 
-    It is the L{Listener<echod.protocol.Listener>} of its connections.
+    It is the L{IListenerInfo<echod.protocol.IListenerInfo>} of its connections.
 
     @ivar proxies: whose PROXY headers are believed, C{None} to read none.
     """

@@ -26,7 +26,7 @@ from echod.options import Options
 from echod.protocol import EchoFactory
 from echod.stats.collector import Observation
 from echod.stats.snapshot import Snapshot
-from echod.systemd import StatusLine, Supervision, SystemdNotifier
+from echod.systemd import Notifier, NotifyConfig, StatusLine
 from echod.tls.context import ServerContext
 from echod.tls.keylog import KeyLog
 from echod.tls.reload import CertificateStore
@@ -66,7 +66,7 @@ class EchodService(MultiService):
         reactor: Any,
         options: Options,
         max_connections: int,
-        supervision: Supervision | None = None,
+        notify: NotifyConfig | None = None,
         process_signals: signals.Signals | None = None,
     ):
         """
@@ -86,7 +86,7 @@ class EchodService(MultiService):
         self._proxies = proxy_policy(options)
         # No child: those are stopped at once, and the drain is told of to its end.
         self._figures = StatusLine(reactor, self._totals)
-        self.notifier = SystemdNotifier(reactor, supervision or Supervision(), self._status)
+        self.notifier = Notifier(reactor, notify or NotifyConfig(), self._status)
         self.observation = Observation(
             reactor,
             self.connections,

@@ -36,7 +36,7 @@ EXTENSION_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Supervision:
+class NotifyConfig:
     """
     How the service manager wants to be spoken to.
 
@@ -48,7 +48,7 @@ class Supervision:
     watchdog_seconds: float = 0.0
 
     @classmethod
-    def from_environment(cls, environ: MutableMapping[str, str], pid: int) -> "Supervision":
+    def from_environment(cls, environ: MutableMapping[str, str], pid: int) -> "NotifyConfig":
         """
         Take what the service manager left in the environment (sd_notify(3),
         sd_watchdog_enabled(3)) out of it: what the daemon starts shall not speak for it.
@@ -69,7 +69,7 @@ class Supervision:
         return cls(name, watchdog)
 
 
-class SystemdNotifier(MultiService):
+class Notifier(MultiService):
     """
     Speaks to the service manager for its owner, who starts it when all is ready, and stops
     it last.
@@ -77,23 +77,23 @@ class SystemdNotifier(MultiService):
 
     _socket: socket.socket | None = None
 
-    def __init__(self, clock: IReactorTime, supervision: Supervision, status: Callable[[], str]):
+    def __init__(self, clock: IReactorTime, notify: NotifyConfig, status: Callable[[], str]):
         """
         @param clock: tells monotonic time, as CLOCK_MONOTONIC does (clock_gettime(2)).
         @param status: what the daemon does now, in a line.
         """
         super().__init__()
         self._clock = clock
-        self._address = supervision.address
+        self._address = notify.address
         self._status = status
         self._status_told = ""
         self._untold: tuple[str, ...] = ()
         self._stop_by = 0.0
         if self._address is not None:
             self._each(STATUS_SECONDS, self._tell_status)
-            if supervision.watchdog_seconds:
+            if notify.watchdog_seconds:
                 # Twice as often as is asked for, as sd_watchdog_enabled(3) advises.
-                self._each(supervision.watchdog_seconds / 2, lambda: self._send("WATCHDOG=1"))
+                self._each(notify.watchdog_seconds / 2, lambda: self._send("WATCHDOG=1"))
 
     def _each(self, seconds: float, action: Callable[[], object]) -> None:
         doing = "telling the service manager"

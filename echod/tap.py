@@ -22,7 +22,7 @@ from echod.assembly import build, build_worker
 from echod.options import Options
 from echod.rehearsal import check
 from echod.service import EchodService
-from echod.systemd import InheritedSockets, Supervision
+from echod.systemd import InheritedSockets, NotifyConfig
 from echod.whereabouts import check_whereabouts
 from echod.workers.spawn import Assignment
 
@@ -80,10 +80,10 @@ def makeService(options: Options) -> EchodService:
         return build_worker(reactor, options, assignment, signals)
     workers = worker_count(options["workers"], options["max-connections"])
     inherited = InheritedSockets.from_process(os.getpid())
-    supervision = Supervision.from_environment(os.environ, os.getpid())
+    notify = NotifyConfig.from_environment(os.environ, os.getpid())
     if options["check"]:
         # It is not the daemon, and speaks for nobody.
         check(reactor, lambda: build(reactor, options, inherited, workers=workers), workers)
-    service = build(reactor, options, inherited, supervision, workers, signals)
+    service = build(reactor, options, inherited, notify, workers, signals)
     log.info("echod {version} starting", event="starting", version=__version__)
     return service

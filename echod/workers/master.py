@@ -25,7 +25,7 @@ from echod.protocol import EchoFactory
 from echod.service import EchodService, log
 from echod.stats.process import Process
 from echod.stats.snapshot import Distribution, Snapshot
-from echod.systemd import Supervision
+from echod.systemd import NotifyConfig
 from echod.tls.context import ServerContext
 from echod.workers.channel import Message, hold
 from echod.workers.process import Child
@@ -88,14 +88,14 @@ class ParentService(EchodService):
         options: Options,
         max_connections: int,
         count: int,
-        supervision: Supervision | None = None,
+        notify: NotifyConfig | None = None,
         process_signals: Signals | None = None,
     ):
         """
         @param max_connections: of all workers together.
         @param count: how many workers there shall be.
         """
-        super().__init__(reactor, options, max_connections, supervision, process_signals)
+        super().__init__(reactor, options, max_connections, notify, process_signals)
         self._shares = shares(max_connections, count)
         self._born: dict[str, Child] = {}
         self._last: dict[str, Snapshot] = {}

@@ -22,7 +22,7 @@ from twisted.scripts.twistd import ServerOptions
 from echod.connections.connection import Reason
 from echod.protocol import EchoFactory
 from echod.rehearsal import check
-from echod.systemd import Supervision, SystemdNotifier
+from echod.systemd import Notifier, NotifyConfig
 from echod.tap import makeService
 from tests.support.certificates import make_certificate
 from tests.support.fakes import FakeConnection
@@ -281,12 +281,12 @@ class ServiceManagerTests(ServiceTestCase):
         before = [signal.getsignal(number) for number in self.numbers]
         handlers = []
 
-        class Notifier(SystemdNotifier):
+        class HandlersSeen(Notifier):
             def startService(self):
                 handlers.extend(signal.getsignal(number) for number in SignalTests.numbers)
 
         service = self.daemon()
-        service.notifier = Notifier(self.reactor, Supervision(), str)
+        service.notifier = HandlersSeen(self.reactor, NotifyConfig(), str)
         service.startService()
         self.reactor.run()
         self.assertEqual(handlers, [service._signals._handle] * len(self.numbers))

@@ -11,9 +11,9 @@ from zope.interface.verify import verifyObject
 from echod.systemd import (
     EXTENSION_SECONDS,
     STATUS_SECONDS,
+    Notifier,
+    NotifyConfig,
     StatusLine,
-    Supervision,
-    SystemdNotifier,
     format_size,
 )
 from tests.support.servicemanager import ServiceManager
@@ -31,16 +31,16 @@ class SupervisionTests(SynchronousTestCase):
         What is read; nothing of it stays, and what is not of it does.
         """
         environ["HOME"] = "/"
-        supervision = Supervision.from_environment(environ, pid)
+        notify = NotifyConfig.from_environment(environ, pid)
         self.assertEqual(environ, {"HOME": "/"})
-        return supervision
+        return notify
 
     def test_nobody(self):
         """
         Without a service manager there is nobody to tell, and nobody who watches.
         """
-        self.assertEqual(self.read(), Supervision(None, 0))
-        self.assertEqual(self.read(WATCHDOG_USEC="3000000", WATCHDOG_PID="7"), Supervision())
+        self.assertEqual(self.read(), NotifyConfig(None, 0))
+        self.assertEqual(self.read(WATCHDOG_USEC="3000000", WATCHDOG_PID="7"), NotifyConfig())
 
     def test_address(self):
         """
@@ -54,7 +54,7 @@ class SupervisionTests(SynchronousTestCase):
         A socket of another kind is for others to talk to.
         """
         for address in ("", "vsock:2:4711", "vsock-dgram:2:4711", "run/notify"):
-            self.assertEqual(self.read(NOTIFY_SOCKET=address, WATCHDOG_USEC="9"), Supervision())
+            self.assertEqual(self.read(NOTIFY_SOCKET=address, WATCHDOG_USEC="9"), NotifyConfig())
 
     def test_watchdog(self):
         """
@@ -62,7 +62,7 @@ class SupervisionTests(SynchronousTestCase):
         """
         for pid in ({}, {"WATCHDOG_PID": ""}, {"WATCHDOG_PID": "7"}):
             read = self.read(NOTIFY_SOCKET="/n", WATCHDOG_USEC="2500000", **pid)
-            self.assertEqual(read, Supervision(b"/n", 2.5))
+            self.assertEqual(read, NotifyConfig(b"/n", 2.5))
 
     def test_no_watchdog(self):
         """
@@ -77,7 +77,7 @@ class SupervisionTests(SynchronousTestCase):
             {"WATCHDOG_USEC": "2500000", "WATCHDOG_PID": "8"},
             {"WATCHDOG_USEC": "2500000", "WATCHDOG_PID": "me"},
         ):
-            self.assertEqual(self.read(NOTIFY_SOCKET="/n", **environ), Supervision(b"/n", 0))
+            self.assertEqual(self.read(NOTIFY_SOCKET="/n", **environ), NotifyConfig(b"/n", 0))
 
 
 class NotifierTestCase(SynchronousTestCase):
@@ -94,8 +94,8 @@ class NotifierTestCase(SynchronousTestCase):
 
     def notifier(self, watchdog_seconds=0.0):
         address = self.manager.address.replace("@", "\0").encode()
-        supervision = Supervision(address, watchdog_seconds)
-        notifier = SystemdNotifier(self.clock, supervision, lambda: self.status)
+        notify = NotifyConfig(address, watchdog_seconds)
+        notifier = Notifier(self.clock, notify, lambda: self.status)
         self.addCleanup(notifier.stopService)
         return notifier
 
@@ -112,7 +112,7 @@ class NotifierTestCase(SynchronousTestCase):
 
 class NotifierTests(NotifierTestCase):
     """
-    Tests for L{SystemdNotifier}.
+    Tests for L{Notifier}.
     """
 
     def test_ready(self):
@@ -247,8 +247,8 @@ class NotifierTests(NotifierTestCase):
         """
         One that was never there is warned of, once and in a line.
         """
-        supervision = Supervision(b"\0no\x1bbody", 2.0)
-        notifier = SystemdNotifier(self.clock, supervision, lambda: "well")
+        notify = NotifyConfig(b"\0no\x1bbody", 2.0)
+        notifier = Notifier(self.clock, notify, lambda: "well")
         self.addCleanup(notifier.stopService)
         with capturedLogs() as events:
             notifier.privilegedStartService()
@@ -265,7 +265,7 @@ class NotifierTests(NotifierTestCase):
         """
         Without a service manager nobody is asked for the status, and there is no timer.
         """
-        notifier = SystemdNotifier(self.clock, Supervision(), lambda: self.fail("asked"))
+        notifier = Notifier(self.clock, NotifyConfig(), lambda: self.fail("asked"))
         notifier.privilegedStartService()
         notifier.startService()
         with notifier.reloading():

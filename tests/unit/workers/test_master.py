@@ -15,7 +15,7 @@ from twisted.scripts.twistd import ServerOptions
 from echod.net.balance import ABSENT, SharedCounters
 from echod.net.listener import ListenError
 from echod.stats.snapshot import Snapshot
-from echod.systemd import InheritedSocket, InheritedSockets, Supervision
+from echod.systemd import InheritedSocket, InheritedSockets, NotifyConfig
 from echod.tap import build
 from echod.workers.master import RELOAD_SECONDS, ParentService
 from echod.workers.spawn import VARIABLE, Assignment
@@ -36,9 +36,9 @@ class ParentTestCase(ServiceTestCase):
         self.reactor = ProcessReactor()
         self.addCleanup(self.reactor.close)
 
-    def build(self, *args, twistd=None, workers=2, inherited=None, supervision=None):
+    def build(self, *args, twistd=None, workers=2, inherited=None, notify=None):
         options = self.options(*args, twistd=twistd)
-        service = build(self.reactor, options, inherited, supervision, workers)
+        service = build(self.reactor, options, inherited, notify, workers)
         self.assertIsInstance(service, ParentService)
         return service
 
@@ -334,8 +334,8 @@ class LifeTests(ParentTestCase):
         """
         manager = ServiceManager()
         self.addCleanup(manager.close)
-        supervision = Supervision.from_environment(manager.environment, os.getpid())
-        service = self.start(supervision=supervision)
+        notify = NotifyConfig.from_environment(manager.environment, os.getpid())
+        service = self.start(notify=notify)
         self.assertEqual(manager.take(), [])
         self.reactor.run()
         self.assertEqual(manager.take(), [["READY=1"], ["STATUS=0 connections, 0 B/s, 0 refused"]])
@@ -355,8 +355,8 @@ class LifeTests(ParentTestCase):
         """
         manager = ServiceManager()
         self.addCleanup(manager.close)
-        supervision = Supervision.from_environment(manager.environment, os.getpid())
-        service = self.start(supervision=supervision)
+        notify = NotifyConfig.from_environment(manager.environment, os.getpid())
+        service = self.start(notify=notify)
         self.reactor.run()
         for silent in (False, True):
             manager.take()
