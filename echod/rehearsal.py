@@ -76,7 +76,7 @@ def check(reactor: Any, build: Callable[[], EchodService], workers: int = 1) -> 
     """
     with _warnings() as warnings:
         service = build()
-        service.try_log()
+        service.check_log()
         if service.key_log is not None:
             service.key_log.undo()
 

@@ -20,7 +20,7 @@ from echod._util.timers import periodic
 from echod.connections.timeouts import CHECK_INTERVAL
 from echod.connections.tracker import Connections
 from echod.gate import admission, proxy_policy, time_limits
-from echod.logs.daemonlog import TwistdLog
+from echod.logs.daemonlog import DaemonLog
 from echod.net.listener import ListenerService
 from echod.options import Options
 from echod.protocol import EchoFactory
@@ -78,7 +78,7 @@ class EchodService(MultiService):
         self._options = options
         self.max_connections = max_connections
         self.drain_seconds = options["drain-timeout"]
-        self._log = TwistdLog(options.twistd, options["log-format"], options["log-level"])
+        self._log = DaemonLog(options.twistd, options["log-format"], options["log-level"])
         self._pidfile = Pidfile(options.twistd)
         access_log = options["access-log"] == "on"
         self.connections = Connections(reactor, time_limits(options), access_log)
@@ -160,13 +160,13 @@ class EchodService(MultiService):
         if observer is not None and isinstance(parent, Componentized):
             parent.setComponent(ILogObserver, observer)
 
-    def try_log(self) -> None:
+    def check_log(self) -> None:
         """
         Find out whether the log can be opened, and leave no file behind.
 
         @raise SystemExit: when it cannot.
         """
-        self._log.try_open()
+        self._log.check_open()
 
     def _totals(self) -> tuple[int, int, int]:
         connections = self.connections
@@ -193,9 +193,9 @@ class EchodService(MultiService):
         super().startService()
         self._to_the_end.startService()
         self._reactor.callWhenRunning(self._handle_signals)
-        self._reactor.callWhenRunning(self._log.run)
+        self._reactor.callWhenRunning(self._log.set_async)
         after = partial(self._reactor.addSystemEventTrigger, "after", "shutdown")
-        after(self._log.finish)
+        after(self._log.flush)
         after(self._pidfile.leave_another)
 
     def _handle_signals(self) -> None:

@@ -19,10 +19,10 @@ from twisted.logger import (
 )
 
 from echod._util.text import escape
-from echod.logs.file import Destination, LogFile, Stream
+from echod.logs.file import IDestination, LogFile, StreamDestination
 from echod.logs.formatters import LINES, LineObserver, of_worker
-from echod.logs.syslog import SOCKET, Syslogger
-from echod.logs.writer import Sink
+from echod.logs.syslog import SOCKET, SyslogDestination
+from echod.logs.writer import ThreadedWriter
 
 
 def log_name(twistd: Mapping[str, Any]) -> str:
@@ -33,7 +33,7 @@ def log_name(twistd: Mapping[str, Any]) -> str:
     return name
 
 
-class TwistdLog:
+class DaemonLog:
     """
     The daemon's log.
 
@@ -43,7 +43,7 @@ class TwistdLog:
 
     file: LogFile | None = None
     worker: str | None = None
-    _sink: Sink | None = None
+    _writer: ThreadedWriter | None = None
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class TwistdLog:
         """
         How many records have been dropped because the log did not take them.
         """
-        return self._sink.dropped if self._sink else 0
+        return self._writer.dropped if self._writer else 0
 
     def open(self) -> ILogObserver | None:
         """
@@ -83,8 +83,8 @@ class TwistdLog:
                 f"twistd: --logfile '{escape(log_name(twistd))}': "
                 f"{error.strerror}; give a file that can be written"
             ) from None
-        self._sink = Sink(destination, forks=not twistd["nodaemon"])
-        observer: ILogObserver = LineObserver(self._sink, self._line)
+        self._writer = ThreadedWriter(destination, forks=not twistd["nodaemon"])
+        observer: ILogObserver = LineObserver(self._writer, self._line)
         observer = FilteringLogObserver(observer, [LogLevelFilterPredicate(self._level)])
         return observer if self.worker is None else of_worker(self.worker, observer)
 
@@ -94,9 +94,9 @@ class TwistdLog:
 
         @return: whether it was not dropped.
         """
-        return self.file is None or self._sink is None or self._sink.put(LogLevel.info, line)
+        return self.file is None or self._writer is None or self._writer.put(LogLevel.info, line)
 
-    def _destination(self, twistd: Mapping[str, Any]) -> Destination:
+    def _destination(self, twistd: Mapping[str, Any]) -> IDestination:
         name = log_name(twistd)
         if twistd["syslog"]:
             return self._syslogger(twistd["prefix"])
@@ -106,10 +106,10 @@ class TwistdLog:
         if not twistd["nodaemon"]:
             raise OSError(None, "a daemon in the background has no standard output")
         # Python has none if it was closed; then its number leads nowhere.
-        return Stream(1 if sys.stdout is None else sys.stdout.fileno())
+        return StreamDestination(1 if sys.stdout is None else sys.stdout.fileno())
 
-    def _syslogger(self, prefix: str) -> Syslogger:
-        syslogger = Syslogger(prefix)
+    def _syslogger(self, prefix: str) -> SyslogDestination:
+        syslogger = SyslogDestination(prefix)
         try:
             syslogger.connect()
         except OSError as error:
@@ -123,7 +123,7 @@ class TwistdLog:
                 )
         return syslogger
 
-    def try_open(self) -> None:
+    def check_open(self) -> None:
         """
         Find out whether it can be opened, and leave no file behind.
 
@@ -134,23 +134,23 @@ class TwistdLog:
         if self.file is not None and not existed:
             os.unlink(self.file.path)
 
-    def run(self) -> None:
+    def set_async(self) -> None:
         """
         The reactor runs: from now on nobody waits for the log.
         """
-        if self._sink:
-            self._sink.run()
+        if self._writer:
+            self._writer.set_async()
 
     def rotate(self) -> None:
         """
         Begin a new file, if it is one.
         """
-        if self._sink:
-            self._sink.rotate()
+        if self._writer:
+            self._writer.rotate()
 
-    def finish(self) -> None:
+    def flush(self) -> None:
         """
         The reactor has stopped: let the last lines out, if the log takes them.
         """
-        if self._sink:
-            self._sink.finish()
+        if self._writer:
+            self._writer.flush()

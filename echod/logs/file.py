@@ -19,7 +19,7 @@ WAIT_SECONDS = 0.25
 """How long to wait for room where a write would not, before that is called a failure."""
 
 
-class Destination(Protocol):
+class IDestination(Protocol):
     """
     A place for lines.
     """
@@ -63,7 +63,7 @@ def wait_for_room(descriptor: int, seconds: float | None = None) -> bool:
     return bool(room.poll((WAIT_SECONDS if seconds is None else seconds) * 1000))
 
 
-class Stream:
+class StreamDestination:
     """
     A descriptor that lines are written to one after the other.
     """
@@ -143,7 +143,7 @@ def _is_at(path: str, file: os.stat_result) -> bool:
         return False
 
 
-class LogFile(Stream):
+class LogFile(StreamDestination):
     """
     A file that is added to; the older ones are beside it, C{.1} being the newest.
 

@@ -23,7 +23,7 @@ from twisted.logger import (
 from zope.interface import implementer, provider
 
 from echod._util.text import PeerText, escape
-from echod.logs.writer import Sink
+from echod.logs.writer import ThreadedWriter
 
 Line = Callable[[LogEvent], str | None]
 
@@ -115,13 +115,13 @@ class LineObserver:
     Puts the line of each event into a sink.
     """
 
-    def __init__(self, sink: Sink, line: Line):
-        self._sink = sink
+    def __init__(self, writer: ThreadedWriter, line: Line):
+        self._writer = writer
         self._line = line
 
     def __call__(self, event: LogEvent) -> None:
         if line := self._line(event):
-            self._sink.put(event.get("log_level", LogLevel.info), line.encode())
+            self._writer.put(event.get("log_level", LogLevel.info), line.encode())
 
 
 def of_worker(worker: str, observer: ILogObserver) -> ILogObserver:

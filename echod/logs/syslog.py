@@ -50,7 +50,7 @@ def _now() -> str:
     return time.strftime("%b %e %H:%M:%S")
 
 
-class Syslogger:
+class SyslogDestination:
     """
     The system's log.
     """

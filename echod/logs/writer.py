@@ -16,7 +16,7 @@ from threading import Condition, RLock, Thread, get_ident
 from constantly import NamedConstant
 from twisted.logger import Logger
 
-from echod.logs.file import Destination, Record
+from echod.logs.file import IDestination, Record
 
 log = Logger(namespace="echod.logs")
 
@@ -24,7 +24,7 @@ MOST_BYTES = 1 << 20
 """How much may wait: about five thousand access records."""
 
 
-class Backlog:
+class BoundedQueue:
     """
     Lines in the order in which they are to be written.
 
@@ -130,7 +130,7 @@ def start_thread(work: Callable[[], None]) -> None:
     Thread(target=work, name="log", daemon=True).start()
 
 
-class Sink:
+class ThreadedWriter:
     """
     Lines on their way to a log.
 
@@ -140,7 +140,7 @@ class Sink:
 
     def __init__(
         self,
-        destination: Destination,
+        destination: IDestination,
         forks: bool = False,
         clock: Callable[[], float] = time.monotonic,
         start: Callable[[Callable[[], None]], None] = start_thread,
@@ -159,7 +159,7 @@ class Sink:
         self._threadless = False
         self._next_start = -math.inf
         self._writer = 0
-        self._backlog = Backlog(clock)
+        self._backlog = BoundedQueue(clock)
         self._failed = False
         self._rotation_asked = False
         self._hurried = False
@@ -190,7 +190,7 @@ class Sink:
             self._wait()
         return added
 
-    def run(self) -> None:
+    def set_async(self) -> None:
         """
         The reactor runs: from now on nobody waits.
         """
@@ -199,7 +199,7 @@ class Sink:
         if self._backlog:
             self._start()
 
-    def finish(self) -> None:
+    def flush(self) -> None:
         """
         The reactor has stopped: wait for what has not been written, and for all that is
         to come.

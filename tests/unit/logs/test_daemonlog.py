@@ -14,9 +14,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from echod.logs import daemonlog
-from echod.logs.daemonlog import TwistdLog
-from echod.logs.file import Stream
-from echod.logs.syslog import Syslogger
+from echod.logs.daemonlog import DaemonLog
+from echod.logs.file import StreamDestination
+from echod.logs.syslog import SyslogDestination
 from tests.support import needs
 
 
@@ -34,7 +34,7 @@ class LogTestCase(SynchronousTestCase):
     def log(self, format=None, level=None, **twistd):
         options = ServerOptions()
         options.opts.update({"nodaemon": 1} | twistd)
-        return TwistdLog(options, format, level)
+        return DaemonLog(options, format, level)
 
     def written(self):
         """
@@ -151,7 +151,7 @@ class OpenTests(LogTestCase):
         self.say(log.open())
         self.addCleanup(log.file.close)
         log.rotate()
-        log.finish()
+        log.flush()
         with open(path + ".1", "rb") as file:
             lines = file.read().splitlines()
         self.assertEqual(
@@ -172,12 +172,12 @@ class OpenTests(LogTestCase):
         """
         Under twist, which logs for us, there is nothing to open or to try.
         """
-        log = TwistdLog(None, "json", LogLevel.debug)
+        log = DaemonLog(None, "json", LogLevel.debug)
         self.assertIsNone(log.open())
-        log.try_open()
-        log.run()
+        log.check_open()
+        log.set_async()
         log.rotate()
-        log.finish()
+        log.flush()
         self.assertEqual((log.file, log.dropped), (None, 0))
 
     def test_background(self):
@@ -200,7 +200,7 @@ class OpenTests(LogTestCase):
         nowhere by then.
         """
         descriptors = []
-        self.patch(daemonlog, "Stream", descriptors.append)
+        self.patch(daemonlog, "StreamDestination", descriptors.append)
         self.patch(sys, "stdout", None)
         self.log().open()
         self.assertEqual(descriptors, [1])
@@ -214,7 +214,7 @@ class OpenTests(LogTestCase):
         for given in ({"logfile": path}, {"logfile": "-", "nodaemon": 0}):
             sent = []
 
-            class Paper(Stream):
+            class Paper(StreamDestination):
                 def __init__(self, prefix, sent=sent):
                     self.sent = sent
                     sent.append(prefix)
@@ -225,7 +225,7 @@ class OpenTests(LogTestCase):
                 def write(self, records):
                     self.sent.extend(records)
 
-            self.patch(daemonlog, "Syslogger", Paper)
+            self.patch(daemonlog, "SyslogDestination", Paper)
             log = self.log(syslog=1, prefix="name", **given)
             self.say(log.open())
             self.assertEqual(sent[0], "name")
@@ -240,11 +240,11 @@ class OpenTests(LogTestCase):
         Without a syslogd the start goes on, and says so, but in no worker.
         """
 
-        class Nobody(Syslogger):
+        class Nobody(SyslogDestination):
             def __init__(self, prefix):
                 super().__init__(prefix, "/no/such/socket")
 
-        self.patch(daemonlog, "Syslogger", Nobody)
+        self.patch(daemonlog, "SyslogDestination", Nobody)
         for worker in ("3", None):
             stderr = io.StringIO()
             self.patch(sys, "__stderr__", stderr)
@@ -269,7 +269,7 @@ class OpenTests(LogTestCase):
         for _ in range(200):
             speaker.info("{text}", text="x" * 8000)
         self.assertGreater(log.dropped, 50)
-        log.finish()
+        log.flush()
         self.assertEqual(len(self.written()), 0)
 
 
@@ -280,7 +280,7 @@ class RefusedTests(LogTestCase):
 
     def refused(self, **twistd):
         lines = set()
-        for attempt in ("open", "try_open"):
+        for attempt in ("open", "check_open"):
             error = self.assertRaises(SystemExit, getattr(self.log(**twistd), attempt))
             self.assertEqual(error.code.splitlines(), [error.code])
             lines.add(error.code)
@@ -342,7 +342,7 @@ class TryTests(LogTestCase):
         """
         path = self.mktemp()
         log = self.log(logfile=path)
-        log.try_open()
+        log.check_open()
         self.assertIsNotNone(log.file)
         self.assertFalse(os.path.exists(path))
 
@@ -351,7 +351,7 @@ class TryTests(LogTestCase):
         A log file that is there already is left as it is.
         """
         path = self.file(b"earlier\n")
-        self.log(logfile=path).try_open()
+        self.log(logfile=path).check_open()
         with open(path, "rb") as file:
             self.assertEqual(file.read(), b"earlier\n")
 
@@ -361,7 +361,7 @@ class TryTests(LogTestCase):
         """
         target, path = os.path.abspath(self.mktemp()), self.mktemp()
         os.symlink(target, path)
-        self.log(logfile=path).try_open()
+        self.log(logfile=path).check_open()
         self.assertEqual((os.path.islink(path), os.path.exists(target)), (True, False))
 
     def test_stdout(self):
@@ -370,10 +370,10 @@ class TryTests(LogTestCase):
         """
         self.empty_folder()
         for logfile in (None, "-"):
-            self.log(logfile=logfile).try_open()
+            self.log(logfile=logfile).check_open()
             self.assertEqual(os.listdir("."), [])
             with open("-", "wb"):
                 pass
-            self.log(logfile=logfile).try_open()
+            self.log(logfile=logfile).check_open()
             self.assertEqual(os.listdir("."), ["-"])
             os.unlink("-")

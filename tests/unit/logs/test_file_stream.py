@@ -9,7 +9,7 @@ from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.logs import file
-from echod.logs.file import Stream, wait_for_room
+from echod.logs.file import StreamDestination, wait_for_room
 
 
 def records(*lines):
@@ -27,7 +27,7 @@ class StreamTests(SynchronousTestCase):
         self.addCleanup(os.close, self.writing)
         os.set_blocking(self.reading, False)
         self.patch(file, "WAIT_SECONDS", 0)
-        self.stream = Stream(self.writing)
+        self.stream = StreamDestination(self.writing)
 
     def read(self):
         """
@@ -82,7 +82,7 @@ class StreamTests(SynchronousTestCase):
         reading, writing = os.pipe()
         os.close(reading)
         self.addCleanup(os.close, writing)
-        error = self.assertRaises(OSError, Stream(writing).write, records(b"a\n"))
+        error = self.assertRaises(OSError, StreamDestination(writing).write, records(b"a\n"))
         self.assertEqual(error.errno, errno.EPIPE)
 
     def test_wait_for_room(self):

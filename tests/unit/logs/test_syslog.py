@@ -11,7 +11,7 @@ from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.logs import file, syslog
-from echod.logs.syslog import Syslogger, datagrams
+from echod.logs.syslog import SyslogDestination, datagrams
 
 
 class DatagramTests(SynchronousTestCase):
@@ -59,7 +59,7 @@ class SysloggerTests(SynchronousTestCase):
         os.makedirs(self.folder)
         self.path = os.path.relpath(os.path.join(self.folder, "s"))
         self.patch(file, "WAIT_SECONDS", 0)
-        self.syslogger = Syslogger("ec\nhod", self.path, lambda: "now")
+        self.syslogger = SyslogDestination("ec\nhod", self.path, lambda: "now")
         self.addCleanup(self.syslogger.close)
 
     def syslogd(self):
@@ -98,7 +98,7 @@ class SysloggerTests(SynchronousTestCase):
         The time is as syslogd has it.
         """
         daemon = self.syslogd()
-        another = Syslogger("echod", self.path)
+        another = SyslogDestination("echod", self.path)
         self.addCleanup(another.close)
         another.write([(LogLevel.info, b"a\n")])
         self.assertRegex(

@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.logs.writer import MOST_BYTES, PATIENCE_SECONDS, Sink
+from echod.logs.writer import MOST_BYTES, PATIENCE_SECONDS, ThreadedWriter
 
 LINE = b"x" * 1023 + b"\n"
 
@@ -80,23 +80,23 @@ class SinkTestCase(SynchronousTestCase):
         globalLogPublisher.addObserver(self.hear)
         self.addCleanup(globalLogPublisher.removeObserver, self.hear)
 
-    def sink(self, **given):
-        self.sink = Sink(
+    def writer(self, **given):
+        self.writer = ThreadedWriter(
             self.paper, clock=self.clock.seconds, **{"start": self.works.append} | given
         )
-        return self.sink
+        return self.writer
 
     def hear(self, event):
         if event.get("event") == "log-without-thread":
             self.told.append(event)
-            self.sink.put(event["log_level"], b"no thread\n")
+            self.writer.put(event["log_level"], b"no thread\n")
         if event.get("event") == "log-dropped":
             self.told.append(event)
-            self.sink.put(event["log_level"], f"told {event['count']}\n".encode())
+            self.writer.put(event["log_level"], f"told {event['count']}\n".encode())
 
     def put(self, *lines):
         for line in lines:
-            self.sink.put(LogLevel.info, line)
+            self.writer.put(LogLevel.info, line)
 
 
 class AtOnceTests(SinkTestCase):
@@ -106,7 +106,7 @@ class AtOnceTests(SinkTestCase):
 
     def setUp(self):
         super().setUp()
-        self.sink(forks=True)
+        self.writer(forks=True)
 
     def test_order(self):
         """
@@ -114,7 +114,7 @@ class AtOnceTests(SinkTestCase):
         """
         self.put(b"a\n", b"b\n")
         self.assertEqual(self.paper.batches, [[b"a\n"], [b"b\n"]])
-        self.assertEqual((self.sink.dropped, self.works, self.told), (0, [], []))
+        self.assertEqual((self.writer.dropped, self.works, self.told), (0, [], []))
 
     def test_failure(self):
         """
@@ -126,7 +126,7 @@ class AtOnceTests(SinkTestCase):
         self.paper.error = None
         self.put(b"c\n")
         self.assertEqual(self.paper.lines, [b"a\n", b"b\n", b"c\n"])
-        self.assertEqual((self.sink.dropped, self.told), (0, []))
+        self.assertEqual((self.writer.dropped, self.told), (0, []))
 
     def test_batches(self):
         """
@@ -149,14 +149,14 @@ class AtOnceTests(SinkTestCase):
         self.paper.error = full()
         fitting = MOST_BYTES // len(LINE)
         self.put(*[LINE] * fitting)
-        self.assertEqual(self.sink.dropped, 0)
-        self.assertFalse(self.sink.put(LogLevel.info, LINE))
+        self.assertEqual(self.writer.dropped, 0)
+        self.assertFalse(self.writer.put(LogLevel.info, LINE))
         self.clock.advance(2)
         self.put(b"short\n")
-        self.assertEqual(self.sink.dropped, 2)
+        self.assertEqual(self.writer.dropped, 2)
         self.clock.advance(1.5)
         self.paper.error = None
-        self.sink.finish()
+        self.writer.flush()
         self.put(b"after\n")
         lines = self.paper.lines
         self.assertEqual(lines, [LINE] * fitting + [b"told 2\n", b"after\n"])
@@ -174,7 +174,7 @@ class AtOnceTests(SinkTestCase):
             self.paper.error = reason
             self.put(*[LINE] * (MOST_BYTES // len(LINE) + 3))
             self.paper.error = None
-            self.sink.finish()
+            self.writer.flush()
         self.assertEqual([(e["count"], e["total"]) for e in self.told], [(3, 3), (3, 6)])
         self.assertEqual(
             [event["reason"] for event in self.told], ["No space left on device", "odd"]
@@ -226,9 +226,9 @@ class ThreadTests(SinkTestCase):
         Have the thread end: it does when its place breaks it off.
         """
         self.paper.error = SystemExit()
-        self.sink.run()
+        self.writer.set_async()
         self.put(b"the end\n")
-        self.sink.rotate()
+        self.writer.rotate()
         thread.join(20)
         self.assertFalse(thread.is_alive())
 
@@ -236,22 +236,22 @@ class ThreadTests(SinkTestCase):
         """
         A line waits for the thread, not the other way round.
         """
-        self.sink().run()
+        self.writer().set_async()
         self.put(b"a\n", b"b\n")
         self.assertEqual(self.paper.lines, [])
         self.assertEqual(len(self.works), 1)
         self.started()
-        self.sink.finish()
+        self.writer.flush()
         self.assertEqual(self.paper.lines, [b"a\n", b"b\n"])
 
     def test_waiting_for_the_last(self):
         """
         After the reactor has stopped, as before it runs, each line is waited for.
         """
-        self.sink().run()
+        self.writer().set_async()
         self.put(b"a\n")
         self.started()
-        self.sink.finish()
+        self.writer.flush()
         for line in (b"b\n", b"c\n", b"d\n"):
             self.put(line)
             self.assertEqual(self.paper.lines[-1], line)
@@ -264,10 +264,10 @@ class ThreadTests(SinkTestCase):
         self.paper.write = lambda records: masks.append(
             signal.pthread_sigmask(signal.SIG_BLOCK, [])
         )
-        self.sink().run()
+        self.writer().set_async()
         self.put(b"a\n")
         thread = self.started()
-        self.sink.finish()
+        self.writer.flush()
         self.assertIn(signal.SIGTERM, masks[0])
         del self.paper.write
         self.assertTrue(thread.is_alive())
@@ -287,19 +287,19 @@ class ThreadTests(SinkTestCase):
             take(records)
 
         self.paper.write = write
-        self.sink().run()
+        self.writer().set_async()
         self.put(b"a\n")
         self.started()
         self.assertTrue(writes.wait(20))
         self.put(*[LINE] * (MOST_BYTES // len(LINE) + 10))
-        self.assertEqual(self.sink.dropped, 11)
-        self.sink._clock = iter((0, PATIENCE_SECONDS, 0, 0)).__next__
-        self.sink.finish()
+        self.assertEqual(self.writer.dropped, 11)
+        self.writer._clock = iter((0, PATIENCE_SECONDS, 0, 0)).__next__
+        self.writer.flush()
         self.put(b"not waited for\n")
-        self.assertEqual((self.paper.lines, self.sink.dropped), ([], 12))
+        self.assertEqual((self.paper.lines, self.writer.dropped), ([], 12))
         goes_on.set()
-        self.sink._clock = self.clock.seconds
-        self.sink.finish()
+        self.writer._clock = self.clock.seconds
+        self.writer.flush()
         self.assertEqual([event["count"] for event in self.told], [12])
         self.assertEqual(self.told[0]["reason"], "the log was not taken fast enough")
         self.assertEqual(self.paper.lines[-1], b"told 12\n")
@@ -308,11 +308,11 @@ class ThreadTests(SinkTestCase):
         """
         A stop does not wait for a place that fails, but has it tried once more.
         """
-        self.sink().run()
+        self.writer().set_async()
         self.paper.error = full()
         self.put(b"a\n")
         self.started()
-        self.sink.finish()
+        self.writer.flush()
         self.put(b"b\n")
         self.assertEqual(self.paper.lines, [])
         self.paper.error = None
@@ -323,27 +323,27 @@ class ThreadTests(SinkTestCase):
         """
         The thread rotates, also when no line has come yet, and a stop waits for it.
         """
-        self.sink().run()
-        self.sink.rotate()
+        self.writer().set_async()
+        self.writer.rotate()
         self.started()
-        self.sink.finish()
+        self.writer.flush()
         self.assertEqual(self.paper.rotated, 1)
-        self.sink.rotate()
-        self.sink.finish()
+        self.writer.rotate()
+        self.writer.flush()
         self.assertEqual((self.paper.rotated, len(self.works)), (2, 1))
 
     def test_lines_from_before(self):
         """
         What could not be written before the background was reached waits for the thread.
         """
-        self.sink(forks=True)
+        self.writer(forks=True)
         self.paper.error = full()
         self.put(b"a\n")
         self.assertEqual(self.works, [])
-        self.sink.run()
+        self.writer.set_async()
         self.paper.error = None
         self.started()
-        self.sink.finish()
+        self.writer.flush()
         self.assertEqual(self.paper.lines, [b"a\n"])
 
     def without_threads(self, **given):
@@ -361,7 +361,7 @@ class ThreadTests(SinkTestCase):
             asked.append(self.clock.seconds())
             raise RuntimeError("can't start new thread")
 
-        self.sink(start=start, **given)
+        self.writer(start=start, **given)
         return asked
 
     def test_no_thread(self):
@@ -371,7 +371,7 @@ class ThreadTests(SinkTestCase):
         """
         asked = self.without_threads()
         self.put(b"a\n", b"b\n")
-        self.sink.run()
+        self.writer.set_async()
         self.put(b"c\n")
         self.clock.advance(1)
         self.put(b"d\n", b"e\n")
@@ -384,7 +384,7 @@ class ThreadTests(SinkTestCase):
         self.put(b"f\n")
         self.assertEqual(self.paper.lines, lines)
         self.started()
-        self.sink.finish()
+        self.writer.flush()
         self.put(b"g\n")
         self.assertEqual(self.paper.lines, [*lines, b"f\n", b"g\n"])
 
@@ -396,7 +396,7 @@ class ThreadTests(SinkTestCase):
         self.paper.error = full()
         self.put(b"a\n")
         self.paper.error = None
-        self.sink.run()
+        self.writer.set_async()
         self.assertEqual(self.paper.lines, [b"a\n", b"no thread\n"])
 
     def test_no_thread_and_no_room(self):
@@ -405,12 +405,12 @@ class ThreadTests(SinkTestCase):
         those that are dropped, and a stop waits no longer than it has patience.
         """
         asked = self.without_threads()
-        self.sink.run()
+        self.writer.set_async()
         self.put(b"a\n")
         self.paper.room = False
         fitting = MOST_BYTES // len(LINE)
         self.put(*[LINE] * (fitting + 3))
-        self.assertEqual((self.sink.dropped, len(self.paper.lines)), (3, 2))
+        self.assertEqual((self.writer.dropped, len(self.paper.lines)), (3, 2))
         self.assertEqual(set(self.paper.waited), {0})
         self.paper.room = True
         # None is started in the middle of writing.
@@ -427,7 +427,7 @@ class ThreadTests(SinkTestCase):
         self.paper.has_room = lambda seconds: (
             self.paper.waited.append(seconds) or (self.clock.advance(seconds))
         )
-        self.sink.finish()
+        self.writer.flush()
         self.put(b"very last\n")
         self.assertEqual(self.paper.waited, [PATIENCE_SECONDS, 0])
 
@@ -436,8 +436,8 @@ class ThreadTests(SinkTestCase):
         Without a thread, the loop rotates.
         """
         self.without_threads()
-        self.sink.run()
-        self.sink.rotate()
+        self.writer.set_async()
+        self.writer.rotate()
         self.assertEqual((self.paper.rotated, self.paper.lines), (1, [b"no thread\n"]))
 
     def test_real_thread(self):
@@ -454,11 +454,11 @@ class ThreadTests(SinkTestCase):
             take(records)
 
         self.paper.write = write
-        sink = self.sink = Sink(self.paper)
+        writer = self.writer = ThreadedWriter(self.paper)
         self.put(b"a\n")
         self.assertEqual(self.paper.lines, [b"a\n"])
         (thread,) = threads
         self.assertTrue(thread.daemon)
         del self.paper.write
         self.end(thread)
-        self.assertEqual(sink.dropped, 0)
+        self.assertEqual(writer.dropped, 0)
