@@ -24,7 +24,7 @@ from echod.logs.daemonlog import DaemonLog
 from echod.net.listener import ListenerService
 from echod.options import Options
 from echod.protocol import EchoFactory
-from echod.stats.collector import Observation
+from echod.stats.collector import Collector
 from echod.stats.snapshot import Snapshot
 from echod.systemd import Notifier, NotifyConfig, StatusLine
 from echod.tls.context import ServerContext
@@ -49,7 +49,7 @@ class EchodService(MultiService):
     @ivar admission: who may come in, to any of them.
     @ivar max_connections: how many of them at once.
     @ivar drain_seconds: how long a stop may take.
-    @ivar observation: what there is to see of it, and takes snapshots; its clocks run
+    @ivar collector: what there is to see of it, and takes snapshots; its clocks run
         with C{--admin} only.
     @ivar certificates: what TLS is served with, C{None} without TLS.
     @ivar admin: what shows it to people and programs, C{None} without C{--admin}.
@@ -87,7 +87,7 @@ class EchodService(MultiService):
         # No child: those are stopped at once, and the drain is told of to its end.
         self._figures = StatusLine(reactor, self._totals)
         self.notifier = Notifier(reactor, notify or NotifyConfig(), self._status)
-        self.observation = Observation(
+        self.collector = Collector(
             reactor,
             self.connections,
             max_connections,
@@ -98,7 +98,7 @@ class EchodService(MultiService):
         # What goes on until the last connection has ended.
         self._to_the_end = MultiService()
         if options["admin"] is not None:
-            self.observation.setServiceParent(self._to_the_end)
+            self.collector.setServiceParent(self._to_the_end)
         for interval, doing, action in (
             (CHECK_INTERVAL, "looking at the connections", self.connections.check_timeouts),
             (CHECK_INTERVAL, "forgetting clients", self.admission.expire),
@@ -148,7 +148,7 @@ class EchodService(MultiService):
         """
         A snapshot of each process there is: of this one.
         """
-        return [self.observation.snapshot()]
+        return [self.collector.snapshot()]
 
     def setServiceParent(self, parent: Any) -> None:
         """
@@ -242,7 +242,7 @@ class EchodService(MultiService):
 
         @return: a Deferred that fires when the last connection has ended.
         """
-        self.observation.draining = True
+        self.collector.draining = True
         closing: Deferred[Any] = super().stopService()
         self.notifier.stopping(self.drain_seconds)
         closing.addCallback(lambda _: self._drain())

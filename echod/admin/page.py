@@ -10,7 +10,7 @@ from importlib import resources
 
 from echod._util.text import format_date, format_delay, format_duration, format_number, format_size
 from echod.admin.html import Markup, number, plot, size, table, tag
-from echod.stats.snapshot import Served, Snapshot, Traffic, not_ready, together
+from echod.stats.snapshot import CertificateInfo, ListenerStats, Snapshot, aggregate, not_ready
 
 DAY_SECONDS = 86400
 
@@ -54,7 +54,7 @@ def listeners(now: Snapshot) -> Markup:
     rows = []
     for each in now.listeners:
         # Of workers that have never answered, nobody knows.
-        came = traffic.get(each.name) or Traffic(each.name, 0, 0, 0, {}, {})
+        came = traffic.get(each.name) or ListenerStats(each.name, 0, 0, 0, {}, {})
         rows.append(
             (
                 each.name,
@@ -95,7 +95,7 @@ def handshakes(now: Snapshot) -> Markup:
     return table("TLS handshakes", ("Result", "Version", "All"), rows)
 
 
-def days_left(each: Served, now: float) -> int:
+def days_left(each: CertificateInfo, now: float) -> int:
     """
     How many whole days a certificate is still good for; negative when it is not.
     """
@@ -196,7 +196,7 @@ def page(snapshots: Sequence[Snapshot]) -> str:
 
     @param snapshots: one at least.
     """
-    now = together(snapshots)
+    now = aggregate(snapshots)
     title = f"echod {now.versions['version']}"
     head = tag(
         "head",
@@ -318,7 +318,7 @@ def page_json(snapshots: Sequence[Snapshot]) -> str:
 
     @param snapshots: one at least.
     """
-    shown = dict(vars(together(snapshots)), not_ready=not_ready(snapshots))
+    shown = dict(vars(aggregate(snapshots)), not_ready=not_ready(snapshots))
     del shown["worker"], shown["process"]
     shown["processes"] = [
         {

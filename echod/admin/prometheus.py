@@ -20,7 +20,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from echod.stats.snapshot import Distribution, Served, Snapshot
+from echod.stats.snapshot import CertificateInfo, HistogramData, Snapshot
 
 Values = Sequence[tuple[list[str], float]]
 """The values of labels, and the value that they are for."""
@@ -206,7 +206,7 @@ class Snapshots(Collector):
         return metric
 
     def _histogram(
-        self, name: str, text: str, values: list[tuple[list[str], Distribution]]
+        self, name: str, text: str, values: list[tuple[list[str], HistogramData]]
     ) -> Metric:
         metric = HistogramMetricFamily(name, text, labels=self._labels)
         for labelled, distribution in values:
@@ -214,7 +214,7 @@ class Snapshots(Collector):
         return metric
 
 
-def buckets(distribution: Distribution) -> list[tuple[str, float]]:
+def buckets(distribution: HistogramData) -> list[tuple[str, float]]:
     """
     How many values do not exceed each bound, as Prometheus has it.
     """
@@ -226,13 +226,13 @@ def buckets(distribution: Distribution) -> list[tuple[str, float]]:
     return found
 
 
-def ends(certificates: Sequence[Served]) -> dict[str, Served]:
+def ends(certificates: Sequence[CertificateInfo]) -> dict[str, CertificateInfo]:
     """
     The certificate for each name, its first name standing for all that it has.
     Of several with the same, such as one with an RSA key and one with an elliptic curve's,
     the first to end counts.
     """
-    found: dict[str, Served] = {}
+    found: dict[str, CertificateInfo] = {}
     for each in sorted(certificates, key=lambda each: each.not_after):
         found.setdefault(each.names[0] if each.names else "", each)
     return found

@@ -22,17 +22,17 @@ from echod.connections.connection import REFUSED, Connection, Reason
 from echod.connections.timeouts import Activity
 from echod.connections.tracker import Connections
 from echod.net.listener import ListenerService
-from echod.stats.eventloop import History, Lag
+from echod.stats.eventloop import History, LoopLag
 from echod.stats.process import this_process
 from echod.stats.snapshot import (
-    Distribution,
-    Guest,
+    CertificateInfo,
+    ConnectionInfo,
     Handshakes,
-    Listening,
+    HistogramData,
+    ListenerInfo,
+    ListenerStats,
     Sample,
-    Served,
     Snapshot,
-    Traffic,
 )
 from echod.tls.credentials import KeyPair
 
@@ -52,7 +52,7 @@ HANDSHAKES = (("ok", "TLSv1.2"), ("ok", "TLSv1.3"), ("failed", ""))
 """What is shown with TLS even before there was one."""
 
 
-class Observation(MultiService):
+class Collector(MultiService):
     """
     One process, as it is seen from outside.
 
@@ -85,7 +85,7 @@ class Observation(MultiService):
         self._log_dropped = log_dropped
         self._now = now
         self._started = clock.seconds()
-        self.lag = Lag(clock)
+        self.lag = LoopLag(clock)
         self.history = History(clock, self._totals)
         self.lag.setServiceParent(self)
         self.history.setServiceParent(self)
@@ -105,7 +105,7 @@ class Observation(MultiService):
             draining=self.draining,
             max_connections=self._max_connections,
             listeners=[
-                Listening(
+                ListenerInfo(
                     escape(each.listener_name),
                     each.option,
                     each.address() if each.bound else None,
@@ -113,7 +113,7 @@ class Observation(MultiService):
                 for each in self._listeners()
             ],
             traffic=list(self._traffic()),
-            seconds=_distribution(totals.seconds),
+            seconds=_histogram_data(totals.seconds),
             handshakes=[
                 Handshakes(result, version, totals.handshakes[result, version])
                 for result, version in dict.fromkeys(
@@ -121,7 +121,7 @@ class Observation(MultiService):
                 )
             ],
             certificates=[_served(each) for each in certificates],
-            lag=_distribution(self.lag.histogram),
+            lag=_histogram_data(self.lag.histogram),
             lag_last=self.lag.last,
             log_dropped=self._log_dropped(),
             process=this_process(),
@@ -129,7 +129,7 @@ class Observation(MultiService):
             newest=list(self._newest()),
         )
 
-    def _traffic(self) -> Iterator[Traffic]:
+    def _traffic(self) -> Iterator[ListenerStats]:
         connections, totals = self._connections, self._connections.totals
         live, live_bytes = connections.live()
         refused = connections.refusals.counts
@@ -138,7 +138,7 @@ class Observation(MultiService):
             # From the first scrape on, so that the first of them is a step up from 0.
             closed_here = {reason.value: 0 for reason in Reason if reason not in REFUSED}
             closed_here |= _of(name, totals.ended)
-            yield Traffic(
+            yield ListenerStats(
                 listener=escape(name),
                 connections=live[name],
                 opened=live[name] + sum(closed_here.values()),
@@ -157,14 +157,14 @@ class Observation(MultiService):
             self.lag.take_worst(),
         )
 
-    def _newest(self) -> Iterator[Guest]:
+    def _newest(self) -> Iterator[ConnectionInfo]:
         for connection, seen in self._connections.newest(NEWEST):
             # One that cannot be looked at must not hide all others, and the totals.
             with log.failuresHandled("while looking at a connection", event="failure"):
-                yield self._guest(connection, seen)
+                yield self._connection_info(connection, seen)
 
-    def _guest(self, connection: Connection, seen: Activity) -> Guest:
-        return Guest(
+    def _connection_info(self, connection: Connection, seen: Activity) -> ConnectionInfo:
+        return ConnectionInfo(
             connection=seen.number,
             listener=escape(connection.listener),
             peer=connection.peer(),
@@ -175,10 +175,10 @@ class Observation(MultiService):
         )
 
 
-def _served(each: KeyPair) -> Served:
+def _served(each: KeyPair) -> CertificateInfo:
     names = [escape(name) for name in each.names]
     begin, end = each.not_before.timestamp(), each.not_after.timestamp()
-    return Served(names, end, each.serial, escape(each.path), begin)
+    return CertificateInfo(names, end, each.serial, escape(each.path), begin)
 
 
 def _state(connection: Connection) -> str:
@@ -193,5 +193,5 @@ def _of(listener: str, counts: dict[tuple[str, Reason], int]) -> dict[str, int]:
     return {reason.value: n for (name, reason), n in counts.items() if name == listener}
 
 
-def _distribution(histogram: Histogram) -> Distribution:
-    return Distribution([*histogram.bounds], [*histogram.counts], histogram.sum)
+def _histogram_data(histogram: Histogram) -> HistogramData:
+    return HistogramData([*histogram.bounds], [*histogram.counts], histogram.sum)

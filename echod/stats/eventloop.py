@@ -20,7 +20,7 @@ TICK_SECONDS = 0.25
 LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 
-class Lag(Service):
+class LoopLag(Service):
     """
     A timer that looks how late it is.
 

@@ -16,7 +16,7 @@ PROC = Path("/proc")
 
 
 @dataclass(frozen=True)
-class Process:
+class ProcessStats:
     """
     One process at one moment.
 
@@ -34,7 +34,7 @@ class Process:
     most_descriptors: int | None
 
 
-def this_process(proc: Path = PROC) -> Process:
+def this_process(proc: Path = PROC) -> ProcessStats:
     """
     Look at this process.
     """
@@ -44,7 +44,7 @@ def this_process(proc: Path = PROC) -> Process:
     with suppress(OSError, ValueError):
         pages = (proc / "self/statm").read_text().split()
         virtual, resident = (int(number) * resource.getpagesize() for number in pages[:2])
-    return Process(
+    return ProcessStats(
         pid=os.getpid(),
         started=started(proc),
         cpu_seconds=used.ru_utime + used.ru_stime,

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
-from echod.stats.process import Process
+from echod.stats.process import ProcessStats
 
 MAX_WARNING_SECONDS = 14 * 86400.0
 
 
 @dataclass(frozen=True)
-class Listening:
+class ListenerInfo:
     """
     A listener: what it is called, the option that asked for it, and where it is bound,
     C{None} as long as it is not.
@@ -29,7 +29,7 @@ class Listening:
 
 
 @dataclass(frozen=True)
-class Traffic:
+class ListenerStats:
     """
     What has come to the listeners of one name.
 
@@ -69,7 +69,7 @@ def warning_seconds(lifetime: float) -> float:
 
 
 @dataclass(frozen=True)
-class Served:
+class CertificateInfo:
     """
     A certificate that is served, with its names, and its end and its beginning in seconds
     since 1970.
@@ -89,7 +89,7 @@ class Served:
 
 
 @dataclass(frozen=True)
-class Distribution:
+class HistogramData:
     """
     A L{Histogram<echod._util.histogram.Histogram>} at one moment.
     """
@@ -116,7 +116,7 @@ class Sample(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Guest:
+class ConnectionInfo:
     """
     A live connection.
 
@@ -157,17 +157,17 @@ class Snapshot:
     uptime: float
     draining: bool
     max_connections: int
-    listeners: list[Listening]
-    traffic: list[Traffic]
-    seconds: Distribution
+    listeners: list[ListenerInfo]
+    traffic: list[ListenerStats]
+    seconds: HistogramData
     handshakes: list[Handshakes]
-    certificates: list[Served]
-    lag: Distribution
+    certificates: list[CertificateInfo]
+    lag: HistogramData
     lag_last: float
     log_dropped: int
-    process: Process
+    process: ProcessStats
     history: list[Sample]
-    newest: list[Guest]
+    newest: list[ConnectionInfo]
     silent: bool = False
 
     def not_ready(self) -> str:
@@ -208,15 +208,15 @@ def _each(kind: Callable[..., object]) -> Callable[[Any], list[object]]:
 
 
 _PARTS: Mapping[str, Callable[[Any], object]] = {
-    "listeners": _each(Listening),
-    "traffic": _each(Traffic),
-    "seconds": lambda value: Distribution(**value),
+    "listeners": _each(ListenerInfo),
+    "traffic": _each(ListenerStats),
+    "seconds": lambda value: HistogramData(**value),
     "handshakes": _each(Handshakes),
-    "certificates": _each(Served),
-    "lag": lambda value: Distribution(**value),
-    "process": lambda value: Process(**value),
+    "certificates": _each(CertificateInfo),
+    "lag": lambda value: HistogramData(**value),
+    "process": lambda value: ProcessStats(**value),
     "history": lambda values: [Sample(*value) for value in values],
-    "newest": _each(Guest),
+    "newest": _each(ConnectionInfo),
 }
 """How the fields that are records come back from JSON."""
 
@@ -231,7 +231,7 @@ def not_ready(snapshots: Sequence[Snapshot]) -> str:
     return "" if snapshots else "no worker answers"
 
 
-def together(snapshots: Sequence[Snapshot]) -> Snapshot:
+def aggregate(snapshots: Sequence[Snapshot]) -> Snapshot:
     """
     One snapshot of them all; that of the process is the first one's.
 
@@ -251,10 +251,10 @@ def together(snapshots: Sequence[Snapshot]) -> Snapshot:
         max_connections=sum(each.max_connections for each in snapshots),
         listeners=_listeners(one for each in snapshots for one in each.listeners),
         traffic=_traffic(one for each in snapshots for one in each.traffic),
-        seconds=_distribution([each.seconds for each in snapshots]),
+        seconds=_histogram_data([each.seconds for each in snapshots]),
         handshakes=_handshakes(one for each in snapshots for one in each.handshakes),
         certificates=_certificates(one for each in snapshots for one in each.certificates),
-        lag=_distribution([each.lag for each in snapshots]),
+        lag=_histogram_data([each.lag for each in snapshots]),
         lag_last=max(each.lag_last for each in snapshots),
         log_dropped=sum(each.log_dropped for each in snapshots),
         history=_history([each.history for each in snapshots]),
@@ -270,7 +270,7 @@ def _added(counts: Iterable[dict[str, int]]) -> dict[str, int]:
     return dict(total)
 
 
-def _listeners(listeners: Iterable[Listening]) -> list[Listening]:
+def _listeners(listeners: Iterable[ListenerInfo]) -> list[ListenerInfo]:
     # What is bound in one process serves, whichever other does not answer; not_ready()
     # tells of that one.
     found = dict.fromkeys(listeners)
@@ -278,12 +278,12 @@ def _listeners(listeners: Iterable[Listening]) -> list[Listening]:
     return [each for each in found if each.address or (each.name, each.option) not in bound]
 
 
-def _traffic(traffic: Iterable[Traffic]) -> list[Traffic]:
-    by_name: dict[str, list[Traffic]] = {}
+def _traffic(traffic: Iterable[ListenerStats]) -> list[ListenerStats]:
+    by_name: dict[str, list[ListenerStats]] = {}
     for each in traffic:
         by_name.setdefault(each.listener, []).append(each)
     return [
-        Traffic(
+        ListenerStats(
             listener=name,
             connections=sum(each.connections for each in group),
             opened=sum(each.opened for each in group),
@@ -295,9 +295,9 @@ def _traffic(traffic: Iterable[Traffic]) -> list[Traffic]:
     ]
 
 
-def _distribution(each: Sequence[Distribution]) -> Distribution:
+def _histogram_data(each: Sequence[HistogramData]) -> HistogramData:
     counts = [sum(column) for column in zip(*(one.counts for one in each), strict=True)]
-    return Distribution(each[0].bounds, counts, sum(one.sum for one in each))
+    return HistogramData(each[0].bounds, counts, sum(one.sum for one in each))
 
 
 def _handshakes(handshakes: Iterable[Handshakes]) -> list[Handshakes]:
@@ -307,7 +307,7 @@ def _handshakes(handshakes: Iterable[Handshakes]) -> list[Handshakes]:
     return [Handshakes(*key, count) for key, count in total.items()]
 
 
-def _certificates(certificates: Iterable[Served]) -> list[Served]:
+def _certificates(certificates: Iterable[CertificateInfo]) -> list[CertificateInfo]:
     return list({(each.path, each.serial): each for each in certificates}.values())
 
 

@@ -23,8 +23,8 @@ from echod.net.listener import ListenError, ListenerService
 from echod.options import Options
 from echod.protocol import EchoFactory
 from echod.service import EchodService, log
-from echod.stats.process import Process
-from echod.stats.snapshot import Distribution, Snapshot
+from echod.stats.process import ProcessStats
+from echod.stats.snapshot import HistogramData, Snapshot
 from echod.systemd import NotifyConfig
 from echod.tls.context import ServerContext
 from echod.workers.channel import Message, hold
@@ -199,7 +199,7 @@ class ParentService(EchodService):
             self._heard(worker, answer) if answer else self._silent(worker)
             for worker, answer in answers.items()
         ]
-        stopping = self.observation.draining
+        stopping = self.collector.draining
         return [replace(each, draining=each.draining or stopping) for each in snapshots]
 
     def _heard(self, worker: str, answer: Message) -> Snapshot:
@@ -215,8 +215,8 @@ class ParentService(EchodService):
         return replace(last, listeners=listeners, silent=True)
 
     def _unknown(self, worker: str) -> Snapshot:
-        ours = self.observation.snapshot(worker)
-        nothing = Distribution(ours.lag.bounds, [0] * len(ours.lag.counts), 0.0)
+        ours = self.collector.snapshot(worker)
+        nothing = HistogramData(ours.lag.bounds, [0] * len(ours.lag.counts), 0.0)
         return replace(
             ours,
             uptime=0.0,
@@ -226,7 +226,7 @@ class ParentService(EchodService):
             lag=nothing,
             lag_last=0.0,
             log_dropped=0,
-            process=Process(0, None, 0.0, None, None, None, None),
+            process=ProcessStats(0, None, 0.0, None, None, None, None),
             history=[],
         )
 

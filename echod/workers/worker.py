@@ -109,7 +109,7 @@ class WorkerService(EchodService):
 
     def _answer(self, question: Message) -> Message:
         if question.get("snapshot"):
-            return {"snapshot": self.observation.snapshot(self._assignment.worker).to_json()}
+            return {"snapshot": self.collector.snapshot(self._assignment.worker).to_json()}
         return {"totals": self._totals()}
 
     def _parent_gone(self) -> None:

@@ -45,7 +45,7 @@ def client_context(
 
 
 @implementer(IOpenSSLContextFactory)
-class Served:
+class CertificateInfo:
     """
     What C{startTLS} takes: a certificate, by the daemon's policy.
     """

@@ -5,16 +5,16 @@ Snapshots for tests: a daemon with a little of everything to show.
 from dataclasses import replace
 from typing import Any
 
-from echod.stats.process import Process
+from echod.stats.process import ProcessStats
 from echod.stats.snapshot import (
-    Distribution,
-    Guest,
+    CertificateInfo,
+    ConnectionInfo,
     Handshakes,
-    Listening,
+    HistogramData,
+    ListenerInfo,
+    ListenerStats,
     Sample,
-    Served,
     Snapshot,
-    Traffic,
 )
 
 
@@ -31,28 +31,30 @@ def make_snapshot(**fields: Any) -> Snapshot:
             draining=False,
             max_connections=10_000,
             listeners=[
-                Listening("tcp", "--port 9000", "127.0.0.1:9000"),
-                Listening("tls", "--tls-port 9443", "127.0.0.1:9443"),
+                ListenerInfo("tcp", "--port 9000", "127.0.0.1:9000"),
+                ListenerInfo("tls", "--tls-port 9443", "127.0.0.1:9443"),
             ],
             traffic=[
-                Traffic("tcp", 3, 10, 123_456, {"client": 6, "reset": 1}, {"rate": 2}),
-                Traffic("tls", 1, 2, 789, {"client": 1, "reset": 0}, {"rate": 0}),
+                ListenerStats("tcp", 3, 10, 123_456, {"client": 6, "reset": 1}, {"rate": 2}),
+                ListenerStats("tls", 1, 2, 789, {"client": 1, "reset": 0}, {"rate": 0}),
             ],
-            seconds=Distribution([0.1, 1, 10], [1, 2, 3, 4], 100.25),
+            seconds=HistogramData([0.1, 1, 10], [1, 2, 3, 4], 100.25),
             handshakes=[Handshakes("ok", "TLSv1.3", 2), Handshakes("failed", "", 1)],
             certificates=[
-                Served(
+                CertificateInfo(
                     ["a.example", "b.example"], 1_800_864_000.0, "0A", "/etc/a.pem", 1_793_088_000.0
                 )
             ],
-            lag=Distribution([0.001, 0.01], [5, 1, 0], 0.007),
+            lag=HistogramData([0.001, 0.01], [5, 1, 0], 0.007),
             lag_last=0.0005,
             log_dropped=4,
-            process=Process(77, 1_799_996_000.0, 12.5, 30 << 20, 90 << 20, 20, 1024),
+            process=ProcessStats(77, 1_799_996_000.0, 12.5, 30 << 20, 90 << 20, 20, 1024),
             history=[Sample(2, 100.0, 0.0, 0.0), Sample(4, 5000.0, 2.0, 0.125)],
             newest=[
-                Guest(12, "tls", "[2001:db8::1]:7", "open", 2.5, 789, {"tls_version": "TLSv1.3"}),
-                Guest(11, "tcp", "192.0.2.1:5", "paused", 70.0, 10, {}),
+                ConnectionInfo(
+                    12, "tls", "[2001:db8::1]:7", "open", 2.5, 789, {"tls_version": "TLSv1.3"}
+                ),
+                ConnectionInfo(11, "tcp", "192.0.2.1:5", "paused", 70.0, 10, {}),
             ],
         ),
         **fields,

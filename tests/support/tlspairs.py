@@ -13,7 +13,7 @@ from zope.interface import implementer
 from echod.net.transport import EagerTransport
 from echod.tls._openssl import RECORD_BYTES
 from tests.support.certificates import make_certificate
-from tests.support.handshakes import Served
+from tests.support.handshakes import CertificateInfo
 from tests.support.pairs import HalfCloseable, PairTestCase, drained
 from tests.support.tlsclient import TLSClient, context as client_context
 
@@ -98,7 +98,7 @@ class SecureTestCase(PairTestCase):
         """
         What a server starts TLS with.
         """
-        return Served(SERVER)
+        return CertificateInfo(SERVER)
 
     def start(
         self,

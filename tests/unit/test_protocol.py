@@ -27,7 +27,13 @@ from echod.tls.context import TLSPolicy, server_context
 from echod.tls.credentials import KeyPair
 from tests.support.certificates import make_certificate
 from tests.support.echoes import ProtocolTestCase, SocketTransport
-from tests.support.handshakes import VERSIONS, Handshake, Served, client_context, shake_hands
+from tests.support.handshakes import (
+    VERSIONS,
+    CertificateInfo,
+    Handshake,
+    client_context,
+    shake_hands,
+)
 
 
 class Helloed:
@@ -468,7 +474,7 @@ class HandshakeTests(ProtocolTestCase):
         It is awaited as well from a layer of Twisted's that stands before us.
         """
         factory = self.make()
-        layer = TLSMemoryBIOFactory(Served(make_certificate()), False, factory, self.clock)
+        layer = TLSMemoryBIOFactory(CertificateInfo(make_certificate()), False, factory, self.clock)
         transport = SocketTransport()
         wrapper = layer.buildProtocol(transport.getPeer())
         wrapper.makeConnection(transport)

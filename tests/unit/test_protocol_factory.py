@@ -17,7 +17,7 @@ from echod.protocol import Echo, RejectProtocol
 from echod.proxyprotocol.protocol import ProxyHeaderProtocol, ProxyPolicy
 from tests.support.certificates import make_certificate
 from tests.support.echoes import ProtocolTestCase, SocketTransport
-from tests.support.handshakes import Served
+from tests.support.handshakes import CertificateInfo
 
 
 class EchoFactoryTests(ProtocolTestCase):
@@ -157,7 +157,7 @@ class RefusedTests(ProtocolTestCase):
         Under Twisted's own TLS a refused connection is aborted at once, and nothing is left.
         """
         factory = self.make(deny=["192.0.2.7"], per_client=1)
-        layer = TLSMemoryBIOFactory(Served(make_certificate()), False, factory, self.clock)
+        layer = TLSMemoryBIOFactory(CertificateInfo(make_certificate()), False, factory, self.clock)
         transport = SocketTransport()
         wrapper = layer.buildProtocol(transport.getPeer())
         wrapper.makeConnection(transport)

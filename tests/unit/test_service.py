@@ -238,7 +238,7 @@ class SignalTests(ServiceTestCase):
         """
         service = self.build(*self.local)
         service._log = SimpleNamespace(dropped=3)
-        self.assertEqual(service.observation.snapshot().log_dropped, 3)
+        self.assertEqual(service.collector.snapshot().log_dropped, 3)
 
 
 class ServiceManagerTests(ServiceTestCase):
@@ -467,7 +467,7 @@ class SeenTests(ServiceTestCase):
         """
         @return: whether it is ready, or why not.
         """
-        return service.observation.snapshot().not_ready() or "ready"
+        return service.collector.snapshot().not_ready() or "ready"
 
     def test_life(self):
         """
@@ -481,7 +481,7 @@ class SeenTests(ServiceTestCase):
         self.assertEqual(self.seen(service), "ready")
         Stuck(service.connections)
         self.reactor.pump([1] * 3)
-        self.assertEqual(len(service.observation.snapshot().history), 3)
+        self.assertEqual(len(service.collector.snapshot().history), 3)
         echo_port = self.reactor.ports[0]
         echo_port.closing = Deferred()
         stopped = service.stopService()
@@ -489,7 +489,7 @@ class SeenTests(ServiceTestCase):
         self.reactor.pump([1] * 3)
         echo_port.closing.callback(None)
         self.reactor.advance(1)
-        self.assertEqual(len(service.observation.snapshot().history), 7)
+        self.assertEqual(len(service.collector.snapshot().history), 7)
         self.assertNoResult(stopped)
         self.reactor.advance(4)
         self.assertIsNone(self.successResultOf(stopped))
@@ -502,7 +502,7 @@ class SeenTests(ServiceTestCase):
         service = self.build(*self.local)
         service.startService()
         self.reactor.pump([1] * 3)
-        now = service.observation.snapshot()
+        now = service.collector.snapshot()
         self.assertEqual((now.history, now.lag.counts[0], now.max_connections), ([], 0, 10000))
 
     def test_certificates(self):
@@ -512,7 +512,7 @@ class SeenTests(ServiceTestCase):
         made = make_certificate(["a.example"])
         path = self.file(made.cert_pem + made.key_pem)
         service = self.build("--tls-port", "0", "-i", "127.0.0.1", "--tls-cert", path)
-        (served,) = service.observation.snapshot().certificates
+        (served,) = service.collector.snapshot().certificates
         self.assertEqual((served.names, served.path), (["a.example"], path))
 
 

@@ -9,7 +9,14 @@ from dataclasses import replace
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.admin.page import STATIC, concerns, page, page_json
-from echod.stats.snapshot import Guest, Listening, Sample, Served, Snapshot, Traffic
+from echod.stats.snapshot import (
+    CertificateInfo,
+    ConnectionInfo,
+    ListenerInfo,
+    ListenerStats,
+    Sample,
+    Snapshot,
+)
 from tests.support.snapshots import make_snapshot
 from tests.unit.admin.test_html_tags import HOSTILE, Seen
 
@@ -17,11 +24,11 @@ EVERYWHERE = Snapshot.from_json(
     make_snapshot(
         worker=HOSTILE,
         versions={"version": HOSTILE, HOSTILE: HOSTILE},
-        listeners=[Listening(HOSTILE, HOSTILE, HOSTILE), Listening(HOSTILE, HOSTILE, None)],
-        traffic=[Traffic(HOSTILE, 1, 1, 1, {HOSTILE: 1}, {HOSTILE: 1})],
-        certificates=[Served([HOSTILE, HOSTILE], 0.0, HOSTILE, HOSTILE, 0.0)],
+        listeners=[ListenerInfo(HOSTILE, HOSTILE, HOSTILE), ListenerInfo(HOSTILE, HOSTILE, None)],
+        traffic=[ListenerStats(HOSTILE, 1, 1, 1, {HOSTILE: 1}, {HOSTILE: 1})],
+        certificates=[CertificateInfo([HOSTILE, HOSTILE], 0.0, HOSTILE, HOSTILE, 0.0)],
         newest=[
-            Guest(
+            ConnectionInfo(
                 1,
                 HOSTILE,
                 HOSTILE,
@@ -170,7 +177,7 @@ class ConcernsTests(SynchronousTestCase):
 
     def concerns(self, **fields):
         calm = {
-            "certificates": [Served(["a.example"], 1_900_000_000.0, "1", "/a", 0.0)],
+            "certificates": [CertificateInfo(["a.example"], 1_900_000_000.0, "1", "/a", 0.0)],
             "log_dropped": 0,
             "history": [Sample(1, 1, 1, 0.01)],
         }
@@ -196,19 +203,19 @@ class ConcernsTests(SynchronousTestCase):
             ({"max_connections": 4}, "4 of 4 connections: those beyond are refused"),
             ({"log_dropped": 1234}, "1,234 log records could not be written"),
             (
-                {"certificates": [Served(["a"], taken + 3.5 * 86400, "1", "/a", 0.0)]},
+                {"certificates": [CertificateInfo(["a"], taken + 3.5 * 86400, "1", "/a", 0.0)]},
                 "the certificate for a ends in 3 days: /a",
             ),
             (
-                {"certificates": [Served(["a"], taken + 3600, "1", "/a", 0.0)]},
+                {"certificates": [CertificateInfo(["a"], taken + 3600, "1", "/a", 0.0)]},
                 "the certificate for a ends today: /a",
             ),
             (
-                {"certificates": [Served([], 1_900_000_000.0, "1", "/a", taken + 1)]},
+                {"certificates": [CertificateInfo([], 1_900_000_000.0, "1", "/a", taken + 1)]},
                 "the certificate for no name is not valid before 2027-01-15T08:00:01Z: /a",
             ),
             (
-                {"certificates": [Served([], taken - 1, "1", "/a", 0.0)]},
+                {"certificates": [CertificateInfo([], taken - 1, "1", "/a", 0.0)]},
                 "the certificate for no name has ended: /a",
             ),
             (

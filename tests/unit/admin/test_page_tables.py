@@ -9,8 +9,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from echod.admin import page
 from echod.connections.connection import Reason
-from echod.stats.process import Process
-from echod.stats.snapshot import Guest, Listening, Served, Traffic
+from echod.stats.process import ProcessStats
+from echod.stats.snapshot import CertificateInfo, ConnectionInfo, ListenerInfo, ListenerStats
 from tests.support.snapshots import make_snapshot
 
 
@@ -45,7 +45,7 @@ class TablesTests(SynchronousTestCase):
         """
         A listener that is not bound stands out.
         """
-        made = page.listeners(make_snapshot(listeners=[Listening("tcp", "--port 7", None)]))
+        made = page.listeners(make_snapshot(listeners=[ListenerInfo("tcp", "--port 7", None)]))
         self.assertIn('<td class="warning">not bound</td>', made)
 
     def test_unknown_traffic(self):
@@ -110,7 +110,7 @@ class TablesTests(SynchronousTestCase):
         ):
             end = now + days * 86400
             begin = end - life * 86400
-            served = Served(["a.example", "b.example"], end, "0A", "/etc/a.pem", begin)
+            served = CertificateInfo(["a.example", "b.example"], end, "0A", "/etc/a.pem", begin)
             made = page.certificates(make_snapshot(certificates=[served]))
             row = self.read(made)[1]
             self.assertEqual(
@@ -118,7 +118,7 @@ class TablesTests(SynchronousTestCase):
             )
             self.assertEqual(made.count("warning"), warned)
         self.assertEqual(page.days_left(served, now), -1)
-        nameless = Served([], now, "0A", "/etc/a.pem", 0.0)
+        nameless = CertificateInfo([], now, "0A", "/etc/a.pem", 0.0)
         made = page.certificates(make_snapshot(certificates=[nameless]))
         self.assertEqual(self.read(made)[1][0], "no name")
 
@@ -129,7 +129,7 @@ class TablesTests(SynchronousTestCase):
         one = make_snapshot()
         rows = self.read(page.processes([one]))
         self.assertEqual(rows[1], ["77", "4", "0.5 ms", "12 s", "30 MiB", "20/1,024"])
-        unknown = replace(one, process=Process(78, None, 1.0, None, None, None, None))
+        unknown = replace(one, process=ProcessStats(78, None, 1.0, None, None, None, None))
         made = page.processes([replace(one, worker="0"), replace(unknown, worker="1")])
         self.assertEqual(
             [(row[0], row[-1]) for row in self.read(made)[1:]],
@@ -155,8 +155,8 @@ class TablesTests(SynchronousTestCase):
         """
         With several processes each says whose it is.
         """
-        guest = Guest(12, "tcp", "192.0.2.1:5", "open", 2.5, 1, {}, worker="3")
-        now = make_snapshot(newest=[guest], traffic=[Traffic("tcp", 1, 1, 1, {}, {})])
+        guest = ConnectionInfo(12, "tcp", "192.0.2.1:5", "open", 2.5, 1, {}, worker="3")
+        now = make_snapshot(newest=[guest], traffic=[ListenerStats("tcp", 1, 1, 1, {}, {})])
         self.assertEqual(self.read(page.newest(now))[1][0], "3/12")
 
     def test_facts(self):
@@ -164,7 +164,7 @@ class TablesTests(SynchronousTestCase):
         What TLS and a proxy told stands in columns of its own.
         """
         facts = {name: f"the {name}" for _, name in page.FACTS}
-        now = make_snapshot(newest=[Guest(1, "tls", "192.0.2.1:5", "open", 1, 1, facts)])
+        now = make_snapshot(newest=[ConnectionInfo(1, "tls", "192.0.2.1:5", "open", 1, 1, facts)])
         heads, row = self.read(page.newest(now))
         self.assertEqual(
             heads[6:],

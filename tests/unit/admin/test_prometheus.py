@@ -13,8 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import echod
 from echod.admin.prometheus import buckets, ends, exposition
-from echod.stats.process import Process
-from echod.stats.snapshot import Distribution, Handshakes, Served, Traffic
+from echod.stats.process import ProcessStats
+from echod.stats.snapshot import CertificateInfo, Handshakes, HistogramData, ListenerStats
 from tests.support.snapshots import make_snapshot
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
@@ -84,7 +84,7 @@ class MetricsTests(SynchronousTestCase):
         A large number of bytes is told to the byte.
         """
         many = 9_007_199_254_740_991
-        _, samples = self.scrape(make_snapshot(traffic=[Traffic("tcp", 0, 0, many, {}, {})]))
+        _, samples = self.scrape(make_snapshot(traffic=[ListenerStats("tcp", 0, 0, many, {}, {})]))
         self.assertEqual(samples["echod_echoed_bytes_total", ("listener", "tcp")], many)
 
     def test_types(self):
@@ -183,7 +183,7 @@ class MetricsTests(SynchronousTestCase):
         """
         What the system does not tell is left out.
         """
-        process = Process(1, None, 1.0, None, None, None, None)
+        process = ProcessStats(1, None, 1.0, None, None, None, None)
         families, _ = self.scrape(make_snapshot(process=process))
         names = {family.name for family in families if family.name.startswith("process_")}
         self.assertEqual(names, {"process_cpu_seconds"})
@@ -193,8 +193,8 @@ class MetricsTests(SynchronousTestCase):
         No name can end a line or begin a sample.
         """
         snapshot = make_snapshot(
-            traffic=[Traffic(HOSTILE, 1, 1, 1, {HOSTILE: 1}, {})],
-            certificates=[Served([HOSTILE], 1.0, "1", "/x", 0.0)],
+            traffic=[ListenerStats(HOSTILE, 1, 1, 1, {HOSTILE: 1}, {})],
+            certificates=[CertificateInfo([HOSTILE], 1.0, "1", "/x", 0.0)],
             handshakes=[Handshakes(HOSTILE, HOSTILE, 1)],
         )
         for accept in ("", OPENMETRICS):
@@ -206,9 +206,9 @@ class MetricsTests(SynchronousTestCase):
         A certificate counts by its first name; of two that share it, the first to end.
         """
         served = [
-            Served(["a.example", "b.example"], 20.0, "1", "/x", 1.0),
-            Served(["a.example"], 10.0, "2", "/y", 2.0),
-            Served([], 30.0, "3", "/z", 3.0),
+            CertificateInfo(["a.example", "b.example"], 20.0, "1", "/x", 1.0),
+            CertificateInfo(["a.example"], 10.0, "2", "/y", 2.0),
+            CertificateInfo([], 30.0, "3", "/z", 3.0),
         ]
         self.assertEqual(ends(served), {"a.example": served[1], "": served[2]})
 
@@ -217,6 +217,6 @@ class MetricsTests(SynchronousTestCase):
         Prometheus counts all that do not exceed a bound.
         """
         self.assertEqual(
-            buckets(Distribution([0.5, 1], [1, 2, 4], 0.0)),
+            buckets(HistogramData([0.5, 1], [1, 2, 4], 0.0)),
             [("0.5", 1), ("1.0", 3), ("+Inf", 7)],
         )

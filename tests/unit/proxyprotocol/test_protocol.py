@@ -27,7 +27,7 @@ from echod.protocol import EchoFactory
 from echod.proxyprotocol.parser import V2_MOST_BYTES
 from echod.proxyprotocol.protocol import ProxyHeaderProtocol, ProxyPolicy
 from tests.support.certificates import make_certificate
-from tests.support.handshakes import Served
+from tests.support.handshakes import CertificateInfo
 from tests.support.pairs import BIG, PairTestCase, drained
 from tests.support.tlsclient import VERSIONS, context as client_context
 from tests.unit.proxyprotocol.test_parser import (
@@ -854,7 +854,7 @@ class TLSTests(ProxyTestCase):
     """
 
     def make(self, **given):
-        super().make(tls=Served(SERVER), **given)
+        super().make(tls=CertificateInfo(SERVER), **given)
 
     def client(self, version="TLS 1.3"):
         """

@@ -10,8 +10,16 @@ from twisted.trial.unittest import SynchronousTestCase
 from echod.connections.connection import Reason
 from echod.connections.timeouts import Timeouts
 from echod.connections.tracker import Connections
-from echod.stats.collector import NEWEST, Observation
-from echod.stats.snapshot import Guest, Handshakes, Listening, Sample, Served, Snapshot, Traffic
+from echod.stats.collector import NEWEST, Collector
+from echod.stats.snapshot import (
+    CertificateInfo,
+    ConnectionInfo,
+    Handshakes,
+    ListenerInfo,
+    ListenerStats,
+    Sample,
+    Snapshot,
+)
 from echod.tls.credentials import read_key_pair
 from tests.support.certificates import make_certificate
 from tests.support.fakes import FakeConnection
@@ -50,7 +58,7 @@ class ObservationTests(SynchronousTestCase):
         self.connections = Connections(self.clock, Timeouts(), False)
         self.listeners = [FakeListener("tcp"), FakeListener("tls", bound=False)]
         self.served = []
-        self.observation = Observation(
+        self.collector = Collector(
             self.clock,
             self.connections,
             7,
@@ -67,7 +75,7 @@ class ObservationTests(SynchronousTestCase):
         return connection
 
     def traffic(self, name="tcp"):
-        (found,) = (each for each in self.observation.snapshot().traffic if each.listener == name)
+        (found,) = (each for each in self.collector.snapshot().traffic if each.listener == name)
         return found
 
     def test_beginning(self):
@@ -75,12 +83,15 @@ class ObservationTests(SynchronousTestCase):
         Before anybody came, all that can be counted is there and 0.
         """
         self.clock.advance(3)
-        now = self.observation.snapshot()
+        now = self.collector.snapshot()
         self.assertEqual((now.worker, now.taken, now.uptime), (None, 5.0, 3.0))
         self.assertEqual((now.max_connections, now.draining, now.log_dropped), (7, False, 9))
         self.assertEqual(
             now.listeners,
-            [Listening("tcp", "--listen tcp", "tcp:1"), Listening("tls", "--listen tls", None)],
+            [
+                ListenerInfo("tcp", "--listen tcp", "tcp:1"),
+                ListenerInfo("tls", "--listen tls", None),
+            ],
         )
         ends = ("client", "reset", "idle", "lifetime", "write-stall", "drain", "aborted", "error")
         refusals = ("address", "max-connections", "max-per-client", "rate")
@@ -88,7 +99,7 @@ class ObservationTests(SynchronousTestCase):
         self.assertEqual(
             now.traffic,
             [
-                Traffic(name, 0, 0, 0, dict.fromkeys(ends, 0), dict.fromkeys(refusals, 0))
+                ListenerStats(name, 0, 0, 0, dict.fromkeys(ends, 0), dict.fromkeys(refusals, 0))
                 for name in ("tcp", "tls")
             ],
         )
@@ -138,7 +149,7 @@ class ObservationTests(SynchronousTestCase):
         """
         self.listeners.append(FakeListener("tcp"))
         self.connection()
-        now = self.observation.snapshot()
+        now = self.collector.snapshot()
         self.assertEqual(len(now.listeners), 3)
         self.assertEqual([each.listener for each in now.traffic], ["tcp", "tls"])
         self.assertEqual(self.traffic().connections, 1)
@@ -153,11 +164,11 @@ class ObservationTests(SynchronousTestCase):
             file.write(made.cert_pem + made.key_pem)
         (each,) = self.served = [read_key_pair(path, None)]
         self.connections.totals.handshakes["failed", ""] += 2
-        now = self.observation.snapshot()
+        now = self.collector.snapshot()
         self.assertEqual(
             now.certificates,
             [
-                Served(
+                CertificateInfo(
                     ["a.example"],
                     each.not_after.timestamp(),
                     each.serial,
@@ -186,9 +197,11 @@ class ObservationTests(SynchronousTestCase):
         for _ in range(NEWEST + 5):
             self.connection()
         self.clock.advance(2)
-        newest = self.observation.snapshot().newest
+        newest = self.collector.snapshot().newest
         self.assertEqual([each.connection for each in newest], list(range(NEWEST + 5, 5, -1)))
-        self.assertEqual(newest[0], Guest(NEWEST + 5, "tcp", "192.0.2.7:40000", "open", 2.0, 0, {}))
+        self.assertEqual(
+            newest[0], ConnectionInfo(NEWEST + 5, "tcp", "192.0.2.7:40000", "open", 2.0, 0, {})
+        )
 
     def test_broken(self):
         """
@@ -197,7 +210,7 @@ class ObservationTests(SynchronousTestCase):
         self.connection()
         broken = NamelessConnection()
         self.connections.add(broken)
-        now = self.observation.snapshot()
+        now = self.collector.snapshot()
         self.assertEqual([each.connection for each in now.newest], [1])
         self.assertEqual(self.traffic().connections, 2)
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 2)
@@ -214,14 +227,14 @@ class ObservationTests(SynchronousTestCase):
             ("ending", {"ending": True}),
         ):
             connection.__dict__.update(fields)
-            self.assertEqual(self.observation.snapshot().newest[0].state, expected)
+            self.assertEqual(self.collector.snapshot().newest[0].state, expected)
 
     def test_facts(self):
         """
         What TLS agreed on is told of each.
         """
         self.connection().known = {"tls_version": "TLSv1.3"}
-        self.assertEqual(self.observation.snapshot().newest[0].facts, {"tls_version": "TLSv1.3"})
+        self.assertEqual(self.collector.snapshot().newest[0].facts, {"tls_version": "TLSv1.3"})
 
     def test_odd_names(self):
         """
@@ -230,7 +243,7 @@ class ObservationTests(SynchronousTestCase):
         """
         self.listeners = [FakeListener("a\n\x1b[2J")]
         self.connection("a\n\x1b[2J")
-        now = self.observation.snapshot()
+        now = self.collector.snapshot()
         shown = r"a\n\x1b[2J"
         self.assertEqual((now.listeners[0].name, now.traffic[0].listener), (shown, shown))
         self.assertEqual((now.newest[0].listener, now.traffic[0].connections), (shown, 1))
@@ -239,12 +252,12 @@ class ObservationTests(SynchronousTestCase):
         """
         Once started, it keeps a history and looks how late the loop is.
         """
-        self.observation.startService()
+        self.collector.startService()
         self.connection(bytes_echoed=50)
         self.connections.refusals.add("tcp", Reason.RATE, "192.0.2.1:5")
         self.clock.pump([0.25, 0.5, 0.25])
-        now = self.observation.snapshot()
+        now = self.collector.snapshot()
         self.assertEqual(now.history, [Sample(1, 50, 1, 0.25)])
         self.assertEqual((now.lag_last, now.lag.sum), (0.0, 0.25))
-        self.observation.stopService()
+        self.collector.stopService()
         self.assertEqual(self.clock.getDelayedCalls(), [])

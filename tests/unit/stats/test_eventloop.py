@@ -5,7 +5,7 @@ How late the loop runs a timer.
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.stats.eventloop import LAG_SECONDS, TICK_SECONDS, Lag
+from echod.stats.eventloop import LAG_SECONDS, TICK_SECONDS, LoopLag
 
 
 class LagTests(SynchronousTestCase):
@@ -15,7 +15,7 @@ class LagTests(SynchronousTestCase):
 
     def setUp(self):
         self.clock = Clock()
-        self.lag = Lag(self.clock)
+        self.lag = LoopLag(self.clock)
 
     def test_on_time(self):
         """

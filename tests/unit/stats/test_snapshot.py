@@ -6,7 +6,7 @@ import json
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.stats.snapshot import Listening, Snapshot
+from echod.stats.snapshot import ListenerInfo, Snapshot
 from tests.support.snapshots import make_snapshot
 
 
@@ -73,5 +73,5 @@ class ReadinessTests(SynchronousTestCase):
         """
         It cannot when a listener is not bound, and says which.
         """
-        unbound = [Listening("tcp", "--port 7", "x"), Listening("b", "--listen b", None)]
+        unbound = [ListenerInfo("tcp", "--port 7", "x"), ListenerInfo("b", "--listen b", None)]
         self.assertEqual(make_snapshot(listeners=unbound).not_ready(), "not listening: --listen b")

@@ -6,7 +6,15 @@ from dataclasses import replace
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.stats.snapshot import Handshakes, Listening, Sample, Served, Traffic, not_ready, together
+from echod.stats.snapshot import (
+    CertificateInfo,
+    Handshakes,
+    ListenerInfo,
+    ListenerStats,
+    Sample,
+    aggregate,
+    not_ready,
+)
 from tests.support.snapshots import make_snapshot
 
 
@@ -46,7 +54,7 @@ class TogetherTests(SynchronousTestCase):
         """
         One is what it is.
         """
-        self.assertEqual(together([make_snapshot()]), make_snapshot())
+        self.assertEqual(aggregate([make_snapshot()]), make_snapshot())
 
     def test_counts(self):
         """
@@ -54,20 +62,20 @@ class TogetherTests(SynchronousTestCase):
         """
         other = make_snapshot(
             traffic=[
-                Traffic("tls", 1, 1, 1, {"client": 1, "idle": 2}, {}),
-                Traffic("more", 1, 1, 1, {}, {}),
+                ListenerStats("tls", 1, 1, 1, {"client": 1, "idle": 2}, {}),
+                ListenerStats("more", 1, 1, 1, {}, {}),
             ],
             handshakes=[Handshakes("ok", "TLSv1.3", 1), Handshakes("ok", "TLSv1.2", 5)],
             log_dropped=1,
             max_connections=5,
         )
-        now = together([make_snapshot(), other])
+        now = aggregate([make_snapshot(), other])
         self.assertEqual(
             now.traffic,
             [
-                Traffic("tcp", 3, 10, 123_456, {"client": 6, "reset": 1}, {"rate": 2}),
-                Traffic("tls", 2, 3, 790, {"client": 2, "reset": 0, "idle": 2}, {"rate": 0}),
-                Traffic("more", 1, 1, 1, {}, {}),
+                ListenerStats("tcp", 3, 10, 123_456, {"client": 6, "reset": 1}, {"rate": 2}),
+                ListenerStats("tls", 2, 3, 790, {"client": 2, "reset": 0, "idle": 2}, {"rate": 0}),
+                ListenerStats("more", 1, 1, 1, {}, {}),
             ],
         )
         self.assertEqual(
@@ -87,7 +95,7 @@ class TogetherTests(SynchronousTestCase):
         The worst is told.
         """
         other = make_snapshot(draining=True, lag_last=2.0, uptime=1.0, taken=1.0)
-        now = together([make_snapshot(), other])
+        now = aggregate([make_snapshot(), other])
         self.assertEqual((now.draining, now.lag_last), (True, 2.0))
         self.assertEqual((now.uptime, now.taken), (3723.5, 1_800_000_000.0))
 
@@ -95,13 +103,13 @@ class TogetherTests(SynchronousTestCase):
         """
         What they share, the listeners and certificates, is there once.
         """
-        more = Listening("echo", "--listen systemd:name=echo", None)
-        renewed = Served(["a.example"], 1.0, "0B", "/etc/a.pem", 0.0)
+        more = ListenerInfo("echo", "--listen systemd:name=echo", None)
+        renewed = CertificateInfo(["a.example"], 1.0, "0B", "/etc/a.pem", 0.0)
         first = make_snapshot()
         other = make_snapshot(
             listeners=[*first.listeners, more], certificates=[*first.certificates, renewed]
         )
-        now = together([first, other])
+        now = aggregate([first, other])
         self.assertEqual(now.listeners, [*first.listeners, more])
         self.assertEqual(now.certificates, [*first.certificates, renewed])
 
@@ -112,8 +120,8 @@ class TogetherTests(SynchronousTestCase):
         first = make_snapshot()
         nowhere = [replace(each, address=None) for each in first.listeners]
         silent = make_snapshot(listeners=nowhere)
-        self.assertEqual(together([silent, first]).listeners, first.listeners)
-        self.assertEqual(together([silent, silent]).listeners, nowhere)
+        self.assertEqual(aggregate([silent, first]).listeners, first.listeners)
+        self.assertEqual(aggregate([silent, silent]).listeners, nowhere)
 
     def test_history(self):
         """
@@ -122,7 +130,7 @@ class TogetherTests(SynchronousTestCase):
         other = make_snapshot(
             history=[Sample(1, 1, 1, 9), Sample(2, 2, 2, 0.5), Sample(3, 3, 3, 0)]
         )
-        now = together([make_snapshot(), other])
+        now = aggregate([make_snapshot(), other])
         self.assertEqual(
             now.history, [Sample(1, 1, 1, 9), Sample(4, 102, 2, 0.5), Sample(7, 5003, 5, 0.125)]
         )
@@ -132,7 +140,7 @@ class TogetherTests(SynchronousTestCase):
         The newest of all come first, as many as of one, and each says whose it is.
         """
         workers = [make_snapshot(worker="0"), make_snapshot(worker="1")]
-        now = together(workers)
+        now = aggregate(workers)
         self.assertEqual(
             [(each.worker, each.connection) for each in now.newest], [("0", 12), ("1", 12)]
         )

@@ -421,7 +421,7 @@ class LifeTests(ParentTestCase):
         """
         service = self.start()
         given = [make_snapshot(worker="0"), make_snapshot(worker="1")]
-        service.observation.draining = True
+        service.collector.draining = True
         why = [each.not_ready() for each in self.snapshots(service, *given)]
         self.assertEqual(why, ["draining", "draining"])
 
