@@ -171,7 +171,7 @@ def build_admin(
     """
     try:
         # Here, since a daemon that does not serve HTTP can do without the memory for it.
-        from echod.admin.prometheus import exposition
+        from echod.admin.prometheus import render_metrics
         from echod.admin.resource import AdminService, names_beside
     except ImportError:
         raise SystemExit(
@@ -180,7 +180,7 @@ def build_admin(
     names = set(options["admin-host"])
     with suppress(OSError), open("/etc/hosts", encoding="utf-8", errors="replace") as hosts:
         names |= names_beside(socket.gethostname(), hosts)
-    admin = AdminService(reactor, source, exposition, names)
+    admin = AdminService(reactor, source, render_metrics, names)
     asked = f"--admin {escape(options['admin'])}"
     try:
         found = _endpoints(reactor, options["admin"], options["backlog"], inherited, "660")

@@ -141,7 +141,7 @@ def plot(
     @param note: more about the value now.
     """
     most = max(values, default=0.0)
-    said = f"{title}, the last 5 minutes: now {now}, at most {text(most)}"
+    text_response = f"{title}, the last 5 minutes: now {now}, at most {text(most)}"
     points = _points(values, max(most, least))
     line = " ".join(f"{x},{y:g}" for x, y in points)
     area = f"{points[0][0]},{HEIGHT} {line} {HISTORY_SECONDS},{HEIGHT}" if points else ""
@@ -156,7 +156,7 @@ def plot(
             viewBox=f"0 0 {HISTORY_SECONDS} {HEIGHT}",
             preserveAspectRatio="none",
             role="img",
-            aria_label=said,
+            aria_label=text_response,
         ),
         tag("p", tag("span", "5 min ago"), tag("span", f"at most {text(most)}"), class_="axis"),
     )

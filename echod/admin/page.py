@@ -224,8 +224,8 @@ def _content(snapshots: Sequence[Snapshot], now: Snapshot, title: str) -> Iterat
         tag("p", why or "ready", class_="state warning" if why else "state", role="status"),
         tag("p", f"up {format_duration(now.uptime)}, {versions}"),
     )
-    if said := [tag("li", each) for each in concerns(now)]:
-        yield tag("ul", *said, class_="concerns", aria_label="What to look at")
+    if text_response := [tag("li", each) for each in warnings(now)]:
+        yield tag("ul", *text_response, class_="concerns", aria_label="What to look at")
     yield tag("div", *_plots(now), class_="plots")
     traffic = now.traffic
     yield tag(
@@ -248,7 +248,7 @@ def _content(snapshots: Sequence[Snapshot], now: Snapshot, title: str) -> Iterat
     )
 
 
-def concerns(now: Snapshot) -> Iterator[str]:
+def warnings(now: Snapshot) -> Iterator[str]:
     """
     What somebody should look at, in words.
     """

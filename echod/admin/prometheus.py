@@ -26,7 +26,7 @@ Values = Sequence[tuple[list[str], float]]
 """The values of labels, and the value that they are for."""
 
 
-def exposition(snapshots: Sequence[Snapshot], accept: str) -> tuple[bytes, str]:
+def render_metrics(snapshots: Sequence[Snapshot], accept: str) -> tuple[bytes, str]:
     """
     What a scrape gets.
 
@@ -39,10 +39,10 @@ def exposition(snapshots: Sequence[Snapshot], accept: str) -> tuple[bytes, str]:
         # A version that is no version.
         encode, content_type = choose_encoder("")
     openmetrics = content_type.startswith("application/openmetrics-text")
-    return encode(Snapshots(snapshots, openmetrics)), content_type
+    return encode(SnapshotCollector(snapshots, openmetrics)), content_type
 
 
-class Snapshots(Collector):
+class SnapshotCollector(Collector):
     """
     The metrics of one process, or of several, each with a label C{worker} then.
     """

@@ -49,7 +49,7 @@ def names_beside(hostname: str, hosts: Iterable[str]) -> set[str]:
     return names
 
 
-def is_ours(
+def is_trusted_host(
     asked: str, local: IAddress, names: Container[str] = (), hostname: str | None = None
 ) -> bool:
     """
@@ -86,8 +86,8 @@ def is_ours(
 Source = Callable[[], Awaitable[Sequence[Snapshot]]]
 """Takes a snapshot of each process there is."""
 
-Exposition = Callable[[Sequence[Snapshot], str], tuple[bytes, str]]
-"""Makes metrics: L{exposition<echod.admin.prometheus.exposition>}."""
+RenderMetrics = Callable[[Sequence[Snapshot], str], tuple[bytes, str]]
+"""Makes metrics: L{render_metrics<echod.admin.prometheus.render_metrics>}."""
 
 MAX_PENDING = 16
 """
@@ -98,7 +98,7 @@ there may be clients, so that the next one's request is always read.
 
 MAX_PENDING_READY = 24
 
-WRITE_SECONDS = 30.0
+WRITE_TIMEOUT = 30.0
 """How long a client may take nothing of its answer."""
 
 HEADERS = {
@@ -121,7 +121,7 @@ TEXT = "text/plain; charset=utf-8"
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """
     An answer to a request.
     """
@@ -131,14 +131,14 @@ class Answer:
     status: int = 200
 
 
-def refusal(status: int, text: str) -> Answer:
+def error_response(status: int, text: str) -> Response:
     """
     An answer of one line.
     """
-    return Answer(f"{text}\n".encode(), status=status)
+    return Response(f"{text}\n".encode(), status=status)
 
 
-def said(request: AdminRequest, header: bytes) -> list[str]:
+def text_response(request: AdminRequest, header: bytes) -> list[str]:
     """
     What a request says in a header, whatever the bytes.
     """
@@ -152,16 +152,16 @@ class AdminResource(Resource):
 
     isLeaf = True
 
-    def __init__(self, source: Source, exposition: Exposition, names: Container[str] = ()):
+    def __init__(self, source: Source, render_metrics: RenderMetrics, names: Container[str] = ()):
         """
-        @param names: what it may be asked for by, as L{is_ours} takes them.
+        @param names: what it may be asked for by, as L{is_trusted_host} takes them.
         """
         super().__init__()
         self._names = names
         self._source = source
-        self._exposition = exposition
+        self._exposition = render_metrics
         self._pending = 0
-        self._paths: dict[bytes, Callable[[AdminRequest, Sequence[Snapshot]], Answer]] = {
+        self._paths: dict[bytes, Callable[[AdminRequest, Sequence[Snapshot]], Response]] = {
             b"/": self._page,
             b"/connections": self._connections,
             b"/metrics": self._metrics,
@@ -189,57 +189,57 @@ class AdminResource(Resource):
     def _answered(self, _: object) -> None:
         self._pending -= 1
 
-    def _refuse(self, request: AdminRequest) -> Answer | None:
+    def _refuse(self, request: AdminRequest) -> Response | None:
         if request.method not in (b"GET", b"HEAD"):
             request.setHeader(b"allow", b"GET, HEAD")
-            return refusal(405, "this is for looking only: GET and HEAD")
-        hosts = said(request, b"host")
+            return error_response(405, "this is for looking only: GET and HEAD")
+        hosts = text_response(request, b"host")
         if len(hosts) > 1 or (not hosts and request.clientproto == b"HTTP/1.1"):
-            return refusal(400, "give one Host")
+            return error_response(400, "give one Host")
         if request.authority is not None:
             # Host is ignored then (RFC 9112 3.2.2).
             hosts = [request.authority.decode("latin-1")]
-        if hosts and not is_ours(hosts[0], request.getHost(), self._names):
-            return refusal(
+        if hosts and not is_trusted_host(hosts[0], request.getHost(), self._names):
+            return error_response(
                 421,
                 "no such host here; ask for localhost or for the address that you connect to, "
                 "or give this name to --admin-host",
             )
         return None
 
-    def _at_once(self, path: bytes) -> Answer | None:
+    def _at_once(self, path: bytes) -> Response | None:
         if path == b"/livez":
-            return refusal(200, "alive")
+            return error_response(200, "alive")
         if path in STATIC:
-            return Answer(*STATIC[path])
+            return Response(*STATIC[path])
         if path not in self._paths:
-            return refusal(404, "there are / /connections /metrics /livez /readyz")
+            return error_response(404, "there are / /connections /metrics /livez /readyz")
         if self._pending >= (MAX_PENDING_READY if path == b"/readyz" else MAX_PENDING):
-            return refusal(503, f"{self._pending} requests wait already; ask again later")
+            return error_response(503, f"{self._pending} requests wait already; ask again later")
         return None
 
     async def _look(self, request: AdminRequest) -> None:
         snapshots = await self._source()
         if not snapshots and request.path != b"/readyz":
-            answer = refusal(503, not_ready(snapshots))
+            answer = error_response(503, not_ready(snapshots))
         else:
             answer = self._paths[request.path](request, snapshots)
         self._send(request, answer)
 
-    def _page(self, _: AdminRequest, snapshots: Sequence[Snapshot]) -> Answer:
-        return Answer(page(snapshots).encode(), "text/html; charset=utf-8")
+    def _page(self, _: AdminRequest, snapshots: Sequence[Snapshot]) -> Response:
+        return Response(page(snapshots).encode(), "text/html; charset=utf-8")
 
-    def _connections(self, _: AdminRequest, snapshots: Sequence[Snapshot]) -> Answer:
-        return Answer(page_json(snapshots).encode(), "application/json")
+    def _connections(self, _: AdminRequest, snapshots: Sequence[Snapshot]) -> Response:
+        return Response(page_json(snapshots).encode(), "application/json")
 
-    def _metrics(self, request: AdminRequest, snapshots: Sequence[Snapshot]) -> Answer:
-        return Answer(*self._exposition(snapshots, ", ".join(said(request, b"accept"))))
+    def _metrics(self, request: AdminRequest, snapshots: Sequence[Snapshot]) -> Response:
+        return Response(*self._exposition(snapshots, ", ".join(text_response(request, b"accept"))))
 
-    def _ready(self, _: AdminRequest, snapshots: Sequence[Snapshot]) -> Answer:
+    def _ready(self, _: AdminRequest, snapshots: Sequence[Snapshot]) -> Response:
         why = not_ready(snapshots)
-        return refusal(503, why) if why else refusal(200, "ready")
+        return error_response(503, why) if why else error_response(200, "ready")
 
-    def _send(self, request: AdminRequest, answer: Answer) -> None:
+    def _send(self, request: AdminRequest, answer: Response) -> None:
         if request.gone:
             return
         request.setResponseCode(answer.status, REASONS.get(answer.status))
@@ -252,7 +252,7 @@ class AdminResource(Resource):
         if failure.check(CancelledError):
             return
         log.failure("while answering for --admin", failure, event="failure")
-        self._send(request, refusal(500, "that failed; the log says why"))
+        self._send(request, error_response(500, "that failed; the log says why"))
 
 
 class AdminService(MultiService):
@@ -266,7 +266,7 @@ class AdminService(MultiService):
         self,
         reactor: Any,
         source: Source,
-        exposition: Exposition,
+        render_metrics: RenderMetrics,
         names: Container[str] = (),
     ):
         """
@@ -274,7 +274,7 @@ class AdminService(MultiService):
         """
         super().__init__()
         self._reactor = reactor
-        self._site = AdminSite(AdminResource(source, exposition, names), reactor)
+        self._site = AdminSite(AdminResource(source, render_metrics, names), reactor)
         self.listeners: list[ListenerService] = []
 
     def add_listener(self, option: str, endpoint: IStreamServerEndpoint) -> None:
@@ -283,7 +283,7 @@ class AdminService(MultiService):
 
         @param option: the option that asks for it, for error messages.
         """
-        listener = ListenerService(option, endpoint, self._site, self._reactor, WRITE_SECONDS)
+        listener = ListenerService(option, endpoint, self._site, self._reactor, WRITE_TIMEOUT)
         listener.setServiceParent(self)
         self.listeners.append(listener)
 
@@ -309,5 +309,5 @@ class AdminService(MultiService):
         @return: a Deferred that fires when the ports are closed.
         """
         closing: Deferred[Any] = super().stopService()
-        self._site.lose_all()
+        self._site.close_all()
         return closing.addCallback(lambda _: None)

@@ -35,9 +35,9 @@ the next.  Where there are more, the longest connected have been read from in be
 sending without asking for anything.
 """
 
-IDLE_SECONDS = 30
+IDLE_TIMEOUT = 30
 
-MOST_BODY_BYTES = 64 * 1024
+MAX_BODY_BYTES = 64 * 1024
 """How much of a body, which nothing here asks for, is read before the client is cut off."""
 
 MAX_LENGTH_DIGITS = 20
@@ -84,7 +84,7 @@ class AdminRequest(Request):
         Drop a part of the body.
         """
         self._body_bytes += len(data)
-        if self._body_bytes > MOST_BODY_BYTES:
+        if self._body_bytes > MAX_BODY_BYTES:
             self.channel.transport.abortConnection()  # type: ignore[union-attr]  # it has one
 
     def connectionLost(self, reason: Any) -> None:
@@ -115,7 +115,7 @@ class AdminChannel(HTTPChannel):
             # An answer is a hundred times an echo.
             readLast(always=True)
         super().connectionMade()
-        self.factory.make_room()
+        self.factory.close_oldest()
 
     def waits(self) -> bool:
         """
@@ -213,7 +213,7 @@ class AdminSite(Site):
     protocol = AdminChannel  # type: ignore[assignment]  # HTTP/2, which the other knows, needs TLS
 
     def __init__(self, root: IResource, reactor: Any):
-        super().__init__(root, AdminRequest, timeout=IDLE_SECONDS, reactor=reactor)
+        super().__init__(root, AdminRequest, timeout=IDLE_TIMEOUT, reactor=reactor)
         self.channels: dict[AdminChannel, None] = {}
 
     def startFactory(self) -> None:
@@ -231,7 +231,7 @@ class AdminSite(Site):
         A scrape every few seconds is no news.
         """
 
-    def make_room(self) -> None:
+    def close_oldest(self) -> None:
         """
         Cut off those who have been there longest and wait for nothing, when there are too many.
         """
@@ -244,7 +244,7 @@ class AdminSite(Site):
                 del self.channels[longest]
                 longest.abortConnection()
 
-    def lose_all(self) -> None:
+    def close_all(self) -> None:
         """
         Close the connections, when they have been sent what they are owed.
         """

@@ -16,7 +16,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.admin.prometheus import exposition
+from echod.admin.prometheus import render_metrics
 from echod.connections.connection import Reason
 from echod.stats.snapshot import Snapshot
 from tests.support import needs
@@ -35,7 +35,7 @@ def exposed(*snapshots: Snapshot) -> list[Series]:
     """
     The series that a daemon with these snapshots exposes.
     """
-    body, _ = exposition(snapshots, "")
+    body, _ = render_metrics(snapshots, "")
     return [
         (sample.name, dict(sample.labels))
         for family in text_string_to_metric_families(body.decode())

@@ -14,7 +14,7 @@ from OpenSSL import SSL
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.admin.site import IDLE_SECONDS
+from echod.admin.site import IDLE_TIMEOUT
 from tests.support import needs
 from tests.support.admin import ADMIN, AdminConnection, ask, samples, shown
 from tests.support.daemons import (
@@ -334,7 +334,7 @@ class StopTests(SynchronousTestCase):
             half = self.enterContext(connect(daemon.address("--admin")))
             half.sendall(b"GET / HT")
             # It was not waited for them to be closed for want of a request.
-            self.assertLess(daemon.stop(), IDLE_SECONDS / 2)
+            self.assertLess(daemon.stop(), IDLE_TIMEOUT / 2)
 
 
 class BadInputTests(SynchronousTestCase):

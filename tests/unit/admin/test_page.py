@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.admin.page import STATIC, concerns, page, page_json
+from echod.admin.page import STATIC, page, page_json, warnings
 from echod.stats.snapshot import (
     CertificateInfo,
     ConnectionInfo,
@@ -175,19 +175,19 @@ class ConcernsTests(SynchronousTestCase):
     What somebody should look at.
     """
 
-    def concerns(self, **fields):
+    def warnings(self, **fields):
         calm = {
             "certificates": [CertificateInfo(["a.example"], 1_900_000_000.0, "1", "/a", 0.0)],
             "log_dropped": 0,
             "history": [Sample(1, 1, 1, 0.01)],
         }
-        return list(concerns(make_snapshot(**{**calm, **fields})))
+        return list(warnings(make_snapshot(**{**calm, **fields})))
 
     def test_nothing(self):
         """
         When all is well there is nothing.
         """
-        self.assertEqual(self.concerns(), [])
+        self.assertEqual(self.warnings(), [])
         self.assertIn('class="concerns"', page([make_snapshot()]))
         self.assertNotIn(
             'class="concerns"',
@@ -223,9 +223,9 @@ class ConcernsTests(SynchronousTestCase):
                 "in the last minute all clients once waited for 250 ms",
             ),
         ):
-            self.assertEqual(self.concerns(**fields), [text])
+            self.assertEqual(self.warnings(**fields), [text])
         old = [Sample(1, 1, 1, 0.25)] + [Sample(1, 1, 1, 0)] * 60
-        self.assertEqual(self.concerns(history=old), [])
+        self.assertEqual(self.warnings(history=old), [])
 
 
 class JSONTests(SynchronousTestCase):

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from twisted.trial.unittest import SynchronousTestCase
 
 import echod
-from echod.admin.prometheus import buckets, ends, exposition
+from echod.admin.prometheus import buckets, ends, render_metrics
 from echod.stats.process import ProcessStats
 from echod.stats.snapshot import CertificateInfo, Handshakes, HistogramData, ListenerStats
 from tests.support.snapshots import make_snapshot
@@ -31,7 +31,7 @@ class MetricsTests(SynchronousTestCase):
         """
         @return: the families by name, and their samples by name and labels.
         """
-        body, content_type = exposition(snapshots, accept)
+        body, content_type = render_metrics(snapshots, accept)
         openmetrics = content_type.startswith("application/openmetrics-text")
         families = list((parse_openmetrics if openmetrics else parse_text)(body.decode()))
         samples = {
@@ -91,7 +91,7 @@ class MetricsTests(SynchronousTestCase):
         """
         What only grows is a counter, and each metric has a text.
         """
-        body = exposition([make_snapshot()], "")[0].decode()
+        body = render_metrics([make_snapshot()], "")[0].decode()
         kinds = dict(re.findall("^# TYPE (\\S+) (\\S+)$", body, re.MULTILINE))
         texts = dict(re.findall("^# HELP (\\S+) (.+)$", body, re.MULTILINE))
         self.assertEqual(set(kinds), set(texts))
@@ -124,7 +124,7 @@ class MetricsTests(SynchronousTestCase):
             for name, kind, labels in re.findall(pattern, text, re.MULTILINE)
         }
         versions = {"version": "1", "python": "3", "twisted": "26", "openssl": "3"}
-        body = exposition([make_snapshot(versions=versions)], "")[0].decode()
+        body = render_metrics([make_snapshot(versions=versions)], "")[0].decode()
         kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", body, re.MULTILINE))
         found = set()
         for name, kind in kinds.items():
@@ -143,14 +143,14 @@ class MetricsTests(SynchronousTestCase):
         kinds = {family.name: family.type for family in families}
         self.assertEqual(kinds["echod_connections"], "gauge")
         self.assertEqual(kinds["echod_connections_total"], "unknown")
-        self.assertTrue(exposition([make_snapshot()], OPENMETRICS)[0].endswith(b"# EOF\n"))
+        self.assertTrue(render_metrics([make_snapshot()], OPENMETRICS)[0].endswith(b"# EOF\n"))
 
     def test_odd_wishes(self):
         """
         Whatever is asked for, there is an answer.
         """
         for accept in ("*/*", ";;,,", "application/openmetrics-text;version=x", "\xff"):
-            _, content_type = exposition([make_snapshot()], accept)
+            _, content_type = render_metrics([make_snapshot()], accept)
             self.assertTrue(content_type.startswith("text/plain; version=0.0.4"), accept)
 
     def test_workers(self):
@@ -170,7 +170,7 @@ class MetricsTests(SynchronousTestCase):
         """
         A daemon of one process says nothing of workers.
         """
-        body, _ = exposition([make_snapshot()], "")
+        body, _ = render_metrics([make_snapshot()], "")
         self.assertNotIn(b"worker", body)
 
     def test_nobody(self):

@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.admin.page import STATIC
-from echod.admin.prometheus import exposition
+from echod.admin.prometheus import render_metrics
 from echod.admin.resource import (
     HEADERS,
     MAX_PENDING,
@@ -39,7 +39,7 @@ class AdminTestCase(SynchronousTestCase):
 
     def setUp(self):
         self.snapshots = [make_snapshot()]
-        self.site = AdminSite(AdminResource(self.look, exposition), Clock())
+        self.site = AdminSite(AdminResource(self.look, render_metrics), Clock())
 
     async def look(self):
         if isinstance(self.snapshots, Exception):
@@ -220,7 +220,7 @@ class HostTests(AdminTestCase):
         Names that the operator gave are served; to others, the answer says how.
         """
         names = {"echod.example"}
-        self.site = AdminSite(AdminResource(self.look, exposition, names), Clock())
+        self.site = AdminSite(AdminResource(self.look, render_metrics, names), Clock())
         self.assertEqual(self.ask("/readyz", host="echod.example:9001")[0], 200)
         self.assertEqual(self.ask("http://echod.example/readyz")[0], 200)
         status, _, body = self.ask("/readyz", host="evil.example")
@@ -301,7 +301,7 @@ class WaitingTests(AdminTestCase):
         Only so many requests may wait for snapshots; readiness has some of them to itself, and
         liveness waits for none.
         """
-        self.site = AdminSite(AdminResource(Deferred, exposition), Clock())
+        self.site = AdminSite(AdminResource(Deferred, render_metrics), Clock())
         head = b" HTTP/1.1\r\nHost: localhost\r\n\r\n"
         waiting = []
 
@@ -399,7 +399,7 @@ class ServiceTests(SynchronousTestCase):
     def setUp(self):
         self.reactor = LocalReactor()
         self.addCleanup(self.reactor.close)
-        self.admin = AdminService(self.reactor, self.look, exposition)
+        self.admin = AdminService(self.reactor, self.look, render_metrics)
         self.admin.add_listener("--admin x", TCPEndpoint(self.reactor, 0, "127.0.0.1", 5))
 
     async def look(self):

@@ -7,7 +7,7 @@ import socket
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.admin.resource import is_ours, names_beside
+from echod.admin.resource import is_trusted_host, names_beside
 
 LOCAL = IPv4Address("TCP", "127.0.0.1", 9001)
 
@@ -33,7 +33,7 @@ class HostsTests(SynchronousTestCase):
             "[::ffff:127.0.0.1]",
             "localhost:",
         ):
-            self.assertTrue(is_ours(host, LOCAL), host)
+            self.assertTrue(is_trusted_host(host, LOCAL), host)
 
     def test_own_address(self):
         """
@@ -43,19 +43,19 @@ class HostsTests(SynchronousTestCase):
             IPv4Address("TCP", "192.0.2.1", 9001),
             IPv6Address("TCP", "::ffff:192.0.2.1", 9001),
         ):
-            self.assertTrue(is_ours("192.0.2.1:9001", local))
-            self.assertTrue(is_ours("[::ffff:192.0.2.1]:9001", local))
-            self.assertFalse(is_ours("192.0.2.2:9001", local))
+            self.assertTrue(is_trusted_host("192.0.2.1:9001", local))
+            self.assertTrue(is_trusted_host("[::ffff:192.0.2.1]:9001", local))
+            self.assertFalse(is_trusted_host("192.0.2.2:9001", local))
         local = IPv6Address("TCP", "2001:db8::1", 9001)
-        self.assertTrue(is_ours("[2001:DB8:0::1]", local))
-        self.assertFalse(is_ours("192.0.2.1", local))
+        self.assertTrue(is_trusted_host("[2001:DB8:0::1]", local))
+        self.assertFalse(is_trusted_host("192.0.2.1", local))
 
     def test_own_name(self):
         """
         The machine's own name is taken.
         """
-        self.assertTrue(is_ours("Web1:9001", LOCAL, hostname="web1"))
-        self.assertTrue(is_ours(socket.gethostname(), LOCAL))
+        self.assertTrue(is_trusted_host("Web1:9001", LOCAL, hostname="web1"))
+        self.assertTrue(is_trusted_host(socket.gethostname(), LOCAL))
 
     def test_link_local(self):
         """
@@ -64,9 +64,9 @@ class HostsTests(SynchronousTestCase):
         """
         local = IPv6Address("TCP", "fe80::1%lo", 9001)
         for host in ("[fe80::1]:9001", "[fe80::1%25eth0]", "[FE80:0::1%7]:1"):
-            self.assertTrue(is_ours(host, local), host)
+            self.assertTrue(is_trusted_host(host, local), host)
         for host in ("[fe80::2]", "[fe80::2%25lo]", "[fe80::1%]", "fe80::1"):
-            self.assertFalse(is_ours(host, local), host)
+            self.assertFalse(is_trusted_host(host, local), host)
 
     def test_names(self):
         """
@@ -80,9 +80,9 @@ class HostsTests(SynchronousTestCase):
             "[::ffff:192.0.2.9]",
             "[2001:DB8:0::9]:9001",
         ):
-            self.assertTrue(is_ours(host, LOCAL, names), host)
+            self.assertTrue(is_trusted_host(host, LOCAL, names), host)
         for host in ("www.echod.example", "example", "192.0.2.8", "[2001:db8::8]"):
-            self.assertFalse(is_ours(host, LOCAL, names), host)
+            self.assertFalse(is_trusted_host(host, LOCAL, names), host)
 
     def test_names_beside(self):
         """
@@ -126,10 +126,10 @@ class HostsTests(SynchronousTestCase):
             "localhost/",
             "a..b",
         ):
-            self.assertFalse(is_ours(host, LOCAL, hostname="web1"), host)
+            self.assertFalse(is_trusted_host(host, LOCAL, hostname="web1"), host)
 
     def test_unix(self):
         """
         Over a UNIX socket, where no browser comes, any host is taken.
         """
-        self.assertTrue(is_ours("whatever", UNIXAddress(b"/x")))
+        self.assertTrue(is_trusted_host("whatever", UNIXAddress(b"/x")))

@@ -12,9 +12,9 @@ from twisted.web.server import NOT_DONE_YET
 
 from echod.admin.site import (
     HARD_LIMIT,
-    IDLE_SECONDS,
+    IDLE_TIMEOUT,
+    MAX_BODY_BYTES,
     MAX_LENGTH_DIGITS,
-    MOST_BODY_BYTES,
     SOFT_LIMIT,
     AdminSite,
 )
@@ -74,7 +74,7 @@ class SiteTests(SynchronousTestCase):
         for number in range(1, 4):
             self.ask(transport)
             self.assertEqual(transport.value().count(b"\r\n\r\nyes"), number)
-            self.clock.advance(IDLE_SECONDS - 1)
+            self.clock.advance(IDLE_TIMEOUT - 1)
         self.assertFalse(transport.disconnecting)
         self.clock.advance(1)
         self.assertTrue(transport.disconnecting)
@@ -87,10 +87,10 @@ class SiteTests(SynchronousTestCase):
         with capturedLogs() as events:
             transport = self.connect()
             self.ask(transport)
-            self.clock.advance(IDLE_SECONDS)
+            self.clock.advance(IDLE_TIMEOUT)
             self.assertTrue(transport.disconnecting)
             self.assertFalse(transport.disconnected)
-            self.clock.advance(IDLE_SECONDS)
+            self.clock.advance(IDLE_TIMEOUT)
             self.assertTrue(transport.disconnected)
             transport.protocol.connectionLost(Failure(ConnectionDone()))
         self.assertEqual(events, [])
@@ -104,12 +104,12 @@ class SiteTests(SynchronousTestCase):
         transport = self.connect()
         transport.client.send(b"GET")
         for _ in range(2):
-            self.clock.advance(IDLE_SECONDS)
+            self.clock.advance(IDLE_TIMEOUT)
             self.assertFalse(transport.disconnecting)
             self.ask(transport)
-        self.clock.advance(IDLE_SECONDS)
+        self.clock.advance(IDLE_TIMEOUT)
         self.assertFalse(transport.disconnecting)
-        self.clock.advance(IDLE_SECONDS)
+        self.clock.advance(IDLE_TIMEOUT)
         self.assertTrue(transport.disconnecting)
 
     def test_nothing_unread(self):
@@ -117,7 +117,7 @@ class SiteTests(SynchronousTestCase):
         Who has asked for nothing is let go at once.
         """
         transport = self.connect()
-        self.clock.advance(IDLE_SECONDS)
+        self.clock.advance(IDLE_TIMEOUT)
         self.assertTrue(transport.disconnecting)
 
     def test_last(self):
@@ -162,7 +162,7 @@ class SiteTests(SynchronousTestCase):
         A body is not kept, in memory or in a file.
         """
         transport = self.connect()
-        size = MOST_BODY_BYTES
+        size = MAX_BODY_BYTES
         self.ask(transport, b"POST", b"Content-Length: %d\r\n" % size, bytes(size))
         self.assertEqual(self.root.bodies, [b""])
         self.assertFalse(transport.disconnected)
@@ -175,7 +175,7 @@ class SiteTests(SynchronousTestCase):
         Who sends more than that is cut off.
         """
         for headers, body in (
-            (b"Content-Length: 1000000000000\r\n", bytes(MOST_BODY_BYTES + 1)),
+            (b"Content-Length: 1000000000000\r\n", bytes(MAX_BODY_BYTES + 1)),
             (b"Transfer-Encoding: chunked\r\n", b"%x\r\n" % (1 << 20) + bytes(1 << 20)),
         ):
             transport = self.connect()
@@ -280,7 +280,7 @@ class SiteTests(SynchronousTestCase):
         """
         transport = self.connect()
         self.ask(transport)
-        self.site.lose_all()
+        self.site.close_all()
         self.assertTrue(transport.disconnecting)
 
     def test_no_log(self):
