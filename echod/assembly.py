@@ -31,8 +31,8 @@ from echod.tls.context import TLSPolicy
 from echod.tls.credentials import CredentialsError
 from echod.tls.keylog import KeyLog
 from echod.tls.reload import CertificateStore
-from echod.workers.master import UNSHARED, ParentService
-from echod.workers.spawn import Assignment, shares
+from echod.workers.master import UNSHARED, MasterService
+from echod.workers.spawn import WorkerConfig, shares
 from echod.workers.worker import WorkerService
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def build(
     """
     most = options["max-connections"]
     if workers > 1 and not options["check"]:
-        service: EchodService = ParentService(reactor, options, most, workers, notify, signals)
+        service: EchodService = MasterService(reactor, options, most, workers, notify, signals)
     else:
         most = sum(most_connections(reactor, each) for each in shares(most, workers))
         service = EchodService(reactor, options, most, notify, signals)
@@ -96,18 +96,18 @@ def build(
 
 
 def build_worker(
-    reactor: Any, options: Options, assignment: Assignment, signals: Signals | None = None
+    reactor: Any, options: Options, config: WorkerConfig, signals: Signals | None = None
 ) -> WorkerService:
     """
     Build a worker.
 
     @raise SystemExit: with one line, when a file is wrong.
     """
-    most = most_connections(reactor, assignment.max_connections)
-    service = WorkerService(reactor, options, most, assignment, signals)
+    most = most_connections(reactor, config.max_connections)
+    service = WorkerService(reactor, options, most, config, signals)
     if options.serves_tls:
         _prepare_tls(reactor, options, service)
-    service.add_handed()
+    service.add_inherited()
     return service
 
 
@@ -237,7 +237,7 @@ def _prepare_tls(reactor: Any, options: Options, service: EchodService) -> None:
             f"echod: --tls-keylog '{escape(path)}': {error.strerror}; "
             "give a file that can be written"
         ) from None
-    if isinstance(service, ParentService):
+    if isinstance(service, MasterService):
         # Was all well?  The workers serve with it, and look for changes themselves.
         if service.key_log is not None:
             service.key_log.undo()

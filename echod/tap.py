@@ -24,7 +24,7 @@ from echod.rehearsal import check
 from echod.service import EchodService
 from echod.systemd import InheritedSockets, NotifyConfig
 from echod.whereabouts import check_whereabouts
-from echod.workers.spawn import Assignment
+from echod.workers.spawn import WorkerConfig
 
 __all__ = ["EchodService", "Options", "makeService"]
 
@@ -75,9 +75,9 @@ def makeService(options: Options) -> EchodService:
     else:
         signals.take_over(forks=options.twistd is not None and not options.twistd["nodaemon"])
     check_whereabouts(options.twistd)
-    assignment = Assignment.take_from(os.environ)
-    if assignment is not None:
-        return build_worker(reactor, options, assignment, signals)
+    config = WorkerConfig.take_from(os.environ)
+    if config is not None:
+        return build_worker(reactor, options, config, signals)
     workers = worker_count(options["workers"], options["max-connections"])
     inherited = InheritedSockets.from_process(os.getpid())
     notify = NotifyConfig.from_environment(os.environ, os.getpid())

@@ -22,7 +22,7 @@ MOST_BYTES = 16 * 1024 * 1024
 """The longest message; a snapshot is a few hundred KiB at most."""
 
 
-class Lifeline(Int32StringReceiver):
+class Channel(Int32StringReceiver):
     """
     One end.
     """
@@ -31,13 +31,13 @@ class Lifeline(Int32StringReceiver):
 
     def __init__(self, heard: Callable[[Message], object], lost: Callable[[], object]):
         """
-        @param heard: is given each message.
+        @param messageReceived: is given each message.
         @param lost: is called when the other end is gone.
         """
         self._heard = heard
         self._lost = lost
 
-    def tell(self, **message: Any) -> None:
+    def send(self, **message: Any) -> None:
         """
         Send a message; to one who is gone it is lost.
         """
@@ -50,18 +50,18 @@ class Lifeline(Int32StringReceiver):
         self._lost()
 
 
-def hold(
+def adopt(
     reactor: Any,
     descriptor: int,
     heard: Callable[[Message], object],
     lost: Callable[[], object],
-) -> Lifeline:
+) -> Channel:
     """
     Take hold of one end.
 
     @param descriptor: its socket, which is closed here, since the reactor has its own.
     """
-    end = Lifeline(heard, lost)
+    end = Channel(heard, lost)
     os.set_blocking(descriptor, False)
     factory = Factory.forProtocol(lambda: end)
     factory.noisy = False

@@ -27,19 +27,19 @@ from echod.stats.process import ProcessStats
 from echod.stats.snapshot import HistogramData, Snapshot
 from echod.systemd import NotifyConfig
 from echod.tls.context import ServerContext
-from echod.workers.channel import Message, hold
-from echod.workers.process import Child
+from echod.workers.channel import Message, adopt
+from echod.workers.process import WorkerProcess
 from echod.workers.spawn import (
     FIRST_DESCRIPTOR,
     VARIABLE,
-    Assignment,
-    Handed,
-    rewritten,
+    InheritedListener,
+    WorkerConfig,
+    absolute_argv,
     shares,
     worker_command,
     worker_environment,
 )
-from echod.workers.supervisor import GRACE_SECONDS, WorkersService, turn_until
+from echod.workers.supervisor import KILL_TIMEOUT, Supervisor, spin_until
 
 UNSHARED = "workers cannot share its layer around the connection"
 """Why an endpoint is refused."""
@@ -59,7 +59,7 @@ class HeldListener(ListenerService):
     @ivar handed: what the workers are told of it.
     """
 
-    handed: Handed
+    handed: InheritedListener
 
     def _listening(self, port: IListeningPort) -> None:
         super()._listening(port)
@@ -75,7 +75,7 @@ class HeldListener(ListenerService):
         return self._port.fileno()  # type: ignore[no-any-return, union-attr]  # it has a socket
 
 
-class ParentService(EchodService):
+class MasterService(EchodService):
     """
     The daemon, when it is made of several processes.
 
@@ -97,17 +97,17 @@ class ParentService(EchodService):
         """
         super().__init__(reactor, options, max_connections, notify, process_signals)
         self._shares = shares(max_connections, count)
-        self._born: dict[str, Child] = {}
+        self._born: dict[str, WorkerProcess] = {}
         self._last: dict[str, Snapshot] = {}
         names = [str(number) for number in range(count)]
         # Here and now: twistd will change the directory that paths are relative to.
-        given = rewritten(options.given, options.shortOpt, options.longOpt)
+        given = absolute_argv(options.given, options.shortOpt, options.longOpt)
         self._command = worker_command(options.twistd or {}, given)
         self._environment = worker_environment(os.environ, sys.path)
-        self.workers = WorkersService(
+        self.workers = Supervisor(
             reactor, names, self, self._log.write, self.drain_seconds, self._signals
         )
-        self.drain_seconds += GRACE_SECONDS
+        self.drain_seconds += KILL_TIMEOUT
 
     def add_listener(
         self,
@@ -121,7 +121,7 @@ class ParentService(EchodService):
             option, endpoint, factory, self._reactor, self._options["write-timeout"]
         )
         borrowed = isinstance(endpoint, InheritedEndpoint)
-        held.handed = Handed(name, option, tls is not None, borrowed)
+        held.handed = InheritedListener(name, option, tls is not None, borrowed)
         held.setServiceParent(self)
 
     def startService(self) -> None:
@@ -144,12 +144,12 @@ class ParentService(EchodService):
         Close what was bound for nothing; the file of a UNIX socket goes with it.
         """
         closing = DeferredList([each.stopService() for each in self.all_listeners()])
-        turn_until(self._reactor, lambda: closing.called, GRACE_SECONDS)
+        spin_until(self._reactor, lambda: closing.called, KILL_TIMEOUT)
 
     def _held(self) -> Sequence[HeldListener]:
         return [service for service in self if isinstance(service, HeldListener)]
 
-    def bury(self, child: Child) -> None:
+    def worker_exited(self, child: WorkerProcess) -> None:
         """
         A worker is gone: nobody waits for it to accept, and the next counts from nothing.
         """
@@ -157,7 +157,7 @@ class ParentService(EchodService):
         self._born.pop(child.name, None)
         self._table[int(child.name)] = ABSENT
 
-    def spawn(self, child: Child) -> None:
+    def spawn(self, child: WorkerProcess) -> None:
         """
         Start the process of a worker.
 
@@ -165,7 +165,7 @@ class ParentService(EchodService):
         """
         held = self._held()
         handed = [each.handed for each in held]
-        told = Assignment(child.name, self._shares, handed)
+        told = WorkerConfig(child.name, self._shares, handed)
         ours, theirs = socket.socketpair()
         with theirs, open(os.devnull, "rb+", buffering=0) as null:
             output: int | str = "r" if self._log.file is not None else null.fileno()
@@ -187,14 +187,14 @@ class ParentService(EchodService):
                 ours.close()
                 raise
         self._born[child.name] = child
-        child.lifeline = hold(self._reactor, ours.detach(), child.heard, child.lost)
+        child.channel = adopt(self._reactor, ours.detach(), child.messageReceived, child.lost)
 
     async def snapshots(self) -> list[Snapshot]:
         """
         A snapshot of each worker.  One that gives none in time has what it had last, and
         does not listen; and all drain from the moment that we do.
         """
-        answers = await self.workers.crew.ask_all(ANSWER_SECONDS, snapshot=True)
+        answers = await self.workers.live.ask_all(ANSWER_SECONDS, snapshot=True)
         snapshots = [
             self._heard(worker, answer) if answer else self._silent(worker)
             for worker, answer in answers.items()
@@ -231,7 +231,7 @@ class ParentService(EchodService):
         )
 
     def abort_all(self) -> None:
-        self.workers.crew.tell_all(do="abort")
+        self.workers.live.send_all(do="abort")
 
     def reload(self) -> None:
         """
@@ -244,10 +244,10 @@ class ParentService(EchodService):
 
     async def _reload_all(self) -> None:
         with self.notifier.reloading():
-            await self.workers.crew.ask_all(RELOAD_SECONDS, do="reload")
+            await self.workers.live.ask_all(RELOAD_SECONDS, do="reload")
 
     def _totals(self) -> tuple[int, int, int]:
-        return self.workers.crew.totals()
+        return self.workers.live.totals()
 
     def _drain(self) -> Deferred[None]:
         return self.workers.stopService()

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from echod._util.text import escape
-from echod.workers.channel import Lifeline, Message
+from echod.workers.channel import Channel, Message
 
 log = Logger(namespace="echod.workers")
 
@@ -25,13 +25,13 @@ MOST_LINE_BYTES = 64 * 1024
 """A longer line of a worker's is cut in pieces."""
 
 
-class Parent(Protocol):
+class ISupervisor(Protocol):
     """
     What a worker's parent is told.
     """
 
-    def worker_up(self, child: "Child") -> None: ...
-    def worker_ended(self, child: "Child", how: str) -> None: ...
+    def worker_up(self, child: "WorkerProcess") -> None: ...
+    def worker_ended(self, child: "WorkerProcess", how: str) -> None: ...
 
 
 class Lines:
@@ -65,7 +65,7 @@ class Lines:
             self._take(rest + b"\n")
 
 
-class Child(ProcessProtocol):
+class WorkerProcess(ProcessProtocol):
     """
     One worker.
 
@@ -81,7 +81,7 @@ class Child(ProcessProtocol):
     """
 
     transport: Any
-    lifeline: Lifeline | None = None
+    channel: Channel | None = None
     pid = 0
     up = False
     complaint = ""
@@ -89,7 +89,9 @@ class Child(ProcessProtocol):
     silent = 0
     totals: Sequence[int] = (0, 0, 0)
 
-    def __init__(self, name: str, born: float, parent: Parent, write_log: Callable[[bytes], bool]):
+    def __init__(
+        self, name: str, born: float, parent: ISupervisor, write_log: Callable[[bytes], bool]
+    ):
         """
         @param write_log: is given each line of its log, when that goes through us, and
             says whether it was taken.
@@ -125,7 +127,7 @@ class Child(ProcessProtocol):
         elif text:
             self.complaint = text
 
-    def heard(self, message: Message) -> None:
+    def messageReceived(self, message: Message) -> None:
         """
         The worker has said something.
         """
@@ -141,17 +143,17 @@ class Child(ProcessProtocol):
         """
         Nothing more will be heard; the process ends, or has.
         """
-        self.lifeline = None
+        self.channel = None
         answers, self._answers = self._answers, {}
         for answer in answers.values():
             answer.cancel()
 
-    def tell(self, **message: Any) -> None:
+    def send(self, **message: Any) -> None:
         """
         Tell the worker what to do, if it still hears us.
         """
-        if self.lifeline is not None:
-            self.lifeline.tell(**message)
+        if self.channel is not None:
+            self.channel.send(**message)
 
     def ask(self, **question: Any) -> Deferred[Message]:
         """
@@ -166,11 +168,11 @@ class Child(ProcessProtocol):
             self._answers.pop(number, None)
 
         answer: Deferred[Message] = Deferred(forget)
-        if self.lifeline is None:
+        if self.channel is None:
             answer.cancel()
         else:
             self._answers[number] = answer
-            self.lifeline.tell(ask=number, **question)
+            self.channel.send(ask=number, **question)
         return answer
 
     def kill(self) -> None:

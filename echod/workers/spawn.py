@@ -22,7 +22,7 @@ FIRST_DESCRIPTOR = 3
 
 
 @dataclass(frozen=True)
-class Handed:
+class InheritedListener:
     """
     A listening socket that a worker is handed.
 
@@ -38,7 +38,7 @@ class Handed:
 
 
 @dataclass(frozen=True)
-class Assignment:
+class WorkerConfig:
     """
     What one worker is told.
 
@@ -50,7 +50,7 @@ class Assignment:
 
     worker: str
     shares: Sequence[int]
-    listeners: Sequence[Handed]
+    listeners: Sequence[InheritedListener]
     first: int = FIRST_DESCRIPTOR
 
     @property
@@ -68,7 +68,7 @@ class Assignment:
         return self.shares[self.place]
 
     @property
-    def lifeline(self) -> int:
+    def channel(self) -> int:
         """
         The descriptor of its end of the lifeline.
         """
@@ -79,7 +79,7 @@ class Assignment:
         """
         The descriptor of the memory that all workers share.
         """
-        return self.lifeline + 1
+        return self.channel + 1
 
     def to_text(self) -> str:
         """
@@ -98,7 +98,7 @@ class Assignment:
         if text is None:
             return None
         fields = json.loads(text)
-        fields["listeners"] = [Handed(**each) for each in fields["listeners"]]
+        fields["listeners"] = [InheritedListener(**each) for each in fields["listeners"]]
         return cls(**fields)
 
 
@@ -132,7 +132,7 @@ _OTHERS = frozenset(
 """Variables that are for one process only, which is the parent."""
 
 
-def rewritten(given: Sequence[str], short: str, long: Sequence[str]) -> list[str]:
+def absolute_argv(given: Sequence[str], short: str, long: Sequence[str]) -> list[str]:
     """
     The same options, each with its whole name and its path in full.
 

@@ -23,15 +23,15 @@ from echod._util.text import escape
 from echod._util.timers import surviving
 from echod.net.listener import ListenError
 from echod.workers.channel import Message
-from echod.workers.process import Child, how_ended
+from echod.workers.process import WorkerProcess, how_ended
 
 log = Logger(namespace="echod.workers")
 
-TURN_SECONDS = 0.1
+SPIN_SECONDS = 0.1
 """The longest turn of the loop."""
 
 
-def turn_until(
+def spin_until(
     reactor: Any, done: Callable[[], bool], seconds: float, signals: Signals | None = None
 ) -> str:
     """
@@ -47,20 +47,20 @@ def turn_until(
             return f"{signals.stop_signal.name} came"
         if done() or reactor.seconds() > deadline:
             break
-        reactor.iterate(TURN_SECONDS)
+        reactor.iterate(SPIN_SECONDS)
         # Once the reactor runs, it hears of the ends of its children itself.
         reapAllProcesses()
     return "" if done() else f"{seconds:.0f} s are over"
 
 
-ASK_SECONDS = 2.0
+HEARTBEAT_INTERVAL = 2.0
 """How often each worker is asked whether it is alive."""
 
-MOST_SILENT = 5
+MAX_MISSED_HEARTBEATS = 5
 """It is stuck when it has said nothing since so many questions."""
 
 
-class Crew:
+class WorkerSet:
     """
     The workers of one daemon that live, one for a name.
     """
@@ -68,22 +68,22 @@ class Crew:
     def __init__(self, clock: IReactorTime, names: Sequence[str]):
         self._clock = clock
         self._names = names
-        self._children: dict[str, Child] = {}
+        self._children: dict[str, WorkerProcess] = {}
         self._past = (0, 0, 0)
 
-    def __iter__(self) -> Iterator[Child]:
+    def __iter__(self) -> Iterator[WorkerProcess]:
         return iter(self._children.values())
 
     def __len__(self) -> int:
         return len(self._children)
 
-    def add(self, child: Child) -> None:
+    def add(self, child: WorkerProcess) -> None:
         """
         One more has been started.
         """
         self._children[child.name] = child
 
-    def remove(self, child: Child) -> None:
+    def remove(self, child: WorkerProcess) -> None:
         """
         One has ended.
         """
@@ -91,12 +91,12 @@ class Crew:
         _, echoed, refused = child.totals
         self._past = (0, self._past[1] + echoed, self._past[2] + refused)
 
-    def tell_all(self, **message: Any) -> None:
+    def send_all(self, **message: Any) -> None:
         """
         Tell each what to do.
         """
         for child in self:
-            child.tell(**message)
+            child.send(**message)
 
     def ask_all(self, seconds: float, **question: Any) -> Deferred[dict[str, Message | None]]:
         """
@@ -121,12 +121,12 @@ class Crew:
         waiting: Deferred[Any] = DeferredList([each for _, each in asked], consumeErrors=True)
         return waiting.addCallback(collect)
 
-    def look_after(self) -> None:
+    def heartbeat(self) -> None:
         """
         Ask each whether it is alive, and kill who has been asked too often.
         """
         for child in self:
-            if child.silent < MOST_SILENT:
+            if child.silent < MAX_MISSED_HEARTBEATS:
                 child.silent += 1
                 child.ask().addErrback(lambda failure: failure.trap(CancelledError))
             else:
@@ -134,7 +134,7 @@ class Crew:
                     "worker {worker} has not answered for {seconds:.0f} s; it is killed",
                     event="worker-stuck",
                     worker=child.name,
-                    seconds=child.silent * ASK_SECONDS,
+                    seconds=child.silent * HEARTBEAT_INTERVAL,
                 )
                 child.kill()
 
@@ -148,14 +148,14 @@ class Crew:
         return connections, echoed, refused
 
 
-START_SECONDS = 60.0
+START_TIMEOUT = 60.0
 """How long the workers may take until all are up, at the start."""
 
-STEADY_SECONDS = 10.0
+STEADY_TIME = 10.0
 """A worker that has lived for so long is restarted at once when it dies."""
 
-FIRST_DELAY_SECONDS = 0.25
-MOST_DELAY_SECONDS = 8.0
+MIN_RESTART_DELAY = 0.25
+MAX_RESTART_DELAY = 8.0
 """
 The pauses before a worker is restarted that keeps dying: none the first time, then this,
 doubled each time up to the other.
@@ -164,24 +164,24 @@ doubled each time up to the other.
 DRAINED = how_ended(ProcessTerminated(signal=SIGTERM))
 """How one ends that has drained, by the signal that told it to, as twistd has it."""
 
-GRACE_SECONDS = 5.0
+KILL_TIMEOUT = 5.0
 """How long a worker may take to end after its drain's time is over, or it is killed."""
 
 
-class Nursery(Protocol):
+class ISpawner(Protocol):
     """
     Who knows how a worker is started.
     """
 
-    def spawn(self, child: Child) -> None: ...
-    def bury(self, child: Child) -> None: ...
+    def spawn(self, child: WorkerProcess) -> None: ...
+    def worker_exited(self, child: WorkerProcess) -> None: ...
 
 
-class WorkersService(Service):
+class Supervisor(Service):
     """
     The workers of one daemon.
 
-    @ivar crew: those that live.
+    @ivar live: those that live.
     """
 
     _failure = ""
@@ -190,13 +190,13 @@ class WorkersService(Service):
         self,
         reactor: Any,
         names: Sequence[str],
-        nursery: Nursery,
+        spawner: ISpawner,
         write_log: Callable[[bytes], bool],
         drain_seconds: float,
         signals: Signals,
     ):
         """
-        @param nursery: starts the processes.
+        @param spawner: starts the processes.
         @param write_log: is given the lines of their logs, when those go through us, and
             says whether it took them.
         @param drain_seconds: how long a drain may take.
@@ -205,14 +205,14 @@ class WorkersService(Service):
         self._signals = signals
         self._reactor = reactor
         self._names = names
-        self._nursery = nursery
+        self._spawner = spawner
         self._write_log = write_log
         self._drain_seconds = drain_seconds
-        self.crew = Crew(reactor, names)
+        self.live = WorkerSet(reactor, names)
         self._delays = dict.fromkeys(names, 0.0)
         self._restarts: dict[str, Any] = {}
         self._gone: Deferred[None] | None = None
-        self._asking = LoopingCall(surviving("asking the workers", self.crew.look_after))
+        self._asking = LoopingCall(surviving("asking the workers", self.live.heartbeat))
         self._asking.clock = reactor
 
     def startService(self) -> None:
@@ -226,20 +226,20 @@ class WorkersService(Service):
             self._start(name)
         self._wait_until_up()
         log.info("{count} workers up", event="workers-up", count=len(self._names))
-        self._asking.start(ASK_SECONDS, now=False)
+        self._asking.start(HEARTBEAT_INTERVAL, now=False)
 
     def _wait_until_up(self) -> None:
         def known() -> bool:
-            return bool(self._failure) or all(child.up for child in self.crew)
+            return bool(self._failure) or all(child.up for child in self.live)
 
-        late = turn_until(self._reactor, known, START_SECONDS, self._signals)
+        late = spin_until(self._reactor, known, START_TIMEOUT, self._signals)
         # A stop signal, which may have ended a worker as well, says more than such an end.
         failure = (late and f"{late} before all workers were up") or self._failure
         if failure:
             super().stopService()
-            for child in self.crew:
+            for child in self.live:
                 child.kill()
-            turn_until(self._reactor, lambda: not len(self.crew), GRACE_SECONDS)
+            spin_until(self._reactor, lambda: not len(self.live), KILL_TIMEOUT)
             log.error("{reason}", event="workers-failed", reason=failure)
             # Once twistd logs, sys.stderr is the log.
             print(f"echod: {failure}", file=sys.__stderr__)
@@ -247,14 +247,14 @@ class WorkersService(Service):
 
     def _start(self, name: str) -> None:
         self._restarts.pop(name, None)
-        child = Child(name, self._reactor.seconds(), self, self._write_log)
+        child = WorkerProcess(name, self._reactor.seconds(), self, self._write_log)
         try:
-            self._nursery.spawn(child)
+            self._spawner.spawn(child)
         except OSError as error:
             why = f"cannot start {escape(sys.executable)}: {error.strerror}"
             self._cannot_start(name, f"worker {name}: {why}")
         else:
-            self.crew.add(child)
+            self.live.add(child)
 
     def _cannot_start(self, name: str, failure: str) -> None:
         if self._asking.running:
@@ -264,11 +264,11 @@ class WorkersService(Service):
             self._failure = self._failure or failure
 
     def _restart_later(self, name: str, lived: float) -> None:
-        delay = 0.0 if lived >= STEADY_SECONDS else self._delays[name]
-        self._delays[name] = min(max(delay * 2, FIRST_DELAY_SECONDS), MOST_DELAY_SECONDS)
+        delay = 0.0 if lived >= STEADY_TIME else self._delays[name]
+        self._delays[name] = min(max(delay * 2, MIN_RESTART_DELAY), MAX_RESTART_DELAY)
         self._restarts[name] = self._reactor.callLater(delay, self._start, name)
 
-    def worker_up(self, child: Child) -> None:
+    def worker_up(self, child: WorkerProcess) -> None:
         """
         A worker accepts.
         """
@@ -279,14 +279,14 @@ class WorkersService(Service):
             pid=child.pid,
         )
 
-    def worker_ended(self, child: Child, how: str) -> None:
+    def worker_ended(self, child: WorkerProcess, how: str) -> None:
         """
         A worker is gone.
         """
-        self.crew.remove(child)
-        self._nursery.bury(child)
+        self.live.remove(child)
+        self._spawner.worker_exited(child)
         if not self.running:
-            if not len(self.crew) and self._gone is not None:
+            if not len(self.live) and self._gone is not None:
                 self._gone.callback(None)
             return
         why = child.complaint or how
@@ -322,7 +322,7 @@ class WorkersService(Service):
         for restart in self._restarts.values():
             restart.cancel()
         gone = self._gone = Deferred()
-        late = self._reactor.callLater(self._drain_seconds + GRACE_SECONDS, self._kill_late)
+        late = self._reactor.callLater(self._drain_seconds + KILL_TIMEOUT, self._kill_late)
 
         def all_gone(_: None) -> None:
             # Until now, what they have still to do is asked for, and shown.
@@ -332,17 +332,17 @@ class WorkersService(Service):
                 late.cancel()
 
         gone.addCallback(all_gone)
-        self.crew.tell_all(do="stop")
-        if not len(self.crew):
+        self.live.send_all(do="stop")
+        if not len(self.live):
             gone.callback(None)
         return gone
 
     def _kill_late(self) -> None:
-        for child in self.crew:
+        for child in self.live:
             log.error(
                 "worker {worker} has not ended within {seconds:.0f} s; it is killed",
                 event="worker-stuck",
                 worker=child.name,
-                seconds=self._drain_seconds + GRACE_SECONDS,
+                seconds=self._drain_seconds + KILL_TIMEOUT,
             )
             child.kill()

@@ -21,8 +21,8 @@ from echod.net.endpoints import InheritedEndpoint
 from echod.options import Options
 from echod.service import EchodService
 from echod.systemd import InheritedSocket
-from echod.workers.channel import Lifeline, Message, hold
-from echod.workers.spawn import Assignment
+from echod.workers.channel import Channel, Message, adopt
+from echod.workers.spawn import WorkerConfig
 
 log = Logger(namespace="echod.workers")
 
@@ -32,7 +32,7 @@ class WorkerService(EchodService):
     The daemon, when it is one process of several.
     """
 
-    _lifeline: Lifeline | None = None
+    _channel: Channel | None = None
 
     # However often a worker is told to stop, it drains: aborting is the parent's to say.
     _abort_by_signal = None
@@ -42,34 +42,34 @@ class WorkerService(EchodService):
         reactor: Any,
         options: Options,
         max_connections: int,
-        assignment: Assignment,
+        config: WorkerConfig,
         process_signals: Signals | None = None,
     ):
         """
         @param max_connections: its share, or less for want of descriptors.
         """
         super().__init__(reactor, options, max_connections, process_signals=process_signals)
-        self._assignment = assignment
-        table = SharedCounters(assignment.table, len(assignment.shares))
-        os.close(assignment.table)
+        self._config = config
+        table = SharedCounters(config.table, len(config.shares))
+        os.close(config.table)
         self._turns = AcceptBalancer(
-            table, assignment.place, max_connections, lambda: len(self.connections)
+            table, config.place, max_connections, lambda: len(self.connections)
         )
         # At once, so that others know who has room.
         self.connections.on_removed = self._turns.publish
         looking = periodic(reactor, CHECK_INTERVAL, "looking whose turn it is", self._look)
         looking.setServiceParent(self)
-        self._log.worker = assignment.worker
+        self._log.worker = config.worker
 
-    def add_handed(self) -> None:
+    def add_inherited(self) -> None:
         """
         Listen on what was handed over.
         """
-        for place, each in enumerate(self._assignment.listeners, self._assignment.first):
+        for place, each in enumerate(self._config.listeners, self._config.first):
             endpoint = InheritedEndpoint(self._reactor, InheritedSocket(each.name, place))
             tls = self.certificates if each.tls else None
             self.add_listener(each.name, each.option, endpoint, tls)
-        for listener, each in zip(self.listeners(), self._assignment.listeners, strict=True):
+        for listener, each in zip(self.listeners(), self._config.listeners, strict=True):
             listener.balancer = self._turns
             # The queue of a socket that the parent was lent does not end with us.
             listener.leaves_queue = each.borrowed
@@ -84,16 +84,14 @@ class WorkerService(EchodService):
         Listen, and take hold of the lifeline.
         """
         super().startService()
-        self._lifeline = hold(
-            self._reactor, self._assignment.lifeline, self._told, self._parent_gone
-        )
+        self._channel = adopt(self._reactor, self._config.channel, self._told, self._parent_gone)
 
     def _handle_signals(self) -> None:
         # The terminal's Ctrl-C reaches all processes, and the parent passes it on.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         super()._handle_signals()
-        if self._lifeline is not None:
-            self._lifeline.tell(up=True)
+        if self._channel is not None:
+            self._channel.send(up=True)
 
     def _told(self, message: Message) -> None:
         number = message.get("ask")
@@ -104,16 +102,16 @@ class WorkerService(EchodService):
                 self.abort_all()
             case "stop":
                 self._leave()
-        if number is not None and self._lifeline is not None:
-            self._lifeline.tell(answer=number, **self._answer(message))
+        if number is not None and self._channel is not None:
+            self._channel.send(answer=number, **self._answer(message))
 
     def _answer(self, question: Message) -> Message:
         if question.get("snapshot"):
-            return {"snapshot": self.collector.snapshot(self._assignment.worker).to_json()}
+            return {"snapshot": self.collector.snapshot(self._config.worker).to_json()}
         return {"totals": self._totals()}
 
     def _parent_gone(self) -> None:
-        self._lifeline = None
+        self._channel = None
         if self.running:
             log.warn("the parent is gone; stopping", event="parent-gone")
             self._leave()

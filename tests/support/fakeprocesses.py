@@ -87,14 +87,14 @@ class FarEnd:
         self.near = near
         self._heard = 0
 
-    def tell(self, **message: Any) -> None:
+    def send(self, **message: Any) -> None:
         """
         Send a message.
         """
         data = json.dumps(message).encode()
         self.near.dataReceived(struct.pack("!I", len(data)) + data)
 
-    def heard(self) -> list[dict[str, Any]]:
+    def messageReceived(self) -> list[dict[str, Any]]:
         """
         What has come since this was asked last.
         """

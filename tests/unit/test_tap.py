@@ -17,8 +17,8 @@ from echod.net.balance import make_counters
 from echod.net.reactor import EagerReactor
 from echod.service import EchodService
 from echod.tap import fill_standard_streams, keep_steady_time, makeService, worker_count
-from echod.workers.master import ParentService
-from echod.workers.spawn import VARIABLE, Assignment
+from echod.workers.master import MasterService
+from echod.workers.spawn import VARIABLE, WorkerConfig
 from echod.workers.worker import WorkerService
 from tests.support.services import ServiceTestCase
 
@@ -53,9 +53,9 @@ class MakeServiceTests(ServiceTestCase):
         cpus = set(range(3))
         self.patch(os, "sched_getaffinity", lambda _: cpus)
         for args, kind in (
-            (("--workers", "2"), ParentService),
+            (("--workers", "2"), MasterService),
             (("--workers", "1"), EchodService),
-            (("--workers", "0"), ParentService),
+            (("--workers", "0"), MasterService),
             (("--workers", "0", "--max-connections", "1"), EchodService),
         ):
             self.assertIs(type(makeService(self.options(*self.local, *args))), kind)
@@ -67,11 +67,11 @@ class MakeServiceTests(ServiceTestCase):
         """
         In a process that its parent made a worker, it is one.
         """
-        assignment = Assignment("0", [1], [], 900)
+        config = WorkerConfig("0", [1], [], 900)
         memory = make_counters(1)
-        os.dup2(memory, assignment.table)
+        os.dup2(memory, config.table)
         os.close(memory)
-        self.patch(os, "environ", {VARIABLE: assignment.to_text()})
+        self.patch(os, "environ", {VARIABLE: config.to_text()})
         self.assertIsInstance(makeService(self.options("--workers", "2")), WorkerService)
         self.assertEqual(os.environ, {})
 

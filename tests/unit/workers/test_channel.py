@@ -8,7 +8,7 @@ import socket
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.workers.channel import MOST_BYTES, Lifeline, hold
+from echod.workers.channel import MOST_BYTES, Channel, adopt
 from tests.support.fakeprocesses import FarEnd, ProcessReactor
 
 
@@ -18,9 +18,9 @@ class LifelineTests(SynchronousTestCase):
     """
 
     def setUp(self):
-        self.heard = []
+        self.messageReceived = []
         self.lost = []
-        self.end = Lifeline(self.heard.append, lambda: self.lost.append(True))
+        self.end = Channel(self.messageReceived.append, lambda: self.lost.append(True))
         self.transport = StringTransport()
         self.end.makeConnection(self.transport)
 
@@ -28,11 +28,11 @@ class LifelineTests(SynchronousTestCase):
         """
         What is told at one end is heard at the other, however it was cut on its way.
         """
-        self.end.tell(do="stop", text="ä\n")
-        self.end.tell()
+        self.end.send(do="stop", text="ä\n")
+        self.end.send()
         for byte in self.transport.value():
             self.end.dataReceived(bytes([byte]))
-        self.assertEqual(self.heard, [{"do": "stop", "text": "ä\n"}, {}])
+        self.assertEqual(self.messageReceived, [{"do": "stop", "text": "ä\n"}, {}])
 
     def test_bounded(self):
         """
@@ -40,7 +40,7 @@ class LifelineTests(SynchronousTestCase):
         """
         self.end.dataReceived((MOST_BYTES + 1).to_bytes(4, "big"))
         self.assertTrue(self.transport.disconnecting)
-        self.assertEqual(self.heard, [])
+        self.assertEqual(self.messageReceived, [])
 
     def test_lost(self):
         """
@@ -57,10 +57,12 @@ class LifelineTests(SynchronousTestCase):
         ours, theirs = socket.socketpair()
         self.addCleanup(theirs.close)
         descriptor = ours.detach()
-        end = hold(reactor, descriptor, self.heard.append, lambda: None)
+        end = adopt(reactor, descriptor, self.messageReceived.append, lambda: None)
         self.assertRaises(OSError, os.fstat, descriptor)
         (far,) = reactor.far_ends
         self.assertIsInstance(far, FarEnd)
-        far.tell(up=True)
-        end.tell(do="x")
-        self.assertEqual((self.heard, far.heard()), ([{"up": True}], [{"do": "x"}]))
+        far.send(up=True)
+        end.send(do="x")
+        self.assertEqual(
+            (self.messageReceived, far.messageReceived()), ([{"up": True}], [{"do": "x"}])
+        )

@@ -17,8 +17,8 @@ from echod.net.listener import ListenError
 from echod.stats.snapshot import Snapshot
 from echod.systemd import InheritedSocket, InheritedSockets, NotifyConfig
 from echod.tap import build
-from echod.workers.master import RELOAD_SECONDS, ParentService
-from echod.workers.spawn import VARIABLE, Assignment
+from echod.workers.master import RELOAD_SECONDS, MasterService
+from echod.workers.spawn import VARIABLE, WorkerConfig
 from tests.support.certificates import make_certificate
 from tests.support.fakeprocesses import ProcessReactor
 from tests.support.servicemanager import ServiceManager
@@ -39,12 +39,12 @@ class ParentTestCase(ServiceTestCase):
     def build(self, *args, twistd=None, workers=2, inherited=None, notify=None):
         options = self.options(*args, twistd=twistd)
         service = build(self.reactor, options, inherited, notify, workers)
-        self.assertIsInstance(service, ParentService)
+        self.assertIsInstance(service, MasterService)
         return service
 
     def up(self):
         for far in self.reactor.far_ends:
-            far.tell(up=True)
+            far.send(up=True)
 
     def start(self, *args, **others):
         """
@@ -55,14 +55,14 @@ class ParentTestCase(ServiceTestCase):
         service.privilegedStartService()
         service.startService()
         for far in self.reactor.far_ends:
-            far.heard()
+            far.messageReceived()
         return service
 
     def told(self, process):
         """
         What a worker was told.
         """
-        return Assignment.take_from(dict(process.environment))
+        return WorkerConfig.take_from(dict(process.environment))
 
 
 class BindTests(ParentTestCase):
@@ -136,7 +136,7 @@ class BindTests(ParentTestCase):
                 self.assertTrue(
                     os.path.samestat(process.inherited[number], os.fstat(port.socket.fileno()))
                 )
-            self.assertTrue(stat.S_ISSOCK(process.inherited[told.lifeline].st_mode))
+            self.assertTrue(stat.S_ISSOCK(process.inherited[told.channel].st_mode))
             self.assertTrue(stat.S_ISREG(process.inherited[told.table].st_mode))
             self.assertTrue(
                 os.path.samestat(process.inherited[1], os.fstat(sys.__stdout__.fileno()))
@@ -290,7 +290,7 @@ class LifeTests(ParentTestCase):
         service.reload()
         service.abort_all()
         for far in self.reactor.far_ends:
-            self.assertEqual([each["do"] for each in far.heard()], ["reload", "abort"])
+            self.assertEqual([each["do"] for each in far.messageReceived()], ["reload", "abort"])
 
     def test_stop(self):
         """
@@ -299,11 +299,11 @@ class LifeTests(ParentTestCase):
         service = self.start()
         heard = []
         port = self.reactor.ports[0]
-        port.stopListening = lambda: heard.extend(self.reactor.far_ends[0].heard())
+        port.stopListening = lambda: heard.extend(self.reactor.far_ends[0].messageReceived())
         with capturedLogs() as events:
             stopping = service.stopService()
             self.assertEqual(heard, [])
-            self.assertEqual(self.reactor.far_ends[0].heard(), [{"do": "stop"}])
+            self.assertEqual(self.reactor.far_ends[0].messageReceived(), [{"do": "stop"}])
             for process in self.reactor.processes:
                 self.assertNoResult(stopping)
                 process.end()
@@ -341,12 +341,12 @@ class LifeTests(ParentTestCase):
         self.assertEqual(manager.take(), [["READY=1"], ["STATUS=0 connections, 0 B/s, 0 refused"]])
         self.reactor.advance(2)
         for far, totals in zip(self.reactor.far_ends, ([3, 500, 1], [4, 70, 0]), strict=True):
-            (question,) = far.heard()
-            far.tell(answer=question["ask"], totals=totals)
+            (question,) = far.messageReceived()
+            far.send(answer=question["ask"], totals=totals)
         self.reactor.advance(10)
         self.assertIn(["STATUS=7 connections, 48 B/s, 1 refused"], manager.take())
         self.reactor.processes[0].end(signal=9)
-        self.assertEqual(service.workers.crew.totals(), (4, 570, 1))
+        self.assertEqual(service.workers.live.totals(), (4, 570, 1))
 
     def test_reload(self):
         """
@@ -364,12 +364,12 @@ class LifeTests(ParentTestCase):
             ((word, _),) = manager.take()
             self.assertEqual(word, "RELOADING=1")
             one, other = self.reactor.far_ends
-            one.tell(answer=one.heard()[0]["ask"])
+            one.send(answer=one.messageReceived()[0]["ask"])
             self.assertEqual(manager.take(), [])
             if silent:
                 self.reactor.advance(RELOAD_SECONDS)
             else:
-                other.tell(answer=other.heard()[0]["ask"])
+                other.send(answer=other.messageReceived()[0]["ask"])
             self.assertEqual(manager.take()[0], ["READY=1"])
 
     def test_reload_fails(self):
@@ -377,7 +377,7 @@ class LifeTests(ParentTestCase):
         A bug in it is logged.
         """
         service = self.start()
-        self.patch(service.workers.crew, "ask_all", lambda *_, **__: fail(LookupError("a bug")))
+        self.patch(service.workers.live, "ask_all", lambda *_, **__: fail(LookupError("a bug")))
         service.reload()
         self.assertEqual(len(self.flushLoggedErrors(LookupError)), 1)
 
@@ -387,10 +387,10 @@ class LifeTests(ParentTestCase):
         """
         asked = Deferred.fromCoroutine(service.snapshots())
         for far, answer in zip(self.reactor.far_ends, answers, strict=True):
-            *_, question = far.heard()
+            *_, question = far.messageReceived()
             self.assertTrue(question["snapshot"])
             if answer is not None:
-                far.tell(answer=question["ask"], snapshot=answer.to_json())
+                far.send(answer=question["ask"], snapshot=answer.to_json())
         self.reactor.advance(1)
         return self.successResultOf(asked)
 

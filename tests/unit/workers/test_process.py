@@ -9,8 +9,8 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from echod.workers.channel import Lifeline
-from echod.workers.process import MOST_LINE_BYTES, Child, Lines
+from echod.workers.channel import Channel
+from echod.workers.process import MOST_LINE_BYTES, Lines, WorkerProcess
 from tests.support.fakeprocesses import FakeProcess, FarEnd
 
 
@@ -53,12 +53,12 @@ class ChildTests(SynchronousTestCase):
         self.told = []
         self.log = []
         self.room = True
-        self.child = Child("1", 5.0, self, self.write_log)
+        self.child = WorkerProcess("1", 5.0, self, self.write_log)
         self.process = FakeProcess(77, self.child, [], {}, {})
         verifyObject(IProcessTransport, self.process)
-        self.child.lifeline = Lifeline(self.child.heard, self.child.lost)
-        self.child.lifeline.makeConnection(StringTransport())
-        self.far = FarEnd(self.child.lifeline)
+        self.child.channel = Channel(self.child.messageReceived, self.child.lost)
+        self.child.channel.makeConnection(StringTransport())
+        self.far = FarEnd(self.child.channel)
 
     def write_log(self, line):
         if self.room:
@@ -76,7 +76,7 @@ class ChildTests(SynchronousTestCase):
         It is up when it says so.
         """
         self.assertFalse(self.child.up)
-        self.far.tell(up=True)
+        self.far.send(up=True)
         self.assertTrue(self.child.up)
         self.assertEqual(self.told, [("1", "up")])
 
@@ -125,7 +125,7 @@ class ChildTests(SynchronousTestCase):
         """
         What it writes to its standard error later is logged.
         """
-        self.far.tell(up=True)
+        self.far.send(up=True)
         with capturedLogs() as events:
             self.child.childDataReceived(2, b"fatal\x1b\n")
         (event,) = events
@@ -138,13 +138,13 @@ class ChildTests(SynchronousTestCase):
         Answers go to whoever asked; what nobody asked for changes nothing.
         """
         one, other = self.child.ask(snapshot=True), self.child.ask()
-        self.assertEqual(self.far.heard(), [{"ask": 1, "snapshot": True}, {"ask": 2}])
-        self.far.tell(answer=2)
+        self.assertEqual(self.far.messageReceived(), [{"ask": 1, "snapshot": True}, {"ask": 2}])
+        self.far.send(answer=2)
         self.assertEqual(self.successResultOf(other), {"answer": 2})
-        self.far.tell(answer=2)
-        self.far.tell()
+        self.far.send(answer=2)
+        self.far.send()
         self.assertNoResult(one)
-        self.far.tell(answer=1, snapshot="x")
+        self.far.send(answer=1, snapshot="x")
         self.assertEqual(self.successResultOf(one)["snapshot"], "x")
 
     def test_any_word_counts(self):
@@ -153,7 +153,7 @@ class ChildTests(SynchronousTestCase):
         """
         for message in ({"up": True}, {"answer": 5}, {}):
             self.child.silent = 3
-            self.far.tell(**message)
+            self.far.send(**message)
             self.assertEqual(self.child.silent, 0)
 
     def test_late_answer(self):
@@ -163,26 +163,26 @@ class ChildTests(SynchronousTestCase):
         asked = self.child.ask()
         asked.cancel()
         self.failureResultOf(asked, CancelledError)
-        self.far.tell(answer=1)
+        self.far.send(answer=1)
 
     def test_lost(self):
         """
         One that is gone answers nothing, and hears nothing.
         """
         asked = self.child.ask()
-        self.far.heard()
+        self.far.messageReceived()
         self.far.near.connectionLost()
         self.failureResultOf(asked, CancelledError)
         self.failureResultOf(self.child.ask(), CancelledError)
-        self.child.tell(do="stop")
-        self.assertEqual(self.far.heard(), [])
+        self.child.send(do="stop")
+        self.assertEqual(self.far.messageReceived(), [])
 
     def test_tell(self):
         """
         It hears what it is told.
         """
-        self.child.tell(do="stop")
-        self.assertEqual(self.far.heard(), [{"do": "stop"}])
+        self.child.send(do="stop")
+        self.assertEqual(self.far.messageReceived(), [{"do": "stop"}])
 
     def test_kill(self):
         """

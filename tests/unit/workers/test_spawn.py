@@ -4,7 +4,7 @@ What a worker is told.
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.workers.spawn import VARIABLE, Assignment, Handed, shares
+from echod.workers.spawn import VARIABLE, InheritedListener, WorkerConfig, shares
 
 
 class AssignmentTests(SynchronousTestCase):
@@ -16,20 +16,23 @@ class AssignmentTests(SynchronousTestCase):
         """
         It arrives as it was sent, and is read once.
         """
-        handed = [Handed("tcp", "--port 7", False, False), Handed("ä:\n", "--x", True, True)]
-        told = Assignment("1", [5, 4], handed)
+        handed = [
+            InheritedListener("tcp", "--port 7", False, False),
+            InheritedListener("ä:\n", "--x", True, True),
+        ]
+        told = WorkerConfig("1", [5, 4], handed)
         environ = {VARIABLE: told.to_text(), "HOME": "/"}
-        self.assertEqual(Assignment.take_from(environ), told)
+        self.assertEqual(WorkerConfig.take_from(environ), told)
         self.assertEqual(environ, {"HOME": "/"})
-        self.assertIsNone(Assignment.take_from(environ))
+        self.assertIsNone(WorkerConfig.take_from(environ))
 
     def test_places(self):
         """
         It says which one it is, its share, and where its descriptors are.
         """
-        told = Assignment("1", [5, 4], [Handed("tcp", "--port 7", False, False)] * 3)
+        told = WorkerConfig("1", [5, 4], [InheritedListener("tcp", "--port 7", False, False)] * 3)
         self.assertEqual((told.place, told.max_connections), (1, 4))
-        self.assertEqual((told.lifeline, told.table), (6, 7))
+        self.assertEqual((told.channel, told.table), (6, 7))
 
     def test_shares(self):
         """

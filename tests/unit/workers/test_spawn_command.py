@@ -13,7 +13,7 @@ from echod.options import PARAMETERS, Options
 from echod.workers.spawn import (
     PATHS,
     RUN,
-    rewritten,
+    absolute_argv,
     twistd_options,
     worker_command,
     worker_environment,
@@ -34,7 +34,7 @@ class RewrittenTests(SynchronousTestCase):
     def rewrite(self, *given):
         options = Options()
         options.parseOptions(given)
-        return rewritten(options.given, options.shortOpt, options.longOpt)
+        return absolute_argv(options.given, options.shortOpt, options.longOpt)
 
     def test_names(self):
         """

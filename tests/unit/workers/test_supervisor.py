@@ -14,21 +14,21 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.net.listener import ListenError
-from echod.workers.channel import Lifeline
+from echod.workers.channel import Channel
 from echod.workers.supervisor import (
-    ASK_SECONDS,
-    FIRST_DELAY_SECONDS,
-    GRACE_SECONDS,
-    MOST_DELAY_SECONDS,
-    MOST_SILENT,
-    START_SECONDS,
-    STEADY_SECONDS,
-    WorkersService,
+    HEARTBEAT_INTERVAL,
+    KILL_TIMEOUT,
+    MAX_MISSED_HEARTBEATS,
+    MAX_RESTART_DELAY,
+    MIN_RESTART_DELAY,
+    START_TIMEOUT,
+    STEADY_TIME,
+    Supervisor,
 )
 from tests.support.fakeprocesses import FakeProcess, FarEnd, ProcessReactor
 
 
-class Crew:
+class WorkerSet:
     """
     The processes that were started, by the order in which they were.
 
@@ -45,13 +45,13 @@ class Crew:
     def spawn(self, child):
         if self.broken is not None:
             raise self.broken
-        child.lifeline = Lifeline(child.heard, child.lost)
-        child.lifeline.makeConnection(StringTransport())
+        child.channel = Channel(child.messageReceived, child.lost)
+        child.channel.makeConnection(StringTransport())
         process = FakeProcess(1000 + len(self.workers), child, [], {}, {})
-        process.far = FarEnd(child.lifeline)
+        process.far = FarEnd(child.channel)
         self.workers.append(process)
 
-    def bury(self, child):
+    def worker_exited(self, child):
         self.buried.append(child.name)
 
 
@@ -66,23 +66,23 @@ class WorkersTestCase(SynchronousTestCase):
         self.reactor = ProcessReactor()
         self.stderr = io.StringIO()
         self.patch(sys, "__stderr__", self.stderr)
-        self.crew = Crew(self.reactor)
+        self.live = WorkerSet(self.reactor)
         self.log = []
         self.signals = SimpleNamespace(stop_signal=None)
-        self.workers = WorkersService(
-            *(self.reactor, ["0", "1"], self.crew),
+        self.workers = Supervisor(
+            *(self.reactor, ["0", "1"], self.live),
             *(self.log.append, self.drain_seconds, self.signals),
         )
 
     def up(self, *processes):
         for process in processes:
-            process.far.tell(up=True)
+            process.far.send(up=True)
 
     def start(self):
         """
         Start both.
         """
-        self.reactor.balancer = [lambda: self.up(*self.crew.workers)]
+        self.reactor.balancer = [lambda: self.up(*self.live.workers)]
         with capturedLogs() as events:
             self.workers.startService()
         return [formatEvent(event) for event in events]
@@ -125,9 +125,9 @@ class StartTests(WorkersTestCase):
         One that is up does not stand for both.
         """
         self.reactor.balancer = [
-            lambda: self.up(self.crew.workers[1]),
+            lambda: self.up(self.live.workers[1]),
             lambda: None,
-            lambda: self.up(self.crew.workers[0]),
+            lambda: self.up(self.live.workers[0]),
         ]
         self.workers.startService()
         self.assertEqual(self.reactor.balancer, [])
@@ -138,28 +138,28 @@ class StartTests(WorkersTestCase):
         """
 
         def end():
-            one, other = self.crew.workers
+            one, other = self.live.workers
             other.protocol.childDataReceived(2, b"warning\nechod: --port 7: no\n")
             other.end(status=1)
             self.reactor.balancer.append(lambda: one.end(signal=9))
 
         self.reactor.balancer = [end]
         self.assertEqual(self.refused(), "worker 1: --port 7: no")
-        self.assertEqual(self.crew.workers[0].signals, ["KILL"])
+        self.assertEqual(self.live.workers[0].signals, ["KILL"])
         self.assertEqual(self.reactor.balancer, [])
 
     def test_all_cannot_start(self):
         """
         When all end, the first one's line is told, or how it ended if it has none.
         """
-        self.reactor.balancer = [lambda: [each.end(signal=11) for each in self.crew.workers]]
+        self.reactor.balancer = [lambda: [each.end(signal=11) for each in self.live.workers]]
         self.assertEqual(self.refused(), "worker 0: was ended by SIGSEGV")
 
     def test_no_process(self):
         """
         When the system starts no process, the line says why.
         """
-        self.crew.broken = OSError(13, os.strerror(13))
+        self.live.broken = OSError(13, os.strerror(13))
         why = f"cannot start {sys.executable}: Permission denied"
         self.assertEqual(self.refused(), f"worker 0: {why}")
 
@@ -169,7 +169,7 @@ class StartTests(WorkersTestCase):
         """
         # Not even for those who cannot be killed.
         self.assertEqual(self.refused(), "60 s are over before all workers were up")
-        waited = START_SECONDS + GRACE_SECONDS
+        waited = START_TIMEOUT + KILL_TIMEOUT
         self.assertTrue(waited < self.reactor.seconds() < waited + 1)
 
     def test_signal(self):
@@ -180,11 +180,11 @@ class StartTests(WorkersTestCase):
 
         def came():
             self.signals.stop_signal = signal.SIGTERM
-            self.crew.workers[0].end(signal=15)
+            self.live.workers[0].end(signal=15)
 
-        self.reactor.balancer = [came, lambda: self.crew.workers[1].end(signal=9)]
+        self.reactor.balancer = [came, lambda: self.live.workers[1].end(signal=9)]
         self.assertEqual(self.refused(), "SIGTERM came before all workers were up")
-        self.assertEqual([each.signals for each in self.crew.workers], [[], ["KILL"]])
+        self.assertEqual([each.signals for each in self.live.workers], [[], ["KILL"]])
         self.assertEqual(self.reactor.balancer, [])
 
     def test_signal_before(self):
@@ -192,7 +192,7 @@ class StartTests(WorkersTestCase):
         So does one that came before they were started.
         """
         self.signals.stop_signal = signal.SIGINT
-        self.reactor.balancer = [lambda: [each.end(signal=9) for each in self.crew.workers]]
+        self.reactor.balancer = [lambda: [each.end(signal=9) for each in self.live.workers]]
         self.assertEqual(self.refused(), "SIGINT came before all workers were up")
 
 
@@ -211,11 +211,11 @@ class RestartTests(WorkersTestCase):
         """
         @return: after how many seconds another is started in its place.
         """
-        started = len(self.crew.workers)
+        started = len(self.live.workers)
         now = self.reactor.seconds()
         process.end(**end)
         self.reactor.advance(0)
-        while len(self.crew.workers) == started:
+        while len(self.live.workers) == started:
             self.reactor.advance(0.125)
         return round(self.reactor.seconds() - now, 3)
 
@@ -224,8 +224,8 @@ class RestartTests(WorkersTestCase):
         One that is killed is logged as an error, and another is started at once.
         """
         with capturedLogs() as events:
-            self.assertEqual(self.die(self.crew.workers[1], signal=9), 0)
-            self.up(self.crew.workers[2])
+            self.assertEqual(self.die(self.live.workers[1], signal=9), 0)
+            self.up(self.live.workers[2])
         self.assertEqual(
             [formatEvent(event) for event in events],
             [
@@ -235,43 +235,43 @@ class RestartTests(WorkersTestCase):
         )
         self.assertIs(events[0]["log_level"], LogLevel.error)
         self.assertEqual((events[0]["event"], events[0]["worker"]), ("worker-died", "1"))
-        self.assertEqual(self.crew.buried, ["1"])
+        self.assertEqual(self.live.buried, ["1"])
 
     def test_replaced(self):
         """
         One that ends by TERM has drained, as it was told: no error, and another is started.
         """
         with capturedLogs() as events:
-            self.assertEqual(self.die(self.crew.workers[0], signal=15), 0)
+            self.assertEqual(self.die(self.live.workers[0], signal=15), 0)
         (event,) = events
         self.assertEqual(
             formatEvent(event),
             "worker 0, process 1000, was told to end, and has; another takes its place",
         )
         self.assertIs(event["log_level"], LogLevel.info)
-        self.assertEqual(self.crew.buried, ["0"])
+        self.assertEqual(self.live.buried, ["0"])
 
     def test_pauses(self):
         """
         One that keeps dying is waited for longer each time; the other is not concerned.
         """
-        pauses = [self.die(self.crew.workers[0], signal=9)]
-        pauses += [self.die(self.crew.workers[-1], status=1) for _ in range(8)]
-        first, most = FIRST_DELAY_SECONDS, MOST_DELAY_SECONDS
+        pauses = [self.die(self.live.workers[0], signal=9)]
+        pauses += [self.die(self.live.workers[-1], status=1) for _ in range(8)]
+        first, most = MIN_RESTART_DELAY, MAX_RESTART_DELAY
         doubled = [first * 2**power for power in range(6)]
         self.assertEqual(pauses, [0, *doubled, most, most])
-        self.assertEqual(self.die(self.crew.workers[1], signal=9), 0)
+        self.assertEqual(self.die(self.live.workers[1], signal=9), 0)
 
     def test_steady(self):
         """
         One that has lived for a while is started at once again.
         """
-        self.die(self.crew.workers[0], signal=9)
-        self.die(self.crew.workers[-1], signal=9)
+        self.die(self.live.workers[0], signal=9)
+        self.die(self.live.workers[-1], signal=9)
         for _ in range(2):
-            self.answer_for(STEADY_SECONDS)
-            self.assertEqual(self.die(self.crew.workers[-1], signal=9), 0)
-        self.assertEqual(self.die(self.crew.workers[-1], signal=9), FIRST_DELAY_SECONDS)
+            self.answer_for(STEADY_TIME)
+            self.assertEqual(self.die(self.live.workers[-1], signal=9), 0)
+        self.assertEqual(self.die(self.live.workers[-1], signal=9), MIN_RESTART_DELAY)
 
     def answer_for(self, seconds):
         """
@@ -280,17 +280,17 @@ class RestartTests(WorkersTestCase):
         end = self.reactor.seconds() + seconds
         while self.reactor.seconds() < end:
             self.reactor.advance(0.5)
-            for process in self.crew.workers:
+            for process in self.live.workers:
                 if process.pid:
-                    process.far.tell()
+                    process.far.send()
 
     def test_without_a_word(self):
         """
         One that dies before it is up and has said nothing is logged without a reason.
         """
-        self.die(self.crew.workers[0], signal=9)
+        self.die(self.live.workers[0], signal=9)
         with capturedLogs() as events:
-            self.die(self.crew.workers[2], signal=1)
+            self.die(self.live.workers[2], signal=1)
         self.assertEqual(
             formatEvent(events[0]),
             "worker 0, process 1002, was ended by SIGHUP before it was up; it is started again",
@@ -300,10 +300,10 @@ class RestartTests(WorkersTestCase):
         """
         One that dies before it is up is logged with what it said.
         """
-        self.die(self.crew.workers[0], signal=9)
-        self.crew.workers[2].protocol.childDataReceived(2, b"echod: no such file\n")
+        self.die(self.live.workers[0], signal=9)
+        self.live.workers[2].protocol.childDataReceived(2, b"echod: no such file\n")
         with capturedLogs() as events:
-            self.die(self.crew.workers[2], status=1)
+            self.die(self.live.workers[2], status=1)
         self.assertEqual(
             formatEvent(events[0]),
             "worker 0, process 1002, ended with status 1 before it was up "
@@ -314,16 +314,16 @@ class RestartTests(WorkersTestCase):
         """
         While the system starts no process, it is tried again and again.
         """
-        self.crew.broken = OSError(11, os.strerror(11))
-        self.crew.workers[0].end(signal=9)
+        self.live.broken = OSError(11, os.strerror(11))
+        self.live.workers[0].end(signal=9)
         with capturedLogs() as events:
             self.reactor.pump([0, 0.25, 0.5])
         lines = [formatEvent(event) for event in events]
         why = os.strerror(11)
         self.assertEqual(lines, [f"worker 0: cannot start {sys.executable}: {why}"] * 3)
-        self.crew.broken = None
+        self.live.broken = None
         self.reactor.advance(1)
-        self.assertEqual(len(self.crew.workers), 3)
+        self.assertEqual(len(self.live.workers), 3)
 
 
 class AskTests(WorkersTestCase):
@@ -334,19 +334,19 @@ class AskTests(WorkersTestCase):
     def setUp(self):
         super().setUp()
         self.start()
-        self.one, self.other = self.crew.workers
+        self.one, self.other = self.live.workers
 
     def test_stuck(self):
         """
         One that says nothing for ten seconds is killed; one that answers is not.
         """
         with capturedLogs() as events:
-            for _ in range(MOST_SILENT):
-                self.reactor.advance(ASK_SECONDS)
-                (question,) = self.one.far.heard()
-                self.one.far.tell(answer=question["ask"])
+            for _ in range(MAX_MISSED_HEARTBEATS):
+                self.reactor.advance(HEARTBEAT_INTERVAL)
+                (question,) = self.one.far.messageReceived()
+                self.one.far.send(answer=question["ask"])
             self.assertEqual(self.other.signals, [])
-            self.reactor.advance(ASK_SECONDS)
+            self.reactor.advance(HEARTBEAT_INTERVAL)
         self.assertEqual((self.one.signals, self.other.signals), ([], ["KILL"]))
         self.assertEqual(
             [formatEvent(event) for event in events],
@@ -358,7 +358,7 @@ class AskTests(WorkersTestCase):
         One whose lifeline is lost is asked in vain, and nothing is made of it.
         """
         self.other.far.near.connectionLost()
-        self.reactor.advance(ASK_SECONDS)
+        self.reactor.advance(HEARTBEAT_INTERVAL)
         self.assertEqual(self.flushLoggedErrors(), [])
 
     def test_no_longer(self):
@@ -366,15 +366,15 @@ class AskTests(WorkersTestCase):
         A bug while asking is logged.
         """
         self.patch(self.one.protocol, "ask", lambda: 1 / 0)
-        self.reactor.advance(ASK_SECONDS)
+        self.reactor.advance(HEARTBEAT_INTERVAL)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_ask_all(self):
         """
         The answers of all come together; one that is late has none.
         """
-        asked = self.workers.crew.ask_all(1.0, snapshot=True)
-        self.other.far.tell(answer=1, snapshot="x")
+        asked = self.workers.live.ask_all(1.0, snapshot=True)
+        self.other.far.send(answer=1, snapshot="x")
         self.assertNoResult(asked)
         self.reactor.advance(1)
         self.assertEqual(
@@ -385,9 +385,9 @@ class AskTests(WorkersTestCase):
         """
         When all have answered, nobody is waited for.
         """
-        asked = self.workers.crew.ask_all(1.0)
-        for process in self.crew.workers:
-            process.far.tell(answer=1)
+        asked = self.workers.live.ask_all(1.0)
+        for process in self.live.workers:
+            process.far.send(answer=1)
         self.assertEqual(list(self.successResultOf(asked)), ["0", "1"])
 
     def test_ask_who_is_not_there(self):
@@ -395,8 +395,8 @@ class AskTests(WorkersTestCase):
         One that has just died has no answer.
         """
         self.one.end(signal=9)
-        asked = self.workers.crew.ask_all(1.0)
-        self.other.far.tell(answer=1)
+        asked = self.workers.live.ask_all(1.0)
+        self.other.far.send(answer=1)
         self.assertEqual(self.successResultOf(asked), {"0": None, "1": {"answer": 1}})
 
     def test_often(self):
@@ -404,26 +404,26 @@ class AskTests(WorkersTestCase):
         However often it is asked for answers in vain, one that answers every other time is
         not killed.
         """
-        for _ in range(3 * MOST_SILENT):
+        for _ in range(3 * MAX_MISSED_HEARTBEATS):
             for _ in range(10):
-                self.workers.crew.ask_all(1.0)
-            self.reactor.advance(ASK_SECONDS)
-            for process in self.crew.workers:
-                process.far.tell(answer=0)
+                self.workers.live.ask_all(1.0)
+            self.reactor.advance(HEARTBEAT_INTERVAL)
+            for process in self.live.workers:
+                process.far.send(answer=0)
         self.assertEqual(self.other.signals, [])
 
     def test_orders(self):
         """
         A reload and an abort go to all.
         """
-        reloading = self.workers.crew.ask_all(10.0, do="reload")
-        self.workers.crew.tell_all(do="abort")
-        for process in self.crew.workers:
+        reloading = self.workers.live.ask_all(10.0, do="reload")
+        self.workers.live.send_all(do="abort")
+        for process in self.live.workers:
             self.assertNoResult(reloading)
-            order, abort = process.far.heard()
+            order, abort = process.far.messageReceived()
             self.assertEqual(order, {"do": "reload", "ask": order["ask"]})
             self.assertEqual(abort, {"do": "abort"})
-            process.far.tell(answer=order["ask"])
+            process.far.send(answer=order["ask"])
         self.successResultOf(reloading)
 
     def test_log(self):
@@ -455,29 +455,29 @@ class StopTests(WorkersTestCase):
         Each is told to stop, and the stop waits until all have gone; nobody is restarted.
         """
         stopping = self.stop()
-        one, other = self.crew.workers
+        one, other = self.live.workers
         for process in (one, other):
-            self.assertEqual(process.far.heard(), [{"do": "stop"}])
+            self.assertEqual(process.far.messageReceived(), [{"do": "stop"}])
             self.assertNoResult(stopping)
             with capturedLogs() as events:
                 process.end()
             self.assertEqual(list(events), [])
         self.assertIsNone(self.successResultOf(stopping))
         self.assertEqual(self.reactor.getDelayedCalls(), [])
-        self.assertEqual((one.signals, len(self.crew.workers)), ([], 2))
+        self.assertEqual((one.signals, len(self.live.workers)), ([], 2))
 
     def test_figures(self):
         """
         They are asked what they have still to do, until the last has gone.
         """
         stopping = self.stop()
-        one, other = self.crew.workers
+        one, other = self.live.workers
         other.end()
-        self.reactor.advance(ASK_SECONDS)
-        stop, question = one.far.heard()
+        self.reactor.advance(HEARTBEAT_INTERVAL)
+        stop, question = one.far.messageReceived()
         self.assertEqual(stop, {"do": "stop"})
-        one.far.tell(answer=question["ask"], totals=[3, 40, 1])
-        self.assertEqual(self.workers.crew.totals(), (3, 40, 1))
+        one.far.send(answer=question["ask"], totals=[3, 40, 1])
+        self.assertEqual(self.workers.live.totals(), (3, 40, 1))
         one.end()
         self.successResultOf(stopping)
         self.assertEqual(self.reactor.getDelayedCalls(), [])
@@ -487,9 +487,9 @@ class StopTests(WorkersTestCase):
         One that takes longer than the drain may, and some grace, is killed.
         """
         stopping = self.stop()
-        one, other = self.crew.workers
+        one, other = self.live.workers
         one.end()
-        self.reactor.advance(self.drain_seconds + GRACE_SECONDS - 0.1)
+        self.reactor.advance(self.drain_seconds + KILL_TIMEOUT - 0.1)
         self.assertEqual(other.signals, [])
         with capturedLogs() as events:
             self.reactor.advance(0.1)
@@ -504,11 +504,11 @@ class StopTests(WorkersTestCase):
         One that was to be started again is not.
         """
         for _ in range(2):
-            self.crew.workers[-1].end(signal=9)
+            self.live.workers[-1].end(signal=9)
             self.reactor.advance(0)
-        self.assertEqual(len(self.crew.workers), 3)
+        self.assertEqual(len(self.live.workers), 3)
         stopping = self.stop()
-        self.crew.workers[0].end()
+        self.live.workers[0].end()
         self.successResultOf(stopping)
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
@@ -516,9 +516,9 @@ class StopTests(WorkersTestCase):
         """
         Without workers it ends at once; so it does if it has never begun.
         """
-        for process in self.crew.workers:
+        for process in self.live.workers:
             process.end(signal=9)
         self.successResultOf(self.stop())
         self.assertEqual(self.reactor.getDelayedCalls(), [])
-        workers = WorkersService(self.reactor, ["0"], self.crew, self.log.append, 1.0, self.signals)
+        workers = Supervisor(self.reactor, ["0"], self.live, self.log.append, 1.0, self.signals)
         self.successResultOf(workers.stopService())

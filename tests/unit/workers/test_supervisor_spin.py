@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.workers.supervisor import turn_until
+from echod.workers.supervisor import spin_until
 from tests.support.fakeprocesses import ProcessReactor
 
 
@@ -21,7 +21,7 @@ class TurnTests(SynchronousTestCase):
         self.done = []
 
     def turn(self, seconds=5.0, signals=None):
-        return turn_until(self.reactor, lambda: bool(self.done), seconds, signals)
+        return spin_until(self.reactor, lambda: bool(self.done), seconds, signals)
 
     def test_done(self):
         """

@@ -15,7 +15,7 @@ from echod.connections.connection import Reason
 from echod.net.balance import ABSENT, SharedCounters, make_counters
 from echod.stats.snapshot import Snapshot
 from echod.tap import build_worker
-from echod.workers.spawn import Assignment, Handed
+from echod.workers.spawn import InheritedListener, WorkerConfig
 from tests.support.certificates import make_certificate
 from tests.support.fakeprocesses import ProcessReactor
 from tests.support.fakes import FakeConnection
@@ -31,37 +31,37 @@ class WorkerTestCase(ServiceTestCase):
     """
 
     handed = (
-        Handed("tcp", "--port 7", tls=False, borrowed=False),
-        Handed("echo", "--listen systemd:name=echo", tls=False, borrowed=True),
+        InheritedListener("tcp", "--port 7", tls=False, borrowed=False),
+        InheritedListener("echo", "--listen systemd:name=echo", tls=False, borrowed=True),
     )
 
     def setUp(self):
         super().setUp()
         self.reactor = ProcessReactor()
         self.addCleanup(self.reactor.close)
-        self.assignment = Assignment("1", [5, 3], self.handed, FIRST)
+        self.config = WorkerConfig("1", [5, 3], self.handed, FIRST)
         for place in range(len(self.handed)):
             with socket.create_server(("127.0.0.1", 0)) as made:
                 os.dup2(made.fileno(), FIRST + place)
         ours, theirs = socket.socketpair()
         self.addCleanup(ours.close)
         with theirs:
-            os.dup2(theirs.fileno(), self.assignment.lifeline)
+            os.dup2(theirs.fileno(), self.config.channel)
         memory = make_counters(2)
-        os.dup2(memory, self.assignment.table)
+        os.dup2(memory, self.config.table)
         self.table = SharedCounters(memory, 2)
         os.close(memory)
         self.addCleanup(self.close)
 
     def close(self):
-        for number in range(FIRST, self.assignment.table + 1):
+        for number in range(FIRST, self.config.table + 1):
             try:
                 os.close(number)
             except OSError:
                 continue
 
     def build(self, *args):
-        return build_worker(self.reactor, self.options(*args), self.assignment)
+        return build_worker(self.reactor, self.options(*args), self.config)
 
     def start(self, *args):
         service = self.build(*args)
@@ -114,8 +114,8 @@ class ListenTests(WorkerTestCase):
         """
         made = make_certificate()
         pem = self.file(made.cert_pem + made.key_pem)
-        self.handed = (Handed("tls", "--tls-port 8", True, False), self.handed[0])
-        self.assignment = Assignment("1", [5, 3], self.handed, FIRST)
+        self.handed = (InheritedListener("tls", "--tls-port 8", True, False), self.handed[0])
+        self.config = WorkerConfig("1", [5, 3], self.handed, FIRST)
         service = self.start("--tls-port", "8", "--tls-cert", pem)
         factories = [port.factory for port in self.reactor.ports]
         self.assertEqual([each.tls for each in factories], [service.certificates, None])
@@ -199,10 +199,10 @@ class ToldTests(WorkerTestCase):
 
     def start(self, *args):
         service = super().start(*args)
-        self.assertEqual(self.parent.heard(), [])
+        self.assertEqual(self.parent.messageReceived(), [])
         for function in list(self.hooks):
             function()
-        self.assertEqual(self.parent.heard(), [{"up": True}])
+        self.assertEqual(self.parent.messageReceived(), [{"up": True}])
         return service
 
     def setUp(self):
@@ -221,9 +221,9 @@ class ToldTests(WorkerTestCase):
         It answers each question, and with a snapshot if that is wanted.
         """
         self.start()
-        self.parent.tell(ask=1)
-        self.parent.tell(ask=2, snapshot=True)
-        one, other = self.parent.heard()
+        self.parent.send(ask=1)
+        self.parent.send(ask=2, snapshot=True)
+        one, other = self.parent.messageReceived()
         self.assertEqual(one, {"answer": 1, "totals": [0, 0, 0]})
         self.assertEqual(other["answer"], 2)
         snapshot = Snapshot.from_json(other["snapshot"])
@@ -235,8 +235,8 @@ class ToldTests(WorkerTestCase):
         Told to stop, it stops once.
         """
         self.start()
-        self.parent.tell(do="stop")
-        self.parent.tell(do="stop")
+        self.parent.send(do="stop")
+        self.parent.send(do="stop")
         self.assertEqual(self.reactor.stopped, 1)
 
     def test_stopping_already(self):
@@ -245,7 +245,7 @@ class ToldTests(WorkerTestCase):
         """
         service = self.start()
         service.stopService()
-        self.parent.tell(do="stop")
+        self.parent.send(do="stop")
         self.assertEqual(self.reactor.stopped, 0)
 
     def test_abort(self):
@@ -254,7 +254,7 @@ class ToldTests(WorkerTestCase):
         """
         service = self.start()
         connection = FakeConnection(service.connections)
-        self.parent.tell(do="abort")
+        self.parent.send(do="abort")
         self.assertEqual([how for how, _ in connection.asked], ["abort"])
 
     def test_reload(self):
@@ -264,7 +264,7 @@ class ToldTests(WorkerTestCase):
         service = self.start()
         reloads = []
         service.reload = lambda: reloads.append(True)
-        self.parent.tell(do="reload")
+        self.parent.send(do="reload")
         self.assertEqual(reloads, [True])
 
     def test_parent_gone(self):
@@ -274,9 +274,9 @@ class ToldTests(WorkerTestCase):
         self.start()
         with capturedLogs() as events:
             self.parent.near.connectionLost()
-            self.parent.tell(ask=1)
+            self.parent.send(ask=1)
         self.assertEqual([formatEvent(event) for event in events], ["the parent is gone; stopping"])
-        self.assertEqual((self.reactor.stopped, self.parent.heard()), (1, []))
+        self.assertEqual((self.reactor.stopped, self.parent.messageReceived()), (1, []))
 
     def test_parent_gone_at_the_end(self):
         """
@@ -296,7 +296,7 @@ class ToldTests(WorkerTestCase):
         self.parent.near.connectionLost()
         for function in list(self.hooks):
             function()
-        self.assertEqual(self.parent.heard(), [])
+        self.assertEqual(self.parent.messageReceived(), [])
 
     def test_signals(self):
         """
@@ -308,7 +308,7 @@ class ToldTests(WorkerTestCase):
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM, signal.SIGINT):
             os.kill(os.getpid(), number)
             self.reactor.advance(0)
-        self.parent.tell(do="stop")
+        self.parent.send(do="stop")
         self.assertEqual((self.reactor.stopped, connection.asked), (1, []))
 
     def test_told_and_signalled(self):
@@ -316,7 +316,7 @@ class ToldTests(WorkerTestCase):
         One that its parent has told to stop is not stopped again by TERM.
         """
         self.start()
-        self.parent.tell(do="stop")
+        self.parent.send(do="stop")
         os.kill(os.getpid(), signal.SIGTERM)
         self.reactor.advance(0)
         self.assertEqual((self.reactor.stopped, self.reactor.stop_signals), (1, []))
