@@ -17,13 +17,13 @@ from twisted.internet.task import react
 from twisted.python.usage import UsageError
 
 from echod._util.stdio import report_output_error
-from echod.check.connect import Dialler, Secure
+from echod.check.connect import Connector, Secure
 from echod.check.options import CheckOptions
 from echod.check.results import Outcome
-from echod.check.runner import Run
+from echod.check.runner import Runner
 
 
-def make_secure(options: CheckOptions) -> Secure | None:
+def make_tls(options: CheckOptions) -> Secure | None:
     """
     Read the files that the options for TLS name.
 
@@ -32,7 +32,7 @@ def make_secure(options: CheckOptions) -> Secure | None:
     """
     if not options["tls"]:
         return None
-    from echod.check.tls import BadFile, ClientTLS
+    from echod.check.tls import ClientTLS, FileError
 
     try:
         return ClientTLS(
@@ -44,7 +44,7 @@ def make_secure(options: CheckOptions) -> Secure | None:
             version=options["tls-version"],
             verify=not options["insecure"],
         ).secure
-    except BadFile as error:
+    except FileError as error:
         raise UsageError(str(error)) from None
 
 
@@ -68,7 +68,7 @@ def on_interrupt(reactor: Any, stop: Callable[[], object]) -> None:
         signal.signal(number, lambda *_: reactor.callFromThread(stop))
 
 
-async def perform(reactor: Any, work: Run) -> None:
+async def perform(reactor: Any, work: Runner) -> None:
     """
     Run the command.
 
@@ -101,7 +101,7 @@ def command(arguments: Sequence[str] | None, run: Callable[..., None] = react) -
             # It may have printed the help.
             sys.stdout.flush()
         leave_out_openssl(options, sys.modules)
-        secure = make_secure(options)
+        secure = make_tls(options)
     except UsageError as error:
         with suppress(OSError):
             print(f"echod-check: {error}", file=sys.stderr)
@@ -114,8 +114,8 @@ def command(arguments: Sequence[str] | None, run: Callable[..., None] = react) -
 
     # By the wall clock, a step would be measured as an echo.
     reactor.seconds = time.monotonic  # type: ignore[method-assign]
-    dialler = Dialler(
+    dialler = Connector(
         reactor, options.connect, secure, options["proxy-header"], options["proxy-source"]
     )
-    work = Run(reactor, options, dialler, sys.stdout, sys.stderr)
+    work = Runner(reactor, options, dialler, sys.stdout, sys.stderr)
     run(lambda r: Deferred.fromCoroutine(perform(r, work)), _reactor=reactor)

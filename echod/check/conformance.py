@@ -10,9 +10,9 @@ from typing import Any
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.task import deferLater
 
-from echod.check.connect import Dial, together, within
-from echod.check.probe import IMPATIENCE, PERIOD, Exchange, Pattern
-from echod.check.results import Answer, CaseResult, Failed, Outcome
+from echod.check.connect import Dial, gather, timeout_after
+from echod.check.probe import IMPATIENCE, PERIOD, Pattern, Probe
+from echod.check.results import CaseResult, CheckFailed, CheckResult, Outcome
 from echod.check.stream import ByteStream
 
 KIB = 1024
@@ -45,7 +45,7 @@ class Case:
 
     def __init__(self, clock: Any, dial: Dial, timeout_seconds: float, pattern: Pattern):
         self.clock = clock
-        self.exchanges: list[Exchange] = []
+        self.exchanges: list[Probe] = []
         self._dial = dial
         self._timeout = timeout_seconds
         self._pattern = pattern
@@ -55,32 +55,32 @@ class Case:
         """
         A new connection, which ends with the case.
         """
-        stream = await self._dial(Answer())
+        stream = await self._dial(CheckResult())
         self._streams.append(stream)
         return stream
 
-    def exchange(self, stream: ByteStream, size: int, pattern: Pattern | None = None) -> Exchange:
+    def probe(self, stream: ByteStream, size: int, pattern: Pattern | None = None) -> Probe:
         """
         An exchange that is counted; each has its own place in the stream.
         """
         if pattern is None:
             start = self._pattern.start + len(self.exchanges) * 7919
             pattern = Pattern(self._pattern.block, start)
-        exchange = Exchange(self.clock, stream, pattern, size)
-        self.exchanges.append(exchange)
-        return exchange
+        probe = Probe(self.clock, stream, pattern, size)
+        self.exchanges.append(probe)
+        return probe
 
     async def echo(self, size: int, **how: Any) -> None:
         """
-        One exchange on a new connection; see L{Exchange.run}.
+        One exchange on a new connection; see L{Probe.run}.
         """
-        await self.run(self.exchange(await self.connect(), size), **how)
+        await self.run(self.probe(await self.connect(), size), **how)
 
-    async def run(self, exchange: Exchange, **how: Any) -> None:
+    async def run(self, probe: Probe, **how: Any) -> None:
         """
         Run an exchange within the time of the case.
         """
-        await exchange.run(self._timeout * IMPATIENCE, **how)
+        await probe.run(self._timeout * IMPATIENCE, **how)
 
     def pause(self, seconds: float) -> Deferred[None]:
         """
@@ -127,7 +127,7 @@ async def slow_reader(case: Case) -> None:
     stream = await case.connect()
     stream.pause()
     await case.run(
-        case.exchange(stream, 8 * MIB),
+        case.probe(stream, 8 * MIB),
         half_close=True,
         read_pace=lambda: case.pause(SLOW_PAUSE_SECONDS),
         read_after=case.pause(SLOW_STALL_SECONDS),
@@ -153,7 +153,7 @@ async def all_values(case: Case) -> None:
     All byte values.
     """
     stream = await case.connect()
-    await case.run(case.exchange(stream, len(PAIRS), Pattern(PAIRS)))
+    await case.run(case.probe(stream, len(PAIRS), Pattern(PAIRS)))
 
 
 async def many_clients(case: Case) -> None:
@@ -161,7 +161,7 @@ async def many_clients(case: Case) -> None:
     Many clients, connected at the same time.
     """
     streams = [await case.connect() for _ in range(CLIENTS)]
-    await together(*(case.run(case.exchange(each, CLIENT_BYTES)) for each in streams))
+    await gather(*(case.run(case.probe(each, CLIENT_BYTES)) for each in streams))
 
 
 async def unread(case: Case) -> None:
@@ -170,15 +170,15 @@ async def unread(case: Case) -> None:
     """
     stream = await case.connect()
     stream.pause()
-    exchange = case.exchange(stream, UNREAD_BYTES)
+    probe = case.probe(stream, UNREAD_BYTES)
 
     async def stalled() -> None:
         before = -1
-        while before != exchange.sent:
-            before = exchange.sent
+        while before != probe.sent:
+            before = probe.sent
             await case.pause(UNREAD_LOOK_SECONDS)
 
-    await case.run(exchange, read_after=stalled())
+    await case.run(probe, read_after=stalled())
 
 
 async def neighbour(case: Case) -> None:
@@ -193,7 +193,7 @@ async def neighbour(case: Case) -> None:
             await stream.write(Pattern(PAIRS, number).at(0, NEIGHBOUR_BYTES))
             stream.abort()
 
-    await together(case.echo(8 * MIB), break_off())
+    await gather(case.echo(8 * MIB), break_off())
 
 
 async def idle(case: Case) -> None:
@@ -202,7 +202,7 @@ async def idle(case: Case) -> None:
     """
     stream = await case.connect()
     await case.pause(IDLE_SECONDS)
-    await case.run(case.exchange(stream, KIB))
+    await case.run(case.probe(stream, KIB))
 
 
 Steps = Callable[[Case], Coroutine[Any, Any, None]]
@@ -233,11 +233,11 @@ async def run_case(
     start = clock.seconds()
     failure = None
     try:
-        await within(clock, timeout_seconds, steps(case))
-    except Failed as error:
+        await timeout_after(clock, timeout_seconds, steps(case))
+    except CheckFailed as error:
         failure = error
     except TimeoutError:
-        failure = Failed(Outcome.TIMED_OUT, f"after {timeout_seconds:g} s")
+        failure = CheckFailed(Outcome.TIMED_OUT, f"after {timeout_seconds:g} s")
     finally:
         case.end()
     lost = sum(each.comparison.lost for each in case.exchanges)

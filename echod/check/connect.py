@@ -33,7 +33,7 @@ from twisted.python.failure import Failure
 
 from echod._util.text import escape
 from echod._util.values import endpoint_settings, port_number, server_name, unix_path
-from echod.check.results import Answer, Failed, Outcome, Session
+from echod.check.results import CheckFailed, CheckResult, Outcome, TLSSession
 from echod.check.stream import ByteStream, Stream
 from echod.proxyprotocol.encoder import Address, encode_proxy_header, parse_address
 
@@ -42,11 +42,11 @@ T = TypeVar("T")
 Addresses = Sequence[tuple[Any, ...]]
 """What C{getaddrinfo} answers."""
 
-Connect = Callable[[Any, Answer], Awaitable[Stream]]
+Connect = Callable[[Any, CheckResult], Awaitable[Stream]]
 """
 The way to a server: given the reactor, and where to note the stages and their times.
 
-It raises L{Failed} when there is none.
+It raises L{CheckFailed} when there is none.
 """
 
 ATTEMPT_DELAY_SECONDS = 0.25
@@ -77,7 +77,7 @@ def resolve(
     """
     Look up the addresses of a host, in the order that the system prefers (RFC 6724).
 
-    @return: those; it fails with L{Failed} when there can be no more threads, since in this
+    @return: those; it fails with L{CheckFailed} when there can be no more threads, since in this
         one a name server that is silent would hold up C{--timeout}, too.
     """
     try:
@@ -108,14 +108,14 @@ def resolve(
     return answer
 
 
-def _no_thread() -> Failed:
-    return Failed(
+def _no_thread() -> CheckFailed:
+    return CheckFailed(
         Outcome.UNRESOLVED,
         "no thread can be started to look it up; raise the limit on processes, or give an address",
     )
 
 
-def first_of(clock: Any, attempts: Iterable[Callable[[], Deferred[T]]]) -> Deferred[T]:
+def happy_eyeballs(clock: Any, attempts: Iterable[Callable[[], Deferred[T]]]) -> Deferred[T]:
     """
     Start one attempt after the other, the next one when one has failed or has had its
     time alone (RFC 8305 5).  The first to succeed wins, and the others are given up.
@@ -171,15 +171,15 @@ def _tcp(
     timeout: float = PATIENCE_SECONDS,
     bind_address: tuple[str, int] | None = None,
 ) -> Connect:
-    async def connect(reactor: Any, answer: Answer) -> Stream:
+    async def connect(reactor: Any, answer: CheckResult) -> Stream:
         answer.stage = "resolving"
         start = reactor.seconds()
         try:
             addresses = await look_up(reactor, host, port)
         except OSError as error:
-            raise Failed(Outcome.UNRESOLVED, error.strerror or str(error)) from None
+            raise CheckFailed(Outcome.UNRESOLVED, error.strerror or str(error)) from None
         except UnicodeError:
-            raise Failed(Outcome.UNRESOLVED, "not a name") from None
+            raise CheckFailed(Outcome.UNRESOLVED, "not a name") from None
         answer.times.resolve = reactor.seconds() - start
         attempts = []
         for family, *_, address in addresses:
@@ -192,13 +192,13 @@ def _tcp(
             attempts.append(
                 lambda c=creator, t=text, a=address: c.connectTCP(t, a[1], timeout, bind_address)
             )
-        return await _connected(first_of(reactor, attempts), reactor, answer)
+        return await _connected(happy_eyeballs(reactor, attempts), reactor, answer)
 
     return connect
 
 
 def _unix(path: str) -> Connect:
-    async def connect(reactor: Any, answer: Answer) -> Stream:
+    async def connect(reactor: Any, answer: CheckResult) -> Stream:
         creator = ClientCreator(reactor, Stream)
         connecting: Deferred[Stream] = creator.connectUNIX(path, PATIENCE_SECONDS)
         return await _connected(connecting, reactor, answer)
@@ -207,53 +207,53 @@ def _unix(path: str) -> Connect:
 
 
 def _endpoint(description: str) -> Connect:
-    async def connect(reactor: Any, answer: Answer) -> Stream:
+    async def connect(reactor: Any, answer: CheckResult) -> Stream:
         from twisted.internet.endpoints import clientFromString
 
         endpoint = clientFromString(reactor, description)
         try:
             connecting: Deferred[Any] = endpoint.connect(Factory.forProtocol(Stream))
             return await _connected(connecting, reactor, answer)
-        except (Failed, CancelledError):
+        except (CheckFailed, CancelledError):
             raise
         except ConnectingCancelledError:
             # Twisted's word for the end of the time, while an endpoint connects.
             raise CancelledError from None
         except Exception as error:
             # What an endpoint finds out only now, it may tell in any way.
-            raise Failed(Outcome.UNREACHABLE, escape(str(error))) from None
+            raise CheckFailed(Outcome.UNREACHABLE, escape(str(error))) from None
 
     return connect
 
 
-async def _connected(connecting: Deferred[Stream], reactor: Any, answer: Answer) -> Stream:
+async def _connected(connecting: Deferred[Stream], reactor: Any, answer: CheckResult) -> Stream:
     answer.stage = "connecting"
     start = reactor.seconds()
     try:
         stream = await connecting
     except DNSLookupError as error:
-        raise Failed(Outcome.UNRESOLVED, escape(str(error))) from None
+        raise CheckFailed(Outcome.UNRESOLVED, escape(str(error))) from None
     except ConnectError as error:
         raise _not_connected(error) from None
     answer.times.connect = reactor.seconds() - start
     return stream
 
 
-def _not_connected(error: ConnectError) -> Failed:
+def _not_connected(error: ConnectError) -> CheckFailed:
     if isinstance(error, ConnectionRefusedError):
-        return Failed(Outcome.REFUSED, os.strerror(errno.ECONNREFUSED))
+        return CheckFailed(Outcome.REFUSED, os.strerror(errno.ECONNREFUSED))
     if isinstance(error, ConnectTimeoutError):
-        return Failed(Outcome.TIMED_OUT, f"connecting: {os.strerror(errno.ETIMEDOUT)}")
+        return CheckFailed(Outcome.TIMED_OUT, f"connecting: {os.strerror(errno.ETIMEDOUT)}")
     if error.osError == errno.ECONNRESET:
         # Somebody was there, and let go before we could say that we are connected.
-        return Failed(Outcome.RESET, "as soon as it was connected")
+        return CheckFailed(Outcome.RESET, "as soon as it was connected")
     # Twisted gives the number of the system's error, or says why in words.
     known = isinstance(error.osError, int)
     reason = os.strerror(error.osError) if known else escape(str(error))
-    return Failed(Outcome.UNREACHABLE, reason)
+    return CheckFailed(Outcome.UNREACHABLE, reason)
 
 
-def parse(
+def parse_target(
     text: str, look_up: Callable[..., Deferred[Addresses]] = resolve
 ) -> tuple[str | None, Connect]:
     """
@@ -313,7 +313,7 @@ class Secured(ByteStream, Interface):
     A stream inside TLS.
     """
 
-    def session(self) -> Session:
+    def session(self) -> TLSSession:
         """
         What was agreed on.
         """
@@ -322,11 +322,11 @@ class Secured(ByteStream, Interface):
 Secure = Callable[[ByteStream], Awaitable[Secured]]
 """Shakes hands over a stream; C{ClientTLS.secure} is one."""
 
-Dial = Callable[[Answer], Coroutine[Any, Any, ByteStream]]
+Dial = Callable[[CheckResult], Coroutine[Any, Any, ByteStream]]
 """Makes a new connection, and notes in an answer how that went."""
 
 
-def within(clock: Any, seconds: float, work: Coroutine[Any, Any, T]) -> Deferred[T]:
+def timeout_after(clock: Any, seconds: float, work: Coroutine[Any, Any, T]) -> Deferred[T]:
     """
     Do something, but not for ever.
 
@@ -335,7 +335,7 @@ def within(clock: Any, seconds: float, work: Coroutine[Any, Any, T]) -> Deferred
     return Deferred.fromCoroutine(work).addTimeout(seconds, clock)
 
 
-async def together(*works: Coroutine[Any, Any, None]) -> None:
+async def gather(*works: Coroutine[Any, Any, None]) -> None:
     """
     Do all of it at the same time.  When one fails, the others are given up.
     """
@@ -349,7 +349,7 @@ async def together(*works: Coroutine[Any, Any, None]) -> None:
             each.cancel()
 
 
-class Dialler:
+class Connector:
     """
     Makes connections to one server, each in the same way.
     """
@@ -372,7 +372,7 @@ class Dialler:
         self._proxy_version = proxy_version
         self._proxy_source = proxy_source
 
-    async def dial(self, answer: Answer) -> ByteStream:
+    async def dial(self, answer: CheckResult) -> ByteStream:
         """
         Make a connection.
 
@@ -381,17 +381,17 @@ class Dialler:
         stream = await self._connect(self._reactor, answer)
         try:
             return await self._prepare(stream, answer)
-        except Failed:
+        except CheckFailed:
             try:
-                await within(self._reactor, GOODBYE_SECONDS, stream.lose())
-            except (TimeoutError, Failed):
+                await timeout_after(self._reactor, GOODBYE_SECONDS, stream.lose())
+            except (TimeoutError, CheckFailed):
                 stream.abort()
             raise
         except BaseException:
             stream.abort()
             raise
 
-    async def _prepare(self, stream: Stream, answer: Answer) -> ByteStream:
+    async def _prepare(self, stream: Stream, answer: CheckResult) -> ByteStream:
         answer.peer = stream.peer
         if self._proxy_version is not None:
             await stream.write(self._header(self._proxy_version, stream.peer))

@@ -16,7 +16,7 @@ from twisted.python.usage import Options as UsageOptions, UsageError
 from echod import __version__
 from echod._util.text import escape
 from echod._util.values import one_of, path, seconds, server_name
-from echod.check.connect import parse
+from echod.check.connect import parse_target
 from echod.check.results import Outcome
 from echod.proxyprotocol.encoder import parse_address
 
@@ -178,7 +178,7 @@ class CheckOptions(UsageOptions):
             raise UsageError(f"unexpected argument '{escape(args[1])}'; give one server")
         self.target = args[0]
         try:
-            self.host, self.connect = parse(self.target)
+            self.host, self.connect = parse_target(self.target)
         except ValueError as error:
             raise UsageError(f"'{escape(self.target)}': {error}") from None
 

@@ -13,16 +13,16 @@ from typing import Any, Protocol as Interface
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.task import deferLater
 
-from echod.check.connect import Dial, together, within
+from echod.check.connect import Dial, gather, timeout_after
 from echod.check.probe import Comparison, Pattern
-from echod.check.results import Answer, Failed, Outcome
+from echod.check.results import CheckFailed, CheckResult, Outcome
 from echod.check.stream import ByteStream
 
 _STEP = math.log(1.01)
 BAR_WIDTH = 40
 
 
-class Latencies:
+class LatencyHistogram:
     """
     Times in seconds, counted in classes that are each 1 % wide.
     """
@@ -91,11 +91,11 @@ class Schedule(Interface):
     def due(self, number: int) -> float: ...
     def next(self, number: int) -> int: ...
     def came_back(self, number: int, peer: str, start: float) -> None: ...
-    def is_lost(self, number: int, peer: str, failure: Failed) -> None: ...
-    def is_wrong(self, number: int, peer: str, failure: Failed) -> None: ...
+    def is_lost(self, number: int, peer: str, failure: CheckFailed) -> None: ...
+    def is_wrong(self, number: int, peer: str, failure: CheckFailed) -> None: ...
 
 
-class Lane:
+class PingConnection:
     """
     One of the connections, and the next when it is broken.
     """
@@ -115,13 +115,15 @@ class Lane:
         @raise Failed: when there is none to be had.
         """
         if self._stream is None:
-            answer = Answer()
+            answer = CheckResult()
             seconds = self._ping.timeout_seconds
             try:
-                self._stream = await within(self._ping.clock, seconds, self._ping.dial(answer))
+                self._stream = await timeout_after(
+                    self._ping.clock, seconds, self._ping.dial(answer)
+                )
             except TimeoutError:
                 text = f"{answer.stage}, after {seconds:g} s"
-                raise Failed(Outcome.TIMED_OUT, text) from None
+                raise CheckFailed(Outcome.TIMED_OUT, text) from None
             self._peer = answer.peer
         return self._stream
 
@@ -134,7 +136,7 @@ class Lane:
                 await self._until_due()
             try:
                 stream = await self.connect()
-            except Failed as failure:
+            except CheckFailed as failure:
                 self._ping.is_lost(self._number, self._peer, failure)
                 self._number = self._ping.next(self._number)
             else:
@@ -161,12 +163,12 @@ class Lane:
         pattern = Pattern.random(self._ping.size * 64)
         comparison = Comparison(pattern, 0)
         sending = Deferred.fromCoroutine(self._send(stream, pattern, comparison))
-        sending.addErrback(lambda failure: failure.trap(Failed, CancelledError) and None)
+        sending.addErrback(lambda failure: failure.trap(CheckFailed, CancelledError) and None)
         self._late = False
         self._watch = self._ping.clock.callLater(self._ping.timeout_seconds, self._look, stream)
         try:
             await self._receive(stream, comparison)
-        except Failed as failure:
+        except CheckFailed as failure:
             for number, _ in self._under_way:
                 self._ping.is_lost(number, self._peer, failure)
             if not self._under_way and failure.outcome not in _ENDS:
@@ -208,15 +210,15 @@ class Lane:
         while self._under_way or ping.goes_on(self._number):
             try:
                 piece = await stream.read()
-            except Failed as failure:
+            except CheckFailed as failure:
                 if comparison.differs:
                     raise comparison.difference() from None
                 if self._late:
                     text = f"no echo after {ping.timeout_seconds:g} s"
-                    raise Failed(Outcome.TIMED_OUT, text) from None
+                    raise CheckFailed(Outcome.TIMED_OUT, text) from None
                 raise failure
             if not piece:
-                raise Failed(Outcome.CLOSED_EARLY, "the server closed the connection")
+                raise CheckFailed(Outcome.CLOSED_EARLY, "the server closed the connection")
             comparison.feed(piece)
             if comparison.decided or (comparison.differs and not self._under_way):
                 raise comparison.difference()
@@ -226,7 +228,7 @@ class Lane:
                 ping.came_back(number, self._peer, start)
 
 
-Told = Callable[[int, str, float | Failed], None]
+Told = Callable[[int, str, float | CheckFailed], None]
 """Told of each message: its number from 1 on, the peer, and its time in seconds or what
 became of it."""
 
@@ -258,8 +260,8 @@ class Ping:
         @param count: how many messages to send; C{None} for no end.
         @param timeout_seconds: how long after it was due a message may come back.
         """
-        self.latencies = Latencies()
-        self.failure: Failed | None = None
+        self.latencies = LatencyHistogram()
+        self.failure: CheckFailed | None = None
         self.lost = 0
         self.clock = clock
         self.dial = dial
@@ -291,13 +293,13 @@ class Ping:
         what is under way then is not counted.
         """
         self._start = self.clock.seconds()
-        lanes = [Lane(self, number) for number in range(self._connections)]
-        for lane in lanes:
+        connections = [PingConnection(self, number) for number in range(self._connections)]
+        for connection in connections:
             # What fails here is tried again, and told, when the first message is due.
-            with suppress(Failed):
-                await lane.connect()
+            with suppress(CheckFailed):
+                await connection.connect()
         self._start = self.clock.seconds()
-        await together(*(lane.run() for lane in lanes))
+        await gather(*(connection.run() for connection in connections))
 
     def goes_on(self, number: int) -> bool:
         """
@@ -327,7 +329,7 @@ class Ping:
         self.latencies.add(seconds)
         self._told(number + 1, peer, seconds)
 
-    def is_lost(self, number: int, peer: str, failure: Failed) -> None:
+    def is_lost(self, number: int, peer: str, failure: CheckFailed) -> None:
         """
         A message will not come back.
         """
@@ -335,7 +337,7 @@ class Ping:
         self.failure = failure
         self._told(number + 1, peer, failure)
 
-    def is_wrong(self, number: int, peer: str, failure: Failed) -> None:
+    def is_wrong(self, number: int, peer: str, failure: CheckFailed) -> None:
         """
         Something came before this message that nobody had asked for.
         """

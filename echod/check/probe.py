@@ -11,8 +11,8 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 
-from echod.check.connect import Dial, within
-from echod.check.results import Answer, Failed, Outcome
+from echod.check.connect import Dial, timeout_after
+from echod.check.results import CheckFailed, CheckResult, Outcome
 from echod.check.stream import ByteStream
 
 PERIOD = 1_048_573
@@ -125,7 +125,7 @@ class Comparison:
         """
         return self.size - (self.exact if self._differs else min(self.received, self.size))
 
-    def difference(self) -> Failed:
+    def difference(self) -> CheckFailed:
         """
         What the difference is.  One byte less shifts all that follows: so the place is
         looked for at which the stream goes on.
@@ -133,7 +133,7 @@ class Comparison:
         window, at, pattern = self._differs, self.exact, self._pattern
         if at >= self.size:
             more = self.received - self.size
-            return Failed(Outcome.SURPLUS, f"{more} more than the {self.size} bytes sent")
+            return CheckFailed(Outcome.SURPLUS, f"{more} more than the {self.size} bytes sent")
         missing = self.size - self.received
         head = window[:HEAD]
         sure = len(head) >= SURE
@@ -146,18 +146,18 @@ class Comparison:
             to_the_end = missing > 0 and pattern.at(at + missing, len(window)) == window
             shift, again = missing if to_the_end else 0, -1
         if shift:
-            return Failed(Outcome.LOST, f"{_bytes(shift)} at offset {at} of {self.size}")
+            return CheckFailed(Outcome.LOST, f"{_bytes(shift)} at offset {at} of {self.size}")
         if again >= 0:
             text = f"{_bytes(behind - again)} came back twice, from offset {at}"
-            return Failed(Outcome.SURPLUS, text)
+            return CheckFailed(Outcome.SURPLUS, text)
         for more in range(1, len(window)):
             goes_on = window[more : more + HEAD]
             enough = len(goes_on) >= SURE or more == -missing
             if enough and goes_on == pattern.at(at, len(goes_on)):
-                return Failed(Outcome.SURPLUS, f"{_bytes(more)} at offset {at} never sent")
+                return CheckFailed(Outcome.SURPLUS, f"{_bytes(more)} at offset {at} never sent")
         sent, got = pattern.at(at, 1)[0], window[0]
         text = f"offset {at} of {self.size}: sent 0x{sent:02x}, got 0x{got:02x}"
-        return Failed(Outcome.CORRUPTED, text)
+        return CheckFailed(Outcome.CORRUPTED, text)
 
     def progress(self) -> str:
         """
@@ -196,7 +196,7 @@ missing: a server that has lost it closes, and one that hangs does not.
 """
 
 
-class Exchange:
+class Probe:
     """
     One stream sent over a connection, and what comes back of it.
 
@@ -242,7 +242,7 @@ class Exchange:
         noted("waiting for the echo")
         sending = Deferred.fromCoroutine(self._send(piece_bytes, half_close, send_pace))
         # That the connection broke is seen, and named, by the reader.
-        sending.addErrback(lambda failure: failure.trap(Failed, CancelledError) and None)
+        sending.addErrback(lambda failure: failure.trap(CheckFailed, CancelledError) and None)
         impatience = self._clock.callLater(patience_seconds, self._lose_patience)
         try:
             if read_after is not None:
@@ -271,7 +271,7 @@ class Exchange:
     def _lose_patience(self) -> None:
         if self.sent == self._size:
             finishing = Deferred.fromCoroutine(self._finish())
-            finishing.addErrback(lambda failure: failure.trap(Failed) and None)
+            finishing.addErrback(lambda failure: failure.trap(CheckFailed) and None)
 
     async def _receive(self, pace: Pace | None, noted: Callable[[str], None]) -> None:
         comparison = self.comparison
@@ -282,11 +282,11 @@ class Exchange:
                     noted("waiting for the server to close")
                     await self._finish()
                 piece = await self._stream.read()
-            except Failed as failure:
+            except CheckFailed as failure:
                 if comparison.differs:
                     raise comparison.difference() from None
                 text = f"{failure.detail}; {comparison.progress()}"
-                raise Failed(failure.outcome, text) from None
+                raise CheckFailed(failure.outcome, text) from None
             if not piece:
                 break
             if not comparison.received:
@@ -301,51 +301,51 @@ class Exchange:
         if not comparison.complete:
             # Without an end of ours, the server had none to answer.
             outcome = Outcome.LOST if self._finished else Outcome.CLOSED_EARLY
-            raise Failed(outcome, comparison.progress())
+            raise CheckFailed(outcome, comparison.progress())
 
 
-async def check(clock: Any, dial: Dial, size: int, timeout_seconds: float) -> Answer:
+async def check(clock: Any, dial: Dial, size: int, timeout_seconds: float) -> CheckResult:
     """
     Ask a server once whether it is alive and exact.
 
     @param size: how many random bytes to send.
     """
-    answer = Answer()
+    answer = CheckResult()
     start = clock.seconds()
     pattern = Pattern.random(size)
-    exchanges: list[Exchange] = []
+    exchanges: list[Probe] = []
 
     def note(stage: str) -> None:
         answer.stage = stage
 
     async def ask() -> None:
         stream = await dial(answer)
-        exchange = Exchange(clock, stream, pattern, size)
-        exchanges.append(exchange)
+        probe = Probe(clock, stream, pattern, size)
+        exchanges.append(probe)
         left = timeout_seconds - (clock.seconds() - start)
         try:
-            await exchange.run(max(0.0, left) * IMPATIENCE, noted=note)
+            await probe.run(max(0.0, left) * IMPATIENCE, noted=note)
             await stream.lose()
         finally:
             stream.abort()
 
     try:
-        await within(clock, timeout_seconds, ask())
-    except Failed as failure:
+        await timeout_after(clock, timeout_seconds, ask())
+    except CheckFailed as failure:
         answer.failure = failure
     except TimeoutError:
         answer.failure = _late(answer, exchanges, timeout_seconds)
     answer.times.total = clock.seconds() - start
-    for exchange in exchanges:
-        answer.received = exchange.comparison.received
-        answer.times.first_byte = exchange.first_byte_seconds
+    for probe in exchanges:
+        answer.received = probe.comparison.received
+        answer.times.first_byte = probe.first_byte_seconds
     return answer
 
 
-def _late(answer: Answer, exchanges: list[Exchange], timeout_seconds: float) -> Failed:
+def _late(answer: CheckResult, exchanges: list[Probe], timeout_seconds: float) -> CheckFailed:
     text = f"{answer.stage}, after {timeout_seconds:g} s"
-    for exchange in exchanges:
-        if exchange.comparison.differs:
-            return exchange.comparison.difference()
-        text += f"; {exchange.comparison.progress()}"
-    return Failed(Outcome.TIMED_OUT, text)
+    for probe in exchanges:
+        if probe.comparison.differs:
+            return probe.comparison.difference()
+        text += f"; {probe.comparison.progress()}"
+    return CheckFailed(Outcome.TIMED_OUT, text)

@@ -8,8 +8,8 @@ figure has its unit beside it.
 from typing import Any
 
 from echod._util.text import escape
-from echod.check.ping import BAR_WIDTH, Latencies
-from echod.check.results import Answer, CaseResult, Failed, Session
+from echod.check.ping import BAR_WIDTH, LatencyHistogram
+from echod.check.results import CaseResult, CheckFailed, CheckResult, TLSSession
 
 
 def duration(seconds: float) -> str:
@@ -29,7 +29,7 @@ def milliseconds(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds * 1000, 3)
 
 
-def answer_text(target: str, answer: Answer) -> str:
+def answer_text(target: str, answer: CheckResult) -> str:
     """
     One line: how it ended, and the times.
     """
@@ -42,7 +42,7 @@ def answer_text(target: str, answer: Answer) -> str:
     return f"{where}: ok, {answer.received} bytes; {times}"
 
 
-def session_text(session: Session) -> str:
+def session_text(session: TLSSession) -> str:
     """
     One line: what TLS agreed on.
     """
@@ -59,7 +59,7 @@ def session_text(session: Session) -> str:
     return "; ".join(parts)
 
 
-def failure_json(failure: Failed | None) -> dict[str, Any]:
+def failure_json(failure: CheckFailed | None) -> dict[str, Any]:
     """
     How it ended.
     """
@@ -68,7 +68,7 @@ def failure_json(failure: Failed | None) -> dict[str, Any]:
     return {"outcome": failure.outcome.word, "detail": failure.detail}
 
 
-def answer_json(target: str, answer: Answer) -> dict[str, Any]:
+def answer_json(target: str, answer: CheckResult) -> dict[str, Any]:
     """
     All that one check found.
     """
@@ -84,16 +84,16 @@ def answer_json(target: str, answer: Answer) -> dict[str, Any]:
     }
 
 
-def echo_text(number: int, size: int, peer: str, result: float | Failed) -> str:
+def echo_text(number: int, size: int, peer: str, result: float | CheckFailed) -> str:
     """
     One line for one message of C{--ping}.
     """
-    if isinstance(result, Failed):
+    if isinstance(result, CheckFailed):
         return f"seq={number} {escape(str(result))}"
     return f"{size} bytes from {peer}: seq={number} time={duration(result)}"
 
 
-def progress_text(elapsed: float, sent: int, latencies: Latencies) -> str:
+def progress_text(elapsed: float, sent: int, latencies: LatencyHistogram) -> str:
     """
     Where C{--ping} is now.
     """
@@ -104,7 +104,7 @@ def progress_text(elapsed: float, sent: int, latencies: Latencies) -> str:
     return text
 
 
-def ping_text(target: str, sent: int, latencies: Latencies, elapsed: float) -> str:
+def ping_text(target: str, sent: int, latencies: LatencyHistogram, elapsed: float) -> str:
     """
     The summary of C{--ping}: counts, times, and how they are spread.
     """
@@ -125,11 +125,13 @@ def ping_text(target: str, sent: int, latencies: Latencies, elapsed: float) -> s
     return "\n".join(lines)
 
 
-def _figures(latencies: Latencies) -> tuple[float, float, float, float]:
+def _figures(latencies: LatencyHistogram) -> tuple[float, float, float, float]:
     return latencies.least, latencies.percentile(50), latencies.percentile(99), latencies.most
 
 
-def ping_json(target: str, sent: int, latencies: Latencies, elapsed: float) -> dict[str, Any]:
+def ping_json(
+    target: str, sent: int, latencies: LatencyHistogram, elapsed: float
+) -> dict[str, Any]:
     """
     The same for a program.
     """

@@ -41,7 +41,7 @@ class Outcome(Enum):
         self.meaning = meaning
 
 
-class Failed(Exception):
+class CheckFailed(Exception):
     """
     The server, or the way to it, is not as it should be.
 
@@ -56,7 +56,7 @@ class Failed(Exception):
 
 
 @dataclass(frozen=True)
-class Session:
+class TLSSession:
     """
     What TLS agreed on.
 
@@ -102,7 +102,7 @@ class Times:
 
 
 @dataclass
-class Answer:
+class CheckResult:
     """
     What one check found.
 
@@ -116,8 +116,8 @@ class Answer:
     stage: str = ""
     received: int = 0
     times: Times = field(default_factory=Times)
-    session: Session | None = None
-    failure: Failed | None = None
+    session: TLSSession | None = None
+    failure: CheckFailed | None = None
 
     @property
     def outcome(self) -> Outcome:
@@ -140,7 +140,7 @@ class CaseResult:
     sent: int
     lost: int
     seconds: float
-    failure: Failed | None
+    failure: CheckFailed | None
 
     @property
     def passed(self) -> bool:

@@ -13,22 +13,22 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.task import LoopingCall, deferLater
 
 from echod._util.stdio import report_output_error
-from echod.check.connect import Dialler
+from echod.check.connect import Connector
 from echod.check.options import CheckOptions
 from echod.check.probe import check
 from echod.check.report import answer_json, answer_text, session_text
-from echod.check.results import Answer, CaseResult, Failed, Outcome
+from echod.check.results import CaseResult, CheckFailed, CheckResult, Outcome
 
 PROGRESS_SECONDS = 1.0
 
 
-class Run:
+class Runner:
     """
     One run of the command.
     """
 
     def __init__(
-        self, reactor: Any, options: CheckOptions, dialler: Dialler, out: TextIO, err: TextIO
+        self, reactor: Any, options: CheckOptions, dialler: Connector, out: TextIO, err: TextIO
     ):
         self._reactor = reactor
         self._options = options
@@ -81,7 +81,7 @@ class Run:
                 worst = answer.outcome
         return worst
 
-    def _tell(self, answer: Answer) -> None:
+    def _tell(self, answer: CheckResult) -> None:
         target = self._options.target
         if self._options["json"]:
             self._say(json.dumps(answer_json(target, answer)))
@@ -122,7 +122,7 @@ class Run:
         options = self._options
         quiet_lines = options["json"] or options["rate"]
 
-        def told(number: int, peer: str, result: float | Failed) -> None:
+        def told(number: int, peer: str, result: float | CheckFailed) -> None:
             if not quiet_lines:
                 self._say(echo_text(number, options["size"], peer, result))
 

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from echod._util.text import format_address
-from echod.check.results import Failed, Outcome
+from echod.check.results import CheckFailed, Outcome
 
 MOST_UNREAD = 256 * 1024
 
@@ -78,7 +78,7 @@ class Stream(Protocol):
         self._pieces: deque[bytes] = deque()
         self._unread = 0
         self._ended = False
-        self._broken: Failed | None = None
+        self._broken: CheckFailed | None = None
         self._reader: Deferred[None] | None = None
         self._writer: Deferred[None] | None = None
         self._closing: Deferred[None] | None = None
@@ -122,9 +122,9 @@ class Stream(Protocol):
         """
         if reason.check(ConnectionDone):
             self._ended = True
-            self._broken = Failed(Outcome.CLOSED_EARLY, "the connection is closed")
+            self._broken = CheckFailed(Outcome.CLOSED_EARLY, "the connection is closed")
         else:
-            self._broken = Failed(Outcome.RESET, "the connection was reset")
+            self._broken = CheckFailed(Outcome.RESET, "the connection was reset")
         self._wake()
         self.resumeProducing()
         if self._closing is not None:

@@ -15,7 +15,7 @@ from OpenSSL import SSL
 from service_identity.pyopenssl import verify_hostname, verify_ip_address
 
 from echod._util.text import escape
-from echod.check.results import Failed, Outcome, Session
+from echod.check.results import CheckFailed, Outcome, TLSSession
 from echod.check.stream import ByteStream
 from echod.tls.certificate import MalformedCertificate, names, peer_certificate, validity
 from echod.tls.context import use_credentials
@@ -84,7 +84,7 @@ def reason_text(error: SSL.Error) -> str:
     return ", ".join(reasons) or "OpenSSL does not say why"
 
 
-class SecureStream:
+class TLSStream:
     """
     A stream inside TLS; it is a L{ByteStream} as well.
     """
@@ -135,13 +135,13 @@ class SecureStream:
         except SSL.WantReadError:
             return
 
-    def session(self) -> Session:
+    def session(self) -> TLSSession:
         """
         What was agreed on.
         """
         tls = self._tls
         group_name = getattr(tls, "get_group_name", None)  # since pyOpenSSL 25.1
-        return Session(
+        return TLSSession(
             version=tls.get_protocol_version_name(),
             cipher=tls.get_cipher_name() or "",
             group=group_name() if group_name else None,
@@ -167,8 +167,8 @@ class SecureStream:
             except SSL.Error as error:
                 if self._cut:
                     text = "the server closed without a close_notify"
-                    raise Failed(Outcome.CLOSED_EARLY, text) from None
-                raise Failed(Outcome.TLS_REFUSED, reason_text(error)) from None
+                    raise CheckFailed(Outcome.CLOSED_EARLY, text) from None
+                raise CheckFailed(Outcome.TLS_REFUSED, reason_text(error)) from None
 
     async def write(self, piece: bytes) -> None:
         """
@@ -179,7 +179,7 @@ class SecureStream:
                 self._tls.sendall(piece[start : start + RECORD_BYTES])
             except SSL.Error as error:
                 # Reading has met the end of it.
-                raise Failed(Outcome.TLS_REFUSED, reason_text(error)) from None
+                raise CheckFailed(Outcome.TLS_REFUSED, reason_text(error)) from None
             await self._flush()
 
     async def finish(self) -> None:
@@ -189,7 +189,7 @@ class SecureStream:
         try:
             self._tls.shutdown()
         except SSL.Error as error:
-            raise Failed(Outcome.TLS_REFUSED, reason_text(error)) from None
+            raise CheckFailed(Outcome.TLS_REFUSED, reason_text(error)) from None
         await self._flush()
 
     def pause(self) -> None:
@@ -225,7 +225,7 @@ _NOT_TRUSTED = {
 """The errors of X509_STORE_CTX_get_error(3) that people meet."""
 
 
-class BadFile(ValueError):
+class FileError(ValueError):
     """
     A certificate, key or list of authorities cannot be used.  The text is one line.
     """
@@ -276,14 +276,14 @@ class ClientTLS:
             try:
                 use_credentials(context, read_key_pair(certificate, key))
             except CredentialsError as error:
-                raise BadFile(f"--{error.kind}: {escape(str(error))}") from None
+                raise FileError(f"--{error.kind}: {escape(str(error))}") from None
 
     def _judged(self, _: object, certificate: object, number: int, depth: int, ok: int) -> bool:
         if not ok:
             self._untrusted = _NOT_TRUSTED.get(number, f"the certificate fails check {number}")
         return bool(ok)
 
-    async def secure(self, stream: ByteStream) -> "SecureStream":
+    async def secure(self, stream: ByteStream) -> "TLSStream":
         """
         Shake hands, and see whether the server is the one that was meant.
 
@@ -293,14 +293,14 @@ class ClientTLS:
         connection.set_connect_state()
         if self._name is not None and _address(self._name) is None:
             connection.set_tlsext_host_name(self._name.encode("ascii"))
-        secured = SecureStream(stream, connection, self._verify)
+        secured = TLSStream(stream, connection, self._verify)
         self._untrusted = None
         try:
             await secured.handshake()
         except SSL.Error as error:
             reason = self._untrusted or reason_text(error)
             # The alert that says why is on its way to the server.
-            raise Failed(Outcome.TLS_REFUSED, reason) from None
+            raise CheckFailed(Outcome.TLS_REFUSED, reason) from None
         if self._verify:
             _check_name(connection, self._name or "")
         return secured
@@ -313,10 +313,10 @@ def _load_authorities(context: SSL.Context, path: str) -> None:
         text = f"--ca '{escape(path)}': holds no PEM authorities; give a file that does"
         try:
             with open(path, "rb"):
-                raise BadFile(text) from None
+                raise FileError(text) from None
         except OSError as error:
             text = f"--ca '{escape(path)}': {error.strerror}; give a file that can be read"
-            raise BadFile(text) from None
+            raise FileError(text) from None
 
 
 def _address(name: str) -> object:
@@ -337,4 +337,4 @@ def _check_name(connection: SSL.Connection, name: str) -> None:
         # Another name, or whatever the parser meets in a certificate.
         names = ", ".join(shown_names(connection)) or "nobody"
         text = f"the certificate is for {names}, not for {escape(name)}"
-        raise Failed(Outcome.WRONG_NAME, text) from None
+        raise CheckFailed(Outcome.WRONG_NAME, text) from None

@@ -12,7 +12,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 
-from echod.check.results import Answer, Failed, Outcome
+from echod.check.results import CheckFailed, CheckResult, Outcome
 
 ROOM = 1 << 20
 
@@ -29,7 +29,7 @@ class End:
 
     def __init__(self) -> None:
         self.done: list[str] = []
-        self.broken: Failed | None = None
+        self.broken: CheckFailed | None = None
         self.finished = False
         self._pieces: deque[bytes] = deque()
         self._unread = 0
@@ -82,7 +82,7 @@ class End:
         self.done.append("abort")
         for end in (self, self.other):
             if not end.broken:
-                end.broken = Failed(Outcome.RESET, "the connection was reset")
+                end.broken = CheckFailed(Outcome.RESET, "the connection was reset")
                 end.wake()
 
     async def lose(self) -> None:
@@ -123,29 +123,29 @@ class Dials:
         self.server = server
         self.ends: list[End] = []
 
-    async def __call__(self, answer: Answer) -> Any:
+    async def __call__(self, answer: CheckResult) -> Any:
         client, server = pair()
         self.ends.append(client)
         serving = Deferred.fromCoroutine(self.server(server))
-        serving.addErrback(lambda failure: failure.trap(Failed) and None)
+        serving.addErrback(lambda failure: failure.trap(CheckFailed) and None)
         answer.peer = client.peer
         answer.stage = "connected"
         return client
 
 
-def fails(outcome: Outcome) -> Callable[[Answer], Any]:
+def fails(outcome: Outcome) -> Callable[[CheckResult], Any]:
     """
     A dial that comes to nothing.
     """
 
-    async def dial(answer: Answer) -> Any:
+    async def dial(answer: CheckResult) -> Any:
         answer.stage = "connecting"
-        raise Failed(outcome, "of course")
+        raise CheckFailed(outcome, "of course")
 
     return dial
 
 
-async def never(answer: Answer) -> Any:
+async def never(answer: CheckResult) -> Any:
     """
     A dial that does not come to an end.
     """

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from echod.check import cli
 from echod.check.options import CheckOptions
-from echod.check.results import Failed, Outcome
+from echod.check.results import CheckFailed, Outcome
 from tests.support.certificates import make_certificate
 
 
@@ -112,12 +112,12 @@ class CommandTests(SynchronousTestCase):
         """
         Files for TLS are read before anything is connected.
         """
-        self.assertIsNone(cli.make_secure(self.options()))
+        self.assertIsNone(cli.make_tls(self.options()))
         ca = self.file(make_certificate(authority=True).cert_pem)
-        self.assertTrue(callable(cli.make_secure(self.options("--tls", "--ca", ca))))
+        self.assertTrue(callable(cli.make_tls(self.options("--tls", "--ca", ca))))
         junk = self.file(b"junk")
         options = self.options("--tls", "--ca", junk)
-        error = self.assertRaises(UsageError, cli.make_secure, options)
+        error = self.assertRaises(UsageError, cli.make_tls, options)
         self.assertIn("--ca", str(error))
 
     def test_leave_out_openssl(self):
@@ -172,5 +172,5 @@ class CommandTests(SynchronousTestCase):
         running = WhenRunning()
         outcome = work(running)
         self.assertIsInstance(outcome, Deferred)
-        outcome.addErrback(lambda failure: failure.trap(SystemExit, Failed, AttributeError))
+        outcome.addErrback(lambda failure: failure.trap(SystemExit, CheckFailed, AttributeError))
         outcome.cancel()

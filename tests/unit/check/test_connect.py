@@ -6,17 +6,17 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.check.connect import GOODBYE_SECONDS, Dialler, together
-from echod.check.results import Answer, Failed, Outcome, Session
+from echod.check.connect import GOODBYE_SECONDS, Connector, gather
+from echod.check.results import CheckFailed, CheckResult, Outcome, TLSSession
 from echod.proxyprotocol.encoder import parse_address
 from tests.support.memory import pair, sleep, turn
 
-SESSION = Session("TLSv1.3", "TLS_AES_256_GCM_SHA384", "x25519", None, ("localhost",), 7, True)
+SESSION = TLSSession("TLSv1.3", "TLS_AES_256_GCM_SHA384", "x25519", None, ("localhost",), 7, True)
 
 
 class TogetherTests(SynchronousTestCase):
     """
-    Tests for L{together}.
+    Tests for L{gather}.
     """
 
     def setUp(self):
@@ -25,7 +25,7 @@ class TogetherTests(SynchronousTestCase):
         async def wait(what):
             await what
 
-        self.done = Deferred.fromCoroutine(together(*map(wait, self.waiting)))
+        self.done = Deferred.fromCoroutine(gather(*map(wait, self.waiting)))
 
     def test_all(self):
         """
@@ -40,8 +40,8 @@ class TogetherTests(SynchronousTestCase):
         """
         When one fails, the others are given up, and its failure is the failure.
         """
-        self.waiting[1].errback(Failed(Outcome.LOST, ""))
-        self.failureResultOf(self.done, Failed)
+        self.waiting[1].errback(CheckFailed(Outcome.LOST, ""))
+        self.failureResultOf(self.done, CheckFailed)
         self.assertTrue(self.waiting[0].called)
 
     def test_given_up(self):
@@ -55,13 +55,13 @@ class TogetherTests(SynchronousTestCase):
 
 class DiallerTests(SynchronousTestCase):
     """
-    Tests for L{Dialler}.
+    Tests for L{Connector}.
     """
 
     def setUp(self):
         self.clock = Clock()
         self.client, self.server = pair()
-        self.answer = Answer()
+        self.answer = CheckResult()
 
     async def connect(self, reactor, answer):
         self.assertIs(reactor, self.clock)
@@ -75,10 +75,10 @@ class DiallerTests(SynchronousTestCase):
         return stream
 
     async def refuse(self, stream):
-        raise Failed(Outcome.TLS_REFUSED, "no")
+        raise CheckFailed(Outcome.TLS_REFUSED, "no")
 
     def dial(self, *arguments):
-        dialler = Dialler(self.clock, self.connect, *arguments)
+        dialler = Connector(self.clock, self.connect, *arguments)
         return Deferred.fromCoroutine(dialler.dial(self.answer))
 
     def test_plain(self):
@@ -101,7 +101,7 @@ class DiallerTests(SynchronousTestCase):
         """
         The alert that tells the server why has time to leave.
         """
-        self.failureResultOf(self.dial(self.refuse), Failed)
+        self.failureResultOf(self.dial(self.refuse), CheckFailed)
         self.assertEqual(self.client.done, ["lose"])
 
     def test_stubborn(self):
@@ -116,7 +116,7 @@ class DiallerTests(SynchronousTestCase):
         waiting = self.dial(self.refuse)
         self.assertNoResult(waiting)
         self.clock.advance(GOODBYE_SECONDS)
-        self.failureResultOf(waiting, Failed)
+        self.failureResultOf(waiting, CheckFailed)
         self.assertEqual(self.client.done, ["abort"])
 
     def test_given_up(self):

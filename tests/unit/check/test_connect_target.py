@@ -24,12 +24,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from echod.check.connect import (
     ATTEMPT_DELAY_SECONDS,
     PATIENCE_SECONDS,
-    first_of,
+    happy_eyeballs,
     in_thread,
-    parse,
+    parse_target,
     resolve,
 )
-from echod.check.results import Answer, Failed, Outcome
+from echod.check.results import CheckFailed, CheckResult, Outcome
 
 V4 = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 9000))
 V6 = (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("2001:db8::1", 9000, 0, 0))
@@ -65,7 +65,7 @@ class ParseTests(SynchronousTestCase):
             ("tcp:host=localhost:port=9000", None),
             ("unix:path=/run/echod.sock:timeout=3", None),
         ):
-            self.assertEqual(parse(text)[0], host)
+            self.assertEqual(parse_target(text)[0], host)
 
     def test_wrong(self):
         """
@@ -78,7 +78,7 @@ class ParseTests(SynchronousTestCase):
             *("tcp:127.0.0.1:99999", "tcp:host=127.0.0.1:port=-1", "unix:/" + "x" * 107),
             *("unix:path=/" + "x" * 107 + ":timeout=3",),
         ):
-            error = self.assertRaises(ValueError, parse, text)
+            error = self.assertRaises(ValueError, parse_target, text)
             self.assertIn("; ", str(error))
             self.assertIn("give", str(error))
             self.assertTrue(str(error).isprintable(), text)
@@ -143,7 +143,7 @@ class ResolveTests(SynchronousTestCase):
             raise socket.gaierror(socket.EAI_NONAME, "a name")
 
         failure = self.failureResultOf(
-            resolve(self.reactor, "echo.example", 9000, getaddrinfo, start), Failed
+            resolve(self.reactor, "echo.example", 9000, getaddrinfo, start), CheckFailed
         )
         self.assertIs(failure.value.outcome, Outcome.UNRESOLVED)
         self.assertIn("no thread can be started", failure.value.detail)
@@ -171,7 +171,7 @@ class ResolveTests(SynchronousTestCase):
 
 class FirstOfTests(SynchronousTestCase):
     """
-    Tests for L{first_of}.
+    Tests for L{happy_eyeballs}.
     """
 
     def setUp(self):
@@ -184,7 +184,7 @@ class FirstOfTests(SynchronousTestCase):
             self.attempts.append(Deferred(lambda d: self.cancelled.append(d)))
             return self.attempts[-1]
 
-        return first_of(self.clock, [attempt] * number)
+        return happy_eyeballs(self.clock, [attempt] * number)
 
     def test_first(self):
         """
@@ -247,7 +247,7 @@ class ConnectTests(SynchronousTestCase):
 
     def setUp(self):
         self.reactor = ThreadedReactor()
-        self.answer = Answer()
+        self.answer = CheckResult()
 
     def connect(self, text, addresses=(V4,)):
         def look_up(reactor, host, port):
@@ -255,11 +255,11 @@ class ConnectTests(SynchronousTestCase):
             self.reactor.advance(1)
             return fail(addresses) if isinstance(addresses, Exception) else succeed(addresses)
 
-        _, connect = parse(text, look_up)
+        _, connect = parse_target(text, look_up)
         return Deferred.fromCoroutine(connect(self.reactor, self.answer))
 
     def outcome(self, waiting, outcome, text):
-        failure = self.failureResultOf(waiting, Failed).value
+        failure = self.failureResultOf(waiting, CheckFailed).value
         self.assertEqual((failure.outcome, failure.detail), (outcome, text))
 
     def fail_with(self, error, to=None):
@@ -343,7 +343,7 @@ class ConnectTests(SynchronousTestCase):
             return succeed(())
 
         for text in ("stra\u00dfe.example:9000", "localhost.:9000"):
-            _, connect = parse(text, look_up)
+            _, connect = parse_target(text, look_up)
             waiting = Deferred.fromCoroutine(connect(self.reactor, self.answer))
             waiting.cancel()
             self.failureResultOf(waiting, CancelledError)
@@ -365,7 +365,7 @@ class ConnectTests(SynchronousTestCase):
         """
         waiting = self.connect("unix:path=/run/echod.sock:timeout=3")
         self.fail_with(DNSLookupError("no such name"), self.reactor.unixClients)
-        self.assertIn("no such name", self.failureResultOf(waiting, Failed).value.detail)
+        self.assertIn("no such name", self.failureResultOf(waiting, CheckFailed).value.detail)
 
     def test_endpoint_that_raises(self):
         """

@@ -6,12 +6,12 @@ import random
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.check.ping import Latencies
+from echod.check.ping import LatencyHistogram
 
 
 class LatenciesTests(SynchronousTestCase):
     """
-    Tests for L{Latencies}.
+    Tests for L{LatencyHistogram}.
     """
 
     def test_percentiles(self):
@@ -20,7 +20,7 @@ class LatenciesTests(SynchronousTestCase):
         """
         chance = random.Random(6)
         times = sorted(chance.expovariate(1000) + 1e-5 for _ in range(5001))
-        latencies = Latencies()
+        latencies = LatencyHistogram()
         for time in times:
             latencies.add(time)
         for percent, index in ((50, 2500), (99, 4950)):
@@ -35,7 +35,7 @@ class LatenciesTests(SynchronousTestCase):
         """
         Many times take no more room than there are classes.
         """
-        latencies = Latencies()
+        latencies = LatencyHistogram()
         for number in range(100_000):
             latencies.add(number / 1000)
         self.assertLess(len(latencies._classes), 3000)
@@ -44,7 +44,7 @@ class LatenciesTests(SynchronousTestCase):
         """
         The histogram goes by powers of two, gaps included, and misses none.
         """
-        latencies = Latencies()
+        latencies = LatencyHistogram()
         for time in (0.0, 3e-6, 5e-6, 6e-6):
             latencies.add(time)
         self.assertEqual(latencies.histogram(), [(1e-6, 1), (2e-6, 0), (4e-6, 1), (8e-6, 2)])
@@ -53,5 +53,5 @@ class LatenciesTests(SynchronousTestCase):
         """
         Nothing has no times.
         """
-        self.assertEqual(Latencies().histogram(), [])
-        self.assertEqual(Latencies().percentile(50), 0.0)
+        self.assertEqual(LatencyHistogram().histogram(), [])
+        self.assertEqual(LatencyHistogram().percentile(50), 0.0)

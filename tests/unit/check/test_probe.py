@@ -6,8 +6,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.check.probe import Exchange, Pattern, check
-from echod.check.results import Failed, Outcome
+from echod.check.probe import Pattern, Probe, check
+from echod.check.results import CheckFailed, Outcome
 from tests.support.memory import Dials, echo, fails, never, pair, sleep, turn
 
 
@@ -192,36 +192,36 @@ class CheckTests(SynchronousTestCase):
 
 class ExchangeTests(SynchronousTestCase):
     """
-    Tests for L{Exchange}, the ways in which it can be run.
+    Tests for L{Probe}, the ways in which it can be run.
     """
 
     def setUp(self):
         self.clock = Clock()
         self.client, self.server = pair()
-        self.exchange = Exchange(self.clock, self.client, Pattern.random(100), 100)
+        self.probe = Probe(self.clock, self.client, Pattern.random(100), 100)
 
     def test_half_close(self):
         """
         The end may stand right behind the last byte; only what was sent then counts.
         """
-        running = Deferred.fromCoroutine(self.exchange.run(1, half_close=True))
+        running = Deferred.fromCoroutine(self.probe.run(1, half_close=True))
         self.assertTrue(self.client.finished)
         Deferred.fromCoroutine(echo(self.server))
         self.successResultOf(running)
-        self.assertEqual(self.exchange.sent, 100)
+        self.assertEqual(self.probe.sent, 100)
 
     def test_pieces(self):
         """
         It may be sent in pieces, and each may wait.
         """
         running = Deferred.fromCoroutine(
-            self.exchange.run(
+            self.probe.run(
                 99, piece_bytes=50, send_pace=lambda: sleep(self.clock, 1), half_close=True
             )
         )
-        self.assertEqual(self.exchange.sent, 50)
+        self.assertEqual(self.probe.sent, 50)
         self.clock.advance(1)
-        self.assertEqual(self.exchange.sent, 100)
+        self.assertEqual(self.probe.sent, 100)
         self.assertFalse(self.client.finished)
         self.clock.advance(1)
         self.assertTrue(self.client.finished)
@@ -234,16 +234,16 @@ class ExchangeTests(SynchronousTestCase):
         """
         Deferred.fromCoroutine(echo(self.server))
         running = Deferred.fromCoroutine(
-            self.exchange.run(
+            self.probe.run(
                 99,
                 half_close=True,
                 read_after=sleep(self.clock, 1),
                 read_pace=lambda: sleep(self.clock, 1),
             )
         )
-        self.assertEqual(self.exchange.comparison.received, 0)
+        self.assertEqual(self.probe.comparison.received, 0)
         self.clock.advance(1)
-        self.assertEqual(self.exchange.comparison.received, 100)
+        self.assertEqual(self.probe.comparison.received, 100)
         self.assertNoResult(running)
         self.clock.advance(1)
         self.successResultOf(running)
@@ -254,11 +254,11 @@ class ExchangeTests(SynchronousTestCase):
         """
 
         async def finish():
-            raise Failed(Outcome.RESET, "the connection was reset")
+            raise CheckFailed(Outcome.RESET, "the connection was reset")
 
         self.client.finish = finish
-        running = Deferred.fromCoroutine(self.exchange.run(1))
+        running = Deferred.fromCoroutine(self.probe.run(1))
         self.clock.advance(1)
         self.assertNoResult(running)
         self.server.abort()
-        self.failureResultOf(running, Failed)
+        self.failureResultOf(running, CheckFailed)

@@ -7,14 +7,14 @@ import json
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.check import report
-from echod.check.ping import Latencies
-from echod.check.results import Answer, CaseResult, Failed, Outcome, Session, Times
+from echod.check.ping import LatencyHistogram
+from echod.check.results import CaseResult, CheckFailed, CheckResult, Outcome, Times, TLSSession
 
-SESSION = Session("TLSv1.3", "TLS_AES_256_GCM_SHA384", "x25519", "h2", ("a", "b"), 7, True)
+SESSION = TLSSession("TLSv1.3", "TLS_AES_256_GCM_SHA384", "x25519", "h2", ("a", "b"), 7, True)
 
 
 def latencies(*seconds):
-    made = Latencies()
+    made = LatencyHistogram()
     for each in seconds:
         made.add(each)
     return made
@@ -42,13 +42,13 @@ class TextTests(SynchronousTestCase):
         """
         One line says where, how it ended, and the times that there are.
         """
-        answer = Answer("192.0.2.1:7", "", 64, Times(resolve=0.001, total=0.5))
+        answer = CheckResult("192.0.2.1:7", "", 64, Times(resolve=0.001, total=0.5))
         self.assertEqual(
             report.answer_text("192.0.2.1:7", answer),
             "192.0.2.1:7: ok, 64 bytes; resolve 1.00 ms, total 500.0 ms",
         )
         self.assertIn("echo:7 (192.0.2.1:7): ok", report.answer_text("echo:7", answer))
-        answer.failure = Failed(Outcome.RESET, "a\x1bb")
+        answer.failure = CheckFailed(Outcome.RESET, "a\x1bb")
         self.assertEqual(
             report.answer_text("echo\n:7", answer), "echo\\n:7 (192.0.2.1:7): reset: a\\x1bb"
         )
@@ -62,7 +62,7 @@ class TextTests(SynchronousTestCase):
             "TLSv1.3; TLS_AES_256_GCM_SHA384; x25519; ALPN h2; certificate for a, b; 7 days left",
         )
         self.assertEqual(
-            report.session_text(Session("TLSv1.2", "X", None, None, (), -2, False)),
+            report.session_text(TLSSession("TLSv1.2", "X", None, None, (), -2, False)),
             "TLSv1.2; X; certificate for nobody; expired 2 days ago; NOT VERIFIED (--insecure)",
         )
 
@@ -74,7 +74,7 @@ class TextTests(SynchronousTestCase):
             report.echo_text(3, 64, "192.0.2.1:7", 0.001),
             "64 bytes from 192.0.2.1:7: seq=3 time=1.00 ms",
         )
-        failure = Failed(Outcome.RESET, "gone\n")
+        failure = CheckFailed(Outcome.RESET, "gone\n")
         self.assertEqual(report.echo_text(3, 64, "", failure), "seq=3 reset: gone\\n")
 
     def test_progress(self):
@@ -113,7 +113,7 @@ class TextTests(SynchronousTestCase):
             report.case_text(CaseResult("64 MiB", 1 << 26, 0, 0.25, None)).split(),
             ["64", "MiB", "pass", "0", "lost", "250.0", "ms"],
         )
-        text = report.case_text(CaseResult("x", 9, 3, 0.25, Failed(Outcome.LOST, "3\x07")))
+        text = report.case_text(CaseResult("x", 9, 3, 0.25, CheckFailed(Outcome.LOST, "3\x07")))
         self.assertIn("FAIL", text)
         self.assertTrue(text.endswith("lost: 3\\x07"), text)
 
@@ -127,13 +127,13 @@ class JSONTests(SynchronousTestCase):
         """
         All that is known stands there under its own name, and what is not is null.
         """
-        answer = Answer("192.0.2.1:7", "", 64, Times(connect=0.00123456), SESSION)
+        answer = CheckResult("192.0.2.1:7", "", 64, Times(connect=0.00123456), SESSION)
         found = json.loads(json.dumps(report.answer_json("echo:7", answer)))
         self.assertEqual(found["ms"]["connect"], 1.235)
         self.assertIsNone(found["ms"]["resolve"])
         self.assertEqual((found["outcome"], found["status"]), ("ok", 0))
         self.assertEqual(found["tls"]["names"], ["a", "b"])
-        failed = report.answer_json("x", Answer(failure=Failed(Outcome.LOST, "1 byte")))
+        failed = report.answer_json("x", CheckResult(failure=CheckFailed(Outcome.LOST, "1 byte")))
         self.assertEqual((failed["outcome"], failed["detail"]), ("lost", "1 byte"))
         self.assertEqual((failed["status"], failed["tls"]), (9, None))
 
@@ -151,7 +151,7 @@ class JSONTests(SynchronousTestCase):
         """
         A case has its name, its bytes and its class.
         """
-        found = report.case_json(CaseResult("x", 9, 3, 0.25, Failed(Outcome.LOST, "3 bytes")))
+        found = report.case_json(CaseResult("x", 9, 3, 0.25, CheckFailed(Outcome.LOST, "3 bytes")))
         self.assertEqual(
             found,
             {

@@ -4,7 +4,7 @@ The words and statuses of C{echod-check}.
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.check.results import Answer, CaseResult, Failed, Outcome, Times
+from echod.check.results import CaseResult, CheckFailed, CheckResult, Outcome, Times
 
 
 class OutcomeTests(SynchronousTestCase):
@@ -24,9 +24,9 @@ class OutcomeTests(SynchronousTestCase):
         """
         An answer is as its failure is.
         """
-        answer = Answer()
+        answer = CheckResult()
         self.assertIs(answer.outcome, Outcome.OK)
-        answer.failure = Failed(Outcome.LOST, "1 byte")
+        answer.failure = CheckFailed(Outcome.LOST, "1 byte")
         self.assertIs(answer.outcome, Outcome.LOST)
         self.assertEqual(str(answer.failure), "lost: 1 byte")
 
@@ -43,4 +43,4 @@ class OutcomeTests(SynchronousTestCase):
         A case without a failure has passed.
         """
         self.assertTrue(CaseResult("a", 1, 0, 0.1, None).passed)
-        self.assertFalse(CaseResult("a", 1, 1, 0.1, Failed(Outcome.LOST, "")).passed)
+        self.assertFalse(CaseResult("a", 1, 1, 0.1, CheckFailed(Outcome.LOST, "")).passed)

@@ -11,11 +11,11 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.check.options import CheckOptions
-from echod.check.results import Outcome, Session
-from echod.check.runner import Run
+from echod.check.results import Outcome, TLSSession
+from echod.check.runner import Runner
 from tests.support.memory import Dials, echo, fails, turn
 
-SESSION = Session("TLSv1.3", "TLS_AES_256_GCM_SHA384", "x25519", None, ("localhost",), 7, True)
+SESSION = TLSSession("TLSv1.3", "TLS_AES_256_GCM_SHA384", "x25519", None, ("localhost",), 7, True)
 
 
 class Terminal(io.StringIO):
@@ -38,7 +38,7 @@ class FakeDialler:
 
 class RunTests(SynchronousTestCase):
     """
-    Tests for L{Run}.
+    Tests for L{Runner}.
     """
 
     err = io.StringIO
@@ -51,7 +51,7 @@ class RunTests(SynchronousTestCase):
         options.parseOptions([*arguments, "localhost:9000"])
         self.out, self.errors = io.StringIO(), self.err()
         dialler = FakeDialler(dial or Dials(echo))
-        return Run(self.clock, options, dialler, self.out, self.errors)
+        return Runner(self.clock, options, dialler, self.out, self.errors)
 
     def outcome(self, *arguments, dial=None, step=0.05):
         return turn(self.clock, self.start(*arguments, dial=dial).run(), step)
@@ -245,7 +245,7 @@ class OutputTests(SynchronousTestCase):
         options.parseOptions(["localhost:9000"])
         errors = io.StringIO()
         with os.fdopen(writing, "w") as out:
-            work = Run(None, options, None, out, errors)
+            work = Runner(None, options, None, out, errors)
             try:
                 work._say("hello")
             except OSError as error:

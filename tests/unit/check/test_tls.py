@@ -8,8 +8,8 @@ from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.check.results import Failed, Outcome
-from echod.check.tls import BadFile, ClientTLS, SecureStream
+from echod.check.results import CheckFailed, Outcome
+from echod.check.tls import ClientTLS, FileError, TLSStream
 from tests.support.certificates import ODD, make_certificate, odd_certificate
 from tests.support.memory import pair
 
@@ -33,7 +33,7 @@ async def serve(end, context):
     """
     connection = SSL.Connection(context, None)
     connection.set_accept_state()
-    secured = SecureStream(end, connection, False)
+    secured = TLSStream(end, connection, False)
     await secured.handshake()
     return secured
 
@@ -71,7 +71,7 @@ class ClientTLSTestCase(SynchronousTestCase):
         """
         securing, serving = self.connect(client, context)
         serving.addErrback(lambda _: None)
-        failure = self.failureResultOf(securing, Failed).value
+        failure = self.failureResultOf(securing, CheckFailed).value
         self.assertIs(failure.outcome, outcome)
         return failure.detail
 
@@ -214,7 +214,7 @@ class HandshakeTests(ClientTLSTestCase):
             securing = self.start(client.secure(client_end))
             hello = self.successResultOf(self.start(server_end.read()))
             self.start(server_end.write(answer or hello))
-            self.assertEqual(self.failureResultOf(securing, Failed).value.detail, text)
+            self.assertEqual(self.failureResultOf(securing, CheckFailed).value.detail, text)
 
     def test_closed(self):
         """
@@ -222,7 +222,7 @@ class HandshakeTests(ClientTLSTestCase):
         """
         securing = self.start(ClientTLS("localhost").secure(self.client_end))
         self.start(self.server_end.finish())
-        failure = self.failureResultOf(securing, Failed).value
+        failure = self.failureResultOf(securing, CheckFailed).value
         self.assertEqual(failure.detail, "the server closed the connection")
 
     def test_client_certificate(self):
@@ -265,6 +265,6 @@ class FileTests(ClientTLSTestCase):
             ({"certificate": pem, "key": other}, f"--key: the key in {other} does not belong"),
             ({"certificate": pem, "key": os.sep}, f"--key: cannot read {os.sep}: Is a directory"),
         ):
-            error = self.assertRaises(BadFile, ClientTLS, "localhost", **arguments)
+            error = self.assertRaises(FileError, ClientTLS, "localhost", **arguments)
             self.assertIn(text, str(error))
             self.assertRegex(str(error), "; (give|store)")

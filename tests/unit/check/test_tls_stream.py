@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes
 from OpenSSL import SSL
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.check.results import Failed, Outcome
+from echod.check.results import CheckFailed, Outcome
 from echod.check.tls import ClientTLS, certificate_names, reason_text
 from tests.support.memory import pair
 from tests.unit.check.test_tls import GOOD, ClientTLSTestCase
@@ -18,7 +18,7 @@ from tests.unit.check.test_tls import GOOD, ClientTLSTestCase
 
 class SecureStreamTests(ClientTLSTestCase):
     """
-    Tests for L{SecureStream}, once it is secured.
+    Tests for L{TLSStream}, once it is secured.
     """
 
     def secured(self, version=None):
@@ -30,7 +30,7 @@ class SecureStreamTests(ClientTLSTestCase):
         return self.successResultOf(self.start(work))
 
     def failed(self, work):
-        failure = self.failureResultOf(self.start(work), Failed).value
+        failure = self.failureResultOf(self.start(work), CheckFailed).value
         return failure.outcome
 
     def all_of(self, stream, size):
