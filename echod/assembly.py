@@ -44,7 +44,7 @@ RESERVED_DESCRIPTORS = 64
 """What is kept for listeners, files, the reactor itself, and those that are let go."""
 
 
-def most_connections(reactor: Any, asked: int) -> int:
+def connection_limit(reactor: Any, asked: int) -> int:
     """
     How many connections there may be: as many as are asked for, less what there are no
     descriptors for.
@@ -87,7 +87,7 @@ def build(
     if workers > 1 and not options["check"]:
         service: EchodService = MasterService(reactor, options, most, workers, notify, signals)
     else:
-        most = sum(most_connections(reactor, each) for each in shares(most, workers))
+        most = sum(connection_limit(reactor, each) for each in shares(most, workers))
         service = EchodService(reactor, options, most, notify, signals)
     if options.serves_tls:
         _prepare_tls(reactor, options, service)
@@ -103,7 +103,7 @@ def build_worker(
 
     @raise SystemExit: with one line, when a file is wrong.
     """
-    most = most_connections(reactor, config.max_connections)
+    most = connection_limit(reactor, config.max_connections)
     service = WorkerService(reactor, options, most, config, signals)
     if options.serves_tls:
         _prepare_tls(reactor, options, service)

@@ -1,5 +1,5 @@
 """
-C{--check}: the daemon is started and stopped again, to find out whether it could run, and
+C{--check_config}: the daemon is started and stopped again, to find out whether it could run, and
 what a start would warn of.
 
 The rule of this room: nothing is left behind, and nobody is told but who asked.
@@ -66,7 +66,7 @@ def _judge(service: EchodService, warnings: list[str], workers: int) -> None:
             print(f"  {names_text(each)}, until {until}, {path}")
 
 
-def check(reactor: Any, build: Callable[[], EchodService], workers: int = 1) -> None:
+def check_config(reactor: Any, build: Callable[[], EchodService], workers: int = 1) -> None:
     """
     Build and start a service, stop it again, and say what would run.  What a start would
     log as a warning goes to standard error, and is no failure.

@@ -96,9 +96,9 @@ class EchodService(MultiService):
             lambda: self._log.dropped,
         )
         # What goes on until the last connection has ended.
-        self._to_the_end = MultiService()
+        self._until_drained = MultiService()
         if options["admin"] is not None:
-            self.collector.setServiceParent(self._to_the_end)
+            self.collector.setServiceParent(self._until_drained)
         for interval, doing, action in (
             (CHECK_INTERVAL, "looking at the connections", self.connections.check_timeouts),
             (CHECK_INTERVAL, "forgetting clients", self.admission.expire),
@@ -142,7 +142,7 @@ class EchodService(MultiService):
         Add what shows it to people and programs.
         """
         self.admin = admin
-        admin.setServiceParent(self._to_the_end)
+        admin.setServiceParent(self._until_drained)
 
     async def snapshots(self) -> list[Snapshot]:
         """
@@ -182,7 +182,7 @@ class EchodService(MultiService):
         """
         self._pidfile.written()
         super().privilegedStartService()
-        self._to_the_end.privilegedStartService()
+        self._until_drained.privilegedStartService()
         self.notifier.privilegedStartService()
 
     def startService(self) -> None:
@@ -191,7 +191,7 @@ class EchodService(MultiService):
         its own handlers for them.
         """
         super().startService()
-        self._to_the_end.startService()
+        self._until_drained.startService()
         self._reactor.callWhenRunning(self._handle_signals)
         self._reactor.callWhenRunning(self._log.set_async)
         after = partial(self._reactor.addSystemEventTrigger, "after", "shutdown")
@@ -247,7 +247,7 @@ class EchodService(MultiService):
         self.notifier.stopping(self.drain_seconds)
         closing.addCallback(lambda _: self._drain())
         closing.addCallback(self._stopped)
-        closing.addCallback(lambda _: self._to_the_end.stopService())
+        closing.addCallback(lambda _: self._until_drained.stopService())
         return closing.addCallback(lambda _: self.notifier.stopService())
 
     def _drain(self) -> Deferred[None]:

@@ -20,10 +20,10 @@ from echod._util.signals import Signals, restore_interrupt
 from echod._util.stdio import prepare_standard_streams
 from echod.assembly import build, build_worker
 from echod.options import Options
-from echod.rehearsal import check
+from echod.rehearsal import check_config
 from echod.service import EchodService
 from echod.systemd import InheritedSockets, NotifyConfig
-from echod.whereabouts import check_whereabouts
+from echod.whereabouts import preflight
 from echod.workers.spawn import WorkerConfig
 
 __all__ = ["EchodService", "Options", "makeService"]
@@ -38,14 +38,14 @@ def worker_count(asked: int, most: int) -> int:
     return asked or min(len(os.sched_getaffinity(0)), most)
 
 
-def fill_standard_streams() -> None:
+def reserve_standard_fds() -> None:
     """
     Let each standard stream be one that can be written to, or lead nowhere.
     """
     prepare_standard_streams()
 
 
-def keep_steady_time(reactor: Any) -> None:
+def use_monotonic_clock(reactor: Any) -> None:
     """
     Let a reactor of Twisted's tell its timers the time by a clock that cannot step.  By
     the wall clock, a step of an hour fires every timeout at once, or none for an hour.
@@ -58,7 +58,7 @@ def makeService(options: Options) -> EchodService:
     """
     Build the daemon; the entry point of twistd and twist.
     """
-    fill_standard_streams()
+    reserve_standard_fds()
     if "twisted.internet.reactor" not in sys.modules and hasattr(select, "epoll"):
         # Nobody has chosen one yet.
         from echod.net.reactor import install
@@ -67,14 +67,14 @@ def makeService(options: Options) -> EchodService:
     # The one place where the reactor is imported; all else is handed it.
     from twisted.internet import reactor
 
-    keep_steady_time(reactor)
+    use_monotonic_clock(reactor)
     signals = Signals(reactor)
     if options["check"]:
         # As Python has it, so that the reactor takes it, and a check ends as a whole.
         restore_interrupt()
     else:
         signals.take_over(forks=options.twistd is not None and not options.twistd["nodaemon"])
-    check_whereabouts(options.twistd)
+    preflight(options.twistd)
     config = WorkerConfig.take_from(os.environ)
     if config is not None:
         return build_worker(reactor, options, config, signals)
@@ -83,7 +83,7 @@ def makeService(options: Options) -> EchodService:
     notify = NotifyConfig.from_environment(os.environ, os.getpid())
     if options["check"]:
         # It is not the daemon, and speaks for nobody.
-        check(reactor, lambda: build(reactor, options, inherited, workers=workers), workers)
+        check_config(reactor, lambda: build(reactor, options, inherited, workers=workers), workers)
     service = build(reactor, options, inherited, notify, workers, signals)
     log.info("echod {version} starting", event="starting", version=__version__)
     return service

@@ -71,7 +71,7 @@ class Pidfile:
         return None
 
 
-def check_whereabouts(twistd: Mapping[str, Any] | None) -> None:
+def preflight(twistd: Mapping[str, Any] | None) -> None:
     """
     Find out whether twistd can go where it is told to.
 

@@ -16,9 +16,9 @@ from typing import Any
 
 from twisted.logger import LogLevel
 
-MOST_SECONDS = 7 * 24 * 3600
-MOST_CONNECTIONS = 10_000_000
-MOST_PROCESSES = 1024
+MAX_SECONDS = 7 * 24 * 3600
+MAX_CONNECTIONS = 10_000_000
+MAX_PROCESSES = 1024
 MAX_UNIX_PATH_BYTES = 107 if sys.platform == "linux" else 103
 """What C{sun_path} has room for (unix(7)), less the null byte at its end."""
 
@@ -64,7 +64,7 @@ def seconds(text: str) -> float:
     """
     match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|)", text)
     value = float(match[1]) * _UNITS[match[2]] if match else -1.0
-    if not 0 <= value <= MOST_SECONDS:
+    if not 0 <= value <= MAX_SECONDS:
         raise ValueError("not a time; give seconds, or such as 500ms, 30s, 5m, up to a week")
     return value
 
@@ -170,8 +170,8 @@ def count(text: str) -> int:
     @return: a number of connections.
     @raise ValueError: when it is not one.
     """
-    if not re.fullmatch("[0-9]{1,8}", text) or int(text) > MOST_CONNECTIONS:
-        raise ValueError(f"not a number; give one from 0 to {MOST_CONNECTIONS}")
+    if not re.fullmatch("[0-9]{1,8}", text) or int(text) > MAX_CONNECTIONS:
+        raise ValueError(f"not a number; give one from 0 to {MAX_CONNECTIONS}")
     return int(text)
 
 
@@ -180,8 +180,8 @@ def positive(text: str) -> int:
     @return: a number of connections, at least 1.
     @raise ValueError: when it is not one.
     """
-    if not re.fullmatch("[0-9]{1,8}", text) or not 1 <= int(text) <= MOST_CONNECTIONS:
-        raise ValueError(f"not a number; give one from 1 to {MOST_CONNECTIONS}")
+    if not re.fullmatch("[0-9]{1,8}", text) or not 1 <= int(text) <= MAX_CONNECTIONS:
+        raise ValueError(f"not a number; give one from 1 to {MAX_CONNECTIONS}")
     return int(text)
 
 
@@ -190,8 +190,8 @@ def processes(text: str) -> int:
     @return: a number of processes; 0 for as many as there are CPUs.
     @raise ValueError: when it is not one.
     """
-    if not re.fullmatch("[0-9]{1,4}", text) or int(text) > MOST_PROCESSES:
-        raise ValueError(f"not a number of processes; give one from 0 to {MOST_PROCESSES}")
+    if not re.fullmatch("[0-9]{1,4}", text) or int(text) > MAX_PROCESSES:
+        raise ValueError(f"not a number of processes; give one from 0 to {MAX_PROCESSES}")
     return int(text)
 
 

@@ -20,9 +20,9 @@ from echod.check.connect import parse_target
 from echod.check.results import Outcome
 from echod.proxyprotocol.encoder import parse_address
 
-MOST_BYTES = 1 << 30
-MOST_CONNECTIONS = 10_000
-MOST_RATE = 100_000.0
+MAX_BYTES = 1 << 30
+MAX_CONNECTIONS = 10_000
+MAX_RATE = 100_000.0
 PING_SIZE = 64
 
 _UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
@@ -35,7 +35,7 @@ def size(text: str) -> int:
     """
     match = re.fullmatch("([0-9]{1,10})(B|KiB|MiB|GiB|)", text)
     value = int(match[1]) * _UNITS[match[2]] if match else 0
-    if not 1 <= value <= MOST_BYTES:
+    if not 1 <= value <= MAX_BYTES:
         raise ValueError("not a size; give bytes, or such as 64KiB or 1MiB, up to 1GiB")
     return value
 
@@ -58,8 +58,8 @@ def rate(text: str) -> float:
     @return: so many a second.
     @raise ValueError: when it is not a rate.
     """
-    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text) or not 0 < float(text) <= MOST_RATE:
-        raise ValueError(f"not a rate; give messages a second, up to {MOST_RATE:.0f}")
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text) or not 0 < float(text) <= MAX_RATE:
+        raise ValueError(f"not a rate; give messages a second, up to {MAX_RATE:.0f}")
     return float(text)
 
 
@@ -144,7 +144,7 @@ class CheckOptions(UsageOptions):
         _parameter(
             "connections", None, None, "With --ping: connections to send them on, in turn. "
             "[default: 1]",
-            whole(MOST_CONNECTIONS),
+            whole(MAX_CONNECTIONS),
         ),
         _parameter(
             "proxy-header", None, None, "v1 or v2: send a PROXY header first, as a load balancer.",

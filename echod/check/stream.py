@@ -19,7 +19,7 @@ from zope.interface import implementer
 from echod._util.text import format_address
 from echod.check.results import CheckFailed, Outcome
 
-MOST_UNREAD = 256 * 1024
+MAX_UNREAD = 256 * 1024
 
 
 class ByteStream(Interface):
@@ -100,7 +100,7 @@ class Stream(Protocol):
         """
         self._pieces.append(data)
         self._unread += len(data)
-        if self._unread >= MOST_UNREAD:
+        if self._unread >= MAX_UNREAD:
             self.pause()
         self._wake()
 

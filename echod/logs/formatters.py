@@ -27,14 +27,14 @@ from echod.logs.writer import ThreadedWriter
 
 Line = Callable[[LogEvent], str | None]
 
-MOST_CHARACTERS = 12288
+MAX_CHARACTERS = 12288
 """
 How much of one text is logged.  What peers choose is cut where it comes from, so that the
 longest access record, quoted, is not cut here: the rest of a value without its opening quote
 could be taken for fields.  This is for tracebacks.
 """
 
-MOST_INTEGER = 1 << 63
+MAX_INTEGER = 1 << 63
 """Integers from here on are shown as text, since few programs could read them."""
 
 _JSON = (str, int, float, bytes, type(None))
@@ -52,7 +52,7 @@ def text_line(event: LogEvent) -> str | None:
     text = eventAsText(event, formatTime=formatTime)
     if not text:
         return None
-    if not text.isprintable() or len(text) > MOST_CHARACTERS:
+    if not text.isprintable() or len(text) > MAX_CHARACTERS:
         text = "\n    ".join(map(escape, _cut(text).split("\n")))
     return text + "\n"
 
@@ -88,8 +88,8 @@ def _cut(text: str) -> str:
     """
     A text without its middle, if it is long: of a traceback, the end says most.
     """
-    half = MOST_CHARACTERS // 2
-    return text if len(text) <= MOST_CHARACTERS else f"{text[:half]} ... {text[-half:]}"
+    half = MAX_CHARACTERS // 2
+    return text if len(text) <= MAX_CHARACTERS else f"{text[:half]} ... {text[-half:]}"
 
 
 def _json_value(value: str | int | float | bytes | None) -> str | int | float | None:
@@ -101,7 +101,7 @@ def _json_value(value: str | int | float | bytes | None) -> str | int | float | 
         return short if short.isascii() else short.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if isinstance(value, int) and abs(value) >= MOST_INTEGER:
+    if isinstance(value, int) and abs(value) >= MAX_INTEGER:
         return _cut(hex(value))
     return value
 

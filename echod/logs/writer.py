@@ -20,7 +20,7 @@ from echod.logs.file import IDestination, Record
 
 log = Logger(namespace="echod.logs")
 
-MOST_BYTES = 1 << 20
+MAX_BYTES = 1 << 20
 """How much may wait: about five thousand access records."""
 
 
@@ -56,7 +56,7 @@ class BoundedQueue:
         """
         size = self._bytes + len(line)
         # Once there was no room, there is none until there is plenty.
-        if self._untold or size > MOST_BYTES:
+        if self._untold or size > MAX_BYTES:
             if not self._untold:
                 self._since = self._clock()
             self._untold += 1
@@ -91,7 +91,7 @@ class BoundedQueue:
         self._in_hand = []
         if not self._untold:
             self.reason = ""
-        elif self._bytes <= MOST_BYTES // 2:
+        elif self._bytes <= MAX_BYTES // 2:
             self._tell()
 
     def _tell(self) -> None:

@@ -21,7 +21,7 @@ from echod.net.transport import EagerTransport
 
 log = Logger(namespace="echod.net")
 
-MOST_ACCEPTS = 32
+MAX_ACCEPTS = 32
 """
 How many clients a port may accept in one turn of the loop.  Twisted begins with a hundred
 and has no bound as long as more come, and all others wait, for as long as ten or more of
@@ -109,7 +109,7 @@ class _EagerAccepting:
                     return
             else:
                 self._accepted(sock, peer)
-        self.numberAccepts = min(most + 20, MOST_ACCEPTS)
+        self.numberAccepts = min(most + 20, MAX_ACCEPTS)
 
     def _accepted(self: Any, sock: socket.socket, peer: Any) -> None:
         transport = None
@@ -186,7 +186,7 @@ class EagerPort(_EagerAccepting, tcp.Port):
     # close(2) is enough, and leaves the socket to other processes that have it.
     _shouldShutdown = False
     transport = EagerTransport
-    numberAccepts = MOST_ACCEPTS
+    numberAccepts = MAX_ACCEPTS
 
     @classmethod
     def _fromListeningDescriptor(cls: Any, *args: Any) -> Any:

@@ -21,7 +21,7 @@ from zope.interface import implementer
 
 from echod._util.sockets import file_identity, keep_urgent
 from echod.net.balance import AcceptBalancer
-from echod.net.port import MOST_ACCEPTS, EagerPort, _EagerAccepting
+from echod.net.port import MAX_ACCEPTS, EagerPort, _EagerAccepting
 from echod.net.tls import TLSCloseMixin, TLSMixin
 from echod.net.transport import EagerTransport
 
@@ -109,7 +109,7 @@ class InheritedUNIXPort(EagerUNIXPort):
     when the port closes, and its permissions and the length of its queue are as they were.
     """
 
-    numberAccepts = MOST_ACCEPTS
+    numberAccepts = MAX_ACCEPTS
 
     def startListening(self: Any) -> None:
         """

@@ -30,7 +30,7 @@ The longest header of version 2 that is taken.  Senders are to keep to 536 bytes
 2.2), but those that pass on the client's certificate do not.
 """
 
-MOST_CHARACTERS = 512
+MAX_CHARACTERS = 512
 """How much of a text is kept: an identifier of 128 bytes, all of them escaped."""
 
 Address = IPv4Address | IPv6Address | UNIXAddress
@@ -219,7 +219,7 @@ def _vectors(whole: bytes, at: int, end: int) -> Iterator[tuple[int, int, bytes]
 def _text(value: bytes) -> str:
     # In a line of the log, a semicolon would pass for the beginning of another fact.
     text = escape(value.decode("utf-8", "backslashreplace")).replace(";", r"\x3b")
-    return text[:MOST_CHARACTERS]
+    return text[:MAX_CHARACTERS]
 
 
 def _check(whole: bytes, at: int, value: bytes) -> None:

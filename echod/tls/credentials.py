@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 from echod.tls.certificate import MalformedCertificate, load_chain, names, validity
 
-MOST_BYTES = 1 << 20
+MAX_BYTES = 1 << 20
 """
 The largest file that is read.  The whole of a Linux distribution's trusted authorities
 takes about a quarter of it.
@@ -108,13 +108,13 @@ def _read(path: str, kind: str) -> tuple[bytes, os.stat_result]:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise CredentialsError(kind, f"{path} is not a regular file; give one that is")
-            content = file.read(MOST_BYTES + 1)
+            content = file.read(MAX_BYTES + 1)
             after = os.fstat(file.fileno())
     except OSError as error:
         raise CredentialsError(
             kind, f"cannot read {path}: {error.strerror}; give a file that can be read"
         ) from None
-    if len(content) > MOST_BYTES:
+    if len(content) > MAX_BYTES:
         raise CredentialsError(kind, f"{path} is larger than 1 MiB; give a PEM file")
     if len(content) != after.st_size or status.st_mtime_ns != after.st_mtime_ns:
         text = f"{path} changes while it is read; write another file and rename it to this name"

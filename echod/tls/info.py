@@ -14,7 +14,7 @@ from echod.tls._openssl import has_peer_finished, is_resumed, reasons, verify_er
 from echod.tls.certificate import MalformedCertificate, peer_certificate, subject_text, validity
 from echod.tls.credentials import serial_text
 
-MOST_CHARACTERS = 256
+MAX_CHARACTERS = 256
 """How much of a subject or of a name is logged."""
 
 
@@ -70,7 +70,7 @@ def _text(name: bytes) -> str:
         return ""
     # Also free of what could pass for another fact in a line of the log.
     shown = (chr(c) if 0x20 < c < 0x7F and c != ord(";") else f"\\x{c:02x}" for c in name)
-    return "".join(shown)[:MOST_CHARACTERS]
+    return "".join(shown)[:MAX_CHARACTERS]
 
 
 def _client(connection: SSL.Connection) -> dict[str, str]:
@@ -81,8 +81,8 @@ def _client(connection: SSL.Connection) -> dict[str, str]:
     if certificate is None:
         return {}
     return {
-        "tls_subject": subject_text(certificate)[:MOST_CHARACTERS],
-        "tls_serial": serial_text(certificate.serial_number)[:MOST_CHARACTERS],
+        "tls_subject": subject_text(certificate)[:MAX_CHARACTERS],
+        "tls_serial": serial_text(certificate.serial_number)[:MAX_CHARACTERS],
     }
 
 

@@ -28,7 +28,7 @@ from echod.tls.credentials import CredentialsError, KeyPair, read_authorities, r
 
 log = Logger(namespace="echod.tls")
 
-MOST_BYTES = 1 << 20
+MAX_BYTES = 1 << 20
 """How much of a file is compared."""
 
 Stamp = tuple[int, ...] | None
@@ -49,7 +49,7 @@ def _digest(path: str) -> bytes | None:
         return None
     try:
         with open(path, "rb") as file:
-            return sha256(file.read(MOST_BYTES)).digest()
+            return sha256(file.read(MAX_BYTES)).digest()
     except OSError:
         return None
 

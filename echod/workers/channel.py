@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 
 Message = dict[str, Any]
 
-MOST_BYTES = 16 * 1024 * 1024
+MAX_BYTES = 16 * 1024 * 1024
 """The longest message; a snapshot is a few hundred KiB at most."""
 
 
@@ -27,7 +27,7 @@ class Channel(Int32StringReceiver):
     One end.
     """
 
-    MAX_LENGTH = MOST_BYTES
+    MAX_LENGTH = MAX_BYTES
 
     def __init__(self, heard: Callable[[Message], object], lost: Callable[[], object]):
         """

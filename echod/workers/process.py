@@ -21,7 +21,7 @@ from echod.workers.channel import Channel, Message
 
 log = Logger(namespace="echod.workers")
 
-MOST_LINE_BYTES = 64 * 1024
+MAX_LINE_BYTES = 64 * 1024
 """A longer line of a worker's is cut in pieces."""
 
 
@@ -53,7 +53,7 @@ class Lines:
         *lines, self._pauseAccepting = (self._pauseAccepting + data).split(b"\n")
         for line in lines:
             self._take(line + b"\n")
-        if len(self._pauseAccepting) > MOST_LINE_BYTES:
+        if len(self._pauseAccepting) > MAX_LINE_BYTES:
             self.end()
 
     def end(self) -> None:

@@ -39,7 +39,7 @@ listen echo
 """
 NAMES = {"twisted": "wire.Echo", "asyncio": "asyncio", "uvloop": "uvloop"}
 CASE_TIMEOUT = ("--timeout", "20s")
-MOST_SECONDS = 600
+MAX_SECONDS = 600
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def ask(port: int, tls: bool) -> list[dict[str, Any]]:
         [program, "--conformance", "--json", *CASE_TIMEOUT, *options, f"127.0.0.1:{port}"],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        timeout=MOST_SECONDS,
+        timeout=MAX_SECONDS,
     )
     cases: list[dict[str, Any]] = json.loads(done.stdout)["cases"]
     return cases

@@ -27,7 +27,7 @@ PRELOADED = (
     *("twisted.plugins.echod_plugin", "echod.tap", "echod.assembly", "echod.net.reactor"),
 )
 
-MOST_BYTES = 1 << 20
+MAX_BYTES = 1 << 20
 
 
 class Prefork:
@@ -119,7 +119,7 @@ def serve(path: str) -> dict[str, Any]:
             continue
         # This one waits for the process, as the one who asked cannot.
         listening.close()
-        data, descriptors, *_ = socket.recv_fds(client, MOST_BYTES, 2)
+        data, descriptors, *_ = socket.recv_fds(client, MAX_BYTES, 2)
         asked: dict[str, Any] = json.loads(data)
         child = os.fork()
         if not child:

@@ -29,7 +29,7 @@ SUITE = ASKED if ASKED.isalpha() else "bookworm"
 RECIPE = ("--variant=minbase", "--include=systemd,systemd-sysv,dbus,python3,python3-venv")
 
 # Debian's servers may be slow, and must not be waited for for ever.
-MOST_SECONDS = 900.0
+MAX_SECONDS = 900.0
 
 PROGRAMS = ("debootstrap", "systemd-nspawn", "nsenter", "unshare")
 
@@ -61,7 +61,7 @@ def cache() -> Path:
 
 
 @contextmanager
-def alone(seconds: float = MOST_SECONDS) -> Iterator[None]:
+def alone(seconds: float = MAX_SECONDS) -> Iterator[None]:
     """
     Wait until nobody else makes or boots a tree, and let nobody as long as the C{with}
     block takes: systemd-nspawn refuses to share one.
@@ -79,7 +79,7 @@ def alone(seconds: float = MOST_SECONDS) -> Iterator[None]:
         yield
 
 
-def run(*command: str, seconds: float = MOST_SECONDS) -> str:
+def run(*command: str, seconds: float = MAX_SECONDS) -> str:
     """
     Run a command, with its output for whoever reads why it failed.
     """

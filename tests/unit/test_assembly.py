@@ -16,7 +16,7 @@ from twisted.internet.selectreactor import SelectReactor
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from zope.interface.verify import verifyObject
 
-from echod.assembly import build, most_connections
+from echod.assembly import build, connection_limit
 from echod.systemd import InheritedSocket, InheritedSockets
 from echod.tls import context
 from tests.support.certificates import make_certificate
@@ -321,7 +321,7 @@ class MostConnectionsTests(ServiceTestCase):
         self.patch(resource, "getrlimit", lambda _: (min(limit, 1024), limit))
         self.patch(resource, "setrlimit", lambda *_: None)
         with capturedLogs() as events:
-            most = most_connections(reactor, asked)
+            most = connection_limit(reactor, asked)
         self.assertTrue(all(event["log_level"] is LogLevel.warn for event in events))
         return most, [formatEvent(event) for event in events]
 

@@ -15,7 +15,7 @@ from twisted.scripts.twistd import ServerOptions
 import echod
 from echod.assembly import build
 from echod.net.endpoints import TCPEndpoint
-from echod.rehearsal import check
+from echod.rehearsal import check_config
 from tests.support.certificates import make_certificate
 from tests.support.fakes import FakePort
 from tests.support.services import BrokenService, ServiceTestCase
@@ -23,14 +23,14 @@ from tests.support.services import BrokenService, ServiceTestCase
 
 class CheckTests(ServiceTestCase):
     """
-    C{--check}: start, tell, stop.
+    C{--check_config}: start, tell, stop.
     """
 
-    def check(self, service):
+    def check_config(self, service):
         """
         @return: the exit status.
         """
-        error = self.assertRaises(SystemExit, check, self.reactor, lambda: service)
+        error = self.assertRaises(SystemExit, check_config, self.reactor, lambda: service)
         self.assertTrue(self.reactor.hasRun)
         return error.code
 
@@ -42,7 +42,7 @@ class CheckTests(ServiceTestCase):
         service = self.build(
             *self.local, "--listen", "tcp:7:interface=127.0.0.1", "--max-connections", "50"
         )
-        self.assertEqual(self.check(service), 0)
+        self.assertEqual(self.check_config(service), 0)
         self.assertEqual(
             self.stdout.getvalue().splitlines(),
             [
@@ -62,7 +62,7 @@ class CheckTests(ServiceTestCase):
         with open("/dev/full", "w") as full:
             self.patch(sys, "stdout", full)
             self.patch(sys, "stderr", stderr)
-            self.assertEqual(self.check(self.build(*self.local)), 1)
+            self.assertEqual(self.check_config(self.build(*self.local)), 1)
         self.assertEqual(
             stderr.getvalue(), "echod: --check: standard output: No space left on device\n"
         )
@@ -83,7 +83,7 @@ class CheckTests(ServiceTestCase):
         args += ("--admin", "tcp:7", "--max-connections", "120", "--workers", "2", "--check")
         make = partial(build, self.reactor, self.options(*args), workers=2)
         self.patch(FakePort, "getHost", lambda _: IPv4Address("TCP", "192.0.2.1", 7))
-        error = self.assertRaises(SystemExit, check, self.reactor, make, 2)
+        error = self.assertRaises(SystemExit, check_config, self.reactor, make, 2)
         self.assertEqual(error.code, 0)
         warnings = self.stderr.getvalue().splitlines()
         self.assertEqual({line.partition("warning: ")[0] for line in warnings}, {"echod: "})
@@ -106,7 +106,7 @@ class CheckTests(ServiceTestCase):
         """
         made = make_certificate(["a.example"], valid_in_days=3, days=90)
         args = ("--tls-port", "0", "--tls-cert", self.file(made.cert_pem + made.key_pem))
-        self.assertRaises(SystemExit, check, self.reactor, partial(self.build, *args))
+        self.assertRaises(SystemExit, check_config, self.reactor, partial(self.build, *args))
         self.assertIn("is not valid before", self.stderr.getvalue())
         self.assertIn(": 1 warning; this would listen on", self.stdout.getvalue())
 
@@ -116,7 +116,7 @@ class CheckTests(ServiceTestCase):
         """
         args = (*self.local, "--check", "--workers", "3")
         service = build(self.reactor, self.options(*args), workers=3)
-        error = self.assertRaises(SystemExit, check, self.reactor, lambda: service, 3)
+        error = self.assertRaises(SystemExit, check_config, self.reactor, lambda: service, 3)
         self.assertEqual(error.code, 0)
         self.assertEqual(self.stdout.getvalue().splitlines()[-1], "with 3 workers")
         options = self.options(*args, "--listen", "haproxy:tcp:0")
@@ -141,7 +141,7 @@ class CheckTests(ServiceTestCase):
         tls = ("--tls-port", "0", "-i", "127.0.0.1", "--tls-cert", path, "--tls-keylog", key_log)
         service = self.build(*tls)
         self.addCleanup(service.key_log.close)
-        self.assertEqual(self.check(service), 0)
+        self.assertEqual(self.check_config(service), 0)
         end = f"{made.certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
         self.assertEqual(
             self.stdout.getvalue().splitlines()[3:],
@@ -160,7 +160,7 @@ class CheckTests(ServiceTestCase):
         )
         endpoint = TCPEndpoint(self.reactor, taken.getsockname()[1], "127.0.0.1", 7)
         service.add_listener("x", "--port", endpoint)
-        self.assertEqual(self.check(service), 1)
+        self.assertEqual(self.check_config(service), 1)
         reason = "Address already in use; stop what listens there, or give another"
         self.assertEqual(self.stderr.getvalue(), f"echod: --port: {reason}\n")
         self.assertEqual(self.stdout.getvalue(), "")
@@ -176,7 +176,7 @@ class CheckTests(ServiceTestCase):
         That the log file can be opened is tried, and no file is left behind for it.
         """
         path = self.mktemp()
-        self.assertEqual(self.check(self.build(*self.local, twistd=self.twistd(path))), 0)
+        self.assertEqual(self.check_config(self.build(*self.local, twistd=self.twistd(path))), 0)
         self.assertEqual(os.path.exists(path), False)
 
     def test_log_file_that_cannot_be(self):
@@ -185,7 +185,7 @@ class CheckTests(ServiceTestCase):
         """
         path = os.path.abspath(os.path.join(self.mktemp(), "log"))
         service = self.build(*self.local, twistd=self.twistd(path))
-        error = self.assertRaises(SystemExit, check, self.reactor, lambda: service)
+        error = self.assertRaises(SystemExit, check_config, self.reactor, lambda: service)
         self.assertEqual(
             error.code,
             f"twistd: --logfile '{path}': No such file or directory; "
@@ -200,5 +200,5 @@ class CheckTests(ServiceTestCase):
         """
         service = self.build(*self.local)
         service.addService(BrokenService())
-        self.assertEqual(self.check(service), 1)
+        self.assertEqual(self.check_config(service), 1)
         self.assertEqual(len(self.flushLoggedErrors(LookupError)), 1)

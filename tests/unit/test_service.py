@@ -21,7 +21,7 @@ from twisted.scripts.twistd import ServerOptions
 
 from echod.connections.connection import Reason
 from echod.protocol import EchoFactory
-from echod.rehearsal import check
+from echod.rehearsal import check_config
 from echod.systemd import Notifier, NotifyConfig
 from echod.tap import makeService
 from tests.support.certificates import make_certificate
@@ -535,7 +535,7 @@ class AdminTests(ServiceTestCase):
             [each.option for each in service.all_listeners()],
             ["--listen tcp:7:interface=127.0.0.1", "--admin tcp:1:interface=127.0.0.1"],
         )
-        error = self.assertRaises(SystemExit, check, self.reactor, lambda: service)
+        error = self.assertRaises(SystemExit, check_config, self.reactor, lambda: service)
         self.assertEqual(error.code, 0)
         self.assertIn("  192.0.2.1:9000, --admin tcp:1:inter", self.stdout.getvalue())
         self.assertEqual([port.stopped for port in self.reactor.ports], [True, True])

@@ -16,7 +16,7 @@ import echod
 from echod.net.balance import make_counters
 from echod.net.reactor import EagerReactor
 from echod.service import EchodService
-from echod.tap import fill_standard_streams, keep_steady_time, makeService, worker_count
+from echod.tap import makeService, reserve_standard_fds, use_monotonic_clock, worker_count
 from echod.workers.master import MasterService
 from echod.workers.spawn import VARIABLE, WorkerConfig
 from echod.workers.worker import WorkerService
@@ -119,7 +119,7 @@ class MakeServiceTests(ServiceTestCase):
 
         self.patch(os, "fstat", fstat)
         self.patch(os, "open", lambda *args: opened.append(args))
-        fill_standard_streams()
+        reserve_standard_fds()
         self.assertEqual(opened, [(os.devnull, os.O_RDWR)] * 2)
 
     def test_steady_time(self):
@@ -129,16 +129,16 @@ class MakeServiceTests(ServiceTestCase):
         reactor = PollReactor()
         self.addCleanup(reactor.disconnectAll)
         began = reactor.callLater(60, self.fail)
-        keep_steady_time(reactor)
+        use_monotonic_clock(reactor)
         self.assertIs(reactor.seconds, runtime.seconds)
         began.cancel()
         reactor.runUntilCurrent()
-        keep_steady_time(reactor)
+        use_monotonic_clock(reactor)
         self.assertIs(reactor.seconds, time.monotonic)
 
     def test_check(self):
         """
-        With C{--check} nothing is made, and the process ends.
+        With C{--check_config} nothing is made, and the process ends.
         """
         error = self.assertRaises(SystemExit, makeService, self.options(*self.local, "--check"))
         self.assertEqual(error.code, 0)

@@ -6,12 +6,12 @@ import os
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.whereabouts import Pidfile, check_whereabouts
+from echod.whereabouts import Pidfile, preflight
 
 
 class CheckWhereaboutsTests(SynchronousTestCase):
     """
-    Tests for L{check_whereabouts}.
+    Tests for L{preflight}.
     """
 
     def setUp(self):
@@ -27,7 +27,7 @@ class CheckWhereaboutsTests(SynchronousTestCase):
         """
         given = {"chroot": chroot, "rundir": rundir, "pidfile": pidfile}
         try:
-            check_whereabouts(given)
+            preflight(given)
         except SystemExit as end:
             return end.code
         return None
@@ -44,7 +44,7 @@ class CheckWhereaboutsTests(SynchronousTestCase):
         """
         Where twistd does not run us, it is told nothing.
         """
-        self.assertIsNone(check_whereabouts(None))
+        self.assertIsNone(preflight(None))
 
     def test_not_there(self):
         """

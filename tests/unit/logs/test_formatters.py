@@ -16,7 +16,7 @@ from zope.interface.verify import verifyObject
 from echod.connections.connection import Reason
 from echod.connections.timeouts import Timeouts
 from echod.connections.tracker import Connections
-from echod.logs.formatters import MOST_CHARACTERS, LineObserver, json_line, text_line
+from echod.logs.formatters import MAX_CHARACTERS, LineObserver, json_line, text_line
 from tests.support.fakes import FakeConnection
 
 TOKEN = r"""(?:[^\s"\\;=,]+|"(?:[^"\\]|\\.)*")"""
@@ -104,7 +104,7 @@ class TextLineTests(SynchronousTestCase):
         """
         line = text_line(event(lambda log: log.info("{s}", s="a" * 50_000 + "b" * 50_000)))
         self.assertTrue(line.startswith("20") and line.endswith("b\n"))
-        self.assertEqual(len(line), MOST_CHARACTERS + len(" ... \n"))
+        self.assertEqual(len(line), MAX_CHARACTERS + len(" ... \n"))
 
     def test_traceback(self):
         """
@@ -198,7 +198,7 @@ class PeerTests(SynchronousTestCase):
         name = "unix:" + r"\xff" * 108
         line = text_line(self.logged(name, {"proxy": name, **facts}))
         self.assertNotIn(" ... ", line)
-        self.assertLess(len(line), MOST_CHARACTERS)
+        self.assertLess(len(line), MAX_CHARACTERS)
 
 
 class JSONLineTests(SynchronousTestCase):
@@ -254,7 +254,7 @@ class JSONLineTests(SynchronousTestCase):
         logged = event(lambda log: log.info("words", **values))
         line = json_line(logged)
         self.assertTrue(line.isascii())
-        self.assertLess(len(line), 4 * MOST_CHARACTERS)
+        self.assertLess(len(line), 4 * MAX_CHARACTERS)
 
         def refuse(constant):
             raise AssertionError(constant)

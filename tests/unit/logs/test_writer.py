@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.logs.writer import MOST_BYTES, PATIENCE_SECONDS, ThreadedWriter
+from echod.logs.writer import MAX_BYTES, PATIENCE_SECONDS, ThreadedWriter
 
 LINE = b"x" * 1023 + b"\n"
 
@@ -147,7 +147,7 @@ class AtOnceTests(SinkTestCase):
         is written; then it is told how many are missing, where they are missing.
         """
         self.paper.error = full()
-        fitting = MOST_BYTES // len(LINE)
+        fitting = MAX_BYTES // len(LINE)
         self.put(*[LINE] * fitting)
         self.assertEqual(self.writer.dropped, 0)
         self.assertFalse(self.writer.put(LogLevel.info, LINE))
@@ -172,7 +172,7 @@ class AtOnceTests(SinkTestCase):
         """
         for reason in (full(), OSError("odd")):
             self.paper.error = reason
-            self.put(*[LINE] * (MOST_BYTES // len(LINE) + 3))
+            self.put(*[LINE] * (MAX_BYTES // len(LINE) + 3))
             self.paper.error = None
             self.writer.flush()
         self.assertEqual([(e["count"], e["total"]) for e in self.told], [(3, 3), (3, 6)])
@@ -291,7 +291,7 @@ class ThreadTests(SinkTestCase):
         self.put(b"a\n")
         self.started()
         self.assertTrue(writes.wait(20))
-        self.put(*[LINE] * (MOST_BYTES // len(LINE) + 10))
+        self.put(*[LINE] * (MAX_BYTES // len(LINE) + 10))
         self.assertEqual(self.writer.dropped, 11)
         self.writer._clock = iter((0, PATIENCE_SECONDS, 0, 0)).__next__
         self.writer.flush()
@@ -408,7 +408,7 @@ class ThreadTests(SinkTestCase):
         self.writer.set_async()
         self.put(b"a\n")
         self.paper.room = False
-        fitting = MOST_BYTES // len(LINE)
+        fitting = MAX_BYTES // len(LINE)
         self.put(*[LINE] * (fitting + 3))
         self.assertEqual((self.writer.dropped, len(self.paper.lines)), (3, 2))
         self.assertEqual(set(self.paper.waited), {0})

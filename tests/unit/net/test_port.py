@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from echod.net.balance import YIELD_DELAY
-from echod.net.port import ACCEPT_RETRY_DELAY, MOST_ACCEPTS, EagerPort
+from echod.net.port import ACCEPT_RETRY_DELAY, MAX_ACCEPTS, EagerPort
 from echod.net.transport import EagerTransport
 from echod.net.unix import EagerUNIXPort, EagerUNIXTransport, balance_accepts, use_eager_transport
 from tests.support.pairs import PairTestCase, Recorder
@@ -429,11 +429,11 @@ class AcceptTests(PortTestCase):
         A turn accepts so many and no more, however many wait, and for however long.
         """
         arrival = self.arrival()[0][1]
-        port = self.scripted(*[(socket.socket(), arrival) for _ in range(2 * MOST_ACCEPTS + 1)])
+        port = self.scripted(*[(socket.socket(), arrival) for _ in range(2 * MAX_ACCEPTS + 1)])
         self.addCleanup(lambda: [each[0].close() for each in port.socket.waiting])
         for turn in (1, 2):
             port.doRead()
-            self.assertEqual(len(self.factory.protocols), turn * MOST_ACCEPTS)
+            self.assertEqual(len(self.factory.protocols), turn * MAX_ACCEPTS)
 
     def test_bound_of_the_factory(self):
         """

@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from echod.tls.context import TLSPolicy, server_context
 from echod.tls.credentials import KeyPair, serial_text
 from echod.tls.info import (
-    MOST_CHARACTERS,
+    MAX_CHARACTERS,
     client_certificate_expired,
     failure_text,
     has_said_hello,
@@ -117,7 +117,7 @@ class AgreedTests(HandshakeTestCase):
         self.assertTrue(facts["tls_sni"].startswith(r"\x1b]\x0a\x3b\x20\xff"), facts)
         for name in ("tls_sni", "tls_subject"):
             self.assertTrue(facts[name].isprintable(), facts[name])
-            self.assertLessEqual(len(facts[name]), MOST_CHARACTERS)
+            self.assertLessEqual(len(facts[name]), MAX_CHARACTERS)
 
     def test_before_the_end(self):
         """

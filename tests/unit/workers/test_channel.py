@@ -8,7 +8,7 @@ import socket
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.workers.channel import MOST_BYTES, Channel, adopt
+from echod.workers.channel import MAX_BYTES, Channel, adopt
 from tests.support.fakeprocesses import FarEnd, ProcessReactor
 
 
@@ -38,7 +38,7 @@ class LifelineTests(SynchronousTestCase):
         """
         One who announces too long a message is not listened to any more.
         """
-        self.end.dataReceived((MOST_BYTES + 1).to_bytes(4, "big"))
+        self.end.dataReceived((MAX_BYTES + 1).to_bytes(4, "big"))
         self.assertTrue(self.transport.disconnecting)
         self.assertEqual(self.messageReceived, [])
 

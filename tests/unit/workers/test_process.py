@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from echod.workers.channel import Channel
-from echod.workers.process import MOST_LINE_BYTES, Lines, WorkerProcess
+from echod.workers.process import MAX_LINE_BYTES, Lines, WorkerProcess
 from tests.support.fakeprocesses import FakeProcess, FarEnd
 
 
@@ -38,10 +38,10 @@ class LinesTests(SynchronousTestCase):
         """
         A line that does not end is cut.
         """
-        self.taken.add(b"x" * MOST_LINE_BYTES)
+        self.taken.add(b"x" * MAX_LINE_BYTES)
         self.assertEqual(self.lines, [])
         self.taken.add(b"x")
-        self.assertEqual(self.lines, [b"x" * (MOST_LINE_BYTES + 1) + b"\n"])
+        self.assertEqual(self.lines, [b"x" * (MAX_LINE_BYTES + 1) + b"\n"])
 
 
 class ChildTests(SynchronousTestCase):
