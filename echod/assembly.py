@@ -2,7 +2,7 @@
 The daemon, put together from what the options ask for: its listeners, what they serve
 with, and what shows it.
 
-The rule of this room: all that can be found wrong is found wrong here, in one line.  Nothing
+Invariant: all that can be found wrong is found wrong here, in one line.  Nothing
 here opens a socket, starts a timer or forks; that waits until the service is started.
 """
 

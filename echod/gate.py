@@ -1,7 +1,7 @@
 """
 The gate, as the options have it: who may come in, on whose word, and for how long.
 
-The rule of this room: it only translates; what an option means is the business of the room
+Invariant: it only translates; what an option means is the business of the room
 that it is for.
 """
 

@@ -2,7 +2,7 @@
 C{--check_config}: the daemon is started and stopped again, to find out whether it could run, and
 what a start would warn of.
 
-The rule of this room: nothing is left behind, and nobody is told but who asked.
+Invariant: nothing is left behind, and nobody is told but who asked.
 """
 
 import sys

@@ -1,7 +1,7 @@
 """
 The daemon: its listeners, the looks at their connections, and a graceful stop.
 
-The rule of this room: nothing happens before the service is started, and it is not stopped
+Invariant: nothing happens before the service is started, and it is not stopped
 before the last connection has ended.
 """
 

@@ -2,7 +2,7 @@
 What the daemon tells the service manager: that it is ready, what it does, that it reloads
 or stops, and that it is alive; by the protocol of sd_notify(3).
 
-The rule of this room: nobody waits for the service manager.  What it does not take at once
+Invariant: nobody waits for the service manager.  What it does not take at once
 is dropped, but for the last word on the daemon's state, which is told again.  Where none
 has asked to be told, nothing happens at all.
 """

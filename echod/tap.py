@@ -2,7 +2,7 @@
 The house: C{makeService} prepares the process, reads the options once, and has built from
 them the daemon, the parent of several, or one of those.
 
-The rule of this room: what concerns the process as a whole is set right here, before
+Invariant: what concerns the process as a whole is set right here, before
 anything else is made: its standard streams, its reactor, its clock.
 """
 

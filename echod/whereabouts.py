@@ -1,7 +1,7 @@
 """
 Where twistd's own options would have the daemon live: C{--chroot}, C{--rundir}, C{--pidfile}.
 
-The rule of this room: twistd goes there by itself, after the daemon has been built; what it
+Invariant: twistd goes there by itself, after the daemon has been built; what it
 would stumble over with a traceback is told here, in one line, and nothing is left behind.
 """
 

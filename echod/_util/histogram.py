@@ -1,7 +1,7 @@
 """
 A histogram: how many of the values were at most so large.
 
-The rule of this room: to add a value costs a search among a dozen bounds and two additions.
+Invariant: to add a value costs a search among a dozen bounds and two additions.
 """
 
 from bisect import bisect_left

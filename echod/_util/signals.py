@@ -1,7 +1,7 @@
 """
 What the daemon does when it is signalled, from the first moment on that it is made.
 
-The rule of this room: a signal handler notes the signal, or hands the work to the reactor,
+Invariant: a signal handler notes the signal, or hands the work to the reactor,
 and returns.  It runs between any two instructions, so it must not log, write or call
 anything else.  And there is one state for all signals that stop the daemon, and all else
 that does: the first one stops it, each further one aborts.

@@ -2,7 +2,7 @@
 What echod asks of the kernel about a socket: the options set on a listening one,
 the bytes that wait in a connected one, and an address in words.
 
-The rule of this room: everything goes through the operating system's own interface,
+Invariant: everything goes through the operating system's own interface,
 so it holds for any reactor and any transport that has a descriptor.
 """
 

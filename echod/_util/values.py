@@ -1,7 +1,7 @@
 """
 What a good value is: text of the command line to a value, for each kind of option.
 
-The rule of this room: a bad value is a C{ValueError} whose text says what it is not, and
+Invariant: a bad value is a C{ValueError} whose text says what it is not, and
 what to give.
 """
 

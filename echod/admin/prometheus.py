@@ -1,7 +1,7 @@
 """
 Metrics for Prometheus, in its text format and in OpenMetrics.
 
-The rule of this room: it reads snapshots, and labels nothing with what a client sent; so
+Invariant: it reads snapshots, and labels nothing with what a client sent; so
 what a scrape costs does not grow with the number of clients.
 
 C{prometheus_client} is imported in this room alone, which is imported with C{--admin} alone.

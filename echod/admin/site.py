@@ -1,7 +1,7 @@
 """
 HTTP for the few who look: Twisted's own, with bounds on what a client can make it hold.
 
-The rule of this room: so many connections, so many seconds, so many bytes; nothing that a
+Invariant: so many connections, so many seconds, so many bytes; nothing that a
 client sends is kept, and nothing of it is logged.  A client that waits for an answer gets it,
 however many others connect.
 """

@@ -1,7 +1,7 @@
 """
 The way into C{echod-check}.
 
-The rule of this room: Ctrl-C has a meaning of ours before anything is imported that takes
+Invariant: ctrl-C has a meaning of ours before anything is imported that takes
 time.  Python's own is a traceback.
 """
 

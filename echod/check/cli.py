@@ -1,7 +1,7 @@
 """
 C{echod-check}: is this echo alive, exact and fast?
 
-The rule of this room: it may be run every few seconds to say that a container is alive,
+Invariant: it may be run every few seconds to say that a container is alive,
 so nothing is imported that the question at hand does not need.
 """
 

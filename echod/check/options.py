@@ -1,7 +1,7 @@
 """
 Every option of C{echod-check}, once.
 
-The rule of this room: a bad value is one line that names the option and the way out,
+Invariant: a bad value is one line that names the option and the way out,
 before anything is read or connected.
 """
 

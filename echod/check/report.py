@@ -1,7 +1,7 @@
 """
 What a check has found, for people and for programs.
 
-The rule of this room: whatever a server said is shown in printable characters, and a
+Invariant: whatever a server said is shown in printable characters, and a
 figure has its unit beside it.
 """
 

@@ -2,7 +2,7 @@
 How asking an echo server can end, in one word and one exit status each, and what was
 learned on the way.
 
-The rule of this room: a word, its status and its meaning stand here once; the help, the
+Invariant: a word, its status and its meaning stand here once; the help, the
 README and every answer take them from here.
 """
 

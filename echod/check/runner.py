@@ -1,7 +1,7 @@
 """
 One run of C{echod-check}: what is asked, and what is said about the answer.
 
-The rule of this room: results go to standard output, failures and remarks to standard
+Invariant: results go to standard output, failures and remarks to standard
 error, and C{--quiet} silences both.
 """
 

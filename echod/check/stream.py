@@ -2,7 +2,7 @@
 A connection as a program reads and writes it that wants to know exactly how it ends:
 C{await read()}, C{await write()}, and an end of each direction for itself.
 
-The rule of this room: both directions are bounded.  Who does not read makes the peer
+Invariant: both directions are bounded.  Who does not read makes the peer
 wait, and who writes waits for the peer.
 """
 

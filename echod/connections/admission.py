@@ -1,7 +1,7 @@
 """
 Who may come in: by address, so many in all, so many for each client, and so often.
 
-The rule of this room: a client is an IPv4 address or an IPv6 /64, the least that one
+Invariant: a client is an IPv4 address or an IPv6 /64, the least that one
 party is given (RFC 6177); and what is remembered of it is forgotten when it no longer
 matters.
 """

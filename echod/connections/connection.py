@@ -2,7 +2,7 @@
 What a connection is to the rest of the house: a few figures to look at, two ways to
 end it, and one word for why it ended.
 
-The rule of this room: it only names.  Who looks and who is looked at both come here, and
+Invariant: it only names.  Who looks and who is looked at both come here, and
 neither has to know the other.
 """
 

@@ -1,7 +1,7 @@
 """
 Limits in time: how long a connection may be silent, stalled, unfinished, or alive.
 
-The rule of this room: no timer and no clock reading for a message.  Each connection is
+Invariant: no timer and no clock reading for a message.  Each connection is
 looked at twice a second, and judged by what has changed since the last look; so a limit is
 kept to within one look, and what is over it ends at the next.
 """

@@ -2,7 +2,7 @@
 The live set: every open connection, how many there have been, how each ended, and
 how all of them come to an end together.
 
-The rule of this room: nothing here is called for each message.  A connection reports
+Invariant: nothing here is called for each message.  A connection reports
 its birth and its death; in between, L{Connections.check_timeouts} has the limits in time look at it.
 """
 

@@ -1,7 +1,7 @@
 """
 The log as twistd's own options have it: opened, tried, rotated.
 
-The rule of this room: where the log goes is twistd's to say, and what its lines look like
+Invariant: where the log goes is twistd's to say, and what its lines look like
 is ours; a log that cannot be opened ends the start with one line.
 """
 

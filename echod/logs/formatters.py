@@ -1,7 +1,7 @@
 """
 How log events become lines: text for people, JSON for programs.
 
-The rule of this room: one event is one line, whatever a peer put into it, and no line can
+Invariant: one event is one line, whatever a peer put into it, and no line can
 move a cursor, hide a part of itself or be broken for a parser.  (In text, a traceback takes
 several lines; those after the first are indented.)
 """

@@ -1,7 +1,7 @@
 """
 The system's log (RFC 3164), as a place for lines.
 
-The rule of this room: nothing here waits for long.  syslog(3) waits for ever when the
+Invariant: nothing here waits for long.  syslog(3) waits for ever when the
 daemon at the other end has stopped, and does not tell when there is none.
 
 The socket takes datagrams as a rule, with some daemons a stream; as in glibc's syslog(3), the

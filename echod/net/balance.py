@@ -2,7 +2,7 @@
 Whose turn it is to accept: what several processes, which wait for the same sockets, know
 of how many connections each of them has.
 
-The rule of this room: a process writes its own number alone, into memory that all share,
+Invariant: a process writes its own number alone, into memory that all share,
 and nobody waits for anybody: who is ahead steps back for a moment, and then goes on.
 """
 

@@ -1,7 +1,7 @@
 """
 Where echod can listen: endpoints that know how to bind, and words for why they cannot.
 
-The rule of this room: nothing that another process owns is taken from it, and what a
+Invariant: nothing that another process owns is taken from it, and what a
 dead one left behind does not stand in the way.
 """
 

@@ -1,7 +1,7 @@
 """
 A server's TLS handshake in bounded steps.
 
-The rule of this room: until the handshake is over, OpenSSL reads from memory, and finds
+Invariant: until the handshake is over, OpenSSL reads from memory, and finds
 there what it is given in this turn.  On the socket itself, one call goes on until the socket
 is empty: a ClientHello of 64 KB in records of one byte each took 80 ms, before anything is
 known of the client.  What no ordinary client sends is refused.

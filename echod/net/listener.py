@@ -1,7 +1,7 @@
 """
 A listener: one endpoint and one factory, as a service.
 
-The rule of this room: a listener that cannot bind fails loudly, and one that stops
+Invariant: a listener that cannot bind fails loudly, and one that stops
 serves first whom the kernel has already let in.
 """
 

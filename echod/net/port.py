@@ -1,7 +1,7 @@
 """
 Ports that accept cheaply, and whose connections are L{EagerTransport}s.
 
-The rule of this room: however many knock, and whatever goes wrong with one of them, the
+Invariant: however many knock, and whatever goes wrong with one of them, the
 port goes on, and the log gets a line a second at most.
 """
 

@@ -1,7 +1,7 @@
 """
 A reactor that hands input straight to the connection that it is for.
 
-The rule of this room: one lean case, and Twisted's own code for everything else.  The
+Invariant: one lean case, and Twisted's own code for everything else.  The
 case is plain readability of one of our transports; there is no logging context to set up
 and no descriptor to ask for, so what is left is a table from descriptor to C{doRead}.
 """

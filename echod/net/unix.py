@@ -1,7 +1,7 @@
 """
 The transport of a UNIX socket.
 
-The rule of this room: a connection on a UNIX socket is what one of TCP is, but for the
+Invariant: a connection on a UNIX socket is what one of TCP is, but for the
 descriptors that may come and go with its bytes; those are Twisted's own business.
 """
 

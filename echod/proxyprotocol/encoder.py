@@ -2,7 +2,7 @@
 The header by which a proxy tells the server whose connection it passes on: the PROXY
 protocol (HAProxy, doc/proxy-protocol.txt), its sender's half.
 
-The rule of this room: bytes only; whoever has the connection sends them.
+Invariant: bytes only; whoever has the connection sends them.
 """
 
 import re

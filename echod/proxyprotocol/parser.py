@@ -2,7 +2,7 @@
 The header of the PROXY protocol, versions 1 and 2 (the specification is HAProxy's,
 C{doc/proxy-protocol.txt}), as bytes: no input and no output here.
 
-The rule of this room: a header is believed whole or not at all, and what it says is a
+Invariant: a header is believed whole or not at all, and what it says is a
 valid address and printable text.  It may come byte by byte, so L{ProxyParser} says of
 each piece how much of it belongs to the header; the rest is the client's.
 """

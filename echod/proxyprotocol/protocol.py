@@ -2,7 +2,7 @@
 Clients behind a proxy: whom to believe, and the reading of the header that says who the
 client is.
 
-The rule of this room: the header is taken from the stream to the byte, since what
+Invariant: the header is taken from the stream to the byte, since what
 follows may be TLS, which reads from the socket itself; and it is believed from those only
 whom the operator trusts.
 """

@@ -1,7 +1,7 @@
 """
 What is watched of this process while it runs, and the one function that takes its snapshot.
 
-The rule of this room: all that a snapshot tells was counted anyway, or is looked up now.
+Invariant: all that a snapshot tells was counted anyway, or is looked up now.
 """
 
 import sys

@@ -1,7 +1,7 @@
 """
 What the operating system says of this process: memory, CPU, descriptors.
 
-The rule of this room: what the system does not tell is C{None}, and nothing fails for it.
+Invariant: what the system does not tell is C{None}, and nothing fails for it.
 """
 
 import os

@@ -2,7 +2,7 @@
 What pyOpenSSL has and does not show: OpenSSL's read and write, as directly as can be, and
 a few answers and settings for which it has no methods.
 
-The rule of this room: pyOpenSSL's private names are used here alone, and a version that
+Invariant: pyOpenSSL's private names are used here alone, and a version that
 lacks one of them is made do without.
 
 Reading and writing are what C{Connection.recv} and C{Connection.send} do, less what they do

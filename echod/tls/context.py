@@ -2,7 +2,7 @@
 TLS: which versions, suites, groups and protocols echod speaks, whom it lets in, and which
 certificate answers to which name.
 
-The rule of this room: every context is made by one function and from one policy, whatever
+Invariant: every context is made by one function and from one policy, whatever
 certificate it has.  OpenSSL takes some of what it does from the context that a connection
 began with, and some from the one that its name chose.
 """

@@ -1,7 +1,7 @@
 """
 Certificates and keys as they lie in files: read, checked against each other, described.
 
-The rule of this room: what is read here is read whole and checked before anybody uses any
+Invariant: what is read here is read whole and checked before anybody uses any
 of it.  What cannot be served is one line that names the file and the way out.
 """
 

@@ -1,7 +1,7 @@
 """
 What a TLS handshake has agreed on, for the access record, and why one has failed.
 
-The rule of this room: OpenSSL is asked once a connection, after its handshake or at its
+Invariant: openSSL is asked once a connection, after its handshake or at its
 end, and only what it tells then is believed.
 """
 

@@ -2,7 +2,7 @@
 The key log: a file that gets the secrets of every connection, for Wireshark and its kin
 (SSLKEYLOGFILE).
 
-The rule of this room: its file is for its owner only, and nothing that befalls it reaches
+Invariant: its file is for its owner only, and nothing that befalls it reaches
 a connection.
 """
 

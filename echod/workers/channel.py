@@ -2,7 +2,7 @@
 The lifeline between a parent and one of its workers: a pair of connected sockets, and on
 it, in both directions, messages.
 
-The rule of this room: a message is a JSON object of bounded length.  Its end of file says
+Invariant: a message is a JSON object of bounded length.  Its end of file says
 that the other one is gone, whatever became of it.
 """
 

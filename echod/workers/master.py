@@ -1,7 +1,7 @@
 """
 The parent of workers: it binds, hands on what it has bound, and serves nobody itself.
 
-The rule of this room: what a worker is handed is all that it needs; it binds nothing,
+Invariant: what a worker is handed is all that it needs; it binds nothing,
 and never has more rights than the parent has left.
 """
 

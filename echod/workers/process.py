@@ -1,7 +1,7 @@
 """
 One worker, as its parent sees it: a process, its lifeline, and what it writes.
 
-The rule of this room: a worker is believed to be up when it says so, and to be gone when
+Invariant: a worker is believed to be up when it says so, and to be gone when
 the kernel says so; whatever it writes is bounded, and shown harmless.
 """
 

@@ -1,7 +1,7 @@
 """
 A worker: the daemon on sockets that its parent has bound.
 
-The rule of this room: a worker does what its parent says, and ends when the parent is
+Invariant: a worker does what its parent says, and ends when the parent is
 gone.  A signal that reaches both, such as Ctrl-C, changes nothing here that the parent
 would not say.
 """

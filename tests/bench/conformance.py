@@ -2,7 +2,7 @@
 C{python -m tests.bench.conformance [--only WORD]}: the exactness suite of C{echod-check}, run
 against echod and against others, as a table in Markdown.
 
-The rule of this room: every server is a real one, started here on a free port, and the
+Invariant: every server is a real one, started here on a free port, and the
 table is what C{echod-check --conformance --json} printed about it.
 """
 

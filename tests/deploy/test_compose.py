@@ -2,7 +2,7 @@
 The Compose file, and the Prometheus, the blackbox exporter and the Grafana that it puts
 beside echod: what each says of the others is true, and the programs take it.
 
-The rule of this room: what a program can be had for is asked of the program.
+Invariant: what a program can be had for is asked of the program.
 """
 
 import re

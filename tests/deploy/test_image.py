@@ -2,7 +2,7 @@
 The container image: its Dockerfile is carried out, and what it makes runs as it would in
 Docker, read-only, without a capability, as process number 1.
 
-The rule of this room: a command is run as it stands in the file.
+Invariant: a command is run as it stands in the file.
 """
 
 import atexit

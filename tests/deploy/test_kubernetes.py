@@ -2,7 +2,7 @@
 The manifests for Kubernetes: they are valid, what each says of the others is true, and the
 pod that they describe is started and stopped as a kubelet does it.
 
-The rule of this room: what is asked is asked of what a kustomization builds.
+Invariant: what is asked is asked of what a kustomization builds.
 """
 
 import json

@@ -2,7 +2,7 @@
 What Prometheus and Grafana are given: every query asks for metrics that there are, every
 alert fires when it should and at no other time, and every panel has something to show.
 
-The rule of this room: queries are judged by Prometheus itself, over series that are made
+Invariant: queries are judged by Prometheus itself, over series that are made
 up here.
 """
 

@@ -1,7 +1,7 @@
 """
 Installing echod and taking it away again, the ways that people do it.
 
-The rule of this room: the checkout is copied first, and the copy says that it has a
+Invariant: the checkout is copied first, and the copy says that it has a
 version that no release has; so whatever shows that version comes from the copy, and not
 from an echod that the interpreter of the tests can import.
 """

@@ -1,7 +1,7 @@
 """
 What C{deploy/README.md} says: its snippets are taken from it and run, but for the addresses.
 
-The rule of this room: a snippet that is not run here is not in it.
+Invariant: a snippet that is not run here is not in it.
 """
 
 import fnmatch

@@ -1,7 +1,7 @@
 """
 What an operator sees who gives a wrong option: one line that says which, and what to do.
 
-The rule of this room: every row of the table is a real process, once as it stands and
+Invariant: every row of the table is a real process, once as it stands and
 once with C{--check}, and both have to say the same.  They are forked from one that has
 imported what they all import.
 """

@@ -2,7 +2,7 @@
 C{python -m tests.soak.__main__ [--seconds N] [--seed N]}: a daemon under clients of different habits,
 behind a network that changes all the time.
 
-The rule of this room: every byte that comes back is the one that was due; a stream that
+Invariant: every byte that comes back is the one that was due; a stream that
 ends clean is whole; and one that does not has a toxic, or its own client, to blame.  What
 the daemon holds does not grow.  Exits with 1 when any of that is not so.
 """

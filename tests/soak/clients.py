@@ -2,7 +2,7 @@
 Clients of different habits, each of which knows its stream by heart and checks what comes
 back as it comes.
 
-The rule of this room: whatever happens, what has come back is compared with what was sent,
+Invariant: whatever happens, what has come back is compared with what was sent,
 and a client says how it ended; whether it may have ended so is for others to judge.
 """
 

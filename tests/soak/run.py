@@ -1,7 +1,7 @@
 """
 Many clients, the network that they come through, and the judgement of what became of each.
 
-The rule of this room: what comes back is a prefix of what was sent, and all of it when the
+Invariant: what comes back is a prefix of what was sent, and all of it when the
 end is a clean one; whose end is not has a toxic to blame, or its own client.
 """
 

@@ -1,7 +1,7 @@
 """
 Daemons that can be seen from outside, and programs that look at them.
 
-The rule of this room: what is asked is asked over HTTP, as anybody would.
+Invariant: what is asked is asked over HTTP, as anybody would.
 """
 
 import http.client

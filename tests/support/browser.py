@@ -1,7 +1,7 @@
 """
 A real browser that looks at a page: Chromium, through its own driver.
 
-The rule of this room: it starts with an empty profile and goes nowhere by itself, so every
+Invariant: it starts with an empty profile and goes nowhere by itself, so every
 request that it makes is the page's.
 """
 

@@ -1,7 +1,7 @@
 """
 Certificates for tests, made while the tests run.
 
-The rule of this room: nothing is read from or written to a file, and every key that is
+Invariant: nothing is read from or written to a file, and every key that is
 made here is a small elliptic-curve key, so that one costs about a millisecond.
 """
 

@@ -3,7 +3,7 @@ Images and containers where there is no container engine: each instruction of a 
 is done by the kernel's own means, namespaces(7) and overlayfs, on top of this machine's
 own root, whose Python stands for that of the base image.
 
-The rule of this room: every instruction is carried out as it stands, or known to need
+Invariant: every instruction is carried out as it stands, or known to need
 nothing; one that is not known is an error.
 """
 

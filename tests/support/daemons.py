@@ -2,7 +2,7 @@
 Real daemons for the integration tests: each is a process of its own on a free port,
 with a directory of its own, and is gone when its C{with} block ends.
 
-The rule of this room: whatever is waited for has a deadline, and only a process that was
+Invariant: whatever is waited for has a deadline, and only a process that was
 started here is ever signalled.
 """
 

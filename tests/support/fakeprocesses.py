@@ -1,7 +1,7 @@
 """
 Stand-ins for processes, and for the reactor that starts them.
 
-The rule of this room: nothing is started.  The test says what a process does, by the
+Invariant: nothing is started.  The test says what a process does, by the
 lifeline that it was given, and when and how it ends.
 """
 

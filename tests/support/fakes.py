@@ -1,7 +1,7 @@
 """
 Stand-ins for a listening port, the reactor that makes them, and a connection.
 
-The rule of this room: each keeps the order in which it was used, and does nothing by itself.
+Invariant: each keeps the order in which it was used, and does nothing by itself.
 """
 
 import os

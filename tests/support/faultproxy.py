@@ -2,7 +2,7 @@
 A proxy that makes a network worse than it is: toxics on the way up to the server and on the
 way down to the client.
 
-The rule of this room: it hands on every byte, in order, and each end as the end it was, but
+Invariant: it hands on every byte, in order, and each end as the end it was, but
 for what a toxic does; and what has broken a connection, it notes.  It knows nothing of
 echod.  All chance comes from a seed and the number of the connection.
 """

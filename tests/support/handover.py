@@ -2,7 +2,7 @@
 Starts a command with listening sockets, as systemd does for a socket unit:
 C{python handover.py NAME=DESCRIPTOR... -- COMMAND...}.
 
-The rule of this room: the command is the process that was started, and has these
+Invariant: the command is the process that was started, and has these
 sockets and its standard streams only.
 """
 

@@ -1,7 +1,7 @@
 """
 TLS handshakes in memory.
 
-The rule of this room: both sides are run to their end, and what each says of it is kept.
+Invariant: both sides are run to their end, and what each says of it is kept.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """
 A real HAProxy, in front of real daemons.
 
-The rule of this room: HAProxy listens on sockets that were made here, so that no port has
+Invariant: hAProxy listens on sockets that were made here, so that no port has
 to be guessed.
 """
 

@@ -1,7 +1,7 @@
 """
 What C{kustomize build} makes of a folder, as far as ours ask for it.
 
-The rule of this room: a setting that is not known is an error, never passed over.
+Invariant: a setting that is not known is an error, never passed over.
 """
 
 import copy

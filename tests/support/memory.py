@@ -2,7 +2,7 @@
 Two ends of a connection that is nowhere but in memory, servers to put at one of them,
 and a clock that somebody has to turn.
 
-The rule of this room: everything happens in the turn of whoever causes it.
+Invariant: everything happens in the turn of whoever causes it.
 """
 
 from collections import deque

@@ -1,7 +1,7 @@
 """
 A real nginx with its stream module, in front of real daemons.
 
-The rule of this room: nginx listens on sockets that were made here, so that no port has to
+Invariant: nginx listens on sockets that were made here, so that no port has to
 be guessed.
 """
 

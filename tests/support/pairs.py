@@ -1,7 +1,7 @@
 """
 A transport of ours on one end of a connection, and a plain socket on the other.
 
-The rule of this room: the two ends are in one process and one thread, so a test decides
+Invariant: the two ends are in one process and one thread, so a test decides
 which of them acts, and nothing happens in between.
 """
 

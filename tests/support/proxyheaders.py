@@ -1,7 +1,7 @@
 """
 Headers of the PROXY protocol, as a proxy would send them and as none would.
 
-The rule of this room: nothing of echod's is used, so that both would have to make the
+Invariant: nothing of echod's is used, so that both would have to make the
 same mistake.
 """
 

@@ -2,7 +2,7 @@
 Runs a command under the filters that systemd would set for a unit, where there is no
 systemd that runs: C{python sandbox.py UNIT COMMAND...}.
 
-The rule of this room: it reads the unit, asks C{systemd-analyze} what the groups of
+Invariant: it reads the unit, asks C{systemd-analyze} what the groups of
 system calls mean, and denies what the unit denies; if it cannot, it fails.
 """
 

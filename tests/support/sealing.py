@@ -2,7 +2,7 @@
 TLS records that no ordinary client sends, encrypted by hand with the keys of a handshake
 that OpenSSL has done: both versions, with AES-128-GCM and SHA-256 only.
 
-The rule of this room: each record gets the next sequence number, so they are to be sent in
+Invariant: each record gets the next sequence number, so they are to be sent in
 the order in which they were made.
 """
 

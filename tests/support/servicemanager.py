@@ -1,7 +1,7 @@
 """
 A stand-in for systemd: the socket that a service tells it things on.
 
-The rule of this room: it takes what it is told and says nothing, as systemd does.
+Invariant: it takes what it is told and says nothing, as systemd does.
 """
 
 import contextlib

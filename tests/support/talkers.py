@@ -2,7 +2,7 @@
 Many clients in one thread, each of which sends a stream that it knows by heart and
 checks, byte by byte, what comes back.
 
-The rule of this room: a client only notes what happens to it.  What ought to have
+Invariant: a client only notes what happens to it.  What ought to have
 happened is for the test to say.
 """
 

@@ -3,7 +3,7 @@ A TLS client that can do what Python's C{ssl} cannot: close its sending side wit
 close_notify and go on reading, send records of a chosen length, update its keys, or
 break off anywhere.
 
-The rule of this room: OpenSSL works on the client's socket directly, so what the test
+Invariant: openSSL works on the client's socket directly, so what the test
 sees is what the wire carried.
 """
 

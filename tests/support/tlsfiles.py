@@ -1,7 +1,7 @@
 """
 Daemons with certificates in files, and what they log of them.
 
-The rule of this room: every certificate here is signed by an authority that the test
+Invariant: every certificate here is signed by an authority that the test
 knows, and every file is replaced at once, as certbot and Kubernetes do it.
 """
 

@@ -2,7 +2,7 @@
 The bytes of TLS in the client's hands: OpenSSL here never touches the socket, so each
 flight and each record can be spoiled before it is sent.
 
-The rule of this room: all chance comes from the generator that is passed in, so a seed
+Invariant: all chance comes from the generator that is passed in, so a seed
 and a number are a case.
 """
 

@@ -1,7 +1,7 @@
 """
 What can be wrong with a network, in the words of toxiproxy.
 
-The rule of this room: a toxic may hold bytes up, cut them into pieces or break the
+Invariant: a toxic may hold bytes up, cut them into pieces or break the
 connection; it changes none, and drops none but at the end.
 """
 

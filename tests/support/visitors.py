@@ -2,7 +2,7 @@
 Many clients from many addresses, each of which wants to learn one thing: whether it is
 let in.
 
-The rule of this room: a visitor is in from the moment its echo has come to the moment it
+Invariant: a visitor is in from the moment its echo has come to the moment it
 begins to go.  The daemon counts it for longer than that, so as many visitors as are in at
 once, the daemon has let in at once.
 """

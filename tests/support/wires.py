@@ -1,7 +1,7 @@
 """
 Connected sockets of asyncio, as a client's bytes go through them: plain, and with TLS.
 
-The rule of this room: an end without a close_notify is not the end of a stream of TLS.
+Invariant: an end without a close_notify is not the end of a stream of TLS.
 """
 
 import asyncio

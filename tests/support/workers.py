@@ -2,7 +2,7 @@
 A daemon of several workers for the integration tests: who they are, what each of them has,
 and how one is done away with.
 
-The rule of this room: only workers that the daemon has named in its log, and whose parent it
+Invariant: only workers that the daemon has named in its log, and whose parent it
 is, are ever signalled.
 """
 

@@ -2,7 +2,7 @@
 Echo servers that are wrong, each in its own way, on real sockets; and C{echod-check} as
 a process that is asked about them.
 
-The rule of this room: a server does one thing wrong and all else right, and never waits
+Invariant: a server does one thing wrong and all else right, and never waits
 for longer than its client lives.
 """
 

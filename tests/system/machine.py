@@ -2,7 +2,7 @@
 A Debian that runs: booted under systemd, with echod's units installed, and gone when its
 C{with} block ends.
 
-The rule of this room: nothing is waited for without a deadline, and what was started here
+Invariant: nothing is waited for without a deadline, and what was started here
 ends here, whatever becomes of the test.
 """
 

@@ -1,7 +1,7 @@
 """
 echod on a real systemd, by the units in C{deploy/}: a Debian is booted for each test.
 
-The rule of this room: what is shown here is what cannot be shown without systemd.
+Invariant: what is shown here is what cannot be shown without systemd.
 """
 
 import re

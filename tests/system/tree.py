@@ -2,7 +2,7 @@
 A Debian with systemd to boot, and echod installed as its unit says: made once, kept in a
 cache, and never written to again.
 
-The rule of this room: the cache is named after what it was made of, so that what is found
+Invariant: the cache is named after what it was made of, so that what is found
 there is what would be made now.
 """
 

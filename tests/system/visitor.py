@@ -2,7 +2,7 @@
 Clients of echod that run inside the machine, on its own Python and nothing else:
 C{python3 visitor.py WHAT --port PORT ...}.
 
-The rule of this room: a visitor notes what happens to it, and tells of it as JSON at the
+Invariant: a visitor notes what happens to it, and tells of it as JSON at the
 end.  What ought to have happened is for the test to say.
 """
 
