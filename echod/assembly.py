@@ -58,7 +58,7 @@ def connection_limit(reactor: Any, asked: int) -> int:
         log.warn(
             "--max-connections {asked}: {most} it is, for want of descriptors; raise the hard "
             "limit (ulimit -Hn, LimitNOFILE=)",
-            event="descriptors-short",
+            event="descriptor-limit",
             asked=asked,
             most=most,
         )

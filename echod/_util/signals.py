@@ -158,4 +158,8 @@ def log_ignored(number: signal.Signals) -> None:
     """
     Log that a signal came that asks for nothing here.
     """
-    log.info("{signal} came, and there is nothing to do for it", event="signal", signal=number.name)
+    log.info(
+        "{signal} came, and there is nothing to do for it",
+        event="signal-ignored",
+        signal=number.name,
+    )

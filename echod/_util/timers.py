@@ -29,7 +29,7 @@ def surviving(doing: str, action: Callable[..., object]) -> Callable[..., None]:
             action(*args)
         except Exception:
             if not failing:
-                log.failure("while {doing}; it goes on", event="failure", doing=doing)
+                log.failure("while {doing}; it goes on", event="unhandled-error", doing=doing)
             failing = True
         else:
             failing = False

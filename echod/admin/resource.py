@@ -251,7 +251,7 @@ class AdminResource(Resource):
     def _failed(self, failure: Failure, request: AdminRequest) -> None:
         if failure.check(CancelledError):
             return
-        log.failure("while answering for --admin", failure, event="failure")
+        log.failure("while answering for --admin", failure, event="unhandled-error")
         self._send(request, error_response(500, "that failed; the log says why"))
 
 

@@ -140,7 +140,7 @@ class Connections:
         # One that waits for the PROXY header is idle when nothing has come at all.
         empty = reason is Reason.IDLE and connection.waiting_for is Reason.PROXY_HEADER
         knock = (empty or reason in (Reason.CLIENT, Reason.RESET)) and not connection.bytes_echoed
-        with log.failuresHandled("while logging the end of a connection", event="failure"):
+        with log.failuresHandled("while logging the end of a connection", event="unhandled-error"):
             facts = dict(connection.log_fields())
             if reason is Reason.ERROR:
                 facts = {"detail": detail, **facts}

@@ -129,7 +129,7 @@ class _EagerAccepting:
             transport = self.transport(sock, protocol, peer, self, number, self.reactor)
             protocol.makeConnection(transport)
         except BaseException:
-            log.failure("while making a connection", event="failure")
+            log.failure("while making a connection", event="unhandled-error")
             if transport is None:
                 sock.close()
             else:

@@ -97,7 +97,7 @@ class EagerReactor(EPollReactor):
                         why = selectable.doRead()
                     except BaseException:
                         why = sys.exc_info()[1]
-                        log.failure("while receiving", event="failure")
+                        log.failure("while receiving", event="unhandled-error")
                     if why is not None:
                         self._guard(self._disconnectSelectable, selectable, why, True)
                 else:
@@ -128,7 +128,7 @@ class EagerReactor(EPollReactor):
                 why = transport.readLate()
             except BaseException:
                 why = sys.exc_info()[1]
-                log.failure("while receiving", event="failure")
+                log.failure("while receiving", event="unhandled-error")
             if why is not None:
                 self._guard(self._disconnectSelectable, transport, why, True)
             if time.monotonic() >= until:
@@ -141,7 +141,7 @@ class EagerReactor(EPollReactor):
         try:
             call(*args)
         except BaseException:
-            log.failure("while ending a connection", event="failure")
+            log.failure("while ending a connection", event="unhandled-error")
 
     doIteration = doPoll
 

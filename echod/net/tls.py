@@ -139,7 +139,7 @@ class TLSMixin:
             why = self.doRead()
         except BaseException:
             why = sys.exc_info()[1]
-            log.failure("while receiving", event="failure")
+            log.failure("while receiving", event="unhandled-error")
         if why is not None:
             self.reactor._disconnectSelectable(self, why, True)
 

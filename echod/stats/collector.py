@@ -160,7 +160,7 @@ class Collector(MultiService):
     def _newest(self) -> Iterator[ConnectionInfo]:
         for connection, seen in self._connections.newest(NEWEST):
             # One that cannot be looked at must not hide all others, and the totals.
-            with log.failuresHandled("while looking at a connection", event="failure"):
+            with log.failuresHandled("while looking at a connection", event="unhandled-error"):
                 yield self._connection_info(connection, seen)
 
     def _connection_info(self, connection: Connection, seen: Activity) -> ConnectionInfo:

@@ -80,7 +80,7 @@ class KeyLog:
         log.warn(
             "--tls-keylog: the secrets of EVERY TLS connection go to {path}; whoever reads it "
             "can read what they carry. For tests only!",
-            event="keylog",
+            event="keylog-enabled",
             path=self.path,
         )
         if os.fstat(self._descriptor).st_mode & 0o077:

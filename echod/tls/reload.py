@@ -229,7 +229,7 @@ class CertificateStore(MultiService):
         for each in self.served:
             log.info(
                 "certificate for {names} until {not_after}, serial {serial}, {path}",
-                event="certificate",
+                event="certificate-loaded",
                 names=names_text(each),
                 not_after=format_duration(each.not_after),
                 serial=each.serial,

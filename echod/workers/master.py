@@ -239,7 +239,7 @@ class MasterService(EchodService):
         all have.
         """
         Deferred.fromCoroutine(self._reload_all()).addErrback(
-            lambda failure: log.failure("while reloading", failure, event="failure")
+            lambda failure: log.failure("while reloading", failure, event="unhandled-error")
         )
 
     async def _reload_all(self) -> None:

@@ -113,7 +113,7 @@ class WorkerService(EchodService):
     def _parent_gone(self) -> None:
         self._channel = None
         if self.running:
-            log.warn("the parent is gone; stopping", event="parent-gone")
+            log.warn("the parent is gone; stopping", event="master-gone")
             self._leave()
 
     def stopService(self) -> Deferred[None]:

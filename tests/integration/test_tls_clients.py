@@ -159,7 +159,7 @@ class MatrixTests(SynchronousTestCase):
                 self.assertEqual(back, b"ping")
             self.assertEqual(self.echoed(daemon, 4)[-1]["tls_resumed"], "yes")
             put(daemon.directory / "ca.pem", authority().cert_pem)
-            wait_until(lambda: len(daemon.events("certificate")) > 2, "the reload")
+            wait_until(lambda: len(daemon.events("certificate-loaded")) > 2, "the reload")
             self.assertEqual(self.attempt(daemon, context, session=session)[0], b"")
 
 

@@ -219,7 +219,7 @@ class WarningTests(RotationTestCase):
         daemon = TLSDaemon([soon, certificate(self.authority, "b.example")])
         (daemon.directory / "1.key").chmod(0o640)
         with daemon:
-            first, second = daemon.events("certificate")
+            first, second = daemon.events("certificate-loaded")
             self.assertEqual(
                 (first["names"], second["names"]), ("localhost, 192.0.2.1", "b.example")
             )

@@ -108,7 +108,7 @@ class CertificatesTests(SynchronousTestCase):
         self.addCleanup(self.certificates.stopService)
         self.assertEqual(self.texts(events), [self.described(self.made)])
         expected = {
-            "event": "certificate",
+            "event": "certificate-loaded",
             "names": "localhost",
             "not_after": format_duration(self.made.certificate.not_valid_after_utc),
             "path": self.cert,
