@@ -176,12 +176,12 @@ class Admission:
         if not self._asks_who or (ip := ip_of(address)) is None:
             return None
         if self._rules and not self._rules.admit(ip):
-            return Reason.ADDRESS
+            return Reason.DENIED
         client = client_of(ip)
         if self.counts_clients and self._of_client[client] >= self._max_per_client:
             return Reason.MAX_PER_CLIENT
         if self._rate is not None and not self._rate.take(client):
-            return Reason.RATE
+            return Reason.CONNECT_RATE
         return None
 
     def acquire(self, address: IAddress) -> None:

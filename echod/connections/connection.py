@@ -23,11 +23,11 @@ class Reason(StrEnum):
     """The client closed, or closed its sending side and was sent all it was owed."""
     RESET = "reset"
     """The client, or the network, broke the connection."""
-    IDLE = "idle"
+    IDLE_TIMEOUT = "idle-timeout"
     """Nothing went either way for the whole idle timeout."""
-    LIFETIME = "lifetime"
+    MAX_LIFETIME = "max-lifetime"
     """It had lived for as long as a connection may."""
-    WRITE_STALL = "write-stall"
+    WRITE_TIMEOUT = "write-timeout"
     """The client took nothing of what it was owed for the whole write timeout."""
     DRAIN = "drain"
     """The daemon is stopping; the connection was quiet and ended politely."""
@@ -36,13 +36,13 @@ class Reason(StrEnum):
     ERROR = "error"
     """TLS, or something in the daemon, failed."""
 
-    ADDRESS = "address"
+    DENIED = "denied"
     """Refused: the address rules do not let the client in."""
     MAX_CONNECTIONS = "max-connections"
     """Refused: there were as many connections as may be."""
     MAX_PER_CLIENT = "max-per-client"
     """Refused: the client had as many connections as it may have."""
-    RATE = "rate"
+    CONNECT_RATE = "connect-rate"
     """Refused: the client connected more often than it may."""
     PROXY_HEADER = "proxy-header"
     """Refused: the PROXY header was missing, wrong, late, or not to be believed."""
@@ -52,10 +52,10 @@ class Reason(StrEnum):
 
 REFUSED = frozenset(
     (
-        Reason.ADDRESS,
+        Reason.DENIED,
         Reason.MAX_CONNECTIONS,
         Reason.MAX_PER_CLIENT,
-        Reason.RATE,
+        Reason.CONNECT_RATE,
         Reason.PROXY_HEADER,
         Reason.HANDSHAKE,
     )

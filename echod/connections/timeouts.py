@@ -130,7 +130,7 @@ class Timeouts:
         if self.idle and now - seen.active >= self.idle:
             self._check_idle(connection, seen, now)
         if self.lifetime and now - seen.opened >= self.lifetime and seen.over is None:
-            self._finish(connection, seen, now, Reason.LIFETIME)
+            self._finish(connection, seen, now, Reason.MAX_LIFETIME)
 
     def _check_pending(self, connection: Connection, seen: Activity, now: float) -> None:
         """
@@ -166,7 +166,7 @@ class Timeouts:
     def _end_stalled(self, connection: Connection, seen: Activity, now: float) -> None:
         if self.write and now - seen.since >= self.write - CHECK_INTERVAL / 2:
             # The stall began before the look that found it, and looks come a little late.
-            connection.abort(Reason.WRITE_STALL)
+            connection.abort(Reason.WRITE_TIMEOUT)
 
     def _is_late(self, connection: Connection, seen: Activity, now: float) -> bool:
         proxied = connection.waiting_for is Reason.PROXY_HEADER
@@ -188,7 +188,7 @@ class Timeouts:
         pending = connection.pending()
         # It sends nothing, but it may be taking what is in the kernel.
         if not any(pending) or not seen.takes(pending, now):
-            self._finish(connection, seen, now, Reason.IDLE)
+            self._finish(connection, seen, now, Reason.IDLE_TIMEOUT)
 
     def _finish(self, connection: Connection, seen: Activity, now: float, reason: Reason) -> None:
         seen.over, seen.closing_since, seen.pending = reason, now, None

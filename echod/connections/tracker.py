@@ -138,7 +138,7 @@ class Connections:
     ) -> None:
         # A load balancer looks every few seconds whether a port takes connections.
         # One that waits for the PROXY header is idle when nothing has come at all.
-        empty = reason is Reason.IDLE and connection.waiting_for is Reason.PROXY_HEADER
+        empty = reason is Reason.IDLE_TIMEOUT and connection.waiting_for is Reason.PROXY_HEADER
         knock = (empty or reason in (Reason.CLIENT, Reason.RESET)) and not connection.bytes_echoed
         with log.failuresHandled("while logging the end of a connection", event="unhandled-error"):
             facts = dict(connection.log_fields())
@@ -257,7 +257,7 @@ class Connections:
 
     def _aborted(self) -> int:
         ended = self.ended
-        return ended[Reason.ABORTED] + ended[Reason.WRITE_STALL]
+        return ended[Reason.ABORTED] + ended[Reason.WRITE_TIMEOUT]
 
     def _drain_tick(self) -> None:
         if not self._sweeping:

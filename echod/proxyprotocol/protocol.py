@@ -167,7 +167,7 @@ class ProxyHeaderProtocol(Protocol):
         bytes: it ends, and is no refusal.
         """
         if self._required and not self._parser.taken and not self.unread():
-            self._reason = Reason.IDLE
+            self._reason = Reason.IDLE_TIMEOUT
             self._leave()
             return
         self._detail = "late"

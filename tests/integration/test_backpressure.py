@@ -86,14 +86,14 @@ class NeverReadTests(SynchronousTestCase):
                 crowd.run(lambda: crowd.over, "all of them to be aborted")
                 times = pinging.result()
             p99 = percentile(times, 99)
-            aborted = daemon.ended("write-stall", self.clients)
+            aborted = daemon.ended("write-timeout", self.clients)
             # What it holds now depends on what the C library gives back (proc(5)).
             most = int(daemon.state("VmHWM").split()[0]) * KIB
             lived = min(seconds for *_, seconds, reason in daemon.records() if reason != "client")
             show(
                 f"{self.clients} clients that never read: {(most - before) / MIB:.1f} MiB in all; "
                 f"another client's p99 {p99 * 1000:.1f} ms of {len(times)}; {aborted} aborted as "
-                f"write-stall, the first after {lived:.1f} s"
+                f"write-timeout, the first after {lived:.1f} s"
             )
             self.assertLessEqual(most - before, 50 * MIB)
             self.assertEqual({talker.end for talker in talkers}, {End.RESET})

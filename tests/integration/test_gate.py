@@ -179,7 +179,7 @@ class AddressTests(GateTestCase):
                 self.assertEqual(found, set(expected.split()), options)
                 # A daemon that stops tells what it has not told yet.
                 daemon.stop()
-                daemon.turned_away({"address": refused})
+                daemon.turned_away({"denied": refused})
 
     def test_before_anything(self) -> None:
         """
@@ -199,7 +199,7 @@ class AddressTests(GateTestCase):
                                 continue
                         self.assertEqual(receive_rest(client), b"", option)
             daemon.stop()
-            daemon.turned_away({"address": 12})
+            daemon.turned_away({"denied": 12})
             self.assertEqual(daemon.records(), [])
 
 
@@ -245,7 +245,7 @@ class RateTests(GateTestCase):
                 with come_from(source, place) as client:
                     self.assertTrue(is_in(client))
             daemon.stop()
-            daemon.turned_away({"rate": knocks - count})
+            daemon.turned_away({"connect-rate": knocks - count})
 
     def test_burst_alone(self) -> None:
         """
@@ -256,7 +256,7 @@ class RateTests(GateTestCase):
             for source, places in (("127.0.0.1", (mapped, four)), ("", (six, six))):
                 clients = itertools.islice(itertools.cycle(places), 60)
                 self.assertEqual(len(self.admit((source, place) for place in clients)), 25)
-            daemon.turned_away({"rate": 70})
+            daemon.turned_away({"connect-rate": 70})
 
 
 class Limited(Daemon):

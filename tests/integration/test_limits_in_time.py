@@ -167,8 +167,8 @@ class SittersTests(SynchronousTestCase):
         # With those of the other rounds who were too slow, if any.
         self.assertGreaterEqual(self.daemon.refused()["handshake"], 3 * self.each)
         reasons = Counter(reason for *_, reason in self.daemon.records())
-        self.assertGreaterEqual(reasons["idle"], self.each)
-        self.assertGreaterEqual(reasons["lifetime"], self.each)
+        self.assertGreaterEqual(reasons["idle-timeout"], self.each)
+        self.assertGreaterEqual(reasons["max-lifetime"], self.each)
 
 
 def owe(client: socket.socket, data: bytes) -> None:
@@ -228,7 +228,7 @@ class PoliteTests(SynchronousTestCase):
                 self.assertEqual((version, back == self.data), (version, True))
                 self.assertIsInstance(client.end, SSL.ZeroReturnError)
                 client.socket.close()
-            daemon.ended("idle", 3)
+            daemon.ended("idle-timeout", 3)
             self.assertEqual({record[2] for record in daemon.records()}, {len(self.data)})
 
     def test_idle_is_not_slow(self) -> None:
@@ -269,7 +269,7 @@ class PoliteTests(SynchronousTestCase):
             ]
             with Crowd(talkers) as crowd:
                 crowd.run(lambda: crowd.over, "the ends")
-            daemon.ended("lifetime", len(talkers))
+            daemon.ended("max-lifetime", len(talkers))
             after = [talker.ended - came for talker in talkers]
             show(f"a lifetime of 1 s: over after {min(after):.2f} to {max(after):.2f} s")
             self.assertEqual({talker.end for talker in talkers}, {End.EOF})
@@ -300,7 +300,9 @@ class PoliteTests(SynchronousTestCase):
             self.assertIsInstance(tls.end, SSL.ZeroReturnError)
             ends = sorted((reason, took) for *_, took, reason in daemon.records())
             show(", ".join(f"{reason} after {took:.1f} s" for reason, took in ends))
-            self.assertEqual(Counter(reason for reason, _ in ends), {"idle": 2, "write-stall": 2})
+            self.assertEqual(
+                Counter(reason for reason, _ in ends), {"idle-timeout": 2, "write-timeout": 2}
+            )
             # Its write timeout is over first, though it is as silent as the others.
             self.assertGreaterEqual(min(took for _, took in ends), 1.5)
 
@@ -346,7 +348,7 @@ class OwedTests(SynchronousTestCase):
 
             wait_until(all_ended, "the stalls to be found")
             records = daemon.records()
-            self.assertEqual(Counter(reason for *_, reason in records), {"write-stall": 5})
+            self.assertEqual(Counter(reason for *_, reason in records), {"write-timeout": 5})
             times = sorted(seconds for *_, seconds, _ in records)
             show(f"--write-timeout 2s: aborted after {times[0]:.2f} to {times[-1]:.2f} s")
             self.assertGreaterEqual(times[0], 1.7)

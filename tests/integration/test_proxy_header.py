@@ -257,7 +257,7 @@ class TrustTests(HeaderTestCase):
             for _ in range(2):
                 said = v1("192.0.2.2", 1) + b"hello"
                 self.assertEqual(self.converse(PROXY_ADDRESS, daemon, said)[0], b"")
-            daemon.turned_away({"address": 2, "max-per-client": 4, "rate": 2})
+            daemon.turned_away({"denied": 2, "max-per-client": 4, "connect-rate": 2})
             self.assertIn("address, the last from 192.0.2.66:1 to tcp", daemon.log)
 
 

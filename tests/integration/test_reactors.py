@@ -235,7 +235,13 @@ class GateTests(SynchronousTestCase):
             wait_until(lambda d=daemon, n=descriptors: d.descriptors() <= n, "the descriptors")
             daemon.stop()
             daemon.turned_away(
-                {"address": 2, "max-per-client": 1, "rate": 1, "proxy-header": 1, "handshake": 1}
+                {
+                    "denied": 2,
+                    "max-per-client": 1,
+                    "connect-rate": 1,
+                    "proxy-header": 1,
+                    "handshake": 1,
+                }
             )
 
 

@@ -227,10 +227,10 @@ class StallTests(HostileTestCase):
         data = bytes(32 * MIB)
         took = [stuck(client, data) for client in clients]
         growth = self.daemon.rss() - before
-        self.assertEqual(self.daemon.ended("write-stall", len(clients)), len(clients))
+        self.assertEqual(self.daemon.ended("write-timeout", len(clients)), len(clients))
         show(
             f"{len(clients)} TLS clients that never read: held back at {max(took) / MIB:.1f} MiB "
-            f"at the most, {growth / KIB:.0f} KiB of memory, then aborted as write-stall"
+            f"at the most, {growth / KIB:.0f} KiB of memory, then aborted as write-timeout"
         )
         self.assertLess(max(took), 16 * MIB)
         self.assertLess(growth, 4 * MIB)

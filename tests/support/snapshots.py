@@ -35,8 +35,10 @@ def make_snapshot(**fields: Any) -> Snapshot:
                 ListenerInfo("tls", "--tls-port 9443", "127.0.0.1:9443"),
             ],
             traffic=[
-                ListenerStats("tcp", 3, 10, 123_456, {"client": 6, "reset": 1}, {"rate": 2}),
-                ListenerStats("tls", 1, 2, 789, {"client": 1, "reset": 0}, {"rate": 0}),
+                ListenerStats(
+                    "tcp", 3, 10, 123_456, {"client": 6, "reset": 1}, {"connect-rate": 2}
+                ),
+                ListenerStats("tls", 1, 2, 789, {"client": 1, "reset": 0}, {"connect-rate": 0}),
             ],
             seconds=HistogramData([0.1, 1, 10], [1, 2, 3, 4], 100.25),
             handshakes=[Handshakes("ok", "TLSv1.3", 2), Handshakes("failed", "", 1)],

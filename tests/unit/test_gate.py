@@ -46,7 +46,7 @@ class GateTests(ServiceTestCase):
         self.assertIsInstance(self.connect(factory), Echo)
         for host in ("192.0.2.9", "198.51.100.1"):
             self.assertIsNone(self.connect(factory, host))
-        self.assertEqual(self.counts(), {"address": 2})
+        self.assertEqual(self.counts(), {"denied": 2})
 
     def test_numbers(self):
         """
@@ -70,7 +70,7 @@ class GateTests(ServiceTestCase):
         for _ in range(2):
             self.assertIsInstance(self.connect(factory), Echo)
         self.assertIsNone(self.connect(factory))
-        self.assertEqual((self.counts(), admission.clients()), ({"rate": 1}, 1))
+        self.assertEqual((self.counts(), admission.clients()), ({"connect-rate": 1}, 1))
         self.reactor.pump([0.5] * 4)
         self.assertIsInstance(self.connect(factory), Echo)
         self.assertIsNone(self.connect(factory))
@@ -151,7 +151,7 @@ class GateTests(ServiceTestCase):
         lines = [formatEvent(event) for event in events]
         self.assertEqual(len(lines), 3)
         self.assertTrue(
-            all(line.endswith("address, the last from 192.0.2.7:1 to tcp") for line in lines)
+            all(line.endswith("denied, the last from 192.0.2.7:1 to tcp") for line in lines)
         )
         self.assertEqual(sum(event["count"] for event in events), 30)
         self.connect(factory)

@@ -171,7 +171,7 @@ class EchoTests(ProtocolTestCase):
         A rude end resets the connection at once and echoes nothing more.
         """
         echo, transport = self.connect()
-        echo.abort(Reason.WRITE_STALL)
+        echo.abort(Reason.WRITE_TIMEOUT)
         echo.dataReceived(b"too late")
         self.assertTrue(transport.disconnected)
         self.assertEqual((transport.value(), echo.ending), (b"", True))
@@ -229,7 +229,7 @@ class EchoTests(ProtocolTestCase):
 
         def finish_stall(echo):
             echo.close(Reason.DRAIN)
-            echo.abort(Reason.WRITE_STALL)
+            echo.abort(Reason.WRITE_TIMEOUT)
 
         for begin, error, expected in (
             (nothing, done, Reason.CLIENT),
@@ -254,7 +254,7 @@ class EchoTests(ProtocolTestCase):
             (abort, aborted, Reason.ABORTED),
             (abort, lost, Reason.ABORTED),
             (finish_abort, aborted, Reason.DRAIN),
-            (finish_stall, aborted, Reason.WRITE_STALL),
+            (finish_stall, aborted, Reason.WRITE_TIMEOUT),
         ):
             echo, _ = self.connect()
             begin(echo)
@@ -462,12 +462,12 @@ class HandshakeTests(ProtocolTestCase):
         Before it is over there is nobody to say goodbye to.
         """
         echo, transport = self.connect()
-        echo.close(Reason.IDLE)
+        echo.close(Reason.IDLE_TIMEOUT)
         self.assertEqual((transport.disconnected, transport.half_closes), (True, 0))
         # Once only.
         echo.close(Reason.DRAIN)
         echo.connectionLost(Failure(ConnectionAborted()))
-        self.assertEqual(self.reasons(), [Reason.IDLE])
+        self.assertEqual(self.reasons(), [Reason.IDLE_TIMEOUT])
 
     def test_layer(self):
         """
@@ -516,8 +516,8 @@ class CountTests(ProtocolTestCase):
     ENDS = {
         "client": (lambda echo: echo.readConnectionLost(), ConnectionDone),
         "reset": (lambda echo: None, ConnectionLost),
-        "finish": (lambda echo: echo.close(Reason.IDLE), ConnectionDone),
-        "abort": (lambda echo: echo.abort(Reason.WRITE_STALL), ConnectionAborted),
+        "finish": (lambda echo: echo.close(Reason.IDLE_TIMEOUT), ConnectionDone),
+        "abort": (lambda echo: echo.abort(Reason.WRITE_TIMEOUT), ConnectionAborted),
         "handshake": (lambda echo: echo.timed_out(), ConnectionAborted),
         "bug": (lambda echo: None, ZeroDivisionError),
     }

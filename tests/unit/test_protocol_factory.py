@@ -89,10 +89,10 @@ class RefusedTests(ProtocolTestCase):
         Whom the rules keep out is refused, by the address that an IPv4 client really has.
         """
         self.make(deny=["192.0.2.0/24"])
-        self.assert_refused(Reason.ADDRESS)
-        self.assertEqual(self.told(), ["refused 2: address, the last from 192.0.2.7:40000 to tcp"])
-        self.assert_refused(Reason.ADDRESS, IPv6Address("TCP", "::ffff:192.0.2.7", 1))
-        self.assertEqual(self.told(), ["refused 2: address, the last from 192.0.2.7:1 to tcp"])
+        self.assert_refused(Reason.DENIED)
+        self.assertEqual(self.told(), ["refused 2: denied, the last from 192.0.2.7:40000 to tcp"])
+        self.assert_refused(Reason.DENIED, IPv6Address("TCP", "::ffff:192.0.2.7", 1))
+        self.assertEqual(self.told(), ["refused 2: denied, the last from 192.0.2.7:1 to tcp"])
         self.assertIsInstance(self.factory.buildProtocol(UNIXAddress(b"/x")), Echo)
 
     def test_full(self):
@@ -105,7 +105,7 @@ class RefusedTests(ProtocolTestCase):
         self.assert_refused(Reason.MAX_CONNECTIONS)
         self.assert_refused(Reason.MAX_CONNECTIONS, UNIXAddress(b"/x"))
         echos[0].connectionLost(Failure(ConnectionDone()))
-        self.assert_refused(Reason.ADDRESS)
+        self.assert_refused(Reason.DENIED)
         self.assertIsInstance(self.factory.buildProtocol(others[0]), Echo)
 
     def test_rate(self):
@@ -115,7 +115,7 @@ class RefusedTests(ProtocolTestCase):
         self.make(rate=(1.0, 2))
         for _ in range(2):
             self.assertIsInstance(self.factory.buildProtocol(self.CLIENT), Echo)
-        self.assert_refused(Reason.RATE)
+        self.assert_refused(Reason.CONNECT_RATE)
         self.clock.advance(1)
         self.assertIsInstance(self.factory.buildProtocol(self.CLIENT), Echo)
 
@@ -137,7 +137,7 @@ class RefusedTests(ProtocolTestCase):
         policy = ProxyPolicy(False, [ip_network("198.51.100.0/24")])
         self.make(proxies=policy, deny=["192.0.2.9"])
         self.assertIsInstance(self.factory.buildProtocol(self.CLIENT), Echo)
-        self.assert_refused(Reason.ADDRESS, IPv4Address("TCP", "192.0.2.9", 1))
+        self.assert_refused(Reason.DENIED, IPv4Address("TCP", "192.0.2.9", 1))
         trusted = self.factory.buildProtocol(IPv4Address("TCP", "198.51.100.1", 1))
         self.assertIsInstance(trusted, ProxyHeaderProtocol)
 
@@ -164,5 +164,5 @@ class RefusedTests(ProtocolTestCase):
         self.assertTrue(transport.disconnected)
         wrapper.connectionLost(Failure(ConnectionAborted()))
         self.assertEqual((len(self.connections), self.admission.clients()), (0, 0))
-        self.assertEqual(self.connections.refusals.counts, {("tcp", Reason.ADDRESS): 1})
+        self.assertEqual(self.connections.refusals.counts, {("tcp", Reason.DENIED): 1})
         self.assertEqual((self.reasons(), self.clock.getDelayedCalls()), ([], []))

@@ -44,7 +44,7 @@ class RunTests(ServiceTestCase):
         Stuck(service.connections)
         with capturedLogs() as events:
             self.reactor.pump([1] * 4)
-        self.assertEqual(service.connections.ended, {Reason.WRITE_STALL: 1})
+        self.assertEqual(service.connections.ended, {Reason.WRITE_TIMEOUT: 1})
         self.assertIn("access", [event.get("event") for event in events])
 
     def test_limits(self):
@@ -52,8 +52,8 @@ class RunTests(ServiceTestCase):
         Each limit in time is that of its own option, kept to within half a second.
         """
         for option, waiting_for, how, reason in (
-            ("--idle-timeout", None, "finish", Reason.IDLE),
-            ("--max-lifetime", None, "finish", Reason.LIFETIME),
+            ("--idle-timeout", None, "finish", Reason.IDLE_TIMEOUT),
+            ("--max-lifetime", None, "finish", Reason.MAX_LIFETIME),
             ("--handshake-timeout", Reason.HANDSHAKE, "overdue", Reason.HANDSHAKE),
         ):
             service = self.build(*self.local, option, "3s")
@@ -326,7 +326,7 @@ class ServiceManagerTests(ServiceTestCase):
         service.startService()
         self.reactor.run()
         connection = FakeConnection(service.connections)
-        service.connections.refusals.add("tcp", Reason.ADDRESS, "192.0.2.7:1")
+        service.connections.refusals.add("tcp", Reason.DENIED, "192.0.2.7:1")
         self.manager.take()
         self.reactor.pump([1.0] * 3)
         self.assertIn(["STATUS=1 connection, 0 B/s, 1 refused"], self.manager.take())

@@ -75,7 +75,7 @@ class TablesTests(SynchronousTestCase):
         One listener has no column beside that for all, nor have more than fit.
         """
         for number in (1, 5):
-            rows = self.read(page.reasons("Ended", [("tcp", {"rate": 2})] * number))
+            rows = self.read(page.reasons("Ended", [("tcp", {"connect-rate": 2})] * number))
             self.assertEqual(rows[0], ["Reason", "Meaning", "All"])
             self.assertEqual(rows[1][-1], str(2 * number))
 

@@ -55,7 +55,7 @@ class MetricsTests(SynchronousTestCase):
             ("echod_connections_total", tcp, 10),
             ("echod_closed_total", tcp, ("reason", "client"), 6),
             ("echod_closed_total", ("listener", "tls"), ("reason", "reset"), 0),
-            ("echod_refused_total", tcp, ("reason", "rate"), 2),
+            ("echod_refused_total", tcp, ("reason", "connect-rate"), 2),
             ("echod_echoed_bytes_total", tcp, 123_456),
             ("echod_connection_seconds_bucket", ("le", "0.1"), 1),
             ("echod_connection_seconds_bucket", ("le", "10.0"), 6),

@@ -415,10 +415,10 @@ class AdmissionTests(SynchronousTestCase):
         The rules alone are enough to refuse.
         """
         admission = self.admission(deny=["192.0.2.0/24"])
-        self.assertIs(admission.refusal(address("192.0.2.1")), Reason.ADDRESS)
+        self.assertIs(admission.refusal(address("192.0.2.1")), Reason.DENIED)
         self.assertIsNone(admission.refusal(address("192.0.3.1")))
         admission = self.admission(allow=["2001:db8::/32"])
-        self.assertIs(admission.refusal(address("192.0.3.1")), Reason.ADDRESS)
+        self.assertIs(admission.refusal(address("192.0.3.1")), Reason.DENIED)
         self.assertIsNone(admission.refusal(address("2001:db8::1")))
 
     def test_mapped(self):
@@ -426,7 +426,7 @@ class AdmissionTests(SynchronousTestCase):
         An IPv4 client of a dual-stack socket is that IPv4 client, for rules, counts and rate.
         """
         admission = self.admission(deny=["192.0.2.0/24"], per_client=1)
-        self.assertIs(admission.refusal(address("::ffff:192.0.2.1")), Reason.ADDRESS)
+        self.assertIs(admission.refusal(address("::ffff:192.0.2.1")), Reason.DENIED)
         admission.acquire(address("::ffff:198.51.100.1"))
         self.assertIs(admission.refusal(address("198.51.100.1")), Reason.MAX_PER_CLIENT)
         self.assertIsNone(admission.refusal(address("::ffff:198.51.100.2")))
@@ -434,7 +434,7 @@ class AdmissionTests(SynchronousTestCase):
         self.assertEqual(admission.clients(), 0)
         admission = self.admission(rate=(1.0, 1))
         self.assertIsNone(admission.refusal(address("::ffff:198.51.100.1")))
-        self.assertIs(admission.refusal(address("198.51.100.1")), Reason.RATE)
+        self.assertIs(admission.refusal(address("198.51.100.1")), Reason.CONNECT_RATE)
 
     def test_per_client(self):
         """
@@ -472,9 +472,9 @@ class AdmissionTests(SynchronousTestCase):
         admission = self.admission(rate=(1.0, 2))
         self.assertFalse(admission.counts_clients)
         reasons = [admission.refusal(address("192.0.2.1", port)) for port in range(4)]
-        self.assertEqual(reasons, [None, None, Reason.RATE, Reason.RATE])
+        self.assertEqual(reasons, [None, None, Reason.CONNECT_RATE, Reason.CONNECT_RATE])
         reasons = [admission.refusal(address(f"2001:db8::{n}")) for n in range(3)]
-        self.assertEqual(reasons, [None, None, Reason.RATE])
+        self.assertEqual(reasons, [None, None, Reason.CONNECT_RATE])
         self.assertEqual(admission.clients(), 2)
         self.clock.advance(1)
         self.assertIsNone(admission.refusal(address("192.0.2.1")))
@@ -495,11 +495,11 @@ class AdmissionTests(SynchronousTestCase):
         admission.acquire(denied)
         admission.acquire(client)
         for _ in range(5):
-            self.assertIs(admission.refusal(denied), Reason.ADDRESS)
+            self.assertIs(admission.refusal(denied), Reason.DENIED)
             self.assertIs(admission.refusal(client), Reason.MAX_PER_CLIENT)
         admission.release(client)
         reasons = [admission.refusal(client) for _ in range(3)]
-        self.assertEqual(reasons, [None, None, Reason.RATE])
+        self.assertEqual(reasons, [None, None, Reason.CONNECT_RATE])
         admission.acquire(client)
         self.assertIs(admission.refusal(client), Reason.MAX_PER_CLIENT)
 

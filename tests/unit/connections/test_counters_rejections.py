@@ -27,16 +27,20 @@ class RefusalsTests(SynchronousTestCase):
         Refusals are counted by listener and reason, and telling them changes no count.
         """
         for listener, reason in (
-            ("tcp", Reason.RATE),
-            ("tls", Reason.RATE),
-            ("tcp", Reason.ADDRESS),
-            ("tcp", Reason.RATE),
+            ("tcp", Reason.CONNECT_RATE),
+            ("tls", Reason.CONNECT_RATE),
+            ("tcp", Reason.DENIED),
+            ("tcp", Reason.CONNECT_RATE),
         ):
             self.refusals.add(listener, reason, "192.0.2.7:1")
         self.told()
         self.assertEqual(
             self.refusals.counts,
-            {("tcp", Reason.RATE): 2, ("tls", Reason.RATE): 1, ("tcp", Reason.ADDRESS): 1},
+            {
+                ("tcp", Reason.CONNECT_RATE): 2,
+                ("tls", Reason.CONNECT_RATE): 1,
+                ("tcp", Reason.DENIED): 1,
+            },
         )
 
     def test_nothing(self):
@@ -50,7 +54,7 @@ class RefusalsTests(SynchronousTestCase):
         A refusal by itself logs nothing.
         """
         with capturedLogs() as events:
-            self.refusals.add("tcp", Reason.RATE, "192.0.2.7:1")
+            self.refusals.add("tcp", Reason.CONNECT_RATE, "192.0.2.7:1")
         self.assertEqual(list(events), [])
 
     def test_a_line_for_each_reason(self):
@@ -58,11 +62,13 @@ class RefusalsTests(SynchronousTestCase):
         However many there were, each reason has one line, with the last one's words.
         """
         for port in range(1000):
-            self.refusals.add("tls", Reason.RATE, f"192.0.2.7:{port}", "not told")
-        self.refusals.add("tcp", Reason.RATE, "192.0.2.8:1")
+            self.refusals.add("tls", Reason.CONNECT_RATE, f"192.0.2.7:{port}", "not told")
+        self.refusals.add("tcp", Reason.CONNECT_RATE, "192.0.2.8:1")
         self.refusals.add("tcp", Reason.PROXY_HEADER, "[2001:db8::1]:2", "late")
         first, second = self.told()
-        self.assertEqual(formatEvent(first), "refused 1001: rate, the last from 192.0.2.8:1 to tcp")
+        self.assertEqual(
+            formatEvent(first), "refused 1001: connect-rate, the last from 192.0.2.8:1 to tcp"
+        )
         self.assertEqual(
             formatEvent(second),
             "refused 1: proxy-header, the last from [2001:db8::1]:2 to tcp, late",
@@ -81,11 +87,11 @@ class RefusalsTests(SynchronousTestCase):
         """
         What has been told is not told again; what comes later is counted anew.
         """
-        self.refusals.add("tcp", Reason.RATE, "192.0.2.7:1")
-        self.refusals.add("tcp", Reason.RATE, "192.0.2.7:2")
+        self.refusals.add("tcp", Reason.CONNECT_RATE, "192.0.2.7:1")
+        self.refusals.add("tcp", Reason.CONNECT_RATE, "192.0.2.7:2")
         self.assertEqual([event["count"] for event in self.told()], [2])
         self.assertEqual(self.told(), [])
-        self.refusals.add("tcp", Reason.RATE, "192.0.2.7:3")
+        self.refusals.add("tcp", Reason.CONNECT_RATE, "192.0.2.7:3")
         self.assertEqual([event["count"] for event in self.told()], [1])
 
     def test_levels(self):
@@ -103,8 +109,8 @@ class RefusalsTests(SynchronousTestCase):
         """
         What a peer put into its words is shown as it is, and never as a format.
         """
-        self.refusals.add("{reason}", Reason.RATE, "unix:/{count}", "{peer!r}")
+        self.refusals.add("{reason}", Reason.CONNECT_RATE, "unix:/{count}", "{peer!r}")
         self.assertEqual(
             formatEvent(self.told()[0]),
-            "refused 1: rate, the last from unix:/{count} to {reason}, {peer!r}",
+            "refused 1: connect-rate, the last from unix:/{count} to {reason}, {peer!r}",
         )

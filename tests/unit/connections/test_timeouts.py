@@ -139,7 +139,7 @@ class IdleTests(LimitsTestCase):
         self.check(9.999)
         self.assertEqual(self.ends, [])
         self.check(10.0)
-        self.assertEqual(self.ends, [(10.0, "finish", Reason.IDLE)])
+        self.assertEqual(self.ends, [(10.0, "finish", Reason.IDLE_TIMEOUT)])
 
     def test_once(self):
         """
@@ -147,7 +147,7 @@ class IdleTests(LimitsTestCase):
         """
         self.watch(idle=10.0)
         self.look_on(0.5, 11.0)
-        self.assertEqual(self.ends, [(10.0, "finish", Reason.IDLE)])
+        self.assertEqual(self.ends, [(10.0, "finish", Reason.IDLE_TIMEOUT)])
 
     def test_talks(self):
         """
@@ -161,7 +161,7 @@ class IdleTests(LimitsTestCase):
         self.check(36.999)
         self.assertEqual(self.ends, [])
         self.check(37.0)
-        self.assertEqual(self.ends, [(37.0, "finish", Reason.IDLE)])
+        self.assertEqual(self.ends, [(37.0, "finish", Reason.IDLE_TIMEOUT)])
 
     def test_unread(self):
         """
@@ -177,7 +177,7 @@ class IdleTests(LimitsTestCase):
         self.look_on(60.5, 69.5)
         self.assertEqual(self.ends, [])
         self.check(70.0)
-        self.assertEqual(self.ends, [(70.0, "finish", Reason.IDLE)])
+        self.assertEqual(self.ends, [(70.0, "finish", Reason.IDLE_TIMEOUT)])
 
     def test_paused_and_unread(self):
         """
@@ -187,7 +187,7 @@ class IdleTests(LimitsTestCase):
         connection = self.watch(idle=10.0)
         connection.paused, connection.in_kernel, connection.not_taken = True, 1, (1, 1)
         self.look_on(0.5, 25.0)
-        self.assertEqual([end[1:] for end in self.ends], [("finish", Reason.IDLE)])
+        self.assertEqual([end[1:] for end in self.ends], [("finish", Reason.IDLE_TIMEOUT)])
 
     def test_slow_reader(self):
         """
@@ -200,7 +200,7 @@ class IdleTests(LimitsTestCase):
         # It takes no more.
         self.look_on(200.5, 206.0)
         ((at, how, reason),) = self.ends
-        self.assertEqual((how, reason), ("finish", Reason.IDLE))
+        self.assertEqual((how, reason), ("finish", Reason.IDLE_TIMEOUT))
         # Nobody counts what is in the kernel while nothing seems to be wrong.
         self.assertTrue(202.0 <= at <= 204.5, at)
 
@@ -212,7 +212,7 @@ class IdleTests(LimitsTestCase):
         connection.bytes_echoed, connection.not_taken = 5000, (5000, 0, 0)
         self.look_on(0.5, 25.0)
         ((at, how, reason),) = self.ends
-        self.assertEqual((how, reason), ("finish", Reason.IDLE))
+        self.assertEqual((how, reason), ("finish", Reason.IDLE_TIMEOUT))
         self.assertTrue(10.5 <= at <= 21.0, at)
 
     def test_has_taken_all(self):
@@ -226,7 +226,7 @@ class IdleTests(LimitsTestCase):
         self.check(10.499)
         self.assertEqual(self.ends, [])
         self.check(10.5)
-        self.assertEqual(self.ends, [(10.5, "finish", Reason.IDLE)])
+        self.assertEqual(self.ends, [(10.5, "finish", Reason.IDLE_TIMEOUT)])
 
     def test_slow_reader_of_much(self):
         """
@@ -240,7 +240,7 @@ class IdleTests(LimitsTestCase):
         self.check(59.999)
         self.assertEqual(self.ends, [])
         self.check(60.0)
-        self.assertEqual(self.ends, [(60.0, "finish", Reason.IDLE)])
+        self.assertEqual(self.ends, [(60.0, "finish", Reason.IDLE_TIMEOUT)])
 
     def test_paused_and_takes_nothing(self):
         """
@@ -250,7 +250,7 @@ class IdleTests(LimitsTestCase):
         connection.bytes_echoed, connection.paused = 5000, True
         connection.not_taken = (5000, 60000, 0)
         self.look_on(0.5, 25.0)
-        self.assertEqual([end[1:] for end in self.ends], [("finish", Reason.IDLE)])
+        self.assertEqual([end[1:] for end in self.ends], [("finish", Reason.IDLE_TIMEOUT)])
 
     def test_farewell(self):
         """
@@ -259,13 +259,13 @@ class IdleTests(LimitsTestCase):
         connection = self.watch(idle=10.0)
         connection.not_taken = (5000, 0, 0)
         self.look_on(0.5, 20.0)
-        self.assertEqual(self.ends, [(20.0, "finish", Reason.IDLE)])
+        self.assertEqual(self.ends, [(20.0, "finish", Reason.IDLE_TIMEOUT)])
         self.look_on(20.5, 49.5, self.take)
         self.check(49.999)
         self.assertEqual(len(self.ends), 1)
         self.take(0)
         self.check(50.0)
-        self.assertEqual(self.ends[1:], [(50.0, "abort", Reason.IDLE)])
+        self.assertEqual(self.ends[1:], [(50.0, "abort", Reason.IDLE_TIMEOUT)])
 
     def test_farewell_of_the_idle_and_stalled(self):
         """
@@ -274,7 +274,7 @@ class IdleTests(LimitsTestCase):
         connection = self.watch(idle=5.0, write=30.0)
         connection.not_taken = (5000, 0, 0)
         self.look_on(0.5, 10.0)
-        self.assertEqual(self.ends, [(10.0, "finish", Reason.IDLE)])
+        self.assertEqual(self.ends, [(10.0, "finish", Reason.IDLE_TIMEOUT)])
         self.look_on(10.5, 20.0)
         self.assertEqual(len(self.ends), 1)
 
@@ -306,7 +306,7 @@ class LifetimeTests(LimitsTestCase):
         self.assertEqual(self.ends, [])
         self.echo(0)
         self.check(100.0)
-        self.assertEqual(self.ends, [(100.0, "finish", Reason.LIFETIME)])
+        self.assertEqual(self.ends, [(100.0, "finish", Reason.MAX_LIFETIME)])
 
     def test_once(self):
         """
@@ -315,7 +315,7 @@ class LifetimeTests(LimitsTestCase):
         connection = self.watch(lifetime=100.0)
         connection.not_taken = (1, 0, 0)
         self.look_on(99.5, 120.0)
-        self.assertEqual(self.ends, [(100.0, "finish", Reason.LIFETIME)])
+        self.assertEqual(self.ends, [(100.0, "finish", Reason.MAX_LIFETIME)])
 
     def test_paused(self):
         """
@@ -324,7 +324,7 @@ class LifetimeTests(LimitsTestCase):
         connection = self.watch(lifetime=100.0, write=30.0)
         connection.paused, connection.not_taken = True, (5000, 0, 0)
         self.look_on(0.5, 100.0, self.take)
-        self.assertEqual(self.ends, [(100.0, "finish", Reason.LIFETIME)])
+        self.assertEqual(self.ends, [(100.0, "finish", Reason.MAX_LIFETIME)])
 
     def test_awaited(self):
         """
@@ -333,7 +333,7 @@ class LifetimeTests(LimitsTestCase):
         connection = self.watch(lifetime=5.0, handshake=10.0)
         connection.waiting_for = Reason.HANDSHAKE
         self.look_on(0.5, 5.0)
-        self.assertEqual(self.ends, [(5.0, "finish", Reason.LIFETIME)])
+        self.assertEqual(self.ends, [(5.0, "finish", Reason.MAX_LIFETIME)])
 
     def test_idle_at_the_same_time(self):
         """
@@ -341,7 +341,7 @@ class LifetimeTests(LimitsTestCase):
         """
         self.watch(lifetime=10.0, idle=10.0)
         self.check(10.0)
-        self.assertEqual(self.ends, [(10.0, "finish", Reason.IDLE)])
+        self.assertEqual(self.ends, [(10.0, "finish", Reason.IDLE_TIMEOUT)])
 
     def test_farewell(self):
         """
@@ -357,7 +357,8 @@ class LifetimeTests(LimitsTestCase):
         self.take(0)
         self.check(130.0)
         self.assertEqual(
-            self.ends, [(100.0, "finish", Reason.LIFETIME), (130.0, "abort", Reason.LIFETIME)]
+            self.ends,
+            [(100.0, "finish", Reason.MAX_LIFETIME), (130.0, "abort", Reason.MAX_LIFETIME)],
         )
 
     def test_has_closed_its_side(self):
@@ -517,7 +518,7 @@ class WriteTests(LimitsTestCase):
         self.check(30.249)
         self.assertEqual(self.ends, [])
         self.check(30.25)
-        self.assertEqual(self.ends, [(30.25, "abort", Reason.WRITE_STALL)])
+        self.assertEqual(self.ends, [(30.25, "abort", Reason.WRITE_TIMEOUT)])
 
     def test_within_a_look(self):
         """
@@ -525,7 +526,7 @@ class WriteTests(LimitsTestCase):
         """
         self.stalled(write=30.0)
         self.look_on(0.5, 40.0)
-        self.assertEqual(self.ends, [(30.5, "abort", Reason.WRITE_STALL)])
+        self.assertEqual(self.ends, [(30.5, "abort", Reason.WRITE_TIMEOUT)])
 
     def test_any_change_counts(self):
         """
@@ -538,7 +539,7 @@ class WriteTests(LimitsTestCase):
             self.look_on(30.0, 59.5)
             self.assertEqual(self.ends, [])
             self.check(60.0)
-            self.assertEqual(self.ends, [(60.0, "abort", Reason.WRITE_STALL)])
+            self.assertEqual(self.ends, [(60.0, "abort", Reason.WRITE_TIMEOUT)])
 
     def test_caught_up(self):
         """
@@ -553,7 +554,7 @@ class WriteTests(LimitsTestCase):
         self.look_on(30.5, 60.0)
         self.assertEqual(self.ends, [])
         self.check(60.5)
-        self.assertEqual(self.ends, [(60.5, "abort", Reason.WRITE_STALL)])
+        self.assertEqual(self.ends, [(60.5, "abort", Reason.WRITE_TIMEOUT)])
 
     def open(self, **limits):
         """
@@ -571,7 +572,7 @@ class WriteTests(LimitsTestCase):
         self.open(write=30.0)
         self.look_on(0.5, 40.0)
         ((at, *end),) = self.ends
-        self.assertEqual(end, ["abort", Reason.WRITE_STALL])
+        self.assertEqual(end, ["abort", Reason.WRITE_TIMEOUT])
         self.assertTrue(30.0 <= at <= 33.0, at)
 
     def test_sends_on(self):
@@ -589,7 +590,7 @@ class WriteTests(LimitsTestCase):
 
             self.look_on(0.5, 40.0, send)
             ((at, *end),) = self.ends
-            self.assertEqual(end, ["abort", Reason.WRITE_STALL])
+            self.assertEqual(end, ["abort", Reason.WRITE_TIMEOUT])
             self.assertTrue(30.0 <= at <= 33.0, at)
 
     def test_sends_and_takes(self):
@@ -631,7 +632,7 @@ class WriteTests(LimitsTestCase):
         self.look_on(100.5, 129.5)
         self.assertEqual(self.ends, [])
         self.look_on(130.0, 133.0)
-        self.assertEqual([end[1:] for end in self.ends], [("abort", Reason.WRITE_STALL)])
+        self.assertEqual([end[1:] for end in self.ends], [("abort", Reason.WRITE_TIMEOUT)])
 
     def test_calls(self):
         """
@@ -676,7 +677,7 @@ class WriteTests(LimitsTestCase):
         connection = self.stalled(write=30.0)
         connection.paused, connection.ending = False, True
         self.look_on(0.5, 40.0)
-        self.assertEqual(self.ends, [(30.5, "abort", Reason.WRITE_STALL)])
+        self.assertEqual(self.ends, [(30.5, "abort", Reason.WRITE_TIMEOUT)])
 
     def test_short_limit(self):
         """
@@ -686,7 +687,7 @@ class WriteTests(LimitsTestCase):
         self.check(0.5)
         self.assertEqual(self.ends, [])
         self.check(1.0)
-        self.assertEqual(self.ends, [(1.0, "abort", Reason.WRITE_STALL)])
+        self.assertEqual(self.ends, [(1.0, "abort", Reason.WRITE_TIMEOUT)])
 
 
 class LingerTests(LimitsTestCase):
@@ -735,4 +736,4 @@ class LingerTests(LimitsTestCase):
         """
         self.watch(idle=10.0)
         self.look_on(0.5, 60.0)
-        self.assertEqual(self.ends, [(10.0, "finish", Reason.IDLE), (12.5, "abort", None)])
+        self.assertEqual(self.ends, [(10.0, "finish", Reason.IDLE_TIMEOUT), (12.5, "abort", None)])

@@ -114,7 +114,7 @@ class TotalsTests(ConnectionsTestCase):
         connection.bytes_echoed = 4096
         self.clock.advance(1.5)
         with capturedLogs() as events:
-            connections.remove(connection, Reason.WRITE_STALL)
+            connections.remove(connection, Reason.WRITE_TIMEOUT)
         (event,) = events
         expected = {
             "event": "access",
@@ -123,13 +123,13 @@ class TotalsTests(ConnectionsTestCase):
             "peer": "192.0.2.7:40000",
             "bytes": 4096,
             "seconds": 1.5,
-            "reason": "write-stall",
+            "reason": "write-timeout",
         }
         self.assertEqual({name: event[name] for name in expected}, expected)
         self.assertIs(event["log_level"], LogLevel.info)
         self.assertEqual(
             formatEvent(event),
-            "connection 2 of 192.0.2.7:40000 to tcp: 4096 bytes echoed in 1.500 s, write-stall",
+            "connection 2 of 192.0.2.7:40000 to tcp: 4096 bytes echoed in 1.500 s, write-timeout",
         )
 
     def test_facts(self):
@@ -171,7 +171,7 @@ class TotalsTests(ConnectionsTestCase):
             (0, Reason.RESET, LogLevel.debug),
             (1, Reason.CLIENT, LogLevel.info),
             (1, Reason.RESET, LogLevel.info),
-            (0, Reason.IDLE, LogLevel.info),
+            (0, Reason.IDLE_TIMEOUT, LogLevel.info),
             (0, Reason.DRAIN, LogLevel.info),
         ):
             connections = self.make(access_log=True)
@@ -194,7 +194,7 @@ class TotalsTests(ConnectionsTestCase):
             connection = FakeConnection(connections)
             connection.waiting_for = waiting_for
             with capturedLogs() as events:
-                connections.remove(connection, Reason.IDLE)
+                connections.remove(connection, Reason.IDLE_TIMEOUT)
             self.assertEqual([event["log_level"] for event in events], [level])
 
     def test_access_log_off(self):
@@ -236,7 +236,7 @@ class RefusedTests(ConnectionsTestCase):
         All else that ends a connection is no refusal, and has its access record.
         """
         words = {reason.value for reason in REFUSED}
-        gate = {"address", "max-connections", "max-per-client", "rate"}
+        gate = {"denied", "max-connections", "max-per-client", "connect-rate"}
         self.assertEqual(words, gate | {"proxy-header", "handshake"})
         connections = self.make(access_log=True)
         for reason in set(Reason) - REFUSED:
@@ -275,12 +275,12 @@ class ReplaceTests(ConnectionsTestCase):
         self.assertEqual((len(connections), connections.opened), (2, 2))
         self.clock.advance(4)
         connections.check_timeouts()
-        self.assertEqual((first.asked, second.asked), ([], [("finish", Reason.LIFETIME)]))
+        self.assertEqual((first.asked, second.asked), ([], [("finish", Reason.MAX_LIFETIME)]))
         with capturedLogs() as events:
             self.assertFalse(connections.remove(first, Reason.ERROR))
-            self.assertTrue(connections.remove(second, Reason.LIFETIME))
+            self.assertTrue(connections.remove(second, Reason.MAX_LIFETIME))
         self.assertEqual([(e["connection"], e["seconds"]) for e in events], [(2, 10.0)])
-        self.assertEqual(connections.ended, {Reason.LIFETIME: 1})
+        self.assertEqual(connections.ended, {Reason.MAX_LIFETIME: 1})
 
 
 class SweepTests(ConnectionsTestCase):
@@ -299,9 +299,9 @@ class SweepTests(ConnectionsTestCase):
         self.sweep_for(4.5)
         self.assertEqual((early.asked, late.asked), ([], []))
         self.sweep_for(0.5)
-        self.assertEqual((early.asked, late.asked), ([("finish", Reason.LIFETIME)], []))
+        self.assertEqual((early.asked, late.asked), ([("finish", Reason.MAX_LIFETIME)], []))
         self.sweep_for(5)
-        self.assertEqual(late.asked, [("finish", Reason.LIFETIME)])
+        self.assertEqual(late.asked, [("finish", Reason.MAX_LIFETIME)])
 
     def test_cost(self):
         """
@@ -327,7 +327,7 @@ class SweepTests(ConnectionsTestCase):
         for connection in connections:
             connection.paused, connection.not_taken = True, (1, 1, 1)
         self.sweep_for(31)
-        self.assertEqual(self.connections.ended, {Reason.WRITE_STALL: 2})
+        self.assertEqual(self.connections.ended, {Reason.WRITE_TIMEOUT: 2})
 
 
 class SliceTests(ConnectionsTestCase):
@@ -368,7 +368,7 @@ class SliceTests(ConnectionsTestCase):
         self.clock.advance(10)
         self.connections.check_timeouts()
         self.assertEqual(self.turns(self.connections.check_timeouts), [SLICE + 1, 1, 0])
-        self.assertEqual(self.connections.ended, {Reason.LIFETIME: 2 * SLICE + 1})
+        self.assertEqual(self.connections.ended, {Reason.MAX_LIFETIME: 2 * SLICE + 1})
 
     def test_sweep_again(self):
         """
@@ -407,7 +407,7 @@ class SliceTests(ConnectionsTestCase):
         sound = FakeConnection(self.connections)
         self.clock.advance(10)
         self.connections.check_timeouts()
-        self.assertEqual(sound.asked, [("finish", Reason.IDLE)])
+        self.assertEqual(sound.asked, [("finish", Reason.IDLE_TIMEOUT)])
 
     def test_drain(self):
         """
@@ -657,14 +657,14 @@ class DrainTests(ConnectionsTestCase):
         """
         The drain's figures are about the connections that were open when it began.
         """
-        for reason in (Reason.ABORTED, Reason.WRITE_STALL):
+        for reason in (Reason.ABORTED, Reason.WRITE_TIMEOUT):
             self.connections.remove(FakeConnection(self.connections), reason)
         stalls, ends = (FakeConnection(self.connections) for _ in range(2))
         stalls.paused = ends.paused = True
         drained = self.drain()
         self.connections.remove(ends, Reason.CLIENT)
         with capturedLogs() as self.records:
-            self.connections.remove(stalls, Reason.WRITE_STALL)
+            self.connections.remove(stalls, Reason.WRITE_TIMEOUT)
         self.assert_drained(drained, 1, 1)
 
     def test_abort_all(self):

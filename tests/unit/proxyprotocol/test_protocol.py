@@ -589,7 +589,10 @@ class EndTests(ProxyTestCase):
         for end, reason in (
             (lambda protocol: protocol.close(Reason.DRAIN), "drain"),
             (lambda protocol: protocol.abort(Reason.ABORTED), "aborted"),
-            (lambda protocol: (protocol.close(Reason.LIFETIME), protocol.abort()), "lifetime"),
+            (
+                lambda protocol: (protocol.close(Reason.MAX_LIFETIME), protocol.abort()),
+                "max-lifetime",
+            ),
         ):
             self.make()
             protocol, _, sock = self.accept()
@@ -597,7 +600,7 @@ class EndTests(ProxyTestCase):
             self.reactor.turn()
             end(protocol)
             self.assertTrue(protocol.ending)
-            self.assert_over(**{reason: 1})
+            self.assert_over(**{reason.replace("-", "_"): 1})
             self.assertEqual(self.told(), self.access("198.51.100.9:5", 0, reason))
 
     def test_drain(self):
@@ -654,12 +657,12 @@ class LateTests(ProxyTestCase):
         """
         _, _, sock = self.accept(tcp=True)
         self.wait(5)
-        self.assert_over(idle=1)
+        self.assert_over(idle_timeout=1)
         self.assertEqual(sock.recv(1), b"")
         self.assertEqual(self.connections.refusals.counts, {})
         ((level, line),) = self.told()
         self.assertEqual(level, "debug")
-        self.assertTrue(line.endswith("to tcp: 0 bytes echoed in 5.000 s, idle"), line)
+        self.assertTrue(line.endswith("to tcp: 0 bytes echoed in 5.000 s, idle-timeout"), line)
 
     def test_unread(self):
         """
@@ -752,10 +755,10 @@ class ClientLimitTests(ProxyTestCase):
         self.make(deny=["203.0.113.0/24"])
         for header in (V1, v1("::ffff:203.0.113.5")):
             self.assertFalse(self.try_header(header)[1])
-            self.assertEqual(self.told(), self.refused("address", "203.0.113.5:1234"))
+            self.assertEqual(self.told(), self.refused("denied", "203.0.113.5:1234"))
         self.assertTrue(self.try_header(v1("192.0.2.5"))[1])
         self.assertEqual(len(self.connections), 1)
-        self.assertEqual(self.connections.ended, {Reason.ADDRESS: 2})
+        self.assertEqual(self.connections.ended, {Reason.DENIED: 2})
 
     def test_address_of_the_proxy(self):
         """
@@ -765,7 +768,7 @@ class ClientLimitTests(ProxyTestCase):
         self.assertTrue(self.try_header(V1)[1])
         for header in (v2(command=LOCAL), b"PROXY UNKNOWN\r\n", b"no header"):
             self.assertFalse(self.try_header(header)[1])
-            self.assertEqual(self.told(), self.refused("address", "198.51.100.9:5"))
+            self.assertEqual(self.told(), self.refused("denied", "198.51.100.9:5"))
 
     def test_per_client(self):
         """
@@ -834,7 +837,7 @@ class ClientLimitTests(ProxyTestCase):
         self.assertTrue(self.try_header(v1("203.0.113.6"))[1])
         self.reactor.advance(1)
         self.assertTrue(self.try_header(V1)[1])
-        self.assertEqual(self.connections.ended, {Reason.RATE: 2})
+        self.assertEqual(self.connections.ended, {Reason.CONNECT_RATE: 2})
 
     def test_late_and_refused(self):
         """
@@ -844,8 +847,8 @@ class ClientLimitTests(ProxyTestCase):
         self.accept()
         self.reactor.advance(5)
         self.connections.check_timeouts()
-        self.assert_over(address=1)
-        self.assertEqual(self.told(), self.refused("address", "198.51.100.9:5"))
+        self.assert_over(denied=1)
+        self.assertEqual(self.told(), self.refused("denied", "198.51.100.9:5"))
 
 
 class TLSTests(ProxyTestCase):
@@ -999,7 +1002,7 @@ class TLSTests(ProxyTestCase):
         self.assertNotIsInstance(transport, TLSMixin)
         with contextlib.suppress(ConnectionResetError):
             self.assertEqual(sock.recv(100), b"")
-        self.assert_over(address=1)
+        self.assert_over(denied=1)
 
     def test_optional(self):
         """
@@ -1043,7 +1046,7 @@ class TLSTests(ProxyTestCase):
         sock.sendall(b"PROX")
         self.turns()
         sock.sendall(b"x")
-        self.assert_over(address=1)
+        self.assert_over(denied=1)
 
     def test_late_and_silent(self):
         """

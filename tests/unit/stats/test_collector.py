@@ -93,8 +93,17 @@ class ObservationTests(SynchronousTestCase):
                 ListenerInfo("tls", "--listen tls", None),
             ],
         )
-        ends = ("client", "reset", "idle", "lifetime", "write-stall", "drain", "aborted", "error")
-        refusals = ("address", "max-connections", "max-per-client", "rate")
+        ends = (
+            "client",
+            "reset",
+            "idle-timeout",
+            "max-lifetime",
+            "write-timeout",
+            "drain",
+            "aborted",
+            "error",
+        )
+        refusals = ("denied", "max-connections", "max-per-client", "connect-rate")
         refusals += ("proxy-header", "handshake")
         self.assertEqual(
             now.traffic,
@@ -114,14 +123,14 @@ class ObservationTests(SynchronousTestCase):
         self.connection("tls", 5)
         live, gone = self.connection(bytes_echoed=100), self.connection(bytes_echoed=20)
         self.connections.remove(gone, Reason.CLIENT)
-        self.connections.refusals.add("tcp", Reason.RATE, "192.0.2.1:5")
+        self.connections.refusals.add("tcp", Reason.CONNECT_RATE, "192.0.2.1:5")
         live.bytes_echoed += 1
         now = self.traffic()
         self.assertEqual((now.connections, now.opened, now.echoed_bytes), (1, 2, 121))
-        self.assertEqual((now.closed["client"], now.refused["rate"]), (1, 1))
+        self.assertEqual((now.closed["client"], now.refused["connect-rate"]), (1, 1))
         other = self.traffic("tls")
         self.assertEqual((other.connections, other.opened, other.echoed_bytes), (1, 1, 5))
-        self.assertEqual((other.closed["client"], other.refused["rate"]), (0, 0))
+        self.assertEqual((other.closed["client"], other.refused["connect-rate"]), (0, 0))
 
     def test_never_back(self):
         """
@@ -254,7 +263,7 @@ class ObservationTests(SynchronousTestCase):
         """
         self.collector.startService()
         self.connection(bytes_echoed=50)
-        self.connections.refusals.add("tcp", Reason.RATE, "192.0.2.1:5")
+        self.connections.refusals.add("tcp", Reason.CONNECT_RATE, "192.0.2.1:5")
         self.clock.pump([0.25, 0.5, 0.25])
         now = self.collector.snapshot()
         self.assertEqual(now.history, [Sample(1, 50, 1, 0.25)])

@@ -62,7 +62,7 @@ class TogetherTests(SynchronousTestCase):
         """
         other = make_snapshot(
             traffic=[
-                ListenerStats("tls", 1, 1, 1, {"client": 1, "idle": 2}, {}),
+                ListenerStats("tls", 1, 1, 1, {"client": 1, "idle-timeout": 2}, {}),
                 ListenerStats("more", 1, 1, 1, {}, {}),
             ],
             handshakes=[Handshakes("ok", "TLSv1.3", 1), Handshakes("ok", "TLSv1.2", 5)],
@@ -73,8 +73,17 @@ class TogetherTests(SynchronousTestCase):
         self.assertEqual(
             now.traffic,
             [
-                ListenerStats("tcp", 3, 10, 123_456, {"client": 6, "reset": 1}, {"rate": 2}),
-                ListenerStats("tls", 2, 3, 790, {"client": 2, "reset": 0, "idle": 2}, {"rate": 0}),
+                ListenerStats(
+                    "tcp", 3, 10, 123_456, {"client": 6, "reset": 1}, {"connect-rate": 2}
+                ),
+                ListenerStats(
+                    "tls",
+                    2,
+                    3,
+                    790,
+                    {"client": 2, "reset": 0, "idle-timeout": 2},
+                    {"connect-rate": 0},
+                ),
                 ListenerStats("more", 1, 1, 1, {}, {}),
             ],
         )
