@@ -69,7 +69,7 @@ class SnapshotCollector(Collector):
         traffic = [(each, one) for each in self._snapshots for one in each.traffic]
 
         yield self._gauge(
-            "echod_connections",
+            "echod_connections_active",
             "Connections that are open now.",
             listener,
             [(self._of(s, t.listener), t.connections) for s, t in traffic],
@@ -86,22 +86,22 @@ class SnapshotCollector(Collector):
             # There a counter and a gauge may not share a name, and the counter's is the
             # name without _total; under its whole name it is a metric of its own.
             unknown = UnknownMetricFamily(
-                "echod_connections_total", text, labels=[*listener, *self._labels]
+                "echod_connections_accepted_total", text, labels=[*listener, *self._labels]
             )
             for labels, value in opened:
                 unknown.add_metric(labels, value)
             yield unknown
         else:
-            yield self._counter("echod_connections_total", text, listener, opened)
+            yield self._counter("echod_connections_accepted_total", text, listener, opened)
         reason = ["listener", "reason"]
         yield self._counter(
-            "echod_closed_total",
+            "echod_connections_closed_total",
             "Connections that ended.",
             reason,
             [(self._of(s, t.listener, r), n) for s, t in traffic for r, n in t.closed.items()],
         )
         yield self._counter(
-            "echod_refused_total",
+            "echod_connections_refused_total",
             "Connections that were refused.",
             reason,
             [(self._of(s, t.listener, r), n) for s, t in traffic for r, n in t.refused.items()],
@@ -113,7 +113,7 @@ class SnapshotCollector(Collector):
             [(self._of(s, t.listener), t.echoed_bytes) for s, t in traffic],
         )
         yield self._histogram(
-            "echod_connection_seconds",
+            "echod_connection_duration_seconds",
             "How long connections lived that ended.",
             [(self._of(s), s.seconds) for s in self._snapshots],
         )
@@ -135,13 +135,13 @@ class SnapshotCollector(Collector):
             for name, each in ends(s.certificates).items()
         ]
         yield self._gauge(
-            "echod_certificate_not_before_seconds",
+            "echod_certificate_not_before_timestamp_seconds",
             "When a certificate that is served begins to be valid, in seconds since 1970.",
             ["name"],
             [(labels, each.not_before) for labels, each in certificates],
         )
         yield self._gauge(
-            "echod_certificate_not_after_seconds",
+            "echod_certificate_expiry_timestamp_seconds",
             "When a certificate that is served ends, in seconds since 1970.",
             ["name"],
             [(labels, each.not_after) for labels, each in certificates],

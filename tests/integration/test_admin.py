@@ -65,7 +65,12 @@ class ScrapeTests(SynchronousTestCase):
             _, text = ask(daemon, "/metrics", accept)
             names = {family.name for family in text_string_to_metric_families(text)}
         self.assertLess(
-            {"echod_connections", "echod_connections_total", "echod_reactor_lag_seconds"}, names
+            {
+                "echod_connections_active",
+                "echod_connections_accepted_total",
+                "echod_reactor_lag_seconds",
+            },
+            names,
         )
 
     def test_unix(self) -> None:
@@ -133,9 +138,9 @@ class ScrapeTests(SynchronousTestCase):
             with daemon.connect() as client:
                 echo(client, b"x")
                 for _ in range(5):
-                    self.assertEqual(samples(daemon)["echod_connections", "tcp"], 1)
-            wait_until(lambda: samples(daemon)["echod_connections", "tcp"] == 0, "its end")
-            self.assertEqual(samples(daemon)["echod_connections_total", "tcp"], 1)
+                    self.assertEqual(samples(daemon)["echod_connections_active", "tcp"], 1)
+            wait_until(lambda: samples(daemon)["echod_connections_active", "tcp"] == 0, "its end")
+            self.assertEqual(samples(daemon)["echod_connections_accepted_total", "tcp"], 1)
 
 
 class BusyTests(SynchronousTestCase):
@@ -221,12 +226,12 @@ class CountTests(SynchronousTestCase):
                 self.assertEqual((guest["bytes"], guest["state"]), (300_000, "open"))
                 host, port = client.getsockname()
                 self.assertEqual(guest["peer"], f"{host}:{port}")
-            ended = ("echod_closed_total", "tcp", "client")
+            ended = ("echod_connections_closed_total", "tcp", "client")
             wait_until(lambda: samples(daemon)[ended] == 1, "the end to be counted")
             now = samples(daemon)
             self.assertEqual(now[key], 300_000)
-            self.assertEqual(now["echod_connections_total", "tcp"], 1)
-            self.assertEqual(now["echod_connection_seconds_count",], 1)
+            self.assertEqual(now["echod_connections_accepted_total", "tcp"], 1)
+            self.assertEqual(now["echod_connection_duration_seconds_count",], 1)
 
     def test_handshakes(self) -> None:
         """
@@ -413,7 +418,8 @@ class ManyTests(SynchronousTestCase):
                 if number % 100 == 0:
                     echo(client, b"x" * 64)
             wait_until(
-                lambda: samples(daemon)["echod_connections", "tcp"] == self.clients, "all of them"
+                lambda: samples(daemon)["echod_connections_active", "tcp"] == self.clients,
+                "all of them",
             )
             connection = AdminConnection(daemon)
             self.addCleanup(connection.close)
@@ -436,13 +442,13 @@ class ManyTests(SynchronousTestCase):
                 client.sendall(b"x")
                 served.append(client)
             most = 150 - 64
-            full = ("echod_refused_total", "tcp", "max-connections")
+            full = ("echod_connections_refused_total", "tcp", "max-connections")
             wait_until(lambda: samples(daemon)[full] == 200 - most, "the refusals")
             for _ in range(32):
                 connection = AdminConnection(daemon)
                 self.addCleanup(connection.close)
                 self.assertEqual(connection.get("/readyz"), (200, "ready\n"))
             now = samples(daemon)
-            self.assertEqual(now["echod_connections", "tcp"], most)
+            self.assertEqual(now["echod_connections_active", "tcp"], most)
             self.assertEqual(now["echod_max_connections",], most)
             self.assertNotIn("cannot accept", daemon.log)

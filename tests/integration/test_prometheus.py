@@ -120,11 +120,11 @@ class PrometheusTests(SynchronousTestCase):
             over.set()
             results = [talker.result() for talker in talkers]
             echoed, connections = (sum(column) for column in zip(*results, strict=True))  # type: ignore[call-overload]
-            closed = 'sum(echod_closed_total{reason="client"})'
+            closed = 'sum(echod_connections_closed_total{reason="client"})'
             wait_until(lambda: server.value(closed) == connections, "the last scrape")
             self.assertEqual(server.value("sum(echod_echoed_bytes_total)"), echoed)
-            self.assertEqual(server.value("sum(echod_connections_total)"), connections)
-            self.assertEqual(server.value("echod_connection_seconds_count"), connections)
+            self.assertEqual(server.value("sum(echod_connections_accepted_total)"), connections)
+            self.assertEqual(server.value("echod_connection_duration_seconds_count"), connections)
             window = f"[{round(SECONDS) + 60}s]"
             self.assertEqual(server.value(f"min_over_time(up{window})"), 1)
             scrapes = server.value(f"count_over_time(up{window})")

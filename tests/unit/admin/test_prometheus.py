@@ -49,23 +49,27 @@ class MetricsTests(SynchronousTestCase):
         _, samples = self.scrape(make_snapshot())
         tcp = ("listener", "tcp")
         for name, *labels, value in (
-            ("echod_connections", tcp, 3),
-            ("echod_connections", ("listener", "tls"), 1),
+            ("echod_connections_active", tcp, 3),
+            ("echod_connections_active", ("listener", "tls"), 1),
             ("echod_max_connections", 10_000),
-            ("echod_connections_total", tcp, 10),
-            ("echod_closed_total", tcp, ("reason", "client"), 6),
-            ("echod_closed_total", ("listener", "tls"), ("reason", "reset"), 0),
-            ("echod_refused_total", tcp, ("reason", "connect-rate"), 2),
+            ("echod_connections_accepted_total", tcp, 10),
+            ("echod_connections_closed_total", tcp, ("reason", "client"), 6),
+            ("echod_connections_closed_total", ("listener", "tls"), ("reason", "reset"), 0),
+            ("echod_connections_refused_total", tcp, ("reason", "connect-rate"), 2),
             ("echod_echoed_bytes_total", tcp, 123_456),
-            ("echod_connection_seconds_bucket", ("le", "0.1"), 1),
-            ("echod_connection_seconds_bucket", ("le", "10.0"), 6),
-            ("echod_connection_seconds_bucket", ("le", "+Inf"), 10),
-            ("echod_connection_seconds_count", 10),
-            ("echod_connection_seconds_sum", 100.25),
+            ("echod_connection_duration_seconds_bucket", ("le", "0.1"), 1),
+            ("echod_connection_duration_seconds_bucket", ("le", "10.0"), 6),
+            ("echod_connection_duration_seconds_bucket", ("le", "+Inf"), 10),
+            ("echod_connection_duration_seconds_count", 10),
+            ("echod_connection_duration_seconds_sum", 100.25),
             ("echod_tls_handshakes_total", ("result", "ok"), ("version", "TLSv1.3"), 2),
             ("echod_tls_handshakes_total", ("result", "failed"), ("version", ""), 1),
-            ("echod_certificate_not_after_seconds", ("name", "a.example"), 1_800_864_000),
-            ("echod_certificate_not_before_seconds", ("name", "a.example"), 1_793_088_000),
+            ("echod_certificate_expiry_timestamp_seconds", ("name", "a.example"), 1_800_864_000),
+            (
+                "echod_certificate_not_before_timestamp_seconds",
+                ("name", "a.example"),
+                1_793_088_000,
+            ),
             ("echod_reactor_lag_seconds_bucket", ("le", "0.01"), 6),
             ("echod_reactor_lag_seconds_count", 6),
             ("echod_log_dropped_total", 4),
@@ -96,16 +100,16 @@ class MetricsTests(SynchronousTestCase):
         texts = dict(re.findall("^# HELP (\\S+) (.+)$", body, re.MULTILINE))
         self.assertEqual(set(kinds), set(texts))
         for name, kind in (
-            ("echod_connections", "gauge"),
+            ("echod_connections_active", "gauge"),
             ("echod_max_connections", "gauge"),
-            ("echod_connections_total", "counter"),
-            ("echod_closed_total", "counter"),
-            ("echod_refused_total", "counter"),
+            ("echod_connections_accepted_total", "counter"),
+            ("echod_connections_closed_total", "counter"),
+            ("echod_connections_refused_total", "counter"),
             ("echod_echoed_bytes_total", "counter"),
-            ("echod_connection_seconds", "histogram"),
+            ("echod_connection_duration_seconds", "histogram"),
             ("echod_tls_handshakes_total", "counter"),
-            ("echod_certificate_not_after_seconds", "gauge"),
-            ("echod_certificate_not_before_seconds", "gauge"),
+            ("echod_certificate_expiry_timestamp_seconds", "gauge"),
+            ("echod_certificate_not_before_timestamp_seconds", "gauge"),
             ("echod_reactor_lag_seconds", "histogram"),
             ("echod_log_dropped_total", "counter"),
             ("echod_build_info", "gauge"),
@@ -141,8 +145,8 @@ class MetricsTests(SynchronousTestCase):
         _, as_text = self.scrape(make_snapshot())
         self.assertEqual(samples, as_text)
         kinds = {family.name: family.type for family in families}
-        self.assertEqual(kinds["echod_connections"], "gauge")
-        self.assertEqual(kinds["echod_connections_total"], "unknown")
+        self.assertEqual(kinds["echod_connections_active"], "gauge")
+        self.assertEqual(kinds["echod_connections_accepted_total"], "unknown")
         self.assertTrue(render_metrics([make_snapshot()], OPENMETRICS)[0].endswith(b"# EOF\n"))
 
     def test_odd_wishes(self):
@@ -160,7 +164,7 @@ class MetricsTests(SynchronousTestCase):
         _, samples = self.scrape(make_snapshot(worker="0"), make_snapshot(worker="1"))
         for worker in "01":
             labels = (("listener", "tcp"), ("worker", worker))
-            self.assertEqual(samples["echod_connections", *labels], 3)
+            self.assertEqual(samples["echod_connections_active", *labels], 3)
             self.assertEqual(samples["process_open_fds", ("worker", worker)], 20)
             labels = (("le", "+Inf"), ("worker", worker))
             self.assertEqual(samples["echod_reactor_lag_seconds_bucket", *labels], 6)
@@ -199,7 +203,7 @@ class MetricsTests(SynchronousTestCase):
         )
         for accept in ("", OPENMETRICS):
             _, samples = self.scrape(snapshot, accept=accept)
-            self.assertEqual(samples["echod_connections", ("listener", HOSTILE)], 1)
+            self.assertEqual(samples["echod_connections_active", ("listener", HOSTILE)], 1)
 
     def test_one_series_a_certificate(self):
         """

@@ -147,7 +147,7 @@ class ResourceTests(AdminTestCase):
         status, headers, body = self.ask("/metrics")
         kind = "text/plain; version=0.0.4; charset=utf-8"
         self.assertEqual((status, headers["content-type"]), (200, kind))
-        self.assertIn(b'echod_connections{listener="tcp"} 3.0\n', body)
+        self.assertIn(b'echod_connections_active{listener="tcp"} 3.0\n', body)
         accept = "Accept: application/openmetrics-text; version=1.0.0\r\n"
         _, headers, body = self.ask("/metrics", headers=accept)
         self.assertTrue(headers["content-type"].startswith("application/openmetrics-text"))
