@@ -1,12 +1,15 @@
 """
-echod: a TCP echo daemon (RFC 862) on Twisted, run as C{twistd -n echod --port 9000}.
+echod: a TCP echo daemon (RFC 862) that never loses a byte, as a plugin for C{twistd}.
 
-The package is flat and its imports go down only: from C{service}, the one room where the
-others meet, to C{listener} and C{signals}; to C{protocol}; to the engine C{reactor},
-C{port}, C{transport} and C{secure}, and C{endpoint} and C{tls}; to C{connections},
-C{options}, C{observers}, C{sockets} and C{connection}.
+To read it: C{twisted/plugins/echod_plugin.py} names L{echod.tap}, whose C{makeService} builds an
+L{EchodService<echod.service.EchodService>}; its listeners are L{echod.net.listener}, their factory
+makes an L{Echo<echod.protocol.Echo>} for each connection, and that one writes to a transport of
+L{echod.net.transport}, which the reactor of L{echod.net.reactor} wakes.
 
-Beside the daemon stands its client, C{echod-check}, in C{check} and the rooms below it.
+Packages: C{connections} (who is connected, who may, for how long), C{net} (sockets), C{tls},
+C{proxyprotocol}, C{logs}, C{stats} (figures), C{admin} (HTTP), C{workers} (several processes),
+C{check} (the client C{echod-check}), C{_util}.  Imports go down only; C{pyproject.toml} has the
+order.
 """
 
 __version__ = "0.1.0"
