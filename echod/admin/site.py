@@ -10,13 +10,11 @@ import re
 from io import BytesIO
 from typing import Any
 
-from twisted.internet.interfaces import IOpenSSLContextFactory
 from twisted.web.http import HTTPChannel, Request as HTTPRequest
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
 from echod._util.sockets import unread
-from echod.proxyprotocol.protocol import ProxyPolicy
 
 SOFT_LIMIT = 32
 """
@@ -199,15 +197,12 @@ class AdminChannel(HTTPChannel):
 
 class AdminSite(Site):
     """
-    The site, as a L{ListeningFactory<echod.net.listener.ListeningFactory>}.
+    The site, as an L{IListeningFactory<echod.net.listener.IListeningFactory>}.
 
     @ivar channels: the connections, in the order in which they were made.
     """
 
     listener = "admin"
-    outermost = False
-    proxies: ProxyPolicy | None = None
-    tls: IOpenSSLContextFactory | None = None
     noisy = False
     acceptsAtOnce = ACCEPTS
     protocol = AdminChannel  # type: ignore[assignment]  # HTTP/2, which the other knows, needs TLS
@@ -215,6 +210,11 @@ class AdminSite(Site):
     def __init__(self, root: IResource, reactor: Any):
         super().__init__(root, AdminRequest, timeout=IDLE_TIMEOUT, reactor=reactor)
         self.channels: dict[AdminChannel, None] = {}
+
+    def listening(self, bare: bool) -> None:
+        """
+        It is served behind any layer, such as that of C{ssl:}.
+        """
 
     def startFactory(self) -> None:
         """

@@ -18,6 +18,7 @@ from twisted.logger import (
     LogLevelFilterPredicate,
 )
 
+from echod._util.errors import StartupError
 from echod._util.text import escape
 from echod.logs.file import IDestination, LogFile, StreamDestination
 from echod.logs.formatters import LINES, LineObserver, of_worker
@@ -33,6 +34,14 @@ def log_name(twistd: Mapping[str, Any]) -> str:
     return name
 
 
+class LogError(StartupError):
+    """
+    The log cannot be opened.
+    """
+
+    program = "twistd"
+
+
 class DaemonLog:
     """
     The daemon's log.
@@ -42,7 +51,6 @@ class DaemonLog:
     """
 
     file: LogFile | None = None
-    worker: str | None = None
     _writer: ThreadedWriter | None = None
 
     def __init__(
@@ -50,6 +58,7 @@ class DaemonLog:
         twistd: Mapping[str, Any] | None,
         format: str | None,
         level: NamedConstant | None,
+        worker: str | None = None,
     ):
         """
         @param twistd: twistd's options; C{None} when something else logs for us.
@@ -59,6 +68,7 @@ class DaemonLog:
         self._twistd = twistd
         self._line = LINES[format or "text"]
         self._level = level or LogLevel.info
+        self.worker = worker
 
     @property
     def dropped(self) -> int:
@@ -71,7 +81,7 @@ class DaemonLog:
         """
         Make the log observer, if twistd leaves it to us.
 
-        @raise SystemExit: with one line, when the log file cannot be opened.
+        @raise LogError: when the log file cannot be opened.
         """
         twistd = self._twistd
         if twistd is None or twistd["logger"] is not None:
@@ -79,8 +89,8 @@ class DaemonLog:
         try:
             destination = self._destination(twistd)
         except OSError as error:
-            raise SystemExit(
-                f"twistd: --logfile '{escape(log_name(twistd))}': "
+            raise LogError(
+                f"--logfile '{escape(log_name(twistd))}': "
                 f"{error.strerror}; give a file that can be written"
             ) from None
         self._writer = ThreadedWriter(destination, forks=not twistd["nodaemon"])
@@ -127,7 +137,7 @@ class DaemonLog:
         """
         Find out whether it can be opened, and leave no file behind.
 
-        @raise SystemExit: when it cannot.
+        @raise LogError: when it cannot.
         """
         existed = self._twistd is None or os.path.exists(log_name(self._twistd))
         self.open()

@@ -58,6 +58,7 @@ class Collector(MultiService):
 
     @ivar lag: how late its loop is.
     @ivar draining: whether it is being stopped.
+    @ivar max_connections: how many connections there may be at once.
     """
 
     draining = False
@@ -79,7 +80,7 @@ class Collector(MultiService):
         super().__init__()
         self._clock = clock
         self._connections = connections
-        self._max_connections = max_connections
+        self.max_connections = max_connections
         self._listeners = listeners
         self._certificates = certificates
         self._log_dropped = log_dropped
@@ -89,6 +90,12 @@ class Collector(MultiService):
         self.history = History(clock, self._totals)
         self.lag.setServiceParent(self)
         self.history.setServiceParent(self)
+
+    async def snapshots(self) -> list[Snapshot]:
+        """
+        A snapshot of each process there is: of this one.
+        """
+        return [self.snapshot()]
 
     def snapshot(self, worker: str | None = None) -> Snapshot:
         """
@@ -103,7 +110,7 @@ class Collector(MultiService):
             taken=self._now(),
             uptime=self._clock.seconds() - self._started,
             draining=self.draining,
-            max_connections=self._max_connections,
+            max_connections=self.max_connections,
             listeners=[
                 ListenerInfo(
                     escape(each.listener_name),

@@ -12,8 +12,7 @@ from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from echod.stats.process import ProcessStats
-
-MAX_WARNING_SECONDS = 14 * 86400.0
+from echod.tls.certificate import warning_seconds
 
 
 @dataclass(frozen=True)
@@ -58,14 +57,6 @@ class Handshakes:
     result: str
     version: str
     count: int
-
-
-def warning_seconds(lifetime: float) -> float:
-    """
-    How long before its end a certificate is warned of, both in seconds: a third of its life,
-    and at most 14 days.  With a third left, certbot and cert-manager have renewed it.
-    """
-    return min(lifetime / 3, MAX_WARNING_SECONDS)
 
 
 @dataclass(frozen=True)

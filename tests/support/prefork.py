@@ -24,7 +24,7 @@ from typing import Any
 PRELOADED = (
     *("twisted.scripts.twistd", "twisted.application.twist._twist"),
     *("twisted.internet.epollreactor", "twisted.internet.endpoints", "twisted.internet.ssl"),
-    *("twisted.plugins.echod_plugin", "echod.tap", "echod.assembly", "echod.net.reactor"),
+    *("twisted.plugins.echod_plugin", "echod.tap", "echod.net.reactor"),
 )
 
 MAX_BYTES = 1 << 20
