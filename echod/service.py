@@ -6,6 +6,7 @@ connection has ended.
 """
 
 import signal
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -53,7 +54,7 @@ class ProcessContext:
     notify: NotifyConfig = field(default_factory=NotifyConfig)
 
 
-class DaemonService(MultiService):
+class DaemonService(MultiService, ABC):
     """
     What the daemon is in each of its processes: listeners, a log, signals, a service manager that
     is told, an admin page, and the order in which all of it starts and stops.  Subclasses say what
@@ -197,29 +198,35 @@ class DaemonService(MultiService):
         """
         return self.abort_all
 
+    @abstractmethod
     def reload(self) -> None:
         """
         Do what SIGHUP asks for.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def abort_all(self) -> None:
         """
         End every connection at once.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def _totals(self) -> tuple[int, int, int]:
         """
         The live connections, and since the start the bytes echoed and the connections refused.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def _drain(self, _: object) -> Deferred[None]:
-        raise NotImplementedError
+        """
+        Wait for the connections, and end those that take too long.
+        """
 
+    @abstractmethod
     def _log_stopped(self, _: object) -> None:
-        raise NotImplementedError
+        """
+        Log what there was.
+        """
 
 
 class EchodService(DaemonService):

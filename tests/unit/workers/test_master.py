@@ -419,6 +419,28 @@ class LifeTests(ParentTestCase):
         after = [each.log_dropped for each in self.snapshots(service, *given)]
         self.assertEqual(after, [before[0], before[1] + 2])
 
+    def test_admin(self):
+        """
+        The clocks of the page run with it.
+        """
+        service = self.build(*self.local, "--admin", "tcp:1:interface=127.0.0.1")
+        self.assertIs(service.collector.parent, service.admin)
+
+    def test_ended(self):
+        """
+        One that ends when it has answered is shown by its answer, for the last time.
+        """
+        service = self.start()
+        given = make_snapshot(worker="0")
+        asked = Deferred.fromCoroutine(
+            WorkerSnapshots(service.workers.live, service.collector, [1, 1])()
+        )
+        *_, question = self.reactor.far_ends[0].messageReceived()
+        self.reactor.far_ends[0].send(answer=question["ask"], snapshot=given.to_json())
+        self.reactor.processes[0].end(signal=9)
+        self.reactor.advance(1)
+        self.assertEqual(self.successResultOf(asked)[0], given)
+
     def test_draining(self):
         """
         From the first moment of a stop all drain, also who has not heard of it yet.
