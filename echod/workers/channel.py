@@ -31,7 +31,7 @@ class Channel(Int32StringReceiver):
 
     def __init__(self, heard: Callable[[Message], object], lost: Callable[[], object]):
         """
-        @param messageReceived: is given each message.
+        @param heard: is given each message.
         @param lost: is called when the other end is gone.
         """
         self._heard = heard
