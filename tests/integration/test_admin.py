@@ -19,8 +19,8 @@ from echod.admin.site import IDLE_TIMEOUT
 from tests.support import needs
 from tests.support.admin import ADMIN, AdminConnection, ask, samples, shown
 from tests.support.daemons import (
-    REACTOR,
     LOOPBACK,
+    REACTOR,
     Daemon,
     Process,
     connect,
