@@ -1,11 +1,13 @@
 """
-The echo: its protocol, and the factory that makes one for each connection.
+The echo: L{Echo}, the protocol of one connection, and L{EchoFactory}, which makes an L{Echo} for
+each connection that a listener accepts.
 
-Invariant: between C{dataReceived} and C{write} stands one addition and nothing else.  All the rest
-of L{Echo} is about ends: the client's, ours, and how no byte is lost at either.
+Invariant: between C{dataReceived} and C{write} there is one addition and nothing else.  All other
+methods of L{Echo} are about the end of the connection: the client closes it, or the daemon does,
+and neither loses a byte.
 """
 
-from typing import Any, Protocol as Interface
+import typing
 
 from twisted.internet.interfaces import (
     IAddress,
@@ -22,7 +24,6 @@ from echod._util.sockets import outq, unread
 from echod._util.text import escape, format_address
 from echod.connections.admission import Admission
 from echod.connections.connection import Reason, reason_from_failure
-from echod.connections.tracker import Connections
 from echod.net.transport import queued
 from echod.proxyprotocol.protocol import ProxyHeaderProtocol, ProxyPolicy
 from echod.tls.context import ServerContext
@@ -36,63 +37,24 @@ from echod.tls.info import (
 )
 
 
-class IEchoTransport(Interface):
-    """
-    What L{Echo} asks of its transport: Twisted's C{ITCPTransport}, C{IConsumer} and
-    C{IPushProducer}, and the descriptor.
-    """
-
-    def write(self, data: bytes) -> None: ...
-    def registerProducer(self, producer: IPushProducer, streaming: bool) -> None: ...
-    def unregisterProducer(self) -> None: ...
-    def pauseProducing(self) -> None: ...
-    def resumeProducing(self) -> None: ...
-    def loseConnection(self) -> None: ...
-    def loseWriteConnection(self) -> None: ...
-    def abortConnection(self) -> None: ...
-    def stopPeek(self) -> None: ...
-    def getPeer(self) -> IAddress: ...
-    def fileno(self) -> int: ...
-    def getHandle(self) -> Any: ...
-    def startTLS(self, ctx: ServerContext) -> None: ...
-
-
-class IListenerInfo(Interface):
-    """
-    What all connections of one listener share; their factory.
-
-    @ivar listener: the listener's name, for logs and totals.
-    @ivar admission: who may come in.
-    @ivar connections: where each connection reports its birth and its end.
-    @ivar tls: what TLS starts with on each connection, C{None} for plain TCP.
-    @ivar outermost: whether the port asks the factory itself, with no layer between.
-    """
-
-    listener: str
-    admission: Admission
-    connections: Connections
-    tls: ServerContext | None
-    outermost: bool
-
-
 @implementer(IHalfCloseableProtocol, IHandshakeListener, IPushProducer)
 class Echo(Protocol):
     """
-    One client's connection: what it sends is sent back.
+    The connection of one client.  It sends back what the client sends.
 
-    It is also the producer of its own transport: when the client does not take what
-    it is sent, the transport asks for a pause, reading stops, the client's TCP window
-    closes, and it is the client who waits.
+    It is also the producer of its own transport: if the client does not read its echo, the
+    transport calls C{pauseProducing}, reading stops, the client's TCP window closes, and the
+    client waits.
 
     @ivar bytes_echoed: bytes received and handed to the transport.
-    @ivar paused: whether the transport holds so much that reading has stopped.
-    @ivar ending: whether the end has begun; what arrives now is discarded.
-    @ivar waiting_for: C{Reason.HANDSHAKE} until the TLS handshake is over.
-    @ivar header: what has read the PROXY header, if there was one.
+    @ivar paused: whether reading has stopped because the transport's buffer is full.
+    @ivar ending: whether the end has begun; data that arrives now is discarded.
+    @ivar waiting_for: C{Reason.HANDSHAKE} until the TLS handshake is complete.
+    @ivar header: the protocol that has read the PROXY header, C{None} without a header.
     """
 
-    factory: IListenerInfo
-    transport: IEchoTransport  # type: ignore[assignment]  # ITransport leaves most of it out
+    factory: "EchoFactory"
+    transport: "IEchoTransport"  # type: ignore[assignment]  # ITransport leaves most of it out
 
     bytes_echoed = 0
     paused = False
@@ -102,23 +64,9 @@ class Echo(Protocol):
     _reason: Reason | None = None
     _detail = ""
 
-    @property
-    def client(self) -> IAddress:
-        """
-        The client's address.
-        """
-        return self.header.client if self.header else self.transport.getPeer()
-
-    @property
-    def listener(self) -> str:
-        """
-        The name of the listener that accepted this connection.
-        """
-        return self.factory.listener
-
     def connectionMade(self) -> None:
         factory = self.factory
-        # First of all, so that whatever fails from here on, its end is told.
+        # The connection is counted first, so that its end is logged whatever fails after this.
         if self.header is None:
             factory.connections.add(self)
         else:
@@ -132,25 +80,6 @@ class Echo(Protocol):
         ):
             self.waiting_for = Reason.HANDSHAKE
         self.transport.registerProducer(self, True)
-
-    def handshakeCompleted(self) -> None:
-        """
-        TLS has been agreed upon; nothing that the client sent has been read yet.
-        """
-        if client_certificate_expired(self.transport.getHandle()):
-            self._detail = "resumed after the end of the client's certificate"
-            self.abort(Reason.HANDSHAKE)
-        else:
-            self.waiting_for = None
-            handshakes = self.factory.connections.totals.handshakes
-            handshakes["ok", version(self.transport.getHandle())] += 1
-
-    def timed_out(self) -> None:
-        """
-        The TLS handshake has not come to its end in time.
-        """
-        self._detail = "late"
-        self.abort(Reason.HANDSHAKE)
 
     def dataReceived(self, data: bytes) -> None:
         if self.ending:
@@ -168,14 +97,15 @@ class Echo(Protocol):
 
     def stopProducing(self) -> None:
         """
-        The transport is gone, and tells its producer; C{connectionLost} says the rest.
+        Do nothing: the connection is lost, and C{connectionLost} follows.
         """
 
     def readConnectionLost(self) -> None:
         """
-        The client has sent all it will send: send it what it is owed, then close.
+        The client has closed its sending side: send the rest of its echo, then close.
 
-        A registered producer would hold the close back for ever (Twisted #4719).
+        The producer is unregistered first: with a registered producer, C{loseConnection} never
+        closes (Twisted #4719).
         """
         if not self.ending:
             self._begin_end(Reason.CLIENT)
@@ -183,18 +113,19 @@ class Echo(Protocol):
 
     def writeConnectionLost(self) -> None:
         """
-        Our side is closed, as L{close} asked; the client's close is what remains.
+        Do nothing: L{close} has closed our sending side, and the client's close is still to come.
         """
 
     def close(self, reason: Reason) -> None:
         """
-        End politely: send what is owed, close our side, then read and discard until
-        the client has closed its own.  L{Connections} sets the bound on that.
+        End the connection politely: send the rest of the echo, half-close, then read and discard
+        until the client closes.  L{Connections<echod.connections.tracker.Connections>} limits how
+        long that may take.
         """
         if self.ending:
             return
         if self.waiting_for is not None:
-            # Nothing is owed before TLS, and there is nobody to say goodbye to.
+            # Before the end of the handshake there is no echo to send.
             self.abort(reason)
             return
         self._begin_end(reason)
@@ -202,14 +133,15 @@ class Echo(Protocol):
         if hasattr(type(self.transport), "loseWriteConnection"):
             self.transport.loseWriteConnection()
         else:
-            # A layer such as that of ssl: hands what it does not know to the connection
-            # below, and that would send a FIN without a close_notify.
+            # The TLS layer of an ssl: endpoint passes methods that it does not have on to the
+            # connection below, which would send a FIN without a close_notify.
             self.transport.loseConnection()
 
     def abort(self, reason: Reason | None = None) -> None:
         """
-        End at once, with a reset; what is owed is lost, and the reason says why.
-        Without one, the reason that a polite end began with stands.
+        End the connection at once, with a reset.  The rest of the echo is lost.
+
+        @param reason: C{None} keeps the reason of the polite end that has begun.
         """
         self.ending = True
         self._reason = reason or self._reason
@@ -235,9 +167,13 @@ class Echo(Protocol):
 
     def _end_reason(self, failure: Failure) -> Reason:
         reason = reason_from_failure(failure)
-        went = reason is not Reason.ERROR and self._reason in (None, Reason.CLIENT)
-        if went and self.waiting_for is not None and has_said_hello(self.transport.getHandle()):
-            # Who says nothing only looks whether the port takes connections.
+        client_ended = reason is not Reason.ERROR and self._reason in (None, Reason.CLIENT)
+        if (
+            client_ended
+            and self.waiting_for is not None
+            and has_said_hello(self.transport.getHandle())
+        ):
+            # Without a ClientHello, it is a health check that only connects, and no failure.
             self._detail = "the client went away"
             return self.waiting_for
         if reason is Reason.CLIENT:
@@ -247,58 +183,81 @@ class Echo(Protocol):
             handle = self.transport.getHandle() if secure else None
             self._detail = escape(failure_text(handle, failure.value))
             return self.waiting_for or reason
-        # A client that breaks the connection while it is owed something did that
+        # A client that resets the connection before it has read its echo has caused the end
         # itself, even if it had closed its sending side before.
         return reason if self._reason in (None, Reason.CLIENT) else self._reason
 
+    def handshakeCompleted(self) -> None:
+        """
+        The TLS handshake is complete.  Nothing that the client sent after it has been read yet.
+        """
+        if client_certificate_expired(self.transport.getHandle()):
+            self._detail = "resumed after the end of the client's certificate"
+            self.abort(Reason.HANDSHAKE)
+        else:
+            self.waiting_for = None
+            handshakes = self.factory.connections.totals.handshakes
+            handshakes["ok", version(self.transport.getHandle())] += 1
+
+    def timed_out(self) -> None:
+        """
+        The TLS handshake took longer than C{--handshake-timeout}: abort the connection.
+        """
+        self._detail = "late"
+        self.abort(Reason.HANDSHAKE)
+
+    @property
+    def client(self) -> IAddress:
+        """
+        The client's address: from the PROXY header if there was one, else the peer's.
+        """
+        return self.header.client if self.header else self.transport.getPeer()
+
+    @property
+    def listener(self) -> str:
+        """
+        The name of the listener that accepted this connection.
+        """
+        return self.factory.listener
+
     def unread(self) -> int:
         """
-        Bytes that the kernel has received from the client and we have not.
+        The bytes that the kernel has received from the client and the daemon has not read.
         """
         return unread(self.transport.fileno())
 
     def pending(self) -> tuple[int, ...]:
         """
-        What the client has not taken yet: bytes in the kernel, and in the transport.
+        The bytes that the client has not acknowledged: in the kernel, and in the transport.
         """
         return outq(self.transport.fileno()), queued(self.transport)
 
     def peer(self) -> str:
         """
-        The client's address in words.
+        The client's address, as text.
         """
         return format_address(self.client)
 
     def log_fields(self) -> dict[str, str]:
         """
-        What the PROXY header told, if there was one, and what TLS has agreed on.
+        The fields of the access record that come from the PROXY header and from TLS.
         """
-        facts = self.header.log_fields() if self.header else {}
+        fields = self.header.log_fields() if self.header else {}
         if ISSLTransport.providedBy(self.transport):
-            facts = facts | session_fields(self.transport.getHandle())
-        return facts
-
-
-class RejectProtocol(Protocol):
-    """
-    A client that is not let in, where a layer between us and the connection takes
-    nothing less than a protocol for it (Twisted #6640).
-    """
-
-    transport: IEchoTransport  # type: ignore[assignment]  # ITransport leaves most of it out
-
-    def connectionMade(self) -> None:
-        self.transport.abortConnection()
+            fields = fields | session_fields(self.transport.getHandle())
+        return fields
 
 
 class EchoFactory(Factory):
     """
-    Makes an L{Echo} for each connection that one listener accepts, or refuses it.
+    Makes an L{Echo} for each connection that one listener accepts, or refuses the connection.
 
-    It is the L{IListenerInfo<echod.protocol.IListenerInfo>} of its connections.
-
-    @ivar proxies: whose PROXY headers are believed, C{None} to read none.
-    @ivar outermost: whether the port asks this factory itself, with no layer between.
+    @ivar listener: the listener's name, for logs and metrics.
+    @ivar admission: decides which clients may connect.
+    @ivar connections: the live connections of all listeners.
+    @ivar tls: starts TLS on each connection; C{None} for plain TCP.
+    @ivar proxies: which peers may send a PROXY header; C{None} to read no header.
+    @ivar outermost: whether the port calls this factory directly, with no layer between them.
     """
 
     noisy = False
@@ -319,7 +278,10 @@ class EchoFactory(Factory):
 
     def listening(self, bare: bool) -> None:
         """
-        The port is there; with TLS or PROXY headers, the socket itself is needed.
+        The port listens now.
+
+        @param bare: whether the port calls this factory directly.
+        @raise ValueError: if it does not, and TLS or PROXY headers need the socket itself.
         """
         self.outermost = bare
         if self.proxies and not bare:
@@ -329,7 +291,7 @@ class EchoFactory(Factory):
 
     def buildProtocol(self, addr: IAddress) -> Protocol | None:  # type: ignore[override]  # never None
         """
-        Let a connection in, or refuse it before anything is read.
+        Admit a connection, or refuse it before anything is read from it.
         """
         proxies = self.proxies if self.proxies and self.proxies.trusts(addr) else None
         reason = self._refusal(addr, proxies is not None)
@@ -348,7 +310,7 @@ class EchoFactory(Factory):
         if self.admission.is_full():
             return Reason.MAX_CONNECTIONS
         if proxied:
-            # Not the proxy is the client.
+            # The limits for each client apply to the address in the header, in C{admit}.
             return None
         if self.proxies is not None and self.proxies.required:
             return Reason.PROXY_HEADER
@@ -356,16 +318,17 @@ class EchoFactory(Factory):
 
     def admit(self, behind: ProxyHeaderProtocol, first: bytes) -> Echo | None:
         """
-        Let a client in whose address is known, now that its proxy has named it, or
-        refuse it.
+        Admit a client whose address a PROXY header has given, or refuse it.
 
-        @param first: what it has sent already.
+        @param behind: the protocol that has read the header.
+        @param first: the data that the client has already sent after the header.
+        @return: the protocol that takes over, C{None} if the client is refused.
         """
         transport = behind.transport
         transport.stopPeek()
         reason = self.admission.refusal(behind.client)
         if reason is None and first and self.tls is not None:
-            # No TLS record begins like a PROXY header.
+            # These bytes begin as a PROXY header does, which no TLS record does.
             reason = Reason.HANDSHAKE
         if reason is not None:
             behind.abort(reason)
@@ -377,3 +340,36 @@ class EchoFactory(Factory):
         if first:
             echo.dataReceived(first)
         return echo
+
+
+class RejectProtocol(Protocol):
+    """
+    Aborts a refused connection.  A layer between the port and the factory, such as that of an
+    C{ssl:} endpoint, cannot handle a C{buildProtocol} that returns C{None} (Twisted #6640).
+    """
+
+    transport: "IEchoTransport"  # type: ignore[assignment]  # ITransport leaves most of it out
+
+    def connectionMade(self) -> None:
+        self.transport.abortConnection()
+
+
+class IEchoTransport(typing.Protocol):
+    """
+    What L{Echo} needs of its transport: Twisted's C{ITCPTransport}, C{IConsumer} and
+    C{IPushProducer}, C{startTLS}, and the descriptor.
+    """
+
+    def write(self, data: bytes) -> None: ...
+    def registerProducer(self, producer: IPushProducer, streaming: bool) -> None: ...
+    def unregisterProducer(self) -> None: ...
+    def pauseProducing(self) -> None: ...
+    def resumeProducing(self) -> None: ...
+    def loseConnection(self) -> None: ...
+    def loseWriteConnection(self) -> None: ...
+    def abortConnection(self) -> None: ...
+    def stopPeek(self) -> None: ...
+    def getPeer(self) -> IAddress: ...
+    def fileno(self) -> int: ...
+    def getHandle(self) -> typing.Any: ...
+    def startTLS(self, ctx: ServerContext) -> None: ...
