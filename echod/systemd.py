@@ -1,10 +1,11 @@
 """
-What the daemon tells the service manager: that it is ready, what it does, that it reloads
-or stops, and that it is alive; by the protocol of sd_notify(3).
+The two protocols of systemd.  With sd_notify(3), L{Notifier} tells the service manager that the
+daemon is ready, reloads, stops and is alive, and a L{StatusLine} of what it does.  With
+sd_listen_fds(3), L{InheritedSockets} are the listening sockets that a socket unit hands over.
 
-Invariant: nobody waits for the service manager.  What it does not take at once
-is dropped, but for the last word on the daemon's state, which is told again.  Where none
-has asked to be told, nothing happens at all.
+Invariant: the daemon never waits for the service manager.  A message that the socket does not take
+at once is dropped; only the last message about the state is sent again.  Without a service manager,
+no timer runs.
 """
 
 import os
@@ -18,30 +19,31 @@ from typing import Any
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import (
-    IReactorTime,
-)
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from echod._util.text import escape
+from echod._util.text import escape, format_size
 from echod._util.timers import periodic
 
 log = Logger(namespace="echod")
 
 STATUS_SECONDS = 3.0
-"""How often the figures are looked at, and told if they have changed."""
+"""How often the status line is made, and sent if it has changed."""
 
 EXTENSION_SECONDS = 10.0
-"""The time to stop in that is asked for at once; asked for again when half is over."""
+"""How much time EXTEND_TIMEOUT_USEC= asks for; asked again after half of it."""
+
+FIRST_DESCRIPTOR = 3
+"""The first descriptor that is handed over (C{SD_LISTEN_FDS_START} of sd_listen_fds(3))."""
 
 
 @dataclass(frozen=True)
 class NotifyConfig:
     """
-    How the service manager wants to be spoken to.
+    How the service manager wants to be notified.
 
-    @ivar address: its socket, as socket(2) wants it; C{None} when nobody listens.
-    @ivar watchdog_seconds: how often it wants a sign of life; 0 for not at all.
+    @ivar address: the address of its UNIX socket; C{None} without a service manager.
+    @ivar watchdog_seconds: the timeout of its watchdog; 0 for no watchdog.
     """
 
     address: bytes | None = None
@@ -50,16 +52,16 @@ class NotifyConfig:
     @classmethod
     def from_environment(cls, environ: MutableMapping[str, str], pid: int) -> "NotifyConfig":
         """
-        Take what the service manager left in the environment (sd_notify(3),
-        sd_watchdog_enabled(3)) out of it: what the daemon starts shall not speak for it.
+        Take the variables of sd_notify(3) and sd_watchdog_enabled(3) out of the environment, so
+        that the processes that the daemon starts do not notify for it.
 
-        @param environ: in which it no longer stands afterwards.
-        @param pid: this process; the watchdog may be meant for another.
+        @param environ: the variables are removed from it.
+        @param pid: this process; the watchdog may be for another one.
         """
         address = environ.pop("NOTIFY_SOCKET", "")
         interval = environ.pop("WATCHDOG_USEC", "")
         watched = environ.pop("WATCHDOG_PID", "") or str(pid)
-        # Of vsock: and whatever else may come, we know nothing.
+        # Other addresses, such as vsock:, are not supported.
         if address[:1] not in ("/", "@"):
             return cls()
         name = os.fsencode(address)
@@ -71,28 +73,28 @@ class NotifyConfig:
 
 class Notifier(MultiService):
     """
-    Speaks to the service manager for its owner, who starts it when all is ready, and stops
-    it last.
+    Notifies the service manager.  Its start says that the daemon is ready, so it starts last; it
+    also stops last.
     """
 
     _socket: socket.socket | None = None
 
     def __init__(self, clock: IReactorTime, notify: NotifyConfig, status: Callable[[], str]):
         """
-        @param clock: tells monotonic time, as CLOCK_MONOTONIC does (clock_gettime(2)).
-        @param status: what the daemon does now, in a line.
+        @param clock: its C{seconds} are those of CLOCK_MONOTONIC (clock_gettime(2)).
+        @param status: makes the status line.
         """
         super().__init__()
         self._clock = clock
         self._address = notify.address
         self._status = status
-        self._status_told = ""
-        self._untold: tuple[str, ...] = ()
+        self._status_sent = ""
+        self._unsent: tuple[str, ...] = ()
         self._stop_by = 0.0
         if self._address is not None:
-            self._each(STATUS_SECONDS, self._tell_status)
+            self._each(STATUS_SECONDS, self._send_status)
             if notify.watchdog_seconds:
-                # Twice as often as is asked for, as sd_watchdog_enabled(3) advises.
+                # Twice in each timeout, as sd_watchdog_enabled(3) recommends.
                 self._each(notify.watchdog_seconds / 2, lambda: self._send("WATCHDOG=1"))
 
     def _each(self, seconds: float, action: Callable[[], object]) -> None:
@@ -101,7 +103,7 @@ class Notifier(MultiService):
 
     def privilegedStartService(self) -> None:
         """
-        Connect, while the process may still see the socket: after a chroot it does not.
+        Connect now, because a process cannot reach the socket after a chroot.
         """
         if self._address is None:
             return
@@ -119,46 +121,45 @@ class Notifier(MultiService):
 
     def startService(self) -> None:
         """
-        Say that the daemon is ready, and from now on what it does and that it lives.
+        Send READY=1, and from now on the status line and the signs of life.
         """
         if self._socket is None:
             self.privilegedStartService()
-        self._tell("READY=1")
+        self._send_state("READY=1")
         super().startService()
 
     @contextmanager
     def reloading(self) -> Iterator[None]:
         """
-        Say that the daemon reloads, for as long as the C{with} block takes, or until it
-        stops.
+        Send RELOADING=1 now, and READY=1 after the C{with} block, unless a stop has begun.
         """
-        self._tell("RELOADING=1", f"MONOTONIC_USEC={int(self._clock.seconds() * 1e6)}")
+        self._send_state("RELOADING=1", f"MONOTONIC_USEC={int(self._clock.seconds() * 1e6)}")
         try:
             yield
         finally:
             if not self._stop_by:
-                self._tell("READY=1")
+                self._send_state("READY=1")
 
     def stopping(self, seconds: float) -> None:
         """
-        Say that the daemon stops, and ask for time while that may take any.
+        Send STOPPING=1, and ask for more time again and again.
 
-        @param seconds: how long it may take.  When it takes longer, it is for the
-            service manager to end it.
+        @param seconds: how long the stop may take.  After this time no more is asked for, and the
+            service manager may kill the daemon.
         """
         self._stop_by = self._clock.seconds() + seconds
-        self._tell("STOPPING=1")
+        self._send_state("STOPPING=1")
         if self.running and self._address is not None:
-            self._tell_status()
+            self._send_status()
             self._each(EXTENSION_SECONDS / 2, self._extend)
 
     def stopService(self) -> Deferred[None]:
         """
-        Say nothing more.
+        Send nothing more.
 
-        @return: a Deferred that fires when the last timer has ended.
+        @return: a Deferred that fires when the timers have stopped.
         """
-        # What was stopped before it was ready has no timers yet.
+        # Before the start there are no timers to stop.
         stopping: Deferred[Any] = super().stopService() if self.running else succeed(None)
         return stopping.addCallback(self._disconnect)
 
@@ -171,15 +172,15 @@ class Notifier(MultiService):
         if self._clock.seconds() <= self._stop_by:
             self._send(f"EXTEND_TIMEOUT_USEC={int(EXTENSION_SECONDS * 1e6)}")
 
-    def _tell_status(self) -> None:
-        if self._untold:
-            self._tell(*self._untold)
+    def _send_status(self) -> None:
+        if self._unsent:
+            self._send_state(*self._unsent)
         status = self._status()
-        if status != self._status_told and self._send(f"STATUS={status}"):
-            self._status_told = status
+        if status != self._status_sent and self._send(f"STATUS={status}"):
+            self._status_sent = status
 
-    def _tell(self, *state: str) -> None:
-        self._untold = () if self._send(*state) else state
+    def _send_state(self, *state: str) -> None:
+        self._unsent = () if self._send(*state) else state
 
     def _send(self, *assignments: str) -> bool:
         if self._socket is None:
@@ -187,20 +188,20 @@ class Notifier(MultiService):
         try:
             self._socket.send("\n".join(assignments).encode())
         except OSError:
-            # Full, or gone.
+            # Its buffer is full, or it has gone.
             return False
         return True
 
 
 class StatusLine:
     """
-    The figures of a daemon in a line: what it does now, and whom it has refused so far.
+    Makes the status line: live connections, bytes a second, and refused connections.
     """
 
     def __init__(self, clock: IReactorTime, totals: Callable[[], tuple[int, int, int]]):
         """
-        @param totals: tells the live connections, and since the start the bytes echoed and
-            the connections refused.
+        @param totals: returns the live connections, and the bytes echoed and the connections
+            refused since the start.
         """
         self._clock = clock
         self._totals = totals
@@ -216,27 +217,12 @@ class StatusLine:
         return f"{live} {connections}, {format_size(rate)}/s, {refused} refused"
 
 
-def format_size(size: float) -> str:
-    """
-    A number of bytes in words: C{0 B}, C{1.2 MiB}.
-    """
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1023.5:
-            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"
-
-
-FIRST_DESCRIPTOR = 3
-"""Where they begin, after standard input, output and error (C{SD_LISTEN_FDS_START})."""
-
-
 @dataclass(frozen=True)
 class InheritedSocket:
     """
-    A socket that was handed over.
+    A listening socket that the service manager has handed over.
 
-    @ivar name: C{FileDescriptorName=} of its socket unit.
+    @ivar name: C{FileDescriptorName=} of its socket unit (systemd.socket(5)).
     """
 
     name: str
@@ -244,19 +230,19 @@ class InheritedSocket:
 
     def family(self) -> int:
         """
-        Its address family, as C{socket} has it.
+        Its address family, such as C{socket.AF_INET}.
 
-        @raise ValueError: when it is not a listening stream socket.
+        @raise ValueError: if it is not a listening stream socket.
         """
         try:
-            looked_at = socket.socket(fileno=self.descriptor)
+            handed = socket.socket(fileno=self.descriptor)
         except OSError as error:
             raise ValueError(
                 f"descriptor {self.descriptor}: {error.strerror}; give one that is handed over"
             ) from None
-        family, kind = looked_at.family, looked_at.type
-        listens = looked_at.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-        looked_at.detach()
+        family, kind = handed.family, handed.type
+        listens = handed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        handed.detach()
         if kind != socket.SOCK_STREAM or not listens:
             raise ValueError("it accepts no streams; give its unit ListenStream= and Accept=no")
         return family
@@ -264,14 +250,14 @@ class InheritedSocket:
 
 class InheritedSockets:
     """
-    The sockets that were handed over and that nobody has taken yet.
+    The sockets that the service manager has handed over.
 
-    @ivar left: these.
+    @ivar left: those that no endpoint has taken yet.
     """
 
     def __init__(self, sockets: Sequence[InheritedSocket] = (), why_none: str = ""):
         """
-        @param why_none: why there are none, in words; empty when none were meant for us.
+        @param why_none: why this process has none, as text; empty if no reason is known.
         """
         self._why_none = why_none
         self._sockets = list(sockets)
@@ -280,24 +266,23 @@ class InheritedSockets:
     @classmethod
     def from_process(cls, pid: int, path: str = "/proc/self/environ") -> "InheritedSockets":
         """
-        Read what this process was told of them when it was started.
+        Find the sockets by the environment that this process was started with.
 
         @param pid: this process.
         """
         try:
             environ = initial_environ(path)
         except OSError as error:
-            # A process with file capabilities may not read its own (proc(5)).
+            # A process with file capabilities may not read its own environ (proc(5)).
             return cls(why_none=f"{path}, which tells of them, cannot be read: {error.strerror}")
         return cls.from_environment(environ, pid)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str], pid: int) -> "InheritedSockets":
         """
-        Read what the environment says of them.  As systemd has it, that is meant for one
-        process only.
+        Find the sockets by the variables of sd_listen_fds(3).
 
-        @param pid: this process.
+        @param pid: this process; LISTEN_PID names the only process that the sockets are for.
         """
         with suppress(KeyError, ValueError):
             meant, count = int(environ["LISTEN_PID"]), int(environ["LISTEN_FDS"])
@@ -307,7 +292,7 @@ class InheritedSockets:
                     "let that process exec this one, with no shell in between"
                 )
             names = environ.get("LISTEN_FDNAMES", "").split(":")
-            # The name that systemd gives to what has none.
+            # systemd's own name for a descriptor without a name (sd_listen_fds(3)).
             names += ["unknown"] * (count - len(names))
             return cls(
                 [
@@ -319,11 +304,11 @@ class InheritedSockets:
 
     def take(self, description: str) -> list[InheritedSocket]:
         """
-        Take those that an endpoint string of Twisted's means: C{systemd:name=echo} all
-        of that name, C{systemd:index=0} the first.  A domain, which Twisted itself asks
-        for (C{systemd:INET6:name=echo}), may be there and says nothing new.
+        Take the sockets of an endpoint string: C{systemd:name=echo} is for all with this name,
+        C{systemd:index=0} for the first one.  A domain, which Twisted's own endpoint requires
+        (C{systemd:INET6:name=echo}), is ignored.
 
-        @raise ValueError: when there are none, or they are taken already.
+        @raise ValueError: if there are none, or another endpoint has taken them.
         """
         fields = dict(re.findall(r":(name|index)=([^:]*)", description))
         if set(fields) not in ({"name"}, {"index"}):
@@ -331,8 +316,8 @@ class InheritedSockets:
         name, index = fields.get("name"), fields.get("index")
         taken = [
             each
-            for place, each in enumerate(self._sockets)
-            if each.name == name or str(place) == index
+            for number, each in enumerate(self._sockets)
+            if each.name == name or str(number) == index
         ]
         if not taken:
             if self._why_none:
@@ -350,10 +335,10 @@ def initial_environ(path: str = "/proc/self/environ") -> dict[str, str]:
     """
     The environment that this process was started with (proc(5)).
 
-    In C{os.environ} nothing is left: Twisted's endpoints take C{LISTEN_PID} and
-    C{LISTEN_FDS} from there when they are imported, and know no nameless sockets.
+    C{os.environ} no longer has the variables: C{twisted.internet.endpoints} removes
+    C{LISTEN_PID} and C{LISTEN_FDS} from it when it is imported.
 
-    @raise OSError: when the system does not tell.
+    @raise OSError: if the file cannot be read.
     """
     entries = os.fsdecode(Path(path).read_bytes()).split("\0")
     return dict(entry.split("=", 1) for entry in entries if "=" in entry)

@@ -331,7 +331,7 @@ class ServiceManagerTests(ServiceTestCase):
         self.assertIn(["STATUS=1 connection, 0 B/s, 1 refused"], self.manager.take())
         connection.bytes_echoed = 3 * 2048
         self.reactor.pump([1.0] * 3)
-        self.assertIn(["STATUS=1 connection, 2.0 KiB/s, 1 refused"], self.manager.take())
+        self.assertIn(["STATUS=1 connection, 2 KiB/s, 1 refused"], self.manager.take())
 
     def test_reload(self):
         """

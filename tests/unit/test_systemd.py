@@ -14,7 +14,6 @@ from echod.systemd import (
     Notifier,
     NotifyConfig,
     StatusLine,
-    format_size,
 )
 from tests.support.servicemanager import ServiceManager
 
@@ -307,12 +306,3 @@ class StatusLineTests(SynchronousTestCase):
         """
         line = StatusLine(Clock(), lambda: (1, 9, 0))
         self.assertEqual({line(), line()}, {"1 connection, 0 B/s, 0 refused"})
-
-    def test_sizes(self):
-        """
-        A size has a unit that suits it.
-        """
-        self.assertEqual(
-            [format_size(size) for size in (0, 1023, 1024, 1536, 1024**2, 1024**3, 5000 * 1024**3)],
-            ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "1.0 MiB", "1.0 GiB", "5000.0 GiB"],
-        )
