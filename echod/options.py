@@ -1,13 +1,15 @@
 """
 The command line.
 
-Invariant: a bad value is one line that names the option and the way out, before anything is made.
+Invariant: a wrong option ends the start with one line, which names the option and says what to
+give, before any part of the daemon is made.
 """
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TypedDict, TypeVar, cast
 
+from constantly import NamedConstant
 from twisted.application.app import ServerOptions
 from twisted.python.usage import Options as UsageOptions, UsageError
 
@@ -30,6 +32,7 @@ from echod._util.values import (
     protocols,
     seconds,
 )
+from echod.connections.admission import Network
 
 DEFAULT_PORT = 9000
 
@@ -40,16 +43,18 @@ def parameter(
     long: str, short: str | None, default: object, help: str, coerce: Callable[[str], object]
 ) -> list[object]:
     """
-    A line of C{optParameters}, as C{twisted.python.usage.Options} takes it.
+    Make an entry of C{optParameters} (C{twisted.python.usage.Options}).
+
+    @param coerce: makes the value of the text; raises C{ValueError} with what to give instead.
     """
     return [long, short, default, help, lambda text: named(long, text, coerce)]
 
 
 def named(option: str, text: str, coerce: Callable[[str], T]) -> T:
     """
-    The value of an option.
+    Make the value of an option.
 
-    @raise UsageError: when it is a bad one, naming the option.
+    @raise UsageError: if the text is wrong; it names the option.
     """
     try:
         return coerce(text)
@@ -69,73 +74,73 @@ PARAMETERS = [
         "Address for --port and --tls-port. [default: all, IPv4 and IPv6]",
         interface,
     ),
-    parameter("backlog", None, 1024, "Clients that may wait to be accepted.", backlog),
+    parameter("backlog", None, 1024, "Length of the accept queue.", backlog),
     parameter("tls-port", None, None, "Port for TLS; 0 takes a free one.", port_number),
     parameter(
         "tls-client-auth", None, None,
-        "off, request or require: whether clients show a certificate. [default: off]",
+        "off, request or require: client certificates. [default: off]",
         one_of("off", "request", "require"),
     ),
     parameter(
         "tls-client-ca", None, None,
-        "PEM file: the certificates of those who sign clients' certificates.",
+        "PEM file: the authorities that sign client certificates.",
         path,
     ),
     parameter(
-        "tls-min", None, None, "The oldest TLS spoken: 1.2 or 1.3. [default: 1.2]",
+        "tls-min", None, None, "Lowest TLS version: 1.2 or 1.3. [default: 1.2]",
         one_of("1.2", "1.3"),
     ),
     parameter(
-        "tls-alpn", None, None, "Protocols for ALPN, the dearest first: h2,http/1.1.",
+        "tls-alpn", None, None, "ALPN protocols in order of preference: h2,http/1.1.",
         protocols,
     ),
     parameter(
         "tls-keylog", None, None,
-        "File that gets the secrets of every TLS connection, for Wireshark. For tests only!",
+        "File that gets the secrets of each TLS session, for Wireshark; for tests only.",
         path,
     ),
     parameter(
         "max-connections", None, 10000,
-        "How many there may be at once, and never more than there are descriptors for.",
+        "Limit of connections in all; lower if there are too few file descriptors.",
         positive,
     ),
     parameter(
         "max-per-client", None, 0,
-        "How many one client may have, an IPv4 address or an IPv6 /64; 0 for any number.",
+        "Limit of connections for an IPv4 address or an IPv6 /64; 0 for no limit.",
         count,
     ),
     parameter(
         "connect-rate", None, None,
-        "How many a second one client may open, as in 10, or 10:50 for 50 at once; "
-        "0 for any number. [default: 0]",
+        "New connections a second for one client: 10, or 10:50 for a burst of 50; "
+        "0 for no limit. [default: 0]",
         connect_rate,
     ),
     parameter(
         "proxy-protocol", None, "off",
-        "off, optional or require: the PROXY header, version 1 or 2, before all else.",
+        "off, optional or require: the PROXY header, version 1 or 2.",
         one_of("off", "optional", "require"),
     ),
     parameter(
         "proxy-header-timeout", None, 5.0,
-        "How long a proxy may take to send its PROXY header; 0 for ever.",
+        "Time from accept to the end of the PROXY header; 0 for no limit.",
         seconds,
     ),
     parameter(
         "handshake-timeout", None, 10.0,
-        "How long a client may take to finish its TLS handshake; 0 for ever.",
+        "Time from accept to the end of the TLS handshake; 0 for no limit.",
         seconds,
     ),
     parameter(
         "idle-timeout", None, 0.0,
-        "How long nothing may go either way; 0 for ever, as RFC 862 has it.",
+        "Close a connection without data for this long; 0 for no limit.",
         seconds,
     ),
     parameter(
-        "max-lifetime", None, 0.0, "How long a connection may live; 0 for ever.", seconds
+        "max-lifetime", None, 0.0, "Close a connection older than this; 0 for no limit.", seconds
     ),
     parameter(
         "write-timeout", None, 30.0,
-        "How long a client may take nothing of what it is owed; 0 for ever.",
+        "Abort a client that reads nothing for this long; 0 for no limit.",
         seconds,
     ),
     parameter(
@@ -143,25 +148,67 @@ PARAMETERS = [
     ),
     parameter(
         "workers", None, 1,
-        "Processes that share the listening sockets; 0 for one a CPU.",
+        "Processes that share the ports; 0 for one for each CPU.",
         processes,
     ),
     parameter(
         "log-level", None, None,
-        "The least that is logged: debug, info, warn or error. [default: info]",
+        "Lowest level to log: debug, info, warn or error. [default: info]",
         log_level,
     ),
     parameter(
-        "log-format", None, None, "text, or json: one object a line. [default: text]",
+        "log-format", None, None, "text, or json for one object a line. [default: text]",
         one_of("text", "json"),
     ),
     parameter(
-        "access-log", None, "on", "on or off: a record of each connection, at its end.",
+        "access-log", None, "on", "on or off: a record of each connection at its end.",
         one_of("on", "off"),
     ),
 ]  # fmt: skip
 """
-What C{optParameters} of L{Options<echod.options.Options>} holds.
+The C{optParameters} of L{Options}.
+"""
+
+
+OptionValues = TypedDict(
+    "OptionValues",
+    {
+        "port": int | None,
+        "interface": str | None,
+        "listen": list[str],
+        "backlog": int,
+        "tls-port": int | None,
+        "tls-listen": list[str],
+        "tls-cert": list[tuple[str, str | None]],
+        "tls-client-auth": str | None,
+        "tls-client-ca": str | None,
+        "tls-min": str | None,
+        "tls-alpn": tuple[bytes, ...] | None,
+        "tls-keylog": str | None,
+        "allow": list[Network],
+        "deny": list[Network],
+        "max-connections": int,
+        "max-per-client": int,
+        "connect-rate": tuple[float, int] | None,
+        "proxy-protocol": str,
+        "proxy-trust": list[Network | str],
+        "proxy-header-timeout": float,
+        "handshake-timeout": float,
+        "idle-timeout": float,
+        "max-lifetime": float,
+        "write-timeout": float,
+        "drain-timeout": float,
+        "log-level": NamedConstant | None,
+        "log-format": str | None,
+        "access-log": str,
+        "workers": int,
+        "admin": str | None,
+        "admin-host": list[str],
+        "check": int,
+    },
+)
+"""
+The type of each option's value.
 """
 
 
@@ -179,16 +226,16 @@ class Options(UsageOptions):
     optParameters = PARAMETERS
 
     given: Sequence[str] = ()
-    """The command line as it was given."""
+    """The arguments, as they stand on the command line."""
 
     optFlags = [
-        ["check", None, "Check everything, bind and let go, and exit with 0 or 1."],
+        ["check", None, "Check options, files and ports; exit with 0 or 1."],
     ]
 
     def __init__(self) -> None:
         super().__init__()
-        # Where a docstring breaks its lines is not for the help to show.
-        # Under python -OO there is no docstring at all.
+        # Join the lines of each docstring: Twisted's help keeps their breaks.
+        # Under python -OO there are no docstrings.
         self.docs = {name: " ".join((text or "").split()) for name, text in self.docs.items()}
         for name in (
             "listen",
@@ -204,21 +251,21 @@ class Options(UsageOptions):
 
     def opt_listen(self, description: str) -> None:
         """
-        A Twisted server endpoint, such as tcp:9000:interface=127.0.0.1,
-        unix:/run/echod.sock, or systemd:name=echod for the sockets of that name that a
-        socket unit hands over; may be given several times.
+        Twisted server endpoint, such as tcp:9000:interface=127.0.0.1,
+        unix:/run/echod.sock, or systemd:name=echod for all sockets of that name that a
+        socket unit hands over; repeatable.
         """
         self["listen"].append(named("listen", description, endpoint))
 
     def opt_tls_listen(self, description: str) -> None:
         """
-        The same for TLS; may be given several times.
+        Endpoint for TLS, as in --listen; repeatable.
         """
         self["tls-listen"].append(named("tls-listen", description, endpoint))
 
     def opt_admin(self, description: str) -> None:
         """
-        A Twisted server endpoint for the page, metrics and health over HTTP, such as
+        Server endpoint for the status page, metrics and health over HTTP, such as
         tcp:9001:interface=127.0.0.1 or unix:/run/echod-admin.sock. [default: none]
         """
         if self["admin"] is not None:
@@ -227,43 +274,42 @@ class Options(UsageOptions):
 
     def opt_admin_host(self, name: str) -> None:
         """
-        A name or an address that --admin is asked for by, besides localhost, the host name
-        and the address that a request comes to; may be given several times.
+        Further host name or address that --admin answers to, besides localhost, the host
+        name, and the address that the client connects to; repeatable.
         """
         self["admin-host"].append(named("admin-host", name, host))
 
     def opt_allow(self, cidr: str) -> None:
         """
-        A network whose clients may come in, such as 192.0.2.0/24; with any, no others
-        may. May be given several times.
+        Network whose clients are admitted, such as 192.0.2.0/24; all other clients are then
+        refused. Repeatable.
         """
         self["allow"].append(named("allow", cidr, network))
 
     def opt_deny(self, cidr: str) -> None:
         """
-        A network whose clients may not come in, whatever --allow says; may be given
-        several times.
+        Network whose clients are refused, even if --allow admits them; repeatable.
         """
         self["deny"].append(named("deny", cidr, network))
 
     def opt_proxy_trust(self, cidr: str) -> None:
         """
-        A network whose PROXY headers are believed, or the word unix for those that come
-        over UNIX sockets; may be given several times.
+        Network whose PROXY headers are believed, or the word unix for UNIX sockets;
+        repeatable.
         """
         trusted = cidr if cidr == "unix" else named("proxy-trust", cidr, network)
         self["proxy-trust"].append(trusted)
 
     def opt_tls_cert(self, file: str) -> None:
         """
-        PEM file: a certificate, its chain, and the key if it is in the same file; may be
-        given several times, the first being for clients that ask for none of the names.
+        PEM file: a certificate, its chain, and its key if --tls-key does not follow;
+        repeatable; the first certificate is the default.
         """
         self["tls-cert"].append((named("tls-cert", file, path), None))
 
     def opt_tls_key(self, file: str) -> None:
         """
-        PEM file: the key of the certificate before it, when it has its own file.
+        PEM file: the key of the --tls-cert before it.
         """
         key = named("tls-key", file, path)
         if not self["tls-cert"]:
@@ -282,14 +328,14 @@ class Options(UsageOptions):
 
     def parseArgs(self, *args: str) -> None:
         """
-        There are options only.
+        Refuse arguments: there are only options.
         """
         if args:
             raise UsageError(f"unexpected argument '{escape(args[0])}'; see --help")
 
     def postOptions(self) -> None:
         """
-        What one option demands of another.
+        Check the options that depend on each other.
         """
         self._check_tls()
         if self["port"] is None and self["tls-port"] is None:
@@ -319,9 +365,16 @@ class Options(UsageOptions):
                 )
 
     @property
+    def typed(self) -> OptionValues:
+        """
+        The same values, with their types.
+        """
+        return cast(OptionValues, self)
+
+    @property
     def serves_tls(self) -> bool:
         """
-        Whether any listener speaks TLS.
+        Whether any listener is for TLS.
         """
         return self["tls-port"] is not None or bool(self["tls-listen"])
 
@@ -355,7 +408,7 @@ class Options(UsageOptions):
     @property
     def twistd(self) -> ServerOptions | None:
         """
-        The options of C{twistd}, when it is the one that parses ours.
+        The options of C{twistd}; C{None} if C{twist}, or a test, parses ours.
         """
         return self.parent if isinstance(self.parent, ServerOptions) else None
 
@@ -363,8 +416,8 @@ class Options(UsageOptions):
         """
         Parse the command line.
 
-        @raise SystemExit: with one line for stderr, when it is wrong.  Left to
-            themselves, twistd would print its whole help to stdout first, and twist
+        @raise SystemExit: with one line for standard error, if an option is wrong.  With a
+            C{UsageError}, twistd would print its whole help to standard output first, and twist
             would exit with 64.
         """
         self.given = list(options or ())

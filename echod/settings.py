@@ -1,8 +1,9 @@
 """
-The typed settings that the command line stands for, and the parts that they make.
+The typed settings: C{Settings.from_options} makes them of the command line, and their methods build
+parts of the daemon.
 
-Invariant: they are made once, by C{Settings.from_options}, and never change.  Each part of the
-daemon gets its own as a constructor argument; none of them sees the options.
+Invariant: the settings are made once and never change.  Each part of the daemon gets what concerns
+it as constructor arguments; no part sees the options.
 """
 
 import socket
@@ -29,7 +30,7 @@ from echod.net.endpoints import (
     TCPEndpoint,
     server_endpoint_from_string,
 )
-from echod.options import Options
+from echod.options import Options, OptionValues
 from echod.proxyprotocol.protocol import ProxyPolicy
 from echod.systemd import InheritedSockets
 from echod.tls.context import TLSPolicy
@@ -44,18 +45,18 @@ if TYPE_CHECKING:
 log = Logger(namespace="echod")
 
 Endpoints = Callable[[str, str, str], list[tuple[str, IStreamServerEndpoint]]]
-"""Given an option, an endpoint string and a file mode, makes endpoints with names."""
-
+"""Makes endpoints, each with its listener's name, of an option, an endpoint string and a mode."""
 
 RESERVED_DESCRIPTORS = 64
-"""Kept for listeners, files, the reactor itself, and the clients of the admin page."""
+"""Descriptors for listeners, files, the reactor, and the clients of the status page."""
 
 
 def connection_limit(reactor: Any, asked: int) -> int:
     """
-    How many connections there may be: as many as are asked for, if there are descriptors for them.
+    The limit of connections of this process: what is asked for, or less, with a warning, if there
+    are too few file descriptors.
     """
-    # select(2) knows no descriptor above 1023.
+    # select(2) takes no descriptor above 1023.
     module = sys.modules.get("twisted.internet.selectreactor")
     selects = module is not None and isinstance(reactor, module.SelectReactor)
     available = min(descriptor_limit(), 1024 if selects else sys.maxsize) - RESERVED_DESCRIPTORS
@@ -74,12 +75,12 @@ def connection_limit(reactor: Any, asked: int) -> int:
 @dataclass(frozen=True)
 class ListenerSettings:
     """
-    A listener.
+    Settings of one listener.
 
     @ivar option: the option with its value, for logs and errors.
-    @ivar name: what logs and metrics call it.
-    @ivar port: of C{--port} and C{--tls-port}; C{None} for an endpoint string.
-    @ivar endpoint: the endpoint string of C{--listen} and C{--tls-listen}.
+    @ivar name: the listener's name in logs and metrics.
+    @ivar port: the port of C{--port} or C{--tls-port}; C{None} for an endpoint string.
+    @ivar endpoint: the endpoint string of C{--listen} or C{--tls-listen}.
     """
 
     option: str
@@ -92,11 +93,11 @@ class ListenerSettings:
 @dataclass(frozen=True)
 class TLSSettings:
     """
-    What TLS is spoken with.
+    Settings of TLS.
 
-    @ivar pairs: the files of each certificate and its key.
-    @ivar client_ca: the file with the authorities for clients' certificates.
-    @ivar key_log: the file for the secrets of all connections.
+    @ivar pairs: the files of each certificate and of its key, C{None} for the same file.
+    @ivar client_ca: the file with the authorities that sign client certificates.
+    @ivar key_log: the file that gets the secrets of all sessions.
     """
 
     policy: TLSPolicy
@@ -108,7 +109,7 @@ class TLSSettings:
         """
         Read the certificates, and open the key log.
 
-        @raise StartupError: when that cannot be done.
+        @raise StartupError: if a file cannot be used.
         """
         policy, key_log = self.policy, None
         if self.key_log is not None:
@@ -123,7 +124,8 @@ class TLSSettings:
         except CredentialsError as error:
             raise StartupError(f"--tls-{error.kind}: {escape(str(error))}") from None
         except MemoryError:
-            # cffi's ffi.callback(), which pyOpenSSL uses; not for want of memory.
+            # pyOpenSSL calls cffi's ffi.callback(), which raises this error if the memory that it
+            # needs may not be executable.
             raise StartupError(
                 "several --tls-cert, --tls-alpn and --tls-keylog take memory that is both "
                 "written and executed; give the service MemoryDenyWriteExecute=no"
@@ -139,10 +141,11 @@ class TLSSettings:
 @dataclass(frozen=True)
 class AdmissionSettings:
     """
-    Who may connect.
+    Settings of who may connect.
 
-    @ivar max_connections: how many connections at once, in all processes.
-    @ivar rate: connections a second and at once, for each client.
+    @ivar max_connections: the limit of connections, of all processes together.
+    @ivar max_per_client: the limit of connections of one client; 0 for no limit.
+    @ivar rate: new connections a second, and burst, of one client; C{None} for no limit.
     """
 
     max_connections: int
@@ -152,9 +155,9 @@ class AdmissionSettings:
 
     def build(self, clock: Any, connections: Connections, limit: int) -> Admission:
         """
-        Build what decides who may connect.
+        Build the admission of this process.
 
-        @param limit: how many connections there may be in this process.
+        @param limit: the limit of connections of this process.
         """
         limiter = RateLimiter(clock, *self.rate) if self.rate else None
         return Admission(connections, limit, self.rules, self.max_per_client, limiter)
@@ -163,7 +166,11 @@ class AdmissionSettings:
 @dataclass(frozen=True)
 class LogSettings:
     """
-    What is logged, and how.
+    Settings of the log.
+
+    @ivar format: C{None} for the default.
+    @ivar level: C{None} for the default.
+    @ivar access: whether to log the access records.
     """
 
     format: str | None
@@ -174,9 +181,10 @@ class LogSettings:
 @dataclass(frozen=True)
 class AdminSettings:
     """
-    The HTTP side.
+    Settings of status page, metrics and health.
 
-    @ivar hosts: names that it answers to, beside its own.
+    @ivar endpoint: the endpoint string of C{--admin}.
+    @ivar hosts: the names of C{--admin-host}.
     """
 
     endpoint: str
@@ -184,14 +192,14 @@ class AdminSettings:
 
     def build(self, reactor: Any, source: "Source", endpoints: Endpoints) -> "AdminService":
         """
-        Build it.
+        Build the service that answers HTTP.
 
         @param source: takes the snapshots that it shows.
         @param endpoints: makes the endpoints of an endpoint string.
-        @raise StartupError: when the endpoint string is wrong, or a library is not installed.
+        @raise StartupError: if the endpoint string is wrong, or prometheus_client is not installed.
         """
         try:
-            # Here, since a daemon that does not serve HTTP can do without the memory for it.
+            # Imported here, because these modules take memory, and only --admin needs them.
             from echod.admin.prometheus import render_metrics
             from echod.admin.resource import AdminService, names_beside
         except ImportError:
@@ -211,11 +219,15 @@ class AdminSettings:
 @dataclass(frozen=True)
 class Settings:
     """
-    All of them.
+    All settings of the daemon.
 
+    @ivar interface: the address for all ports; C{None} for all addresses, IPv4 and IPv6.
     @ivar backlog: the length of each accept queue (listen(2)).
-    @ivar workers: how many processes; 0 for one for each CPU.
-    @ivar drain_timeout: seconds that a stop waits for busy connections.
+    @ivar proxies: which peers may send a PROXY header; C{None} to read no header.
+    @ivar tls: C{None} without TLS.
+    @ivar admin: C{None} without C{--admin}.
+    @ivar workers: the number of processes; 0 for one for each CPU.
+    @ivar drain_timeout: how many seconds a stop waits for busy connections.
     """
 
     listeners: Sequence[ListenerSettings]
@@ -231,10 +243,11 @@ class Settings:
     drain_timeout: float
 
     @classmethod
-    def from_options(cls, options: Options) -> "Settings":
+    def from_options(cls, parsed: Options) -> "Settings":
         """
-        Translate the options; they have been judged when they were parsed.
+        Make the settings of the options, which are correct since they have been parsed.
         """
+        options = parsed.typed
         return cls(
             listeners=_listeners(options),
             interface=options["interface"],
@@ -253,7 +266,7 @@ class Settings:
                 proxy_header=options["proxy-header-timeout"],
             ),
             proxies=_proxies(options),
-            tls=_tls(options) if options.serves_tls else None,
+            tls=_tls(options) if parsed.serves_tls else None,
             log=LogSettings(
                 options["log-format"], options["log-level"], options["access-log"] == "on"
             ),
@@ -268,8 +281,8 @@ class Settings:
         """
         Build the endpoints of all listeners.
 
-        @param workers: how many processes share them.
-        @raise StartupError: when an endpoint string is wrong, or workers cannot share it.
+        @param workers: the number of processes that share them.
+        @raise StartupError: if an endpoint string is wrong, or workers cannot share the endpoint.
         """
         from_string = partial(build_endpoints, reactor, self.backlog, inherited)
         built: list[tuple[ListenerSettings, IStreamServerEndpoint]] = []
@@ -296,9 +309,9 @@ class Settings:
         self, reactor: Any, inherited: InheritedSockets, source: "Source"
     ) -> "AdminService | None":
         """
-        Build what C{--admin} asks for, and warn of sockets that no option listens on.
+        Build the service of C{--admin}, and warn of each inherited socket that no option uses.
 
-        @raise StartupError: when that cannot be done.
+        @raise StartupError: if the endpoint string is wrong, or prometheus_client is not installed.
         """
         admin = None
         if self.admin is not None:
@@ -323,11 +336,11 @@ def build_endpoints(
     mode: str = "666",
 ) -> list[tuple[str, IStreamServerEndpoint]]:
     """
-    The endpoints that a string describes, each with the name of its listener.
+    Build the endpoints of an endpoint string, each with the name of its listener.
 
     @param option: the option with its value, for errors.
-    @param mode: of the file of a UNIX socket.
-    @raise StartupError: when the string is wrong.
+    @param mode: the permissions of a UNIX socket's file, in octal.
+    @raise StartupError: if the string is wrong.
     """
     inherits = description.startswith("systemd:")
     try:
@@ -342,8 +355,8 @@ def build_endpoints(
         raise StartupError(f"{option}: {error}{example}") from None
 
 
-def _listeners(options: Options) -> list[ListenerSettings]:
-    interface: Any = options["interface"]
+def _listeners(options: OptionValues) -> list[ListenerSettings]:
+    interface = options["interface"]
     at = f" --interface {interface}" if interface else ""
     ports = (
         ("--port", options["port"], "tcp", False),
@@ -367,15 +380,15 @@ def _listeners(options: Options) -> list[ListenerSettings]:
     ]
 
 
-def _proxies(options: Options) -> ProxyPolicy | None:
+def _proxies(options: OptionValues) -> ProxyPolicy | None:
     if options["proxy-protocol"] == "off":
         return None
-    networks = [each for each in options["proxy-trust"] if each != "unix"]
+    networks = [each for each in options["proxy-trust"] if not isinstance(each, str)]
     required = options["proxy-protocol"] == "require"
     return ProxyPolicy(required, networks, "unix" in options["proxy-trust"])
 
 
-def _tls(options: Options) -> TLSSettings:
+def _tls(options: OptionValues) -> TLSSettings:
     policy = TLSPolicy(
         minimum=options["tls-min"] or "1.2",
         alpn=options["tls-alpn"] or (),
@@ -384,7 +397,7 @@ def _tls(options: Options) -> TLSSettings:
     return TLSSettings(policy, options["tls-cert"], options["tls-client-ca"], options["tls-keylog"])
 
 
-def _admin(options: Options) -> AdminSettings | None:
+def _admin(options: OptionValues) -> AdminSettings | None:
     if options["admin"] is None:
         return None
     return AdminSettings(options["admin"], options["admin-host"])
