@@ -1,8 +1,8 @@
 """
 The daemon as a service: its start, its reload, and its graceful stop.
 
-Invariant: nothing happens before the service is started, and it is not stopped before the last
-connection has ended.
+Invariant: nothing happens before C{startService}, and the Deferred of C{stopService} does not fire
+before the last connection has ended.
 """
 
 import signal
@@ -35,16 +35,16 @@ if TYPE_CHECKING:
 log = Logger(namespace="echod")
 
 REFUSALS_INTERVAL = 1.0
-"""How often, in seconds, refused clients are logged."""
+"""How often, in seconds, the refused connections are logged."""
 
 
 @dataclass(frozen=True)
 class ProcessContext:
     """
-    What each process of the daemon has one of.
+    The things of which each process of the daemon has exactly one.
 
-    @ivar signals: holds the signals that come before the reactor runs.
-    @ivar notify: how the service manager is told what the daemon does.
+    @ivar signals: keeps the signals that arrive before the reactor runs.
+    @ivar notify: how to notify the service manager.
     """
 
     reactor: Any
@@ -56,15 +56,15 @@ class ProcessContext:
 
 class DaemonService(MultiService, ABC):
     """
-    What the daemon is in each of its processes: listeners, a log, signals, a service manager that
-    is told, an admin page, and the order in which all of it starts and stops.  Subclasses say what
-    it does with its clients.
+    What all processes of the daemon have in common: listeners, log, signals, notification of the
+    service manager and status page, and the order in which they start and stop.  A subclass adds
+    what the process does with its connections.
 
     @ivar listeners: the listeners, in the order of the command line.
     @ivar collector: takes snapshots of this process.
-    @ivar admin: the HTTP side, C{None} without C{--admin}.
-    @ivar notifier: tells the service manager.
-    @ivar drain_timeout: how long a stop may take, in seconds.
+    @ivar admin: status page, metrics and health over HTTP; C{None} without C{--admin}.
+    @ivar notifier: notifies the service manager.
+    @ivar drain_timeout: how long a drain may take, in seconds.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class DaemonService(MultiService, ABC):
         work: Sequence[IService] = (),
     ):
         """
-        @param work: services that run as long as the listeners.
+        @param work: services that start and stop with the listeners.
         """
         super().__init__()
         self._reactor = process.reactor
@@ -87,24 +87,26 @@ class DaemonService(MultiService, ABC):
         self.listeners = listeners
         self.collector = collector
         self.drain_timeout = drain_timeout
-        # Neither is a child: a MultiService stops its children at once, these come last.
+        # These two are no children: a MultiService stops all its children at once, and these
+        # stop last.
         self.admin = admin
         self._status_line = StatusLine(process.reactor, self._totals)
         self.notifier = Notifier(process.reactor, process.notify, self._status)
-        # The listeners start last: one that cannot bind leaves nothing half-started.
+        # Children start in this order.  The listeners are last: after a bind that fails, all other
+        # services have started, and can be stopped.
         for service in (*work, *listeners):
             service.setServiceParent(self)
 
     def all_listeners(self) -> list[ListenerService]:
         """
-        The listeners, and those of the admin page.
+        The listeners, including those of the status page.
         """
         return [*self.listeners, *(self.admin.listeners if self.admin else ())]
 
     def setServiceParent(self, parent: Any) -> None:
         """
-        Become part of an application, and give it our log observer: twistd asks the application
-        for one before it makes its own.
+        Join an application, and give it our log observer, which twistd then uses instead of its
+        own.
         """
         super().setServiceParent(parent)
         observer = self._log.open()
@@ -113,17 +115,18 @@ class DaemonService(MultiService, ABC):
 
     def check_log(self) -> None:
         """
-        Find out whether the log can be opened, and leave no file behind.
+        Check that the log can be opened, and leave no file behind.
 
-        @raise LogError: when it cannot.
+        @raise LogError: if it cannot.
         """
         self._log.check_open()
 
     def privilegedStartService(self) -> None:
         """
-        Bind the listeners, and connect to the service manager, while the process may.
+        Bind the listeners, and connect to the service manager, before the process gives up its
+        privileges.
 
-        @raise ListenError: when a listener cannot bind.
+        @raise ListenError: if a listener cannot bind.
         """
         self._pidfile.written()
         super().privilegedStartService()
@@ -133,8 +136,8 @@ class DaemonService(MultiService, ABC):
 
     def startService(self) -> None:
         """
-        Start the listeners.  Take over the signals as soon as the reactor has set its own
-        handlers for them.
+        Start the listeners.  The signal handlers are set when the reactor runs, because it sets
+        its own when it starts.
         """
         super().startService()
         if self.admin is not None:
@@ -154,7 +157,7 @@ class DaemonService(MultiService, ABC):
             signal.SIGUSR2: partial(log_ignored, signal.SIGUSR2),
         }
         self._signals.run(actions, self._abort_by_signal)
-        # Only now: a service manager that is told we are ready may send a signal at once.
+        # Not earlier: a service manager may send a signal as soon as it knows that we are ready.
         bound = gatherResults([listener.when_bound() for listener in self.listeners])
         bound.addCallback(self._ready)
 
@@ -164,15 +167,15 @@ class DaemonService(MultiService, ABC):
 
     def stopService(self) -> Deferred[None]:
         """
-        Stop in this order: close the ports; drain the connections; log it; close the admin page,
-        which shows the drain to its end; tell the service manager nothing more.
+        Stop, one step after the other.  A step that returns a Deferred holds up the next one until
+        it fires.
 
-        @return: a Deferred that fires when all is over, and the last connection has ended.
+        @return: a Deferred that fires when the last step is done.  The reactor waits for it.
         """
         stopping = self._close_ports()
         stopping.addCallback(self._drain)
         stopping.addCallback(self._log_stopped)
-        stopping.addCallback(self._close_admin)
+        stopping.addCallback(self._close_status_page)
         stopping.addCallback(self._stop_notifier)
         return stopping
 
@@ -182,7 +185,19 @@ class DaemonService(MultiService, ABC):
         self.notifier.stopping(self.drain_timeout)
         return closing
 
-    def _close_admin(self, _: object) -> Deferred[Any] | None:
+    @abstractmethod
+    def _drain(self, _: object) -> Deferred[None]:
+        """
+        Wait for the connections, and abort those that take too long.
+        """
+
+    @abstractmethod
+    def _log_stopped(self, _: object) -> None:
+        """
+        Log that the daemon has stopped.
+        """
+
+    def _close_status_page(self, _: object) -> Deferred[Any] | None:
         return None if self.admin is None else self.admin.stopService()
 
     def _stop_notifier(self, _: object) -> Deferred[None]:
@@ -194,49 +209,37 @@ class DaemonService(MultiService, ABC):
     @property
     def _abort_by_signal(self) -> Action | None:
         """
-        What a second stop signal does.
+        What a second stop signal does; C{None} for nothing.
         """
         return self.abort_all
 
     @abstractmethod
     def reload(self) -> None:
         """
-        Do what SIGHUP asks for.
+        Read the files again that SIGHUP is for.
         """
 
     @abstractmethod
     def abort_all(self) -> None:
         """
-        End every connection at once.
+        Abort all connections.
         """
 
     @abstractmethod
     def _totals(self) -> tuple[int, int, int]:
         """
-        The live connections, and since the start the bytes echoed and the connections refused.
-        """
-
-    @abstractmethod
-    def _drain(self, _: object) -> Deferred[None]:
-        """
-        Wait for the connections, and end those that take too long.
-        """
-
-    @abstractmethod
-    def _log_stopped(self, _: object) -> None:
-        """
-        Log what there was.
+        The live connections; and the bytes echoed and the connections refused since the start.
         """
 
 
 class EchodService(DaemonService):
     """
-    The daemon as it serves: its connections, who may connect, and the certificates.
+    The daemon, in a process that serves clients.
 
-    @ivar connections: the open connections of all listeners.
-    @ivar admission: who may connect to any of them.
-    @ivar certificates: what TLS is served with, C{None} without TLS.
-    @ivar key_log: where the secrets of TLS go, C{None} for nowhere.
+    @ivar connections: the live connections of all listeners.
+    @ivar admission: decides which clients may connect.
+    @ivar certificates: the certificates that TLS serves, C{None} without TLS.
+    @ivar key_log: the file that gets the secrets of TLS, C{None} without C{--tls-keylog}.
     """
 
     def __init__(
@@ -269,7 +272,7 @@ class EchodService(DaemonService):
 
     def reload(self) -> None:
         """
-        Serve the certificates that the files hold now, and open the key log anew.
+        Read the certificates again, and open the key log again.
         """
         with self.notifier.reloading():
             if self.key_log is not None:

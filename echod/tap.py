@@ -1,9 +1,9 @@
 """
 The composition root: C{makeService} prepares the process, makes typed settings of the options,
-builds the parts of the daemon, and hands them to each other's constructors.
+builds the parts of the daemon, and passes them to each other's constructors.
 
-Invariant: all that can be found wrong is found wrong here, in one line.  Nothing here opens a
-socket, starts a timer or forks; that waits until the service is started.
+Invariant: a wrong option, file or endpoint is found here, and ends the start with one line.
+Nothing here opens a socket, starts a timer or forks; the start of the service does.
 """
 
 import os
@@ -12,13 +12,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
-from twisted.logger import (
-    Logger,
-)
+from twisted.logger import Logger
 from twisted.python import runtime
 
 from echod import __version__
@@ -32,9 +30,7 @@ from echod.connections.tracker import Connections
 from echod.logs.capture import captured_warnings
 from echod.logs.daemonlog import DaemonLog
 from echod.net.balance import AcceptBalancer, SharedCounters
-from echod.net.endpoints import (
-    InheritedEndpoint,
-)
+from echod.net.endpoints import InheritedEndpoint
 from echod.net.listener import ListenError, ListenerService
 from echod.options import Options
 from echod.protocol import EchoFactory
@@ -55,9 +51,6 @@ from echod.workers.spawn import (
 from echod.workers.supervisor import Supervisor
 from echod.workers.worker import WorkerService
 
-if TYPE_CHECKING:
-    pass
-
 __all__ = ["Options", "makeService"]
 
 log = Logger(namespace="echod")
@@ -67,21 +60,21 @@ def makeService(options: Options) -> DaemonService:
     """
     Build the daemon: the entry point of twistd and twist.
 
-    @raise SystemExit: with one line, when an option, a file or an endpoint is wrong.
+    @raise SystemExit: with one line, if an option, a file or an endpoint is wrong.
     """
     prepare_standard_streams()
     if "twisted.internet.reactor" not in sys.modules and hasattr(select, "epoll"):
-        # The user has chosen none.
+        # No reactor is installed: the user has not chosen one.
         from echod.net.reactor import install
 
         install()
-    # The one place where the reactor is imported; all else gets it as an argument.
+    # The only place that imports the reactor; all other code gets it as an argument.
     from twisted.internet import reactor
 
     use_monotonic_clock(reactor)
     signals = Signals(reactor)
     if options["check"]:
-        # As Python has it, so that the reactor takes it, and a check ends as a whole.
+        # With Python's own handler, the reactor installs its handler, and SIGINT ends the check.
         restore_interrupt()
     else:
         signals.take_over(forks=options.twistd is not None and not options.twistd["nodaemon"])
@@ -93,7 +86,7 @@ def makeService(options: Options) -> DaemonService:
     inherited = InheritedSockets.from_process(os.getpid())
     notify = NotifyConfig.from_environment(os.environ, os.getpid())
     if options["check"]:
-        # It is not the daemon, and tells the service manager nothing.
+        # A check does not notify the service manager.
         check_config(reactor, lambda: build_service(reactor, options, inherited, workers), workers)
     service = build(reactor, options, inherited, notify, workers, signals)
     log.info("echod {version} starting", event="starting", version=__version__)
@@ -102,8 +95,8 @@ def makeService(options: Options) -> DaemonService:
 
 def use_monotonic_clock(reactor: Any) -> None:
     """
-    Let one of Twisted's reactors run its timers by a clock that cannot step.  By the wall clock, a
-    step of an hour fires every timeout at once, or none for an hour.
+    Let a reactor of Twisted run its timers by the monotonic clock.  By the wall clock, which can be
+    set, a step of an hour fires all timeouts at once, or none of them for an hour.
     """
     if getattr(reactor, "seconds", None) is runtime.seconds and not reactor.getDelayedCalls():
         reactor.seconds = time.monotonic
@@ -111,7 +104,8 @@ def use_monotonic_clock(reactor: Any) -> None:
 
 def worker_count(asked: int, limit: int) -> int:
     """
-    How many workers are meant: for 0, one for each CPU that this process may use.
+    The number of processes: what is asked for; for 0, one for each CPU that this process may use,
+    but not more than there may be connections.
     """
     return asked or min(len(os.sched_getaffinity(0)), limit)
 
@@ -127,10 +121,10 @@ def build(
     """
     Build the daemon, or the master of several workers.
 
-    @param inherited: the sockets that were handed to this process.
-    @param notify: how the service manager is told what the daemon does.
-    @param signals: holds the signals that come before the reactor runs.
-    @raise StartupError: when a file or an endpoint is wrong.
+    @param inherited: the sockets that the service manager has handed over.
+    @param notify: how to notify the service manager.
+    @param signals: keeps the signals that arrive before the reactor runs.
+    @raise StartupError: if a file or an endpoint is wrong.
     """
     inherited = inherited or InheritedSockets()
     if workers > 1:
@@ -141,9 +135,9 @@ def build(
 @dataclass(frozen=True)
 class Base:
     """
-    What every process is built on.
+    The parts that each process has.
 
-    @ivar certificates: what TLS is served with, C{None} without TLS.
+    @ivar certificates: the certificates that TLS serves, C{None} without TLS.
     """
 
     settings: Settings
@@ -161,8 +155,8 @@ class Base:
         worker: str | None = None,
     ) -> "Base":
         """
-        @param worker: which worker the process is, if it is one.
-        @raise StartupError: when a file is wrong.
+        @param worker: the name of the worker, if the process is one.
+        @raise StartupError: if a file is wrong.
         """
         settings = Settings.from_options(options)
         process = ProcessContext(
@@ -179,9 +173,9 @@ class Base:
         self, connections: Connections, limit: int, listeners: Sequence[ListenerService]
     ) -> Collector:
         """
-        Build what takes the snapshots of the process.
+        Build the collector of this process's snapshots.
 
-        @param limit: how many connections there may be.
+        @param limit: the limit of connections.
         """
         certificates = self.certificates
         return Collector(
@@ -203,9 +197,9 @@ def build_service(
     signals: Signals | None = None,
 ) -> EchodService:
     """
-    Build the daemon as one process; for a check of several workers, too.
+    Build the daemon as one process; also for C{--check} with several workers.
 
-    @raise StartupError: when a file or an endpoint is wrong.
+    @raise StartupError: if a file or an endpoint is wrong.
     """
     base = Base.build(reactor, options, notify, signals)
     settings, certificates = base.settings, base.certificates
@@ -231,7 +225,7 @@ def build_service(
     collector = base.collector(connections, limit, listeners)
     admin = settings.admin_service(reactor, inherited, collector.snapshots)
     if admin is not None:
-        # Its clocks run for the page alone.
+        # Its timers run only for the status page.
         collector.setServiceParent(admin)
     return EchodService(
         base.process,
@@ -256,12 +250,12 @@ def build_master(
     """
     Build the master of several workers.
 
-    @raise StartupError: when a file or an endpoint is wrong.
+    @raise StartupError: if a file or an endpoint is wrong.
     """
     base = Base.build(reactor, options, notify, signals)
     settings, process = base.settings, base.process
     if base.key_log is not None:
-        # It could be opened; the workers do so themselves.
+        # Loading it has shown that it can be opened.  The workers open it again.
         base.key_log.undo()
     limits = shares(settings.admission.max_connections, count)
     connections = Connections(reactor, Timeouts(), access_log=False)
@@ -277,7 +271,7 @@ def build_master(
         )
         for listener, endpoint in settings.endpoints(reactor, inherited, count)
     ]
-    # Here and now: twistd changes the directory that paths are relative to.
+    # Before the start: twistd then changes the working directory, which paths are relative to.
     argv = absolute_argv(options.given, options.shortOpt, options.longOpt)
     spawner = Spawner(
         reactor,
@@ -307,7 +301,7 @@ def build_worker(
     """
     Build a worker.
 
-    @raise StartupError: when a file is wrong.
+    @raise StartupError: if a file is wrong.
     """
     base = Base.build(reactor, options, None, signals, config.worker)
     settings, certificates = base.settings, base.certificates
@@ -315,7 +309,7 @@ def build_worker(
     counters = SharedCounters(config.table, len(config.shares))
     os.close(config.table)
     balancer = AcceptBalancer(counters, config.place, limit, lambda: len(connections))
-    # At once, so that the others know which process can accept.
+    # Publishing at each end lets the other workers know at once that this one can accept.
     connections = Connections(
         reactor, settings.timeouts, settings.log.access, on_removed=balancer.publish
     )
@@ -328,7 +322,7 @@ def build_worker(
             reactor,
             settings.timeouts.write,
             balancer,
-            # The queue of a socket that the master was lent does not end with this process.
+            # The accept queue of an inherited socket outlives this daemon.
             leaves_queue=each.borrowed,
         )
         for descriptor, each in enumerate(config.listeners, config.first)
@@ -367,10 +361,11 @@ def _print_check(service: EchodService, warnings: list[str], workers: int) -> No
 
 def check_config(reactor: Any, build: Callable[[], EchodService], workers: int = 1) -> None:
     """
-    C{--check}: build and start a service, stop it again, and print what would run.  What a start
-    would log as a warning goes to standard error, and is no failure.  Nothing is left behind.
+    Do what C{--check} asks for: build and start a service, print what would run, and stop it again.
+    The warnings that a start would log go to standard error; they are no failure.  No file is left
+    behind.
 
-    @raise SystemExit: always; with 0 when it could run, else with the line that says why not.
+    @raise SystemExit: always: with 0 if the service could start, else with one line or 1.
     """
     with captured_warnings() as warnings:
         service = build()
@@ -388,7 +383,8 @@ def check_config(reactor: Any, build: Callable[[], EchodService], workers: int =
                 report_output_error("echod: --check", error, sys.stdout, sys.stderr)
                 failed = True
             except ListenError:
-                # It has said why; and react() takes a status from a plain SystemExit only.
+                # The listener has written why to standard error.  react() takes an exit status
+                # only from SystemExit itself, not from a subclass.
                 failed = True
             await service.stopService()
             if failed:

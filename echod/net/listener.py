@@ -1,8 +1,8 @@
 """
 A listener: one endpoint and one factory, as a service.
 
-Invariant: a listener that cannot bind fails loudly, and one that stops
-serves first whom the kernel has already let in.
+Invariant: a bind that fails ends the daemon, and a listener that stops first accepts the clients
+that wait in the accept queue.
 """
 
 import select
@@ -31,7 +31,7 @@ log = Logger(namespace="echod.net")
 
 class ListenError(StartupError):
     """
-    A listener could not bind, which has been logged and written to standard error.
+    A listener cannot bind.  The reason has been logged and written to standard error.
     """
 
     program = ""
@@ -43,7 +43,7 @@ class ListenError(StartupError):
 
 class IListeningFactory(Protocol):
     """
-    What a listener asks of its factory, besides protocols.
+    What a listener needs of its factory, besides Twisted's C{IProtocolFactory}.
 
     @ivar listener: the listener's name, for logs and metrics.
     """
@@ -52,10 +52,10 @@ class IListeningFactory(Protocol):
 
     def listening(self, bare: bool) -> None:
         """
-        The port is there.
+        The port listens now.
 
-        @param bare: whether it asks this factory itself, with no layer between.
-        @raise ValueError: when that is not what the factory needs.
+        @param bare: whether the port calls this factory directly, with no layer between them.
+        @raise ValueError: if the factory cannot serve so.
         """
 
 
@@ -63,10 +63,10 @@ class ListenerService(Service):
     """
     One listening socket, from bind to close.
 
-    @ivar option: the option that asked for it, with its value.
-    @ivar leaves_queue: whether others accept from its socket when it is closed here.
-    @ivar balancer: says whether to accept, if other processes accept from its socket too.
-    @ivar bare: whether its port asks the factory itself, with no layer between.
+    @ivar option: the option that asks for it, with its value.
+    @ivar leaves_queue: whether a stop leaves the accept queue to other processes.
+    @ivar balancer: decides whether to accept now, if other processes accept from the same socket.
+    @ivar bare: whether the port calls the factory directly, with no layer between them.
     """
 
     bare = False
@@ -86,7 +86,7 @@ class ListenerService(Service):
         """
         @param write_timeout: seconds, for
             L{set_socket_options<echod._util.sockets.set_socket_options>}.
-        @param leaves_queue: C{None} for whether the socket was handed to this process.
+        @param leaves_queue: by default, true for an inherited socket.
         """
         self.option = option
         self._endpoint = endpoint
@@ -100,10 +100,10 @@ class ListenerService(Service):
 
     def privilegedStartService(self) -> None:
         """
-        Bind, while the process may still use privileged ports.
+        Bind, before the process gives up its privileges.
 
-        @raise ListenError: when that fails.  An endpoint may answer later, though none
-            of Twisted's does; if it fails then, it stops the reactor.
+        @raise ListenError: if that fails.  A failure that comes later stops the reactor; no
+            endpoint of Twisted's fails later.
         """
         late = False
 
@@ -117,7 +117,7 @@ class ListenerService(Service):
                 option=self.option,
                 reason=reason,
             )
-            # Once twistd logs, sys.stderr is the log.
+            # Not sys.stderr, which is the log once twistd has started it.
             print(f"echod: {self.option}: {reason}", file=sys.__stderr__)
             failures.append(ListenError(f"{self.option}: {reason}"))
             if late:
@@ -132,7 +132,7 @@ class ListenerService(Service):
 
     def startService(self) -> None:
         """
-        Bind, unless that has been done: twist has no privileged start.
+        Bind, unless C{privilegedStartService} has done so; twist does not call it.
         """
         super().startService()
         if self._binding is None:
@@ -140,7 +140,7 @@ class ListenerService(Service):
 
     def when_bound(self) -> Deferred[None]:
         """
-        @return: a Deferred that fires once it listens, and never if it cannot.
+        @return: a Deferred that fires when the listener is bound, and never if that fails.
         """
         waiting: Deferred[None] = Deferred()
 
@@ -170,7 +170,7 @@ class ListenerService(Service):
             )
         if self.balancer is not None:
             balance_accepts(port, self.balancer)
-        # When several processes listen, their parent has said it.
+        # With several workers, the master has logged this.
         log.emit(
             LogLevel.info if self.balancer is None else LogLevel.debug,
             "listening on {address}, {option}",
@@ -182,7 +182,7 @@ class ListenerService(Service):
     @property
     def listener_name(self) -> str:
         """
-        What logs and totals call it.
+        The listener's name, for logs and metrics.
         """
         return self._factory.listener
 
@@ -195,30 +195,31 @@ class ListenerService(Service):
 
     def reachable(self) -> bool:
         """
-        Whether other machines can reach it, as far as its address tells.
+        Whether its address is an IP address that is not a loopback address.
         """
         ip = ip_of(self._port.getHost()) if self._port else None
         return ip is not None and not ip.is_loopback
 
     def rearm(self) -> None:
         """
-        If it accepts in turn with other processes, accept whom one of them should have.
+        With several workers, accept the clients that another worker was woken for, and has not
+        accepted.
         """
-        look = getattr(self._port, "rearm", None)
-        if self.balancer is not None and look is not None:
-            look()
+        rearm = getattr(self._port, "rearm", None)
+        if self.balancer is not None and rearm is not None:
+            rearm()
 
     def address(self) -> str:
         """
-        Where it listens, in words.
+        The address that it listens on, as text.
         """
         return format_address(self._port.getHost()) if self._port else "nowhere"
 
     def stopService(self) -> Deferred[None]:
         """
-        Accept the clients that wait, if nobody else will, then close the port.
+        Accept the clients in the accept queue, unless other processes do so, then close the port.
 
-        @return: a Deferred that fires when it is closed.
+        @return: a Deferred that fires when the port is closed.
         """
         super().stopService()
         port, self._port = self._port, None
@@ -227,9 +228,9 @@ class ListenerService(Service):
                 self._binding.cancel()
             return succeed(None)
         if not self.leaves_queue:
-            # Twisted closes a port one turn of the loop after it is told to; whoever comes
-            # until then is taken by a call that is due just before.  The queue of a socket
-            # that was handed over does not end here: the next process takes them.
+            # stopListening closes the port one iteration of the reactor later.  This call runs
+            # just before that, and accepts all clients that have come until then.  The queue of
+            # an inherited socket stays open: the next process accepts its clients.
             self._reactor.callLater(0, self._accept_waiting, port)
         stopping: Deferred[None] = maybeDeferred(port.stopListening)  # type: ignore[call-overload]  # None or a Deferred
         return stopping
@@ -239,9 +240,9 @@ class ListenerService(Service):
             return
         waiting = select.poll()
         waiting.register(port.fileno(), select.POLLIN)
-        # Each turn takes one client at least, and no queue is longer than this.
+        # Each doRead accepts at least one client, and no accept queue is longer than this.
         for _ in range(65535):
             if not waiting.poll(0) or (self.balancer is not None and not self.balancer.allowance()):
-                # Those who wait are left to the other processes.
+                # The other processes accept the clients that are left.
                 return
             port.doRead()

@@ -1,9 +1,9 @@
 """
-The master of several workers: it binds, hands what it has bound to the workers, and serves nobody
-itself.
+The master of several workers: it binds the ports, passes the sockets on to the workers, and serves
+no client itself.
 
-Invariant: what a worker inherits is all that it needs; it binds nothing, and never has more
-rights than the master has left.
+Invariant: a worker inherits all that it needs; it binds no port, and never has more privileges than
+the master has at that time.
 """
 
 import os
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
@@ -31,23 +31,26 @@ from echod.workers.process import WorkerProcess
 from echod.workers.spawn import FIRST_DESCRIPTOR, VARIABLE, InheritedListener, WorkerConfig
 from echod.workers.supervisor import KILL_TIMEOUT, Supervisor, WorkerSet, spin_until
 
+if TYPE_CHECKING:
+    from echod.admin.resource import AdminService
+
 log = Logger(namespace="echod")
 
 UNSHARED = "workers cannot share its layer around the connection"
-"""Why an endpoint is refused."""
+"""Why an endpoint with a layer of its own is refused."""
 
 ANSWER_TIMEOUT = 1.0
-"""How long, in seconds, a worker may take for its snapshot."""
+"""How many seconds to wait for the snapshot of a worker."""
 
 RELOAD_TIMEOUT = 10.0
-"""How long, in seconds, a reload may take before it counts as over."""
+"""How many seconds to wait for the workers' reload, before the reload counts as done."""
 
 
 class HeldListener(ListenerService):
     """
-    A listening socket that is held for the workers, and not accepted from.
+    A listener that binds for the workers and accepts no client itself.
 
-    @ivar inherited: what the workers are told of it.
+    @ivar inherited: what a worker is told about its socket.
     """
 
     def __init__(
@@ -92,8 +95,8 @@ class Spawner:
         environment: Mapping[str, str],
     ):
         """
-        @param limits: how many connections each worker may have.
-        @param command: the program of a worker and its arguments.
+        @param limits: the limit of connections of each worker.
+        @param command: the program of a worker, and its arguments.
         """
         self._reactor = reactor
         self._log = daemon_log
@@ -104,7 +107,7 @@ class Spawner:
 
     def open(self) -> None:
         """
-        Make the memory that the workers share.
+        Make the memory of the counters that the workers share.
         """
         self._memory = make_counters(len(self._limits))
         self._counters = SharedCounters(self._memory, len(self._limits))
@@ -113,7 +116,7 @@ class Spawner:
         """
         Start the process of a worker.
 
-        @raise OSError: when that cannot be done.
+        @raise OSError: if it cannot be started.
         """
         inherited = [each.inherited for each in self._listeners]
         config = WorkerConfig(worker.name, self._limits, inherited)
@@ -141,7 +144,7 @@ class Spawner:
 
     def worker_exited(self, worker: WorkerProcess) -> None:
         """
-        A worker is gone: no other waits for it to accept.
+        A worker has ended: the other workers no longer compare their connections with its.
         """
         self._counters[int(worker.name)] = ABSENT
 
@@ -153,8 +156,8 @@ class WorkerSnapshots:
 
     def __init__(self, workers: WorkerSet, collector: Collector, limits: Sequence[int]):
         """
-        @param collector: that of this process.
-        @param limits: how many connections each worker may have.
+        @param collector: the collector of the master.
+        @param limits: the limit of connections of each worker.
         """
         self._workers = workers
         self._collector = collector
@@ -163,8 +166,8 @@ class WorkerSnapshots:
 
     async def __call__(self) -> list[Snapshot]:
         """
-        A worker that sends none in time has what it sent last, and does not listen.  All drain
-        from the moment that the master does.
+        Take one snapshot of each worker.  A worker that does not answer in time has its last one,
+        and does not count as listening.  As soon as the master drains, all count as draining.
         """
         answers = await self._workers.ask_all(ANSWER_TIMEOUT, snapshot=True)
         snapshots = [
@@ -178,7 +181,7 @@ class WorkerSnapshots:
         snapshot = Snapshot.from_json(answer["snapshot"])
         worker = self._workers.get(name)
         if worker is not None:
-            # What it could not write, and what we could not write for it.
+            # The lines that the worker has dropped, and those that the master has dropped for it.
             snapshot = replace(snapshot, log_dropped=snapshot.log_dropped + worker.dropped)
             self._last[name] = worker, snapshot
         return snapshot
@@ -186,21 +189,21 @@ class WorkerSnapshots:
     def _silent(self, name: str) -> Snapshot:
         worker, last = self._last.get(name, (None, None))
         if last is None or worker is not self._workers.get(name):
-            # The next one counts from nothing.
+            # A new worker starts its counters at 0.
             last = self._unknown(name)
         listeners = [replace(each, address=None) for each in last.listeners]
         return replace(last, listeners=listeners, silent=True)
 
     def _unknown(self, name: str) -> Snapshot:
         ours = self._collector.snapshot(name)
-        nothing = HistogramData(ours.lag.bounds, [0] * len(ours.lag.counts), 0.0)
+        no_lag = HistogramData(ours.lag.bounds, [0] * len(ours.lag.counts), 0.0)
         return replace(
             ours,
             uptime=0.0,
             max_connections=self._limits[int(name)],
             traffic=[],
             certificates=[],
-            lag=nothing,
+            lag=no_lag,
             lag_last=0.0,
             log_dropped=0,
             process=ProcessStats(0, None, 0.0, None, None, None, None),
@@ -210,9 +213,9 @@ class WorkerSnapshots:
 
 class MasterService(DaemonService):
     """
-    The daemon, when it is made of several processes.
+    The daemon, in the master process of C{--workers}.
 
-    @ivar workers: their supervisor.
+    @ivar workers: the supervisor of the workers.
     """
 
     def __init__(
@@ -223,7 +226,7 @@ class MasterService(DaemonService):
         drain_timeout: float,
         spawner: Spawner,
         workers: Supervisor,
-        admin: Any = None,
+        admin: "AdminService | None" = None,
     ):
         self.workers = workers
         super().__init__(process, listeners, collector, drain_timeout + KILL_TIMEOUT, admin)
@@ -231,9 +234,9 @@ class MasterService(DaemonService):
 
     def startService(self) -> None:
         """
-        Bind, and start the workers.
+        Bind the listeners, and start the workers.
 
-        @raise ListenError: when one of the two cannot be done.
+        @raise ListenError: if a listener cannot bind or a worker cannot start.
         """
         super().startService()
         self._spawner.open()
@@ -245,15 +248,14 @@ class MasterService(DaemonService):
 
     def _unbind(self) -> None:
         """
-        Close what was bound in vain; the file of a UNIX socket goes with it.
+        Close the listeners again, which also removes the files of UNIX sockets.
         """
         closing = DeferredList([each.stopService() for each in self.all_listeners()])
         spin_until(self._reactor, lambda: closing.called, KILL_TIMEOUT)
 
     def reload(self) -> None:
         """
-        Let the workers read their files again.  For the service manager, the reload is over when
-        all have.
+        Let the workers read their files again.  The service manager is notified when all are done.
         """
         Deferred.fromCoroutine(self._reload_all()).addErrback(
             lambda failure: log.failure("while reloading", failure, event="unhandled-error")

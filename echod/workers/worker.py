@@ -1,8 +1,8 @@
 """
-A worker: the daemon on sockets that its master has bound.
+A worker process: it serves clients on the sockets that the master has bound.
 
-Invariant: a worker does what its master says, and ends when the master is gone.  A signal that
-reaches both, such as Ctrl-C, changes nothing here that the master would not say.
+Invariant: a worker does what the master says, and ends when the master has gone.  It ignores the
+SIGINT of a Ctrl-C, which reaches the master too.
 """
 
 import signal
@@ -28,12 +28,12 @@ log = Logger(namespace="echod.workers")
 
 class WorkerService(EchodService):
     """
-    The daemon, when it is one process of several.
+    The daemon, in a worker process.
     """
 
     _channel: Channel | None = None
 
-    # However often a worker is told to stop, it drains: the master says when to abort.
+    # A second stop signal does not abort the connections; the message "abort" of the master does.
     _abort_by_signal = None
 
     def __init__(
@@ -49,7 +49,8 @@ class WorkerService(EchodService):
         key_log: KeyLog | None = None,
     ):
         """
-        @param balancer: says whether this worker may accept.
+        @param config: what the master has started this worker with.
+        @param balancer: decides whether this worker accepts now.
         """
         rearming = periodic(process.reactor, CHECK_INTERVAL, "rearming the ports", self._rearm)
         super().__init__(
@@ -72,7 +73,7 @@ class WorkerService(EchodService):
 
     def startService(self) -> None:
         """
-        Listen, and open the channel to the master.
+        Start the listeners, and open the channel to the master.
         """
         super().startService()
         self._channel = adopt(
@@ -80,7 +81,7 @@ class WorkerService(EchodService):
         )
 
     def _handle_signals(self) -> None:
-        # The terminal's Ctrl-C reaches all processes, and the master passes it on.
+        # Ctrl-C reaches all processes of the terminal; the master then stops its workers.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         super()._handle_signals()
         if self._channel is not None:
@@ -111,7 +112,7 @@ class WorkerService(EchodService):
 
     def stopService(self) -> Deferred[None]:
         """
-        Drain, while the others accept.
+        Stop as the daemon does, and leave the accept queue to the other workers.
 
         @return: a Deferred that fires when the last connection has ended.
         """

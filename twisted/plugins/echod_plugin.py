@@ -1,6 +1,7 @@
 """
-What twistd and twist find: a few lazy lines, which import nothing of echod until somebody
-asks for C{echod} by name.
+The plugin, through which twistd and twist find the command C{echod}.
+
+Invariant: nothing of echod is imported until the command line names C{echod}.
 """
 
 import signal
@@ -12,16 +13,17 @@ from twisted.application.service import ServiceMaker
 
 class EchodMaker(ServiceMaker):
     """
-    Leads to C{echod.service}.
+    Names C{echod.tap}, which has the options and C{makeService}.
     """
 
     @property
     def options(self) -> Any:
         """
-        The options' class.  While its modules are imported, SIGINT ends the process as
-        SIGTERM does, and does not raise KeyboardInterrupt: a traceback, or nothing at all
-        if some C{except} on the way swallows it, and the daemon starts all the same.  What
-        a daemon that runs survives is survived here, too.
+        The class of the options.
+
+        From here on, SIGINT ends the process as SIGTERM does.  Python's KeyboardInterrupt would
+        print a traceback; or an C{except} in an imported module would swallow it, and the daemon
+        would start.  SIGHUP, SIGUSR1 and SIGUSR2, which do not end a running daemon, are ignored.
         """
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
