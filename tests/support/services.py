@@ -1,5 +1,5 @@
 """
-Daemons for the tests, on a reactor that the test turns.
+Builds daemons for the unit tests, on a fake reactor.
 """
 
 import io
@@ -7,9 +7,7 @@ import os
 import signal
 import sys
 
-from twisted.application.service import (
-    Service,
-)
+from twisted.application.service import Service
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod._util.signals import OTHERS, STOPS
@@ -20,7 +18,7 @@ from tests.support.fakes import FakeConnection, PortReactor
 
 class Stuck(FakeConnection):
     """
-    A connection that takes nothing and ends only by force.
+    A connection whose client reads nothing, so that only an abort ends it.
     """
 
     bytes_echoed = 7
@@ -36,7 +34,7 @@ class Stuck(FakeConnection):
 
 class BrokenService(Service):
     """
-    A part of the daemon with a bug.
+    A service with a bug.
     """
 
     def startService(self):
@@ -45,7 +43,7 @@ class BrokenService(Service):
 
 class ServiceTestCase(SynchronousTestCase):
     """
-    A daemon on a reactor that the test turns.
+    Builds a daemon on a fake reactor.
     """
 
     local = ("--port", "0", "--interface", "127.0.0.1")

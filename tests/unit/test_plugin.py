@@ -1,5 +1,5 @@
 """
-What twistd and twist find.
+Tests for the plugin.
 """
 
 import signal
@@ -18,7 +18,7 @@ from echod import tap
 
 class PluginTests(SynchronousTestCase):
     """
-    The lazy lines.
+    What twistd and twist find.
     """
 
     def setUp(self):
@@ -27,7 +27,7 @@ class PluginTests(SynchronousTestCase):
 
     def test_interfaces(self):
         """
-        The plugin is one that twistd and twist look for, and leads to the daemon.
+        The plugin is a service maker for twistd and twist, and names C{echod.tap}.
         """
         verifyObject(IPlugin, plugin)
         verifyObject(IServiceMaker, plugin)
@@ -35,10 +35,9 @@ class PluginTests(SynchronousTestCase):
         self.assertIs(plugin.options, tap.Options)
         self.assertIs(plugin.makeService, tap.makeService)
 
-    def test_others(self):
+    def test_other_signals(self):
         """
-        HUP, USR1 and USR2 are survived from the moment on that it is asked for; where they
-        are handled they stay so.
+        When the options are read, HUP, USR1 and USR2 become ignored, unless they have a handler.
         """
         for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
             for before, after in (
@@ -51,8 +50,8 @@ class PluginTests(SynchronousTestCase):
 
     def test_interrupt(self):
         """
-        From the moment on that it is asked for, SIGINT raises nothing; where it is ignored
-        it stays so.
+        When the options are read, SIGINT no longer raises KeyboardInterrupt; an ignored SIGINT
+        stays ignored.
         """
         for before, after in (
             (signal.default_int_handler, signal.SIG_DFL),
@@ -64,7 +63,7 @@ class PluginTests(SynchronousTestCase):
 
     def test_reactor(self):
         """
-        Our reactor stands among those that the user may choose.
+        echod's reactor is one that C{--reactor} can choose.
         """
         verifyObject(IPlugin, eager)
         verifyObject(IReactorInstaller, eager)
@@ -73,7 +72,7 @@ class PluginTests(SynchronousTestCase):
 
     def test_under_twistd(self):
         """
-        C{twistd -n echod} finds the plugin and parses its options below its own.
+        C{twistd -n echod} finds the plugin and parses its options.
         """
         twistd = ServerOptions()
         twistd.parseOptions(["-n", "--logfile", "-", "echod", "--port", "7"])

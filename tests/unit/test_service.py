@@ -1,5 +1,5 @@
 """
-The daemon: how it starts, runs, is told of and seen, and stops.
+Tests for L{echod.service}: how the daemon starts, runs, reloads and stops.
 """
 
 import json
@@ -10,11 +10,7 @@ from itertools import product
 from types import SimpleNamespace
 
 import twisted.internet.reactor  # The tests stand in for one that is installed.
-from twisted.application.service import (
-    Application,
-    IServiceCollection,
-    MultiService,
-)
+from twisted.application.service import Application, IServiceCollection, MultiService
 from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, Logger, LogPublisher, capturedLogs, formatEvent
 from twisted.scripts.twistd import ServerOptions
@@ -31,12 +27,12 @@ from tests.support.services import ServiceTestCase, Stuck
 
 class RunTests(ServiceTestCase):
     """
-    Start, work, stop.
+    The timers, and the stop.
     """
 
-    def test_sweep(self):
+    def test_checks_timeouts(self):
         """
-        A running daemon looks after its connections by the reactor's clock and the options.
+        A running daemon checks the timeouts of its connections by the reactor's clock.
         """
         service = self.build(*self.local, "--write-timeout", "2s")
         service.startService()
@@ -48,7 +44,7 @@ class RunTests(ServiceTestCase):
 
     def test_limits(self):
         """
-        Each limit in time is that of its own option, kept to within half a second.
+        Each limit in time has its option, and is checked twice a second.
         """
         for option, waiting_for, how, reason in (
             ("--idle-timeout", None, "finish", Reason.IDLE_TIMEOUT),
@@ -76,7 +72,7 @@ class RunTests(ServiceTestCase):
 
     def test_stop(self):
         """
-        A stop closes the doors, then waits for the guests, then says what there was.
+        A stop closes the ports, then drains the connections, then logs the totals.
         """
         service = self.build(*self.local, "--drain-timeout", "3s")
         service.startService()
@@ -86,7 +82,7 @@ class RunTests(ServiceTestCase):
         with capturedLogs() as events:
             stopped = service.stopService()
             self.reactor.advance(10)
-            # The door is not closed yet: nobody is sent away.
+            # The port is not closed yet, so the drain has not begun.
             self.assertTrue(port.stopped)
             self.assertEqual(len(service.connections), 1)
             port.closing.callback(None)
@@ -112,7 +108,7 @@ class RunTests(ServiceTestCase):
 
 class SignalTests(ServiceTestCase):
     """
-    Real signals to this process, handled by the daemon while the test runs.
+    Real signals to the process of the test.
     """
 
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -130,7 +126,7 @@ class SignalTests(ServiceTestCase):
 
     def test_not_before_the_reactor_runs(self):
         """
-        The handlers come, or come again, after the reactor's own, which would replace them.
+        The signal handlers are set after those of the reactor, which would replace them.
         """
         before = [signal.getsignal(number) for number in self.numbers]
         self.build(*self.local).startService()
@@ -138,8 +134,7 @@ class SignalTests(ServiceTestCase):
 
     def test_stop_and_again(self):
         """
-        The first TERM or INT stops, the second, of whichever kind, ends every connection at
-        once.
+        The first TERM or INT stops the daemon; the second, of either kind, aborts all connections.
         """
         stops = (signal.SIGTERM, signal.SIGINT)
         for first, second in product(stops, stops):
@@ -158,8 +153,8 @@ class SignalTests(ServiceTestCase):
 
     def test_before_the_reactor_runs(self):
         """
-        From the moment on that the daemon is made, a stop signal stops it when the reactor
-        runs, and HUP, USR1 and USR2 are survived.
+        A stop signal that arrives before the reactor runs stops the daemon when it runs; HUP, USR1
+        and USR2 do not end it.
         """
         self.patch(twisted.internet, "reactor", self.reactor)
         service = makeService(self.options(*self.local))
@@ -181,9 +176,9 @@ class SignalTests(ServiceTestCase):
             ],
         )
 
-    def test_others_are_survived(self):
+    def test_other_signals(self):
         """
-        HUP, USR1 and USR2 stop nothing; the log says that they came.
+        HUP, USR1 and USR2 are logged, and do not stop the daemon.
         """
         self.build(*self.local).startService()
         self.reactor.run()
@@ -194,7 +189,7 @@ class SignalTests(ServiceTestCase):
 
     def test_reload(self):
         """
-        With TLS, HUP has the certificates read again and the key log opened anew.
+        With TLS, HUP reads the certificates again and opens the key log again.
         """
         made = make_certificate(days=90)
         pem, key_log = self.file(made.cert_pem + made.key_pem), self.mktemp()
@@ -216,7 +211,7 @@ class SignalTests(ServiceTestCase):
 
     def test_rotate(self):
         """
-        With a log file USR1 rotates it, as twistd does.
+        With a log file, USR1 rotates it, as under twistd's own log.
         """
         path = self.mktemp()
         twistd = ServerOptions()
@@ -233,7 +228,7 @@ class SignalTests(ServiceTestCase):
 
     def test_log_dropped(self):
         """
-        What the log has not taken is in the snapshot.
+        The snapshot has the number of log records that were dropped.
         """
         service = self.build(*self.local)
         service._log._writer = SimpleNamespace(dropped=3)
@@ -242,7 +237,7 @@ class SignalTests(ServiceTestCase):
 
 class ServiceManagerTests(ServiceTestCase):
     """
-    What the daemon tells a service manager, where there is one.
+    The notification of a service manager.
     """
 
     def setUp(self):
@@ -259,8 +254,8 @@ class ServiceManagerTests(ServiceTestCase):
 
     def test_ready(self):
         """
-        It is ready when it listens and the reactor runs; what it then starts cannot speak
-        for it.
+        READY=1 is sent when the reactor runs; a process that the daemon starts cannot notify for
+        it.
         """
         service = self.daemon()
         self.assertEqual(self.environ, {})
@@ -273,7 +268,7 @@ class ServiceManagerTests(ServiceTestCase):
 
     def test_not_before_the_signals(self):
         """
-        It does not say that it is ready until it has taken over the signals.
+        READY=1 is not sent before the signal handlers are set.
         """
         for number in self.numbers:
             signal.signal(number, signal.default_int_handler)
@@ -293,7 +288,7 @@ class ServiceManagerTests(ServiceTestCase):
 
     def test_not_before_the_last_listener(self):
         """
-        It is not ready as long as one listener is not bound.
+        READY=1 is not sent before the last listener is bound.
         """
         service, bound = self.daemon("--listen", "tcp:0"), Deferred()
         service.listeners[1].when_bound = lambda: bound
@@ -305,7 +300,7 @@ class ServiceManagerTests(ServiceTestCase):
 
     def test_not_after_a_stop(self):
         """
-        A listener that is bound after a stop does not make it ready.
+        READY=1 is not sent if the last listener is bound after a stop.
         """
         service, bound = self.daemon(), Deferred()
         service.listeners[0].when_bound = lambda: bound
@@ -319,7 +314,7 @@ class ServiceManagerTests(ServiceTestCase):
 
     def test_figures(self):
         """
-        The status has the live connections and those that were refused.
+        The status line has the live and the refused connections, and the rate.
         """
         service = self.daemon()
         service.startService()
@@ -335,8 +330,8 @@ class ServiceManagerTests(ServiceTestCase):
 
     def test_reload(self):
         """
-        A reload is told of, also when there is nothing to reload: who asks by a signal
-        waits for the answer.
+        A reload is notified even if there is nothing to reload, because systemctl waits for the end
+        of it.
         """
         service = self.daemon()
         service.startService()
@@ -349,8 +344,7 @@ class ServiceManagerTests(ServiceTestCase):
 
     def test_stop(self):
         """
-        A stop is told of when it begins, and until it has ended the status and signs of
-        life go on.
+        A stop is notified when it begins; status lines and WATCHDOG=1 go on until it ends.
         """
         service = self.daemon("--drain-timeout", "3s")
         service.startService()
@@ -372,27 +366,27 @@ class ServiceManagerTests(ServiceTestCase):
 
     def test_check(self):
         """
-        With C{--check} the service manager is told nothing.
+        With C{--check} the service manager is not notified.
         """
         self.assertRaises(SystemExit, self.daemon, "--check")
         self.assertEqual((self.manager.take(), self.environ), ([], {}))
 
 
-class ParentTests(ServiceTestCase):
+class LogObserverTests(ServiceTestCase):
     """
-    The log observer that the daemon brings to the application.
+    The log observer that the daemon gives to its application.
     """
 
     def setUp(self):
         super().setUp()
-        self.written = self.file()
-        stdout = open(self.written, "w")  # noqa: SIM115 - it is open until the test ends
+        self.path = self.file()
+        stdout = open(self.path, "w")  # noqa: SIM115 - it is open until the test ends
         self.addCleanup(stdout.close)
         self.patch(sys, "stdout", stdout)
 
-    def adopted(self, *args, **twistd):
+    def observer(self, *args, **twistd):
         """
-        The observer of an application that the daemon has become part of.
+        The log observer of the daemon's application.
         """
         options = ServerOptions()
         options.opts.update({"nodaemon": 1} | twistd)
@@ -402,37 +396,37 @@ class ParentTests(ServiceTestCase):
         self.assertEqual(list(IServiceCollection(application)), [service])
         return application.getComponent(ILogObserver, None)
 
-    def said(self, observer):
+    def written_by(self, observer):
         log = Logger(namespace="echod.test", observer=LogPublisher(observer))
         log.debug("low")
         log.info("middle")
         log.warn("high")
-        with open(self.written) as file:
+        with open(self.path) as file:
             return file.read().splitlines()
 
     def test_default(self):
         """
-        By default the log is text, from info up.
+        By default, the log is text, from level info.
         """
-        lines = self.said(self.adopted())
+        lines = self.written_by(self.observer())
         self.assertEqual([line.split()[-1] for line in lines], ["middle", "high"])
 
     def test_options(self):
         """
-        With C{--log-format json} and a level, plain C{twistd -n} writes JSON from that level up.
+        With C{--log-format json} and C{--log-level}, C{twistd -n} writes JSON from that level.
         """
-        lines = self.said(self.adopted("--log-format", "json", "--log-level", "warn"))
+        lines = self.written_by(self.observer("--log-format", "json", "--log-level", "warn"))
         self.assertEqual([json.loads(line)["message"] for line in lines], ["high"])
 
-    def test_logger_of_the_user(self):
+    def test_own_logger(self):
         """
-        A logger that the user gave to twistd is left in place.
+        A C{--logger} of twistd is kept.
         """
-        self.assertIsNone(self.adopted(logger="some.logger"))
+        self.assertIsNone(self.observer(logger="some.logger"))
 
     def test_without_twistd(self):
         """
-        Under twist, and under a service that is no application, no observer is brought.
+        Under twist, and under a parent that is no application, no observer is given.
         """
         application = Application("echod")
         self.build().setServiceParent(application)
@@ -444,12 +438,12 @@ class ParentTests(ServiceTestCase):
         service.setServiceParent(parent)
         self.assertEqual(list(parent), [service])
 
-    def test_log_file_that_cannot_be(self):
+    def test_unusable_log_file(self):
         """
         A log file that cannot be opened ends the start with one line.
         """
         path = os.path.abspath(os.path.join(self.mktemp(), "log"))
-        error = self.assertRaises(SystemExit, self.adopted, logfile=path)
+        error = self.assertRaises(SystemExit, self.observer, logfile=path)
         self.assertEqual(
             error.code,
             f"twistd: --logfile '{path}': No such file or directory; "
@@ -457,12 +451,12 @@ class ParentTests(ServiceTestCase):
         )
 
 
-class SeenTests(ServiceTestCase):
+class SnapshotTests(ServiceTestCase):
     """
-    What a daemon with C{--admin} has to show.
+    The snapshots of a daemon with C{--admin}.
     """
 
-    def seen(self, service):
+    def readiness(self, service):
         """
         @return: whether it is ready, or why not.
         """
@@ -470,21 +464,21 @@ class SeenTests(ServiceTestCase):
 
     def test_life(self):
         """
-        It is ready when its listeners are bound, and no more from the first moment of a stop;
-        until the last connection has ended, it is watched.
+        The daemon is ready when its listeners are bound, until a stop begins; the history goes on
+        until the last connection has ended.
         """
         service = self.build(*self.local, "--admin", "tcp:1:interface=127.0.0.1")
-        self.assertEqual(self.seen(service), "not listening: --port 0 --interface 127.0.0.1")
+        self.assertEqual(self.readiness(service), "not listening: --port 0 --interface 127.0.0.1")
         service.privilegedStartService()
         service.startService()
-        self.assertEqual(self.seen(service), "ready")
+        self.assertEqual(self.readiness(service), "ready")
         Stuck(service.connections)
         self.reactor.pump([1] * 3)
         self.assertEqual(len(service.collector.snapshot().history), 3)
         echo_port = self.reactor.ports[0]
         echo_port.closing = Deferred()
         stopped = service.stopService()
-        self.assertEqual(self.seen(service), "draining")
+        self.assertEqual(self.readiness(service), "draining")
         self.reactor.pump([1] * 3)
         echo_port.closing.callback(None)
         self.reactor.advance(1)
@@ -494,9 +488,9 @@ class SeenTests(ServiceTestCase):
         self.assertIsNone(self.successResultOf(stopped))
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
-    def test_not_watched(self):
+    def test_without_admin(self):
         """
-        Without C{--admin} nothing is done for it, and a snapshot can be taken all the same.
+        Without C{--admin} there is no history and no lag, but a snapshot can be taken.
         """
         service = self.build(*self.local)
         service.startService()
@@ -506,7 +500,7 @@ class SeenTests(ServiceTestCase):
 
     def test_certificates(self):
         """
-        The certificates are those that are served.
+        The snapshot has the certificates that are served.
         """
         made = make_certificate(["a.example"])
         path = self.file(made.cert_pem + made.key_pem)
@@ -522,7 +516,8 @@ class AdminTests(ServiceTestCase):
 
     def test_listeners(self):
         """
-        It listens beside the echo, is none of the echo's listeners, and is checked with them.
+        The listener of the status page is not among the listeners of the echo; C{--check} checks
+        both.
         """
         service = self.build(
             "--listen", "tcp:7:interface=127.0.0.1", "--admin", "tcp:1:interface=127.0.0.1"
@@ -541,7 +536,7 @@ class AdminTests(ServiceTestCase):
 
     def test_order(self):
         """
-        It goes on until the last connection has ended.
+        The status page goes on until the last connection has ended.
         """
         service = self.build(*self.local, "--admin", "tcp:1:interface=127.0.0.1")
         service.startService()
@@ -560,7 +555,7 @@ class AdminTests(ServiceTestCase):
 
     def test_mode(self):
         """
-        A UNIX socket of its own is for owner and group, unless the endpoint says otherwise.
+        A UNIX socket for C{--admin} has mode 660 unless the endpoint names another.
         """
         for endpoint, mode in (("unix:/x", 0o660), ("unix:/x:mode=600", 0o600)):
             service = self.build(*self.local, "--admin", endpoint)
@@ -569,7 +564,7 @@ class AdminTests(ServiceTestCase):
 
     def test_bad_endpoint(self):
         """
-        An endpoint that is none is one line.
+        A wrong endpoint string is one line.
         """
         error = self.assertRaises(SystemExit, self.build, *self.local, "--admin", "nosuch:1")
         self.assertTrue(str(error.code).startswith("echod: --admin nosuch:1: not an endpoint ("))
@@ -577,22 +572,22 @@ class AdminTests(ServiceTestCase):
 
     def test_not_installed(self):
         """
-        Without prometheus_client, it says in one line what to install.
+        Without prometheus_client, one line says what to install.
         """
         names = ("prometheus_client.core", "echod.admin.prometheus")
-        there = {name: sys.modules.pop(name) for name in names if name in sys.modules}
-        self.addCleanup(sys.modules.update, there)
+        loaded = {name: sys.modules.pop(name) for name in names if name in sys.modules}
+        self.addCleanup(sys.modules.update, loaded)
         sys.modules[names[0]] = None
         error = self.assertRaises(SystemExit, self.build, *self.local, "--admin", "unix:/x")
         self.assertEqual(
             error.code, "echod: --admin: needs prometheus_client; pip install 'echod[metrics]'"
         )
-        # The daemon alone needs nothing of it.
+        # Without --admin it is not needed.
         self.build(*self.local)
 
     def test_snapshots(self):
         """
-        What it shows is this process.
+        The snapshot is that of this process.
         """
         service = self.build(*self.local, "--admin", "unix:/x")
         (snapshot,) = self.successResultOf(Deferred.fromCoroutine(service.collector.snapshots()))

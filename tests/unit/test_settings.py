@@ -1,5 +1,5 @@
 """
-The gate that is built from the options.
+Tests for L{echod.settings}: what the options on clients do in a built daemon.
 """
 
 from twisted.internet.address import IPv4Address, UNIXAddress
@@ -13,14 +13,14 @@ from tests.support.fakes import FakeConnection
 from tests.support.services import ServiceTestCase
 
 
-class GateTests(ServiceTestCase):
+class SettingsTests(ServiceTestCase):
     """
-    Who may come in, as the options have it.
+    The limits for clients, from the command line to the listener's factory.
     """
 
     def factory(self, *args):
         """
-        The factory of the one listener, as far as its port asks it.
+        Start a daemon, and return the factory of its only listener.
         """
         self.service = self.build(*self.local, *args)
         self.service.startService()
@@ -40,7 +40,7 @@ class GateTests(ServiceTestCase):
 
     def test_rules(self):
         """
-        C{--allow} and C{--deny} say whose address may.
+        C{--allow} and C{--deny} decide which addresses may connect.
         """
         factory = self.factory("--allow", "192.0.2.0/24", "--deny", "192.0.2.9")
         self.assertIsInstance(self.connect(factory), Echo)
@@ -50,7 +50,7 @@ class GateTests(ServiceTestCase):
 
     def test_numbers(self):
         """
-        C{--max-connections} and C{--max-per-client} say how many may.
+        C{--max-connections} and C{--max-per-client} limit the number of connections.
         """
         factory = self.factory("--max-connections", "3", "--max-per-client", "2")
         for _ in range(2):
@@ -62,8 +62,8 @@ class GateTests(ServiceTestCase):
 
     def test_rate(self):
         """
-        C{--connect-rate} says how often, by the reactor's clock; and nobody is remembered
-        for longer than it takes.
+        C{--connect-rate} limits new connections by the reactor's clock; a client is forgotten when
+        its bucket is full again.
         """
         factory = self.factory("--connect-rate", "0.5:2")
         admission = self.service.admission
@@ -81,7 +81,7 @@ class GateTests(ServiceTestCase):
 
     def test_no_limits(self):
         """
-        Without options anybody may, and nobody is counted.
+        Without options there is no limit for a client, and no count of clients.
         """
         factory = self.factory()
         for _ in range(100):
@@ -89,9 +89,9 @@ class GateTests(ServiceTestCase):
         self.assertEqual((self.counts(), self.service.admission.clients()), ({}, 0))
         self.assertIsNone(factory.proxies)
 
-    def test_one_gate(self):
+    def test_limits_of_all_listeners(self):
         """
-        The limits are those of all listeners together.
+        The limits are for all listeners together.
         """
         service = self.build(*self.local, "--listen", "tcp:0", "--max-per-client", "1")
         service.startService()
@@ -102,7 +102,7 @@ class GateTests(ServiceTestCase):
 
     def test_header_timeout(self):
         """
-        C{--proxy-header-timeout} says how long a header may take, 0 for ever.
+        C{--proxy-header-timeout} limits the time for a PROXY header; 0 is no limit.
         """
         trust = ("--proxy-protocol", "require", "--proxy-trust", "192.0.2.7")
         for given, limit in ((), 5), (("2s",), 2), (("0",), 0):
@@ -118,8 +118,8 @@ class GateTests(ServiceTestCase):
 
     def test_proxies(self):
         """
-        C{--proxy-protocol} and C{--proxy-trust} say whose header is believed, and whether
-        there has to be one.
+        C{--proxy-trust} names the peers whose header is believed, C{--proxy-protocol} whether it is
+        required.
         """
         trust = ("--proxy-trust", "192.0.2.7", "--proxy-trust", "unix")
         for mode, required, otherwise in (
@@ -138,9 +138,9 @@ class GateTests(ServiceTestCase):
         factory = self.factory("--proxy-protocol", "optional", "--proxy-trust", "192.0.2.7")
         self.assertIsInstance(factory.buildProtocol(UNIXAddress(None)), Echo)
 
-    def test_refusals_are_told(self):
+    def test_refusals_are_logged(self):
         """
-        Refusals have a line a second for each reason, and what is left at the stop has its own.
+        Refusals are logged once a second for each reason, and once more at the stop.
         """
         factory = self.factory("--deny", "192.0.2.7", "--max-connections", "1")
         with capturedLogs() as events:

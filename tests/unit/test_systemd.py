@@ -1,5 +1,5 @@
 """
-What the service manager is told, and when: a real socket, and a clock that the test turns.
+Tests for the notification of L{echod.systemd}, with a real socket and a fake clock.
 """
 
 from twisted.application.service import IService
@@ -20,44 +20,44 @@ from tests.support.servicemanager import ServiceManager
 EXTEND = f"EXTEND_TIMEOUT_USEC={int(EXTENSION_SECONDS * 1e6)}"
 
 
-class SupervisionTests(SynchronousTestCase):
+class NotifyConfigTests(SynchronousTestCase):
     """
-    What the environment says.
+    The variables of the environment.
     """
 
     def read(self, pid=7, **environ):
         """
-        What is read; nothing of it stays, and what is not of it does.
+        Read the variables; they are removed, and no others.
         """
         environ["HOME"] = "/"
         notify = NotifyConfig.from_environment(environ, pid)
         self.assertEqual(environ, {"HOME": "/"})
         return notify
 
-    def test_nobody(self):
+    def test_no_service_manager(self):
         """
-        Without a service manager there is nobody to tell, and nobody who watches.
+        Without a service manager there is no address and no watchdog.
         """
         self.assertEqual(self.read(), NotifyConfig(None, 0))
         self.assertEqual(self.read(WATCHDOG_USEC="3000000", WATCHDOG_PID="7"), NotifyConfig())
 
     def test_address(self):
         """
-        The socket has a path, or an abstract name that is written with an @.
+        The address is a path, or an abstract name with an @ for the first byte.
         """
         self.assertEqual(self.read(NOTIFY_SOCKET="/run/é").address, "/run/é".encode())
         self.assertEqual(self.read(NOTIFY_SOCKET="@a/b@c").address, b"\0a/b@c")
 
     def test_address_of_another_kind(self):
         """
-        A socket of another kind is for others to talk to.
+        An address of another kind is ignored.
         """
         for address in ("", "vsock:2:4711", "vsock-dgram:2:4711", "run/notify"):
             self.assertEqual(self.read(NOTIFY_SOCKET=address, WATCHDOG_USEC="9"), NotifyConfig())
 
     def test_watchdog(self):
         """
-        The watchdog's time is in microseconds.
+        The timeout of the watchdog is in microseconds.
         """
         for pid in ({}, {"WATCHDOG_PID": ""}, {"WATCHDOG_PID": "7"}):
             read = self.read(NOTIFY_SOCKET="/n", WATCHDOG_USEC="2500000", **pid)
@@ -65,7 +65,7 @@ class SupervisionTests(SynchronousTestCase):
 
     def test_no_watchdog(self):
         """
-        There is none when it has no time, or is for another process.
+        There is no watchdog without a timeout, or for another process.
         """
         for environ in (
             {},
@@ -81,7 +81,7 @@ class SupervisionTests(SynchronousTestCase):
 
 class NotifierTestCase(SynchronousTestCase):
     """
-    A notifier, and whom it tells.
+    A notifier, and a service manager that receives.
     """
 
     def setUp(self):
@@ -100,9 +100,9 @@ class NotifierTestCase(SynchronousTestCase):
 
     def advance(self, seconds):
         """
-        Let time pass, a quarter of a second at a time.
+        Let time pass, in steps of a quarter of a second.
 
-        @return: what was told in the meantime.
+        @return: the messages of this time.
         """
         for _ in range(round(seconds * 4)):
             self.clock.advance(0.25)
@@ -116,8 +116,7 @@ class NotifierTests(NotifierTestCase):
 
     def test_ready(self):
         """
-        It says READY when it is started and not before, then the status; connecting
-        beforehand says nothing.
+        The start sends READY=1, then the status line; connecting before that sends nothing.
         """
         notifier = self.notifier()
         verifyObject(IService, notifier)
@@ -129,7 +128,7 @@ class NotifierTests(NotifierTestCase):
 
     def test_status(self):
         """
-        The status is looked at once in a while, and told when it has changed.
+        The status line is made every few seconds, and sent if it has changed.
         """
         self.notifier().startService()
         self.manager.take()
@@ -141,7 +140,7 @@ class NotifierTests(NotifierTestCase):
 
     def test_watchdog(self):
         """
-        It gives a sign of life twice in the time that the watchdog waits, from the start.
+        From the start, WATCHDOG=1 is sent twice in each timeout.
         """
         self.notifier(2.0).startService()
         self.assertEqual(self.manager.take()[-1], ["WATCHDOG=1"])
@@ -151,7 +150,7 @@ class NotifierTests(NotifierTestCase):
 
     def test_reloading(self):
         """
-        Around a reload it says so, with the time in microseconds, then that it is ready.
+        A reload sends RELOADING=1 with the time in microseconds, and READY=1 at its end.
         """
         notifier = self.notifier()
         notifier.startService()
@@ -164,7 +163,7 @@ class NotifierTests(NotifierTestCase):
 
     def test_reloading_fails(self):
         """
-        After a reload with a bug it is ready, too.
+        A reload that fails sends READY=1 at its end, too.
         """
         notifier = self.notifier()
         notifier.startService()
@@ -178,7 +177,7 @@ class NotifierTests(NotifierTestCase):
 
     def test_reloading_is_stopped(self):
         """
-        Who is stopped while it reloads is not ready again.
+        After a stop during a reload, READY=1 is not sent.
         """
         notifier = self.notifier()
         notifier.startService()
@@ -189,8 +188,8 @@ class NotifierTests(NotifierTestCase):
 
     def test_stopping(self):
         """
-        It says STOPPING at once, and asks for time again and again until the stop must be
-        over; status and signs of life go on until it is.
+        A stop sends STOPPING=1 at once, and EXTEND_TIMEOUT_USEC= until its time is over; status
+        lines and WATCHDOG=1 go on until the end.
         """
         notifier = self.notifier(EXTENSION_SECONDS)
         notifier.startService()
@@ -207,7 +206,7 @@ class NotifierTests(NotifierTestCase):
 
     def test_stopping_before_ready(self):
         """
-        A stop that comes before it was ready is told of.
+        A stop before the start sends STOPPING=1.
         """
         notifier = self.notifier(2.0)
         notifier.privilegedStartService()
@@ -217,8 +216,8 @@ class NotifierTests(NotifierTestCase):
 
     def test_full(self):
         """
-        When the service manager takes nothing, nothing waits for it; the last word on the
-        state, and the status, are told when it takes again.
+        While the socket's buffer is full, nothing waits; afterwards, the last message about the
+        state and the status line are sent.
         """
         notifier = self.notifier()
         self.manager.fill()
@@ -231,7 +230,7 @@ class NotifierTests(NotifierTestCase):
 
     def test_gone(self):
         """
-        A service manager that has gone harms nobody.
+        A service manager that has gone is no error.
         """
         notifier = self.notifier(2.0)
         notifier.startService()
@@ -244,7 +243,7 @@ class NotifierTests(NotifierTestCase):
 
     def test_unreachable(self):
         """
-        One that was never there is warned of, once and in a line.
+        A service manager that cannot be reached is one warning.
         """
         notify = NotifyConfig(b"\0no\x1bbody", 2.0)
         notifier = Notifier(self.clock, notify, lambda: "well")
@@ -260,9 +259,9 @@ class NotifierTests(NotifierTestCase):
             ],
         )
 
-    def test_nobody(self):
+    def test_no_service_manager(self):
         """
-        Without a service manager nobody is asked for the status, and there is no timer.
+        Without a service manager no status line is made, and there is no timer.
         """
         notifier = Notifier(self.clock, NotifyConfig(), lambda: self.fail("asked"))
         notifier.privilegedStartService()
@@ -276,12 +275,12 @@ class NotifierTests(NotifierTestCase):
 
 class StatusLineTests(SynchronousTestCase):
     """
-    The figures in words.
+    Tests for L{StatusLine}.
     """
 
     def test_line(self):
         """
-        The rate is that since the last look, the rest is as it stands.
+        The rate is that since the line before; the other figures are current.
         """
         clock = Clock()
         totals = [(0, 500, 0), (1, 500, 0), (312, 500 + 1258291 * 4, 5), (311, 5033664, 5)]
@@ -300,9 +299,9 @@ class StatusLineTests(SynchronousTestCase):
             ],
         )
 
-    def test_twice_at_once(self):
+    def test_no_time_between(self):
         """
-        Of no time at all there is no rate.
+        Two lines at the same time have a rate of 0.
         """
         line = StatusLine(Clock(), lambda: (1, 9, 0))
         self.assertEqual({line(), line()}, {"1 connection, 0 B/s, 0 refused"})

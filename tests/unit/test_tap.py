@@ -1,5 +1,5 @@
 """
-The house: how a process is prepared, and what is built in it.
+Tests for L{makeService}: how it prepares the process, and which service it builds.
 """
 
 import os
@@ -7,7 +7,7 @@ import select
 import sys
 import time
 
-import twisted.internet.reactor  # The tests stand in for one that is installed.
+import twisted.internet.reactor  # the tests put a fake in its place
 from twisted.internet.pollreactor import PollReactor
 from twisted.logger import capturedLogs, formatEvent
 from twisted.python import runtime
@@ -35,7 +35,7 @@ class MakeServiceTests(ServiceTestCase):
 
     def test_make(self):
         """
-        The daemon is built on the reactor that is installed, and nothing is opened yet.
+        The daemon is built on the installed reactor, and nothing is opened yet.
         """
         with capturedLogs() as events:
             service = makeService(self.options(*self.local))
@@ -48,8 +48,8 @@ class MakeServiceTests(ServiceTestCase):
 
     def test_workers(self):
         """
-        With C{--workers} it is the parent of so many; with 0, of one for each CPU that this
-        process may use, and no more than there may be connections.
+        With C{--workers} it is a master; 0 is one worker for each CPU that the process may use, but
+        not more than there may be connections.
         """
         cpus = set(range(3))
         self.patch(os, "sched_getaffinity", lambda _: cpus)
@@ -66,7 +66,7 @@ class MakeServiceTests(ServiceTestCase):
 
     def test_worker(self):
         """
-        In a process that its parent made a worker, it is one.
+        In a process that a master has started, it is a worker.
         """
         config = WorkerConfig("0", [1], [], 900)
         memory = make_counters(1)
@@ -78,7 +78,7 @@ class MakeServiceTests(ServiceTestCase):
 
     def no_reactor(self):
         """
-        Let it be as if nobody had chosen a reactor yet.
+        Do as if no reactor were installed.
         """
         name = "twisted.internet.reactor"
         self.addCleanup(sys.modules.__setitem__, name, sys.modules[name])
@@ -86,7 +86,7 @@ class MakeServiceTests(ServiceTestCase):
 
     def test_own_reactor(self):
         """
-        If nobody has chosen a reactor, echod's own is installed, once.
+        If no reactor is installed, echod's own is, once.
         """
         self.no_reactor()
         makeService(self.options(*self.local))
@@ -98,7 +98,7 @@ class MakeServiceTests(ServiceTestCase):
 
     def test_no_epoll(self):
         """
-        Where there is no epoll, the reactor is the one that Twisted has for the platform.
+        Without epoll, the reactor is Twisted's default for the platform.
         """
         self.no_reactor()
         epoll = select.epoll
@@ -109,7 +109,8 @@ class MakeServiceTests(ServiceTestCase):
 
     def test_closed_streams(self):
         """
-        In the place of a standard stream that was closed, there is nothing to be misled to.
+        A standard stream that is closed becomes C{/dev/null}, so that no other file gets its
+        descriptor.
         """
         found, opened = os.fstat, []
 
@@ -123,23 +124,24 @@ class MakeServiceTests(ServiceTestCase):
         prepare_standard_streams()
         self.assertEqual(opened, [(os.devnull, os.O_RDWR)] * 2)
 
-    def test_steady_time(self):
+    def test_monotonic_clock(self):
         """
-        A reactor that would go by the wall clock is given a steady one, unless it has begun.
+        A reactor with timers by the wall clock gets the monotonic clock, unless it already has
+        timers.
         """
         reactor = PollReactor()
         self.addCleanup(reactor.disconnectAll)
-        began = reactor.callLater(60, self.fail)
+        timer = reactor.callLater(60, self.fail)
         use_monotonic_clock(reactor)
         self.assertIs(reactor.seconds, runtime.seconds)
-        began.cancel()
+        timer.cancel()
         reactor.runUntilCurrent()
         use_monotonic_clock(reactor)
         self.assertIs(reactor.seconds, time.monotonic)
 
     def test_check(self):
         """
-        With C{--check_config} nothing is made, and the process ends.
+        With C{--check} no service is returned, and the process ends.
         """
         error = self.assertRaises(SystemExit, makeService, self.options(*self.local, "--check"))
         self.assertEqual(error.code, 0)

@@ -1,5 +1,5 @@
 """
-What is built from the options.
+Tests for L{build}: what is built from the options.
 """
 
 import os
@@ -7,10 +7,7 @@ import resource
 import socket
 import sys
 
-from twisted.application.service import (
-    IService,
-    IServiceCollection,
-)
+from twisted.application.service import IService, IServiceCollection
 from twisted.internet import selectreactor
 from twisted.internet.selectreactor import SelectReactor
 from twisted.logger import LogLevel, capturedLogs, formatEvent
@@ -28,7 +25,7 @@ from tests.support.services import ServiceTestCase
 
 class BuildTests(ServiceTestCase):
     """
-    From the options to the services.
+    One process, from the options to the services.
     """
 
     def test_default(self):
@@ -43,7 +40,7 @@ class BuildTests(ServiceTestCase):
 
     def test_listeners(self):
         """
-        Each listener has its name, its option and its own TLS or none, in a fixed order.
+        Each listener has its name, its option, and TLS or none, in a fixed order.
         """
         made = make_certificate()
         args = (
@@ -58,7 +55,7 @@ class BuildTests(ServiceTestCase):
         args = ("--backlog", "9", *args, "--tls-cert", self.file(made.cert_pem + made.key_pem))
         with capturedLogs() as events:
             service = self.build(*args)
-        # Nothing here is to be warned of.
+        # There is nothing to warn of.
         self.assertEqual(list(events), [])
         service.startService()
         self.assertEqual(
@@ -79,14 +76,14 @@ class BuildTests(ServiceTestCase):
         for factory in factories:
             self.assertIs(factory.connections, service.connections)
         address, _, backlog, mode, locked = self.reactor.unixServers[0]
-        # The endpoint of our own: Twisted's locks, and believes a lock left behind.
+        # echod's own endpoint: Twisted's one uses a lock file, which a crash can leave behind.
         self.assertEqual((address, backlog, mode, locked), ("/x", 9, 0o666, 0))
         port, _, backlog, _ = self.reactor.tcpServers[0]
         self.assertEqual((port, backlog), (7, 9))
 
     def test_sockets(self):
         """
-        The address, the queue and the write timeout of the options are those of the socket.
+        Address, accept queue and write timeout of the options are those of the socket.
         """
         service = self.build(*self.local, "--backlog", "7", "--write-timeout", "200.5")
         service.startService()
@@ -125,7 +122,7 @@ class BuildTests(ServiceTestCase):
 
     def test_bad_authorities(self):
         """
-        A file that holds nobody who could sign for clients is one line.
+        A file without an authority for client certificates is one line.
         """
         made = make_certificate()
         path = self.file(made.cert_pem + made.key_pem)
@@ -151,8 +148,8 @@ class BuildTests(ServiceTestCase):
 
     def test_no_memory_for_callbacks(self):
         """
-        Where memory may not be both written and executed, what takes such memory is
-        refused in one line.
+        If memory may not be both writable and executable, an option that needs such memory is one
+        line.
         """
 
         def forbidden(context, protocols):
@@ -169,7 +166,7 @@ class BuildTests(ServiceTestCase):
 
     def test_tls_policy(self):
         """
-        What the options say of TLS is what is spoken.
+        A handshake follows the TLS options.
         """
         authority = make_certificate(["authority"], authority=True)
         shown = make_certificate(["client"], authority)
@@ -206,9 +203,9 @@ class BuildTests(ServiceTestCase):
             self.assertTrue(line.startswith(f"echod: --listen {shown}: not an endpoint ("), line)
             self.assertTrue(line.endswith("); give one such as tcp:9000 or unix:/run/echod.sock"))
 
-    def test_layers_are_warned_of(self):
+    def test_layers(self):
         """
-        An endpoint that puts a layer around the connection is taken, with a warning.
+        An endpoint that puts a layer around the connection is used, with a warning.
         """
         made = make_certificate()
         pem = self.file(made.cert_pem + made.key_pem)
@@ -235,7 +232,7 @@ class BuildTests(ServiceTestCase):
 
 class InheritedTests(ServiceTestCase):
     """
-    A daemon whose sockets listen already when it is started.
+    A daemon with sockets that the service manager hands over.
     """
 
     def setUp(self):
@@ -253,7 +250,7 @@ class InheritedTests(ServiceTestCase):
 
     def test_listeners(self):
         """
-        Each socket of the name becomes a listener that is called by it, plain or with TLS.
+        Each socket becomes a listener with the socket's name, with or without TLS.
         """
         made = make_certificate()
         pem = self.file(made.cert_pem + made.key_pem)
@@ -274,9 +271,9 @@ class InheritedTests(ServiceTestCase):
             ["--listen systemd:INET:name=echo"] * 2 + ["--tls-listen systemd:name=secure"],
         )
 
-    def test_left(self):
+    def test_unused(self):
         """
-        A socket that no option asks for is told of, with the option that would.
+        A socket that no option uses is a warning, which names the option for it.
         """
         with capturedLogs() as events:
             self.build("--listen", "systemd:name=echo", inherited=self.inherited)
@@ -291,7 +288,7 @@ class InheritedTests(ServiceTestCase):
             ],
         )
 
-    def test_none(self):
+    def test_missing(self):
         """
         A socket that was not handed over is one line.
         """
@@ -304,71 +301,71 @@ class InheritedTests(ServiceTestCase):
         )
 
 
-class MostConnectionsTests(ServiceTestCase):
+class ConnectionLimitTests(ServiceTestCase):
     """
-    How many connections there may be, with a kernel that answers what the test says.
+    Tests for L{connection_limit}, with a fake limit of descriptors.
     """
 
     def setUp(self):
         super().setUp()
-        # Another test may have imported it.
+        # Another test may have imported the module.
         self.patch(sys, "modules", dict(sys.modules))
         sys.modules.pop("twisted.internet.selectreactor", None)
 
-    def most(self, asked, limit, reactor=None):
+    def limit(self, asked, descriptors, reactor=None):
         """
-        @return: how many there may be, and the warnings.
+        @return: the limit of connections, and the warnings.
         """
-        self.patch(resource, "getrlimit", lambda _: (min(limit, 1024), limit))
+        self.patch(resource, "getrlimit", lambda _: (min(descriptors, 1024), descriptors))
         self.patch(resource, "setrlimit", lambda *_: None)
         with capturedLogs() as events:
-            most = connection_limit(reactor, asked)
+            limit = connection_limit(reactor, asked)
         self.assertTrue(all(event["log_level"] is LogLevel.warn for event in events))
-        return most, [formatEvent(event) for event in events]
+        return limit, [formatEvent(event) for event in events]
 
-    def warning(self, asked, most):
+    def warning(self, asked, limit):
         return [
-            f"--max-connections {asked}: limited to {most}: too few file descriptors; raise the "
+            f"--max-connections {asked}: limited to {limit}: too few file descriptors; raise the "
             "hard limit (ulimit -Hn, LimitNOFILE=)"
         ]
 
     def test_enough(self):
         """
-        There may be as many as are asked for, when there are descriptors for them and a few more.
+        The limit is what is asked for, if there are descriptors for that and the reserved ones.
         """
-        self.assertEqual(self.most(10000, 10064), (10000, []))
-        self.assertEqual(self.most(1, 65), (1, []))
-        self.assertEqual(self.most(10**7, resource.RLIM_INFINITY), (10**7, []))
+        self.assertEqual(self.limit(10000, 10064), (10000, []))
+        self.assertEqual(self.limit(1, 65), (1, []))
+        self.assertEqual(self.limit(10**7, resource.RLIM_INFINITY), (10**7, []))
 
     def test_too_few(self):
         """
-        There may be no more than there are descriptors for, and that is warned of.
+        With too few descriptors the limit is lower, with a warning.
         """
-        self.assertEqual(self.most(10000, 10063), (9999, self.warning(10000, 9999)))
-        self.assertEqual(self.most(10000, 1024), (960, self.warning(10000, 960)))
+        self.assertEqual(self.limit(10000, 10063), (9999, self.warning(10000, 9999)))
+        self.assertEqual(self.limit(10000, 1024), (960, self.warning(10000, 960)))
 
     def test_hardly_any(self):
         """
-        There may be one in any case, and the warning says so.
+        The limit is never lower than 1.
         """
         for limit in (64, 10, 0):
-            self.assertEqual(self.most(10000, limit), (1, self.warning(10000, 1)))
+            self.assertEqual(self.limit(10000, limit), (1, self.warning(10000, 1)))
 
     def test_select(self):
         """
-        The reactor that uses select(2) has no more than 1024 descriptors.
+        With the reactor that uses select(2), there are 1024 descriptors at most.
         """
-        # Not begun: it would wait for signals.
+        # Not initialized, because that would install a waker for signals.
         reactor = SelectReactor.__new__(SelectReactor)
         sys.modules["twisted.internet.selectreactor"] = selectreactor
-        self.assertEqual(self.most(10000, 65536, reactor), (960, self.warning(10000, 960)))
-        self.assertEqual(self.most(960, 65536, reactor), (960, []))
-        self.assertEqual(self.most(960, 1000, reactor), (936, self.warning(960, 936)))
-        self.assertEqual(self.most(10000, 65536, self.reactor), (10000, []))
+        self.assertEqual(self.limit(10000, 65536, reactor), (960, self.warning(10000, 960)))
+        self.assertEqual(self.limit(960, 65536, reactor), (960, []))
+        self.assertEqual(self.limit(960, 1000, reactor), (936, self.warning(960, 936)))
+        self.assertEqual(self.limit(10000, 65536, self.reactor), (10000, []))
 
     def test_built(self):
         """
-        The daemon lets in no more than that.
+        The daemon has this limit.
         """
         self.patch(resource, "getrlimit", lambda _: (66, 66))
         self.patch(resource, "setrlimit", lambda *_: None)

@@ -1,5 +1,5 @@
 """
-A daemon that is started and stopped to find out whether it could run.
+Tests for C{--check}.
 """
 
 import io
@@ -22,7 +22,7 @@ from tests.support.services import BrokenService, ServiceTestCase
 
 class CheckTests(ServiceTestCase):
     """
-    C{--check}: start, tell, stop.
+    C{--check} starts a daemon, prints what would run, and stops it.
     """
 
     def check_config(self, service):
@@ -33,10 +33,10 @@ class CheckTests(ServiceTestCase):
         self.assertTrue(self.reactor.hasRun)
         return error.code
 
-    def test_well(self):
+    def test_no_warnings(self):
         """
-        When all is well it says what would listen where, and for how many, lets go, and exits
-        with 0.
+        Without warnings it prints the listeners and the limit of connections, closes the ports, and
+        exits with 0.
         """
         service = self.build(
             *self.local, "--listen", "tcp:7:interface=127.0.0.1", "--max-connections", "50"
@@ -53,9 +53,9 @@ class CheckTests(ServiceTestCase):
         )
         self.assertEqual([port.stopped for port in self.reactor.ports], [True, True])
 
-    def test_full_disk(self):
+    def test_unwritable_output(self):
         """
-        When it cannot tell, that is one line, and the check has failed.
+        If standard output cannot be written, that is one line, and the check fails.
         """
         stderr = io.StringIO()
         with open("/dev/full", "w") as full:
@@ -69,7 +69,7 @@ class CheckTests(ServiceTestCase):
 
     def test_warnings(self):
         """
-        What a start would warn of is told, each once, and it does not say that all is well.
+        Each warning of a start is printed once, and the first line has their number.
         """
         made = make_certificate(["a.example"], days=-2)
         path = self.file(made.cert_pem + made.key_pem)
@@ -111,7 +111,8 @@ class CheckTests(ServiceTestCase):
 
     def test_workers(self):
         """
-        With several workers it says how many, starts none, and refuses what they cannot do.
+        With C{--workers} it prints their number, starts none, and refuses an endpoint that they
+        cannot share.
         """
         args = (*self.local, "--check", "--workers", "3")
         service = build_service(self.reactor, self.options(*args), InheritedSockets(), 3)
@@ -126,7 +127,7 @@ class CheckTests(ServiceTestCase):
 
     def test_workers_and_descriptors(self):
         """
-        Each of several workers has descriptors of its own.
+        The limit of descriptors is for each worker.
         """
         self.patch(resource, "getrlimit", lambda _: (100, 100))
         self.patch(resource, "setrlimit", lambda *_: None)
@@ -136,7 +137,7 @@ class CheckTests(ServiceTestCase):
 
     def test_certificates(self):
         """
-        With TLS it tells which certificates would be served, and leaves no key log behind.
+        With TLS it prints the certificates, and leaves no key log behind.
         """
         made = make_certificate(["a.example", "192.0.2.1"])
         path, key_log = self.file(made.cert_pem + made.key_pem), self.mktemp()
@@ -153,7 +154,7 @@ class CheckTests(ServiceTestCase):
 
     def test_cannot_listen(self):
         """
-        When a port is taken it says so, lets go of the others, and exits with 1.
+        If a port is in use, one line says so, the other ports are closed, and the status is 1.
         """
         taken = socket.create_server(("127.0.0.1", 0))
         self.addCleanup(taken.close)
@@ -178,15 +179,15 @@ class CheckTests(ServiceTestCase):
 
     def test_log_file(self):
         """
-        That the log file can be opened is tried, and no file is left behind for it.
+        The log file is opened for a test, and not left behind.
         """
         path = self.mktemp()
         self.assertEqual(self.check_config(self.build(*self.local, twistd=self.twistd(path))), 0)
         self.assertEqual(os.path.exists(path), False)
 
-    def test_log_file_that_cannot_be(self):
+    def test_unusable_log_file(self):
         """
-        A log file that the daemon could not open is one line, and nothing is bound.
+        A log file that cannot be opened is one line, and nothing is bound.
         """
         path = os.path.abspath(os.path.join(self.mktemp(), "log"))
         service = self.build(*self.local, twistd=self.twistd(path))
@@ -201,7 +202,7 @@ class CheckTests(ServiceTestCase):
 
     def test_bug(self):
         """
-        A bug found on the way is logged, and the exit status is 1.
+        A bug in a service is logged, and the exit status is 1.
         """
         service = self.build(*self.local)
         service.addService(BrokenService())

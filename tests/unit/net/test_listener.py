@@ -1,5 +1,5 @@
 """
-A listener, from bind to close.
+Tests for L{echod.net.listener}: a listener from bind to close.
 """
 
 import errno
@@ -34,7 +34,7 @@ from tests.support.fakes import AcceptingPort, FakePort, PortReactor
 
 def make_factory(clock, proxies=None):
     """
-    A factory that lets everybody in.
+    A factory that admits all clients.
     """
     connections = Connections(clock, Timeouts(), access_log=False)
     return EchoFactory("tcp", Admission(connections, 1000), proxies=proxies)
@@ -43,7 +43,7 @@ def make_factory(clock, proxies=None):
 @implementer(IStreamServerEndpoint)
 class FakeEndpoint:
     """
-    Answers what the test says, and counts how often it was asked.
+    Returns what the test gives, and remembers the factories.
     """
 
     def __init__(self, *answers):
@@ -55,9 +55,9 @@ class FakeEndpoint:
         return self._answers.pop(0)
 
 
-class Allowance:
+class FakeBalancer:
     """
-    Turns whose allowances the test says.
+    A balancer with the allowances that the test gives.
     """
 
     def __init__(self, allowances):
@@ -69,7 +69,7 @@ class Allowance:
 
 class ListenerServiceTests(SynchronousTestCase):
     """
-    The service, on endpoints and a clock that the test moves.
+    The service, on fake endpoints and a fake clock.
     """
 
     def setUp(self):
@@ -91,7 +91,8 @@ class ListenerServiceTests(SynchronousTestCase):
 
     def test_start(self):
         """
-        Under twistd the port is bound in the privileged start, tuned, logged, and bound once.
+        Under twistd the privileged start binds the port, sets its options and logs it; the start
+        does not bind it again.
         """
         port = self.port()
         service = self.service(succeed(port))
@@ -111,7 +112,7 @@ class ListenerServiceTests(SynchronousTestCase):
 
     def test_option_refused(self):
         """
-        Where the kernel refuses an option the listener goes without it, and warns.
+        If the kernel refuses a socket option, the listener warns, and works without it.
         """
 
         class Refusing(socket.socket):
@@ -130,7 +131,7 @@ class ListenerServiceTests(SynchronousTestCase):
 
     def test_start_unprivileged(self):
         """
-        Under twist, which has no privileged start, the port is bound in the start.
+        Under twist, which does not call the privileged start, the start binds the port.
         """
         service = self.service(succeed(self.port()))
         service.startService()
@@ -138,7 +139,7 @@ class ListenerServiceTests(SynchronousTestCase):
 
     def assert_fails(self, failing, reason):
         """
-        The start fails with the reason: in the log, on the terminal and in the exit.
+        The start fails with the reason: in the log, on standard error, and in the exception.
         """
         with capturedLogs() as events:
             error = self.assertRaises(ListenError, failing)
@@ -148,22 +149,23 @@ class ListenerServiceTests(SynchronousTestCase):
             [(event["log_level"], formatEvent(event)) for event in events],
             [(LogLevel.error, f"cannot listen, --port 1: {reason}")],
         )
-        # Before the daemon runs, the error alone ends it.
+        # Before the reactor runs, the exception ends the daemon.
         self.assertFalse(self.clock.hasStopped)
 
     def test_cannot_bind(self):
         """
-        A port that cannot be bound ends the daemon with one line and status 1.
+        A bind that fails ends the daemon with one line and status 1.
         """
         service = self.service(fail(PermissionError(errno.EPERM, "no")))
         reason = "Operation not permitted; give another"
         self.assert_fails(service.privilegedStartService, reason)
-        # twistd exits for the one and reports to its parent process for the other.
+        # twistd exits with the status of a SystemExit; in the background, it reports an Exception
+        # to its parent process.
         self.assertTrue(issubclass(ListenError, SystemExit) and issubclass(ListenError, Exception))
 
     def test_raises(self):
         """
-        An endpoint that raises instead of answering ends the daemon with one line as well.
+        An endpoint that raises instead of returning a Deferred ends the daemon with one line, too.
         """
         service = self.service(succeed(self.port()))
 
@@ -176,7 +178,7 @@ class ListenerServiceTests(SynchronousTestCase):
 
     def test_no_socket(self):
         """
-        An endpoint that listens on something else than a socket, as stdio: does, is refused.
+        An endpoint without a socket, such as stdio:, is refused.
         """
         port = self.port()
         del port.socket
@@ -188,12 +190,12 @@ class ListenerServiceTests(SynchronousTestCase):
 
     def test_outermost(self):
         """
-        The factory knows whether the port asks it itself, or a layer does.
+        The factory knows whether the port calls it directly, or through a layer.
         """
         for factory, outermost in ((self.factory, True), (object(), False), (None, False)):
             self.service(succeed(self.port(factory))).startService()
             self.assertIs(self.factory.outermost, outermost)
-        # A port of some plugin's, which does not say.
+        # The port of a plugin, without the attribute.
         port = self.port()
         del port.factory
         self.service(succeed(port)).startService()
@@ -201,7 +203,7 @@ class ListenerServiceTests(SynchronousTestCase):
 
     def test_layer_before_a_proxy_header(self):
         """
-        An endpoint that reads before us is refused where a PROXY header has to come first.
+        With PROXY headers, an endpoint with a layer of its own is refused.
         """
         self.factory = make_factory(self.clock, ProxyPolicy(False, []))
         port = self.port(object())
@@ -214,7 +216,7 @@ class ListenerServiceTests(SynchronousTestCase):
 
     def test_layer_before_tls(self):
         """
-        An endpoint that reads before us is refused where TLS is to begin.
+        With TLS, an endpoint with a layer of its own is refused.
         """
         self.factory.tls = object()
         service = self.service(succeed(self.port(object())))
@@ -224,7 +226,7 @@ class ListenerServiceTests(SynchronousTestCase):
 
     def test_proxy_header(self):
         """
-        One that does not read before us is taken.
+        With PROXY headers, an endpoint without a layer is accepted.
         """
         self.factory = make_factory(self.clock, ProxyPolicy(True, []))
         service = self.service(succeed(self.port(self.factory)))
@@ -233,7 +235,7 @@ class ListenerServiceTests(SynchronousTestCase):
 
     def test_late(self):
         """
-        An endpoint may take its time to bind, and is not asked twice meanwhile.
+        An endpoint that binds later is not asked to bind twice.
         """
         listening = Deferred()
         service = self.service(listening, Deferred())
@@ -246,7 +248,7 @@ class ListenerServiceTests(SynchronousTestCase):
 
     def test_bound(self):
         """
-        Who asks is told once it listens, however late it is asked.
+        C{when_bound} fires when the listener is bound, or at once if it is bound already.
         """
         listening = Deferred()
         service = self.service(listening)
@@ -260,7 +262,7 @@ class ListenerServiceTests(SynchronousTestCase):
 
     def test_never_bound(self):
         """
-        Who asks is told nothing when it cannot listen.
+        C{when_bound} does not fire if the bind fails.
         """
         listening = Deferred()
         service = self.service(listening)
@@ -271,7 +273,7 @@ class ListenerServiceTests(SynchronousTestCase):
 
     def test_late_failure(self):
         """
-        A bind that fails late is told in the log and on the terminal, and ends the daemon.
+        A bind that fails later is logged and written to standard error, and stops the reactor.
         """
         listening = Deferred()
         service = self.service(listening, Deferred())
@@ -291,7 +293,7 @@ class ListenerServiceTests(SynchronousTestCase):
 
     def test_stop_before_late(self):
         """
-        A bind that is still under way at the stop is given up, without a word.
+        A stop cancels a bind that is still going on, without a log line.
         """
         given_up = []
         listening = Deferred(given_up.append)
@@ -307,7 +309,7 @@ class ListenerServiceTests(SynchronousTestCase):
 
     def test_stop(self):
         """
-        Stopping waits until the port is closed, and then it listens nowhere.
+        A stop waits until the port is closed; the listener then has no address.
         """
         port = self.port()
         port.closing = Deferred()
@@ -322,7 +324,7 @@ class ListenerServiceTests(SynchronousTestCase):
 
     def test_stop_before_start(self):
         """
-        A service that listens nowhere stops at once.
+        A listener that is not bound stops at once.
         """
         service = self.service(succeed(self.port()))
         self.assertIsNone(self.successResultOf(service.stopService()))
@@ -330,7 +332,7 @@ class ListenerServiceTests(SynchronousTestCase):
 
     def accepting(self, clients):
         """
-        A service on a real listening socket with clients waiting, all of which have sent.
+        A listener on a real socket, with clients in the accept queue that have sent data.
         """
         listening = socket.create_server(("127.0.0.1", 0))
         self.addCleanup(listening.close)
@@ -347,7 +349,7 @@ class ListenerServiceTests(SynchronousTestCase):
 
     def test_waiting_clients(self):
         """
-        Whoever the kernel has let in before the port closes is accepted first.
+        A stop accepts all clients in the accept queue before it closes the port.
         """
         service, port = self.accepting(3)
         stopped = service.stopService()
@@ -359,9 +361,9 @@ class ListenerServiceTests(SynchronousTestCase):
         self.successResultOf(stopped)
         self.assertEqual(port.done, [1, 2, 3, 4, "closed"])
 
-    def test_clients_of_the_next(self):
+    def test_inherited_socket(self):
         """
-        Whoever waits at a socket that was handed over is left to the next who is given it.
+        A stop leaves the clients in the accept queue of an inherited socket to the next process.
         """
         listening = socket.create_server(("127.0.0.1", 0))
         self.addCleanup(listening.close)
@@ -382,10 +384,10 @@ class ListenerServiceTests(SynchronousTestCase):
 
     def test_left_to_others(self):
         """
-        Of several processes, one that is full leaves those who wait to the others, at once.
+        A worker at its limit leaves the clients in the accept queue to the others.
         """
         service, port = self.accepting(3)
-        service.balancer = Allowance([1, 1, 0])
+        service.balancer = FakeBalancer([1, 1, 0])
         stopped = service.stopService()
         self.clock.advance(0)
         self.successResultOf(stopped)
@@ -393,7 +395,7 @@ class ListenerServiceTests(SynchronousTestCase):
 
     def test_port_that_cannot_accept(self):
         """
-        A port that accepts nobody, for want of descriptors, does not hold up the stop for ever.
+        A port that cannot accept, for lack of descriptors, does not block the stop.
         """
         service, port = self.accepting(1)
         port.broken = True
@@ -405,14 +407,14 @@ class ListenerServiceTests(SynchronousTestCase):
 
 class AcceptQueueTests(TestCase):
     """
-    The accept queue of Twisted's own port, on the real reactor.
+    The accept queue of a port, on the real reactor.
     """
 
     timeout = 30
 
     async def test_waiting_clients_are_served(self):
         """
-        Clients that connected before the stop, and after it began, are served and not reset.
+        Clients that connect before a stop, and just after it began, are served and not reset.
         """
         factory = make_factory(reactor)
         endpoint = TCPEndpoint(reactor, 0, "127.0.0.1", 1024)
@@ -422,7 +424,7 @@ class AcceptQueueTests(TestCase):
         clients = []
 
         def connect(count):
-            # The kernel alone does this: the reactor has no turn in between.
+            # The kernel does this alone: the reactor does not run in between.
             for _ in range(count):
                 client = socket.create_connection((host, int(port)), timeout=60)
                 self.addCleanup(client.close)
@@ -443,14 +445,14 @@ class AcceptQueueTests(TestCase):
 
 class TransportTests(TestCase):
     """
-    What carries the connections of a reactor that is not ours.
+    The transport, on a reactor that the user has chosen.
     """
 
     timeout = 30
 
     async def test_own_transport(self):
         """
-        On a reactor that the user chose, connections have our transport, which sends at once.
+        On another reactor, connections have echod's transport, too, which sends at once.
         """
         made = Deferred()
         factory = make_factory(reactor)
@@ -476,12 +478,12 @@ class TransportTests(TestCase):
 
 class DescriptorTests(SynchronousTestCase):
     """
-    What a listener leaves behind.
+    The descriptors of a listener.
     """
 
     def test_none_left(self):
         """
-        A listening socket has one descriptor, and none once its port is closed.
+        A listener has one descriptor, and none after its port is closed.
         """
         clock = PortReactor()
         gc.collect()

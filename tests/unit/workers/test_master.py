@@ -1,5 +1,5 @@
 """
-The parent of workers: what it binds, what it hands on, and what it says of them all.
+Tests for L{echod.workers.master}: what the master binds and passes on, and its snapshots.
 """
 
 import os
@@ -26,9 +26,9 @@ from tests.support.services import ServiceTestCase
 from tests.support.snapshots import make_snapshot
 
 
-class ParentTestCase(ServiceTestCase):
+class MasterTestCase(ServiceTestCase):
     """
-    A parent whose workers are up as soon as they are started.
+    A master whose workers are up as soon as they are started.
     """
 
     def setUp(self):
@@ -48,7 +48,7 @@ class ParentTestCase(ServiceTestCase):
 
     def start(self, *args, **others):
         """
-        @return: a parent that has started its workers.
+        @return: a master that has started its workers.
         """
         service = self.build(*(args or self.local), **others)
         self.reactor.balancer = [self.up]
@@ -58,21 +58,21 @@ class ParentTestCase(ServiceTestCase):
             far.messageReceived()
         return service
 
-    def told(self, process):
+    def config(self, process):
         """
-        What a worker was told.
+        The config that a worker was started with.
         """
         return WorkerConfig.take_from(dict(process.environment))
 
 
-class BindTests(ParentTestCase):
+class BindTests(MasterTestCase):
     """
-    What it binds and hands on.
+    What the master binds and passes on.
     """
 
     def test_nothing_before(self):
         """
-        Nothing is bound and no process started before it is.
+        Before the start, nothing is bound and no process is started.
         """
         service = self.build(*self.local, "--listen", "tcp:7:interface=127.0.0.1")
         self.assertEqual((self.reactor.ports, self.reactor.processes), ([], []))
@@ -80,9 +80,9 @@ class BindTests(ParentTestCase):
         self.assertEqual(len(self.reactor.ports), 2)
         self.assertEqual(self.reactor.processes, [])
 
-    def test_bound_for_nothing(self):
+    def test_unbinds(self):
         """
-        When the workers cannot be started, what was bound is let go.
+        If the workers cannot be started, the ports are closed.
         """
         service = self.build(*self.local, "--listen", "tcp:7:interface=127.0.0.1")
         self.reactor.broken = OSError(13, "no")
@@ -90,9 +90,9 @@ class BindTests(ParentTestCase):
         self.assertRaises(ListenError, service.startService)
         self.assertEqual([port.stopped for port in self.reactor.ports], [True, True])
 
-    def test_accepts_nobody(self):
+    def test_accepts_no_client(self):
         """
-        It accepts from none of its sockets, and takes nobody from their queues at the end.
+        The master accepts no client, not even from the accept queue at the end.
         """
         service = self.start(*self.local, "--listen", "tcp:7:interface=127.0.0.1")
         self.assertEqual([port.reading for port in self.reactor.ports], [False, False])
@@ -100,8 +100,8 @@ class BindTests(ParentTestCase):
 
     def test_descriptors(self):
         """
-        Each worker has its sockets, the lifeline and the table where it is told, and the
-        parent's standard output.
+        Each worker has the sockets, the channel and the counters at the descriptors that its config
+        names, and the master's standard output.
         """
         made = make_certificate()
         pem = self.file(made.cert_pem + made.key_pem)
@@ -116,10 +116,10 @@ class BindTests(ParentTestCase):
         )
         one, other = self.reactor.processes
         for worker, process in (("0", one), ("1", other)):
-            told = self.told(process)
-            self.assertEqual((told.worker, told.shares), (worker, [5000, 5000]))
+            config = self.config(process)
+            self.assertEqual((config.worker, config.shares), (worker, [5000, 5000]))
             self.assertEqual(
-                [(each.name, each.option, each.tls, each.borrowed) for each in told.listeners],
+                [(each.name, each.option, each.tls, each.borrowed) for each in config.listeners],
                 [
                     ("tcp", "--port 0 --interface 127.0.0.1", False, False),
                     ("unix:/x", "--listen unix:/x", False, False),
@@ -136,8 +136,8 @@ class BindTests(ParentTestCase):
                 self.assertTrue(
                     os.path.samestat(process.inherited[number], os.fstat(port.socket.fileno()))
                 )
-            self.assertTrue(stat.S_ISSOCK(process.inherited[told.channel].st_mode))
-            self.assertTrue(stat.S_ISREG(process.inherited[told.table].st_mode))
+            self.assertTrue(stat.S_ISSOCK(process.inherited[config.channel].st_mode))
+            self.assertTrue(stat.S_ISREG(process.inherited[config.table].st_mode))
             self.assertTrue(
                 os.path.samestat(process.inherited[1], os.fstat(sys.__stdout__.fileno()))
             )
@@ -147,7 +147,7 @@ class BindTests(ParentTestCase):
 
     def test_nothing_leaks(self):
         """
-        What a worker is started with is not left open here.
+        The master keeps no descriptor of a worker open.
         """
         self.start()
         before = os.listdir("/proc/self/fd")
@@ -160,19 +160,19 @@ class BindTests(ParentTestCase):
             self.reactor.advance(0)
         self.assertEqual(len(os.listdir("/proc/self/fd")), len(before))
 
-    def test_lent_sockets(self):
+    def test_inherited_sockets(self):
         """
-        A socket that the parent was handed over is handed on, and said to be lent.
+        A socket that the master has inherited is passed on, and marked as borrowed.
         """
-        lent = socket.create_server(("127.0.0.1", 0))
-        inherited = InheritedSockets([InheritedSocket("echo", lent.detach())])
+        listening = socket.create_server(("127.0.0.1", 0))
+        inherited = InheritedSockets([InheritedSocket("echo", listening.detach())])
         self.start("--listen", "systemd:name=echo", inherited=inherited)
-        (handed,) = self.told(self.reactor.processes[0]).listeners
-        self.assertEqual((handed.name, handed.borrowed), ("echo", True))
+        (listener,) = self.config(self.reactor.processes[0]).listeners
+        self.assertEqual((listener.name, listener.borrowed), ("echo", True))
 
     def test_no_standard_output(self):
         """
-        Where the parent has no standard output, a worker has none either.
+        If the master has no standard output, a worker has none either.
         """
 
         class Closed:
@@ -188,8 +188,8 @@ class BindTests(ParentTestCase):
 
     def test_command(self):
         """
-        A worker's command line says what the parent's said, in full, and its environment
-        nothing that was for the parent.
+        A worker has the options of the master, written in full, and no variable that was for the
+        master.
         """
         self.patch(os, "environ", {"HOME": "/h", "NOTIFY_SOCKET": "/run/x"})
         self.start(*self.local, "--idle", "5")
@@ -203,7 +203,7 @@ class BindTests(ParentTestCase):
 
     def test_layers(self):
         """
-        An endpoint with a layer of its own cannot be shared.
+        Workers cannot share an endpoint with a layer of its own.
         """
         line = self.assertRaises(SystemExit, self.build, "--listen", "haproxy:tcp:0").code
         self.assertEqual(
@@ -214,7 +214,7 @@ class BindTests(ParentTestCase):
 
     def test_unknown_layers(self):
         """
-        Nor can one whose layer shows only when it is bound.
+        They cannot share one whose layer is only known when it is bound, either.
         """
         service = self.build("--listen", "tcp:7:interface=127.0.0.1")
         listen = self.reactor.listenTCP
@@ -226,8 +226,8 @@ class BindTests(ParentTestCase):
 
     def test_tls(self):
         """
-        What is served with is read at once, so that a bad file is one line, and the workers
-        look after it themselves.
+        The master reads the certificates once, so that a bad file is one line; only workers reload
+        them.
         """
         made = make_certificate()
         pem = self.file(made.cert_pem + made.key_pem)
@@ -236,22 +236,22 @@ class BindTests(ParentTestCase):
         self.assertRaises(SystemExit, self.build, *tls, self.mktemp())
         service = self.build(*tls, pem)
         self.assertEqual([type(each) for each in service], [HeldListener])
-        # The workers make it.
+        # The workers create it.
         self.assertFalse(os.path.exists(log))
 
     def test_shares(self):
         """
-        The shares of the workers are those of C{--max-connections}, to the last one.
+        The shares of the workers add up to C{--max-connections}.
         """
         self.start(*self.local, "--max-connections", "8", workers=3)
         self.assertEqual(
-            [self.told(process).max_connections for process in self.reactor.processes], [3, 3, 2]
+            [self.config(process).max_connections for process in self.reactor.processes], [3, 3, 2]
         )
 
 
-class LogTests(ParentTestCase):
+class LogTests(MasterTestCase):
     """
-    Where the workers' logs go.
+    Where the logs of the workers go.
     """
 
     def twistd(self, *args):
@@ -261,7 +261,7 @@ class LogTests(ParentTestCase):
 
     def test_file(self):
         """
-        With a log file, what the workers log comes through the parent, which rotates it.
+        With a log file, the master writes what the workers log, because it rotates the file.
         """
         path = os.path.abspath(self.mktemp())
         service = self.build(*self.local, twistd=self.twistd("-n", "--logfile", path))
@@ -276,14 +276,14 @@ class LogTests(ParentTestCase):
         self.assertEqual(lines[-2:], ["a line ä", "another"])
 
 
-class LifeTests(ParentTestCase):
+class LifeTests(MasterTestCase):
     """
     From start to stop.
     """
 
     def test_signals(self):
         """
-        HUP goes to all workers, and a second TERM lets them abort.
+        A reload and an abort go to all workers.
         """
         service = self.start()
         service.reload()
@@ -293,15 +293,16 @@ class LifeTests(ParentTestCase):
 
     def test_stop(self):
         """
-        The ports are closed first; then the workers are told; and the stop ends when they have.
+        The ports are closed first; then the workers are told to stop; the stop ends when they have
+        ended.
         """
         service = self.start()
-        heard = []
+        early = []
         port = self.reactor.ports[0]
-        port.stopListening = lambda: heard.extend(self.reactor.far_ends[0].messageReceived())
+        port.stopListening = lambda: early.extend(self.reactor.far_ends[0].messageReceived())
         with capturedLogs() as events:
             stopping = service.stopService()
-            self.assertEqual(heard, [])
+            self.assertEqual(early, [])
             self.assertEqual(self.reactor.far_ends[0].messageReceived(), [{"do": "stop"}])
             for process in self.reactor.processes:
                 self.assertNoResult(stopping)
@@ -312,9 +313,9 @@ class LifeTests(ParentTestCase):
         )
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
-    def test_bury(self):
+    def test_worker_exited(self):
         """
-        A worker that has died is waited for by nobody.
+        A worker that has died counts as absent in the shared counters.
         """
         self.start()
         memory = self.reactor.processes[0].childFDs[5]
@@ -328,8 +329,8 @@ class LifeTests(ParentTestCase):
 
     def test_status(self):
         """
-        The service manager is told that all are up, and of all of them together, as they
-        have said last; what one that died had echoed is not forgotten.
+        The service manager is notified when all workers are up; the status line adds up the last
+        totals of all workers, including those that have died.
         """
         manager = ServiceManager()
         self.addCleanup(manager.close)
@@ -349,8 +350,8 @@ class LifeTests(ParentTestCase):
 
     def test_reload(self):
         """
-        A reload is over, for the service manager, when each worker has read its files, or
-        when one has not for so long.
+        The service manager is notified of the end of a reload when each worker has answered, or
+        after a timeout.
         """
         manager = ServiceManager()
         self.addCleanup(manager.close)
@@ -373,7 +374,7 @@ class LifeTests(ParentTestCase):
 
     def test_reload_fails(self):
         """
-        A bug in it is logged.
+        A bug in a reload is logged.
         """
         service = self.start()
         self.patch(service.workers.live, "ask_all", lambda *_, **__: fail(LookupError("a bug")))
@@ -384,7 +385,9 @@ class LifeTests(ParentTestCase):
 
     def snapshots(self, service, *answers):
         """
-        Take snapshots of all, with these answers of the workers, C{None} for none.
+        Take a snapshot of each worker.
+
+        @param answers: the answer of each worker, C{None} for no answer.
         """
         if service is not self.service:
             self.service = service
@@ -400,7 +403,7 @@ class LifeTests(ParentTestCase):
 
     def test_snapshots(self):
         """
-        A snapshot of each worker is what that worker answers.
+        The snapshot of a worker is its answer.
         """
         service = self.start()
         given = [make_snapshot(worker="0"), make_snapshot(worker="1")]
@@ -408,7 +411,7 @@ class LifeTests(ParentTestCase):
 
     def test_log_dropped(self):
         """
-        Log records that the parent could not write for a worker count as that worker's.
+        Log records that the master could not write for a worker count as that worker's.
         """
         service = self.start()
         for process in self.reactor.processes:
@@ -421,14 +424,14 @@ class LifeTests(ParentTestCase):
 
     def test_admin(self):
         """
-        The clocks of the page run with it.
+        The timers of the collector run with the status page.
         """
         service = self.build(*self.local, "--admin", "tcp:1:interface=127.0.0.1")
         self.assertIs(service.collector.parent, service.admin)
 
     def test_ended(self):
         """
-        One that ends when it has answered is shown by its answer, for the last time.
+        A worker that ends after its answer is in the snapshots once more.
         """
         service = self.start()
         given = make_snapshot(worker="0")
@@ -443,7 +446,7 @@ class LifeTests(ParentTestCase):
 
     def test_draining(self):
         """
-        From the first moment of a stop all drain, also who has not heard of it yet.
+        As soon as a stop begins, all workers count as draining.
         """
         service = self.start()
         given = [make_snapshot(worker="0"), make_snapshot(worker="1")]
@@ -453,8 +456,8 @@ class LifeTests(ParentTestCase):
 
     def test_silent(self):
         """
-        One that does not answer does not listen, and has what it had last: a counter that
-        went back would count twice.  One that has just begun has nothing yet.
+        A worker that does not answer does not count as listening, and keeps its last figures,
+        because a counter must not decrease.  A new worker has no figures yet.
         """
         service = self.start(*self.local, "--max-connections", "7")
         given = make_snapshot(worker="0")

@@ -1,5 +1,5 @@
 """
-The workers: how they are started, watched, restarted and drained.
+Tests for L{echod.workers.supervisor}: how workers are started, watched, restarted and drained.
 """
 
 import io
@@ -28,36 +28,36 @@ from echod.workers.supervisor import (
 from tests.support.fakeprocesses import FakeProcess, FarEnd, ProcessReactor
 
 
-class WorkerSet:
+class FakeSpawner:
     """
-    The processes that were started, by the order in which they were.
+    Remembers the processes that it has started, in their order.
 
-    @ivar broken: why none can be started, if so.
+    @ivar broken: the error that L{spawn} raises, C{None} for no error.
+    @ivar exited: the names of the workers that have ended.
     """
 
     broken = None
 
-    def __init__(self, reactor):
-        self.reactor = reactor
+    def __init__(self):
         self.workers = []
-        self.buried = []
+        self.exited = []
 
-    def spawn(self, child):
+    def spawn(self, worker):
         if self.broken is not None:
             raise self.broken
-        child.channel = Channel(child.messageReceived, child.lost)
-        child.channel.makeConnection(StringTransport())
-        process = FakeProcess(1000 + len(self.workers), child, [], {}, {})
-        process.far = FarEnd(child.channel)
+        worker.channel = Channel(worker.messageReceived, worker.lost)
+        worker.channel.makeConnection(StringTransport())
+        process = FakeProcess(1000 + len(self.workers), worker, [], {}, {})
+        process.far = FarEnd(worker.channel)
         self.workers.append(process)
 
-    def worker_exited(self, child):
-        self.buried.append(child.name)
+    def worker_exited(self, worker):
+        self.exited.append(worker.name)
 
 
-class WorkersTestCase(SynchronousTestCase):
+class SupervisorTestCase(SynchronousTestCase):
     """
-    Two workers, whose drain may take 3 seconds.
+    A supervisor of two workers, with a drain timeout of 3 seconds.
     """
 
     drain_seconds = 3.0
@@ -66,11 +66,11 @@ class WorkersTestCase(SynchronousTestCase):
         self.reactor = ProcessReactor()
         self.stderr = io.StringIO()
         self.patch(sys, "__stderr__", self.stderr)
-        self.live = WorkerSet(self.reactor)
+        self.spawner = FakeSpawner()
         self.log = []
         self.signals = SimpleNamespace(stop_signal=None)
-        self.workers = Supervisor(
-            *(self.reactor, ["0", "1"], self.live),
+        self.supervisor = Supervisor(
+            *(self.reactor, ["0", "1"], self.spawner),
             *(self.log.append, self.drain_seconds, self.signals),
         )
 
@@ -80,36 +80,38 @@ class WorkersTestCase(SynchronousTestCase):
 
     def start(self):
         """
-        Start both.
+        Start both workers.
+
+        @return: the lines of the log.
         """
-        self.reactor.balancer = [lambda: self.up(*self.live.workers)]
+        self.reactor.balancer = [lambda: self.up(*self.spawner.workers)]
         with capturedLogs() as events:
-            self.workers.startService()
+            self.supervisor.startService()
         return [formatEvent(event) for event in events]
 
     def refused(self):
         """
-        Start, in vain.
+        Start workers of which one cannot start.
 
-        @return: the line for it.
+        @return: the line that ends the start.
         """
         with capturedLogs() as events:
-            error = self.assertRaises(ListenError, self.workers.startService)
+            error = self.assertRaises(ListenError, self.supervisor.startService)
         self.assertIs(events[-1]["log_level"], LogLevel.error)
         self.assertEqual(formatEvent(events[-1]), str(error))
         self.assertEqual(self.stderr.getvalue(), f"echod: {error}\n")
-        self.assertFalse(self.workers.running)
+        self.assertFalse(self.supervisor.running)
         return str(error)
 
 
-class StartTests(WorkersTestCase):
+class StartTests(SupervisorTestCase):
     """
-    From the start until all are up.
+    From the start until all workers are up.
     """
 
     def test_up(self):
         """
-        The start waits until both are up, and says so.
+        The start waits until both workers are up, and logs that.
         """
         self.assertEqual(
             self.start(),
@@ -122,110 +124,112 @@ class StartTests(WorkersTestCase):
 
     def test_one_after_the_other(self):
         """
-        One that is up does not stand for both.
+        The start waits for the second worker, too.
         """
         self.reactor.balancer = [
-            lambda: self.up(self.live.workers[1]),
+            lambda: self.up(self.spawner.workers[1]),
             lambda: None,
-            lambda: self.up(self.live.workers[0]),
+            lambda: self.up(self.spawner.workers[0]),
         ]
-        self.workers.startService()
+        self.supervisor.startService()
         self.assertEqual(self.reactor.balancer, [])
 
     def test_one_cannot_start(self):
         """
-        When one ends before it is up, the others are killed, and the start fails with its line.
+        If a worker ends before it is up, the others are killed, and the start fails with its line.
         """
 
         def end():
-            one, other = self.live.workers
+            one, other = self.spawner.workers
             other.protocol.childDataReceived(2, b"warning\nechod: --port 7: no\n")
             other.end(status=1)
             self.reactor.balancer.append(lambda: one.end(signal=9))
 
         self.reactor.balancer = [end]
         self.assertEqual(self.refused(), "worker 1: --port 7: no")
-        self.assertEqual(self.live.workers[0].signals, ["KILL"])
+        self.assertEqual(self.spawner.workers[0].signals, ["KILL"])
         self.assertEqual(self.reactor.balancer, [])
 
     def test_all_cannot_start(self):
         """
-        When all end, the first one's line is told, or how it ended if it has none.
+        If all workers end, the line is that of the first; without a line, it says how it ended.
         """
-        self.reactor.balancer = [lambda: [each.end(signal=11) for each in self.live.workers]]
+        self.reactor.balancer = [lambda: [each.end(signal=11) for each in self.spawner.workers]]
         self.assertEqual(self.refused(), "worker 0: was ended by SIGSEGV")
 
     def test_no_process(self):
         """
-        When the system starts no process, the line says why.
+        If no process can be started, the line says why.
         """
-        self.live.broken = OSError(13, os.strerror(13))
+        self.spawner.broken = OSError(13, os.strerror(13))
         why = f"cannot start {sys.executable}: Permission denied"
         self.assertEqual(self.refused(), f"worker 0: {why}")
 
     def test_late(self):
         """
-        The start does not wait for ever.
+        The start fails if the workers are not up in time.
         """
-        # Not even for those who cannot be killed.
+        # These workers cannot be killed either.
         self.assertEqual(self.refused(), "60 s are over before all workers were up")
         waited = START_TIMEOUT + KILL_TIMEOUT
         self.assertTrue(waited < self.reactor.seconds() < waited + 1)
 
     def test_signal(self):
         """
-        TERM while they start ends it, also when it has ended some of them, and waits until
-        all have gone.
+        TERM ends the start, even if it has already ended a worker; the start waits until all have
+        ended.
         """
 
         def came():
             self.signals.stop_signal = signal.SIGTERM
-            self.live.workers[0].end(signal=15)
+            self.spawner.workers[0].end(signal=15)
 
-        self.reactor.balancer = [came, lambda: self.live.workers[1].end(signal=9)]
+        self.reactor.balancer = [came, lambda: self.spawner.workers[1].end(signal=9)]
         self.assertEqual(self.refused(), "SIGTERM came before all workers were up")
-        self.assertEqual([each.signals for each in self.live.workers], [[], ["KILL"]])
+        self.assertEqual([each.signals for each in self.spawner.workers], [[], ["KILL"]])
         self.assertEqual(self.reactor.balancer, [])
 
     def test_signal_before(self):
         """
-        So does one that came before they were started.
+        A signal that arrives before the workers are started ends the start, too.
         """
         self.signals.stop_signal = signal.SIGINT
-        self.reactor.balancer = [lambda: [each.end(signal=9) for each in self.live.workers]]
+        self.reactor.balancer = [lambda: [each.end(signal=9) for each in self.spawner.workers]]
         self.assertEqual(self.refused(), "SIGINT came before all workers were up")
 
 
-class RestartTests(WorkersTestCase):
+class RestartTests(SupervisorTestCase):
     """
-    A worker that dies.
+    A worker that dies is restarted.
     """
 
     def setUp(self):
         super().setUp()
         self.start()
-        # From now on there is no hand that turns.
+        # From now on the reactor is not iterated by spin_until.
         self.reactor.balancer = None
 
     def die(self, process, *after, **end):
         """
-        @return: after how many seconds another is started in its place.
+        End a process.
+
+        @return: after how many seconds another process is started in its place.
         """
-        started = len(self.live.workers)
+        started = len(self.spawner.workers)
         now = self.reactor.seconds()
         process.end(**end)
         self.reactor.advance(0)
-        while len(self.live.workers) == started:
+        while len(self.spawner.workers) == started:
             self.reactor.advance(0.125)
         return round(self.reactor.seconds() - now, 3)
 
     def test_at_once(self):
         """
-        One that is killed is logged as an error, and another is started at once.
+        A worker that is killed is logged as an error, and restarted at once.
         """
         with capturedLogs() as events:
-            self.assertEqual(self.die(self.live.workers[1], signal=9), 0)
-            self.up(self.live.workers[2])
+            self.assertEqual(self.die(self.spawner.workers[1], signal=9), 0)
+            self.up(self.spawner.workers[2])
         self.assertEqual(
             [formatEvent(event) for event in events],
             [
@@ -235,62 +239,62 @@ class RestartTests(WorkersTestCase):
         )
         self.assertIs(events[0]["log_level"], LogLevel.error)
         self.assertEqual((events[0]["event"], events[0]["worker"]), ("worker-died", "1"))
-        self.assertEqual(self.live.buried, ["1"])
+        self.assertEqual(self.spawner.exited, ["1"])
 
     def test_replaced(self):
         """
-        One that ends by TERM has drained, as it was told: no error, and another is started.
+        A worker that ends by TERM has drained: that is no error, and it is restarted.
         """
         with capturedLogs() as events:
-            self.assertEqual(self.die(self.live.workers[0], signal=15), 0)
+            self.assertEqual(self.die(self.spawner.workers[0], signal=15), 0)
         (event,) = events
         self.assertEqual(
             formatEvent(event),
             "worker 0, process 1000, was told to end, and has; another takes its place",
         )
         self.assertIs(event["log_level"], LogLevel.info)
-        self.assertEqual(self.live.buried, ["0"])
+        self.assertEqual(self.spawner.exited, ["0"])
 
     def test_pauses(self):
         """
-        One that keeps dying is waited for longer each time; the other is not concerned.
+        The restart delay of a worker that keeps dying doubles; that of the other worker does not.
         """
-        pauses = [self.die(self.live.workers[0], signal=9)]
-        pauses += [self.die(self.live.workers[-1], status=1) for _ in range(8)]
+        pauses = [self.die(self.spawner.workers[0], signal=9)]
+        pauses += [self.die(self.spawner.workers[-1], status=1) for _ in range(8)]
         first, most = MIN_RESTART_DELAY, MAX_RESTART_DELAY
         doubled = [first * 2**power for power in range(6)]
         self.assertEqual(pauses, [0, *doubled, most, most])
-        self.assertEqual(self.die(self.live.workers[1], signal=9), 0)
+        self.assertEqual(self.die(self.spawner.workers[1], signal=9), 0)
 
     def test_steady(self):
         """
-        One that has lived for a while is started at once again.
+        A worker that has lived for some time is restarted at once.
         """
-        self.die(self.live.workers[0], signal=9)
-        self.die(self.live.workers[-1], signal=9)
+        self.die(self.spawner.workers[0], signal=9)
+        self.die(self.spawner.workers[-1], signal=9)
         for _ in range(2):
-            self.answer_for(STEADY_TIME)
-            self.assertEqual(self.die(self.live.workers[-1], signal=9), 0)
-        self.assertEqual(self.die(self.live.workers[-1], signal=9), MIN_RESTART_DELAY)
+            self.let_time_pass(STEADY_TIME)
+            self.assertEqual(self.die(self.spawner.workers[-1], signal=9), 0)
+        self.assertEqual(self.die(self.spawner.workers[-1], signal=9), MIN_RESTART_DELAY)
 
-    def answer_for(self, seconds):
+    def let_time_pass(self, seconds):
         """
-        Let time pass, with workers that answer.
+        Let time pass while the workers answer.
         """
         end = self.reactor.seconds() + seconds
         while self.reactor.seconds() < end:
             self.reactor.advance(0.5)
-            for process in self.live.workers:
+            for process in self.spawner.workers:
                 if process.pid:
                     process.far.send()
 
     def test_without_a_word(self):
         """
-        One that dies before it is up and has said nothing is logged without a reason.
+        A worker that dies before it is up, without a line of its own, is logged without a reason.
         """
-        self.die(self.live.workers[0], signal=9)
+        self.die(self.spawner.workers[0], signal=9)
         with capturedLogs() as events:
-            self.die(self.live.workers[2], signal=1)
+            self.die(self.spawner.workers[2], signal=1)
         self.assertEqual(
             formatEvent(events[0]),
             "worker 0, process 1002, was ended by SIGHUP before it was up; it is started again",
@@ -298,12 +302,12 @@ class RestartTests(WorkersTestCase):
 
     def test_why(self):
         """
-        One that dies before it is up is logged with what it said.
+        A worker that dies before it is up is logged with its last line.
         """
-        self.die(self.live.workers[0], signal=9)
-        self.live.workers[2].protocol.childDataReceived(2, b"echod: no such file\n")
+        self.die(self.spawner.workers[0], signal=9)
+        self.spawner.workers[2].protocol.childDataReceived(2, b"echod: no such file\n")
         with capturedLogs() as events:
-            self.die(self.live.workers[2], status=1)
+            self.die(self.spawner.workers[2], status=1)
         self.assertEqual(
             formatEvent(events[0]),
             "worker 0, process 1002, ended with status 1 before it was up "
@@ -312,33 +316,33 @@ class RestartTests(WorkersTestCase):
 
     def test_no_process(self):
         """
-        While the system starts no process, it is tried again and again.
+        If no process can be started, the supervisor tries again and again.
         """
-        self.live.broken = OSError(11, os.strerror(11))
-        self.live.workers[0].end(signal=9)
+        self.spawner.broken = OSError(11, os.strerror(11))
+        self.spawner.workers[0].end(signal=9)
         with capturedLogs() as events:
             self.reactor.pump([0, 0.25, 0.5])
         lines = [formatEvent(event) for event in events]
         why = os.strerror(11)
         self.assertEqual(lines, [f"worker 0: cannot start {sys.executable}: {why}"] * 3)
-        self.live.broken = None
+        self.spawner.broken = None
         self.reactor.advance(1)
-        self.assertEqual(len(self.live.workers), 3)
+        self.assertEqual(len(self.spawner.workers), 3)
 
 
-class AskTests(WorkersTestCase):
+class AskTests(SupervisorTestCase):
     """
-    Questions, and who does not answer.
+    Messages to the workers, and their answers.
     """
 
     def setUp(self):
         super().setUp()
         self.start()
-        self.one, self.other = self.live.workers
+        self.one, self.other = self.spawner.workers
 
     def test_stuck(self):
         """
-        One that says nothing for ten seconds is killed; one that answers is not.
+        A worker that does not answer for ten seconds is killed; one that answers is not.
         """
         with capturedLogs() as events:
             for _ in range(MAX_MISSED_HEARTBEATS):
@@ -355,15 +359,15 @@ class AskTests(WorkersTestCase):
 
     def test_gone(self):
         """
-        One whose lifeline is lost is asked in vain, and nothing is made of it.
+        A heartbeat to a worker whose channel is closed is no error.
         """
         self.other.far.near.connectionLost()
         self.reactor.advance(HEARTBEAT_INTERVAL)
         self.assertEqual(self.flushLoggedErrors(), [])
 
-    def test_no_longer(self):
+    def test_bug_in_heartbeat(self):
         """
-        A bug while asking is logged.
+        A bug in a heartbeat is logged.
         """
         self.patch(self.one.protocol, "ask", lambda: 1 / 0)
         self.reactor.advance(HEARTBEAT_INTERVAL)
@@ -371,9 +375,9 @@ class AskTests(WorkersTestCase):
 
     def test_ask_all(self):
         """
-        The answers of all come together; one that is late has none.
+        The answers of all workers are collected; a late worker has none.
         """
-        asked = self.workers.live.ask_all(1.0, snapshot=True)
+        asked = self.supervisor.live.ask_all(1.0, snapshot=True)
         self.other.far.send(answer=1, snapshot="x")
         self.assertNoResult(asked)
         self.reactor.advance(1)
@@ -383,42 +387,42 @@ class AskTests(WorkersTestCase):
 
     def test_ask_all_at_once(self):
         """
-        When all have answered, nobody is waited for.
+        When all workers have answered, the wait is over.
         """
-        asked = self.workers.live.ask_all(1.0)
-        for process in self.live.workers:
+        asked = self.supervisor.live.ask_all(1.0)
+        for process in self.spawner.workers:
             process.far.send(answer=1)
         self.assertEqual(list(self.successResultOf(asked)), ["0", "1"])
 
-    def test_ask_who_is_not_there(self):
+    def test_ask_all_without_one(self):
         """
-        One that has just died has no answer.
+        A worker that has just died has no answer.
         """
         self.one.end(signal=9)
-        asked = self.workers.live.ask_all(1.0)
+        asked = self.supervisor.live.ask_all(1.0)
         self.other.far.send(answer=1)
         self.assertEqual(self.successResultOf(asked), {"0": None, "1": {"answer": 1}})
 
     def test_often(self):
         """
-        However often it is asked for answers in vain, one that answers every other time is
-        not killed.
+        Only missed heartbeats count: unanswered messages do not kill a worker that answers
+        heartbeats.
         """
         for _ in range(3 * MAX_MISSED_HEARTBEATS):
             for _ in range(10):
-                self.workers.live.ask_all(1.0)
+                self.supervisor.live.ask_all(1.0)
             self.reactor.advance(HEARTBEAT_INTERVAL)
-            for process in self.live.workers:
+            for process in self.spawner.workers:
                 process.far.send(answer=0)
         self.assertEqual(self.other.signals, [])
 
     def test_orders(self):
         """
-        A reload and an abort go to all.
+        A reload and an abort go to all workers.
         """
-        reloading = self.workers.live.ask_all(10.0, do="reload")
-        self.workers.live.send_all(do="abort")
-        for process in self.live.workers:
+        reloading = self.supervisor.live.ask_all(10.0, do="reload")
+        self.supervisor.live.send_all(do="abort")
+        for process in self.spawner.workers:
             self.assertNoResult(reloading)
             order, abort = process.far.messageReceived()
             self.assertEqual(order, {"do": "reload", "ask": order["ask"]})
@@ -428,7 +432,7 @@ class AskTests(WorkersTestCase):
 
     def test_log(self):
         """
-        What they log comes out line by line.
+        The output of the workers is written line by line.
         """
         self.one.protocol.childDataReceived(1, b"one\nhal")
         self.other.protocol.childDataReceived(1, b"two\n")
@@ -436,9 +440,9 @@ class AskTests(WorkersTestCase):
         self.assertEqual(self.log, [b"one\n", b"two\n", b"half\n"])
 
 
-class StopTests(WorkersTestCase):
+class StopTests(SupervisorTestCase):
     """
-    The end of all.
+    The stop.
     """
 
     def setUp(self):
@@ -446,16 +450,16 @@ class StopTests(WorkersTestCase):
         self.start()
 
     def stop(self):
-        stopping = self.workers.stopService()
+        stopping = self.supervisor.stopService()
         self.assertIsInstance(stopping, Deferred)
         return stopping
 
     def test_drain(self):
         """
-        Each is told to stop, and the stop waits until all have gone; nobody is restarted.
+        Each worker is told to stop; the stop waits until all have ended; none is restarted.
         """
         stopping = self.stop()
-        one, other = self.live.workers
+        one, other = self.spawner.workers
         for process in (one, other):
             self.assertEqual(process.far.messageReceived(), [{"do": "stop"}])
             self.assertNoResult(stopping)
@@ -464,30 +468,30 @@ class StopTests(WorkersTestCase):
             self.assertEqual(list(events), [])
         self.assertIsNone(self.successResultOf(stopping))
         self.assertEqual(self.reactor.getDelayedCalls(), [])
-        self.assertEqual((one.signals, len(self.live.workers)), ([], 2))
+        self.assertEqual((one.signals, len(self.spawner.workers)), ([], 2))
 
-    def test_figures(self):
+    def test_heartbeats_go_on(self):
         """
-        They are asked what they have still to do, until the last has gone.
+        Heartbeats go on until the last worker has ended, so the totals stay current.
         """
         stopping = self.stop()
-        one, other = self.live.workers
+        one, other = self.spawner.workers
         other.end()
         self.reactor.advance(HEARTBEAT_INTERVAL)
         stop, question = one.far.messageReceived()
         self.assertEqual(stop, {"do": "stop"})
         one.far.send(answer=question["ask"], totals=[3, 40, 1])
-        self.assertEqual(self.workers.live.totals(), (3, 40, 1))
+        self.assertEqual(self.supervisor.live.totals(), (3, 40, 1))
         one.end()
         self.successResultOf(stopping)
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def test_late(self):
         """
-        One that takes longer than the drain may, and some grace, is killed.
+        A worker that runs longer than the drain timeout and the kill timeout is killed.
         """
         stopping = self.stop()
-        one, other = self.live.workers
+        one, other = self.spawner.workers
         one.end()
         self.reactor.advance(self.drain_seconds + KILL_TIMEOUT - 0.1)
         self.assertEqual(other.signals, [])
@@ -499,26 +503,26 @@ class StopTests(WorkersTestCase):
         other.end(signal=9)
         self.successResultOf(stopping)
 
-    def test_while_one_is_missing(self):
+    def test_cancels_restarts(self):
         """
-        One that was to be started again is not.
+        A stop cancels restarts.
         """
         for _ in range(2):
-            self.live.workers[-1].end(signal=9)
+            self.spawner.workers[-1].end(signal=9)
             self.reactor.advance(0)
-        self.assertEqual(len(self.live.workers), 3)
+        self.assertEqual(len(self.spawner.workers), 3)
         stopping = self.stop()
-        self.live.workers[0].end()
+        self.spawner.workers[0].end()
         self.successResultOf(stopping)
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
-    def test_nobody(self):
+    def test_no_workers(self):
         """
-        Without workers it ends at once; so it does if it has never begun.
+        Without workers, and before a start, the stop ends at once.
         """
-        for process in self.live.workers:
+        for process in self.spawner.workers:
             process.end(signal=9)
         self.successResultOf(self.stop())
         self.assertEqual(self.reactor.getDelayedCalls(), [])
-        workers = Supervisor(self.reactor, ["0"], self.live, self.log.append, 1.0, self.signals)
-        self.successResultOf(workers.stopService())
+        other = Supervisor(self.reactor, ["0"], self.spawner, self.log.append, 1.0, self.signals)
+        self.successResultOf(other.stopService())

@@ -1,5 +1,5 @@
 """
-Waiting before the reactor runs.
+Tests for L{spin_until}, which waits before the reactor runs.
 """
 
 from signal import SIGINT
@@ -11,45 +11,44 @@ from echod.workers.supervisor import spin_until
 from tests.support.fakeprocesses import ProcessReactor
 
 
-class TurnTests(SynchronousTestCase):
+class SpinUntilTests(SynchronousTestCase):
     """
-    On a reactor whose time is the test's.
+    The wait, on a fake reactor.
     """
 
     def setUp(self):
         self.reactor = ProcessReactor()
         self.done = []
 
-    def turn(self, seconds=5.0, signals=None):
+    def spin(self, seconds=5.0, signals=None):
         return spin_until(self.reactor, lambda: bool(self.done), seconds, signals)
 
     def test_done(self):
         """
-        It ends when what is waited for is done, also if that is so at once.
+        It ends when it is done, also if it is done at once.
         """
         self.reactor.balancer = [lambda: None, lambda: self.done.append(True)]
-        self.assertEqual(self.turn(), "")
+        self.assertEqual(self.spin(), "")
         self.assertEqual(self.reactor.balancer, [])
         before = self.reactor.seconds()
-        self.assertEqual(self.turn(), "")
+        self.assertEqual(self.spin(), "")
         self.assertEqual(self.reactor.seconds(), before)
 
     def test_late(self):
         """
-        It ends when the time is over.
+        It ends when its time is over.
         """
-        self.assertEqual(self.turn(5.0), "5 s are over")
+        self.assertEqual(self.spin(5.0), "5 s are over")
         self.assertTrue(5 < self.reactor.seconds() < 5.3)
 
     def test_signals(self):
         """
-        A signal that would stop the daemon ends it, also one that has come before; for those
-        who do not ask for that, nothing does.
+        A stop signal ends it, also one that arrived before; but not if no signals are passed.
         """
         signals = SimpleNamespace(stop_signal=None)
         self.reactor.balancer = [lambda: setattr(signals, "stop_signal", SIGINT), None]
-        self.assertEqual(self.turn(signals=signals), "SIGINT came")
+        self.assertEqual(self.spin(signals=signals), "SIGINT came")
         self.done.append(True)
-        self.assertEqual(self.turn(signals=signals), "SIGINT came")
+        self.assertEqual(self.spin(signals=signals), "SIGINT came")
         self.assertEqual(self.reactor.balancer, [None])
-        self.assertEqual(self.turn(), "")
+        self.assertEqual(self.spin(), "")

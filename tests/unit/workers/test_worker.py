@@ -1,5 +1,5 @@
 """
-A worker: the daemon on sockets that it is handed.
+Tests for L{echod.workers.worker}.
 """
 
 import os
@@ -22,15 +22,15 @@ from tests.support.fakes import FakeConnection
 from tests.support.services import ServiceTestCase
 
 FIRST = 900
-"""Descriptors that nothing else in this process has."""
+"""The first of the worker's descriptors; no other file of this process has so high a number."""
 
 
 class WorkerTestCase(ServiceTestCase):
     """
-    A worker, the second of two, that was handed two sockets, one of which was lent.
+    The second of two workers, with two sockets, one of which the master has inherited.
     """
 
-    handed = (
+    sockets = (
         InheritedListener("tcp", "--port 7", tls=False, borrowed=False),
         InheritedListener("echo", "--listen systemd:name=echo", tls=False, borrowed=True),
     )
@@ -39,17 +39,17 @@ class WorkerTestCase(ServiceTestCase):
         super().setUp()
         self.reactor = ProcessReactor()
         self.addCleanup(self.reactor.close)
-        self.config = WorkerConfig("1", [5, 3], self.handed, FIRST)
-        for place in range(len(self.handed)):
+        self.config = WorkerConfig("1", [5, 3], self.sockets, FIRST)
+        for number in range(len(self.sockets)):
             with socket.create_server(("127.0.0.1", 0)) as made:
-                os.dup2(made.fileno(), FIRST + place)
+                os.dup2(made.fileno(), FIRST + number)
         ours, theirs = socket.socketpair()
         self.addCleanup(ours.close)
         with theirs:
             os.dup2(theirs.fileno(), self.config.channel)
         memory = make_counters(2)
         os.dup2(memory, self.config.table)
-        self.table = SharedCounters(memory, 2)
+        self.counters = SharedCounters(memory, 2)
         os.close(memory)
         self.addCleanup(self.close)
 
@@ -69,19 +69,19 @@ class WorkerTestCase(ServiceTestCase):
             service.privilegedStartService()
             service.startService()
         self.started = events
-        (self.parent,) = self.reactor.far_ends
+        (self.master,) = self.reactor.far_ends
         return service
 
 
 class ListenTests(WorkerTestCase):
     """
-    What it listens on.
+    The sockets that a worker listens on.
     """
 
-    def test_handed(self):
+    def test_sockets(self):
         """
-        It listens on what it was handed, whatever its options say, under the names that its
-        parent gave them.
+        A worker listens on the sockets of its config and not on those of its options, with the
+        names that the master gives.
         """
         service = self.start("--port", "1", "--listen", "unix:/x")
         self.assertEqual(
@@ -95,7 +95,7 @@ class ListenTests(WorkerTestCase):
 
     def test_quiet(self):
         """
-        What the parent has said already it says for who wants to know everything.
+        A worker logs at debug where it listens, because the master has logged it at info.
         """
         self.start()
         listening = [each for each in self.started if each.get("event") == "listening"]
@@ -103,19 +103,19 @@ class ListenTests(WorkerTestCase):
 
     def test_queues(self):
         """
-        At its end it takes who waits in a queue that is the daemon's, and leaves a lent one.
+        At the stop, a worker leaves the accept queue of an inherited socket, and of no other.
         """
         service = self.start()
         self.assertEqual([each.leaves_queue for each in service.listeners], [False, True])
 
     def test_tls(self):
         """
-        A socket that is to speak TLS does.
+        A socket for TLS has the certificates.
         """
         made = make_certificate()
         pem = self.file(made.cert_pem + made.key_pem)
-        self.handed = (InheritedListener("tls", "--tls-port 8", True, False), self.handed[0])
-        self.config = WorkerConfig("1", [5, 3], self.handed, FIRST)
+        self.sockets = (InheritedListener("tls", "--tls-port 8", True, False), self.sockets[0])
+        self.config = WorkerConfig("1", [5, 3], self.sockets, FIRST)
         service = self.start("--tls-port", "8", "--tls-cert", pem)
         factories = [port.factory for port in self.reactor.ports]
         self.assertEqual([each.tls for each in factories], [service.certificates, None])
@@ -123,7 +123,7 @@ class ListenTests(WorkerTestCase):
 
     def test_share(self):
         """
-        It lets in as many as are its share.
+        The limit of connections is the worker's share.
         """
         service = self.start("--max-connections", "8")
         for _ in range(3):
@@ -131,45 +131,44 @@ class ListenTests(WorkerTestCase):
             service.connections.add(FakeConnection())
         self.assertTrue(service.admission.is_full())
 
-    def test_table(self):
+    def test_counters(self):
         """
-        The others know how many connections it has, at once when there are fewer, twice a
-        second in any case, and when it has gone.
+        A worker publishes its number of connections: at once when a connection ends, twice a
+        second, and when it stops.
         """
         service = self.build()
-        self.table[0] = 1000
-        self.assertEqual(self.table.least(), 1000)
+        self.counters[0] = 1000
+        self.assertEqual(self.counters.least(), 1000)
         service.startService()
-        self.assertEqual(self.table.least(), 0)
+        self.assertEqual(self.counters.least(), 0)
         connection = FakeConnection()
         service.connections.add(connection)
         self.reactor.advance(0.5)
-        self.assertEqual(self.table.least(), 1)
+        self.assertEqual(self.counters.least(), 1)
         service.connections.remove(connection, Reason.CLIENT)
-        self.assertEqual(self.table.least(), 0)
+        self.assertEqual(self.counters.least(), 0)
         service.connections.add(connection)
-        self.table[0] = ABSENT
+        self.counters[0] = ABSENT
         stopping = service.stopService()
-        self.assertEqual(self.table.least(), ABSENT)
+        self.assertEqual(self.counters.least(), ABSENT)
         self.assertIsInstance(stopping, Deferred)
         service.connections.remove(connection, Reason.CLIENT)
         self.reactor.advance(0.5)
-        self.assertEqual(self.table.least(), ABSENT)
+        self.assertEqual(self.counters.least(), ABSENT)
 
-    def test_looks_again(self):
+    def test_rearms(self):
         """
-        Twice a second it looks whether somebody waits whom another should have accepted,
-        where its ports know how.
+        Twice a second, a worker rearms each port that can be rearmed.
         """
         self.start()
-        looked = []
-        self.reactor.ports[0].rearm = lambda: looked.append(self.reactor.seconds())
+        rearmed = []
+        self.reactor.ports[0].rearm = lambda: rearmed.append(self.reactor.seconds())
         self.reactor.pump([0.5] * 3)
-        self.assertEqual(looked, [0.5, 1.0, 1.5])
+        self.assertEqual(rearmed, [0.5, 1.0, 1.5])
 
-    def test_turns(self):
+    def test_one_balancer(self):
         """
-        All its listeners accept in turn with those of the others.
+        All listeners of a worker have the same balancer.
         """
         service = self.build()
         one, other = (each.balancer for each in service.listeners)
@@ -178,8 +177,8 @@ class ListenTests(WorkerTestCase):
 
     def test_few_descriptors(self):
         """
-        One that may have fewer connections than its share, for want of descriptors, leaves
-        clients to the others as soon as it has those.
+        A worker with too few descriptors for its share does not accept more than it has descriptors
+        for.
         """
         limit = RESERVED_DESCRIPTORS + 2
         self.patch(resource, "getrlimit", lambda _: (limit, limit))
@@ -188,21 +187,21 @@ class ListenTests(WorkerTestCase):
         self.assertEqual(service.collector.max_connections, 2)
         for _ in range(2):
             service.connections.add(FakeConnection())
-        self.table[0] = 1
+        self.counters[0] = 1
         self.assertEqual(service.listeners[0].balancer.allowance(), 0)
 
 
-class ToldTests(WorkerTestCase):
+class MessageTests(WorkerTestCase):
     """
-    What its parent says to it, and it to its parent.
+    The messages between master and worker.
     """
 
     def start(self, *args):
         service = super().start(*args)
-        self.assertEqual(self.parent.messageReceived(), [])
+        self.assertEqual(self.master.messageReceived(), [])
         for function in list(self.hooks):
             function()
-        self.assertEqual(self.parent.messageReceived(), [{"up": True}])
+        self.assertEqual(self.master.messageReceived(), [{"up": True}])
         return service
 
     def setUp(self):
@@ -212,18 +211,18 @@ class ToldTests(WorkerTestCase):
 
     def test_up(self):
         """
-        It says that it is up when it takes signals.
+        A worker says that it is up when it handles signals.
         """
         self.start()
 
     def test_questions(self):
         """
-        It answers each question, and with a snapshot if that is wanted.
+        A worker answers each question, with a snapshot if the master asks for one.
         """
         self.start()
-        self.parent.send(ask=1)
-        self.parent.send(ask=2, snapshot=True)
-        one, other = self.parent.messageReceived()
+        self.master.send(ask=1)
+        self.master.send(ask=2, snapshot=True)
+        one, other = self.master.messageReceived()
         self.assertEqual(one, {"answer": 1, "totals": [0, 0, 0]})
         self.assertEqual(other["answer"], 2)
         snapshot = Snapshot.from_json(other["snapshot"])
@@ -232,91 +231,91 @@ class ToldTests(WorkerTestCase):
 
     def test_stop(self):
         """
-        Told to stop, it stops once.
+        A worker that is told to stop twice stops once.
         """
         self.start()
-        self.parent.send(do="stop")
-        self.parent.send(do="stop")
+        self.master.send(do="stop")
+        self.master.send(do="stop")
         self.assertEqual(self.reactor.stopped, 1)
 
-    def test_stopping_already(self):
+    def test_stop_while_stopping(self):
         """
-        One that is stopping already is not stopped again.
+        A worker that is already stopping ignores the message.
         """
         service = self.start()
         service.stopService()
-        self.parent.send(do="stop")
+        self.master.send(do="stop")
         self.assertEqual(self.reactor.stopped, 0)
 
     def test_abort(self):
         """
-        Told to abort, it ends all connections at once.
+        A worker that is told to abort aborts all connections.
         """
         service = self.start()
         connection = FakeConnection(service.connections)
-        self.parent.send(do="abort")
+        self.master.send(do="abort")
         self.assertEqual([how for how, _ in connection.asked], ["abort"])
 
     def test_reload(self):
         """
-        Told to reload, it reads its files again.
+        A worker that is told to reload reads its files again.
         """
         service = self.start()
         reloads = []
         service.reload = lambda: reloads.append(True)
-        self.parent.send(do="reload")
+        self.master.send(do="reload")
         self.assertEqual(reloads, [True])
 
-    def test_parent_gone(self):
+    def test_master_gone(self):
         """
-        Without its parent it drains and ends, and is asked nothing any more.
+        Without its master, a worker drains and ends, and answers nothing more.
         """
         self.start()
         with capturedLogs() as events:
-            self.parent.near.connectionLost()
-            self.parent.send(ask=1)
+            self.master.near.connectionLost()
+            self.master.send(ask=1)
         self.assertEqual([formatEvent(event) for event in events], ["the master is gone; stopping"])
-        self.assertEqual((self.reactor.stopped, self.parent.messageReceived()), (1, []))
+        self.assertEqual((self.reactor.stopped, self.master.messageReceived()), (1, []))
 
-    def test_parent_gone_at_the_end(self):
+    def test_master_gone_while_stopping(self):
         """
-        While it stops, a parent that goes is nothing to tell.
+        During a stop, a worker does not log that the master has gone.
         """
         service = self.start()
         service.stopService()
         with capturedLogs() as events:
-            self.parent.near.connectionLost()
+            self.master.near.connectionLost()
         self.assertEqual((list(events), self.reactor.stopped), ([], 0))
 
-    def test_parent_gone_early(self):
+    def test_master_gone_early(self):
         """
-        A parent that is gone before the worker is up is told nothing.
+        A worker whose master goes before the worker is up sends nothing.
         """
         super().start()
-        self.parent.near.connectionLost()
+        self.master.near.connectionLost()
         for function in list(self.hooks):
             function()
-        self.assertEqual(self.parent.messageReceived(), [])
+        self.assertEqual(self.master.messageReceived(), [])
 
     def test_signals(self):
         """
-        TERM, however often it comes, is a drain; INT, which a terminal sends to all of its
-        processes, is the parent's.
+        TERM drains, also if it comes twice; INT, which a terminal sends to the master too, is
+        ignored.
         """
         service = self.start()
         connection = FakeConnection(service.connections)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM, signal.SIGINT):
             os.kill(os.getpid(), number)
             self.reactor.advance(0)
-        self.parent.send(do="stop")
+        self.master.send(do="stop")
         self.assertEqual((self.reactor.stopped, connection.asked), (1, []))
 
-    def test_told_and_signalled(self):
+    def test_stop_and_signal(self):
         """
-        One that its parent has told to stop is not stopped again by TERM.
+        TERM does not stop a worker again that the master has told to stop.
         """
         self.start()
-        self.parent.send(do="stop")
+        self.master.send(do="stop")
         os.kill(os.getpid(), signal.SIGTERM)
         self.reactor.advance(0)
         self.assertEqual((self.reactor.stopped, self.reactor.stop_signals), (1, []))
