@@ -1,5 +1,5 @@
 """
-The command line: what is taken, and what is refused with which words.
+Tests for L{echod.options}: which values are accepted, and the line for each that is refused.
 """
 
 import ast
@@ -14,12 +14,12 @@ from twisted.scripts.twistd import ServerOptions
 from twisted.trial.unittest import SynchronousTestCase
 
 import echod
-from echod.options import Options
+from echod.options import Options, OptionValues
 
 
 class OptionsTestCase(SynchronousTestCase):
     """
-    A command line, under whoever parses it.
+    Parses command lines, with or without a parent.
     """
 
     def parse(self, *args, parent=None):
@@ -30,11 +30,13 @@ class OptionsTestCase(SynchronousTestCase):
 
     def refused(self, *args, parent=None):
         """
-        @return: the one line with which the arguments are refused.
+        Parse arguments that are wrong.
+
+        @return: the line that says so.
         """
         error = self.assertRaises(SystemExit, self.parse, *args, parent=parent)
         line = error.code
-        self.assertIsInstance(line, str)  # a text means exit status 1
+        self.assertIsInstance(line, str)  # SystemExit with a text is exit status 1
         self.assertEqual(line.splitlines(), [line])
         self.assertTrue(line.isprintable() and line.startswith("echod: "), line)
         return line.removeprefix("echod: ")
@@ -42,12 +44,13 @@ class OptionsTestCase(SynchronousTestCase):
 
 class ValuesTests(OptionsTestCase):
     """
-    What a good value is.
+    The values that are accepted.
     """
 
     def test_defaults(self):
         """
-        Nothing is required: plain TCP on port 9000, safe for a public port.
+        No option is required.  The default is plain TCP on port 9000, with limits for a public
+        port.
         """
         self.assertEqual(
             dict(self.parse()),
@@ -87,11 +90,18 @@ class ValuesTests(OptionsTestCase):
             },
         )
 
+    def test_types(self):
+        """
+        Each option has its type in L{OptionValues}.
+        """
+        options = self.parse()
+        self.assertIs(options.typed, options)
+        self.assertEqual(set(OptionValues.__annotations__), set(options))
+
     def test_values(self):
         """
-        Each option takes its whole range, and turns it into what the daemon works with.
+        Each option accepts its whole range, and converts it.
         """
-        tls = ("--tls-port", "1", "--tls-cert", "c")
         trust = ("--proxy-trust", "192.0.2.1")
         tls = ("--tls-port", "1", "--tls-cert", "/c")
         ca = ("--tls-client-ca", "/a")
@@ -141,7 +151,7 @@ class ValuesTests(OptionsTestCase):
 
     def test_certificates(self):
         """
-        C{--tls-cert} may come several times, each with the key behind it or in its file.
+        C{--tls-cert} is repeatable; a key is in the same file or in the C{--tls-key} after it.
         """
         args = "--tls-port 1 --tls-cert /a --tls-key /b --tls-cert /c --tls-cert /d --tls-key /e"
         options = self.parse(*args.split())
@@ -149,8 +159,8 @@ class ValuesTests(OptionsTestCase):
 
     def test_listen(self):
         """
-        C{--listen} and C{--tls-listen} may come several times, in any form that Twisted
-        knows, in order.
+        C{--listen} and C{--tls-listen} are repeatable, accept each form of Twisted's endpoint
+        strings, and keep their order.
         """
         endpoints = [
             "tcp:9000",
@@ -171,7 +181,7 @@ class ValuesTests(OptionsTestCase):
 
     def test_admin(self):
         """
-        The endpoint for the page is one, and as good as those to listen on.
+        C{--admin} is not repeatable, and its endpoint is checked as that of C{--listen} is.
         """
         self.assertEqual(self.parse("--admin", "unix:/a")["admin"], "unix:/a")
         twice = ("--admin", "tcp:1", "--admin", "tcp:2")
@@ -180,7 +190,7 @@ class ValuesTests(OptionsTestCase):
 
     def test_admin_host(self):
         """
-        --admin-host may be given several times, and belongs to --admin.
+        C{--admin-host} is repeatable, and needs C{--admin}.
         """
         hosts = ("--admin-host", "Echod.Example.", "--admin-host", "::ffff:192.0.2.1")
         self.assertEqual(
@@ -192,7 +202,7 @@ class ValuesTests(OptionsTestCase):
 
     def test_networks(self):
         """
-        Networks may come several times, each for its own option; a proxy may be on a UNIX socket.
+        Networks are repeatable; C{--proxy-trust} also accepts the word unix.
         """
         options = self.parse(
             "--allow", "192.0.2.0/24", "--allow", "::ffff:198.51.100.0/120",
@@ -208,16 +218,16 @@ class ValuesTests(OptionsTestCase):
             self.assertEqual([str(each) for each in options[name]], expected)
         self.assertEqual(self.parse()["allow"], [])
 
-    def test_listen_port_behind(self):
+    def test_listen_port_last(self):
         """
-        The port need not come first when it is named, as in Twisted's own syntax.
+        A port with its name can be the last part, as in Twisted's own syntax.
         """
         endpoint = "tcp:interface=127.0.0.1:port=9000"
         self.assertEqual(self.parse("--listen", endpoint)["listen"], [endpoint])
 
     def test_default_port(self):
         """
-        The default port is for a daemon that would listen nowhere else.
+        The default port is used if there is no other listener.
         """
         for args in (
             ("--listen", "unix:/x"),
@@ -231,12 +241,12 @@ class ValuesTests(OptionsTestCase):
 
 class RefusedTests(OptionsTestCase):
     """
-    What is wrong, in one line with the way out.
+    Wrong options, each refused with one line that says what to give.
     """
 
     def test_values(self):
         """
-        A bad value is refused with its option, itself, and what would be good.
+        The line for a wrong value has the option, the value, and what to give.
         """
         network = "give one such as 192.0.2.0/24 or 2001:db8::/32"
         for name, values, way_out in (
@@ -286,7 +296,7 @@ class RefusedTests(OptionsTestCase):
 
     def test_shown_as_given(self):
         """
-        A bad value is shown as it was typed, with control characters, and those alone, escaped.
+        A wrong value is shown as it was typed; only its control characters are escaped.
         """
         for args, shown in (
             (("--port", "a\\b"), r"--port 'a\b': "),
@@ -304,7 +314,7 @@ class RefusedTests(OptionsTestCase):
 
     def test_listen(self):
         """
-        What cannot be an endpoint, or names a port that is none, is refused at once.
+        A text that cannot be an endpoint string, or has a wrong port, is refused.
         """
         for value in ("", "9000", "tcp", "tcp:", ":9000", "a\nb"):
             line = self.refused(f"--listen={value}")
@@ -323,7 +333,7 @@ class RefusedTests(OptionsTestCase):
 
     def test_dependencies(self):
         """
-        An option that needs another, or serves nothing, says so.
+        An option that needs another one is refused without it.
         """
         for args, expected in (
             (("--tls-port", "1"), "--tls-port: needs a certificate; add --tls-cert FILE"),
@@ -371,7 +381,7 @@ class RefusedTests(OptionsTestCase):
 
     def test_unknown(self):
         """
-        What is no option at all is refused with a hint at the help.
+        An unknown option, a missing value or an argument is refused with a hint at C{--help}.
         """
         for args, words in (
             (("--nosuch",), "option --nosuch not recognized; see --help"),
@@ -382,7 +392,7 @@ class RefusedTests(OptionsTestCase):
 
     def test_unknown_and_unprintable(self):
         """
-        What is no option is named without the control characters in it.
+        An unknown option is named with its control characters escaped.
         """
         for arg, shown in (("\x1b[2J", r"\x1b[2J"), ("--no\x1b[2J\nsuch", r"--no\x1b[2J\nsuch")):
             line = self.refused(arg)
@@ -392,12 +402,12 @@ class RefusedTests(OptionsTestCase):
 
 class ParentTests(OptionsTestCase):
     """
-    Under twistd, under twist, and alone.
+    Options under twistd, under twist, and without a parent.
     """
 
     def test_twistd(self):
         """
-        Under twistd echod logs by itself.
+        Under twistd, the options for the log are accepted.
         """
         twistd = ServerOptions()
         options = self.parse("--log-level", "warn", "--log-format", "json", parent=twistd)
@@ -406,7 +416,7 @@ class ParentTests(OptionsTestCase):
 
     def test_twist(self):
         """
-        Under twist, which logs for its services, options about that are refused.
+        Under twist, which has its own log, the options for the log are refused.
         """
         twist = UsageOptions()
         self.assertIsNone(self.parse("--access-log", "off", parent=twist).twistd)
@@ -418,7 +428,7 @@ class ParentTests(OptionsTestCase):
 
     def test_workers(self):
         """
-        Workers are twistd's, and Linux's.
+        C{--workers} needs twistd and Linux.
         """
         line = self.refused("--workers", "2", parent=UsageOptions())
         self.assertEqual(line, "--workers: twist runs one process; give it to twistd -n echod")
@@ -430,14 +440,14 @@ class ParentTests(OptionsTestCase):
 
     def test_alone(self):
         """
-        Without a parent there is no twistd.
+        Without a parent, C{twistd} is C{None}.
         """
         self.assertIsNone(self.parse("--log-level", "info").twistd)
 
 
 class InformationTests(OptionsTestCase):
     """
-    What the command line tells about itself.
+    C{--version} and C{--help}.
     """
 
     def test_version(self):
@@ -451,10 +461,10 @@ class InformationTests(OptionsTestCase):
 
     def test_help(self):
         """
-        C{--help} names every option and says something about it.
+        C{--help} has a text for each option.
         """
         text = str(Options())
-        # A gap within a line is a line break of ours.
+        # A gap in a line is a line break of a docstring.
         self.assertNotRegex(text, r"[a-z;,.] {2,}[a-z]")
         text = " ".join(text.split())
         for name in self.parse():
@@ -464,11 +474,11 @@ class InformationTests(OptionsTestCase):
 
     def test_every_option_is_read(self):
         """
-        No option is taken and then ignored.
+        Each option is read by the daemon.
         """
         reads = set()
         for path in Path(echod.__file__).parent.rglob("*.py"):
-            # The client has options of its own.
+            # echod-check has options of its own.
             if path.name == "options.py" or path.parent.name == "check":
                 continue
             for node in ast.walk(ast.parse(path.read_text())):

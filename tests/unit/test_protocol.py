@@ -1,5 +1,5 @@
 """
-The echo itself, on a transport that is a string.
+Tests for L{Echo}, on a transport in memory.
 """
 
 import contextlib
@@ -36,9 +36,9 @@ from tests.support.handshakes import (
 )
 
 
-class Helloed:
+class AfterClientHello:
     """
-    OpenSSL's connection, when the client's first message has come.
+    A connection of pyOpenSSL that has received a ClientHello.
     """
 
     def client_random(self):
@@ -50,12 +50,12 @@ class Helloed:
 
 class EchoTests(ProtocolTestCase):
     """
-    One connection, from accept to end.
+    One connection, from accept to its end.
     """
 
     def test_interfaces(self):
         """
-        Twisted finds the half-close and producer methods it looks for, and the live set its own.
+        L{Echo} provides Twisted's interfaces, and all of L{Connection}.
         """
         echo, _ = self.connect()
         verifyObject(IHalfCloseableProtocol, echo)
@@ -75,9 +75,9 @@ class EchoTests(ProtocolTestCase):
         self.assertEqual(transport.value(), b"one\0\xffthree")
         self.assertEqual(echo.bytes_echoed, 10)
 
-    def test_joins_and_leaves_the_live_set(self):
+    def test_is_tracked(self):
         """
-        A connection counts as live from accept to end, under its listener's name.
+        A connection is among the live ones from accept to its end.
         """
         echo, _ = self.connect()
         self.assertEqual((len(self.connections), echo.listener), (1, "tcp"))
@@ -86,7 +86,7 @@ class EchoTests(ProtocolTestCase):
 
     def test_back_pressure(self):
         """
-        A client that does not take its echo is not read from until it does.
+        While a client does not read its echo, nothing is read from it.
         """
         echo, transport = self.connect()
         self.assertIs(transport.producer, echo)
@@ -98,7 +98,7 @@ class EchoTests(ProtocolTestCase):
 
     def test_stop_producing_ends_nothing(self):
         """
-        A transport that is gone tells its producer so, and the reason is still the network's.
+        C{stopProducing} ends nothing; C{connectionLost} has the reason.
         """
         echo, transport = self.connect()
         transport.producer.stopProducing()
@@ -108,7 +108,8 @@ class EchoTests(ProtocolTestCase):
 
     def test_client_half_closes(self):
         """
-        A client that closes its sending side gets its echo, then our close, even when paused.
+        A client that closes its sending side gets its echo, then the close, also while reading is
+        paused.
         """
         echo, transport = self.connect()
         echo.dataReceived(b"last words")
@@ -118,9 +119,9 @@ class EchoTests(ProtocolTestCase):
         self.assertTrue(transport.disconnecting)
         self.assertFalse(transport.disconnected)
 
-    def test_finish(self):
+    def test_close(self):
         """
-        A polite end closes our sending side, reads on, discards, and waits for the client.
+        A polite end half-closes, then reads and discards until the client closes.
         """
         echo, transport = self.connect()
         echo.dataReceived(b"before")
@@ -136,9 +137,9 @@ class EchoTests(ProtocolTestCase):
         echo.connectionLost(Failure(ConnectionDone()))
         self.assertEqual(self.reasons(), [Reason.DRAIN])
 
-    def test_finish_once(self):
+    def test_close_once(self):
         """
-        An end that has begun does not begin again.
+        A second polite end changes nothing.
         """
         echo, transport = self.connect()
         echo.close(Reason.DRAIN)
@@ -147,9 +148,9 @@ class EchoTests(ProtocolTestCase):
         echo.connectionLost(Failure(ConnectionDone()))
         self.assertEqual(self.reasons(), [Reason.DRAIN])
 
-    def test_finish_after_client_half_closed(self):
+    def test_close_after_client_half_closed(self):
         """
-        A client that has closed its side is owed its echo, and a drain does not disturb that.
+        A drain does not change the end of a client that has already closed its sending side.
         """
         echo, transport = self.connect()
         echo.readConnectionLost()
@@ -158,9 +159,9 @@ class EchoTests(ProtocolTestCase):
         echo.connectionLost(Failure(ConnectionDone()))
         self.assertEqual(self.reasons(), [Reason.CLIENT])
 
-    def test_finish_on_a_layer(self):
+    def test_close_on_a_layer(self):
         """
-        Over a layer that cannot half-close, such as Twisted's own TLS, a polite end closes.
+        On a layer that cannot half-close, such as Twisted's own TLS, a polite end closes.
         """
         echo, transport = self.connect(StringTransport())
         echo.close(Reason.DRAIN)
@@ -168,7 +169,7 @@ class EchoTests(ProtocolTestCase):
 
     def test_abort(self):
         """
-        A rude end resets the connection at once and echoes nothing more.
+        An abort resets the connection at once and echoes nothing more.
         """
         echo, transport = self.connect()
         echo.abort(Reason.WRITE_TIMEOUT)
@@ -178,7 +179,7 @@ class EchoTests(ProtocolTestCase):
 
     def test_reasons(self):
         """
-        Each way to end has its own word in the log.
+        Each way to end has its reason.
         """
         done, lost, aborted = ConnectionDone(), ConnectionLost(), ConnectionAborted()
 
@@ -192,13 +193,13 @@ class EchoTests(ProtocolTestCase):
 
         def hello(echo):
             shake_hands(echo)
-            echo.transport.handle = Helloed()
+            echo.transport.handle = AfterClientHello()
 
         def hello_close(echo):
             hello(echo)
             echo.readConnectionLost()
 
-        def hello_finish(echo):
+        def hello_drain(echo):
             hello(echo)
             echo.close(Reason.DRAIN)
 
@@ -210,7 +211,7 @@ class EchoTests(ProtocolTestCase):
             echo.waiting_for = Reason.HANDSHAKE
             echo.timed_out()
 
-        def finish_awaited(echo):
+        def close_in_handshake(echo):
             echo.waiting_for = Reason.HANDSHAKE
             echo.close(Reason.DRAIN)
 
@@ -223,11 +224,11 @@ class EchoTests(ProtocolTestCase):
         def abort(echo):
             echo.abort(Reason.ABORTED)
 
-        def finish_abort(echo):
+        def close_abort(echo):
             echo.close(Reason.DRAIN)
             echo.abort()
 
-        def finish_stall(echo):
+        def close_write_timeout(echo):
             echo.close(Reason.DRAIN)
             echo.abort(Reason.WRITE_TIMEOUT)
 
@@ -242,10 +243,10 @@ class EchoTests(ProtocolTestCase):
             (hello, done, Reason.HANDSHAKE),
             (hello, lost, Reason.HANDSHAKE),
             (hello_close, aborted, Reason.HANDSHAKE),
-            (hello_finish, aborted, Reason.DRAIN),
+            (hello_drain, aborted, Reason.DRAIN),
             (hello_agreed, lost, Reason.RESET),
             (timed_out, aborted, Reason.HANDSHAKE),
-            (finish_awaited, aborted, Reason.DRAIN),
+            (close_in_handshake, aborted, Reason.DRAIN),
             (client, done, Reason.CLIENT),
             (client, lost, Reason.RESET),
             (close, done, Reason.DRAIN),
@@ -253,8 +254,8 @@ class EchoTests(ProtocolTestCase):
             (close, RuntimeError("a bug"), Reason.ERROR),
             (abort, aborted, Reason.ABORTED),
             (abort, lost, Reason.ABORTED),
-            (finish_abort, aborted, Reason.DRAIN),
-            (finish_stall, aborted, Reason.WRITE_TIMEOUT),
+            (close_abort, aborted, Reason.DRAIN),
+            (close_write_timeout, aborted, Reason.WRITE_TIMEOUT),
         ):
             echo, _ = self.connect()
             begin(echo)
@@ -264,7 +265,7 @@ class EchoTests(ProtocolTestCase):
 
     def test_error(self):
         """
-        What was wrong is told with the end, in words that nothing hides in.
+        The access record has the error, with its control characters escaped.
         """
         for error, words in (
             (SSL.Error([("", "", "bad record mac")]), "bad record mac"),
@@ -279,14 +280,14 @@ class EchoTests(ProtocolTestCase):
 
     def test_peer(self):
         """
-        The client is named by its address.
+        C{peer} is the client's address, as text.
         """
         echo, _ = self.connect()
         self.assertEqual(echo.peer(), "192.0.2.7:40000")
 
-    def test_facts(self):
+    def test_log_fields(self):
         """
-        Of a client that no proxy stands before, nothing else is known.
+        Without a PROXY header and without TLS there are no further log fields.
         """
         echo, transport = self.connect()
         self.assertEqual(echo.log_fields(), {})
@@ -294,7 +295,7 @@ class EchoTests(ProtocolTestCase):
 
     def test_health_check(self):
         """
-        A client that comes and goes without a byte is no more than a line at debug.
+        A connection without a byte is logged at debug only.
         """
         for send, level in ((b"", "debug"), (b"x", "info")):
             echo, _ = self.connect()
@@ -305,9 +306,9 @@ class EchoTests(ProtocolTestCase):
                 echo.connectionLost(Failure(ConnectionDone()))
             self.assertEqual([event["log_level"].name for event in events], [level])
 
-    def test_unread_and_owed(self):
+    def test_unread_and_pending(self):
         """
-        What waits in the kernel counts in both directions, and so does the transport's buffer.
+        C{unread} has the bytes in the kernel; C{pending} those in the kernel and in the transport.
         """
         ours, theirs = socket.socketpair()
         self.addCleanup(ours.close)
@@ -322,9 +323,9 @@ class EchoTests(ProtocolTestCase):
         self.assertGreater(in_kernel, 0)
         self.assertEqual(in_transport, 7)
 
-    def test_facts_of_tls(self):
+    def test_log_fields_of_tls(self):
         """
-        What TLS has agreed on is told at the end; of a plain connection there is nothing to tell.
+        With TLS, the log fields are those of the session.
         """
         echo, transport = self.connect()
         self.assertEqual(echo.log_fields(), {})
@@ -340,9 +341,9 @@ class EchoTests(ProtocolTestCase):
         echo.connectionLost(Failure(ConnectionDone()))
         self.assertEqual(echo.log_fields()["tls_sni"], "a.example")
 
-    def test_outlived(self):
+    def test_expired_client_certificate(self):
         """
-        A client that resumes a session after the end of its certificate gets no byte back.
+        A client that resumes a session after its certificate has expired is aborted.
         """
         self.factory.tls = object()
         authority = make_certificate(["authority"], authority=True)
@@ -366,22 +367,23 @@ class EchoTests(ProtocolTestCase):
         self.assertIn("resumed after the end of the client's certificate", formatEvent(events[0]))
 
 
-def served_by(own):
+def context_for(own):
     return server_context(TLSPolicy(), [KeyPair("", (own.certificate,), own.key, (), None)])
 
 
 class HandshakeTests(ProtocolTestCase):
     """
-    A connection whose TLS handshake is still to come.
+    A connection before the end of its TLS handshake.
     """
 
     def setUp(self):
         super().setUp()
         self.make(tls=object())
 
-    def test_awaited(self):
+    def test_waiting_for(self):
         """
-        It is awaited from accept until it is over; on a plain connection nothing is.
+        With TLS, the connection waits for the handshake until it is complete; without TLS, it waits
+        for nothing.
         """
         echo, _ = self.connect()
         self.assertIs(echo.waiting_for, Reason.HANDSHAKE)
@@ -390,9 +392,9 @@ class HandshakeTests(ProtocolTestCase):
         self.make()
         self.assertIsNone(self.connect()[0].waiting_for)
 
-    def test_overdue(self):
+    def test_timed_out(self):
         """
-        A handshake that is late ends in a reset and counts as a refusal, with the word for it.
+        A handshake that times out is aborted and counts as a refusal, with the detail C{late}.
         """
         echo, transport = self.connect()
         echo.timed_out()
@@ -407,25 +409,25 @@ class HandshakeTests(ProtocolTestCase):
 
     def test_counted(self):
         """
-        A handshake counts once: as one that went well, with its version, or as one that
-        failed, also when the client breaks it off in the middle.  Those of clients that have
-        said nothing do not, nor do those that we break off.
+        A handshake counts once: as complete, with its version, or as failed, also if the client
+        leaves in the middle of it.  It does not count if the client has sent nothing, or if the
+        daemon ends it.
         """
         handshakes = self.connections.totals.handshakes
         own = make_certificate(["a.example"])
         for version in VERSIONS:
             echo, transport = self.connect()
-            hands = Handshake(served_by(own), client_context(version)).run()
+            hands = Handshake(context_for(own), client_context(version)).run()
             transport.handle = hands.server
             echo.handshakeCompleted()
             echo.connectionLost(Failure(ConnectionLost()))
             self.assertEqual(handshakes, {("ok", version): 1})
             handshakes.clear()
-        silent = Handshake(served_by(own), client_context())
-        begun = Handshake(served_by(own), client_context())
+        silent = Handshake(context_for(own), client_context())
+        begun = Handshake(context_for(own), client_context())
         begun.step()
         tls_error = SSL.Error([("", "", "wrong version number")])
-        complete = shake_hands(served_by(own), client_context("TLSv1.3"))
+        complete = shake_hands(context_for(own), client_context("TLSv1.3"))
         for hands, begin, error, expected in (
             (silent, None, ConnectionDone(), {}),
             (silent, None, ConnectionLost(), {}),
@@ -446,7 +448,7 @@ class HandshakeTests(ProtocolTestCase):
 
     def test_fails(self):
         """
-        A handshake that fails counts as a refusal, with OpenSSL's words for it.
+        A handshake that fails counts as a refusal, with OpenSSL's reason.
         """
         echo, _ = self.connect()
         with capturedLogs() as events:
@@ -457,21 +459,21 @@ class HandshakeTests(ProtocolTestCase):
             ["refused 1: handshake, the last from 192.0.2.7:40000 to tcp, wrong version number"],
         )
 
-    def test_finish(self):
+    def test_close_in_handshake(self):
         """
-        Before it is over there is nobody to say goodbye to.
+        Before the end of the handshake, a polite end aborts.
         """
         echo, transport = self.connect()
         echo.close(Reason.IDLE_TIMEOUT)
         self.assertEqual((transport.disconnected, transport.half_closes), (True, 0))
-        # Once only.
+        # A second end changes nothing.
         echo.close(Reason.DRAIN)
         echo.connectionLost(Failure(ConnectionAborted()))
         self.assertEqual(self.reasons(), [Reason.IDLE_TIMEOUT])
 
     def test_layer(self):
         """
-        It is awaited as well from a layer of Twisted's that stands before us.
+        The connection also waits for the handshake of a TLS layer of Twisted's.
         """
         factory = self.make()
         layer = TLSMemoryBIOFactory(CertificateInfo(make_certificate()), False, factory, self.clock)
@@ -498,7 +500,7 @@ class HandshakeTests(ProtocolTestCase):
 
     def test_outermost(self):
         """
-        A transport that can do TLS, and on which nobody began it, is a plain one.
+        A transport that can start TLS, and has not, is a plain one.
         """
         self.make()
         for outermost, waiting_for in ((True, None), (False, Reason.HANDSHAKE)):
@@ -510,21 +512,21 @@ class HandshakeTests(ProtocolTestCase):
 
 class CountTests(ProtocolTestCase):
     """
-    How many connections a client has.
+    The count of a client's connections.
     """
 
     ENDS = {
         "client": (lambda echo: echo.readConnectionLost(), ConnectionDone),
         "reset": (lambda echo: None, ConnectionLost),
-        "finish": (lambda echo: echo.close(Reason.IDLE_TIMEOUT), ConnectionDone),
+        "close": (lambda echo: echo.close(Reason.IDLE_TIMEOUT), ConnectionDone),
         "abort": (lambda echo: echo.abort(Reason.WRITE_TIMEOUT), ConnectionAborted),
         "handshake": (lambda echo: echo.timed_out(), ConnectionAborted),
         "bug": (lambda echo: None, ZeroDivisionError),
     }
 
-    def test_back_at_none(self):
+    def test_every_end(self):
         """
-        Whatever its end, a connection is counted from accept until then, and once.
+        A connection counts once, from accept until its end, for each kind of end.
         """
         for tls in (None, object()):
             for name, (begin, error) in self.ENDS.items():
@@ -538,9 +540,9 @@ class CountTests(ProtocolTestCase):
                 echo.connectionLost(Failure(error()))
                 self.assertEqual(self.admission.clients(), 0, name)
 
-    def test_exact(self):
+    def test_limit(self):
         """
-        A client has as many as it may, and one more when one is gone.
+        A client can have as many connections as its limit, and one more when one has ended.
         """
         self.make(per_client=2)
         self.factory.outermost = True
@@ -553,7 +555,7 @@ class CountTests(ProtocolTestCase):
 
     def test_not_counted(self):
         """
-        Without a limit there is no count, and nothing to go wrong with it.
+        Without a limit, clients are not counted.
         """
         echo, _ = self.connect()
         self.assertEqual(self.admission.clients(), 0)

@@ -1,5 +1,5 @@
 """
-Who is let in, and who is refused.
+Tests for L{EchoFactory}: which clients are admitted, and which are refused.
 """
 
 from ipaddress import ip_network
@@ -22,12 +22,12 @@ from tests.support.handshakes import CertificateInfo
 
 class EchoFactoryTests(ProtocolTestCase):
     """
-    What makes an L{Echo} for each connection.
+    The factory makes an L{Echo} for each connection.
     """
 
     def test_builds(self):
         """
-        Every connection gets an echo of its own.
+        Each connection gets its own L{Echo}.
         """
         factory = self.factory
         verifyObject(IProtocolFactory, factory)
@@ -38,7 +38,7 @@ class EchoFactoryTests(ProtocolTestCase):
 
     def test_silent(self):
         """
-        A factory that starts and stops writes nothing to the log.
+        The start and stop of the factory are not logged.
         """
         with capturedLogs() as events:
             self.factory.doStart()
@@ -47,7 +47,7 @@ class EchoFactoryTests(ProtocolTestCase):
 
     def test_tls(self):
         """
-        A TLS listener starts TLS before anything else, and a plain one never does.
+        With TLS, the connection starts TLS; without TLS, it does not.
         """
         context = object()
         for given in (context, None):
@@ -58,19 +58,19 @@ class EchoFactoryTests(ProtocolTestCase):
 
 class RefusedTests(ProtocolTestCase):
     """
-    Who is turned away before anything is read.
+    Clients that are refused before anything is read.
     """
 
     CLIENT = IPv4Address("TCP", "192.0.2.7", 40000)
 
-    def told(self):
+    def logged(self):
         with capturedLogs() as events:
             self.connections.refusals.log_summary()
         return [formatEvent(event) for event in events]
 
     def assert_refused(self, reason, address=CLIENT):
         """
-        The client is refused for this reason, in the way that suits whoever asks.
+        The client is refused for this reason: with C{None} for a port, with a protocol for a layer.
         """
         before = len(self.connections)
         self.factory.outermost = True
@@ -86,18 +86,18 @@ class RefusedTests(ProtocolTestCase):
 
     def test_address(self):
         """
-        Whom the rules keep out is refused, by the address that an IPv4 client really has.
+        A client that the access rules deny is refused, also with an IPv4-mapped address.
         """
         self.make(deny=["192.0.2.0/24"])
         self.assert_refused(Reason.DENIED)
-        self.assertEqual(self.told(), ["refused 2: denied, the last from 192.0.2.7:40000 to tcp"])
+        self.assertEqual(self.logged(), ["refused 2: denied, the last from 192.0.2.7:40000 to tcp"])
         self.assert_refused(Reason.DENIED, IPv6Address("TCP", "::ffff:192.0.2.7", 1))
-        self.assertEqual(self.told(), ["refused 2: denied, the last from 192.0.2.7:1 to tcp"])
+        self.assertEqual(self.logged(), ["refused 2: denied, the last from 192.0.2.7:1 to tcp"])
         self.assertIsInstance(self.factory.buildProtocol(UNIXAddress(b"/x")), Echo)
 
     def test_full(self):
         """
-        When there are as many connections as may be, everybody else is refused.
+        At the limit of connections, every client is refused.
         """
         self.make(most=2, deny=["192.0.2.7"])
         others = [IPv4Address("TCP", f"192.0.2.{n}", 1) for n in (1, 2)]
@@ -110,7 +110,7 @@ class RefusedTests(ProtocolTestCase):
 
     def test_rate(self):
         """
-        Who comes too often is refused, until time has passed.
+        A client over its connect rate is refused until time has passed.
         """
         self.make(rate=(1.0, 2))
         for _ in range(2):
@@ -121,7 +121,7 @@ class RefusedTests(ProtocolTestCase):
 
     def test_header_required(self):
         """
-        Where a PROXY header is required, whoever is not trusted to send one is refused.
+        If a PROXY header is required, a peer that is not trusted is refused.
         """
         self.make(proxies=ProxyPolicy(True, [ip_network("198.51.100.0/24")]))
         self.assert_refused(Reason.PROXY_HEADER)
@@ -132,7 +132,7 @@ class RefusedTests(ProtocolTestCase):
 
     def test_header_optional(self):
         """
-        Where it is optional, whoever is not trusted is a client like any other.
+        If it is optional, a peer that is not trusted is a client.
         """
         policy = ProxyPolicy(False, [ip_network("198.51.100.0/24")])
         self.make(proxies=policy, deny=["192.0.2.9"])
@@ -141,9 +141,9 @@ class RefusedTests(ProtocolTestCase):
         trusted = self.factory.buildProtocol(IPv4Address("TCP", "198.51.100.1", 1))
         self.assertIsInstance(trusted, ProxyHeaderProtocol)
 
-    def test_not_the_proxy_is_the_client(self):
+    def test_proxy_is_no_client(self):
         """
-        A trusted proxy is asked for nothing of its own, but for room.
+        For a trusted proxy, only the limit of all connections applies.
         """
         policy = ProxyPolicy(True, [ip_network("192.0.2.7")])
         self.make(most=1, proxies=policy, deny=["192.0.2.7"], per_client=1, rate=(1.0, 1))
@@ -154,7 +154,7 @@ class RefusedTests(ProtocolTestCase):
 
     def test_under_a_layer(self):
         """
-        Under Twisted's own TLS a refused connection is aborted at once, and nothing is left.
+        Under Twisted's own TLS, a refused connection is aborted at once.
         """
         factory = self.make(deny=["192.0.2.7"], per_client=1)
         layer = TLSMemoryBIOFactory(CertificateInfo(make_certificate()), False, factory, self.clock)
