@@ -1,5 +1,5 @@
 """
-The manual pages, against the options and exit statuses of the two commands.
+The manual pages have the options and exit statuses of the two commands.
 """
 
 import re
@@ -28,7 +28,7 @@ def section(page, name):
 
 def plain(source):
     """
-    The words of some lines, without the macros that are in these pages' descriptions.
+    The words of some lines, without the macros that these pages use.
     """
     text = re.sub(r"^\.Fl (\S+)", r"-\1", source, flags=re.MULTILINE)
     text = re.sub(r"^\.\w\w ", "", text, flags=re.MULTILINE)
@@ -69,20 +69,20 @@ class ManualTests(SynchronousTestCase):
         """
         for page, command in PAGES:
             headings = [heading for heading, _ in items(section(page, "OPTIONS"))]
-            told = re.findall(r"Fl -([\w-]+)", " ".join(headings))
+            shown = re.findall(r"Fl -([\w-]+)", " ".join(headings))
             known = command()
-            self.assertEqual(sorted(told), sorted(name.rstrip("=") for name in known.longOpt))
+            self.assertEqual(sorted(shown), sorted(name.rstrip("=") for name in known.longOpt))
             short = {
                 name: letter
                 for name, letter, *_ in (*command.optParameters, *command.optFlags)
                 if letter
             }
-            told_short = {
+            shown_short = {
                 name: found[1]
                 for name, (heading, _) in options(page).items()
                 if (found := re.search(r"Fl (\w)\b", heading))
             }
-            self.assertEqual(told_short, short, page)
+            self.assertEqual(shown_short, short, page)
 
     def test_defaults(self):
         """
@@ -97,7 +97,7 @@ class ManualTests(SynchronousTestCase):
 
     def test_choices(self):
         """
-        The words that a page gives as values are taken.
+        The values that a page names are accepted.
         """
         checked = 0
         for page, command in PAGES:
@@ -113,12 +113,12 @@ class ManualTests(SynchronousTestCase):
         """
         C{echod-check(1)} has each exit status, with its word and its meaning.
         """
-        told = [
+        shown = [
             (heading, text[0].lower() + text[1:])
             for heading, text in items(section("echod-check.1", "EXIT STATUS"))
         ]
         self.assertEqual(
-            [(heading, text.lower()) for heading, text in told],
+            [(heading, text.lower()) for heading, text in shown],
             [(f"{each.status} Pq {each.word}", f"{each.meaning}.".lower()) for each in Outcome],
         )
 

@@ -1,5 +1,5 @@
 """
-The pages for people: their links, their tables, and how to run the tests.
+The documentation pages: their links, their tables, and the command that runs the tests.
 """
 
 import os
@@ -29,7 +29,7 @@ TESTS = (ROOT / "tests" / "README.md").read_text()
 
 def anchors(text):
     """
-    What the headings of a page can be linked to by, as GitHub makes it of them.
+    The anchors of the headings of a page, as GitHub makes them.
     """
     text = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
     headings = re.findall(r"^##+ (.+)$", text, re.MULTILINE)
@@ -38,7 +38,7 @@ def anchors(text):
 
 def section(text, heading):
     """
-    What stands below a heading of the second level.
+    The text below a heading of the second level.
     """
     _, found, rest = text.partition(f"\n## {heading}\n")
     assert found, heading
@@ -47,7 +47,7 @@ def section(text, heading):
 
 def rows(text, heading):
     """
-    The rows of all tables whose first heading this is, each as its cells.
+    The rows of all tables with this first heading, as lists of cells.
     """
     tables = re.findall(rf"^\| {heading} \|.*\n\|[-|]+\n((?:\|.*\n?)+)", text, re.MULTILINE)
     return [
@@ -64,7 +64,7 @@ class PagesTests(SynchronousTestCase):
 
     def test_links(self):
         """
-        What a page links to is there.
+        Each link of a page to a file or a heading has a target.
         """
         for page in PAGES:
             text, folder = (ROOT / page).read_text(), (ROOT / page).parent
@@ -76,8 +76,7 @@ class PagesTests(SynchronousTestCase):
 
     def test_contents(self):
         """
-        A table of contents leads to each section, in their order, and each has a heading of
-        its own.
+        A table of contents has all sections, in their order, and each heading once.
         """
         for page in ("README.md", "deploy/README.md", "tests/bench/README.md"):
             text = (ROOT / page).read_text()
@@ -96,13 +95,13 @@ class ReadmeTests(SynchronousTestCase):
 
     def test_length(self):
         """
-        It is short enough to be read.
+        The README has 300 lines at most.
         """
         self.assertLessEqual(len(README.splitlines()), 300)
 
     def test_commands(self):
         """
-        There is one command to run echod, and one to run the tests, each marked for scripts.
+        One command runs echod and one runs the tests; each is marked for scripts.
         """
         for mark, program in (("run", ".venv/bin/twistd"), ("test", ".venv/bin/trial")):
             [command] = re.findall(rf"^<!-- {mark} -->\n```sh\n(.+)\n```$", README, re.MULTILINE)
@@ -110,7 +109,7 @@ class ReadmeTests(SynchronousTestCase):
 
     def test_options(self):
         """
-        The tables of options have each, and no other, with its default.
+        The tables have each option with its default, and no other.
         """
         defaults = {}
         for names, default, _ in rows(section(README, "Options"), "option"):
@@ -123,7 +122,7 @@ class ReadmeTests(SynchronousTestCase):
 
     def test_map(self):
         """
-        The table of packages has everything that is in C{echod/}.
+        The table of packages has all of C{echod/}.
         """
         told = {
             name.rstrip("/")

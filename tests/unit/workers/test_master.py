@@ -434,15 +434,15 @@ class LifeTests(MasterTestCase):
         A worker that ends after its answer is in the snapshots once more.
         """
         service = self.start()
-        given = make_snapshot(worker="0")
-        asked = Deferred.fromCoroutine(
-            WorkerSnapshots(service.workers.live, service.collector, [1, 1])()
-        )
-        *_, question = self.reactor.far_ends[0].messageReceived()
-        self.reactor.far_ends[0].send(answer=question["ask"], snapshot=given.to_json())
-        self.reactor.processes[0].end(signal=9)
-        self.reactor.advance(1)
-        self.assertEqual(self.successResultOf(asked)[0], given)
+        given = make_snapshot(worker="0"), make_snapshot(worker="1")
+        take = WorkerSnapshots(service.workers.live, service.collector, [1, 1])
+        asked = Deferred.fromCoroutine(take())
+        for number, far in enumerate(list(self.reactor.far_ends)):
+            *_, question = far.messageReceived()
+            far.send(answer=question["ask"], snapshot=given[number].to_json())
+            if number == 0:
+                self.reactor.processes[0].end(signal=9)
+        self.assertEqual(self.successResultOf(asked), list(given))
 
     def test_draining(self):
         """
