@@ -220,7 +220,7 @@ class Options(UsageOptions):
     synopsis = "[options]"
     longdesc = (
         "A TCP echo daemon (RFC 862): every byte that a client sends comes back. "
-        "Times are in seconds and take 500ms, 30s, 5m."
+        "Times are in seconds; 500ms, 30s and 5m work, too."
     )
 
     optParameters = PARAMETERS
