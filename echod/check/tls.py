@@ -17,12 +17,10 @@ from service_identity.pyopenssl import verify_hostname, verify_ip_address
 from echod._util.text import escape
 from echod.check.results import CheckFailed, Outcome, TLSSession
 from echod.check.stream import ByteStream
+from echod.tls._openssl import RECORD_BYTES, reasons
 from echod.tls.certificate import MalformedCertificate, names, peer_certificate, validity
-from echod.tls.context import use_credentials
+from echod.tls.context import VERSIONS, use_credentials
 from echod.tls.credentials import CredentialsError, read_key_pair
-
-RECORD_BYTES = 16384
-"""The longest plaintext of one TLS record (RFC 8446 5.1)."""
 
 _PLAIN_WORDS = {
     "wrong version number": "the server does not speak TLS",
@@ -75,13 +73,13 @@ def reason_text(error: SSL.Error) -> str:
     """
     if isinstance(error, SSL.SysCallError):
         return "the server closed the connection"
-    reasons = [reason for *_, reason in error.args[0]] if error.args else []
-    for reason in reasons:
+    given = reasons(error)
+    for reason in given:
         if reason in _PLAIN_WORDS:
             return _PLAIN_WORDS[reason]
         if alert := _ALERT.fullmatch(reason):
             return f"the server's alert: {alert[1]}"
-    return ", ".join(reasons) or "OpenSSL does not say why"
+    return ", ".join(given) or "OpenSSL does not say why"
 
 
 class TLSStream:
@@ -210,8 +208,6 @@ class TLSStream:
         """
         await self._stream.lose()
 
-
-VERSIONS = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
 
 _NOT_TRUSTED = {
     9: "the certificate is not valid yet",

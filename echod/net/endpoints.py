@@ -7,10 +7,8 @@ dead one left behind does not stand in the way.
 
 import errno
 import os
-import re
 import socket
 import stat
-from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import Any
 
@@ -31,6 +29,7 @@ from zope.interface import implementer
 
 from echod._util.sockets import file_identity
 from echod._util.text import escape
+from echod._util.values import endpoint_settings
 from echod.net.unix import EagerUNIXPort, InheritedUNIXPort
 from echod.systemd import InheritedSocket
 
@@ -152,6 +151,14 @@ Endpoints of Twisted's that put a layer around each connection, which knows no h
 """
 
 
+_ARGUMENTS = {
+    "tcp": ("port", "interface", "backlog"),
+    "tcp6": ("port", "backlog", "interface"),
+    "unix": ("address", "mode", "backlog", "lockfile"),
+}
+"""The arguments of Twisted's parsers, in the order in which they stand without their names."""
+
+
 def server_endpoint_from_string(
     reactor: Any, description: str, backlog: int, mode: str = "666"
 ) -> IStreamServerEndpoint:
@@ -163,8 +170,8 @@ def server_endpoint_from_string(
     @param mode: the permissions of a UNIX socket's file, likewise.
     @raise ValueError: when the string describes none.
     """
-    kind, *fields = re.findall(r"(?:^|:)((?:\\.|[^:\\])*)", description, re.DOTALL)
-    settings = _settings(kind, fields)
+    kind = description.partition(":")[0]
+    settings = endpoint_settings(description, *_ARGUMENTS.get(kind, ()))
     if kind in ("tcp", "tcp6") and "backlog" not in settings:
         description += f":backlog={backlog}"
     try:
@@ -185,34 +192,6 @@ def server_endpoint_from_string(
             int(settings.get("mode", mode), 8),
         )
     return endpoint
-
-
-_SETTINGS = {
-    "tcp": ("port", "interface", "backlog"),
-    "tcp6": ("port", "backlog", "interface"),
-    "unix": ("address", "mode", "backlog", "lockfile"),
-}
-"""What Twisted's parsers take, in the order in which they take it without names."""
-
-
-def _settings(kind: str, fields: Sequence[str]) -> dict[str, str]:
-    """
-    The settings of a string; of one that the parser does not take, any.
-    """
-    names = _SETTINGS.get(kind, ())
-    settings: dict[str, str] = {}
-    unnamed = iter(names)
-    for field in fields:
-        name, _, value = field.partition("=")
-        if name in names:
-            settings[name] = _unescape(value)
-        else:
-            settings[next(unnamed, "")] = _unescape(field)
-    return settings
-
-
-def _unescape(field: str) -> str:
-    return re.sub(r"\\(.)", r"\1", field, flags=re.DOTALL)
 
 
 _WAYS_OUT = {

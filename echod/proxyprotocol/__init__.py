@@ -3,5 +3,8 @@ The PROXY protocol, versions 1 and 2: the client's address, told by the proxy in
 
 Invariant: a header is believed from trusted networks only, and not one byte behind it is read.
 
-Open C{protocol.py} first: the protocol that stands before C{Echo} until the header has come.
+Open C{protocol.py} first: the protocol that reads the header and then hands over to C{Echo}.
 """
+
+V2_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
+"""How a header of version 2 begins (C{doc/proxy-protocol.txt} of HAProxy, section 2.2)."""

@@ -9,8 +9,8 @@ import re
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from echod._util.values import port_number
+from echod.proxyprotocol import V2_SIGNATURE
 
-V2_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 _V2_PROXY = 0x21
 _V2_STREAM = {4: 0x11, 6: 0x21}
 

@@ -17,12 +17,12 @@ from ipaddress import IPv4Address as IPv4, IPv6Address as IPv6
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 
 from echod._util.text import escape
+from echod.proxyprotocol import V2_SIGNATURE
 
 V1_SIGNATURE = b"PROXY "
 V1_MOST_BYTES = 107
 """The longest line of version 1, CRLF included (section 2.1)."""
 
-V2_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 V2_FIXED_BYTES = 16
 V2_MOST_BYTES = 4096
 """

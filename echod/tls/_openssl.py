@@ -314,13 +314,18 @@ def verify_error(connection: Any) -> str | None:
     return words.decode() if result else None
 
 
-def reasons(error: BaseException | None) -> str:
+def reasons(error: BaseException | None) -> list[str]:
     """
-    What OpenSSL says about an error, in its words.
+    The reasons that OpenSSL gives for an error, in its words.
     """
     args = error.args if error else ()
     if args and isinstance(args[0], list):
-        words = [reason for _, _, reason in args[0] if reason]
-    else:
-        words = list(map(str, args))
-    return ", ".join(words) or "no reason given"
+        return [reason for _, _, reason in args[0] if reason]
+    return list(map(str, args))
+
+
+def reason_text(error: BaseException | None) -> str:
+    """
+    The reasons for an error in one line.
+    """
+    return ", ".join(reasons(error)) or "no reason given"

@@ -15,7 +15,7 @@ from cryptography import x509
 from OpenSSL import SSL, crypto
 from twisted.internet.interfaces import IOpenSSLContextFactory
 
-from echod.tls._openssl import MODE_NO_AUTO_CHAIN, reasons, set_groups, set_protocols
+from echod.tls._openssl import MODE_NO_AUTO_CHAIN, reason_text, set_groups, set_protocols
 from echod.tls.credentials import CredentialsError, KeyPair
 
 ServerContext = IOpenSSLContextFactory
@@ -40,7 +40,7 @@ The groups for the key exchange, the first being safe from quantum computers as 
 
 OPTIONS = SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_CIPHER_SERVER_PREFERENCE
 
-MINIMUM = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
+VERSIONS = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
 
 CLIENT_AUTH = {
     "off": SSL.VERIFY_NONE,
@@ -64,7 +64,7 @@ class TLSPolicy:
     """
     What holds for every connection, whatever certificate it is shown.
 
-    @ivar minimum: the oldest version spoken, a key of L{MINIMUM}.
+    @ivar minimum: the oldest version spoken, a key of L{VERSIONS}.
     @ivar alpn: the protocols on offer, the dearest first; none leaves ALPN out.
     @ivar client_auth: a key of L{CLIENT_AUTH}.
     @ivar log_keys: takes the secrets of each connection, a line at a time.
@@ -84,7 +84,7 @@ def _context(
     """
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
     context.set_options(OPTIONS)
-    context.set_min_proto_version(MINIMUM[policy.minimum])
+    context.set_min_proto_version(VERSIONS[policy.minimum])
     context.set_cipher_list(CIPHERS)
     context.set_tls13_ciphersuites(CIPHERS_1_3)
     set_groups(context, GROUPS)
@@ -121,7 +121,7 @@ def use_credentials(context: SSL.Context, credentials: KeyPair) -> None:
         for issuer in above:
             context.add_extra_chain_cert(issuer)
     except (SSL.Error, crypto.Error, TypeError) as error:
-        text = f"OpenSSL refuses {credentials.path}: {reasons(error)}; give another"
+        text = f"OpenSSL refuses {credentials.path}: {reason_text(error)}; give another"
         raise CredentialsError("cert", text) from None
 
 

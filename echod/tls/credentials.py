@@ -16,6 +16,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
+from echod._util.errors import StartupError
 from echod.tls.certificate import MalformedCertificate, load_chain, names, validity
 
 MAX_BYTES = 1 << 20
@@ -25,7 +26,7 @@ takes about a quarter of it.
 """
 
 
-class CredentialsError(ValueError):
+class CredentialsError(StartupError):
     """
     A certificate or key cannot be used.  The text is one line for the operator.
 

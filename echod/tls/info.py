@@ -10,7 +10,7 @@ from typing import Any
 
 from OpenSSL import SSL
 
-from echod.tls._openssl import has_peer_finished, is_resumed, reasons, verify_error
+from echod.tls._openssl import has_peer_finished, is_resumed, reason_text, verify_error
 from echod.tls.certificate import MalformedCertificate, peer_certificate, subject_text, validity
 from echod.tls.credentials import serial_text
 
@@ -104,4 +104,4 @@ def failure_text(connection: Any, error: BaseException | None) -> str:
     """
     Why a handshake, or what came after it, failed, in OpenSSL's words.
     """
-    return ": ".join(filter(None, (reasons(error), verify_error(connection))))
+    return ": ".join(filter(None, (reason_text(error), verify_error(connection))))

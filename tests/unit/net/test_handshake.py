@@ -11,7 +11,7 @@ from twisted.internet.error import ConnectionLost
 from echod._util.sockets import unread
 from echod.net import tls
 from echod.net.handshake import MAX_HANDSHAKE_RECORDS, MAX_HELLO_BYTES, MAX_HELLO_RECORDS
-from echod.tls._openssl import HandshakeMemory, reasons
+from echod.tls._openssl import HandshakeMemory, reason_text
 from tests.support.hellos import hello, records, vector
 from tests.support.pairs import drained
 from tests.support.sealing import CLIENT_HELLO
@@ -44,7 +44,7 @@ class ServerHandshakeTestCase(SecureTestCase):
                     break
                 received = left - unread(transport.fileno())
                 self.assertTrue(0 < received <= TURN_BYTES, received)
-        why = reasons(protocol.lost[0].value) if protocol.lost else ""
+        why = reason_text(protocol.lost[0].value) if protocol.lost else ""
         try:
             return drained(peer), why
         except ConnectionResetError:

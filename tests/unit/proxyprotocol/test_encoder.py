@@ -7,7 +7,8 @@ import struct
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.proxyprotocol.encoder import V2_SIGNATURE, encode_proxy_header, parse_address
+from echod.proxyprotocol import V2_SIGNATURE
+from echod.proxyprotocol.encoder import encode_proxy_header, parse_address
 
 
 class PlaceTests(SynchronousTestCase):

@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from twisted.internet import address
 from twisted.trial.unittest import SynchronousTestCase
 
+from echod.proxyprotocol import V2_SIGNATURE
 from echod.proxyprotocol.parser import (
     V1_SIGNATURE,
     V2_MOST_BYTES,
-    V2_SIGNATURE,
     InvalidProxyHeader,
     ProxyInfo,
     ProxyParser,

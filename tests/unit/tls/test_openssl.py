@@ -19,6 +19,7 @@ from echod.tls._openssl import (
     is_resumed,
     memory_of,
     read_and_write,
+    reason_text,
     reasons,
     set_groups,
     set_protocols,
@@ -190,9 +191,10 @@ class SettingsTests(SynchronousTestCase):
         OpenSSL's words are the last part of each entry in its queue.
         """
         queue = [("SSL routines", "", "bad thing"), ("", "", ""), ("SSL routines", "", "worse")]
-        self.assertEqual(reasons(SSL.Error(queue)), "bad thing, worse")
-        self.assertEqual(reasons(SSL.SysCallError(104, "ECONNRESET")), "104, ECONNRESET")
-        self.assertEqual(reasons(SSL.Error()), "no reason given")
+        self.assertEqual(reason_text(SSL.Error(queue)), "bad thing, worse")
+        self.assertEqual(reason_text(SSL.SysCallError(104, "ECONNRESET")), "104, ECONNRESET")
+        self.assertEqual(reason_text(SSL.Error()), "no reason given")
+        self.assertEqual(reasons(SSL.Error(queue)), ["bad thing", "worse"])
 
 
 class ProtocolsTests(SynchronousTestCase):
@@ -264,4 +266,4 @@ class ProtocolsTests(SynchronousTestCase):
         set_protocols(context, (b"h2", b"echo"))
         self.assertEqual(context.choose(None, [b"x", b"echo"]), b"echo")
         error = self.assertRaises(SSL.Error, context.choose, None, [b"x"])
-        self.assertEqual(reasons(error), "no application protocol")
+        self.assertEqual(reason_text(error), "no application protocol")
