@@ -1,9 +1,11 @@
 """
-Whose turn it is to accept: what several processes, which wait for the same sockets, know
-of how many connections each of them has.
+Accept balancing: processes that accept from the same sockets share the clients evenly.
 
-Invariant: a process writes its own number alone, into memory that all share,
-and nobody waits for anybody: who is ahead steps back for a moment, and then goes on.
+Each process publishes how many connections it has.  One that has clearly more than the process
+with the fewest stops accepting for a moment.
+
+Invariant: a process writes only its own number, into memory that all share, and no process ever
+waits for a lock.
 """
 
 import mmap
@@ -12,36 +14,37 @@ from array import array
 from collections.abc import Callable
 
 ABSENT = 2**31 - 1
-"""The number of a process that is not there; none has less to do than it."""
+"""The number of a process that does not run; larger than any other, so never the least."""
 
 FULL = ABSENT - 1
 """
-The number of a process that is at its limit, which differs from process to process.  It is
-not behind anybody, since it cannot accept.
+The number of a process that is at its limit of connections, which may differ from process to
+process.  It cannot accept, so the others do not wait for it.
 """
 
 SLACK = 8
 SLACK_SHARE = 1.125
 """
-Who has more connections than so many times those of the one that has least, and so many
-more, is ahead.
+A process yields when it has more connections than this multiple of the least number, plus
+C{SLACK}.
 """
 
 MAX_PER_TURN = 8
 """
-How many clients may be accepted in one turn of the loop.  While one process is not
-scheduled, the other would take all of a burst.
+How many clients a process may accept in one turn of the loop.  Without a bound, one process
+takes a whole burst while the others are not scheduled.
 """
 
 YIELD_DELAY = 0.02
-"""How long one that is ahead leaves it to others, should they be stuck."""
+"""Seconds for which a process that yields does not accept."""
 
 
 def make_counters(count: int) -> int:
     """
-    Make the memory for so many processes (memfd_create(2)), all of them absent.
+    Make the shared memory (memfd_create(2)), with every process absent.
 
-    @return: its descriptor.
+    @param count: the number of processes.
+    @return: the descriptor of the memory.
     """
     descriptor = os.memfd_create("echod")
     os.write(descriptor, array("i", [ABSENT] * count).tobytes())
@@ -50,81 +53,91 @@ def make_counters(count: int) -> int:
 
 class SharedCounters:
     """
-    The memory that the processes share.
+    The numbers of all processes, in memory that they share.
     """
 
     def __init__(self, descriptor: int, count: int):
         """
-        @param descriptor: as L{make_counters} makes it; it may be closed afterwards.
+        @param descriptor: what L{make_counters} returned; it may be closed afterwards.
+        @param count: the number of processes.
         """
         numbers = array("i")
         self._numbers = memoryview(mmap.mmap(descriptor, count * numbers.itemsize)).cast("i")
 
-    def __setitem__(self, place: int, number: int) -> None:
-        self._numbers[place] = number
+    def __setitem__(self, index: int, number: int) -> None:
+        self._numbers[index] = number
 
     def least(self) -> int:
         """
-        The least number of all who are there.
+        The least of the numbers.
         """
         return min(self._numbers)
 
     def all_full(self) -> bool:
         """
-        Whether all processes are there, and each is at its limit.
+        Whether all processes run, and each is at its limit.
         """
         return min(self._numbers) == max(self._numbers) == FULL
 
 
 class AcceptBalancer:
     """
-    The turns of one process.
+    Decides when this process accepts, and how many clients.
     """
 
     _left = False
 
-    def __init__(self, table: SharedCounters, place: int, most: int, count: Callable[[], int]):
+    def __init__(
+        self,
+        counters: SharedCounters,
+        index: int,
+        max_connections: int,
+        count: Callable[[], int],
+    ):
         """
-        @param place: whose number is ours.
-        @param most: how many connections each may have.
-        @param count: tells how many there are here.
+        @param index: the index of this process in C{counters}.
+        @param max_connections: the limit of this process.
+        @param count: returns the number of connections that this process has.
         """
-        self._table = table
-        self._place = place
-        self._most = most
+        self._counters = counters
+        self._index = index
+        self._max_connections = max_connections
         self._count = count
 
     def publish(self) -> int:
         """
-        Let the others know how many there are.
+        Tell the other processes how many connections this one has.
 
-        @return: how many.
+        @return: that number.
         """
         number = self._count()
         if not self._left:
-            self._table[self._place] = number if number < self._most else FULL
+            self._counters[self._index] = number if number < self._max_connections else FULL
         return number
 
     def leave(self) -> None:
         """
-        From now on none will be accepted here.
+        Tell the other processes that this one does not accept any more.
         """
         self._left = True
-        self._table[self._place] = ABSENT
+        self._counters[self._index] = ABSENT
 
     def allowance(self) -> int:
         """
-        How many clients may be accepted in this turn of the loop: none when this process is
-        full and another is not, or is absent, since that one, or the one that replaces it,
-        will accept them.  When all are full, clients have to be refused.
+        How many clients this process may accept in this turn of the loop.
+
+        It is 0 if this process is full and another one is not, or does not run: that process,
+        or its replacement, will accept them.  If all are full, the clients have to be accepted
+        in order to be refused.
         """
-        room = self._most - self._count()
-        if room > 0:
-            return min(room, MAX_PER_TURN)
-        return MAX_PER_TURN if self._table.all_full() else 0
+        free = self._max_connections - self._count()
+        if free > 0:
+            return min(free, MAX_PER_TURN)
+        return MAX_PER_TURN if self._counters.all_full() else 0
 
     def should_yield(self) -> bool:
         """
-        Whether others should accept for a moment.
+        Whether other processes should accept for a moment.
         """
-        return self.publish() > self._table.least() * SLACK_SHARE + SLACK or not self.allowance()
+        number, least = self.publish(), self._counters.least()
+        return number > least * SLACK_SHARE + SLACK or not self.allowance()

@@ -1,8 +1,8 @@
 """
-Where echod can listen: endpoints that know how to bind, and words for why they cannot.
+Server endpoints: TCP, UNIX and inherited sockets, and the text of an error when one cannot bind.
 
-Invariant: nothing that another process owns is taken from it, and what a
-dead one left behind does not stand in the way.
+Invariant: echod never removes a socket that another process uses, and a socket file that a dead
+process left behind does not keep it from starting.
 """
 
 import errno
@@ -37,11 +37,11 @@ from echod.systemd import InheritedSocket
 @implementer(IStreamServerEndpoint)
 class TCPEndpoint:
     """
-    Listens on a TCP port, by default for IPv4 and IPv6 on one socket, for IPv4 alone
-    where the machine has no IPv6.
+    Listens on a TCP port, by default for IPv4 and IPv6 on one socket, or for IPv4 only if the
+    machine has no IPv6.
 
-    Twisted's own C{TCP6ServerEndpoint} leaves to the system whether C{::} takes IPv4
-    clients as well (C{IPV6_V6ONLY}, ipv6(7)); here it always does.
+    With Twisted's C{TCP6ServerEndpoint}, the system decides whether C{::} accepts IPv4 clients
+    too (C{IPV6_V6ONLY}, ipv6(7)); here it always does.
     """
 
     def __init__(
@@ -53,7 +53,8 @@ class TCPEndpoint:
         dual_stack: bool | None = None,
     ):
         """
-        @param interface: the IP address to bind to; C{None} for all there are.
+        @param interface: the IP address to bind to; C{None} for all addresses.
+        @param backlog: the length of the accept queue (listen(2)).
         @param dual_stack: whether the machine has IPv6; C{None} to find out.
         """
         self._reactor = reactor
@@ -95,15 +96,15 @@ class UNIXEndpoint:
     """
     Listens on a UNIX socket in the file system.
 
-    Twisted's own endpoint guards the path with a lock file, and takes a lock that was
-    left behind for leave to remove the socket, even one that another program listens
-    on.  Here a socket is removed when nobody answers on it, and at the end only if it is
-    still the one that was bound.
+    Twisted's endpoint uses a lock file.  If it finds a stale lock, it removes the socket, even
+    one on which another program listens.  This endpoint removes a socket only if it refuses
+    connections, and at the end only if it is still the one that was bound.
     """
 
     def __init__(self, reactor: Any, path: str, backlog: int, mode: int = 0o666):
         """
-        @param mode: the socket file's permissions.
+        @param backlog: the length of the accept queue (listen(2)).
+        @param mode: the permissions of the socket's file.
         """
         self._reactor = reactor
         self._path = path
@@ -123,7 +124,7 @@ class UNIXEndpoint:
                 self._path, factory, self._backlog, self._mode
             )
             return port
-        # On all reactors of Twisted's: their own port removes whatever is at its path.
+        # Also on Twisted's own reactors: their port removes any file at its path.
         eager: Any = EagerUNIXPort(
             os.fsencode(self._path), factory, self._backlog, self._mode, self._reactor
         )
@@ -144,10 +145,45 @@ class UNIXEndpoint:
             os.unlink(self._path)
 
 
+@implementer(IStreamServerEndpoint)
+class InheritedEndpoint:
+    """
+    Listens on a socket that this process inherited.
+    """
+
+    def __init__(self, reactor: Any, inherited: InheritedSocket):
+        """
+        @raise ValueError: when the socket is not a listening stream socket.
+        """
+        self._reactor = reactor
+        self._descriptor = inherited.descriptor
+        self._family = inherited.family()
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        """
+        Begin to accept.
+        """
+        if self._family == socket.AF_UNIX:
+            return execute(self._listen_on_unix, protocolFactory)
+        endpoint = AdoptedStreamServerEndpoint(self._reactor, self._descriptor, self._family)
+        adopted: Deferred[IListeningPort] = endpoint.listen(protocolFactory)
+        return adopted
+
+    def _listen_on_unix(self, factory: IProtocolFactory) -> IListeningPort:
+        # The port that Twisted's reactors make for it would remove the socket's file at the end.
+        os.set_blocking(self._descriptor, False)
+        port: Any = InheritedUNIXPort._fromListeningDescriptor(
+            self._reactor, self._descriptor, factory
+        )
+        os.close(self._descriptor)
+        port.startListening()
+        listening: IListeningPort = port
+        return listening
+
+
 WRAPPING = ("ssl", "tls", "haproxy")
 """
-Endpoints of Twisted's that put a layer around each connection, which knows no half-close
-(#5341).
+Twisted's endpoints that wrap each connection in a layer which has no half-close (Twisted #5341).
 """
 
 
@@ -163,12 +199,12 @@ def server_endpoint_from_string(
     reactor: Any, description: str, backlog: int, mode: str = "666"
 ) -> IStreamServerEndpoint:
     """
-    Make the endpoint that a string describes, in Twisted's own language of endpoints.  With
-    C{tcp:} and no interface it listens for IPv6 as well, as C{--port} does.
+    Make the endpoint that a string describes, in Twisted's syntax (C{serverFromString}).  With
+    C{tcp:} and no interface it listens on IPv6 as well, as C{--port} does.
 
-    @param backlog: for those that take one and are not given one in the string.
-    @param mode: the permissions of a UNIX socket's file, likewise.
-    @raise ValueError: when the string describes none.
+    @param backlog: the length of the accept queue, unless the string sets it.
+    @param mode: the permissions of a UNIX socket's file, unless the string sets them.
+    @raise ValueError: when the string describes no endpoint.
     """
     kind = description.partition(":")[0]
     settings = endpoint_settings(description, *_ARGUMENTS.get(kind, ()))
@@ -177,8 +213,8 @@ def server_endpoint_from_string(
     try:
         endpoint: IStreamServerEndpoint = serverFromString(reactor, description)
     except Exception as error:
-        # The parsers, and those of plugins, raise whatever their arguments make them
-        # raise: ValueError, TypeError, KeyError, IndexError, OSError.
+        # Twisted's parsers, and those of plugins, let pass what their calls raise: ValueError,
+        # TypeError, KeyError, IndexError, OSError.
         raise ValueError(f"not an endpoint ({escape(str(error))})") from None
     if kind == "tcp" and not settings.get("interface"):
         return TCPEndpoint(
@@ -194,7 +230,7 @@ def server_endpoint_from_string(
     return endpoint
 
 
-_WAYS_OUT = {
+_ADVICE = {
     errno.EADDRINUSE: "stop what listens there, or give another",
     errno.EACCES: "give one that this user may use, or start as root with twistd --uid",
     errno.EADDRNOTAVAIL: "give an address of this machine",
@@ -205,7 +241,7 @@ _WAYS_OUT = {
 
 def bind_error_text(error: BaseException) -> str:
     """
-    Why a bind failed, and the way out.
+    Why a bind failed, and what to do about it.
     """
     if isinstance(error, CannotListenError):
         error = error.socketError
@@ -214,40 +250,4 @@ def bind_error_text(error: BaseException) -> str:
     number = getattr(error, "errno", None)
     if number is None:
         return f"{escape(str(error))}; give one such as tcp:9000 or unix:/run/echod.sock"
-    return f"{os.strerror(number)}; {_WAYS_OUT.get(number, 'give another')}"
-
-
-@implementer(IStreamServerEndpoint)
-class InheritedEndpoint:
-    """
-    Listens on a socket that was handed over.
-    """
-
-    def __init__(self, reactor: Any, inherited: InheritedSocket):
-        """
-        @raise ValueError: when it is not a listening stream socket.
-        """
-        self._reactor = reactor
-        self._descriptor = inherited.descriptor
-        self._family = inherited.family()
-
-    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
-        """
-        Begin to accept.
-        """
-        if self._family == socket.AF_UNIX:
-            return execute(self._borrow, protocolFactory)
-        endpoint = AdoptedStreamServerEndpoint(self._reactor, self._descriptor, self._family)
-        adopted: Deferred[IListeningPort] = endpoint.listen(protocolFactory)
-        return adopted
-
-    def _borrow(self, factory: IProtocolFactory) -> IListeningPort:
-        # The ports that Twisted's reactors make of a UNIX socket unlink its file at the end.
-        os.set_blocking(self._descriptor, False)
-        port: Any = InheritedUNIXPort._fromListeningDescriptor(
-            self._reactor, self._descriptor, factory
-        )
-        os.close(self._descriptor)
-        port.startListening()
-        listening: IListeningPort = port
-        return listening
+    return f"{os.strerror(number)}; {_ADVICE.get(number, 'give another')}"

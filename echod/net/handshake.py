@@ -1,10 +1,10 @@
 """
 A server's TLS handshake in bounded steps.
 
-Invariant: until the handshake is over, OpenSSL reads from memory, and finds
-there what it is given in this turn.  On the socket itself, one call goes on until the socket
-is empty: a ClientHello of 64 KB in records of one byte each took 80 ms, before anything is
-known of the client.  What no ordinary client sends is refused.
+Invariant: until the end of the handshake, OpenSSL reads from memory, and only what it is given in
+this turn of the loop.  On the socket itself, one call would go on until the socket is empty: a
+ClientHello of 64 KB in records of one byte each takes 80 ms, before anything is known of the
+client.  A handshake that is longer than any ordinary client's is refused.
 """
 
 import socket
@@ -15,14 +15,16 @@ from OpenSSL import SSL
 from echod.tls._openssl import HandshakeMemory
 
 HEADER_BYTES = 5
+"""The header of a TLS record: type, version, and the length of the rest (RFC 8446 5.1)."""
 
 MAX_HELLO_BYTES, MAX_HELLO_RECORDS = 16 * 1024, 16
 MAX_HANDSHAKE_BYTES, MAX_HANDSHAKE_RECORDS = 64 * 1024, 64
 """
-How much may come up to our first answer, and in the whole handshake.  A ClientHello with a
-post-quantum key share has 2 KiB, and comes in one record, or in four from a client that
-makes none of more than 512 bytes (RFC 6066 4).  What comes later may be the client's
-certificates: a chain of four with post-quantum signatures has 30 KiB.
+How much a client may send before our first answer, and in the whole handshake.
+
+A ClientHello with a post-quantum key share has 2 KiB, in one record, or in four if the client
+limits its records to 512 bytes (RFC 6066 4).  Later the client may send its certificates: a chain
+of four with post-quantum signatures has 30 KiB.
 """
 
 
@@ -30,13 +32,13 @@ class ServerHandshake:
     """
     One connection's handshake, from its first byte to its last.
 
-    What comes behind the hello is looked at first (C{MSG_PEEK}, recv(2)), and received when
-    OpenSSL has taken it: so nothing behind the client's last message has been received when
-    OpenSSL goes on with the socket.  What is left makes the descriptor readable again.
+    What comes after the ClientHello is first peeked at (C{MSG_PEEK}, recv(2)), and received
+    once OpenSSL has read it.  So when OpenSSL goes on with the socket, nothing after the client's
+    last message has been received; such bytes make the descriptor readable again.
     """
 
     __slots__ = (
-        *("_ahead", "_answered", "_bytes", "_complete", "_head", "_memory"),
+        *("_answered", "_body_left", "_bytes", "_complete", "_header", "_memory"),
         *("_records", "_socket", "_unsent"),
     )
 
@@ -46,17 +48,17 @@ class ServerHandshake:
         """
         self._memory = memory
         self._socket = sock
-        self._bytes = self._records = self._ahead = 0
-        self._head = self._unsent = b""
+        self._bytes = self._records = self._body_left = 0
+        self._header = self._unsent = b""
         self._answered = self._complete = False
 
     def proceed(self) -> None:
         """
-        Go on with what has come; to be called until it returns, as is C{do_handshake} of a
+        Go on with what has come.  Call it until it returns, like C{do_handshake} of a
         connection on a socket.
 
-        @raise SSL.WantReadError: when more has to come, or it is another's turn.
-        @raise SSL.WantWriteError: when the client has to take something first.
+        @raise SSL.WantReadError: when more bytes are needed, or other connections have their turn.
+        @raise SSL.WantWriteError: when the socket has to be writable first.
         @raise SSL.Error: when the handshake has failed, or is refused.
         """
         if self._unsent:
@@ -70,8 +72,8 @@ class ServerHandshake:
         try:
             self._complete = memory.proceed(size)
         except SSL.Error:
-            # What is left to be said is an alert, to one who may be gone; and what has not
-            # been received would turn it into a reset.
+            # Send the alert, if the client is still there.  Bytes that have not been received
+            # would turn our FIN into a reset.
             with suppress(SSL.Error):
                 self._send(memory.take())
                 self._receive(size)
@@ -91,7 +93,7 @@ class ServerHandshake:
 
     def _receive(self, size: int, flags: int = 0) -> int:
         """
-        @param size: how much at most; 0 for as much as there is a place for.
+        @param size: how many bytes at most; 0 for the size of the input buffer.
         """
         try:
             size = self._socket.recv_into(self._memory.input, size, flags)
@@ -105,24 +107,26 @@ class ServerHandshake:
 
     def _count(self, data: bytes | bytearray) -> None:
         """
-        @raise SSL.Error: when there is more than an ordinary handshake has.
+        Count the bytes and the records of the handshake.
+
+        @raise SSL.Error: when there are more than an ordinary handshake has.
         """
         self._bytes += len(data)
-        if self._head:
-            data = self._head + data
-        place, end = self._ahead, len(data)
-        while place + HEADER_BYTES <= end:
-            place += HEADER_BYTES + (data[place + 3] << 8) + data[place + 4]
+        if self._header:
+            data = self._header + data
+        offset, end = self._body_left, len(data)
+        while offset + HEADER_BYTES <= end:
+            offset += HEADER_BYTES + (data[offset + 3] << 8) + data[offset + 4]
             self._records += 1
-        self._head, self._ahead = bytes(data[place:]), max(0, place - end)
+        self._header, self._body_left = bytes(data[offset:]), max(0, offset - end)
         if self._answered:
-            what, size, records = "handshake", MAX_HANDSHAKE_BYTES, MAX_HANDSHAKE_RECORDS
+            name, size, records = "handshake", MAX_HANDSHAKE_BYTES, MAX_HANDSHAKE_RECORDS
         else:
-            what, size, records = "ClientHello", MAX_HELLO_BYTES, MAX_HELLO_RECORDS
+            name, size, records = "ClientHello", MAX_HELLO_BYTES, MAX_HELLO_RECORDS
         if self._records > records:
-            raise SSL.Error([("", "", f"a {what} in more than {records} records")])
+            raise SSL.Error([("", "", f"a {name} in more than {records} records")])
         if self._bytes > size:
-            raise SSL.Error([("", "", f"a {what} of more than {size // 1024} KiB")])
+            raise SSL.Error([("", "", f"a {name} of more than {size // 1024} KiB")])
 
     def _send(self, data: bytes) -> None:
         try:

@@ -1,8 +1,8 @@
 """
-Ports that accept cheaply, and whose connections are L{EagerTransport}s.
+Ports that accept at low cost, and whose connections are L{EagerTransport}s.
 
-Invariant: however many knock, and whatever goes wrong with one of them, the
-port goes on, and the log gets a line a second at most.
+Invariant: however many clients connect, and whatever goes wrong with one of them, the port goes
+on, and it logs one line a second at most.
 """
 
 import errno
@@ -10,7 +10,7 @@ import os
 import socket
 import sys
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet import tcp
 from twisted.logger import Logger
@@ -23,33 +23,46 @@ log = Logger(namespace="echod.net")
 
 MAX_ACCEPTS = 32
 """
-How many clients a port may accept in one turn of the loop.  Twisted begins with a hundred
-and has no bound as long as more come, and all others wait, for as long as ten or more of
-their echoes take for each.
+How many clients a port may accept in one turn of the loop.  To accept one takes as long as ten
+or more echoes, and the open connections wait for that.  Twisted starts with a hundred and raises
+the number as long as more clients come.
 """
 
 ACCEPT_RETRY_DELAY = 0.1
 """
-How long a port that can neither accept nor turn away leaves those who wait alone.  Asked
-again at once, it would be asked without end, for as long as the shortage lasts.
+Seconds for which a port stops accepting when it can neither accept a client nor turn it away.
+The clients keep it readable for as long as the shortage lasts, so without a pause the loop would
+do nothing else.
 """
 
+if TYPE_CHECKING:
+    _Port = tcp.Port
+else:
+    _Port = object
 
-class _EagerAccepting:
+
+class _EagerAccepting(_Port):
     """
-    The accepting half of a port, mixed into Twisted's own.
+    How a port accepts; a mixin for Twisted's TCP and UNIX ports.
     """
 
     balancer: AcceptBalancer | None = None
+    # What Twisted declares without a type, or with one that is too narrow.
+    factory: Any
+    numberAccepts: int
+    reactor: Any
+    sessionno: int
+    socket: Any
+    transport: Any
     _acceptingPaused = False
     _adopted = False
     _shed = 0
     _shedLogged = float("-inf")
 
-    def doRead(self: Any) -> None:
+    def doRead(self) -> None:
         """
-        Accept the clients that wait, up to C{numberAccepts} of them, and up to C{acceptsAtOnce},
-        if the factory has that; if it is 0, look again a moment later.
+        Accept up to C{numberAccepts} clients, and up to the factory's C{acceptsAtOnce}, if it
+        has that attribute; if that is 0, look again a moment later.
         """
         balancer = self.balancer
         if balancer is None:
@@ -64,25 +77,25 @@ class _EagerAccepting:
         if balancer.should_yield():
             self._pauseAccepting(YIELD_DELAY)
         else:
-            self.reactor.rearm_exclusive(self)
+            self.reactor.rearmExclusive(self)
 
-    def rearm(self: Any) -> None:
+    def rearm(self) -> None:
         """
-        Accept whom another process was woken for, and then did not accept.
+        Accept clients for which the kernel woke another process that then did not accept them.
         """
         if self._isOpen() and not self._acceptingPaused:
-            # Who joins the queue is woken if somebody waits.
-            self.reactor.rearm_exclusive(self)
+            # A descriptor that is added while clients wait is reported as readable at once.
+            self.reactor.rearmExclusive(self)
 
-    def _isOpen(self: Any) -> bool:
-        return self.connected and not self.disconnecting
+    def _isOpen(self) -> bool:
+        return bool(self.connected and not self.disconnecting)
 
-    def _pauseAccepting(self: Any, seconds: float) -> None:
+    def _pauseAccepting(self, seconds: float) -> None:
         self._acceptingPaused = True
         self.stopReading()
         self.reactor.callLater(seconds, self._resumeAccepting)
 
-    def _resumeAccepting(self: Any) -> None:
+    def _resumeAccepting(self) -> None:
         if not self._isOpen():
             return
         if self.balancer is None:
@@ -92,41 +105,41 @@ class _EagerAccepting:
             self.reactor.callLater(YIELD_DELAY, self._resumeAccepting)
         else:
             self._acceptingPaused = False
-            self.reactor.rearm_exclusive(self)
+            self.reactor.rearmExclusive(self)
 
-    def _accept(self: Any) -> None:
+    def _accept(self) -> None:
         accept = self.socket.accept
-        most = min(self.numberAccepts, getattr(self.factory, "acceptsAtOnce", sys.maxsize))
-        if not most:
+        limit = min(self.numberAccepts, getattr(self.factory, "acceptsAtOnce", sys.maxsize))
+        if not limit:
             # The socket stays readable: reading on would turn the loop without end.
             self._pauseAccepting(YIELD_DELAY)
             return
-        for accepted in range(most):
+        for accepted in range(limit):
             try:
                 sock, peer = accept()
             except BlockingIOError:
-                # As Twisted does: next time, try for as many as came this time.
+                # As Twisted does: next time, try as many as came this time.
                 self.numberAccepts = max(1, accepted)
                 return
             except OSError as error:
-                if not self._accept_failed(error):
+                if not self._acceptFailed(error):
                     return
             else:
                 self._accepted(sock, peer)
-        self.numberAccepts = min(most + 20, MAX_ACCEPTS)
+        self.numberAccepts = min(limit + 20, MAX_ACCEPTS)
 
-    def _accepted(self: Any, sock: socket.socket, peer: Any) -> None:
+    def _accepted(self, sock: socket.socket, peer: Any) -> None:
         transport = None
         try:
             if isinstance(peer, tuple) and len(peer) == 4 and peer[3]:
-                # A link-local address, which means nothing without its interface.
+                # A link-local address means nothing without its interface.
                 peer = tcp._getrealname(peer)
             protocol = self.factory.buildProtocol(self._buildAddr(peer))
             if protocol is None:
                 sock.close()
                 return
             if self._adopted:
-                # It may have been connected before the listening socket had the option.
+                # The client may have connected before the listening socket had the option.
                 keep_urgent(sock)
             number = self.sessionno
             self.sessionno = number + 1
@@ -139,13 +152,13 @@ class _EagerAccepting:
             else:
                 transport.abortConnection()
 
-    def _accept_failed(self: Any, error: OSError) -> bool:
+    def _acceptFailed(self, error: OSError) -> bool:
         """
-        @return: whether to try the next one.
+        @return: whether to try the next client.
         """
         if error.errno in (errno.EPERM, errno.ECONNABORTED):
             return True
-        shed = error.errno == errno.EMFILE and self._shed_one()
+        shed = error.errno == errno.EMFILE and self._shedOne()
         now = self.reactor.seconds()
         if now - self._shedLogged >= 1:
             self._shedLogged = now
@@ -158,12 +171,14 @@ class _EagerAccepting:
             self._shed = 0
         if not shed:
             self._pauseAccepting(ACCEPT_RETRY_DELAY)
-        return bool(shed)
+        return shed
 
-    def _shed_one(self: Any) -> bool:
+    def _shedOne(self) -> bool:
         """
-        Use the descriptor that Twisted holds in reserve to let one client in and out
-        again; left in the queue, it would keep the port readable for ever.
+        Accept one client on the descriptor that Twisted holds in reserve, and close it.  If it
+        stayed in the queue, the port would be readable without end.
+
+        @return: whether that was possible.
         """
         reserved = tcp._reservedFD
         if not reserved.available():
@@ -187,13 +202,13 @@ class EagerPort(_EagerAccepting, tcp.Port):
     A listening TCP port.
     """
 
-    # close(2) is enough, and leaves the socket to other processes that have it.
+    # close(2) is enough, and does not shut the socket down for other processes that have it.
     _shouldShutdown = False
     transport = EagerTransport
     numberAccepts = MAX_ACCEPTS
 
     @classmethod
-    def _fromListeningDescriptor(cls: Any, *args: Any) -> Any:
+    def _fromListeningDescriptor(cls, *args: Any) -> Any:
         port = super()._fromListeningDescriptor(*args)
         port._adopted = True
         return port

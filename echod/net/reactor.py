@@ -1,9 +1,9 @@
 """
-A reactor that hands input straight to the connection that it is for.
+A reactor that calls C{doRead} of a readable connection directly.
 
-Invariant: one lean case, and Twisted's own code for everything else.  The
-case is plain readability of one of our transports; there is no logging context to set up
-and no descriptor to ask for, so what is left is a table from descriptor to C{doRead}.
+Invariant: one short case, and Twisted's own code for everything else.  The case is plain
+readability (C{EPOLLIN}) of one of our transports or ports: it needs no logging context and no
+check of its descriptor, only a table from the descriptor to the object.
 """
 
 import socket
@@ -42,44 +42,43 @@ DIRECT = frozenset(
         EagerUNIXTLSTransport,
     )
 )
-"""The classes whose input is dispatched directly."""
+"""The classes whose C{doRead} is called directly."""
 
 MAX_EVENTS = 128
 """
-How many events one poll may give.  Twisted asks for one for each open descriptor, and
-CPython allocates room for all that are asked for, at each poll; and timers and signals wait
-until all are served.  What is left over keeps its place in the kernel's queue (epoll(7)).
+How many events one poll may return.  Twisted asks for one for each open descriptor; CPython
+allocates memory for all of them at each poll, and timers and signals wait until all are served.
+The events that are not returned stay in the kernel's queue, in their order (epoll(7)).
 """
 
-TURN_SECONDS = 0.005
+LATE_READS_LIMIT = 0.005
 """
-How long one turn may serve those whose reading was put off, and how long it may look for
-others before that.
+Seconds for which one turn of the loop may serve the transports whose reading was put off, and
+for which it may poll for other events before that.
 """
 
 
 class EagerReactor(EPollReactor):
     """
-    Twisted's epoll reactor with direct dispatch, our ports, and a clock that cannot
-    step.
+    Twisted's epoll reactor with direct dispatch, our ports, and a clock that never jumps.
     """
 
     seconds = staticmethod(time.monotonic)
 
     def __init__(self) -> None:
-        self._last: OrderedDict[Any, None] = OrderedDict()
+        self._late: OrderedDict[Any, None] = OrderedDict()
         super().__init__()
 
     def doPoll(self, timeout: float | None) -> None:
         """
-        Wait for events, and dispatch them; then let those read who come last, as many as
-        there is time for.
+        Wait for events, and dispatch them; then let the transports read that were put off, as
+        many as there is time for.
         """
-        selectables, polls, until = self._selectables, 1, 0.0
-        if self._last:
-            # These have input all the while, and may fill many a poll before the others'.
-            polls += 1 + len(self._last) // MAX_EVENTS
-            timeout, until = 0, time.monotonic() + TURN_SECONDS
+        selectables, polls, deadline = self._selectables, 1, 0.0
+        if self._late:
+            # These stay readable, so their events may fill several polls before the others'.
+            polls += 1 + len(self._late) // MAX_EVENTS
+            timeout, deadline = 0, time.monotonic() + LATE_READS_LIMIT
         for _ in range(polls):
             try:
                 events = self._poller.poll(
@@ -102,26 +101,26 @@ class EagerReactor(EPollReactor):
                         self._guard(self._disconnectSelectable, selectable, why, True)
                 else:
                     self._guard(self._doReadOrWrite, selectable, fd, event)
-            if len(events) < MAX_EVENTS or time.monotonic() >= until:
+            if len(events) < MAX_EVENTS or time.monotonic() >= deadline:
                 break
-        if self._last:
-            self._read_last()
+        if self._late:
+            self._readLast()
 
     def putOff(self, transport: Any) -> None:
         """
-        There is input for one of our transports, and it may take long: let it read when all
-        others that have input have been served, in the order in which they are put off.
+        One of our transports is readable, and its read may take long: let it read after all
+        other readable connections, in the order of these calls.
 
-        The transport's C{readLate} is called then, if it still reads, and returns what
-        C{doRead} does.
+        If the transport still reads then, its C{readLate} is called, which returns what
+        C{doRead} returns.
         """
-        self._last[transport] = None
+        self._late[transport] = None
 
-    def _read_last(self) -> None:
-        until = time.monotonic() + TURN_SECONDS
-        while self._last:
-            transport, _ = self._last.popitem(last=False)
-            # Meanwhile it may have paused or ended, and its descriptor be another one's.
+    def _readLast(self) -> None:
+        deadline = time.monotonic() + LATE_READS_LIMIT
+        while self._late:
+            transport, _ = self._late.popitem(last=False)
+            # It may have paused or ended since, and its descriptor may be another connection's.
             if not transport.connected or transport.fileno() not in self._reads:
                 continue
             try:
@@ -131,12 +130,12 @@ class EagerReactor(EPollReactor):
                 log.failure("while receiving", event="unhandled-error")
             if why is not None:
                 self._guard(self._disconnectSelectable, transport, why, True)
-            if time.monotonic() >= until:
+            if time.monotonic() >= deadline:
                 break
 
     def _guard(self, call: Callable[..., None], *args: Any) -> None:
         """
-        Let a fault in one connection's end be that connection's alone.
+        Keep an error at the end of one connection from stopping the loop.
         """
         try:
             call(*args)
@@ -145,11 +144,11 @@ class EagerReactor(EPollReactor):
 
     doIteration = doPoll
 
-    def rearm_exclusive(self, reader: Any) -> None:
+    def rearmExclusive(self, reader: Any) -> None:
         """
-        Let a port stand last in the kernel's queue of those, in several processes, who wait
-        for the same socket, and of whom one is woken for each client (C{EPOLLEXCLUSIVE},
-        epoll_ctl(2)).  Left where it stands, the first one would be woken each time.
+        Put a port at the end of the kernel's queue of the processes that wait for the same
+        socket.  The kernel wakes one of them for each client (C{EPOLLEXCLUSIVE}, epoll_ctl(2));
+        if none moved, it would wake the first one each time.
         """
         self.removeReader(reader)
         fileno = reader.fileno()
@@ -179,7 +178,7 @@ class EagerReactor(EPollReactor):
 
     def adoptStreamPort(self, fileDescriptor: int, addressFamily: Any, factory: Any) -> Any:
         """
-        Listen on a socket that listens already.
+        Accept on a socket that already listens.
         """
         if addressFamily not in self._supportedAddressFamilies:
             raise UnsupportedAddressFamily(addressFamily)
@@ -196,8 +195,8 @@ class EagerReactor(EPollReactor):
 
 def install() -> None:
     """
-    Make it the reactor of this process.
+    Make this the reactor of the process.
 
-    @raise ReactorAlreadyInstalledError: when there is one.
+    @raise ReactorAlreadyInstalledError: when there is one already.
     """
     installReactor(EagerReactor())

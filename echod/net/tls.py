@@ -1,15 +1,15 @@
 """
-TLS on the socket itself, and how a connection with TLS ends.
+TLS on the socket itself: reading, writing, and how a connection with TLS ends.
 
-Invariant: OpenSSL reads and writes the socket, no byte waits in a buffer of ours that the reactor
-does not know of.  Our close_notify goes out behind the last byte of the echo and before the FIN
+Invariant: OpenSSL reads and writes the socket, so no byte waits in a buffer that the reactor does
+not know of.  Our close_notify is sent after the last byte of the echo and before the FIN
 (RFC 8446 6.1).
 """
 
 import socket
 import sys
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from OpenSSL import SSL
 from twisted.internet.error import ConnectionDone
@@ -28,18 +28,28 @@ from echod.tls._openssl import (
     stop_retrying,
 )
 
+if TYPE_CHECKING:
+    from echod.net.transport import EagerTransport as _Transport
+else:
+    _Transport = object
+
 log = Logger(namespace="echod.net")
 
 MAX_RECORDS = 8
 """
-How many records with data one connection may have handled before it is another's turn.  A
-record without data ends the turn.
+How many records with data one connection may read before the others have their turn.  A record
+without data ends the turn.
 """
+
+DISCARD_BYTES = 16 * 1024
+"""How many bytes are received and dropped in one turn after the end of the input."""
+
+_DONE = Failure(ConnectionDone())
 
 
 def start_tls(transport: Any, context: SSL.Context, server: bool) -> None:
     """
-    Make the connection's TLS state; the transport becomes a L{TLSMixin} after it.
+    Make the TLS state of a connection; its transport becomes a L{TLSMixin} after this.
     """
     tls = SSL.Connection(context, None if server else transport.socket)
     memory = memory_of(tls) if server else None
@@ -57,25 +67,32 @@ def start_tls(transport: Any, context: SSL.Context, server: bool) -> None:
         transport.startWriting()
     transport._tls = tls
     transport._recv, transport._send = read_and_write(tls)
-    # Until the handshake is over, what is written waits.
+    # Until the end of the handshake, all that is written is queued.
     transport.write = transport._enqueue
 
 
-class TLSMixin:
+def _closed(_: object) -> NoReturn:
+    raise SSL.Error("the connection is closed")
+
+
+class TLSMixin(_Transport):
     """
-    What TLS changes in a transport's reading and writing; with it and
-    L{TLSCloseMixin<echod.net.tls.TLSCloseMixin>}, a transport provides C{ISSLTransport} and
+    What TLS changes in a transport; with it, the transport provides C{ISSLTransport} and
     C{INegotiated}.
     """
 
+    _tls: SSL.Connection
+    _proceed: Any
     _handshaking = True
     _readWantsWrite = False
     _writeWantsRead = False
     _paused = False
+    _closeNotified = False
+    _discarding = False
 
-    def doRead(self: Any) -> Any:
+    def doRead(self) -> Any:
         """
-        Receive a record, and hand it to the protocol.
+        Receive records, and hand their data to the protocol.
         """
         if self._handshaking:
             why = self._handshake()
@@ -95,10 +112,10 @@ class TLSMixin:
                 return None
         return None
 
-    def _cannotRead(self: Any, error: SSL.Error) -> Any:
+    def _cannotRead(self, error: SSL.Error) -> Any:
         """
-        What to tell the reactor: nothing when OpenSSL only has to wait for the
-        descriptor, else why this is the end.
+        @return: what C{doRead} returns: C{None} if OpenSSL only waits for the descriptor, else
+            why the connection ends.
         """
         if isinstance(error, SSL.WantReadError):
             return None
@@ -109,27 +126,27 @@ class TLSMixin:
         if isinstance(error, SSL.ZeroReturnError):
             return CONNECTION_DONE
         forget_errors()
-        # A FIN without a close_notify, or a reset, is a system call's error.
+        # OpenSSL reports a FIN without a close_notify, or a reset, as a system call's error.
         return CONNECTION_LOST if is_lost(error) else error
 
-    def _mayReadOn(self: Any) -> bool:
-        return self.connected and not (self.disconnecting or self._aborting or self._paused)
+    def _mayReadOn(self) -> bool:
+        return self.connected and not (self.disconnecting or self._aborting or self._paused)  # type: ignore[return-value]  # 0 or 1
 
-    def pauseProducing(self: Any) -> None:
+    def pauseProducing(self) -> None:
         """
         Stop reading.
         """
         self._paused = True
-        super().pauseProducing()  # type: ignore[misc]
+        super().pauseProducing()
 
-    def resumeProducing(self: Any) -> None:
+    def resumeProducing(self) -> None:
         """
         Read again.
         """
         self._paused = False
-        super().resumeProducing()  # type: ignore[misc]
+        super().resumeProducing()
 
-    def _readAnyway(self: Any) -> None:
+    def _readAnyway(self) -> None:
         """
         Read as if the descriptor had become readable.
         """
@@ -143,7 +160,7 @@ class TLSMixin:
         if why is not None:
             self.reactor._disconnectSelectable(self, why, True)
 
-    def _handshake(self: Any) -> Any:
+    def _handshake(self) -> Any:
         try:
             self._proceed()
         except SSL.Error as error:
@@ -153,17 +170,17 @@ class TLSMixin:
         stop_retrying(self._tls)
         if IHandshakeListener.providedBy(self.protocol):
             self.protocol.handshakeCompleted()
-        if self._is_flushed():
+        if self._isFlushed():
             self.__dict__.pop("write", None)
         if self.disconnecting:
             self.stopReading()
-        if self.disconnecting or self._writeDisconnecting or not self._is_flushed():
+        if self.disconnecting or self._writeDisconnecting or not self._isFlushed():
             self.startWriting()
         return None
 
-    def doWrite(self: Any) -> Any:
+    def doWrite(self) -> Any:
         """
-        Do what OpenSSL wanted to write for, then send from the queue.
+        Read, if OpenSSL waited to write before it could; then send from the queue.
         """
         if self._readWantsWrite:
             self._readWantsWrite = False
@@ -178,14 +195,14 @@ class TLSMixin:
             if not self._readWantsWrite:
                 self.stopWriting()
             return None
-        result = super().doWrite()  # type: ignore[misc]
+        result = super().doWrite()
         if self._readWantsWrite and self.connected and not result:
             self.startWriting()
         return result
 
-    def writeSomeData(self: Any, data: bytes) -> Any:
+    def writeSomeData(self, data: bytes) -> Any:
         """
-        Encrypt and send up to C{SEND_LIMIT} bytes, a record at a time.
+        Encrypt and send up to C{SEND_LIMIT} bytes, one record after the other.
         """
         view = memoryview(data)[: self.SEND_LIMIT]
         sent = 0
@@ -202,51 +219,63 @@ class TLSMixin:
                 return CONNECTION_LOST
         return sent
 
-    def getHandle(self: Any) -> SSL.Connection:
+    def getHandle(self) -> SSL.Connection:  # type: ignore[override]  # Twisted's is the socket
         """
         OpenSSL's connection.
         """
-        tls: SSL.Connection = self._tls
-        return tls
+        return self._tls
 
-    def getPeerCertificate(self: Any) -> Any:
+    def getPeerCertificate(self) -> Any:
         """
-        The client's certificate, C{None} if it has shown none.
+        The peer's certificate; C{None} if it has sent none.
         """
         return self._tls.get_peer_certificate()
 
     @property
-    def negotiatedProtocol(self: Any) -> bytes | None:
+    def negotiatedProtocol(self) -> bytes | None:
         """
-        What ALPN agreed on, C{None} if nothing.
+        The protocol that ALPN chose; C{None} if it chose none.
         """
         return self._tls.get_alpn_proto_negotiated() or None
 
+    def loseConnection(self) -> None:
+        """
+        Send what is queued and a close_notify, then close.  During the handshake there is
+        nothing to send: the connection is aborted.
+        """
+        if self._handshaking and self._isFlushed():
+            self.abortConnection()
+        elif self._handshaking:
+            self.disconnecting = 1
+        elif self._writeDisconnected and not self._closeNotified:
+            # Our close_notify is not sent yet: the kernel's send buffer is full.
+            self.disconnecting = 1
+            self.stopReading()
+            self.startWriting()
+        elif self._writeDisconnected and self._atEOF and self.connected:
+            self.disconnecting = 1
+            self._discard()
+        else:
+            super().loseConnection()
 
-DISCARD_BYTES = 16 * 1024
-"""How much is received and dropped in one turn."""
+    def _closeWriteConnection(self) -> Any:
+        if self._notifyClose():
+            return super()._closeWriteConnection()
+        return None
 
+    def _postLoseConnection(self) -> Any:
+        if not self._notifyClose():
+            return None
+        if self._handshaking or not self._atEOF:
+            return CONNECTION_DONE
+        self._discard()
+        return None
 
-_DONE = Failure(ConnectionDone())
-
-
-def _closed(_: object) -> NoReturn:
-    raise SSL.Error("the connection is closed")
-
-
-class TLSCloseMixin:
-    """
-    What TLS changes in a transport's end.
-    """
-
-    _closeNotified = False
-    _discarding = False
-
-    def _notifyClose(self: Any) -> bool:
+    def _notifyClose(self) -> bool:
         """
         Send our close_notify.
 
-        @return: whether it went, or cannot go; else it is to be tried again.
+        @return: whether it has been sent, or cannot be sent at all; else try again.
         """
         if not self._closeNotified and not self._handshaking:
             try:
@@ -259,80 +288,47 @@ class TLSCloseMixin:
         self._closeNotified = True
         return True
 
-    def _postLoseConnection(self: Any) -> Any:
-        if not self._notifyClose():
-            return None
-        if self._handshaking or not self._atEOF:
-            return CONNECTION_DONE
-        self._discard()
-        return None
-
-    def _discard(self: Any) -> None:
+    def _discard(self) -> None:
         """
-        Close our side, then receive and drop what the client sends behind its close_notify,
-        until it closes; closing at once would let the kernel answer that with a reset, which
-        destroys what the client has not read yet (RFC 8446 6.1).  The protocol bounds how long
-        that lasts, by C{abortConnection}.
+        Close our side, then receive and drop what the client sends after its close_notify, until
+        the client closes.  If we closed at once, the kernel would answer those bytes with a
+        reset, and a reset destroys what the client has not read yet (RFC 8446 6.1).  The protocol
+        limits how long this lasts, by C{abortConnection}.
         """
         if self._discarding:
             return
         self._discarding = True
-        # It may have closed already.
+        # The client may have closed already.
         self._drop()
         if not self.connected:
             return
         if not self._writeDisconnected:
             self._writeDisconnected = True
             with suppress(OSError):
-                # If the client has gone, receiving shows it.
+                # If the connection is gone, receiving shows it.
                 self.socket.shutdown(socket.SHUT_WR)
-        self.doRead = self._drop
-        # There is no startReading after the end of input.
+        self.doRead = self._drop  # type: ignore[method-assign]
+        # startReading does nothing after the end of the input.
         self.reactor.addReader(self)
 
-    def _drop(self: Any) -> None:
+    def _drop(self) -> None:
         try:
             if self.socket.recv(DISCARD_BYTES):
                 return
         except BlockingIOError:
             return
         except OSError:
-            # It has been sent all that it was owed: its end is one like any other.
+            # Everything has been sent to the client, so this is an ordinary end.
             pass
         self.connectionLost(_DONE)
 
-    def _closeWriteConnection(self: Any) -> Any:
-        if self._notifyClose():
-            return super()._closeWriteConnection()  # type: ignore[misc]
-        return None
-
-    def loseConnection(self: Any) -> None:
+    def connectionLost(self, reason: Failure) -> None:
         """
-        Send what is queued and a close_notify, then close.  In the middle of a
-        handshake, there is nobody to say goodbye to.
+        The connection is gone.  OpenSSL knows the descriptor by its number, which may soon be
+        that of another connection, so nothing is read or written from here on.
         """
-        if self._handshaking and self._is_flushed():
-            self.abortConnection()
-        elif self._handshaking:
-            self.disconnecting = 1
-        elif self._writeDisconnected and not self._closeNotified:
-            # Our close_notify still waits for room.
-            self.disconnecting = 1
-            self.stopReading()
-            self.startWriting()
-        elif self._writeDisconnected and self._atEOF and self.connected:
-            self.disconnecting = 1
-            self._discard()
-        else:
-            super().loseConnection()  # type: ignore[misc]
-
-    def connectionLost(self: Any, reason: Any) -> None:
-        """
-        The connection is gone.  OpenSSL knows its descriptor by number, and the number
-        may soon be another connection's, so nothing is written from here on.
-        """
-        if self.connected and self._is_flushed() and reason.check(ConnectionDone):
+        if self.connected and self._isFlushed() and reason.check(ConnectionDone):
             self._notifyClose()
         self.__dict__.update(_send=_closed, _recv=_closed)
         self.__dict__.pop("doRead", None)
-        super().connectionLost(reason)  # type: ignore[misc]
+        super().connectionLost(reason)

@@ -1,11 +1,9 @@
 """
-A stream transport that sends before it buffers.
+A stream transport that sends at once, and queues only what the kernel does not take.
 
 Invariant: when nothing is queued, C{write} is one C{send(2)} and nothing else.  What the kernel
-does not take at once goes into Twisted's own buffer, and from there on everything is Twisted's:
+does not take goes into Twisted's own buffer, and from there on Twisted's code does everything:
 high-water mark, producers, flush, close.
-
-Twisted's private names are used in this package alone; a test holds the list of them.
 """
 
 import socket
@@ -28,135 +26,49 @@ from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from echod.net.tls import TLSCloseMixin, TLSMixin, start_tls
-
-
-def _address_type(transport: Any) -> type[IPv4Address] | type[IPv6Address]:
-    """
-    What the addresses of both ends are, by the form of the peer's.
-    """
-    return IPv4Address if len(transport.client) == 2 else IPv6Address
-
-
-def _peer_host(transport: Any) -> Any:
-    """
-    The peer's _peer_host.
-    """
-    return transport.client[0]
-
-
-def _log_prefix(transport: Any) -> str:
-    """
-    The prefix of what Twisted's older logging logs for this connection.
-    """
-    prefix = transport._getLogPrefix(getattr(transport, "protocol", None))
-    return f"{prefix},{transport.sessionno},{transport.hostname}"
-
-
-def _repr(transport: Any) -> str:
-    """
-    This connection in words.
-    """
-    name = type(getattr(transport, "protocol", None)).__name__
-    port = getattr(transport.server, "_realPortNumber", None)
-    return f"<{name} #{transport.sessionno} on {port}>"
-
-
-def _keep_repr(transport: Any, words: str) -> None:
-    """
-    Twisted sets other words for its own transports; these stay.
-    """
-
-
-Look = Callable[[bytes], tuple[int, Callable[[], None] | None]]
-"""
-Is given what has come (C{MSG_PEEK}, recv(2)), and returns how many bytes of it are received
-and dropped, which must not be 0 as long as it wants to see more, and what to call
-afterwards.
-"""
-
-
-class PeekMixin:
-    """
-    What makes a transport one that can be looked into.
-    """
-
-    doRead: Callable[..., Any]
-    _inspecting: Callable[[], Any] | None = None
-
-    def startPeek(self: Any, look: Look, most: int) -> None:
-        """
-        Until L{stopPeek}, let C{look} see what has come, instead of the protocol, and
-        say how many bytes of it are received and dropped.  What is left stays in the
-        kernel, for whoever reads next.
-
-        @param most: how many bytes it is shown at once.
-        """
-        self.doRead = self._inspecting = partial(self._peek, look, most)
-        # What comes of it, such as the beginning of TLS, takes as long as many echoes.
-        self.readLast()
-
-    def _peek(self: Any, look: Look, most: int) -> Any:
-        try:
-            data = self.socket.recv(most, socket.MSG_PEEK)
-        except BlockingIOError:
-            return None
-        except OSError:
-            return CONNECTION_LOST
-        if not data:
-            return CONNECTION_DONE
-        size, afterwards = look(data)
-        if size:
-            self.socket.recv(size)
-        if afterwards is not None:
-            afterwards()
-        return None
-
-    def stopPeek(self: Any) -> None:
-        """
-        From now on the protocol gets what comes.
-        """
-        self._inspecting = None
-        self.__dict__.pop("doRead", None)
-
+from echod.net.tls import TLSMixin, start_tls
 
 MIN_READ = 448
 MAX_READ = 96 * 1024
 """
-Bounds, in bytes, on what one read asks for.  CPython allocates what is asked for, and
-what fits its allocator for small objects (512 bytes, header included) costs 0.14 us a
-read less than anything larger.  So a connection starts small, asks for four times as
-much after each full read, and for less again when its reads are small.  What is read in
-one turn is what the others wait for: beside eight streams, the p99 of a small echo is 0.7
-of that of Twisted's documentation echo with 64 KiB, 0.9 with 96, 1.15 with 128; while an
-echo of 1 MiB with 64 connections costs 1.9, 1.0 and 1.0 times what it costs uvloop.
+The least and the most bytes that one read asks for.
+
+CPython allocates as much as a read asks for.  What fits its allocator for small objects (512
+bytes, header included) costs 0.14 us a read less than anything larger.  So a connection starts
+small, asks for four times as much after each full read, and for half after a small one.
+
+The other connections wait for what one connection reads in a turn.  Beside eight streams, the
+p99 of a small echo is 0.7 of that of the echo server in Twisted's documentation with 64 KiB, 0.9
+with 96, and 1.15 with 128.  An echo of 1 MiB with 64 connections costs 1.9, 1.0 and 1.0 times
+what it costs uvloop.
+"""
+
+PeekCallback = Callable[[bytes], tuple[int, Callable[[], None] | None]]
+"""
+Takes the bytes that have come (C{MSG_PEEK}, recv(2)).  Returns how many of them are to be received
+and dropped, which must not be 0 if the callback wants to see more, and what to call afterwards.
 """
 
 
-def queued(transport: Any) -> int:
+class EagerTransport(tcp.Server):
     """
-    How many bytes a transport of Twisted's, or of ours, holds that the kernel has not taken
-    yet.
-    """
-    held: int = len(transport.dataBuffer) - transport.offset + transport._tempDataLen
-    return held
+    The server's side of a TCP connection.
 
-
-class EagerTransport(tcp.Server, PeekMixin):
-    """
-    A server's side of a TCP connection.
-
-    While something is queued, C{write} is shadowed on the instance by C{_enqueue}; the
-    common case then has no question to ask.
+    While something is queued, an attribute C{write} of the instance, C{_enqueue}, hides the
+    method.  So C{write} itself has nothing to check.
     """
 
-    # close(2) is enough: no other process holds the descriptor.
+    # close(2) is enough: no other process has the descriptor.
     _shouldShutdown = False
     _atEOF = False
     _deciding = False
     _handshaking = False
+    _peeking: Callable[[], Any] | None = None
     _readsLast = False
     _tlsClass: type["EagerTransport"]
+    _recv: Callable[..., bytes]
+    _send: Callable[[Any], int]
+    reactor: Any
 
     def __init__(
         self,
@@ -167,8 +79,8 @@ class EagerTransport(tcp.Server, PeekMixin):
         sessionno: int,
         reactor: Any,
     ):
-        # All that Twisted's own constructors do, less the strings for logs, which are
-        # made when they are asked for.
+        # All that Twisted's constructors do, except for the strings for logs, which are made
+        # when they are read.
         sock.setblocking(False)
         self.reactor = reactor
         self.socket = sock
@@ -185,15 +97,9 @@ class EagerTransport(tcp.Server, PeekMixin):
         self.connected = 1
         reactor.addReader(self)
 
-    # Properties, where Twisted's constructors store strings.
-    _addressType: Any = property(_address_type)
-    hostname: Any = property(_peer_host)
-    logstr: Any = property(_log_prefix)
-    repstr: Any = property(_repr, _keep_repr)
-
     def doRead(self) -> Any:
         """
-        Receive once, and hand it to the protocol.
+        Receive once, and hand the bytes to the protocol.
         """
         asked = self._readSize
         try:
@@ -219,8 +125,8 @@ class EagerTransport(tcp.Server, PeekMixin):
         try:
             sent = self._send(data)
         except (OSError, SSL.Error):
-            # If the connection is broken, doWrite will see it too, and there the
-            # reactor can end it; here, the protocol is in the middle of something.
+            # If the connection is broken, doWrite meets the same error, and there the reactor
+            # can end the connection.  Here the protocol's own code is on the stack.
             sent = 0
         if sent != len(data):
             self._enqueue(data[sent:])
@@ -237,7 +143,7 @@ class EagerTransport(tcp.Server, PeekMixin):
 
     def _enqueue(self, data: bytes) -> None:
         if data and self.connected and not self._writeDisconnected:
-            # First of all: a producer that is told to pause may write once more.
+            # First, since the producer may write again when FileDescriptor.write pauses it.
             self.write = self._enqueue  # type: ignore[method-assign]
         FileDescriptor.write(self, data)
 
@@ -246,21 +152,21 @@ class EagerTransport(tcp.Server, PeekMixin):
         Send from the queue; when it is empty, C{write} sends at once again.
         """
         result = super().doWrite()
-        if self._is_flushed():
+        if self._isFlushed():
             self.__dict__.pop("write", None)
         return result
 
-    def _is_flushed(self) -> bool:
+    def _isFlushed(self) -> bool:
         """
-        Whether nothing is queued, nor will be without a write.  A pull producer is
-        asked for more by C{doWrite}, so with one everything goes through the queue.
+        Whether nothing is queued, nor will be without a write.  C{doWrite} asks a pull producer
+        for more, so with such a producer everything goes through the queue.
         """
         pulled = self.producer is not None and not self.streamingProducer
         return not (self._tempDataLen or self.dataBuffer or pulled)
 
     def registerProducer(self, producer: IProducer, streaming: bool) -> None:
         """
-        Register the one who writes, and can be told to pause.
+        Register a producer; with a pull producer, C{write} queues.
         """
         if not streaming and self.connected:
             self.write = self._enqueue  # type: ignore[method-assign]
@@ -268,23 +174,23 @@ class EagerTransport(tcp.Server, PeekMixin):
 
     def startReading(self) -> None:
         """
-        Ask the reactor to be told of input; after its end there is none.
+        Begin to read; after the end of the input this does nothing.
         """
         if not self._atEOF:
             super().startReading()
 
     def startWriting(self) -> None:
         """
-        Ask the reactor to be told when the kernel takes more.
+        Have the reactor call C{doWrite} when the socket is writable.
         """
         if not self._deciding:
             super().startWriting()
 
     def readConnectionLost(self, reason: Failure) -> None:
         """
-        The peer has sent all it will.  When the protocol answers by closing and nothing
-        is owed, the end is now; Twisted's own comes a turn of the loop later, and two
-        calls of epoll_ctl(2).
+        The peer has closed its sending side.  If the protocol answers by closing and nothing is
+        queued, the connection ends at once; in Twisted it ends one turn of the loop and two
+        calls of epoll_ctl(2) later.
         """
         self._atEOF = self._deciding = True
         super().readConnectionLost(reason)
@@ -292,10 +198,10 @@ class EagerTransport(tcp.Server, PeekMixin):
         if not self.connected or self._aborting:
             return
         halfClosing = self._writeDisconnecting and not self._writeDisconnected
-        if self.disconnecting and self._is_flushed() and self.producer is None:
+        if self.disconnecting and self._isFlushed() and self.producer is None:
             if self._postLoseConnection():
                 self.connectionLost(reason)
-        elif self.disconnecting or halfClosing or not self._is_flushed():
+        elif self.disconnecting or halfClosing or not self._isFlushed():
             self.startWriting()
 
     def loseConnection(self) -> None:
@@ -303,7 +209,7 @@ class EagerTransport(tcp.Server, PeekMixin):
         Send what is queued, then close.
         """
         if self._deciding and not self._writeDisconnected:
-            # readConnectionLost, above us on the stack, does what there is to do.
+            # readConnectionLost, our caller, does the rest.
             self.disconnecting = 1
         else:
             super().loseConnection()
@@ -312,20 +218,20 @@ class EagerTransport(tcp.Server, PeekMixin):
         """
         The connection is gone.
         """
-        # Both refer to this object, which would stay until a garbage collection.
+        # Both refer to this object, and would keep it until a garbage collection.
         self.__dict__.pop("write", None)
         self.__dict__.pop("doRead", None)
         super().connectionLost(reason)
 
     def startTLS(self, ctx: IOpenSSLContextFactory, normal: bool = True) -> None:
         """
-        From the next byte on, speak TLS, with OpenSSL working on the socket itself.
+        Speak TLS from the next byte on, with OpenSSL on the socket itself.
 
-        @param ctx: what has C{getContext}.
-        @param normal: whether we are TLS's server, as we are TCP's.
-        @raise RuntimeError: when something written before is still to be sent.
+        @param ctx: the context factory.
+        @param normal: whether this side is the TLS server, as it is the TCP server.
+        @raise RuntimeError: when something that was written before is still queued.
         """
-        if not self._is_flushed():
+        if not self._isFlushed():
             raise RuntimeError("what was written before TLS has not been sent yet")
         start_tls(self, ctx.getContext(), normal)
         self.__class__ = self._tlsClass
@@ -333,8 +239,10 @@ class EagerTransport(tcp.Server, PeekMixin):
 
     def readLast(self, always: bool = False) -> None:
         """
-        Read when the reactor has served the others, if it is one that can do so: while
-        it is inspected or in a handshake, or always.
+        Read only after the reactor has served the other connections, if the reactor can do that
+        (C{putOff}).
+
+        @param always: until the end of the connection; else only while it C{isSlow}.
         """
         self._readsLast = always
         if putOff := getattr(self.reactor, "putOff", None):
@@ -342,25 +250,94 @@ class EagerTransport(tcp.Server, PeekMixin):
 
     def readLate(self) -> Any:
         """
-        Read, now that it is our turn.
+        Read; the reactor calls this after it has served the other connections.
         """
-        why = self._inspecting() if self._inspecting else type(self).doRead(self)
+        why = self._peeking() if self._peeking else type(self).doRead(self)
         if not (self.isSlow() or self._aborting):
             self.__dict__.pop("doRead", None)
         return why
 
     def isSlow(self) -> bool:
         """
-        Whether what comes may take long: a handshake is a hundred times an echo.
+        Whether one read may take long: a handshake takes as long as a hundred echoes.
         """
-        return self._readsLast or self._handshaking or self._inspecting is not None
+        return self._readsLast or self._handshaking or self._peeking is not None
+
+    def startPeek(self, callback: PeekCallback, size: int) -> None:
+        """
+        Until L{stopPeek}, hand what has come to C{callback} and not to the protocol.  What the
+        callback does not drop stays in the kernel, for the next read.
+
+        @param size: how many bytes the callback gets at most.
+        """
+        self._peeking = partial(self._peek, callback, size)
+        self.doRead = self._peeking  # type: ignore[method-assign]
+        # What the callback starts, such as TLS, takes as long as many echoes.
+        self.readLast()
+
+    def _peek(self, callback: PeekCallback, size: int) -> Any:
+        try:
+            data = self.socket.recv(size, socket.MSG_PEEK)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return CONNECTION_LOST
+        if not data:
+            return CONNECTION_DONE
+        dropped, afterwards = callback(data)
+        if dropped:
+            self.socket.recv(dropped)
+        if afterwards is not None:
+            afterwards()
+        return None
+
+    def stopPeek(self) -> None:
+        """
+        From now on the protocol gets what comes.
+        """
+        self._peeking = None
+        self.__dict__.pop("doRead", None)
+
+    def _getAddressType(self) -> type[IPv4Address] | type[IPv6Address]:
+        return IPv4Address if len(self.client) == 2 else IPv6Address
+
+    def _getHostname(self) -> Any:
+        return self.client[0]
+
+    def _getLogstr(self) -> str:
+        prefix = self._getLogPrefix(getattr(self, "protocol", None))
+        return f"{prefix},{self.sessionno},{self.hostname}"
+
+    def _getRepstr(self) -> str:
+        name = type(getattr(self, "protocol", None)).__name__
+        port = getattr(self.server, "_realPortNumber", None)
+        return f"<{name} #{self.sessionno} on {port}>"
+
+    def _setRepstr(self, text: str) -> None:
+        """
+        Twisted's UNIX transport sets another text; ours stays.
+        """
+
+    # Properties, where Twisted's constructors store values.
+    _addressType: Any = property(_getAddressType)
+    hostname: Any = property(_getHostname)
+    logstr: Any = property(_getLogstr)
+    repstr: Any = property(_getRepstr, _setRepstr)
 
 
 @implementer(ISSLTransport, INegotiated)
-class EagerTLSTransport(TLSCloseMixin, TLSMixin, EagerTransport):  # type: ignore[misc]  # the socket's getHandle
+class EagerTLSTransport(TLSMixin, EagerTransport):
     """
     The same after C{startTLS}.
     """
 
 
 EagerTransport._tlsClass = EagerTLSTransport
+
+
+def queued(transport: Any) -> int:
+    """
+    The number of bytes that a transport, Twisted's or ours, holds in its queue.
+    """
+    size: int = len(transport.dataBuffer) - transport.offset + transport._tempDataLen
+    return size

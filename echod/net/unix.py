@@ -1,8 +1,8 @@
 """
-The transport of a UNIX socket.
+UNIX sockets: their transports and ports; and how a port of any reactor is made to use ours.
 
-Invariant: a connection on a UNIX socket is what one of TCP is, but for the
-descriptors that may come and go with its bytes; those are Twisted's own business.
+Invariant: a connection on a UNIX socket behaves as one on TCP, except for the descriptors that
+may travel with its bytes; Twisted's own code sends and receives those.
 """
 
 import os
@@ -17,18 +17,19 @@ from twisted.internet.interfaces import (
     IProtocol,
     ISSLTransport,
 )
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from echod._util.sockets import file_identity, keep_urgent
 from echod.net.balance import AcceptBalancer
 from echod.net.port import MAX_ACCEPTS, EagerPort, _EagerAccepting
-from echod.net.tls import TLSCloseMixin, TLSMixin
+from echod.net.tls import TLSMixin
 from echod.net.transport import EagerTransport
 
 
 class EagerUNIXTransport(EagerTransport, unix.Server):
     """
-    A server's side of a connection on a UNIX socket.
+    The server's side of a connection on a UNIX socket.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class EagerUNIXTransport(EagerTransport, unix.Server):
 
     def doRead(self) -> Any:
         """
-        Receive once; with the descriptors that came along, if the protocol wants them.
+        Receive once; with the descriptors that came along, if the protocol takes them.
         """
         if IFileDescriptorReceiver.providedBy(self.protocol):
             return unix.Server.doRead(self)
@@ -54,14 +55,14 @@ class EagerUNIXTransport(EagerTransport, unix.Server):
 
     def sendFileDescriptor(self, fileno: int) -> None:
         """
-        Queue a descriptor, to go with a byte that is written after it.
+        Queue a descriptor, to be sent with a byte that is written after it.
         """
         self.write = self._enqueue  # type: ignore[method-assign]
         super().sendFileDescriptor(fileno)
 
 
 @implementer(ISSLTransport, INegotiated)
-class EagerUNIXTLSTransport(TLSCloseMixin, TLSMixin, EagerUNIXTransport):  # type: ignore[misc]  # the socket's getHandle
+class EagerUNIXTLSTransport(TLSMixin, EagerUNIXTransport):
     """
     The same after C{startTLS}.
     """
@@ -72,8 +73,8 @@ EagerUNIXTransport._tlsClass = EagerUNIXTLSTransport
 
 class EagerUNIXPort(_EagerAccepting, unix.Port):
     """
-    A listening UNIX socket.  When it closes, it removes its own file only: at the same path
-    there may be that of another process by then, which has renamed it there or bound anew.
+    A listening UNIX socket.  When it closes, it removes its own file only: another process may
+    have renamed or bound a socket to the same path by then.
     """
 
     _shouldShutdown = False
@@ -81,7 +82,7 @@ class EagerUNIXPort(_EagerAccepting, unix.Port):
     _path = b""
     _bound: tuple[int, int] | None = None
 
-    def startListening(self: Any) -> None:
+    def startListening(self) -> None:
         """
         Bind, and begin to accept.
         """
@@ -89,13 +90,13 @@ class EagerUNIXPort(_EagerAccepting, unix.Port):
         self._path = self.getHost().name
         self._bound = file_identity(self._path)
 
-    def connectionLost(self: Any, reason: Any) -> None:
+    def connectionLost(self, reason: Failure) -> None:
         """
-        Close the socket, and remove its file if that is there.
+        Close the socket, and remove its file if it is still ours.
         """
         if self._bound is not None and self._bound == file_identity(self._path):
-            # After --uid, the directory may be another user's.  The next start removes a
-            # file on which nobody answers.
+            # After --uid, the directory may belong to another user.  The next start removes a
+            # file whose socket refuses connections.
             with suppress(OSError):
                 os.unlink(self._path)
         if self.lockFile is not None:
@@ -105,44 +106,44 @@ class EagerUNIXPort(_EagerAccepting, unix.Port):
 
 class InheritedUNIXPort(EagerUNIXPort):
     """
-    A listening UNIX socket that belongs to somebody else, who lends it: its file stays
-    when the port closes, and its permissions and the length of its queue are as they were.
+    A listening UNIX socket that another process made and handed over.  When the port closes, the
+    socket's file stays; its permissions and the length of its queue do not change.
     """
 
     numberAccepts = MAX_ACCEPTS
 
-    def startListening(self: Any) -> None:
+    def startListening(self) -> None:
         """
         Begin to accept.
         """
         tcp._reservedFD.reserve()
         self.socket, self._preexistingSocket = self._preexistingSocket, None
-        self.fileno = self.socket.fileno
+        self.fileno = self.socket.fileno  # type: ignore[method-assign]  # as Twisted's ports do
         self.factory.doStart()
         self.connected = True
         self.startReading()
 
-    def connectionLost(self, reason: Any) -> None:
+    def connectionLost(self, reason: Failure) -> None:
         """
-        Close our descriptor of it, and no more.
+        Close our descriptor of the socket, and nothing more.
         """
         tcp.Port.connectionLost(self, reason)
 
 
-def balance_accepts(port: Any, balancer: AcceptBalancer) -> None:
+def balance_accepts(port: object, balancer: AcceptBalancer) -> None:
     """
-    Let a port accept in turn with those of other processes on the same socket, where the
-    reactor knows how; elsewhere, whoever comes first accepts.
+    Share the clients of a listening socket evenly with other processes, if the reactor can do
+    that (C{rearmExclusive}); otherwise the kernel decides which process gets a client.
     """
-    if isinstance(port, EagerPort | EagerUNIXPort) and hasattr(port.reactor, "rearm_exclusive"):
+    if isinstance(port, EagerPort | EagerUNIXPort) and hasattr(port.reactor, "rearmExclusive"):
         port.balancer = balancer
-        port.reactor.rearm_exclusive(port)
+        port.reactor.rearmExclusive(port)
 
 
 def use_eager_transport(port: object) -> None:
     """
-    Let a port of Twisted's own make our transports, as its C{transport} attribute is
-    documented for; for reactors that are not ours.
+    Make one of Twisted's own ports, on a reactor that is not ours, use our transports, by its
+    documented attribute C{transport}.
     """
     if type(port) is tcp.Port:
         port.transport = EagerTransport

@@ -33,6 +33,8 @@ class CredentialsError(StartupError):
     @ivar kind: C{"cert"}, C{"key"} or C{"client-ca"}: which file is at fault.
     """
 
+    program = ""
+
     def __init__(self, kind: str, text: str):
         super().__init__(text)
         self.kind = kind

@@ -169,7 +169,7 @@ class TurnsTests(PortTestCase):
     def setUp(self):
         super().setUp()
         self.queued = []
-        self.reactor.rearm_exclusive = self.queue
+        self.reactor.rearmExclusive = self.queue
         self.port = EagerPort(0, self.factory, 50, "127.0.0.1", self.reactor)
         self.port.startListening()
         self.addCleanup(lambda: self.port.connected and self.port.connectionLost(None))
@@ -287,7 +287,7 @@ class TurnsTests(PortTestCase):
         """
         On a reactor that knows no queue, and for other ports, nothing changes.
         """
-        del self.reactor.rearm_exclusive
+        del self.reactor.rearmExclusive
         other = self.tcp_port()
         for port in (other, tcp.Port(0, self.factory, reactor=self.reactor)):
             balance_accepts(port, self.balancer)

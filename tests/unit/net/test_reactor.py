@@ -35,7 +35,7 @@ from zope.interface.verify import verifyObject
 
 from echod.net import reactor as reactor_module
 from echod.net.port import EagerPort
-from echod.net.reactor import DIRECT, MAX_EVENTS, TURN_SECONDS, EagerReactor, install
+from echod.net.reactor import DIRECT, MAX_EVENTS, LATE_READS_LIMIT, EagerReactor, install
 from echod.net.transport import EagerTransport
 from echod.net.unix import EagerUNIXPort, EagerUNIXTransport
 from tests.support.pairs import BIG, HalfCloseable, Recorder, drained
@@ -378,7 +378,7 @@ class LastTests(ReactorTestCase):
     def monotonic(self):
         return SlowTransport.now
 
-    def slow(self, number, takes=TURN_SECONDS):
+    def slow(self, number, takes=LATE_READS_LIMIT):
         """
         Connections whose reading takes so long, and their peers, which have sent something.
         """
@@ -444,7 +444,7 @@ class LastTests(ReactorTestCase):
         """
         Several are served in a turn if that takes no longer.
         """
-        self.slow(5, TURN_SECONDS * 0.4)
+        self.slow(5, LATE_READS_LIMIT * 0.4)
         self.assertEqual([len(self.turn()) for _ in range(3)], [3, 2, 0])
 
     def test_more_than_a_poll_gives(self):
@@ -764,7 +764,7 @@ class QueueTests(ReactorTestCase):
         factory = Factory.forProtocol(Recorder)
         factory.noisy = False
         port = self.reactor.listenTCP(0, factory, interface="127.0.0.1")
-        self.reactor.rearm_exclusive(port)
+        self.reactor.rearmExclusive(port)
         self.assertIn(port, self.reactor.getReaders())
         with socket.create_connection(port.socket.getsockname()):
             self.until(lambda: port.sessionno)
@@ -773,8 +773,8 @@ class QueueTests(ReactorTestCase):
                 transport.connectionLost(Failure(ConnectionDone()))
         self.reactor.removeReader(port)
         self.assertEqual(self.reactor.getReaders().count(port), 0)
-        self.reactor.rearm_exclusive(port)
-        self.reactor.rearm_exclusive(port)
+        self.reactor.rearmExclusive(port)
+        self.reactor.rearmExclusive(port)
         self.assertEqual(self.reactor.getReaders().count(port), 1)
         port.stopListening()
         self.until(lambda: not port.connected)
