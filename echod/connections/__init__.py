@@ -1,8 +1,9 @@
 """
-The open connections: who is connected, who may connect, for how long, and how each one ends.
+The open connections: which there are, which clients may connect, for how long, and how each ends.
 
-Invariant: nothing here is called for each message.  A connection reports its birth and its end;
-in between, the timeouts look at it twice a second.
+Invariant: nothing here is called for each message.  A connection reports when it starts and when
+it ends; in between, its timeouts are checked twice a second.
 
-Open C{connection.py} first: what a connection is to everything else, and the reasons for its end.
+Open C{connection.py} first: what the other packages see of a connection, and the reasons why one
+ends.
 """

@@ -1,9 +1,8 @@
 """
-Who may come in: by address, so many in all, so many for each client, and so often.
+Admission: which clients may connect, by address, total number, number per client, and rate.
 
-Invariant: a client is an IPv4 address or an IPv6 /64, the least that one
-party is given (RFC 6177); and what is remembered of it is forgotten when it no longer
-matters.
+Invariant: a client is an IPv4 address or an IPv6 /64, the smallest network that one site is given
+(RFC 6177); and what is stored about a client is removed when it no longer changes a decision.
 """
 
 from collections import Counter, OrderedDict
@@ -19,20 +18,20 @@ from echod.connections.tracker import Connections
 Network = IPv4Network | IPv6Network
 Client = tuple[int, int]
 
-LENT_TOKENS = 1e-4
-"""What a bucket may owe, for what the arithmetic of times loses by rounding."""
+ROUNDING_TOKENS = 1e-4
+"""By how much of a token a bucket may fall short, since times are rounded."""
 
 
 def client_of(ip: IP) -> Client:
     """
-    The client that an address belongs to.
+    The client that an address belongs to: the IP version, and the address or its /64.
     """
     return (4, int(ip)) if ip.version == 4 else (6, int(ip) >> 64)
 
 
 class Networks:
     """
-    A set of networks; asking it takes as long as it has different prefix lengths.
+    A set of networks.  A lookup takes as long as there are different prefix lengths.
     """
 
     def __init__(self, networks: Iterable[Network]):
@@ -55,7 +54,7 @@ class Networks:
 
 class AccessRules:
     """
-    Which addresses may come in: with C{allow}, those alone; never those of C{deny}.
+    Which addresses may connect: with C{allow}, only those; never those in C{deny}.
     """
 
     def __init__(self, allow: Iterable[Network] = (), deny: Iterable[Network] = ()):
@@ -67,25 +66,25 @@ class AccessRules:
 
     def admit(self, ip: IP) -> bool:
         """
-        Whether this one may.
+        Whether this address may connect.
         """
         return ip not in self._deny and (not self._allow or ip in self._allow)
 
 
 class RateLimiter:
     """
-    How often a client may connect: a token bucket for each.
+    How often a client may connect: a token bucket for each client.
 
-    @cvar most: how many buckets there may be.  When there are more clients than that, the
-        one that was away longest is forgotten, which can only be to its advantage.
+    @cvar max_clients: how many buckets are stored.  With more clients, the bucket of the client
+        that connected least recently is removed; that client then starts with a full one.
     """
 
-    most = 65536
+    max_clients = 65536
 
     def __init__(self, clock: IReactorTime, rate: float, burst: int):
         """
-        @param rate: connections a second, in the long run.
-        @param burst: connections at once.
+        @param rate: connections a second, on average.
+        @param burst: connections at once: the size of a bucket.
         """
         self._clock = clock
         self._rate = rate
@@ -96,41 +95,43 @@ class RateLimiter:
         return len(self._buckets)
 
     def _tokens(self, bucket: tuple[float, float], now: float) -> float:
-        tokens, then = bucket
-        return min(tokens + (now - then) * self._rate, self._burst)
+        tokens, time = bucket
+        return min(tokens + (now - time) * self._rate, self._burst)
 
     def take(self, client: Client) -> bool:
         """
-        Take a token, if there is one.
+        Take a token.
+
+        @return: whether there was one.
         """
         now = self._clock.seconds()
         tokens = self._tokens(self._buckets.get(client, (self._burst, now)), now)
-        if tokens < 1 - LENT_TOKENS:
+        if tokens < 1 - ROUNDING_TOKENS:
             return False
         self._buckets[client] = tokens - 1, now
         self._buckets.move_to_end(client)
-        if len(self._buckets) > self.most:
+        if len(self._buckets) > self.max_clients:
             self._buckets.popitem(last=False)
         return True
 
     def expire(self) -> None:
         """
-        Forget the clients whose buckets are full, from those on who were away longest.
+        Remove the buckets that are full again, beginning with the least recently used.
         """
         now = self._clock.seconds()
         while self._buckets:
-            longest_away = next(iter(self._buckets.values()))
-            if self._tokens(longest_away, now) < self._burst - LENT_TOKENS:
+            oldest = next(iter(self._buckets.values()))
+            if self._tokens(oldest, now) < self._burst - ROUNDING_TOKENS:
                 return
             self._buckets.popitem(last=False)
 
 
 class Admission:
     """
-    The limits of all listeners together.
+    The limits that all listeners share.
 
-    @ivar connections: the live set.
-    @ivar counts_clients: whether L{acquire} and L{release} are to be called.
+    @ivar connections: the open connections.
+    @ivar counts_clients: whether L{acquire} and L{release} have to be called.
     """
 
     def __init__(
@@ -142,43 +143,43 @@ class Admission:
         rate: RateLimiter | None = None,
     ):
         """
-        @param max_connections: how many there may be at once.
-        @param max_per_client: how many of one client; 0 sets no limit.
+        @param max_connections: how many connections there may be at once.
+        @param max_per_client: how many of them one client may have; 0 means no limit.
         """
         self.connections = connections
         self._max_connections = max_connections
         self._rules = rules
         self._max_per_client = max_per_client
         self._rate = rate
-        self._of_client: Counter[Client] = Counter()
+        self._per_client: Counter[Client] = Counter()
         self.counts_clients = max_per_client > 0
-        self._asks_who = bool(rules) or self.counts_clients or rate is not None
+        self._needs_ip = bool(rules) or self.counts_clients or rate is not None
 
     def clients(self) -> int:
         """
-        How many clients are remembered.
+        How many entries are stored about clients.
         """
-        return len(self._of_client) + (0 if self._rate is None else len(self._rate))
+        return len(self._per_client) + (0 if self._rate is None else len(self._rate))
 
     def is_full(self) -> bool:
         """
-        Whether there are as many connections as may be.
+        Whether the maximum number of connections is reached.
         """
         return len(self.connections) >= self._max_connections
 
     def refusal(self, address: IAddress) -> Reason | None:
         """
-        Why a client that connects now is not let in, C{None} if it is.
+        Why a client that connects now is refused; C{None} if it is not.
 
-        A peer on a UNIX socket has no IP address; the mode of the socket's file is what
-        keeps others out.
+        A client on a UNIX socket has no IP address; the permissions of the socket's file limit
+        access to it.
         """
-        if not self._asks_who or (ip := ip_of(address)) is None:
+        if not self._needs_ip or (ip := ip_of(address)) is None:
             return None
         if self._rules and not self._rules.admit(ip):
             return Reason.DENIED
         client = client_of(ip)
-        if self.counts_clients and self._of_client[client] >= self._max_per_client:
+        if self.counts_clients and self._per_client[client] >= self._max_per_client:
             return Reason.MAX_PER_CLIENT
         if self._rate is not None and not self._rate.take(client):
             return Reason.CONNECT_RATE
@@ -186,24 +187,24 @@ class Admission:
 
     def acquire(self, address: IAddress) -> None:
         """
-        A client has been let in.
+        Count a connection of an admitted client.
         """
         if (ip := ip_of(address)) is not None:
-            self._of_client[client_of(ip)] += 1
+            self._per_client[client_of(ip)] += 1
 
     def release(self, address: IAddress) -> None:
         """
-        It is gone; to be called once for each L{acquire}.
+        The connection has ended; call this once for each L{acquire}.
         """
         if (ip := ip_of(address)) is not None:
             client = client_of(ip)
-            self._of_client[client] -= 1
-            if not self._of_client[client]:
-                del self._of_client[client]
+            self._per_client[client] -= 1
+            if not self._per_client[client]:
+                del self._per_client[client]
 
     def expire(self) -> None:
         """
-        Forget what no longer matters.
+        Remove what no longer changes a decision.
         """
         if self._rate is not None:
             self._rate.expire()

@@ -1,9 +1,8 @@
 """
-What a connection is to the rest of the house: a few figures to look at, two ways to
-end it, and one word for why it ended.
+The interface of a connection, and the reasons why one ends.
 
-Invariant: it only names.  Who looks and who is looked at both come here, and
-neither has to know the other.
+Invariant: this module only defines; it knows neither the protocols that implement the interface
+nor the code that uses it.
 """
 
 from collections.abc import Mapping
@@ -16,36 +15,36 @@ from twisted.python.failure import Failure
 
 class Reason(StrEnum):
     """
-    Why a connection ended, or was refused: one word, the same in code and log.
+    Why a connection ended, or was refused: the same word in the code, the log and the metrics.
     """
 
     CLIENT = "client"
-    """The client closed, or closed its sending side and was sent all it was owed."""
+    """The client closed, or closed its sending side and got the whole echo."""
     RESET = "reset"
     """The client, or the network, broke the connection."""
     IDLE_TIMEOUT = "idle-timeout"
-    """Nothing went either way for the whole idle timeout."""
+    """No byte was sent or received for the whole idle timeout."""
     MAX_LIFETIME = "max-lifetime"
-    """It had lived for as long as a connection may."""
+    """The connection reached its maximum lifetime."""
     WRITE_TIMEOUT = "write-timeout"
-    """The client took nothing of what it was owed for the whole write timeout."""
+    """The client read nothing of its echo for the whole write timeout."""
     DRAIN = "drain"
-    """The daemon is stopping; the connection was quiet and ended politely."""
+    """The daemon is stopping; the connection was quiet and was closed."""
     ABORTED = "aborted"
-    """The daemon is stopping and could not wait any longer."""
+    """The daemon is stopping and the connection did not end in time."""
     ERROR = "error"
     """TLS, or something in the daemon, failed."""
 
     DENIED = "denied"
-    """Refused: the address rules do not let the client in."""
+    """Refused: the access rules do not allow the client's address."""
     MAX_CONNECTIONS = "max-connections"
-    """Refused: there were as many connections as may be."""
+    """Refused: the daemon had its maximum number of connections."""
     MAX_PER_CLIENT = "max-per-client"
-    """Refused: the client had as many connections as it may have."""
+    """Refused: the client had its maximum number of connections."""
     CONNECT_RATE = "connect-rate"
-    """Refused: the client connected more often than it may."""
+    """Refused: the client connected more often than its rate allows."""
     PROXY_HEADER = "proxy-header"
-    """Refused: the PROXY header was missing, wrong, late, or not to be believed."""
+    """Refused: the PROXY header was missing, wrong, late, or not from a trusted proxy."""
     HANDSHAKE = "handshake"
     """Refused: the TLS handshake failed, or took too long."""
 
@@ -60,12 +59,12 @@ REFUSED = frozenset(
         Reason.HANDSHAKE,
     )
 )
-"""The reasons for which a client is not let in."""
+"""The reasons for which a client is refused."""
 
 
 def reason_from_failure(failure: Failure) -> Reason:
     """
-    What a transport's last word says about the end of its connection.
+    The reason that a transport's C{connectionLost} gives for the end of its connection.
     """
     kind = failure.type or Exception
     if issubclass(kind, ConnectionDone | ConnectionAborted):
@@ -75,14 +74,16 @@ def reason_from_failure(failure: Failure) -> Reason:
 
 class Connection(Protocol):
     """
-    What the live set asks of a connection.
+    What L{Connections<echod.connections.tracker.Connections>} needs of a connection.
     """
 
     bytes_echoed: int
     paused: bool
+    """Whether reading has stopped, because too much is queued for the client."""
     ending: bool
+    """Whether the connection is being closed."""
     waiting_for: Reason | None
-    """What it is refused for if that which it still waits for does not come in time."""
+    """The reason for which it is refused if what it waits for does not come in time."""
 
     @property
     def listener(self) -> str:
@@ -92,37 +93,37 @@ class Connection(Protocol):
 
     def unread(self) -> int:
         """
-        Bytes that the kernel has received and the connection has not.
+        The number of bytes that the kernel has received and the connection has not read.
         """
 
     def pending(self) -> tuple[int, ...]:
         """
-        How many bytes the client has not taken yet, by where they are.  While nothing more
-        is echoed, any change means that it takes.  All zero when nothing is owed.
+        The number of bytes that the client has not received yet, in each buffer: the kernel's and
+        the transport's.  While nothing more is echoed, any change means that the client reads.
         """
 
     def peer(self) -> str:
         """
-        The client's address in words, free of control characters.
+        The client's address as text, free of control characters.
         """
 
     def log_fields(self) -> Mapping[str, str]:
         """
-        What else its access record tells, by name; free of control characters.  It is
-        asked for at the end, when the transport may be gone.
+        More fields for the access record, free of control characters.  This is called at the
+        end, when the transport may be gone.
         """
 
     def timed_out(self) -> None:
         """
-        What it waits for has not come in time.
+        What the connection waits for has not come in time.
         """
 
     def close(self, reason: Reason) -> None:
         """
-        End politely: send what is owed, half-close, read and discard.
+        Close politely: send what is pending, half-close, then read and discard.
         """
 
     def abort(self, reason: Reason | None = None) -> None:
         """
-        End at once; without a reason, the one that the end began with stands.
+        End at once; without a reason, the reason of an earlier C{close} stays.
         """

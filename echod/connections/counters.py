@@ -1,8 +1,7 @@
 """
-What is remembered of connections that are gone: how many were rejected, and why, and what the
-others echoed.
+Counters of connections that have ended or were refused: how many, why, and how much they echoed.
 
-Invariant: memory and log lines stay bounded, however many clients come.
+Invariant: memory and log lines are bounded, however many clients connect.
 """
 
 from collections import Counter
@@ -16,14 +15,53 @@ from echod.connections.connection import Reason
 
 log = Logger(namespace="echod.connections")
 
+LIFETIME_BUCKETS = (0.005, 0.025, 0.1, 0.5, 1, 5, 15, 60, 300, 1800, 3600, 21600, 86400)
+"""Upper bounds of the histogram of lifetimes, in seconds: from a health check to a day."""
+
+
+class ConnectionStats:
+    """
+    Totals of all listeners: of the connections that have ended, and of TLS handshakes.
+
+    @ivar ended: the number of connections, by listener and reason.
+    @ivar bytes_echoed: the bytes that they echoed, by listener.
+    @ivar seconds: the histogram of their lifetimes.
+    @ivar handshakes: the number of TLS handshakes, by result, C{"ok"} or C{"failed"}, and by
+        version, C{""} if none was negotiated.
+    """
+
+    def __init__(self) -> None:
+        self.ended: Counter[tuple[str, Reason]] = Counter()
+        self.bytes_echoed: Counter[str] = Counter()
+        self.seconds = Histogram(LIFETIME_BUCKETS)
+        self.handshakes: Counter[tuple[str, str]] = Counter()
+
+    def add(self, listener: str, reason: Reason, bytes_echoed: int, seconds: float) -> None:
+        """
+        A connection has ended.
+        """
+        self.ended[listener, reason] += 1
+        self.bytes_echoed[listener] += bytes_echoed
+        self.seconds.add(seconds)
+
+    def by_reason(self) -> Counter[Reason]:
+        """
+        The number of connections that have ended, by reason.
+        """
+        total: Counter[Reason] = Counter()
+        for (_, reason), number in self.ended.items():
+            total[reason] += number
+        return total
+
+
 _LEVELS = {Reason.MAX_CONNECTIONS: LogLevel.warn}
-"""What the operator may want to act upon; all else is what the gate is for."""
+"""The level of a reason on which the operator may want to act; the others are logged as info."""
 
 
 @dataclass(slots=True)
-class _Latest:
+class _Unlogged:
     """
-    Refusals for one reason that have not been told yet.
+    The refusals for one reason since its last log line, and the last of them.
     """
 
     count: int = 0
@@ -41,74 +79,35 @@ class Refusals:
 
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, Reason]] = Counter()
-        self._untold: dict[Reason, _Latest] = {}
+        self._unlogged: dict[Reason, _Unlogged] = {}
 
     def add(self, listener: str, reason: Reason, peer: str, detail: str = "") -> None:
         """
         A connection has been refused.
 
-        @param peer: its address in words, free of control characters.
-        @param detail: more in words, free of control characters too: of several
-            refusals that are told in one line, the last one's is.
+        @param peer: the client's address as text, free of control characters.
+        @param detail: more about the reason, free of control characters.  The log line of
+            several refusals has the detail of the last one.
         """
         self.counts[listener, reason] += 1
-        latest = self._untold.setdefault(reason, _Latest())
-        latest.count += 1
-        latest.listener, latest.peer, latest.detail = listener, peer, detail
+        entry = self._unlogged.setdefault(reason, _Unlogged())
+        entry.count += 1
+        entry.listener, entry.peer, entry.detail = listener, peer, detail
 
     def log_summary(self) -> None:
         """
-        Log what has not been told, a line for each reason; to be called once a second.
+        Log the refusals since the last call, one line for each reason; called once a second.
         """
-        untold, self._untold = self._untold, {}
-        for reason, latest in untold.items():
+        unlogged, self._unlogged = self._unlogged, {}
+        for reason, entry in unlogged.items():
             log.emit(
                 _LEVELS.get(reason, LogLevel.info),
                 "refused {count}: {reason}, the last from {peer} to {listener}"
-                + (", {detail}" if latest.detail else ""),
+                + (", {detail}" if entry.detail else ""),
                 event="refused",
                 reason=reason.value,
-                count=latest.count,
-                peer=PeerText(latest.peer),
-                listener=latest.listener,
-                detail=latest.detail,
+                count=entry.count,
+                peer=PeerText(entry.peer),
+                listener=entry.listener,
+                detail=entry.detail,
             )
-
-
-LIFE_SECONDS = (0.005, 0.025, 0.1, 0.5, 1, 5, 15, 60, 300, 1800, 3600, 21600, 86400)
-"""The bounds for how long connections lived: from a health check to a day."""
-
-
-class ConnectionStats:
-    """
-    The totals of all listeners.
-
-    @ivar ended: how many ended, by listener and reason.
-    @ivar bytes_echoed: what they had echoed, by listener.
-    @ivar seconds: how long they lived.
-    @ivar handshakes: how many TLS handshakes there have been, by result, C{"ok"} or
-        C{"failed"}, and version, C{""} when none was agreed on.
-    """
-
-    def __init__(self) -> None:
-        self.ended: Counter[tuple[str, Reason]] = Counter()
-        self.bytes_echoed: Counter[str] = Counter()
-        self.seconds = Histogram(LIFE_SECONDS)
-        self.handshakes: Counter[tuple[str, str]] = Counter()
-
-    def add(self, listener: str, reason: Reason, bytes_echoed: int, seconds: float) -> None:
-        """
-        A connection has ended.
-        """
-        self.ended[listener, reason] += 1
-        self.bytes_echoed[listener] += bytes_echoed
-        self.seconds.add(seconds)
-
-    def by_reason(self) -> Counter[Reason]:
-        """
-        How many ended, for all listeners together.
-        """
-        total: Counter[Reason] = Counter()
-        for (_, reason), number in self.ended.items():
-            total[reason] += number
-        return total

@@ -1,9 +1,8 @@
 """
-The live set: every open connection, how many there have been, how each ended, and
-how all of them come to an end together.
+The live set: all open connections, totals of those that have ended, and how all are drained.
 
-Invariant: nothing here is called for each message.  A connection reports
-its start and its end; in between, L{Connections.check_timeouts} looks at it twice a second.
+Invariant: nothing here is called for each message.  A connection is added when it starts and
+removed when it ends; in between, L{Connections.check_timeouts} checks its timeouts.
 """
 
 from collections import Counter
@@ -25,21 +24,21 @@ log = Logger(namespace="echod.connections")
 
 SLICE = 256
 """
-How many connections are looked at, or ended, in one turn of the loop: others wait for under
-a millisecond.
+How many connections are checked, or ended, in one turn of the loop: this takes less than a
+millisecond.
 """
 
 QUIET_INTERVAL = 0.5
-"""How long a connection must have been silent for a drain to call it quiet."""
+"""Seconds without a byte after which a drain considers a connection quiet."""
 
 
 class Connections:
     """
-    The live set of all listeners.
+    The open connections of all listeners.
 
     @ivar opened: how many connections there have been.
-    @ivar totals: of those that ended.
-    @ivar refusals: those that were refused.
+    @ivar totals: the totals of those that have ended.
+    @ivar refusals: the connections that were refused.
     """
 
     def __init__(
@@ -50,15 +49,16 @@ class Connections:
         on_removed: Callable[[], object] | None = None,
     ):
         """
-        @param access_log: whether each end is logged.
-        @param on_removed: what to call when a connection has ended.
+        @param limits: the timeouts of the connections.
+        @param access_log: whether to log an access record for each connection.
+        @param on_removed: called after each connection that has ended; C{None} for nothing.
         """
         self._clock = clock
-        self._limits = limits
+        self._timeouts = limits
         self._access_log = access_log
         self._on_removed = on_removed
         self._live: dict[Connection, Activity] = {}
-        self._emptied: Deferred[None] | None = None
+        self._drained: Deferred[None] | None = None
         self._sweeping = False
         self.opened = 0
         self.totals = ConnectionStats()
@@ -70,7 +70,7 @@ class Connections:
     @property
     def bytes_echoed(self) -> int:
         """
-        Bytes echoed since the start, those of live connections included.
+        The bytes echoed since the start, including those of open connections.
         """
         live = sum(c.bytes_echoed for c in self._live)
         return self.totals.bytes_echoed.total() + live
@@ -78,13 +78,13 @@ class Connections:
     @property
     def ended(self) -> Counter[Reason]:
         """
-        How many connections ended, by L{Reason}.
+        The number of connections that have ended, by reason.
         """
         return self.totals.by_reason()
 
     def live(self) -> tuple[Counter[str], Counter[str]]:
         """
-        How many connections there are now, and what they have echoed, by listener.
+        The number of open connections, and the bytes that they have echoed, by listener.
         """
         numbers: Counter[str] = Counter()
         bytes_echoed: Counter[str] = Counter()
@@ -94,11 +94,11 @@ class Connections:
             bytes_echoed[listener] += connection.bytes_echoed
         return numbers, bytes_echoed
 
-    def newest(self, most: int) -> Iterator[tuple[Connection, Activity]]:
+    def newest(self, count: int) -> Iterator[tuple[Connection, Activity]]:
         """
-        The connections that joined the live set last, and what the last look found.
+        The connections that were added last, the newest first, with their activity.
         """
-        return islice(reversed(self._live.items()), most)
+        return islice(reversed(self._live.items()), count)
 
     def add(self, connection: Connection) -> None:
         """
@@ -110,50 +110,50 @@ class Connections:
 
     def replace(self, connection: Connection, successor: Connection) -> None:
         """
-        From now on C{successor} stands for the same connection.
+        Another protocol takes over the connection: C{successor} stands for it from now on.
         """
         self._live[successor] = self._live.pop(connection)
 
     def remove(self, connection: Connection, reason: Reason, detail: str = "") -> bool:
         """
-        A connection is gone.  Once it has been said, saying it again changes nothing.
+        A connection has ended.  A second call for it does nothing.
 
-        @param detail: more about the reason, for one that counts as a refusal or an error;
-            in words, free of control characters.
-        @return: whether it was there.
+        @param detail: more about the reason, if that is a refusal or an error; free of control
+            characters.
+        @return: whether this was the first call.
         """
         seen = self._live.pop(connection, None)
         if seen is None:
             return False
-        lived = self._clock.seconds() - seen.opened
-        self.totals.add(connection.listener, reason, connection.bytes_echoed, lived)
+        seconds = self._clock.seconds() - seen.opened
+        self.totals.add(connection.listener, reason, connection.bytes_echoed, seconds)
         if reason in REFUSED:
             self.refusals.add(connection.listener, reason, connection.peer(), detail)
         elif self._access_log:
-            self._log_access(connection, seen.number, lived, reason, detail)
+            self._log_access(connection, seen.number, seconds, reason, detail)
         if self._on_removed is not None:
             self._on_removed()
-        if self._emptied is not None and not self._live:
-            emptied, self._emptied = self._emptied, None
-            emptied.callback(None)
+        if self._drained is not None and not self._live:
+            drained, self._drained = self._drained, None
+            drained.callback(None)
         return True
 
     def _log_access(
         self, connection: Connection, number: int, seconds: float, reason: Reason, detail: str
     ) -> None:
-        # A load balancer looks every few seconds whether a port takes connections.
-        # One that waits for the PROXY header is idle when nothing has come at all.
+        # A load balancer checks every few seconds whether a port accepts connections.  A
+        # connection that waits for its PROXY header is idle only if nothing has come.
         empty = reason is Reason.IDLE_TIMEOUT and connection.waiting_for is Reason.PROXY_HEADER
-        knock = (empty or reason in (Reason.CLIENT, Reason.RESET)) and not connection.bytes_echoed
+        probe = (empty or reason in (Reason.CLIENT, Reason.RESET)) and not connection.bytes_echoed
         with log.failuresHandled("while logging the end of a connection", event="unhandled-error"):
-            facts = dict(connection.log_fields())
+            fields = dict(connection.log_fields())
             if reason is Reason.ERROR:
-                facts = {"detail": detail, **facts}
+                fields = {"detail": detail, **fields}
             log.emit(
-                LogLevel.debug if knock else LogLevel.info,
+                LogLevel.debug if probe else LogLevel.info,
                 "connection {connection} of {peer} to {listener}: "
                 "{bytes} bytes echoed in {seconds:.3f} s, {reason}"
-                + "".join(f"; {name} {{{name}}}" for name in facts),
+                + "".join(f"; {name} {{{name}}}" for name in fields),
                 event="access",
                 connection=number,
                 listener=connection.listener,
@@ -161,62 +161,62 @@ class Connections:
                 bytes=connection.bytes_echoed,
                 seconds=seconds,
                 reason=reason.value,
-                **{name: PeerText(value) for name, value in facts.items()},
+                **{name: PeerText(value) for name, value in fields.items()},
             )
 
     def check_timeouts(self) -> None:
         """
-        Look at every connection, and end those that are over a limit.
+        Check every connection, and end those that are over a timeout.
         """
         if not self._sweeping:
             self._sweeping = True
-            self._each(self._limits.check, self._swept)
+            self._for_each(self._timeouts.check, self._sweep_done)
 
-    def _swept(self) -> None:
+    def _sweep_done(self) -> None:
         self._sweeping = False
 
-    def _each(
+    def _for_each(
         self, act: Callable[[Connection, Activity, float], None], done: Callable[[], None]
     ) -> None:
         """
-        Do something with every connection that there is now: with some at once, with the
-        others in the next turns of the loop.
+        Call a function for every connection that is open now: for the first L{SLICE} at once,
+        for the others in the next turns of the loop.
 
-        @param done: called afterwards, whatever happens.
+        @param done: called after the last one, also when C{act} fails.
         """
-        self._go_on(iter(list(self._live)), act, done)
+        self._next_slice(iter(list(self._live)), act, done)
 
-    def _go_on(
+    def _next_slice(
         self,
         rest: Iterator[Connection],
         act: Callable[[Connection, Activity, float], None],
         done: Callable[[], None],
     ) -> None:
-        now, live, left = self._clock.seconds(), self._live, SLICE
+        now, live, remaining = self._clock.seconds(), self._live, SLICE
         try:
             for connection in rest:
                 seen = live.get(connection)
                 if seen is not None:
                     act(connection, seen, now)
-                left -= 1
-                if not left:
+                remaining -= 1
+                if not remaining:
                     break
         finally:
-            if left:
+            if remaining:
                 done()
             else:
-                self._clock.callLater(0, self._go_on, rest, act, done)
+                self._clock.callLater(0, self._next_slice, rest, act, done)
 
     def drain(self, seconds: float) -> Deferred[None]:
         """
-        End every connection: the quiet ones politely and at once, the busy ones when
-        they become quiet, those that are left after C{seconds} by an abort.
+        End every connection: close a quiet one at once and a busy one when it becomes quiet, and
+        abort after C{seconds} those that are still open.
 
-        @return: a Deferred that fires when the last one is gone.
+        @return: a Deferred that fires after the end of the last one.
         """
         before = len(self._live)
         aborted_before = self._aborted()
-        self._emptied = Deferred()
+        self._drained = Deferred()
         deadline = self._clock.callLater(seconds, self.abort_all)
         ticks = LoopingCall(surviving("draining", self._drain_tick))
         ticks.clock = self._clock
@@ -234,17 +234,17 @@ class Connections:
                 aborted=aborted,
             )
 
-        emptied = self._emptied.addCallback(drained)
+        done = self._drained.addCallback(drained)
         if self._live:
             ticks.start(QUIET_INTERVAL / 2)
         else:
-            self._emptied = None
-            emptied.callback(None)
-        return emptied
+            self._drained = None
+            done.callback(None)
+        return done
 
     def abort_all(self) -> None:
         """
-        End every connection at once.
+        Abort every connection.
         """
         aborted: set[Connection] = set()
 
@@ -254,9 +254,9 @@ class Connections:
                 connection.abort(Reason.ABORTED)
 
         def abort_others() -> None:
-            # Of a proxy's connections, some may have been replaced in the meantime.
+            # A proxied connection may have been replaced since by its successor.
             if not self._live.keys() <= aborted:
-                self._each(abort, abort_others)
+                self._for_each(abort, abort_others)
 
         abort_others()
 
@@ -267,13 +267,13 @@ class Connections:
     def _drain_tick(self) -> None:
         if not self._sweeping:
             self._sweeping = True
-            self._each(self._look_and_drain, self._swept)
+            self._for_each(self._check_and_drain, self._sweep_done)
 
-    def _look_and_drain(self, connection: Connection, seen: Activity, now: float) -> None:
-        self._limits.check(connection, seen, now)
+    def _check_and_drain(self, connection: Connection, seen: Activity, now: float) -> None:
+        self._timeouts.check(connection, seen, now)
         if connection.ending or connection.paused:
             return
         silent = seen.active <= now - QUIET_INTERVAL
-        # Silent, or has the loop only not come round to what it sent?
+        # If it has sent something that the loop has not read yet, it is not quiet.
         if silent and not connection.unread():
             connection.close(Reason.DRAIN)

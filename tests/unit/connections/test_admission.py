@@ -320,9 +320,9 @@ class ConnectRateTests(SynchronousTestCase):
         """
         However many clients there are, so many are remembered: those who came in last.
         """
-        self.assertEqual(RateLimiter.most, 65536)
+        self.assertEqual(RateLimiter.max_clients, 65536)
         rate = RateLimiter(self.clock, 1.0, 2)
-        rate.most = 3
+        rate.max_clients = 3
         for client in ("a", "b", "c", "a"):
             self.assertTrue(rate.take(client))
         self.assertFalse(rate.take("a"))
@@ -338,9 +338,9 @@ class ConnectRateTests(SynchronousTestCase):
         The table does not grow beyond its bound, and is empty when all are gone.
         """
         rate = RateLimiter(self.clock, 10.0, 1)
-        for number in range(RateLimiter.most + 100):
+        for number in range(RateLimiter.max_clients + 100):
             self.assertTrue(rate.take((4, number)))
-        self.assertEqual(len(rate), RateLimiter.most)
+        self.assertEqual(len(rate), RateLimiter.max_clients)
         self.clock.advance(0.1)
         rate.expire()
         self.assertEqual(len(rate), 0)

@@ -5,7 +5,7 @@ What is remembered of connections that are gone.
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.connections.connection import Reason
-from echod.connections.counters import LIFE_SECONDS, ConnectionStats
+from echod.connections.counters import LIFETIME_BUCKETS, ConnectionStats
 
 
 class TotalsTests(SynchronousTestCase):
@@ -35,6 +35,6 @@ class TotalsTests(SynchronousTestCase):
         totals = ConnectionStats()
         for seconds in (0.2, 7, 1e6):
             totals.add("tcp", Reason.CLIENT, 0, seconds)
-        counts = dict(zip((*LIFE_SECONDS, "more"), totals.seconds.counts, strict=True))
+        counts = dict(zip((*LIFETIME_BUCKETS, "more"), totals.seconds.counts, strict=True))
         self.assertEqual({bound for bound, n in counts.items() if n}, {0.5, 15, "more"})
         self.assertEqual(totals.seconds.sum, 1000007.2)

@@ -35,7 +35,7 @@ from zope.interface.verify import verifyObject
 
 from echod.net import reactor as reactor_module
 from echod.net.port import EagerPort
-from echod.net.reactor import DIRECT, MAX_EVENTS, LATE_READS_LIMIT, EagerReactor, install
+from echod.net.reactor import DIRECT, LATE_READS_LIMIT, MAX_EVENTS, EagerReactor, install
 from echod.net.transport import EagerTransport
 from echod.net.unix import EagerUNIXPort, EagerUNIXTransport
 from tests.support.pairs import BIG, HalfCloseable, Recorder, drained
