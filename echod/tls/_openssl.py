@@ -1,14 +1,13 @@
 """
-What pyOpenSSL has and does not show: OpenSSL's read and write, as directly as can be, and
-a few answers and settings for which it has no methods.
+What pyOpenSSL has no public methods for: OpenSSL's read and write, called directly, and a few
+queries and settings.
 
-Invariant: pyOpenSSL's private names are used here alone, and a version that
-lacks one of them is made do without.
+Invariant: pyOpenSSL's private names are used here only, and with a version that lacks one of them
+everything still works, by its public methods or without the setting.
 
-Reading and writing are what C{Connection.recv} and C{Connection.send} do, less what they do
-in vain.  They make a buffer for each read, and ask OpenSSL what went wrong after each
-success; without that, a TLS echo of 64 bytes takes 0.86 of the CPU time, one of 1 MiB takes
-0.88 of it.
+Reading and writing do what C{Connection.recv} and C{Connection.send} do, except that these
+allocate a buffer for each read and ask OpenSSL for an error after each success.  Without that, a
+TLS echo of 64 bytes takes 0.86 of the CPU time, and one of 1 MiB takes 0.88 of it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -24,8 +23,8 @@ RECORD_BYTES = 16384
 
 MODE_NO_AUTO_CHAIN = 0x8
 """
-C{SSL_MODE_NO_AUTO_CHAIN} (SSL_CTX_set_mode(3)): send the chain that was given, and do not
-look for one among the trusted certificates.
+C{SSL_MODE_NO_AUTO_CHAIN} (SSL_CTX_set_mode(3)): send only the chain that was given, and do not
+build one from the trusted certificates.
 """
 
 _shared = bytearray(RECORD_BYTES)
@@ -38,18 +37,19 @@ def _shared_buffer() -> Any:
 
 def read_and_write(connection: Any) -> tuple[Callable[[], bytes], Callable[[Any], int]]:
     """
-    Two calls that raise what the methods of pyOpenSSL raise, and are those methods should
-    a version of it lack a private name that is needed here.  They are for one thread, that
-    of the reactor: all connections share the buffer that is read into.
+    Make the two functions that read from and write to a connection.
 
-    What fails leaves nothing behind: the queue of errors belongs to the thread, and with
-    OpenSSL before 4.0 whatever stands in it ends the next connection that has nothing to
-    read (SSL_get_error(3)).
+    They raise what the methods of pyOpenSSL raise, and are those methods if this version lacks a
+    private name that is needed here.  They are for the reactor's thread only: all connections
+    read into one buffer.
+
+    After an error they empty the thread's error queue.  With OpenSSL before 4.0, an error that
+    stays in it ends the next connection that has nothing to read (SSL_get_error(3)).
 
     @param connection: a pyOpenSSL C{Connection}.
-    @return: what receives the rest of a record, so that OpenSSL keeps nothing that makes
-        no descriptor readable; and what sends a bytes-like object, and returns how many
-        bytes of it went.
+    @return: a function that receives the rest of a record, so that OpenSSL holds no data for
+        which the descriptor is not readable; and one that sends a bytes-like object, and returns
+        how many bytes of it were sent.
     """
     try:
         ssl, fail = connection._ssl, connection._raise_ssl_error
@@ -84,27 +84,26 @@ def read_and_write(connection: Any) -> tuple[Callable[[], bytes], Callable[[Any]
 
 class HandshakeMemory:
     """
-    A connection that is not on a socket yet: what OpenSSL is given to read for its
-    handshake, and what it has written.  OpenSSL is called directly, as for reading and
-    writing: with pyOpenSSL's methods, a handshake takes 8 % more.
+    The memory from which OpenSSL reads during a handshake, and to which it writes.  OpenSSL is
+    called directly: with pyOpenSSL's methods, a handshake takes 8 % more CPU time.
 
-    @cvar input: where what has come is put.  All connections share it.
+    @cvar input: the buffer for what was received; all connections share it.
     """
 
-    __slots__ = ("_connection", "_given", "_lib", "_put", "_ssl", "_taken", "_unpack", "_written")
+    __slots__ = ("_connection", "_into", "_input", "_lib", "_out", "_output", "_ssl", "_unpack")
     input = bytearray(4096)
 
     def __init__(self, connection: Any):
         """
-        @raise AttributeError: with a version of pyOpenSSL that lacks a private name.
+        @raise AttributeError: when this version of pyOpenSSL lacks a private name.
         """
         self._connection, self._ssl = connection, connection._ssl
-        self._given, self._written = connection._into_ssl, connection._from_ssl
-        self._lib, self._unpack, self._put, self._taken = self._shared_by_all()
+        self._into, self._out = connection._into_ssl, connection._from_ssl
+        self._lib, self._unpack, self._input, self._output = self._shared()
 
     @classmethod
     @cache
-    def _shared_by_all(cls) -> tuple[Any, Any, Any, Any]:
+    def _shared(cls) -> tuple[Any, Any, Any, Any]:
         lib, ffi = SSL._lib, SSL._ffi  # type: ignore[attr-defined]  # private
         for name in ("SSL_set_fd", "BIO_get_mem_data", "BIO_read", "BIO_write"):
             getattr(lib, name)
@@ -112,14 +111,14 @@ class HandshakeMemory:
 
     def proceed(self, size: int) -> bool:
         """
-        Have OpenSSL handle what has come.
+        Let OpenSSL read what was received.
 
-        @param size: how much of L{input} that is.
-        @return: whether the handshake is over; else more has to come.
-        @raise SSL.Error: when it has failed.
+        @param size: the number of bytes in L{input}.
+        @return: whether the handshake is complete; else it needs more bytes.
+        @raise SSL.Error: when the handshake has failed.
         """
         lib, ssl = self._lib, self._ssl
-        lib.BIO_write(self._given, self._put, size)
+        lib.BIO_write(self._into, self._input, size)
         result = lib.SSL_do_handshake(ssl)
         if result == 1:
             return True
@@ -132,33 +131,33 @@ class HandshakeMemory:
 
     def take(self) -> bytes:
         """
-        What OpenSSL has written.
+        Remove and return what OpenSSL has written.
         """
-        size = self._lib.BIO_read(self._written, self._taken, RECORD_BYTES)
+        size = self._lib.BIO_read(self._out, self._output, RECORD_BYTES)
         if size <= 0:
             return b""
-        written: bytes = self._unpack(self._taken, size)
+        written: bytes = self._unpack(self._output, size)
         return written if size < RECORD_BYTES else written + self.take()
 
     def attach(self, sock: socket) -> int:
         """
-        Let the connection go on with a socket.
+        Let OpenSSL read and write a socket from now on.
 
-        @return: how many bytes of those that it was given it has not read.
+        @return: how many of the received bytes it has not read.
         """
         connection = self._connection
-        left: int = self._lib.BIO_get_mem_data(self._given, SSL._ffi.NULL)  # type: ignore[attr-defined]  # private
+        unread: int = self._lib.BIO_get_mem_data(self._into, SSL._ffi.NULL)  # type: ignore[attr-defined]  # private
         self._lib.SSL_set_fd(self._ssl, sock.fileno())
         connection._socket = sock
-        # OpenSSL has freed both.
+        # SSL_set_fd has freed both.
         connection._into_ssl = connection._from_ssl = None
-        return left
+        return unread
 
 
 def memory_of(connection: Any) -> HandshakeMemory | None:
     """
-    How to do the handshake of a connection that is not on a socket; C{None} if this version
-    of pyOpenSSL does not let it go on with one afterwards.
+    The memory for the handshake of a connection without a socket; C{None} if this version of
+    pyOpenSSL cannot attach a socket afterwards.
     """
     try:
         return HandshakeMemory(connection)
@@ -168,12 +167,11 @@ def memory_of(connection: Any) -> HandshakeMemory | None:
 
 def stop_retrying(connection: Any) -> None:
     """
-    Let a read handle one record, of whatever type, and then return.
+    Make each read handle one record, of any type, and then return.
 
-    pyOpenSSL sets C{SSL_MODE_AUTO_RETRY} on each connection (on the context, clearing it has
-    no effect), so that one read goes on over records without data until the socket is empty:
-    200,000 KeyUpdates, or as many renegotiations that are refused, held up all others for
-    1.6 s (SSL_CTX_set_mode(3)).
+    pyOpenSSL sets C{SSL_MODE_AUTO_RETRY} on each connection (clearing it on the context has no
+    effect).  With it, one read goes on through records without data until the socket is empty:
+    200,000 KeyUpdates, or refused renegotiations, block the loop for 1.6 s (SSL_CTX_set_mode(3)).
     """
     with suppress(AttributeError):
         lib = SSL._lib  # type: ignore[attr-defined]  # private
@@ -182,8 +180,8 @@ def stop_retrying(connection: Any) -> None:
 
 def forget_errors() -> None:
     """
-    Empty the thread's queue of errors, where one may stand that pyOpenSSL has left there:
-    it takes out those that it raises, but none of a system call's (C{SysCallError}).
+    Empty the thread's error queue.  pyOpenSSL removes the errors that it raises, but none of a
+    system call (C{SysCallError}).
     """
     with suppress(AttributeError):
         SSL._lib.ERR_clear_error()  # type: ignore[attr-defined]  # private
@@ -191,18 +189,19 @@ def forget_errors() -> None:
 
 def is_lost(error: SSL.Error) -> bool:
     """
-    Whether an error says that the connection is gone: a system call has said so now, or did
-    before, and then OpenSSL gives no reason.
+    Whether an error means that the connection is gone: a system call has failed now, or has
+    failed before, in which case OpenSSL gives no reason.
     """
     return isinstance(error, SSL.SysCallError) or error.args == ([],)
 
 
 def set_groups(context: Any, names: Iterable[str]) -> tuple[str, ...]:
     """
-    Set the groups for the key exchange, in order, less those that this OpenSSL has not.
+    Set the groups for the key exchange, in order, without those that this OpenSSL lacks.
 
     @param context: a pyOpenSSL C{Context}.
-    @return: those that it has; none if they could not be set, and OpenSSL's own stay.
+    @return: the groups that were set; none if this version of pyOpenSSL cannot set them, and
+        OpenSSL's default stays.
     """
     try:
         raw, lib = context._context, SSL._lib  # type: ignore[attr-defined]  # private
@@ -216,34 +215,35 @@ def set_groups(context: Any, names: Iterable[str]) -> tuple[str, ...]:
 
 
 MAX_ALPN_BYTES = 1024
-"""How much of a client's list of protocols is looked at: an ordinary one has 12 bytes."""
+"""How many bytes of a client's list of protocols are read; an ordinary list has 12."""
 
 
 def choose_protocol(theirs: bytes, ours: Sequence[bytes]) -> tuple[int, int] | None:
     """
-    The first of ours that the client has.
+    Choose the first of our protocols that the client offers.
 
-    @param theirs: the client's list, each after a byte with its length (RFC 7301 3.1).
-    @param ours: the protocols on offer, in order of preference.
-    @return: where in the list it is, and its length; C{None} if there is none.
+    @param theirs: the client's list, with a byte for the length before each (RFC 7301 3.1).
+    @param ours: our protocols, in order of preference.
+    @return: its offset in the client's list, and its length; C{None} if there is none.
     """
-    places: dict[bytes, int] = {}
-    place = 0
-    while place < len(theirs):
-        start, size = place + 1, theirs[place]
-        place = start + size
-        if place <= len(theirs):
-            places.setdefault(theirs[start:place], start)
-    return next(((places[name], len(name)) for name in ours if name in places), None)
+    offsets: dict[bytes, int] = {}
+    end = 0
+    while end < len(theirs):
+        start, size = end + 1, theirs[end]
+        end = start + size
+        if end <= len(theirs):
+            offsets.setdefault(theirs[start:end], start)
+    return next(((offsets[name], len(name)) for name in ours if name in offsets), None)
 
 
 def set_protocols(context: Any, ours: Sequence[bytes]) -> None:
     """
-    Choose a protocol by ALPN; if there is none in common, send a fatal alert (RFC 7301 3.2).
-    pyOpenSSL's own callback takes a time that is quadratic in the length of the client's
+    Choose a protocol by ALPN; if the client offers none of ours, send a fatal alert (RFC 7301
+    3.2).  The time that pyOpenSSL's own callback takes is quadratic in the length of the client's
     list: 40 ms for 63 KB.
 
     @param context: a pyOpenSSL C{Context}.
+    @param ours: our protocols, in order of preference.
     """
     try:
         raw, lib, ffi = context._context, SSL._lib, SSL._ffi  # type: ignore[attr-defined]  # private
@@ -262,7 +262,7 @@ def set_protocols(context: Any, ours: Sequence[bytes]) -> None:
         out[0], out_size[0] = given + found[0], found[1]
         return int(chosen)
 
-    # Where pyOpenSSL keeps its own, so that it lives as long as the context.
+    # Where pyOpenSSL keeps its own callback, so that ours lives as long as the context.
     context._alpn_select_callback = ffi.callback(
         "int (*)(SSL *, unsigned char **, unsigned char *, "
         "const unsigned char *, unsigned int, void *)",
@@ -281,7 +281,7 @@ def _choose_slowly(ours: Sequence[bytes], _: Any, theirs: list[bytes]) -> bytes:
 
 def is_resumed(connection: Any) -> bool | None:
     """
-    Whether a connection's handshake resumed an earlier session; C{None} if nobody knows.
+    Whether the handshake resumed an earlier session; C{None} if that is not known.
     """
     try:
         return bool(SSL._lib.SSL_session_reused(connection._ssl))  # type: ignore[attr-defined]  # private
@@ -291,8 +291,8 @@ def is_resumed(connection: Any) -> bool | None:
 
 def has_peer_finished(connection: Any) -> bool:
     """
-    Whether the peer's Finished has come, and was right.  pyOpenSSL makes a copy of it, which
-    takes ten times as long.
+    Whether the peer's Finished message has come and was correct.  pyOpenSSL copies the message,
+    which takes ten times as long.
     """
     try:
         lib, ffi = SSL._lib, SSL._ffi  # type: ignore[attr-defined]  # private
@@ -303,20 +303,20 @@ def has_peer_finished(connection: Any) -> bool:
 
 def verify_error(connection: Any) -> str | None:
     """
-    Why the peer's certificate was refused, in OpenSSL's words; C{None} if it was not.
+    Why the peer's certificate was refused, as OpenSSL's text; C{None} if it was not.
     """
     try:
         lib = SSL._lib  # type: ignore[attr-defined]  # private
         result = lib.SSL_get_verify_result(connection._ssl)
-        words = SSL._ffi.string(lib.X509_verify_cert_error_string(result))  # type: ignore[attr-defined]  # private
+        text = SSL._ffi.string(lib.X509_verify_cert_error_string(result))  # type: ignore[attr-defined]  # private
     except AttributeError:
         return None
-    return words.decode() if result else None
+    return text.decode() if result else None
 
 
 def reasons(error: BaseException | None) -> list[str]:
     """
-    The reasons that OpenSSL gives for an error, in its words.
+    The reasons that OpenSSL gives for an error.
     """
     args = error.args if error else ()
     if args and isinstance(args[0], list):
@@ -326,6 +326,6 @@ def reasons(error: BaseException | None) -> list[str]:
 
 def reason_text(error: BaseException | None) -> str:
     """
-    The reasons for an error in one line.
+    The reasons that OpenSSL gives for an error, in one line.
     """
     return ", ".join(reasons(error)) or "no reason given"

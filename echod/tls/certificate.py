@@ -1,9 +1,9 @@
 """
-An X.509 certificate: its names, its subject, and when it is valid.
+Reading an X.509 certificate: its names, its subject, and the dates between which it is valid.
 
-Invariant: whatever a certificate holds, nothing but L{MalformedCertificate} is raised here.
-The parser reads some parts only when they are asked for, and raises errors that share no
-class (C{DuplicateExtension}, C{UnsupportedGeneralNameType}, C{InvalidVersion}).
+Invariant: whatever a certificate contains, only L{MalformedCertificate} is raised here.  The
+parser reads some parts on first access, and its errors have no common class
+(C{DuplicateExtension}, C{UnsupportedGeneralNameType}, C{InvalidVersion}).
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 class MalformedCertificate(ValueError):
     """
-    A certificate cannot be read.  The text says why, in the parser's words.
+    A certificate cannot be parsed.  The text is the parser's.
     """
 
 
@@ -35,9 +35,9 @@ def _parsed(parse: Callable[[], T]) -> T:
 
 def load_chain(pem: bytes) -> tuple[x509.Certificate, ...]:
     """
-    Read all the certificates in a PEM file, with the dates of each.
+    Parse all certificates in a PEM file, and the dates of each.
 
-    @raise MalformedCertificate: when it holds none, or one that cannot be read.
+    @raise MalformedCertificate: when there is none, or one cannot be parsed.
     """
     chain = tuple(_parsed(lambda: x509.load_pem_x509_certificates(pem)))
     for each in chain:
@@ -47,19 +47,19 @@ def load_chain(pem: bytes) -> tuple[x509.Certificate, ...]:
 
 def validity(certificate: x509.Certificate) -> tuple[datetime, datetime]:
     """
-    From when until when a certificate is valid, in UTC.
+    The first and the last moment at which a certificate is valid, in UTC.
 
-    @raise MalformedCertificate: when a date is none of the calendar, such as one in year 0.
+    @raise MalformedCertificate: when a date does not exist, such as one in the year 0.
     """
     return _parsed(lambda: (certificate.not_valid_before_utc, certificate.not_valid_after_utc))
 
 
 def names(certificate: x509.Certificate) -> tuple[str, ...]:
     """
-    What a client may compare with the name that it asked for: the host names and then the
-    IP addresses among the subject alternative names, and not the common name (RFC 9525 6.3).
+    The names that a client may match: the host names and then the IP addresses among the subject
+    alternative names, but not the common name (RFC 9525 6.3).
 
-    @raise MalformedCertificate: when the extensions cannot be read.
+    @raise MalformedCertificate: when the extensions cannot be parsed.
     """
 
     def parse() -> tuple[str, ...]:
@@ -76,7 +76,7 @@ def names(certificate: x509.Certificate) -> tuple[str, ...]:
 
 def subject_text(certificate: x509.Certificate) -> str:
     """
-    The subject (RFC 4514), or C{malformed}.
+    The subject as text (RFC 4514), or C{malformed}.
     """
     try:
         return escape(_parsed(lambda: certificate.subject.rfc4514_string()))
@@ -86,9 +86,9 @@ def subject_text(certificate: x509.Certificate) -> str:
 
 def peer_certificate(connection: Any) -> x509.Certificate | None:
     """
-    What the peer of a TLS connection has shown; C{None} for nothing.
+    The certificate that the peer of a TLS connection has sent; C{None} if it has sent none.
 
-    @raise MalformedCertificate: when OpenSSL could read it and the parser cannot.
+    @raise MalformedCertificate: when OpenSSL could parse it and the parser here cannot.
     """
     found: x509.Certificate | None
     found = _parsed(lambda: connection.get_peer_certificate(as_cryptography=True))

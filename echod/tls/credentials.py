@@ -1,8 +1,8 @@
 """
-Certificates and keys as they lie in files: read, checked against each other, described.
+Key pairs: certificates and keys, read from files and checked against each other.
 
-Invariant: what is read here is read whole and checked before anybody uses any
-of it.  What cannot be served is one line that names the file and the way out.
+Invariant: a key pair is read as a whole and checked before any part of it is used.  An error is
+one line that names the file and what to do about it.
 """
 
 import os
@@ -19,10 +19,10 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from echod._util.errors import StartupError
 from echod.tls.certificate import MalformedCertificate, load_chain, names, validity
 
-MAX_BYTES = 1 << 20
+MAX_FILE_BYTES = 1 << 20
 """
-The largest file that is read.  The whole of a Linux distribution's trusted authorities
-takes about a quarter of it.
+The largest file that is read.  All trusted authorities of a Linux distribution take about a
+quarter of it.
 """
 
 
@@ -43,12 +43,12 @@ class CredentialsError(StartupError):
 @dataclass(frozen=True)
 class KeyPair:
     """
-    A certificate that can be served: its key and its chain are there.
+    A certificate with its chain and its key.
 
     @ivar path: the certificate's file.
-    @ivar chain: the certificate, then those of its issuers that are sent with it.
-    @ivar names: the names that it is good for, host names and IP addresses.
-    @ivar exposed: the key's file, if others can read it than have to.
+    @ivar chain: the certificate, then its issuers' certificates that are sent with it.
+    @ivar names: the host names and IP addresses for which it is valid.
+    @ivar exposed: the key's file, if more users can read it than need to; else C{None}.
     """
 
     path: str
@@ -60,64 +60,64 @@ class KeyPair:
     @property
     def not_before(self) -> datetime:
         """
-        When it begins to be valid.
+        The first moment at which the certificate is valid.
         """
         return validity(self.chain[0])[0]
 
     @property
     def not_after(self) -> datetime:
         """
-        When it ends.
+        The last moment at which the certificate is valid.
         """
         return validity(self.chain[0])[1]
 
     @property
     def chain_validity(self) -> tuple[datetime, datetime]:
         """
-        From when until when it and all that is sent with it are valid.  A self-signed root
-        does not count: clients have their own.
+        The first and the last moment at which the whole chain is valid.  A self-signed root in it
+        does not count, since clients have their own.
         """
         checked = [self.chain[0], *(c for c in self.chain[1:] if c.issuer != c.subject)]
-        begins, ends = zip(*map(validity, checked), strict=True)
-        return max(begins), min(ends)
+        starts, ends = zip(*map(validity, checked), strict=True)
+        return max(starts), min(ends)
 
     @property
     def serial(self) -> str:
         """
-        Its serial number.
+        The certificate's serial number.
         """
         return serial_text(self.chain[0].serial_number)
 
 
 def serial_text(number: int) -> str:
     """
-    A serial number as C{openssl x509 -serial} shows it.
+    A serial number as C{openssl x509 -serial} prints it.
     """
     digits = f"{number:X}"
     return digits.zfill(len(digits) + len(digits) % 2)
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    # A pipe that nobody writes to would keep a reload, and with it every client, waiting.
+def _open_nonblocking(path: str, flags: int) -> int:
+    # To open a pipe without a writer would block a reload, and with it all clients.
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _read(path: str, kind: str) -> tuple[bytes, os.stat_result]:
     """
-    @return: what the file holds, and whose it is.
+    @return: the content of the file, and its owner and mode.
     """
     try:
-        with open(path, "rb", opener=_open_at_once) as file:
+        with open(path, "rb", opener=_open_nonblocking) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise CredentialsError(kind, f"{path} is not a regular file; give one that is")
-            content = file.read(MAX_BYTES + 1)
+            content = file.read(MAX_FILE_BYTES + 1)
             after = os.fstat(file.fileno())
     except OSError as error:
         raise CredentialsError(
             kind, f"cannot read {path}: {error.strerror}; give a file that can be read"
         ) from None
-    if len(content) > MAX_BYTES:
+    if len(content) > MAX_FILE_BYTES:
         raise CredentialsError(kind, f"{path} is larger than 1 MiB; give a PEM file")
     if len(content) != after.st_size or status.st_mtime_ns != after.st_mtime_ns:
         text = f"{path} changes while it is read; write another file and rename it to this name"
@@ -126,30 +126,30 @@ def _read(path: str, kind: str) -> tuple[bytes, os.stat_result]:
 
 
 def _is_exposed(status: os.stat_result) -> bool:
-    # Root hands keys to services by a group: Debian's ssl-cert, fsGroup in Kubernetes.  Who
-    # owns the file needs no group to read it.
-    needless = stat.S_IRGRP if status.st_uid == os.geteuid() else 0
-    return bool(status.st_mode & (needless | stat.S_IROTH))
+    # Root gives services access to keys by a group: Debian's ssl-cert, fsGroup in Kubernetes.  The
+    # owner of the file needs no group for that.
+    unneeded = stat.S_IRGRP if status.st_uid == os.geteuid() else 0
+    return bool(status.st_mode & (unneeded | stat.S_IROTH))
 
 
 def _format_text(content: bytes) -> str | None:
     """
-    What a file holds, when that is known not to be PEM.
+    The format of a file that is known not to be PEM; C{None} if it is not known.
     """
     if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) or b"\0-\0-" in content:
         return "UTF-16 text; save it as ASCII"
-    # A SEQUENCE, of a size that takes one byte or more (X.690 8.1.3).
+    # A SEQUENCE whose length is in the long form (X.690 8.1.3).
     if content[:1] == b"0" and content[1:2] >= b"\x80":
         return "DER or PKCS 12; convert it to PEM with openssl x509, pkey or pkcs12"
     return None
 
 
-def _not_pem(path: str, what: str, content: bytes) -> str:
-    if (held := _format_text(content)) is not None:
-        return f"{path} holds no PEM {what} but {held}"
+def _not_pem(path: str, kind: str, content: bytes) -> str:
+    if (found := _format_text(content)) is not None:
+        return f"{path} holds no PEM {kind} but {found}"
     if not content:
-        return f"{path} holds no PEM {what}, it is empty; give one that does"
-    return f"{path} holds no PEM {what}; give one that does"
+        return f"{path} holds no PEM {kind}, it is empty; give one that does"
+    return f"{path} holds no PEM {kind}; give one that does"
 
 
 def _certificates(path: str, kind: str, pem: bytes) -> tuple[x509.Certificate, ...]:
@@ -169,8 +169,8 @@ def read_key_pair(cert_path: str, key_path: str | None) -> KeyPair:
 
     @param cert_path: a PEM file: the server's certificate first, then its chain.
     @param key_path: a PEM file with the key; C{None} when it is in C{cert_path}.
-    @raise BadCredentials: when a file cannot be read, holds no certificate or no key,
-        the key is encrypted, or the two do not belong together.
+    @raise CredentialsError: when a file cannot be read or has no certificate or key in it, the key
+        is encrypted, or the two do not belong together.
     """
     cert_pem, status = _read(cert_path, "cert")
     key_pem = cert_pem
@@ -179,7 +179,7 @@ def read_key_pair(cert_path: str, key_path: str | None) -> KeyPair:
     key_path = key_path or cert_path
     chain = _certificates(cert_path, "cert", cert_pem)
     try:
-        certified = chain[0].public_key()
+        certified_key = chain[0].public_key()
         certified_names = names(chain[0])
     except (ValueError, UnsupportedAlgorithm):
         text = f"the first certificate in {cert_path} is malformed or of an unknown kind"
@@ -191,7 +191,7 @@ def read_key_pair(cert_path: str, key_path: str | None) -> KeyPair:
         raise CredentialsError("key", text) from None
     except (ValueError, UnsupportedAlgorithm):
         raise CredentialsError("key", _not_pem(key_path, "private key", key_pem)) from None
-    if key.public_key() != certified:
+    if key.public_key() != certified_key:
         text = f"the key in {key_path} does not belong to the first certificate in {cert_path}"
         text += "; give its own"
         raise CredentialsError("key", text)
@@ -201,8 +201,8 @@ def read_key_pair(cert_path: str, key_path: str | None) -> KeyPair:
 
 def read_authorities(path: str) -> tuple[x509.Certificate, ...]:
     """
-    Read the certificates of those who sign clients' certificates.
+    Read the certificates of the authorities that sign clients' certificates.
 
-    @raise BadCredentials: when the file cannot be read, or holds none.
+    @raise CredentialsError: when the file cannot be read, or has no certificate in it.
     """
     return _certificates(path, "client-ca", _read(path, "client-ca")[0])

@@ -1,8 +1,8 @@
 """
-What a TLS handshake has agreed on, for the access record, and why one has failed.
+What a TLS handshake has negotiated, for the access record, and why one has failed.
 
-Invariant: openSSL is asked once a connection, after its handshake or at its
-end, and only what it tells then is believed.
+Invariant: OpenSSL is queried once for each connection, after its handshake or at its end, since
+its answers during a handshake are not final.
 """
 
 from datetime import UTC, datetime
@@ -15,60 +15,61 @@ from echod.tls.certificate import MalformedCertificate, peer_certificate, subjec
 from echod.tls.credentials import serial_text
 
 MAX_CHARACTERS = 256
-"""How much of a subject or of a name is logged."""
+"""How many characters of a subject or of a name are logged."""
 
 
 def is_complete(connection: SSL.Connection) -> bool:
     """
-    Whether the handshake is over, both sides having proved that they had the same.
+    Whether the handshake is complete: the client's Finished message has come and was correct.
     """
     return has_peer_finished(connection)
 
 
 def has_said_hello(connection: SSL.Connection | None) -> bool:
     """
-    Whether the client has begun a handshake: its first message has come, and whole.
-    C{None} stands for a connection that is forgotten.
+    Whether the client has begun a handshake: its whole ClientHello has come.
+
+    @param connection: C{None} if the transport has dropped it.
     """
     return connection is not None and connection.client_random() is not None
 
 
 def version(connection: SSL.Connection | None) -> str:
     """
-    The version that was agreed on, such as C{TLSv1.3}; to be asked for after the handshake,
-    since before its end it is the one that was hoped for.
+    The TLS version that was negotiated, such as C{TLSv1.3}.  Before the end of the handshake it
+    is only the highest possible one.
     """
     return "" if connection is None else connection.get_protocol_version_name()
 
 
 def session_fields(connection: SSL.Connection | None) -> dict[str, str]:
     """
-    What was agreed on; nothing when that is forgotten with the connection, and before the
-    end of the handshake the name alone that was asked for.
+    The fields of the access record: what was negotiated.  If the handshake is not complete, only
+    the name that the client asked for; if the transport has dropped the connection, none.
 
-    @return: C{tls_version}, C{tls_cipher} and C{tls_resumed} always; C{tls_group},
-        C{tls_sni}, C{tls_alpn}, and the client's C{tls_subject} and C{tls_serial}, when
-        there are such; free of control characters.  In TLS 1.2, OpenSSL knows the name of
-        a resumed session only where there are several certificates.
+    @return: C{tls_version}, C{tls_cipher} and C{tls_resumed} always; C{tls_group}, C{tls_sni},
+        C{tls_alpn}, and the client's C{tls_subject} and C{tls_serial} if there are any; free of
+        control characters.  In TLS 1.2, OpenSSL knows the name of a resumed session only if there
+        are several certificates.
     """
-    facts: dict[str, str] = {}
+    fields: dict[str, str] = {}
     if connection is None:
-        return facts
+        return fields
     if is_complete(connection):
-        facts["tls_version"] = version(connection)
-        facts["tls_cipher"] = connection.get_cipher_name() or ""
-        facts["tls_group"] = connection.get_group_name() or ""
-        facts["tls_resumed"] = {True: "yes", False: "no", None: ""}[is_resumed(connection)]
-        facts["tls_alpn"] = _text(connection.get_alpn_proto_negotiated())
-        facts |= _client(connection)
-    facts["tls_sni"] = _text(connection.get_servername() or b"")
-    return {name: value for name, value in facts.items() if value}
+        fields["tls_version"] = version(connection)
+        fields["tls_cipher"] = connection.get_cipher_name() or ""
+        fields["tls_group"] = connection.get_group_name() or ""
+        fields["tls_resumed"] = {True: "yes", False: "no", None: ""}[is_resumed(connection)]
+        fields["tls_alpn"] = _text(connection.get_alpn_proto_negotiated())
+        fields |= _client(connection)
+    fields["tls_sni"] = _text(connection.get_servername() or b"")
+    return {name: value for name, value in fields.items() if value}
 
 
 def _text(name: bytes) -> str:
     if not name:
         return ""
-    # Also free of what could pass for another fact in a line of the log.
+    # A semicolon would look like the start of another field in a line of the log.
     shown = (chr(c) if 0x20 < c < 0x7F and c != ord(";") else f"\\x{c:02x}" for c in name)
     return "".join(shown)[:MAX_CHARACTERS]
 
@@ -88,8 +89,8 @@ def _client(connection: SSL.Connection) -> dict[str, str]:
 
 def client_certificate_expired(connection: SSL.Connection) -> bool:
     """
-    Whether a session was resumed by a client whose certificate has ended in the meantime,
-    or cannot be read.  OpenSSL looks at the certificate in a full handshake only.
+    Whether a client has resumed a session although its certificate has expired since, or cannot
+    be parsed.  OpenSSL checks the certificate only in a full handshake.
     """
     if not is_resumed(connection):
         return False
@@ -102,6 +103,6 @@ def client_certificate_expired(connection: SSL.Connection) -> bool:
 
 def failure_text(connection: Any, error: BaseException | None) -> str:
     """
-    Why a handshake, or what came after it, failed, in OpenSSL's words.
+    Why a handshake, or the connection after it, failed, as OpenSSL's text.
     """
     return ": ".join(filter(None, (reason_text(error), verify_error(connection))))

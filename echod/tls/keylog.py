@@ -1,9 +1,9 @@
 """
-The key log: a file that gets the secrets of every connection, for Wireshark and its kin
-(SSLKEYLOGFILE).
+The key log: a file with the secrets of every TLS connection, for Wireshark and similar tools
+(C{SSLKEYLOGFILE}).
 
-Invariant: its file is for its owner only, and nothing that befalls it reaches
-a connection.
+Invariant: a new file is readable by its owner only, and no error of the file affects a
+connection.
 """
 
 import os
@@ -15,9 +15,9 @@ log = Logger(namespace="echod.tls")
 
 class KeyLog:
     """
-    A key log's file.
+    The file of the key log.
 
-    @ivar created: whether L{open} made the file.
+    @ivar created: whether L{open} created the file.
     """
 
     created = False
@@ -29,11 +29,11 @@ class KeyLog:
 
     def open(self) -> None:
         """
-        Open the file, to append to it; with mode 0600 if it is a new one.
+        Open the file, to append to it; a new file gets mode 0600.
 
-        @raise OSError: when that cannot be done.
+        @raise OSError: when it cannot be opened or created.
         """
-        # Without O_NONBLOCK a pipe that nobody reads would stop the daemon.
+        # Without O_NONBLOCK a pipe without a reader would block the daemon.
         flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC
         try:
             descriptor = os.open(self.path, flags)
@@ -45,7 +45,7 @@ class KeyLog:
 
     def reopen(self) -> None:
         """
-        Open it again, after it has been moved away; if that fails, the old file goes on.
+        Open the file again after it was renamed; if that fails, keep the old one.
         """
         try:
             self.open()
@@ -59,7 +59,7 @@ class KeyLog:
 
     def undo(self) -> None:
         """
-        Close it, and leave no file behind that was not there before.
+        Close the file, and remove it if L{open} created it.
         """
         self.close()
         if self.created:
@@ -67,7 +67,7 @@ class KeyLog:
 
     def close(self) -> None:
         """
-        Close it.
+        Close the file.
         """
         if self._descriptor >= 0:
             os.close(self._descriptor)
@@ -75,7 +75,7 @@ class KeyLog:
 
     def warn(self) -> None:
         """
-        Say what it means that there is one.
+        Warn that there is a key log, and if other users can read it.
         """
         log.warn(
             "--tls-keylog: the secrets of EVERY TLS connection go to {path}; whoever reads it "

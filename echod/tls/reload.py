@@ -1,8 +1,8 @@
 """
-The certificates that are served, and how new ones take their place.
+The certificates that are served, how they are reloaded, and warnings before they expire.
 
-Invariant: a whole new set is built and checked before it replaces the old one; live connections
-keep what they started with.
+Invariant: a whole new set is built and checked before it replaces the old one; open connections
+keep what they began with.
 """
 
 import os
@@ -23,82 +23,30 @@ from echod._util.text import escape
 from echod._util.timers import periodic
 from echod.tls.certificate import subject_text, validity, warning_seconds
 from echod.tls.context import TLSPolicy, server_context
-from echod.tls.credentials import CredentialsError, KeyPair, read_authorities, read_key_pair
+from echod.tls.credentials import (
+    MAX_FILE_BYTES,
+    CredentialsError,
+    KeyPair,
+    read_authorities,
+    read_key_pair,
+)
 
 log = Logger(namespace="echod.tls")
 
-MAX_BYTES = 1 << 20
-"""How much of a file is compared."""
+WATCH_INTERVAL = 2.0
+"""Seconds between two checks of the files; a change is loaded once two checks have seen it."""
 
-Stamp = tuple[int, ...] | None
-"""What tells, without reading it, that a file may have changed; C{None} if it is not there."""
+TICKET_KEY_INTERVAL = 24 * 3600.0
+"""Seconds for which the keys of session tickets are used."""
 
-
-def _stamp(path: str) -> Stamp:
-    # Through symbolic links, so that it is seen when any on the way leads elsewhere.
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-
-
-def _digest(path: str) -> bytes | None:
-    if not os.path.isfile(path):
-        return None
-    try:
-        with open(path, "rb") as file:
-            return sha256(file.read(MAX_BYTES)).digest()
-    except OSError:
-        return None
-
-
-class FileWatcher:
-    """
-    Some files that belong together, and what they were like when they were last looked at.
-    """
-
-    def __init__(self, paths: Sequence[str]):
-        self._paths = paths
-        self._seen: list[Stamp] = []
-        self._known: list[Stamp] = []
-        self._digests: list[bytes | None] = []
-
-    def note(self) -> None:
-        """
-        Take what there is for what is known.
-        """
-        self._seen = self._known = [_stamp(path) for path in self._paths]
-        self._digests = [_digest(path) for path in self._paths]
-
-    def has_changed(self) -> bool:
-        """
-        Look again.
-
-        @return: whether there is a content that is new and that the last look saw too.
-            Whoever replaces several files, one after the other, is left time for it.
-        """
-        seen = [_stamp(path) for path in self._paths]
-        still, self._seen = seen == self._seen, seen
-        if not still or seen == self._known:
-            return False
-        self._known = seen
-        before, self._digests = self._digests, [_digest(path) for path in self._paths]
-        return before != self._digests
-
-
-WATCH_SECONDS = 2.0
-"""How often the files are looked at; a change is taken over when two looks have seen it."""
-
-DAY_SECONDS = 24 * 3600.0
-
-HOUR_SECONDS = 3600.0
+EXPIRY_CHECK_INTERVAL = 3600.0
+"""Seconds between two checks of the certificates' dates."""
 
 REPEAT_INTERVAL = timedelta(hours=23.5)
-"""How often the same warning is repeated: each day, by a timer that runs each hour."""
+"""After what time a warning is repeated: once a day, by a timer that runs once an hour."""
 
-Warning = tuple[tuple[object, ...], Callable[[], None]]
-"""What it is about, so that it is not repeated too often; and what logs it."""
+ExpiryWarning = tuple[tuple[object, ...], Callable[[], None]]
+"""A key by which repetitions are recognized, and a function that logs the warning."""
 
 
 def _now() -> datetime:
@@ -108,9 +56,9 @@ def _now() -> datetime:
 @implementer(IOpenSSLContextFactory)
 class CertificateStore(MultiService):
     """
-    What new connections are served with.
+    The certificates for new connections, and the context that is made of them.
 
-    @ivar served: the certificates, the first being the one for all other names.
+    @ivar served: the key pairs; the first is the default.
     """
 
     _context: SSL.Context
@@ -126,10 +74,11 @@ class CertificateStore(MultiService):
         now: Callable[[], datetime] = _now,
     ):
         """
-        @param pairs: the files of each certificate and its key, as
+        @param clock: the reactor.
+        @param pairs: the paths of each certificate and its key, as
             L{read_key_pair<echod.tls.credentials.read_key_pair>} takes them.
-        @param client_ca: the file with those who sign clients' certificates.
-        @param now: tells the time of day.
+        @param client_ca: the file with the authorities that sign clients' certificates.
+        @param now: returns the time of day.
         """
         super().__init__()
         self._policy = policy
@@ -137,69 +86,70 @@ class CertificateStore(MultiService):
         self._client_ca = client_ca
         self._now = now
         paths = [path for pair in pairs for path in pair] + [client_ca]
-        self._watch = FileWatcher([path for path in paths if path is not None])
-        # When to try once more what was refused for its dates.
+        self._watcher = FileWatcher([path for path in paths if path is not None])
+        # When to try again a certificate that was refused for its dates.
         self._retry_at: datetime | None = None
         self._warned: dict[tuple[object, ...], datetime] = {}
-        for seconds, doing, work in (
-            (WATCH_SECONDS, "looking for new certificates", self._look),
-            (DAY_SECONDS, "making new keys for tickets", self._each_day),
-            (HOUR_SECONDS, "looking when certificates end", self._each_hour),
+        for interval, doing, work in (
+            (WATCH_INTERVAL, "looking for new certificates", self._check_files),
+            (TICKET_KEY_INTERVAL, "making new keys for tickets", self._renew_ticket_keys),
+            (EXPIRY_CHECK_INTERVAL, "looking when certificates end", self._check_expiry),
         ):
-            periodic(clock, seconds, doing, work).setServiceParent(self)
+            periodic(clock, interval, doing, work).setServiceParent(self)
 
     def getContext(self) -> SSL.Context:
         """
-        What the next connection begins with.
+        The context with which new connections begin.
         """
         return self._context
 
     def load(self) -> None:
         """
-        Read everything again, and serve it.
+        Read all files, and serve what they contain.
 
-        @raise BadCredentials: when a part of it cannot be served, or is not valid now while
-            what it would replace is; nothing has changed then.
+        @raise CredentialsError: when a part of it cannot be served, or is not valid now although
+            what it would replace is; then nothing changes.
         """
-        # Before the files are read: what changes from now on is seen later.
-        self._watch.note()
+        # Before the files are read, so that a change during the reading is seen later.
+        self._watcher.note()
         self._retry_at = None
         served = [read_key_pair(*pair) for pair in self._pairs]
-        self._compare(served)
+        self._refuse_worse(served)
         authorities = () if self._client_ca is None else read_authorities(self._client_ca)
         self._context = server_context(self._policy, served, authorities)
         self.served, self._authorities = served, authorities
 
-    def _compare(self, new: Sequence[KeyPair]) -> None:
+    def _refuse_worse(self, new: Sequence[KeyPair]) -> None:
         """
-        @raise BadCredentials: when one that is valid would be replaced by one that is not.
+        @raise CredentialsError: when a certificate that is valid now would be replaced by one that
+            is not.
         """
         now = self._now()
         for old, each in zip(self.served, new, strict=False):
-            begin, end = each.chain_validity
-            old_begin, old_end = old.chain_validity
-            if begin <= now < end or not old_begin <= now < old_end:
+            start, end = each.chain_validity
+            old_start, old_end = old.chain_validity
+            if start <= now < end or not old_start <= now < old_end:
                 continue
-            self._retry_at = min(begin, old_end) if begin > now else old_end
-            what, fault = "the certificate", _fault(each.chain[0], now)
+            self._retry_at = min(start, old_end) if start > now else old_end
+            subject, fault = "the certificate", _fault(each.chain[0], now)
             if not fault:
-                what, fault = (
+                subject, fault = (
                     "an issuer's certificate",
                     next(filter(None, (_fault(issuer, now) for issuer in each.chain[1:]))),
                 )
-            text = f"{what} in {each.path} {fault}, and the one that is served is valid"
+            text = f"{subject} in {each.path} {fault}, and the one that is served is valid"
             raise CredentialsError("cert", text)
 
     def startService(self) -> None:
         """
-        Say what is served, and keep watch.
+        Log what is served, and watch the files.
         """
         self._log_served()
         super().startService()
 
     def reload(self) -> None:
         """
-        Serve what the files hold now, or log why not.
+        Serve what the files contain now, or log why that is not possible.
         """
         try:
             self.load()
@@ -214,14 +164,14 @@ class CertificateStore(MultiService):
             self._log_served()
             self._warn()
 
-    def _look(self) -> None:
-        late = self._retry_at is not None and self._now() >= self._retry_at
-        if self._watch.has_changed() or late:
+    def _check_files(self) -> None:
+        retry = self._retry_at is not None and self._now() >= self._retry_at
+        if self._watcher.has_changed() or retry:
             self.reload()
 
-    def _each_day(self) -> None:
-        # New contexts have new keys for tickets: who steals one has the tickets of a day,
-        # and no client resumes for longer what an authority may have taken back.
+    def _renew_ticket_keys(self) -> None:
+        # New contexts have new ticket keys.  A stolen key decrypts the tickets of one day, and a
+        # client whose certificate was revoked can resume its session for one day at most.
         self._context = server_context(self._policy, self.served, self._authorities)
 
     def _log_served(self) -> None:
@@ -230,7 +180,7 @@ class CertificateStore(MultiService):
                 "certificate for {names} until {not_after}, serial {serial}, {path}",
                 event="certificate-loaded",
                 names=names_text(each),
-                not_after=format_duration(each.not_after),
+                not_after=format_time(each.not_after),
                 serial=each.serial,
                 path=each.path,
             )
@@ -241,25 +191,25 @@ class CertificateStore(MultiService):
                     path=each.exposed,
                 )
 
-    def _each_hour(self) -> None:
+    def _check_expiry(self) -> None:
         self._warn(REPEAT_INTERVAL)
 
     def _warn(self, interval: timedelta = timedelta()) -> None:
         """
-        Warn of what is not valid now, or soon not any more.
+        Warn of certificates that are not valid now, or will soon expire.
 
-        @param interval: what has been warned of more recently is not repeated.
+        @param interval: a warning that was logged within this time is not repeated.
         """
         now, before = self._now(), self._warned
         self._warned = {}
-        for about, warn in self._warnings(now):
-            last = before.get(about)
+        for key, warn in self._all_warnings(now):
+            last = before.get(key)
             if last is None or now - last >= interval:
                 warn()
                 last = now
-            self._warned[about] = last
+            self._warned[key] = last
 
-    def _warnings(self, now: datetime) -> Iterator[Warning]:
+    def _all_warnings(self, now: datetime) -> Iterator[ExpiryWarning]:
         for each in self.served:
             yield from _warnings(each, now)
         path, authorities = self._client_ca, self._authorities
@@ -271,37 +221,37 @@ class CertificateStore(MultiService):
 
 def _fault(certificate: x509.Certificate, now: datetime) -> str:
     """
-    What is wrong with a certificate's dates, in words; nothing when it is valid.
+    What is wrong with a certificate's dates, as text; empty if it is valid.
     """
-    begin, end = validity(certificate)
-    if now < begin:
-        return f"is not valid before {format_duration(begin)}"
-    return f"ended on {format_duration(end)}" if now >= end else ""
+    start, end = validity(certificate)
+    if now < start:
+        return f"is not valid before {format_time(start)}"
+    return f"ended on {format_time(end)}" if now >= end else ""
 
 
-def _warnings(each: KeyPair, now: datetime) -> Iterator[Warning]:
+def _warnings(each: KeyPair, now: datetime) -> Iterator[ExpiryWarning]:
     """
-    What there is to say of a certificate's dates, and of those sent with it.
+    The warnings about the dates of a certificate and of its issuers' certificates.
     """
     left, lifetime = each.not_after - now, each.not_after - each.not_before
     if now < each.not_before:
-        yield ("begin", each.path, each.serial), partial(_warn_of_begin, each)
+        yield ("begin", each.path, each.serial), partial(_warn_of_start, each)
     elif left.total_seconds() < warning_seconds(lifetime.total_seconds()):
         ended = left <= timedelta()
         yield ("end", each.path, each.serial, ended), partial(_warn_of_end, each, left)
     for issuer in each.chain[1:]:
         if fault := _fault(issuer, now):
-            about = ("issuer", each.path, issuer.serial_number, fault)
-            yield about, partial(_warn_of_issuer, each, issuer, fault)
+            key = ("issuer", each.path, issuer.serial_number, fault)
+            yield key, partial(_warn_of_issuer, each, issuer, fault)
 
 
-def _warn_of_begin(each: KeyPair) -> None:
+def _warn_of_start(each: KeyPair) -> None:
     log.warn(
         "the certificate for {names} is not valid before {not_before}; check the clock, or "
         "replace {path}",
         event="certificate-not-yet-valid",
         names=names_text(each),
-        not_before=format_duration(each.not_before),
+        not_before=format_time(each.not_before),
         path=each.path,
     )
 
@@ -312,7 +262,7 @@ def _warn_of_end(each: KeyPair, left: timedelta) -> None:
         event="certificate-ends",
         names=names_text(each),
         ends="ends" if left > timedelta() else "ended",
-        not_after=format_duration(each.not_after),
+        not_after=format_time(each.not_after),
         days=left.days,
         path=each.path,
     )
@@ -341,15 +291,79 @@ def _warn_of_authorities(invalid: Sequence[x509.Certificate], total: int, path: 
     )
 
 
-def names_text(credentials: KeyPair) -> str:
+def names_text(each: KeyPair) -> str:
     """
-    The names of a certificate in words.
+    The names of a certificate as text.
     """
-    return escape(", ".join(credentials.names)) or "no name"
+    return escape(", ".join(each.names)) or "no name"
 
 
-def format_duration(moment: datetime) -> str:
+def format_time(moment: datetime) -> str:
     """
-    A moment as logs have it (RFC 3339, UTC).
+    A moment as text (RFC 3339, UTC).
     """
     return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+
+
+format_duration = format_time
+"""The same, by the name that its callers outside of this package use."""
+
+
+Stamp = tuple[int, ...] | None
+"""
+What changes whenever a file changes: device, inode, size and times (stat(2)); C{None} if there is
+no file.
+"""
+
+
+def _stamp(path: str) -> Stamp:
+    # Follow symbolic links, so that a change of any of them is seen.
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _digest(path: str) -> bytes | None:
+    if not os.path.isfile(path):
+        return None
+    try:
+        with open(path, "rb") as file:
+            return sha256(file.read(MAX_FILE_BYTES)).digest()
+    except OSError:
+        return None
+
+
+class FileWatcher:
+    """
+    Finds out whether one of several files that belong together has changed.
+    """
+
+    def __init__(self, paths: Sequence[str]):
+        self._paths = paths
+        self._seen: list[Stamp] = []
+        self._known: list[Stamp] = []
+        self._digests: list[bytes | None] = []
+
+    def note(self) -> None:
+        """
+        Record the files as they are now.
+        """
+        self._seen = self._known = [_stamp(path) for path in self._paths]
+        self._digests = [_digest(path) for path in self._paths]
+
+    def has_changed(self) -> bool:
+        """
+        Compare the files with what was recorded.
+
+        @return: whether a content is new, and the files have not changed since the last call.  So
+            a program has time to replace several files, one after the other.
+        """
+        seen = [_stamp(path) for path in self._paths]
+        unchanged, self._seen = seen == self._seen, seen
+        if not unchanged or seen == self._known:
+            return False
+        self._known = seen
+        before, self._digests = self._digests, [_digest(path) for path in self._paths]
+        return before != self._digests

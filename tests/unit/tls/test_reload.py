@@ -17,11 +17,11 @@ from echod.tls._openssl import is_resumed
 from echod.tls.context import TLSPolicy
 from echod.tls.credentials import CredentialsError
 from echod.tls.reload import (
-    DAY_SECONDS,
-    HOUR_SECONDS,
-    WATCH_SECONDS,
+    TICKET_KEY_INTERVAL,
+    EXPIRY_CHECK_INTERVAL,
+    WATCH_INTERVAL,
     CertificateStore,
-    format_duration,
+    format_time,
 )
 from tests.support.certificates import ODD, make_certificate, odd_certificate
 from tests.support.handshakes import client_context, shake_hands
@@ -81,7 +81,7 @@ class CertificatesTests(SynchronousTestCase):
         return [(event["log_level"].name, formatEvent(event)) for event in events]
 
     def described(self, made, path=None):
-        end = format_duration(made.certificate.not_valid_after_utc)
+        end = format_time(made.certificate.not_valid_after_utc)
         serial = f"{made.certificate.serial_number:X}"
         serial = serial.zfill(len(serial) + len(serial) % 2)
         text = f"certificate for localhost until {end}, serial {serial}, {path or self.cert}"
@@ -110,12 +110,12 @@ class CertificatesTests(SynchronousTestCase):
         expected = {
             "event": "certificate-loaded",
             "names": "localhost",
-            "not_after": format_duration(self.made.certificate.not_valid_after_utc),
+            "not_after": format_time(self.made.certificate.not_valid_after_utc),
             "path": self.cert,
         }
         self.assertEqual({name: events[0][name] for name in expected}, expected)
         self.assertEqual(
-            format_duration(datetime(2027, 1, 2, 3, 4, 5, 6, UTC)), "2027-01-02T03:04:05Z"
+            format_time(datetime(2027, 1, 2, 3, 4, 5, 6, UTC)), "2027-01-02T03:04:05Z"
         )
         self.assert_served(self.made)
 
@@ -128,7 +128,7 @@ class CertificatesTests(SynchronousTestCase):
         self.assertEqual(self.said(self.certificates.reload), [self.described(new)])
         self.assert_served(new)
         # It has been taken over; the watch finds nothing new.
-        self.assertEqual(self.said(self.clock.pump, [WATCH_SECONDS] * 3), [])
+        self.assertEqual(self.said(self.clock.pump, [WATCH_INTERVAL] * 3), [])
 
     def test_live_connections(self):
         """
@@ -196,11 +196,11 @@ class CertificatesTests(SynchronousTestCase):
         Without being told, new files are served after two looks at most.
         """
         self.start()
-        self.clock.pump([WATCH_SECONDS] * 2)
+        self.clock.pump([WATCH_INTERVAL] * 2)
         new = self.replace()
-        self.assertEqual(self.said(self.clock.advance, WATCH_SECONDS), [])
+        self.assertEqual(self.said(self.clock.advance, WATCH_INTERVAL), [])
         self.assert_served(self.made)
-        self.assertEqual(self.said(self.clock.advance, WATCH_SECONDS), [self.described(new)])
+        self.assertEqual(self.said(self.clock.advance, WATCH_INTERVAL), [self.described(new)])
         self.assert_served(new)
 
     def test_watch_and_wrong(self):
@@ -209,10 +209,10 @@ class CertificatesTests(SynchronousTestCase):
         """
         self.start()
         self.write(self.cert, b"junk")
-        said = self.said(self.clock.pump, [WATCH_SECONDS] * 10)
+        said = self.said(self.clock.pump, [WATCH_INTERVAL] * 10)
         self.assertEqual([level for level, _ in said], ["error"])
         new = self.replace()
-        said = self.said(self.clock.pump, [WATCH_SECONDS] * 2)
+        said = self.said(self.clock.pump, [WATCH_INTERVAL] * 2)
         self.assertEqual(said, [self.described(new)])
         self.assert_served(new)
 
@@ -233,7 +233,7 @@ class CertificatesTests(SynchronousTestCase):
 
         self.assertEqual(admit(), [b"word", b""])
         self.write(path, other.cert_pem)
-        self.said(self.clock.pump, [WATCH_SECONDS] * 2)
+        self.said(self.clock.pump, [WATCH_INTERVAL] * 2)
         self.assertEqual(admit(), [b"", b"word"])
         self.write(path, b"")
         ((_, text),) = self.said(self.certificates.reload)
@@ -272,10 +272,10 @@ class CertificatesTests(SynchronousTestCase):
         for _ in range(18):
             self.late += timedelta(days=1)
             with capturedLogs() as events:
-                self.clock.advance(DAY_SECONDS)
+                self.clock.advance(TICKET_KEY_INTERVAL)
             told.append([event["days"] for event in events if "days" in event])
         self.assertEqual(told, [[], *([left] for left in range(13, -4, -1))][:18])
-        end = format_duration(made.certificate.not_valid_after_utc)
+        end = format_time(made.certificate.not_valid_after_utc)
         ((level, text),) = self.texts(events)
         self.assertEqual(level, "warn")
         self.assertEqual(text, f"the certificate for localhost ended on {end}; renew {self.cert}")
@@ -284,7 +284,7 @@ class CertificatesTests(SynchronousTestCase):
         self.assertEqual(len(said), 2)
         self.late = timedelta()
         text = self.said(self.certificates.reload)[1][1]
-        end = format_duration(soon.certificate.not_valid_after_utc)
+        end = format_time(soon.certificate.not_valid_after_utc)
         self.assertEqual(text, f"the certificate for localhost ends on {end}; renew {self.cert}")
 
     def test_short_lives(self):
@@ -298,11 +298,11 @@ class CertificatesTests(SynchronousTestCase):
             self.assertEqual(len(self.start()), 1)
             for left, count in ((hours + 1, 0), (hours, 1), (hours - 1, 0)):
                 self.late = timedelta(days=days) - timedelta(hours=left)
-                said = self.said(self.clock.advance, HOUR_SECONDS)
+                said = self.said(self.clock.advance, EXPIRY_CHECK_INTERVAL)
                 self.assertEqual((days, left, len(said)), (days, left, count))
             # That it has ended is news.
             self.late = timedelta(days=days)
-            ((_, text),) = self.said(self.clock.advance, HOUR_SECONDS)
+            ((_, text),) = self.said(self.clock.advance, EXPIRY_CHECK_INTERVAL)
             self.assertIn("ended on", text)
             self.successResultOf(self.certificates.stopService())
 
@@ -312,14 +312,14 @@ class CertificatesTests(SynchronousTestCase):
         """
         made = self.replace(valid_in_days=3)
         self.certificates = self.load()
-        begin = format_duration(made.certificate.not_valid_before_utc)
+        begin = format_time(made.certificate.not_valid_before_utc)
         text = f"the certificate for localhost is not valid before {begin}; "
         text += f"check the clock, or replace {self.cert}"
         self.assertEqual(self.start(), [self.described(made), ("warn", text)])
         said = []
         for _ in range(72):
             self.late += timedelta(hours=1)
-            said += self.said(self.clock.advance, HOUR_SECONDS)
+            said += self.said(self.clock.advance, EXPIRY_CHECK_INTERVAL)
         self.assertEqual(said, [("warn", text)] * 2)
 
     def test_issuers(self):
@@ -366,7 +366,7 @@ class CertificatesTests(SynchronousTestCase):
         ):
             self.write(self.cert, new.chain)
             self.write(self.key, new.key_pem)
-            ((level, text),) = self.said(self.clock.pump, [WATCH_SECONDS] * 9)
+            ((level, text),) = self.said(self.clock.pump, [WATCH_INTERVAL] * 9)
             self.assertEqual(level, "error")
             self.assertTrue(
                 text.startswith(f"cannot reload --tls-cert: {words} {self.cert} ended on "), text
@@ -384,13 +384,13 @@ class CertificatesTests(SynchronousTestCase):
             self.certificates = self.load()
             self.start()
             new = self.replace(valid_in_days=days, days=400)
-            ((level, text),) = self.said(self.clock.pump, [WATCH_SECONDS] * 2)
+            ((level, text),) = self.said(self.clock.pump, [WATCH_INTERVAL] * 2)
             self.assertEqual(level, "error")
             self.assertIn("is not valid before", text)
             self.late = timedelta(days=due, minutes=-1)
-            self.assertEqual(self.said(self.clock.advance, WATCH_SECONDS), [])
+            self.assertEqual(self.said(self.clock.advance, WATCH_INTERVAL), [])
             self.late = timedelta(days=due, minutes=1)
-            said = self.said(self.clock.pump, [WATCH_SECONDS] * 2)
+            said = self.said(self.clock.pump, [WATCH_INTERVAL] * 2)
             self.assertEqual(said[0], self.described(new))
             self.assert_served(new)
             self.successResultOf(self.certificates.stopService())
@@ -415,11 +415,11 @@ class CertificatesTests(SynchronousTestCase):
             odd = make_certificate(days=90)
             self.write(self.cert, odd_certificate(odd, what))
             self.write(self.key, odd.key_pem)
-            said = self.said(self.clock.pump, [WATCH_SECONDS] * 4)
+            said = self.said(self.clock.pump, [WATCH_INTERVAL] * 4)
             self.assertEqual([level for level, _ in said], ["error"], what)
             self.assertIn("malformed", said[0][1])
             new = self.replace()
-            said = self.said(self.clock.pump, [WATCH_SECONDS] * 2)
+            said = self.said(self.clock.pump, [WATCH_INTERVAL] * 2)
             self.assertEqual(said, [self.described(new)])
             self.assert_served(new)
 
@@ -434,7 +434,7 @@ class CertificatesTests(SynchronousTestCase):
         self.assertIsInstance(session, SSL.Session)
         again = shake_hands(self.certificates.getContext(), client, session=session)
         self.assertTrue(is_resumed(again.server))
-        self.said(self.clock.advance, DAY_SECONDS)
+        self.said(self.clock.advance, TICKET_KEY_INTERVAL)
         again = shake_hands(self.certificates.getContext(), client, session=session)
         self.assertFalse(is_resumed(again.server))
         self.assertEqual(again.heard, b"word")
