@@ -1,7 +1,7 @@
 """
-The PROXY protocol, versions 1 and 2: the client's address, told by the proxy in front of us.
+The PROXY protocol, versions 1 and 2, by which a proxy tells the server the client's address.
 
-Invariant: a header is believed from trusted networks only, and not one byte behind it is read.
+Invariant: a header is accepted from trusted networks only, and no byte after it is read.
 
 Open C{protocol.py} first: the protocol that reads the header and then hands over to C{Echo}.
 """

@@ -1,8 +1,7 @@
 """
-The header by which a proxy tells the server whose connection it passes on: the PROXY
-protocol (HAProxy, doc/proxy-protocol.txt), its sender's half.
+The sender's half of the PROXY protocol (C{doc/proxy-protocol.txt} of HAProxy): making a header.
 
-Invariant: bytes only; whoever has the connection sends them.
+Invariant: this module only makes bytes; the caller sends them.
 """
 
 import re
@@ -15,19 +14,19 @@ _V2_PROXY = 0x21
 _V2_STREAM = {4: 0x11, 6: 0x21}
 
 Address = tuple[IPv4Address | IPv6Address, int]
-"""An address and a port."""
+"""An IP address and a port."""
 
 
 def parse_address(text: str) -> Address:
     """
     @return: an address and port, from C{192.0.2.1:4711} or C{[2001:db8::1]:4711}.
-    @raise ValueError: when it is not that.
+    @raise ValueError: when it is neither.
     """
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+)):([0-9]+)", text)
     try:
         if match is None:
             raise ValueError
-        # The brackets say which version it has to be.
+        # IPv6 has brackets.
         address = IPv6Address(match[1]) if match[1] else IPv4Address(match[2])
         return address, port_number(match[3])
     except ValueError:
@@ -38,13 +37,13 @@ def parse_address(text: str) -> Address:
 
 def _same_family(source: Address, destination: Address) -> tuple[Address, Address]:
     """
-    Both as IPv4, or both as IPv6: the header has room for one family (2.1, 2.2).
+    Both addresses as IPv4, or both as IPv6: a header has one family (sections 2.1, 2.2).
     """
     if source[0].version == destination[0].version:
         return source, destination
 
-    def mapped(at: Address) -> Address:
-        address, port = at
+    def mapped(pair: Address) -> Address:
+        address, port = pair
         return ip_address(f"::ffff:{address}") if address.version == 4 else address, port
 
     return mapped(source), mapped(destination)
@@ -52,13 +51,12 @@ def _same_family(source: Address, destination: Address) -> tuple[Address, Addres
 
 def encode_proxy_header(version: str, source: Address | None, destination: Address) -> bytes:
     """
-    Make the header.
+    Make a header.
 
-    @param version: C{"v1"}, a line of text (2.1), or C{"v2"}, binary (2.2).
-    @param source: the client that the connection is said to come from; C{None} for one
-        that is not known (C{UNKNOWN} in v1, C{LOCAL} in v2): the server is to take the
-        connection for what it is.
-    @param destination: the address that this client is said to have connected to.
+    @param version: C{"v1"}, a line of text (section 2.1), or C{"v2"}, binary (section 2.2).
+    @param source: the address of the client; C{None} if it is not known (C{UNKNOWN} in v1,
+        C{LOCAL} in v2), so that the server uses the address of the connection.
+    @param destination: the address to which the client connected.
     """
     if source is None:
         return b"PROXY UNKNOWN\r\n" if version == "v1" else V2_SIGNATURE + b"\x20\0\0\0"

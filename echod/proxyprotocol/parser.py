@@ -1,10 +1,10 @@
 """
-The header of the PROXY protocol, versions 1 and 2 (the specification is HAProxy's,
-C{doc/proxy-protocol.txt}), as bytes: no input and no output here.
+The receiver's half of the PROXY protocol (C{doc/proxy-protocol.txt} of HAProxy, whose sections
+are cited here): parsing a header, without input and output.
 
-Invariant: a header is believed whole or not at all, and what it says is a
-valid address and printable text.  It may come byte by byte, so L{ProxyParser} says of
-each piece how much of it belongs to the header; the rest is the client's.
+Invariant: a header is accepted as a whole or not at all, and its result is a valid address and
+printable text.  A header may come in pieces of any size; L{ProxyParser} returns how many bytes of
+each piece belong to it, and the rest is the client's.
 """
 
 import re
@@ -20,36 +20,38 @@ from echod._util.text import escape
 from echod.proxyprotocol import V2_SIGNATURE
 
 V1_SIGNATURE = b"PROXY "
-V1_MOST_BYTES = 107
+MAX_V1_BYTES = 107
 """The longest line of version 1, CRLF included (section 2.1)."""
 
 V2_FIXED_BYTES = 16
-V2_MOST_BYTES = 4096
+"""Signature, version and command, family, and the length of the rest (section 2.2)."""
+
+MAX_V2_BYTES = 4096
 """
-The longest header of version 2 that is taken.  Senders are to keep to 536 bytes (section
-2.2), but those that pass on the client's certificate do not.
+The longest header of version 2 that is accepted.  Senders should not exceed 536 bytes (section
+2.2), but those that add the client's certificate do.
 """
 
 MAX_CHARACTERS = 512
-"""How much of a text is kept: an identifier of 128 bytes, all of them escaped."""
+"""How many characters of a field are kept: enough for an identifier of 128 bytes, all escaped."""
 
 Address = IPv4Address | IPv6Address | UNIXAddress
 
 
 class InvalidProxyHeader(ValueError):
     """
-    What began like a header is none.  The text says why, in words.
+    What began like a header is not a valid one.  The text says why.
     """
 
 
 @dataclass(frozen=True)
 class ProxyInfo:
     """
-    What a header says.
+    The content of a header.
 
-    @ivar client: the client's address; C{None} when the header tells none, and the
-        connection's own stands: LOCAL, UNKNOWN, UNSPEC.
-    @ivar log_fields: what else it tells, by name.
+    @ivar client: the client's address; C{None} if the header has none (LOCAL, UNKNOWN, UNSPEC)
+        and the address of the connection is used.
+    @ivar log_fields: the other fields, for the access record.
     """
 
     client: Address | None = None
@@ -58,10 +60,10 @@ class ProxyInfo:
 
 class ProxyParser:
     """
-    Takes a header out of a stream.
+    Finds a header at the beginning of a stream.
 
-    @ivar taken: the bytes that belong to the header, or may yet turn out to.
-    @ivar header: the header, once it is complete.
+    @ivar taken: the bytes that belong to the header, or that may belong to one.
+    @ivar header: the header, once it is complete; C{None} before.
     """
 
     def __init__(self) -> None:
@@ -70,12 +72,12 @@ class ProxyParser:
 
     def feed(self, data: bytes) -> int:
         """
-        Take what belongs to the header from a piece of the stream.
+        Parse the next piece of the stream.
 
         @param data: the piece, not empty.
-        @return: how many bytes of it that is; none, when the stream does not begin with
-            a header.
-        @raise BadHeader: when it begins with a header's signature, and is none.
+        @return: how many bytes of it belong to the header; 0 if the stream does not begin with a
+            header.
+        @raise InvalidProxyHeader: when the stream begins like a header but has no valid one.
         """
         before, stream = len(self.taken), self.taken + data
         if stream.startswith(V1_SIGNATURE[: len(stream)]):
@@ -98,20 +100,20 @@ _V1 = re.compile(
 
 
 def _v1_size(stream: bytes) -> int | None:
-    end = stream.find(b"\n", 0, V1_MOST_BYTES)
-    if end < 0 and len(stream) >= V1_MOST_BYTES:
+    end = stream.find(b"\n", 0, MAX_V1_BYTES)
+    if end < 0 and len(stream) >= MAX_V1_BYTES:
         raise InvalidProxyHeader("a line that does not end")
     return None if end < 0 else end + 1
 
 
-def _parse_v1(whole: bytes) -> ProxyInfo:
-    match = _V1.fullmatch(whole)
+def _parse_v1(header: bytes) -> ProxyInfo:
+    match = _V1.fullmatch(header)
     if match is None:
         raise InvalidProxyHeader("not a line of version 1")
-    kind, *where = match.groups()
+    kind, *fields = match.groups()
     if kind is None:
         return ProxyInfo()
-    source, destination, port, other_port = (each.decode("ascii") for each in where)
+    source, destination, port, other_port = (each.decode("ascii") for each in fields)
     try:
         client = _address(kind == b"TCP6", source, int(port))
         _address(kind == b"TCP6", destination, int(other_port))
@@ -131,7 +133,7 @@ def _v2_size(stream: bytes) -> int | None:
     if len(stream) < V2_FIXED_BYTES:
         return None
     size = V2_FIXED_BYTES + int.from_bytes(stream[14:16], "big")
-    if size > V2_MOST_BYTES:
+    if size > MAX_V2_BYTES:
         raise InvalidProxyHeader("longer than any")
     return size
 
@@ -145,30 +147,30 @@ _ADDRESSES = {
     0x31: struct.Struct("!108s108s"),
     0x32: struct.Struct("!108s108s"),
 }
-"""Family and transport (section 2.2), with how source and destination are laid out."""
+"""The layout of source and destination, by family and transport (section 2.2)."""
 
 
-def _parse_v2(whole: bytes) -> ProxyInfo:
-    version_and_command, family = whole[12], whole[13]
+def _parse_v2(header: bytes) -> ProxyInfo:
+    version_and_command, family = header[12], header[13]
     if version_and_command not in (0x20, 0x21):
         raise InvalidProxyHeader("neither LOCAL nor PROXY of version 2")
     if version_and_command == 0x20 or family == _UNSPEC:
-        # What else it says is not to be looked at.
+        # The rest has to be ignored (section 2.2).
         return ProxyInfo()
     layout = _ADDRESSES.get(family)
     if layout is None:
         raise InvalidProxyHeader("an address of no known family")
-    if len(whole) < V2_FIXED_BYTES + layout.size:
+    if len(header) < V2_FIXED_BYTES + layout.size:
         raise InvalidProxyHeader("too short for its addresses")
-    source, _, *ports = layout.unpack_from(whole, V2_FIXED_BYTES)
+    source, _, *ports = layout.unpack_from(header, V2_FIXED_BYTES)
     client: Address
     if ports:
         client = _address(family >> 4 == 2, source, ports[0])
     else:
-        # A name that begins with a null byte is an abstract one (unix(7)).
+        # A name that begins with a null byte is abstract (unix(7)).
         name = source[:1] + source[1:].partition(b"\0")[0]
         client = UNIXAddress(name if name.strip(b"\0") else None)
-    return ProxyInfo(client, _log_fields(whole, V2_FIXED_BYTES + layout.size))
+    return ProxyInfo(client, _log_fields(header, V2_FIXED_BYTES + layout.size))
 
 
 _ALPN, _AUTHORITY, _CRC32C, _UNIQUE_ID, _SSL = 0x01, 0x02, 0x03, 0x05, 0x20
@@ -185,16 +187,16 @@ _TLS_NAMES = {
 }
 
 
-def _log_fields(whole: bytes, start: int) -> dict[str, str]:
+def _log_fields(header: bytes, start: int) -> dict[str, str]:
     log_fields = {}
-    for kind, at, value in _vectors(whole, start, len(whole)):
+    for kind, offset, value in _vectors(header, start, len(header)):
         if kind == _CRC32C:
-            _check(whole, at, value)
+            _check_crc(header, offset, value)
         elif kind == _SSL:
-            # One byte of flags, and four that say whether the certificate was verified.
+            # One byte of flags, and four for the result of verifying the certificate.
             if len(value) < 5:
                 raise InvalidProxyHeader("too short for what it says of TLS")
-            for inner, _, text in _vectors(whole, at + 5, at + len(value)):
+            for inner, _, text in _vectors(header, offset + 5, offset + len(value)):
                 if inner in _TLS_NAMES:
                     log_fields[_TLS_NAMES[inner]] = _text(text)
         elif kind == _UNIQUE_ID and len(value) > 128:
@@ -204,28 +206,28 @@ def _log_fields(whole: bytes, start: int) -> dict[str, str]:
     return log_fields
 
 
-def _vectors(whole: bytes, at: int, end: int) -> Iterator[tuple[int, int, bytes]]:
+def _vectors(header: bytes, offset: int, end: int) -> Iterator[tuple[int, int, bytes]]:
     """
-    The type-length-value vectors (section 2.2.1-9): type, place of the value, value.
+    The type-length-value vectors (sections 2.2.1 to 2.2.9): type, offset of the value, value.
     """
-    while at < end:
-        size = int.from_bytes(whole[at + 1 : at + 3], "big")
-        if at + 3 + size > end:
+    while offset < end:
+        kind, start = header[offset], offset + 3
+        offset = start + int.from_bytes(header[offset + 1 : start], "big")
+        if offset > end:
             raise InvalidProxyHeader("a field that is longer than the header")
-        yield whole[at], at + 3, whole[at + 3 : at + 3 + size]
-        at += 3 + size
+        yield kind, start, header[start:offset]
 
 
 def _text(value: bytes) -> str:
-    # In a line of the log, a semicolon would pass for the beginning of another fact.
+    # A semicolon would look like the start of another field in a line of the log.
     text = escape(value.decode("utf-8", "backslashreplace")).replace(";", r"\x3b")
     return text[:MAX_CHARACTERS]
 
 
-def _check(whole: bytes, at: int, value: bytes) -> None:
+def _check_crc(header: bytes, offset: int, value: bytes) -> None:
     if len(value) != 4:
         raise InvalidProxyHeader("a checksum of another size")
-    if int.from_bytes(value, "big") != crc32c(whole[:at] + bytes(4) + whole[at + 4 :]):
+    if int.from_bytes(value, "big") != crc32c(header[:offset] + bytes(4) + header[offset + 4 :]):
         raise InvalidProxyHeader("a checksum that is not its own")
 
 
@@ -241,7 +243,7 @@ def _crc32c_table() -> list[int]:
 
 def crc32c(data: bytes) -> int:
     """
-    The CRC32c of Castagnoli (RFC 9260 appendix A).
+    The CRC32c checksum (RFC 9260, appendix A).
     """
     table = _crc32c_table()
     crc = 0xFFFFFFFF

@@ -1,14 +1,14 @@
 """
-Clients behind a proxy: whom to believe, and the reading of the header that says who the
-client is.
+The protocol that reads the PROXY header of a connection, and the policy that says which proxies
+are trusted.
 
-Invariant: the header is taken from the stream to the byte, since what
-follows may be TLS, which reads from the socket itself; and it is believed from those only
-whom the operator trusts.
+Invariant: no byte after the header is read, since that may be TLS, which reads from the socket
+itself; and a header is accepted only from a proxy that the operator trusts.
 """
 
+import typing
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol as Interface
+from typing import Any
 
 from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol, connectionDone
@@ -20,20 +20,20 @@ from echod._util.text import format_address, ip_of
 from echod.connections.admission import Network, Networks
 from echod.connections.connection import Reason, reason_from_failure
 from echod.connections.tracker import Connections
-from echod.proxyprotocol.parser import V2_MOST_BYTES, InvalidProxyHeader, ProxyInfo, ProxyParser
+from echod.proxyprotocol.parser import MAX_V2_BYTES, InvalidProxyHeader, ProxyInfo, ProxyParser
 
 
 class ProxyPolicy:
     """
-    Whose header is believed, and whether there has to be one.
+    Which proxies are trusted, and whether a header is required.
 
     @ivar required: whether a connection without a header is refused.
     """
 
     def __init__(self, required: bool, networks: Iterable[Network], unix: bool = False):
         """
-        @param networks: the addresses of trusted proxies.
-        @param unix: whether whoever connects to a UNIX socket is one.
+        @param networks: the networks of trusted proxies.
+        @param unix: whether every client of a UNIX socket is a trusted proxy.
         """
         self.required = required
         self._networks = Networks(networks)
@@ -41,7 +41,7 @@ class ProxyPolicy:
 
     def trusts(self, address: IAddress) -> bool:
         """
-        Whether a header from there is believed.
+        Whether a header from this address is accepted.
         """
         ip = ip_of(address)
         if ip is None:
@@ -49,17 +49,17 @@ class ProxyPolicy:
         return ip in self._networks
 
 
-class IPeekTransport(Interface):
+class IPeekTransport(typing.Protocol):
     """
-    What the reading of a header asks of a transport.
+    What L{ProxyHeaderProtocol} needs of its transport.
 
-    @ivar protocol: who is told what happens on it.
+    @ivar protocol: the protocol that the transport reports to.
     """
 
     protocol: Any
 
     def startPeek(
-        self, look: Callable[[bytes], tuple[int, Callable[[], None] | None]], most: int
+        self, callback: Callable[[bytes], tuple[int, Callable[[], None] | None]], size: int
     ) -> None: ...
     def stopPeek(self) -> None: ...
     def abortConnection(self) -> None: ...
@@ -68,12 +68,12 @@ class IPeekTransport(Interface):
     def fileno(self) -> int: ...
 
 
-class IProxiedFactory(Interface):
+class IProxiedFactory(typing.Protocol):
     """
-    What follows the header.
+    What L{ProxyHeaderProtocol} needs of its factory.
 
     @ivar listener: the listener's name.
-    @ivar connections: the live set.
+    @ivar connections: the open connections.
     """
 
     listener: str
@@ -81,20 +81,20 @@ class IProxiedFactory(Interface):
 
     def admit(self, behind: "ProxyHeaderProtocol", first: bytes) -> Any:
         """
-        Let a client in whose address is known, or refuse it.
+        Admit the client whose address is now known, or refuse it.
 
-        @param first: what it has sent already.
-        @return: the protocol that takes over, C{None} when it is refused.
+        @param behind: the protocol that has read the header.
+        @param first: the bytes that the client has sent and that were already received.
+        @return: the protocol that takes over; C{None} if the client is refused.
         """
 
 
 @implementer(IHalfCloseableProtocol)
 class ProxyHeaderProtocol(Protocol):
     """
-    A connection from a proxy, until the header has been read.
+    The protocol of a proxied connection until its header has been read.
 
-    @ivar client: the client's address.
-    @ivar ending: whether the end has begun.
+    @ivar ending: whether the connection is being closed.
     """
 
     factory: IProxiedFactory
@@ -118,7 +118,7 @@ class ProxyHeaderProtocol(Protocol):
     @property
     def client(self) -> IAddress:
         """
-        The client's address.
+        The client's address: the header's, else the connection's.
         """
         return self._header.client or self.transport.getPeer()
 
@@ -131,9 +131,9 @@ class ProxyHeaderProtocol(Protocol):
 
     def connectionMade(self) -> None:
         self.factory.connections.add(self)
-        self.transport.startPeek(self._look, V2_MOST_BYTES)
+        self.transport.startPeek(self._peeked, MAX_V2_BYTES)
 
-    def _look(self, data: bytes) -> tuple[int, Callable[[], None] | None]:
+    def _peeked(self, data: bytes) -> tuple[int, Callable[[], None] | None]:
         try:
             size = self._parser.feed(data)
         except InvalidProxyHeader as error:
@@ -141,15 +141,15 @@ class ProxyHeaderProtocol(Protocol):
             return 0, self._refuse
         if self._parser.header is not None:
             self._header = self._parser.header
-            return size, self._go_on
+            return size, self._admit
         return size, None if size else self._without_header
 
-    def _go_on(self) -> None:
+    def _admit(self) -> None:
         self.factory.admit(self, b"")
 
     def _without_header(self) -> Any:
         """
-        There is no header; what looked like the beginning of one is the client's.
+        There is no header; the bytes that looked like the beginning of one are the client's.
         """
         if self._required:
             self._detail = self._detail or "there is none"
@@ -162,44 +162,46 @@ class ProxyHeaderProtocol(Protocol):
 
     def timed_out(self) -> None:
         """
-        The header has not come in time.  A connection on which nothing has come is a load
-        balancer's health check, or a client of one that sends the header with the client's first
-        bytes: it ends, and is no refusal.
+        The header has not come in time.
+
+        A connection on which nothing has come is the health check of a load balancer, or comes
+        through one that sends the header together with the client's first bytes.  It is closed as
+        idle, and not counted as refused.
         """
         if self._required and not self._parser.taken and not self.unread():
             self._reason = Reason.IDLE_TIMEOUT
-            self._leave()
+            self._lose()
             return
         self._detail = "late"
         self._without_header()
 
     def readConnectionLost(self) -> None:
         """
-        The other side has sent all it will, and there was no header in it.
+        The proxy has closed its sending side before the end of a header.
         """
         if not self._parser.taken:
-            self._leave()
+            self._lose()
         elif (protocol := self._without_header()) is not None:
             protocol.readConnectionLost()
 
-    def _leave(self) -> None:
+    def _lose(self) -> None:
         self.ending = True
         self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
         """
-        Nothing is ever written here.
+        This protocol never closes its sending side alone.
         """
 
     def close(self, reason: Reason) -> None:
         """
-        End; there is nothing that is owed.
+        End the connection; there is no echo to send.
         """
         self.abort(reason)
 
     def abort(self, reason: Reason | None = None) -> None:
         """
-        End at once, with a reset.
+        End the connection at once, with a reset.
         """
         self.ending = True
         self._reason = reason or self._reason
@@ -213,25 +215,25 @@ class ProxyHeaderProtocol(Protocol):
 
     def unread(self) -> int:
         """
-        Bytes that the kernel has received and we have not.
+        The number of bytes that the kernel has received and this protocol has not read.
         """
         return unread(self.transport.fileno())
 
     def pending(self) -> tuple[int, ...]:
         """
-        Nothing is.
+        Nothing is ever pending.
         """
         return (0,)
 
     def peer(self) -> str:
         """
-        The client's address in words, as far as it is known.
+        The client's address as text.
         """
         return format_address(self.client)
 
     def log_fields(self) -> dict[str, str]:
         """
-        What the header told, and whose it was.
+        The proxy's address, and the fields of the header.
         """
         if self._header.client is None:
             return self._header.log_fields

@@ -90,7 +90,7 @@ class HandshakeMemory:
     @cvar input: the buffer for what was received; all connections share it.
     """
 
-    __slots__ = ("_connection", "_into", "_input", "_lib", "_out", "_output", "_ssl", "_unpack")
+    __slots__ = ("_connection", "_input", "_into", "_lib", "_out", "_output", "_ssl", "_unpack")
     input = bytearray(4096)
 
     def __init__(self, connection: Any):

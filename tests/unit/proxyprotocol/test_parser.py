@@ -12,8 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from echod.proxyprotocol import V2_SIGNATURE
 from echod.proxyprotocol.parser import (
+    MAX_V2_BYTES,
     V1_SIGNATURE,
-    V2_MOST_BYTES,
     InvalidProxyHeader,
     ProxyInfo,
     ProxyParser,
@@ -407,10 +407,10 @@ BAD_V2 = {
         summed()[:-4] + summed()[:-5:-1],
     ),
     LONG: (
-        v2(FOUR, size=V2_MOST_BYTES - 15),
+        v2(FOUR, size=MAX_V2_BYTES - 15),
         v2(FOUR, size=0xFFFF),
         v2(FOUR, command=LOCAL, size=0xFFFF),
-        v2(FOUR, size=V2_MOST_BYTES - 15) + bytes(V2_MOST_BYTES),
+        v2(FOUR, size=MAX_V2_BYTES - 15) + bytes(MAX_V2_BYTES),
     ),
 }  # fmt: skip
 
@@ -502,8 +502,8 @@ class TableTests(SynchronousTestCase):
         """
         A header may have 4096 bytes, and more are refused as soon as its length is there.
         """
-        room = V2_MOST_BYTES - 16 - len(FOUR) - 3
-        self.assertEqual(V2_MOST_BYTES, 4096)
+        room = MAX_V2_BYTES - 16 - len(FOUR) - 3
+        self.assertEqual(MAX_V2_BYTES, 4096)
         header = v2(FOUR + tlv(NOOP, b"x" * room))
         expected = ("header", FOUR_TOLD, {}, header, PAYLOAD)
         self.assertEqual(outcome([header + PAYLOAD]), expected)
@@ -772,7 +772,7 @@ class GeneratedTests(SynchronousTestCase):
             self.assertEqual(whole[1], stream)
         elif whole[0] == "more":
             self.assertEqual(whole[1], stream)
-            self.assertLess(len(stream), V2_MOST_BYTES)
+            self.assertLess(len(stream), MAX_V2_BYTES)
         else:
             self.assertEqual(whole[0], "bad")
             self.assertTrue(whole[1].isprintable() and whole[1])

@@ -24,7 +24,7 @@ from echod.connections.timeouts import Timeouts
 from echod.connections.tracker import Connections
 from echod.net.tls import TLSMixin
 from echod.protocol import EchoFactory
-from echod.proxyprotocol.parser import V2_MOST_BYTES
+from echod.proxyprotocol.parser import MAX_V2_BYTES
 from echod.proxyprotocol.protocol import ProxyHeaderProtocol, ProxyPolicy
 from tests.support.certificates import make_certificate
 from tests.support.handshakes import CertificateInfo
@@ -272,7 +272,7 @@ class HeaderTests(ProxyTestCase):
         """
         A client that sends its header, much, and its end before we look gets it all back.
         """
-        for header in (V1, v2(FOUR + tlv(NOOP, bytes(V2_MOST_BYTES - 16 - 12 - 3)))):
+        for header in (V1, v2(FOUR + tlv(NOOP, bytes(MAX_V2_BYTES - 16 - 12 - 3)))):
             _, _, sock = self.accept(tcp=True)
             sock.setblocking(False)
             sent = sock.send(header + BIG) - len(header)
@@ -285,8 +285,8 @@ class HeaderTests(ProxyTestCase):
         """
         The largest header that is taken is read whole, and nothing of what follows.
         """
-        header = v2(FOUR + tlv(NOOP, bytes(V2_MOST_BYTES - 16 - 12 - 3)))
-        self.assertEqual(len(header), V2_MOST_BYTES)
+        header = v2(FOUR + tlv(NOOP, bytes(MAX_V2_BYTES - 16 - 12 - 3)))
+        self.assertEqual(len(header), MAX_V2_BYTES)
         for cut in (1, 15, 16, 17, 4095, 4096):
             self.exchange(
                 [header[:cut], header[cut:] + b"hello"], peer="192.0.2.1:40000", back=b"hello"

@@ -114,9 +114,7 @@ class CertificatesTests(SynchronousTestCase):
             "path": self.cert,
         }
         self.assertEqual({name: events[0][name] for name in expected}, expected)
-        self.assertEqual(
-            format_time(datetime(2027, 1, 2, 3, 4, 5, 6, UTC)), "2027-01-02T03:04:05Z"
-        )
+        self.assertEqual(format_time(datetime(2027, 1, 2, 3, 4, 5, 6, UTC)), "2027-01-02T03:04:05Z")
         self.assert_served(self.made)
 
     def test_reload(self):
