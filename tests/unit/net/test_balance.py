@@ -1,5 +1,5 @@
 """
-Whose turn it is.
+Accept balancing between processes.
 """
 
 import os
@@ -17,9 +17,9 @@ from echod.net.balance import (
 )
 
 
-class TurnsTestCase(SynchronousTestCase):
+class BalanceTestCase(SynchronousTestCase):
     """
-    Three processes that share a table.
+    Three processes that share counters.
 
     @ivar numbers: how many connections each has.
     """
@@ -43,9 +43,9 @@ class TurnsTestCase(SynchronousTestCase):
             balancer.publish()
 
 
-class AheadTests(TurnsTestCase):
+class YieldTests(BalanceTestCase):
     """
-    Who steps back.
+    When a process yields to others.
     """
 
     def ahead(self, *numbers):
@@ -54,23 +54,23 @@ class AheadTests(TurnsTestCase):
 
     def test_few(self):
         """
-        With a few connections each, nobody does.
+        With a few connections each, no process yields.
         """
         self.assertEqual(self.ahead(0, SLACK, 0), [False] * 3)
         self.assertEqual(self.ahead(0, SLACK + 1, 0), [False, True, False])
 
     def test_many(self):
         """
-        With many, one that has an eighth more than the one that has least.
+        With many connections, a process yields when it has an eighth, and 8, more than the least.
         """
         self.most = 10**6
         self.setUp()
         self.assertEqual(self.ahead(800, 908, 909), [False, False, True])
         self.assertEqual(self.ahead(0, 900, 900), [False, True, True])
 
-    def test_never_all(self):
+    def test_least(self):
         """
-        The one that has least never does.
+        The process with the fewest connections never yields.
         """
         for numbers in ((0, 0, 0), (50, 60, 70), (99, 99, 98), (100, 100, 100), (5, 100, 100)):
             ahead = self.ahead(*numbers)
@@ -78,7 +78,7 @@ class AheadTests(TurnsTestCase):
 
     def test_own_number(self):
         """
-        Asking tells the others.
+        Asking publishes the process's own number.
         """
         self.publish(0, 0, 0)
         self.numbers = [50, 50, 50]
@@ -89,8 +89,8 @@ class AheadTests(TurnsTestCase):
 
     def test_absent(self):
         """
-        One that is not there is waited for by nobody: before it begins, when it leaves, and
-        when its parent says so.
+        No process yields to an absent one: before it starts, after it leaves, or when the master
+        says so.
         """
         self.numbers = [50, 50, 0]
         self.balancer[0].publish()
@@ -106,33 +106,32 @@ class AheadTests(TurnsTestCase):
         self.assertFalse(self.balancer[0].should_yield())
 
 
-class AllowanceTests(TurnsTestCase):
+class AllowanceTests(BalanceTestCase):
     """
-    Who has no room, while others have.
+    How many clients a process may accept.
     """
 
     def allowed(self, *numbers):
         self.publish(*numbers)
         return [balancer.allowance() for balancer in self.balancer]
 
-    def test_room(self):
+    def test_free(self):
         """
-        A turn accepts a few, and no more than there is room for.
+        A turn accepts a few clients, and no more than the limit allows.
         """
         self.assertEqual(self.allowed(0, 92, 97), [MAX_PER_TURN, 8, 3])
 
     def test_full(self):
         """
-        One that is full leaves it to others until they are full too: then somebody has to
-        refuse.
+        A full process accepts nothing until all are full; then one has to refuse the clients.
         """
         self.assertEqual(self.allowed(100, 99, 100), [0, 1, 0])
         self.assertEqual(self.allowed(100, 100, 100), [MAX_PER_TURN] * 3)
 
     def test_absent(self):
         """
-        One that is full leaves clients in the queue while another is absent: one that has
-        not started yet, is being replaced, or died.
+        A full process leaves clients in the queue while another process is absent: not started yet,
+        being replaced, or dead.
         """
         self.publish(100, 100, 100)
         self.assertEqual(self.balancer[0].allowance(), MAX_PER_TURN)
@@ -147,9 +146,8 @@ class AllowanceTests(TurnsTestCase):
 
     def test_unequal(self):
         """
-        Where limits differ, for want of descriptors or since shares are not equal, each is
-        full at its own: one that is full refuses only when the others are full too, and no
-        process waits for one that cannot accept.
+        If limits differ, each process is full at its own: it refuses only when the others are full
+        too, and no process waits for one that cannot accept.
         """
         table = self.tables[0]
         small, large = (
@@ -165,9 +163,9 @@ class AllowanceTests(TurnsTestCase):
         self.publish(2, 100)
         self.assertEqual((small.allowance(), large.allowance()), (MAX_PER_TURN, MAX_PER_TURN))
 
-    def test_ahead(self):
+    def test_full_yields(self):
         """
-        One that is full steps back, however little it is ahead.
+        A full process yields, however little it is ahead.
         """
         self.publish(100, 99, 99)
         self.assertTrue(self.balancer[0].should_yield())

@@ -1,5 +1,5 @@
 """
-Where echod can listen, and why it sometimes cannot.
+Server endpoints, and the texts of their errors.
 """
 
 import errno
@@ -54,7 +54,7 @@ class TCPEndpointTests(SynchronousTestCase):
 
     def accepts(self, listening, family, host):
         """
-        Whether a client of this family gets in.
+        Whether a client of this family can connect.
         """
         with socket.socket(family) as client:
             client.settimeout(60)
@@ -66,7 +66,7 @@ class TCPEndpointTests(SynchronousTestCase):
 
     def test_dual_stack(self):
         """
-        By default one socket takes clients of IPv4 and of IPv6.
+        By default one socket accepts clients of IPv4 and of IPv6.
         """
         for dual_stack in (True, None):
             listening = self.listen(None, dual_stack=dual_stack)
@@ -75,7 +75,7 @@ class TCPEndpointTests(SynchronousTestCase):
 
     def test_no_ipv6(self):
         """
-        Where the machine has no IPv6, clients of IPv4 are taken.
+        On a machine without IPv6, clients of IPv4 are accepted.
         """
         listening = self.listen(None, dual_stack=False)
         self.assertEqual(listening.family, socket.AF_INET)
@@ -83,7 +83,7 @@ class TCPEndpointTests(SynchronousTestCase):
 
     def test_interface(self):
         """
-        With an address of one version, clients of that address only are taken.
+        With an IPv4 address, only clients that connect to it are accepted.
         """
         listening = self.listen("127.0.0.1")
         self.assertEqual(listening.getsockname()[0], "127.0.0.1")
@@ -91,7 +91,7 @@ class TCPEndpointTests(SynchronousTestCase):
 
     def test_interface_ipv6(self):
         """
-        An address may be one of IPv6.
+        The address may be an IPv6 address.
         """
         listening = self.listen("::1")
         self.assertTrue(self.accepts(listening, socket.AF_INET6, "::1"))
@@ -102,7 +102,7 @@ class TCPEndpointTests(SynchronousTestCase):
 
     def test_backlog(self):
         """
-        As many clients may wait to be accepted as the operator says.
+        The accept queue is as long as the operator says.
         """
         for listening in (
             self.listen("127.0.0.1", 7),
@@ -114,7 +114,7 @@ class TCPEndpointTests(SynchronousTestCase):
 
     def test_restart(self):
         """
-        A daemon that is restarted gets its port back while old connections fade away.
+        A restarted daemon gets its port back while old connections are in TIME_WAIT.
         """
         first = self.listen("127.0.0.1")
         address = first.getsockname()
@@ -128,7 +128,7 @@ class TCPEndpointTests(SynchronousTestCase):
 
     def test_in_use(self):
         """
-        A port that is taken is a failure of the Deferred, with the system's reason.
+        A port that is in use is a failure of the Deferred, with the system's reason.
         """
         taken = self.listen("127.0.0.1")
         endpoint = TCPEndpoint(self.reactor, taken.getsockname()[1], "127.0.0.1", 7)
@@ -257,7 +257,7 @@ class UNIXEndpointTests(TestCase):
             self.assertEqual(file.read(), "precious")
 
 
-class EndpointFromTests(SynchronousTestCase):
+class EndpointFromStringTests(SynchronousTestCase):
     """
     The strings of C{--listen}.
     """
@@ -268,7 +268,7 @@ class EndpointFromTests(SynchronousTestCase):
 
     def test_unix(self):
         """
-        unix: is ours, with the settings of Twisted's; a backslash hides a colon.
+        C{unix:} makes our endpoint, with Twisted's settings; a backslash escapes a colon.
         """
         self.assertEqual(self.unix("unix:/a"), (UNIXEndpoint, "/a", 9, 0o666))
         self.assertEqual(self.unix("unix:address=/a"), (UNIXEndpoint, "/a", 9, 0o666))
@@ -277,22 +277,22 @@ class EndpointFromTests(SynchronousTestCase):
             (UNIXEndpoint, "/a:b", 3, 0o660),
         )
 
-    def test_unix_path_behind(self):
+    def test_unix_named_path(self):
         """
-        The path need not come first when it is named, as in Twisted's own syntax.
+        A path that is named need not come first, as in Twisted's own syntax.
         """
         self.assertEqual(self.unix("unix:mode=660:address=/a"), (UNIXEndpoint, "/a", 9, 0o660))
 
     def test_unix_settings_without_names(self):
         """
-        The settings need no names when they come in order, as in Twisted's own syntax.
+        Settings in their order need no names, as in Twisted's own syntax.
         """
         self.assertEqual(self.unix("unix:/a:660"), (UNIXEndpoint, "/a", 9, 0o660))
         self.assertEqual(self.unix("unix:/a:660:3"), (UNIXEndpoint, "/a", 3, 0o660))
 
     def test_tcp(self):
         """
-        tcp: without an interface is ours, and listens for IPv4 and IPv6.
+        C{tcp:} without an interface makes our endpoint, for IPv4 and IPv6.
         """
         for description, backlog in (
             ("tcp:80", 9),
@@ -310,7 +310,7 @@ class EndpointFromTests(SynchronousTestCase):
 
     def test_others(self):
         """
-        Others are Twisted's, with our backlog unless the string has one.
+        Other strings make Twisted's endpoints, with our backlog unless the string has one.
         """
         for description, made_as, backlog in (
             ("tcp:80:interface=127.0.0.1", TCP4ServerEndpoint, 9),
@@ -325,9 +325,9 @@ class EndpointFromTests(SynchronousTestCase):
             self.assertIsInstance(made, made_as, description)
             self.assertEqual((made._port, made._backlog), (80, backlog), description)
 
-    def test_none(self):
+    def test_invalid(self):
         """
-        A string that describes no endpoint is an error that shows no control character.
+        A string that describes no endpoint is an error without control characters.
         """
         for description in (
             "no\x1b:1",
@@ -352,7 +352,7 @@ class BindErrorTextTests(SynchronousTestCase):
 
     def test_texts(self):
         """
-        The reason is the system's, and the way out goes with it.
+        The text has the system's reason and what to do.
         """
         in_use = OSError(errno.EADDRINUSE, "busy")
         unknown = socket.gaierror(socket.EAI_NONAME, "Name or service not known")

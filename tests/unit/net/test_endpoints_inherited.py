@@ -1,5 +1,5 @@
 """
-Sockets that are handed over: how they are found, and that they are only borrowed.
+Inherited sockets: how they are found, and that closing them leaves them usable.
 """
 
 import os
@@ -21,7 +21,7 @@ from tests.unit.net.test_port import Recording
 
 class EnvironmentTests(SynchronousTestCase):
     """
-    What sd_listen_fds(3) says of the environment.
+    What the environment says about inherited sockets (sd_listen_fds(3)).
     """
 
     def left(self, pid=7, **environ):
@@ -33,14 +33,14 @@ class EnvironmentTests(SynchronousTestCase):
 
     def test_named(self):
         """
-        They are counted from 3, in the order of their names.
+        Sockets are numbered from 3, in the order of their names.
         """
         found = self.left(LISTEN_PID="7", LISTEN_FDS="2", LISTEN_FDNAMES="echo:echo-tls")
         self.assertEqual(found, [("echo", 3), ("echo-tls", 4)])
 
     def test_names_missing(self):
         """
-        Those without a name are there as well, and are called what systemd calls them.
+        Sockets without a name are found too, with systemd's default name.
         """
         for names in ({}, {"LISTEN_FDNAMES": ""}, {"LISTEN_FDNAMES": ":"}):
             found = self.left(LISTEN_PID="7", LISTEN_FDS="2", **names)
@@ -50,7 +50,7 @@ class EnvironmentTests(SynchronousTestCase):
 
     def test_not_for_us(self):
         """
-        What another process was given, or what is not well-formed, gives none.
+        Variables for another process, or malformed ones, give no sockets.
         """
         for environ in (
             {},
@@ -65,7 +65,7 @@ class EnvironmentTests(SynchronousTestCase):
 
     def test_first_environment(self):
         """
-        What the process was started with is still there when something has taken it away.
+        The environment at the start of the process is still known after a program has changed it.
         """
         path = self.mktemp()
         with open(path, "wb") as file:
@@ -78,8 +78,7 @@ class EnvironmentTests(SynchronousTestCase):
 
     def test_from_process(self):
         """
-        Sockets that were handed to another process, or of which the system does not tell, are
-        not said to be missing without a reason.
+        If the sockets are for another process, or the system does not tell, the error says why.
         """
         path = self.mktemp()
         with open(path, "wb") as file:
@@ -103,7 +102,7 @@ class EnvironmentTests(SynchronousTestCase):
 
 class TakeTests(SynchronousTestCase):
     """
-    Who asks for a socket.
+    Taking sockets by name or index.
     """
 
     def setUp(self):
@@ -114,7 +113,7 @@ class TakeTests(SynchronousTestCase):
 
     def test_name(self):
         """
-        A name means all sockets that have it, whatever domain is given with it.
+        A name means all sockets with that name, for any address family.
         """
         self.assertEqual(self.inherited.take("systemd:name=a"), [self.a, self.c])
         self.assertEqual(self.inherited.left, [self.b])
@@ -123,14 +122,14 @@ class TakeTests(SynchronousTestCase):
 
     def test_index(self):
         """
-        An index means one.
+        An index means one socket.
         """
         self.assertEqual(self.inherited.take("systemd:domain=UNIX:index=1"), [self.b])
         self.assertEqual(self.inherited.take("systemd:index=2"), [self.c])
 
     def test_refused(self):
         """
-        What means none, or one that is taken, is refused in words.
+        A string that means no socket, or one that is taken already, is refused with a text.
         """
         self.inherited.take("systemd:index=0")
         for description, words in (
@@ -154,7 +153,7 @@ class TakeTests(SynchronousTestCase):
 
 class EndpointTests(PairTestCase):
     """
-    Listening on real sockets that somebody else made.
+    Listening on real sockets that something else made.
     """
 
     def hand_over(self, bound):
@@ -166,7 +165,7 @@ class EndpointTests(PairTestCase):
 
     def test_tcp(self):
         """
-        A TCP socket is adopted by the reactor, with the family that it has.
+        The reactor adopts a TCP socket, with its address family.
         """
         reactor = PortReactor()
         self.addCleanup(reactor.close)
@@ -179,7 +178,7 @@ class EndpointTests(PairTestCase):
 
     def test_unix(self):
         """
-        A UNIX socket serves, and keeps its file and its permissions when the port closes.
+        A UNIX socket serves, and its file and permissions stay when the port closes.
         """
         path = self.mktemp()
         bound = socket.socket(socket.AF_UNIX)
@@ -213,7 +212,7 @@ class EndpointTests(PairTestCase):
 
     def test_no_listening_socket(self):
         """
-        A descriptor that accepts no streams is refused in words.
+        A descriptor that does not accept streams is refused with a text.
         """
         read, write = os.pipe()
         self.addCleanup(os.close, read)

@@ -27,11 +27,11 @@ class ServerHandshakeTestCase(SecureTestCase):
     Sends what a client may send in its handshake.
     """
 
-    def hear(self, *sent, factory=None):
+    def answer(self, *sent, factory=None):
         """
-        Begin a handshake, send, and take turns until all is received or it has failed.
+        Begin a handshake, send, and run turns until all is received or it has failed.
 
-        @return: what the client is answered, and the words for why it failed, if it did.
+        @return: the server's answer, and why the handshake failed, if it did.
         """
         self.protocol = protocol = Secured()
         transport, _, peer = self.start(protocol, factory=factory)
@@ -52,15 +52,15 @@ class ServerHandshakeTestCase(SecureTestCase):
             return b"", why
 
 
-class BoundTests(ServerHandshakeTestCase):
+class LimitTests(ServerHandshakeTestCase):
     """
-    What a client may not send.
+    How much a client may send.
     """
 
     def test_ordinary(self):
         """
-        Up to 16 KiB, and in up to 16 records, a ClientHello is answered, in turns that
-        receive so much each at most.
+        A ClientHello of up to 16 KiB, in up to 16 records, is answered, and each turn receives a
+        bounded part of it.
         """
         for size in (0, 2000, 15_000, MAX_HELLO_BYTES - 10):
             message = hello(size)
@@ -68,83 +68,82 @@ class BoundTests(ServerHandshakeTestCase):
                 sent = records(message, -(-len(message) // number))
                 if len(sent) > MAX_HELLO_BYTES:
                     continue
-                answer, why = self.hear(sent)
+                answer, why = self.answer(sent)
                 self.assertEqual((answer[:1], answer[5:6], why), (b"\x16", b"\2", ""))
 
     def test_pieces(self):
         """
-        So it is byte by byte.
+        The same holds byte by byte.
         """
         message = records(hello(300), 30)
-        answer, why = self.hear(*(message[place : place + 1] for place in range(len(message))))
+        answer, why = self.answer(*(message[place : place + 1] for place in range(len(message))))
         self.assertEqual((answer[5:6], why), (b"\2", ""))
 
     def test_large_hello(self):
         """
-        A ClientHello of more than 16 KiB is refused, before all of it is received.
+        A ClientHello of more than 16 KiB is refused before all of it is received.
         """
         for size in (17_000, 20_000, 65_000):
             for most in (4000, 16384):
-                why = self.hear(records(hello(size), most))[1]
+                why = self.answer(records(hello(size), most))[1]
                 self.assertRegex(why, "a ClientHello (of more than 16 KiB|in more than 16 records)")
         self.assertEqual(why, "a ClientHello of more than 16 KiB")
 
     def test_many_records(self):
         """
-        A ClientHello in more than 16 records is refused, however short it is, and so is one
-        of which each record has one byte.
+        A ClientHello in more than 16 records is refused, however short it is, also if each record
+        has one byte.
         """
         for message, most in ((hello(300), 17), (hello(15_000), 800), (hello(15_000), 1)):
-            answer, why = self.hear(records(message, most))
+            answer, why = self.answer(records(message, most))
             self.assertEqual((answer, why), (b"", "a ClientHello in more than 16 records"))
 
     def test_many_records_later(self):
         """
-        What comes behind our first answer is bounded too: a second message in records of one
-        byte each.
+        After our first answer the number of records is limited too.
         """
         key = b"\x10" + vector(3, bytes(1500))
-        why = self.hear(records(hello()), records(key, 1))[1]
+        why = self.answer(records(hello()), records(key, 1))[1]
         self.assertEqual(why, f"a handshake in more than {MAX_HANDSHAKE_RECORDS} records")
 
     def test_large_later(self):
         """
-        So is a chain of certificates, where one is asked for.
+        After our first answer the size is limited too, as with a long chain of certificates.
         """
         factory = self.factory()
         factory.getContext().set_verify(SSL.VERIFY_PEER, lambda *_: True)
         chain = b"\x0b" + vector(3, vector(3, bytes(90_000)))
-        why = self.hear(records(hello()), records(chain), factory=factory)[1]
+        why = self.answer(records(hello()), records(chain), factory=factory)[1]
         self.assertEqual(why, "a handshake of more than 64 KiB")
 
     def test_not_tls(self):
         """
-        Of what is no TLS, OpenSSL says so, whatever would be its length as a record, and its
-        alert comes through.
+        Bytes that are not TLS fail with OpenSSL's error and alert, whatever length their record
+        seems to have.
         """
         for rubbish in (b"GET / HTTP/1.0\r\n\r\n", bytes(5000), b"\xff" * 5000, b"SSH-2.0-x\r\n"):
-            answer, why = self.hear(rubbish)
+            answer, why = self.answer(rubbish)
             self.assertNotIn("ClientHello", why)
             self.assertEqual(answer[:1], b"\x15" if answer else b"")
 
     def test_renegotiation_in_the_middle(self):
         """
-        A second ClientHello behind the first is a failure of the handshake.
+        A second ClientHello right after the first fails the handshake.
         """
-        answer, why = self.hear(records(hello()), records(CLIENT_HELLO))
+        answer, why = self.answer(records(hello()), records(CLIENT_HELLO))
         self.assertEqual(why, "unexpected message")
         self.assertEqual(answer[-7:-4], b"\x15\3\3")
 
 
 class EndTests(ServerHandshakeTestCase):
     """
-    What comes behind the last message, and how else it ends.
+    Data after the last message, and other ends.
     """
 
-    def test_data_behind(self):
+    def test_data_after(self):
         """
-        Data that comes in one segment with the client's last message is delivered, whether
-        its records are whole or not.
+        Data in one segment with the client's last message is delivered, whether its records are
+        complete or not.
         """
         for version in VERSIONS:
             for most in (1, 3000, 16384):
@@ -159,7 +158,7 @@ class EndTests(ServerHandshakeTestCase):
                     client.tls.bio_write(drained(peer))
                     last = client.flight()
                     if version == "TLS 1.2":
-                        # It has to hear our Finished first.
+                        # It has to answer our Finished first.
                         peer.sendall(last)
                         self.reactor.turn()
                         client.tls.bio_write(drained(peer))
@@ -173,10 +172,10 @@ class EndTests(ServerHandshakeTestCase):
                     self.reactor.until(lambda got=protocol, all_of=data: got.data == all_of)
                     self.assertEqual(protocol.handshakes, 1)
 
-    def test_no_room(self):
+    def test_blocked(self):
         """
-        When our answer finds no room it is sent as soon as there is some, and the handshake
-        goes on; so it is with the last one.
+        An answer that does not fit into the send buffer is sent as soon as it fits, the last one
+        too.
         """
         for version in VERSIONS:
             protocol = Secured()
@@ -197,7 +196,7 @@ class EndTests(ServerHandshakeTestCase):
 
     def test_reset(self):
         """
-        A reset in the middle of it is the end of a connection that is lost.
+        A reset during the handshake is a lost connection.
         """
         protocol = Secured()
         _, _, peer = self.start(protocol, tcp=True)
@@ -208,8 +207,8 @@ class EndTests(ServerHandshakeTestCase):
 
     def test_gone_before_the_answer(self):
         """
-        A client that is gone when we answer is a connection that is lost; one that is gone
-        when we send an alert has failed.
+        If the client is gone when we answer, the connection is lost; if it is gone when we send an
+        alert, the handshake has failed.
         """
         for sent, reason in ((records(hello()), ConnectionLost), (b"GET / HTTP/1.0", SSL.Error)):
             protocol = Secured()
@@ -221,8 +220,7 @@ class EndTests(ServerHandshakeTestCase):
 
     def test_other_version(self):
         """
-        With a pyOpenSSL that cannot go from memory to a socket, OpenSSL does the handshake
-        on the socket.
+        With a pyOpenSSL that cannot attach a socket, OpenSSL does the handshake on the socket.
         """
         self.patch(tls, "memory_of", lambda tls: None)
         for version in VERSIONS:

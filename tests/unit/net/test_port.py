@@ -1,5 +1,5 @@
 """
-Accepting, on real sockets, and on a listening socket that fails on request.
+Accepting, on real sockets and on a listening socket that fails on request.
 """
 
 import contextlib
@@ -26,10 +26,10 @@ from tests.support.pairs import PairTestCase, Recorder
 
 class Recording(Factory):
     """
-    A factory that keeps what it makes.
+    A factory that keeps its protocols.
 
     @ivar protocols: the protocols.
-    @ivar addresses: for whom they were made.
+    @ivar addresses: the addresses for which they were made.
     """
 
     noisy = False
@@ -46,9 +46,9 @@ class Recording(Factory):
 
 class ScriptedSocket:
     """
-    A listening socket whose clients, and failures, come from a list.
+    A listening socket whose clients and errors come from a list.
 
-    @ivar waiting: what C{accept} gives: an error number, or a socket and an address.
+    @ivar waiting: what C{accept} returns or raises: a socket and an address, or an error number.
     """
 
     def __init__(self, *waiting):
@@ -83,26 +83,26 @@ class PortTestCase(PairTestCase):
 
     def connections(self):
         """
-        The transports that live.
+        The open transports.
         """
         return [p.transport for p in self.factory.protocols if p.transport and not p.lost]
 
     def tcp_port(self, interface="127.0.0.1"):
         """
-        A port of ours that listens.
+        One of our ports, listening.
         """
         return self.listen(EagerPort(0, self.factory, 50, interface, self.reactor))
 
     def unix_port(self):
         """
-        The same on a UNIX socket, and the socket's name.
+        A listening UNIX port, and the path of its socket.
         """
         name = self.mktemp()
         return self.listen(EagerUNIXPort(name, self.factory, reactor=self.reactor)), name
 
     def scripted(self, *waiting, interface="127.0.0.1"):
         """
-        A port on a stand-in for a listening socket.
+        A port on a scripted listening socket.
         """
         port = EagerPort(0, self.factory, 50, interface, self.reactor)
         sock = socket.socket()
@@ -112,7 +112,7 @@ class PortTestCase(PairTestCase):
         self.addCleanup(lambda: [each.socket.close() for each in self.connections()])
         return port
 
-    def call(self, name, bind=None):
+    def connect_unix(self, name, bind=None):
         """
         Connect to a UNIX socket.
 
@@ -126,28 +126,28 @@ class PortTestCase(PairTestCase):
         client.connect(name)
         return client
 
-    def arrival(self, client=("127.0.0.1", 40000)):
+    def accepted(self, client=("127.0.0.1", 40000)):
         """
-        What a stand-in accepts.
+        What a scripted socket accepts.
 
-        @return: the socket and the address that is accepted, and the client's socket.
+        @return: the socket and the address that are accepted, and the client's socket.
         """
         ours, peer = self.pair()
         return (ours, client), peer
 
     def warnings(self, events):
         """
-        What the operator is warned of among these log events.
+        The warnings among these log events.
         """
         return [formatEvent(event) for event in events if event["log_level"] >= LogLevel.warn]
 
 
-class ScriptedTurns:
+class ScriptedBalancer:
     """
-    Turns as the test has them.
+    A balancer that answers as the test says.
 
-    @ivar ahead: whether others should accept.
-    @ivar allowed: how many may be accepted at once.
+    @ivar ahead: whether other processes should accept.
+    @ivar allowed: how many clients may be accepted at once.
     """
 
     def __init__(self):
@@ -161,9 +161,9 @@ class ScriptedTurns:
         return self.allowed
 
 
-class TurnsTests(PortTestCase):
+class BalancedPortTests(PortTestCase):
     """
-    A port that accepts in turn with others.
+    A port whose socket other processes accept from too.
     """
 
     def setUp(self):
@@ -174,7 +174,7 @@ class TurnsTests(PortTestCase):
         self.port.startListening()
         self.addCleanup(lambda: self.port.connected and self.port.connectionLost(None))
         self.addCleanup(lambda: [each.socket.close() for each in self.connections()])
-        self.balancer = ScriptedTurns()
+        self.balancer = ScriptedBalancer()
         balance_accepts(self.port, self.balancer)
 
     def queue(self, port):
@@ -191,7 +191,7 @@ class TurnsTests(PortTestCase):
 
     def test_queue(self):
         """
-        It stands last in the queue from the start on, and after each turn of its own.
+        The port is last in the kernel's queue from the start, and after each of its turns.
         """
         self.assertEqual(self.queued, [self.port])
         self.come(1)
@@ -200,7 +200,7 @@ class TurnsTests(PortTestCase):
 
     def test_a_few_at_once(self):
         """
-        However many wait, a turn accepts a few of them.
+        However many clients wait, a turn accepts a few.
         """
         self.come(10)
         counts = []
@@ -211,7 +211,7 @@ class TurnsTests(PortTestCase):
 
     def test_ahead(self):
         """
-        One that is ahead steps back for a moment, and goes on then, whatever the others do.
+        A port that is ahead pauses accepting, and then goes on, whatever the other processes do.
         """
         self.balancer.ahead = True
         self.come(1)
@@ -227,7 +227,8 @@ class TurnsTests(PortTestCase):
 
     def test_full(self):
         """
-        One that has no room accepts nobody, and stays back until it has some, or nobody has.
+        A full port accepts nothing and stays paused until it may accept again, or all processes are
+        full.
         """
         self.balancer.ahead, self.balancer.allowed = True, 0
         self.come(1)
@@ -241,10 +242,9 @@ class TurnsTests(PortTestCase):
         self.reactor.turn()
         self.assertEqual(len(self.connections()), 1)
 
-    def test_look_again(self):
+    def test_rearm(self):
         """
-        One that stands in the queue can be asked to look whether somebody waits; one that has
-        stepped back, or is closed, is not.
+        A port that waits in the queue can be put into it again; a paused or closed one cannot.
         """
         self.queued.clear()
         self.port.rearm()
@@ -263,7 +263,7 @@ class TurnsTests(PortTestCase):
 
     def test_closed(self):
         """
-        One that is closed does not come back.
+        A closed port does not resume.
         """
         self.balancer.ahead = True
         self.come(1)
@@ -275,7 +275,7 @@ class TurnsTests(PortTestCase):
 
     def test_last_clients(self):
         """
-        While it closes it takes who waits, and queues no more.
+        A port that is closing accepts the waiting clients, and does not enter the queue again.
         """
         self.come(1)
         self.port.stopListening()
@@ -285,7 +285,7 @@ class TurnsTests(PortTestCase):
 
     def test_other_reactors(self):
         """
-        On a reactor that knows no queue, and for other ports, nothing changes.
+        On another reactor, and for other ports, nothing changes.
         """
         del self.reactor.rearmExclusive
         other = self.tcp_port()
@@ -295,7 +295,7 @@ class TurnsTests(PortTestCase):
 
     def test_shared(self):
         """
-        When it closes, others still accept from its socket.
+        After a port has closed, other processes still accept from its socket.
         """
         with self.port.socket.dup() as same:
             self.port.stopListening()
@@ -308,19 +308,19 @@ class TurnsTests(PortTestCase):
 
 class AcceptTests(PortTestCase):
     """
-    Clients who come in.
+    Accepting clients.
     """
 
     def test_interface(self):
         """
-        A port is a listening port, as Twisted has it.
+        A port provides C{IListeningPort}.
         """
         verifyObject(IListeningPort, self.tcp_port())
         verifyObject(IListeningPort, self.unix_port()[0])
 
     def test_tcp(self):
         """
-        A client is connected to a protocol by a transport of ours, which knows both ends.
+        A client is connected to a protocol by our transport, which knows both addresses.
         """
         port = self.tcp_port()
         self.assertEqual(port.getHost().host, "127.0.0.1")
@@ -339,12 +339,12 @@ class AcceptTests(PortTestCase):
 
     def test_unix(self):
         """
-        So it is on a UNIX socket.
+        The same on a UNIX socket.
         """
         _, name = self.unix_port()
         bound = self.mktemp()
-        self.call(name).send(b"hello")
-        self.call(name, bound).send(b"hello")
+        self.connect_unix(name).send(b"hello")
+        self.connect_unix(name, bound).send(b"hello")
         protocols = self.factory.protocols
         self.reactor.until(lambda: len(protocols) == 2 and all(p.received for p in protocols))
         for protocol in self.factory.protocols:
@@ -357,8 +357,8 @@ class AcceptTests(PortTestCase):
 
     def test_adopted(self):
         """
-        Clients that waited for a socket that listened already have their urgent bytes in
-        place too.
+        Clients that connected before the socket was adopted also have their urgent bytes in the
+        stream.
         """
         listening = socket.create_server(("127.0.0.1", 0))
         self.addCleanup(listening.close)
@@ -378,10 +378,10 @@ class AcceptTests(PortTestCase):
 
     def test_numbers(self):
         """
-        Each connection has a number of its own.
+        Each connection has its own number.
         """
         _, name = self.unix_port()
-        clients = [self.call(name) for _ in range(3)]
+        clients = [self.connect_unix(name) for _ in range(3)]
         self.reactor.turn()
         self.assertEqual(len(self.connections()), len(clients))
         numbers = [each.logPrefix().split(",")[1] for each in self.connections()]
@@ -389,21 +389,21 @@ class AcceptTests(PortTestCase):
 
     def test_names_of_four(self):
         """
-        A client on a UNIX socket may have a name of any length, and its first or last
-        letter means nothing.
+        A client on a UNIX socket may have a name of any length; a name of four bytes is not taken
+        for an IPv6 address.
         """
         port, name = self.unix_port()
         for bound in (f"\0{os.getpid() % 1000:03}", "four"):
             self.addCleanup(lambda bound=bound: bound == "four" and os.unlink(bound))
-            self.call(name, bound)
+            self.connect_unix(name, bound)
             port.doRead()
             self.assertEqual(self.connections()[-1].getPeer(), UNIXAddress(bound.encode()))
 
     def test_as_many_as_last_time(self):
         """
-        A turn accepts as many as the turn before it found, then more when there are more.
+        A turn tries to accept as many clients as the turn before found, and more after that.
         """
-        waiting = [self.arrival()[0] for _ in range(40)]
+        waiting = [self.accepted()[0] for _ in range(40)]
         port = self.scripted(*waiting[:3])
         counts = []
         for more in (waiting[3:13], [], waiting[13:], [], [], []):
@@ -414,11 +414,11 @@ class AcceptTests(PortTestCase):
 
     def test_one_at_least(self):
         """
-        A turn that finds nobody leaves the next one ready for somebody.
+        After a turn without clients, the next one still accepts one.
         """
         port = self.scripted()
         port.doRead()
-        port.socket.waiting += [self.arrival()[0], self.arrival()[0]]
+        port.socket.waiting += [self.accepted()[0], self.accepted()[0]]
         port.doRead()
         self.assertEqual(len(self.factory.protocols), 1)
         port.doRead()
@@ -426,10 +426,10 @@ class AcceptTests(PortTestCase):
 
     def test_bound_on_a_turn(self):
         """
-        A turn accepts so many and no more, however many wait, and for however long.
+        A turn accepts a bounded number of clients, however many wait.
         """
-        arrival = self.arrival()[0][1]
-        port = self.scripted(*[(socket.socket(), arrival) for _ in range(2 * MAX_ACCEPTS + 1)])
+        accepted = self.accepted()[0][1]
+        port = self.scripted(*[(socket.socket(), accepted) for _ in range(2 * MAX_ACCEPTS + 1)])
         self.addCleanup(lambda: [each[0].close() for each in port.socket.waiting])
         for turn in (1, 2):
             port.doRead()
@@ -437,11 +437,11 @@ class AcceptTests(PortTestCase):
 
     def test_bound_of_the_factory(self):
         """
-        When the factory says how many it takes at once, no turn accepts more.
+        No turn accepts more clients than the factory's C{acceptsAtOnce}.
         """
         self.factory.acceptsAtOnce = 8
-        arrival = self.arrival()[0][1]
-        port = self.scripted(*[(socket.socket(), arrival) for _ in range(20)])
+        accepted = self.accepted()[0][1]
+        port = self.scripted(*[(socket.socket(), accepted) for _ in range(20)])
         counts = []
         for _ in range(4):
             port.doRead()
@@ -467,34 +467,34 @@ class AcceptTests(PortTestCase):
 
     def test_link_local(self):
         """
-        A link-local address comes with its interface, without which it means nothing.
+        A link-local address comes with its interface.
         """
         index, interface = socket.if_nameindex()[0]
-        arrival, _ = self.arrival(("fe80::1", 40000, 0, index))
-        self.scripted(arrival, interface="::1").doRead()
+        accepted, _ = self.accepted(("fe80::1", 40000, 0, index))
+        self.scripted(accepted, interface="::1").doRead()
         host = f"fe80::1%{interface}"
         self.assertEqual([address.host for address in self.factory.addresses], [host])
         self.assertEqual(self.connections()[0].getPeer().host, host)
 
     def test_ipv6(self):
         """
-        Any other IPv6 address is as it was.
+        Any other IPv6 address is unchanged.
         """
-        arrival, _ = self.arrival(("2001:db8::1", 40000, 0, 0))
-        self.scripted(arrival, interface="::1").doRead()
+        accepted, _ = self.accepted(("2001:db8::1", 40000, 0, 0))
+        self.scripted(accepted, interface="::1").doRead()
         self.assertEqual(self.factory.addresses, [IPv6Address("TCP", "2001:db8::1", 40000)])
 
 
 class FaultTests(PortTestCase):
     """
-    Clients with whom something goes wrong, while others come in.
+    Clients whose connection fails, while others are accepted.
     """
 
     def test_refused(self):
         """
-        A client for whom the factory has no protocol is closed, and others come in.
+        A client for which the factory has no protocol is closed, and others are accepted.
         """
-        (one, refused), (two, _) = self.arrival(), self.arrival()
+        (one, refused), (two, _) = self.accepted(), self.accepted()
         protocols = [None, Recorder()]
         self.patch(self.factory, "buildProtocol", lambda address: protocols.pop(0))
         self.scripted(one, two).doRead()
@@ -503,7 +503,7 @@ class FaultTests(PortTestCase):
 
     def test_factory_fails(self):
         """
-        When the factory fails, that is logged once, the client is closed, and others come in.
+        When the factory fails, that is logged once, the client is closed, and others are accepted.
         """
 
         def build(address):
@@ -511,7 +511,7 @@ class FaultTests(PortTestCase):
             return Recorder()
 
         failing = [lambda: 1 / 0, lambda: None]
-        (one, refused), (two, _) = self.arrival(), self.arrival()
+        (one, refused), (two, _) = self.accepted(), self.accepted()
         self.patch(self.factory, "buildProtocol", build)
         self.scripted(one, two).doRead()
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
@@ -520,14 +520,14 @@ class FaultTests(PortTestCase):
 
     def test_protocol_fails(self):
         """
-        When a protocol fails as it is connected, that is logged once, it is told that the
-        connection is gone, the client is closed, and others come in.
+        When a protocol fails in C{makeConnection}, that is logged once, C{connectionLost} is
+        called, the client is closed, and others are accepted.
         """
         broken = Recorder()
         broken.connectionMade = lambda: 1 / 0
         protocols = [broken, Recorder()]
         self.patch(self.factory, "buildProtocol", lambda address: protocols.pop(0))
-        (one, refused), (two, _) = self.arrival(), self.arrival()
+        (one, refused), (two, _) = self.accepted(), self.accepted()
         self.scripted(one, two).doRead()
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.reactor.turn()
@@ -537,8 +537,8 @@ class FaultTests(PortTestCase):
 
     def test_reactor_fails(self):
         """
-        When the reactor cannot watch one more connection, that is logged once, the client
-        is closed, and others come in.
+        When the reactor cannot add a connection, that is logged once, the client is closed, and
+        others are accepted.
         """
 
         def watch(reader):
@@ -550,7 +550,7 @@ class FaultTests(PortTestCase):
 
         watched, failing = [], [full, lambda: None]
         self.patch(self.reactor, "addReader", watch)
-        (one, refused), (two, _) = self.arrival(), self.arrival()
+        (one, refused), (two, _) = self.accepted(), self.accepted()
         self.scripted(one, two).doRead()
         self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
         self.assertEqual(refused.recv(1), b"")
@@ -558,10 +558,10 @@ class FaultTests(PortTestCase):
 
     def test_gone_already(self):
         """
-        A client that is gone before it is accepted, or that a packet filter forbids, is
-        passed over without a word.
+        A client that is gone before it is accepted, or that a packet filter forbids, is skipped
+        without a log line.
         """
-        port = self.scripted(errno.ECONNABORTED, errno.EPERM, self.arrival()[0])
+        port = self.scripted(errno.ECONNABORTED, errno.EPERM, self.accepted()[0])
         with capturedLogs() as events:
             port.doRead()
         self.assertEqual(len(self.connections()), 1)
@@ -592,7 +592,7 @@ def no_descriptors(but=0):
 
 class SheddingTests(PortTestCase):
     """
-    When there is no descriptor left.
+    When no descriptor is free.
     """
 
     def setUp(self):
@@ -603,7 +603,7 @@ class SheddingTests(PortTestCase):
 
     def release(self):
         """
-        Give up the descriptor that is held in reserve.
+        Close the descriptor that is held in reserve.
         """
         if self.reservation.available():
             self.reservation._fileDescriptor.close()
@@ -611,23 +611,23 @@ class SheddingTests(PortTestCase):
 
     def out_of_descriptors(self, number):
         """
-        So many clients who come when there is no descriptor left.
+        Clients that connect when no descriptor is free.
 
-        @return: what a stand-in accepts, and the clients' sockets.
+        @return: what a scripted socket accepts, and the clients' sockets.
         """
-        arrivals = [self.arrival() for _ in range(number)]
+        arrivals = [self.accepted() for _ in range(number)]
         waiting = []
-        for arrival, _ in arrivals:
-            waiting += [errno.EMFILE, arrival]
+        for accepted, _ in arrivals:
+            waiting += [errno.EMFILE, accepted]
         return waiting, [peer for _, peer in arrivals]
 
     def test_turned_away(self):
         """
-        Clients are turned away at once, the operator gets one line, and the first to find a
-        descriptor again is served.
+        Clients are turned away at once, one line is logged, and the next client for which there is
+        a descriptor is served.
         """
         waiting, clients = self.out_of_descriptors(5)
-        port = self.scripted(*waiting, self.arrival()[0])
+        port = self.scripted(*waiting, self.accepted()[0])
         with capturedLogs() as events:
             port.doRead()
         for client in clients:
@@ -639,7 +639,7 @@ class SheddingTests(PortTestCase):
 
     def test_a_line_a_second(self):
         """
-        The log has a line a second at most, and between them the lines count every client.
+        One line a second is logged at most, and the lines together count every client.
         """
         port = self.scripted()
         counts = []
@@ -657,7 +657,7 @@ class SheddingTests(PortTestCase):
 
     def test_reserved_again(self):
         """
-        The descriptor held in reserve is held again after each use, and got if it was not.
+        The reserved descriptor is reserved again after each use, and opened if it was missing.
         """
         self.assertFalse(self.reservation.available())
         waiting, [client] = self.out_of_descriptors(1)
@@ -667,11 +667,11 @@ class SheddingTests(PortTestCase):
 
     def test_real_shortage(self):
         """
-        A process that really has no descriptor left turns all away who wait, and serves the
-        next as soon as it has one.
+        A process without free descriptors turns all waiting clients away, and serves the next as
+        soon as it has a descriptor.
         """
         port, name = self.unix_port()
-        clients = [self.call(name) for _ in range(3)]
+        clients = [self.connect_unix(name) for _ in range(3)]
         with no_descriptors(), capturedLogs() as events:
             port.doRead()
         for client in clients:
@@ -680,18 +680,18 @@ class SheddingTests(PortTestCase):
             self.warnings(events), ["cannot accept: Too many open files; 1 clients turned away"]
         )
         self.assertTrue(self.reservation.available())
-        client = self.call(name)
+        client = self.connect_unix(name)
         port.doRead()
         self.connections()[0].write(b"hello")
         self.assertEqual(client.recv(100), b"hello")
 
     def test_nothing_in_reserve(self):
         """
-        Without a descriptor in reserve the client waits, and the log has a line a second
-        all the same; when there is one again, the client is served.
+        Without a reserved descriptor the client waits, and one line a second is logged; once there
+        is one again, the client is served.
         """
         port, name = self.unix_port()
-        client = self.call(name)
+        client = self.connect_unix(name)
         self.release()
         lines = []
         with no_descriptors():
@@ -706,10 +706,10 @@ class SheddingTests(PortTestCase):
         self.connections()[0].write(b"hello")
         self.assertEqual(client.recv(100), b"hello")
 
-    def test_rests(self):
+    def test_pause(self):
         """
-        A port that can neither accept nor turn away rests for a moment, and is not asked
-        without end; one that is closed meanwhile is left alone.
+        A port that can neither accept nor turn away pauses and is not called again at once; one
+        that is closed in the pause stays closed.
         """
         port = EagerPort(0, self.factory, 50, "127.0.0.1", self.reactor)
         port.startListening()
@@ -729,27 +729,28 @@ class SheddingTests(PortTestCase):
         self.assertNotIn(port, self.reactor.readers)
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
-    def test_reserve_out_of_reach(self):
+    def test_reserve_taken(self):
         """
-        When the descriptor to hold in reserve is taken by somebody else just then, the client
-        waits, and the port goes on.
+        When something else takes the descriptor that was to be reserved, the client waits and the
+        port goes on.
         """
 
         for number in (errno.EMFILE, errno.ENFILE):
             taken = ScriptedSocket(number, number)
             self.reservation._fileFactory = taken.accept
-            arrival, _ = self.arrival()
-            port = self.scripted(errno.EMFILE, arrival)
+            accepted, _ = self.accepted()
+            port = self.scripted(errno.EMFILE, accepted)
             port.doRead()
             self.flushLoggedErrors(OSError)
-            self.assertEqual(port.socket.waiting, [arrival])
+            self.assertEqual(port.socket.waiting, [accepted])
             port.doRead()
             self.assertEqual(len(self.connections()), 1)
             self.connections()[0].connectionLost(Failure(ConnectionDone()))
 
-    def test_nobody_to_turn_away(self):
+    def test_client_gone(self):
         """
-        When the client has gone in the meantime, nobody is counted, and the port goes on.
+        When the client has gone before it could be turned away, it is not counted, and the port
+        goes on.
         """
         port = self.scripted(errno.EMFILE, errno.EAGAIN)
         with capturedLogs() as events:
@@ -757,38 +758,38 @@ class SheddingTests(PortTestCase):
         self.assertEqual(
             self.warnings(events), ["cannot accept: Too many open files; 0 clients turned away"]
         )
-        port.socket.waiting = [self.arrival()[0]]
+        port.socket.waiting = [self.accepted()[0]]
         port.doRead()
         self.assertEqual(len(self.connections()), 1)
 
     def test_other_shortages(self):
         """
-        When the whole machine is short of something, the log says of what, a line a second
-        at most, and clients wait.
+        When the whole machine lacks something, the log says what, once a second at most, and
+        clients wait.
         """
         for number in (errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
             port = self.scripted()
             lines = []
             for _ in range(4):
-                arrival, _ = self.arrival()
-                port.socket.waiting = [number, arrival]
+                accepted, _ = self.accepted()
+                port.socket.waiting = [number, accepted]
                 with capturedLogs() as events:
                     port.doRead()
                 lines += self.warnings(events)
-                self.assertEqual(port.socket.waiting, [arrival])
+                self.assertEqual(port.socket.waiting, [accepted])
             self.assertEqual(
                 lines, [f"cannot accept: {os.strerror(number)}; 0 clients turned away"]
             )
 
 
-class MakeEagerTests(PortTestCase):
+class UseEagerTransportTests(PortTestCase):
     """
-    Ports that are Twisted's own.
+    Twisted's own ports.
     """
 
     def test_tcp(self):
         """
-        A TCP port of Twisted's makes our transports from then on.
+        A TCP port of Twisted's makes our transports.
         """
         port = self.listen(tcp.Port(0, self.factory, 50, "127.0.0.1", self.reactor))
         use_eager_transport(port)
@@ -803,12 +804,12 @@ class MakeEagerTests(PortTestCase):
 
     def test_unix(self):
         """
-        So does a UNIX port.
+        A UNIX port of Twisted's makes our transports.
         """
         name = self.mktemp()
         port = self.listen(unix.Port(name, self.factory, reactor=self.reactor))
         use_eager_transport(port)
-        client = self.call(name)
+        client = self.connect_unix(name)
         self.reactor.until(lambda: self.factory.protocols)
         [protocol] = self.factory.protocols
         self.assertIs(type(protocol.transport), EagerUNIXTransport)
@@ -818,7 +819,7 @@ class MakeEagerTests(PortTestCase):
 
     def test_any_other(self):
         """
-        Whatever else listens is left as it is.
+        Any other port is unchanged.
         """
 
         class OtherPort(tcp.Port):

@@ -1,7 +1,6 @@
 """
-What L{EagerReactor<echod.net.reactor.EagerReactor>} itself does, in a reactor that is not
-installed and turns only when a test says so.  Twisted's own tests of reactors are in
-C{integration/test_reactor.py}.
+L{EagerReactor<echod.net.reactor.EagerReactor>}, not installed, and turning only when a test says
+so. Twisted's own reactor tests are in C{integration/test_reactor.py}.
 """
 
 import errno
@@ -44,7 +43,7 @@ from tests.support.pairs import BIG, HalfCloseable, Recorder, drained
 @implementer(IReadDescriptor)
 class Reader:
     """
-    Somebody who reads, and is none of ours.
+    A reader that is not one of our classes.
 
     @ivar got: what it has read.
     """
@@ -70,9 +69,9 @@ class Reader:
 
 class ScriptedPoller:
     """
-    What C{select.epoll} is for a reactor, with nothing behind it.
+    Stands in for C{select.epoll}.
 
-    @ivar polled: what it was asked for: a time, and how many events at most.
+    @ivar polled: the arguments of each poll: a time, and the number of events at most.
     """
 
     def __init__(self, error=None):
@@ -102,7 +101,7 @@ class ReactorTestCase(SynchronousTestCase):
 
     def close(self, reactor):
         """
-        Close the descriptors of a reactor's own.
+        Close the reactor's own descriptors.
         """
         for each in list(reactor._internalReaders):
             each.connectionLost(None)
@@ -110,7 +109,7 @@ class ReactorTestCase(SynchronousTestCase):
 
     def connect(self, protocol):
         """
-        Connect a protocol by a transport of ours.
+        Connect a protocol by one of our transports.
 
         @return: the transport, and the peer's socket.
         """
@@ -125,7 +124,7 @@ class ReactorTestCase(SynchronousTestCase):
 
     def until(self, condition):
         """
-        Turn until a condition holds.
+        Run turns until a condition holds.
         """
         deadline = time.monotonic() + 60
         while not condition():
@@ -141,7 +140,7 @@ class ReactorTests(ReactorTestCase):
 
     def test_interfaces(self):
         """
-        It has what Twisted's epoll reactor has.
+        It provides the interfaces of Twisted's epoll reactor.
         """
         for interface in (
             IReactorCore,
@@ -156,7 +155,7 @@ class ReactorTests(ReactorTestCase):
 
     def test_monotonic(self):
         """
-        Its clock is the one that cannot step.
+        Its clock is the monotonic one.
         """
         before = time.monotonic()
         now = self.reactor.seconds()
@@ -167,7 +166,7 @@ class ReactorTests(ReactorTestCase):
 
     def test_install(self):
         """
-        It can be made the reactor of the process, once.
+        It can be installed once.
         """
         with NoReactor():
             install()
@@ -180,13 +179,13 @@ class ReactorTests(ReactorTestCase):
 
     def with_poller(self, poller):
         """
-        Let the reactor have a stand-in for C{epoll(7)} until the end of the test.
+        Replace the reactor's C{epoll} until the end of the test.
         """
         self.patch(self.reactor, "_poller", poller)
 
     def test_interrupted(self):
         """
-        A signal that breaks off the wait is no error.
+        A signal that interrupts the wait is not an error.
         """
         poller = ScriptedPoller(InterruptedError())
         self.with_poller(poller)
@@ -195,14 +194,14 @@ class ReactorTests(ReactorTestCase):
 
     def test_another_error(self):
         """
-        Any other error of the wait is not hidden.
+        Any other error of the wait is raised.
         """
         self.with_poller(ScriptedPoller(OSError(errno.EBADF, "bad")))
         self.assertRaises(OSError, self.reactor.doIteration, 0)
 
     def test_time_limit(self):
         """
-        It waits for as long as it is told to.
+        It waits for as long as it is told.
         """
         poller = ScriptedPoller()
         self.with_poller(poller)
@@ -210,10 +209,9 @@ class ReactorTests(ReactorTestCase):
             self.reactor.doPoll(limit)
         self.assertEqual([timeout for timeout, _ in poller.polled], [0, 0.5, -1])
 
-    def test_room_for_events(self):
+    def test_max_events(self):
         """
-        A turn asks for as many events as there are descriptors, up to a bound, for each
-        costs memory at every turn.
+        A turn asks for one event for each descriptor, up to a limit, since each costs memory.
         """
         poller = ScriptedPoller()
         self.with_poller(poller)
@@ -226,7 +224,7 @@ class ReactorTests(ReactorTestCase):
 
     def test_no_time_limit(self):
         """
-        Without a time limit, it waits until there is something.
+        Without a time limit, it waits until there is an event.
         """
         protocol = Recorder()
         _, peer = self.connect(protocol)
@@ -236,7 +234,7 @@ class ReactorTests(ReactorTestCase):
 
     def test_wakes_up(self):
         """
-        Another thread's call gets through.
+        A call from another thread wakes it.
         """
         called = []
         self.reactor.callFromThread(called.append, 1)
@@ -245,12 +243,12 @@ class ReactorTests(ReactorTestCase):
 
 class DispatchTests(ReactorTestCase):
     """
-    Who is called for what.
+    Which object is called for which event.
     """
 
     def test_receive(self):
         """
-        Input reaches its protocol, and no other.
+        Input reaches its own protocol, and no other.
         """
         protocols = [Recorder() for _ in range(5)]
         peers = [self.connect(protocol)[1] for protocol in protocols]
@@ -259,7 +257,7 @@ class DispatchTests(ReactorTestCase):
         self.reactor.iterate(0)
         self.assertEqual([p.data for p in protocols], [b"", b"1", b"", b"3", b""])
 
-    def test_no_log_of_it(self):
+    def test_no_log(self):
         """
         Nothing is logged for input.
         """
@@ -272,7 +270,7 @@ class DispatchTests(ReactorTestCase):
 
     def test_both_ways(self):
         """
-        A connection may have input, and room for what is queued, in the same turn.
+        A connection may become readable and writable in the same turn.
         """
         protocol = Recorder()
         transport, peer = self.connect(protocol)
@@ -287,7 +285,7 @@ class DispatchTests(ReactorTestCase):
 
     def test_end(self):
         """
-        An end that is seen in a read reaches the protocol, half or whole.
+        An end of input that a read finds reaches the protocol, half or whole.
         """
         for protocol, reasons in ((Recorder(), [ConnectionDone]), (HalfCloseable(), [])):
             _, peer = self.connect(protocol)
@@ -298,7 +296,7 @@ class DispatchTests(ReactorTestCase):
 
     def test_gone(self):
         """
-        A peer that vanishes while it is owed something is noticed, also when nothing is read.
+        A peer that vanishes while something is queued for it is noticed, also when nothing is read.
         """
         protocol = Recorder()
         transport, peer = self.connect(protocol)
@@ -310,7 +308,7 @@ class DispatchTests(ReactorTestCase):
 
     def test_lost_in_the_same_turn(self):
         """
-        Input for a connection that another one's protocol ends in the same turn is dropped.
+        Input for a connection that another protocol ends in the same turn is dropped.
         """
         protocols = []
 
@@ -328,7 +326,7 @@ class DispatchTests(ReactorTestCase):
 
     def test_another_kind(self):
         """
-        Whoever is none of ours is called as Twisted calls it.
+        An object of any other class is called as Twisted calls it.
         """
         ours, peer = socket.socketpair()
         self.addCleanup(ours.close)
@@ -342,7 +340,7 @@ class DispatchTests(ReactorTestCase):
 
 class SlowTransport(EagerTransport):
     """
-    A transport of ours whose reading takes long, by a clock that it moves.
+    One of our transports whose reads take long, by a clock that it advances.
 
     @ivar takes: how long, in seconds.
     """
@@ -362,9 +360,9 @@ class SlowTransport(EagerTransport):
     now = 0.0
 
 
-class LastTests(ReactorTestCase):
+class LateReadTests(ReactorTestCase):
     """
-    Those whose reading takes long come last.
+    Transports whose reads are put off.
     """
 
     def setUp(self):
@@ -380,7 +378,7 @@ class LastTests(ReactorTestCase):
 
     def slow(self, number, takes=LATE_READS_LIMIT):
         """
-        Connections whose reading takes so long, and their peers, which have sent something.
+        Connections whose reads take so long, and their peers, which have sent something.
         """
         found = []
         for _ in range(number):
@@ -396,7 +394,7 @@ class LastTests(ReactorTestCase):
 
     def quick(self):
         """
-        A connection of the usual kind.
+        An ordinary connection.
         """
         protocol = Recorder()
         protocol.on_data = lambda: self.order.append("quick")
@@ -407,7 +405,7 @@ class LastTests(ReactorTestCase):
         """
         One turn of the loop.
 
-        @return: who was served in it.
+        @return: what was served in it.
         """
         self.order.clear()
         self.reactor.doPoll(0)
@@ -415,7 +413,7 @@ class LastTests(ReactorTestCase):
 
     def test_after_others(self):
         """
-        They are served after all others, as many as there is time for, each in its turn.
+        They read after all others, as many as there is time for, one after the other.
         """
         (a, *_), (b, *_), (c, *_) = self.slow(3)
         peer = self.quick()
@@ -430,7 +428,7 @@ class LastTests(ReactorTestCase):
 
     def test_place_in_the_queue(self):
         """
-        One that has more input goes behind the others.
+        One that has more input goes to the end of the queue.
         """
         found = self.slow(3)
         first = self.turn()
@@ -442,14 +440,14 @@ class LastTests(ReactorTestCase):
 
     def test_as_many_as_there_is_time_for(self):
         """
-        Several are served in a turn if that takes no longer.
+        Several read in one turn if the time allows.
         """
         self.slow(5, LATE_READS_LIMIT * 0.4)
         self.assertEqual([len(self.turn()) for _ in range(3)], [3, 2, 0])
 
     def test_more_than_a_poll_gives(self):
         """
-        However many have input, all others are served in every turn.
+        However many are readable, all other connections are served in every turn.
         """
         self.slow(3 * MAX_EVENTS)
         peer = self.quick()
@@ -462,7 +460,7 @@ class LastTests(ReactorTestCase):
 
     def test_many_others(self):
         """
-        Looking for others comes to an end, for timers and signals wait as well.
+        Polling for others is bounded, since timers and signals wait.
         """
         self.slow(1)
         self.turn()
@@ -477,7 +475,7 @@ class LastTests(ReactorTestCase):
 
     def test_quick_in_the_end(self):
         """
-        One that has become quick is served with the others.
+        One that is not slow any more is served with the others.
         """
         ((_, transport, peer),) = self.slow(1)
         self.turn()
@@ -489,7 +487,7 @@ class LastTests(ReactorTestCase):
 
     def test_always(self):
         """
-        One may come last always.
+        A transport may be put off for good.
         """
         ((protocol, transport, peer),) = self.slow(1, 0.0)
         transport.readLast(always=True)
@@ -499,9 +497,9 @@ class LastTests(ReactorTestCase):
             self.assertEqual(self.turn(), [protocol])
             self.assertIn("doRead", vars(transport))
 
-    def test_forgotten(self):
+    def test_no_cycle(self):
         """
-        One that ends while it comes last leaves nothing that refers to itself.
+        One that ends while it is put off leaves no reference to itself.
         """
         ((_, transport, peer),) = self.slow(1)
         peer.close()
@@ -510,9 +508,9 @@ class LastTests(ReactorTestCase):
         self.assertFalse(transport.connected)
         self.assertNotIn("doRead", vars(transport))
 
-    def test_inspected(self):
+    def test_peeked(self):
         """
-        One that is inspected comes last until that is over.
+        A connection that is peeked at is put off until C{stopPeek}.
         """
         protocol = Recorder(lambda: self.order.append("protocol"))
         transport, peer = self.connect(protocol)
@@ -533,8 +531,7 @@ class LastTests(ReactorTestCase):
 
     def test_paused_or_gone(self):
         """
-        One that has paused or ended in the meantime is not called, nor is the one that has
-        its descriptor now.
+        One that has paused or ended is not called, nor is the new owner of its descriptor.
         """
         found = self.slow(3)
         for _, transport, _ in found:
@@ -548,7 +545,7 @@ class LastTests(ReactorTestCase):
 
     def test_aborts(self):
         """
-        One that is aborted by what it reads is not read again.
+        One that is aborted by what it reads does not read again.
         """
         ((protocol, transport, _),) = self.slow(1)
 
@@ -563,7 +560,7 @@ class LastTests(ReactorTestCase):
 
     def test_ends(self):
         """
-        An end that is read last is as good as another, and so is a failure.
+        An end of input, or a failure, in a late read ends the connection as in any other.
         """
         (ends, fails) = self.slow(2)
         ends[2].close()
@@ -582,7 +579,7 @@ class FaultTests(ReactorTestCase):
 
     def two(self, broken):
         """
-        Give input to a protocol that fails and to one that does not, in the same turn.
+        Send to a protocol that fails and to one that does not, in the same turn.
 
         @return: the one that does not.
         """
@@ -595,7 +592,7 @@ class FaultTests(ReactorTestCase):
 
     def test_data_received(self):
         """
-        A failure of C{dataReceived} is logged once, ends that connection and no other.
+        A failure of C{dataReceived} is logged once, and ends only that connection.
         """
         broken = Recorder(lambda: 1 / 0)
         sound = self.two(broken)
@@ -605,7 +602,7 @@ class FaultTests(ReactorTestCase):
 
     def test_any_exception(self):
         """
-        So does an exception that is no C{Exception}.
+        So does an exception that is not an C{Exception}.
         """
 
         def leave():
@@ -619,7 +616,7 @@ class FaultTests(ReactorTestCase):
 
     def test_connection_lost(self):
         """
-        A failure of C{connectionLost} is logged once, and the others have their turn.
+        A failure of C{connectionLost} is logged once, and the other connections are served.
         """
         broken = Recorder()
         broken.connectionLost = lambda reason: 1 / 0
@@ -633,7 +630,7 @@ class FaultTests(ReactorTestCase):
 
     def test_producer(self):
         """
-        A producer that fails when it is resumed ends its connection and no other.
+        A producer that fails when it is resumed ends only its own connection.
         """
         broken = Recorder()
         transport, peer = self.connect(broken)
@@ -658,8 +655,7 @@ class ListeningTests(ReactorTestCase):
 
     def serve(self, port, port_class, transport_class, connect):
         """
-        The port is one of ours, and so is the transport of its first client, which gets
-        an answer.
+        The port is one of ours, and so is the transport of its first client, which gets an answer.
         """
         self.addCleanup(port.connectionLost, None)
         self.assertIs(type(port), port_class)
@@ -701,7 +697,7 @@ class ListeningTests(ReactorTestCase):
 
     def test_tcp_ipv6(self):
         """
-        With IPv6 too.
+        A TCP port for IPv6 is ours.
         """
         try:
             socket.create_server(("::1", 0), family=socket.AF_INET6).close()
@@ -712,7 +708,7 @@ class ListeningTests(ReactorTestCase):
 
     def test_unix(self):
         """
-        A UNIX port is ours, with the mode and the lock that were asked for.
+        A UNIX port is ours, with the given mode and lock file.
         """
         name = self.mktemp()
         port = self.reactor.listenUNIX(name, self.factory, backlog=7, mode=0o600, wantPID=True)
@@ -722,7 +718,7 @@ class ListeningTests(ReactorTestCase):
 
     def test_adopted_tcp(self):
         """
-        A port on a TCP socket that listens already is ours.
+        A port on an inherited TCP socket is ours.
         """
         with socket.create_server(("127.0.0.1", 0)) as listening:
             listening.setblocking(False)
@@ -732,7 +728,7 @@ class ListeningTests(ReactorTestCase):
 
     def test_adopted_unix(self):
         """
-        A port on a UNIX socket that listens already is ours.
+        A port on an inherited UNIX socket is ours.
         """
         with socket.socket(socket.AF_UNIX) as listening:
             listening.bind(self.mktemp())
@@ -751,15 +747,14 @@ class ListeningTests(ReactorTestCase):
         self.assertEqual(error.args, (-1,))
 
 
-class QueueTests(ReactorTestCase):
+class ExclusiveTests(ReactorTestCase):
     """
-    A port that waits for its socket in turn with those of other processes.
+    A port that shares its socket with other processes (C{EPOLLEXCLUSIVE}).
     """
 
     def test_waits(self):
         """
-        A port that stands in the queue is called when a client comes, and can be taken away
-        and closed as any other.
+        Such a port is called when a client comes, and can be removed and closed as any other.
         """
         factory = Factory.forProtocol(Recorder)
         factory.noisy = False

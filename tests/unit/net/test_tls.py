@@ -1,7 +1,6 @@
 """
-TLS on the transport's own socket, against OpenSSL on the other end of it.
-
-What OpenSSL does once in a thousand connections, a stand-in does here on request.
+TLS on the transport's own socket, against OpenSSL at the other end. A stand-in does on request what
+OpenSSL does once in a thousand connections.
 """
 
 import socket
@@ -41,12 +40,12 @@ from tests.support.tlspairs import CLIENT, Secured, SecureTestCase, finished
 
 class InterfaceTests(SecureTestCase):
     """
-    What a transport says of itself, once it speaks TLS.
+    What a transport with TLS provides.
     """
 
     def test_interfaces(self):
         """
-        It still has all of a TCP transport, and what the interfaces for TLS ask for.
+        It provides the interfaces of a TCP transport, and those for TLS.
         """
         for version in VERSIONS:
             transport, _, _ = self.secured(Secured(), version, tcp=True)
@@ -63,7 +62,7 @@ class InterfaceTests(SecureTestCase):
 
     def test_unix_interfaces(self):
         """
-        On a UNIX socket too.
+        The same holds on a UNIX socket.
         """
         protocol = Secured()
         transport, client, _ = self.start(protocol, transport_class=EagerUNIXTransport)
@@ -86,7 +85,7 @@ class InterfaceTests(SecureTestCase):
 
     def test_peer_certificate(self):
         """
-        The client's certificate is there if it has shown one.
+        The client's certificate is known if it has sent one.
         """
         transport, _, _ = self.secured(Secured())
         self.assertIsNone(transport.getPeerCertificate())
@@ -100,7 +99,7 @@ class InterfaceTests(SecureTestCase):
 
     def test_negotiated_protocol(self):
         """
-        The protocol that ALPN agreed on is there if it has agreed on one.
+        The protocol that ALPN chose is known if it chose one.
         """
         transport, _, _ = self.secured(Secured())
         self.assertIsNone(transport.negotiatedProtocol)
@@ -118,7 +117,7 @@ class HandshakeTests(SecureTestCase):
 
     def test_completed_once(self):
         """
-        The protocol is told once, with every version, and data goes both ways after it.
+        C{handshakeCompleted} is called once, with every version, and data goes both ways after it.
         """
         for version in VERSIONS:
             protocol = Secured()
@@ -134,9 +133,9 @@ class HandshakeTests(SecureTestCase):
             self.assertEqual(protocol.handshakes, 1)
             self.assertEqual(self.reactor.writers, [])
 
-    def test_nobody_listens(self):
+    def test_no_listener(self):
         """
-        A protocol that does not want to be told gets its data all the same.
+        A protocol without C{handshakeCompleted} gets its data all the same.
         """
         protocol = Recorder()
         _, client, _ = self.secured(protocol)
@@ -146,7 +145,7 @@ class HandshakeTests(SecureTestCase):
 
     def test_data_with_the_handshake(self):
         """
-        Data that comes with the last of the handshake is delivered with it.
+        Data that comes with the client's last message is delivered.
         """
         protocol = Secured()
         _, client, _ = self.start(protocol)
@@ -155,9 +154,9 @@ class HandshakeTests(SecureTestCase):
         self.reactor.turn()
         self.assertEqual(protocol.received, [b"hello"])
 
-    def test_data_before_it(self):
+    def test_write_before(self):
         """
-        What is written before the handshake is done waits, and goes out encrypted, in order.
+        What is written before the end of the handshake is queued, and sent encrypted, in order.
         """
         protocol = Secured(on_handshake=lambda transport: transport.write(b"third"))
         transport, client, peer = self.start(protocol)
@@ -170,7 +169,7 @@ class HandshakeTests(SecureTestCase):
 
     def test_after_plain_text(self):
         """
-        TLS may start in the middle of a connection, when both have agreed to it in plain text.
+        TLS may start on a connection that has been in plain text.
         """
 
         def agree():
@@ -189,10 +188,9 @@ class HandshakeTests(SecureTestCase):
         self.reactor.turn()
         self.assertEqual(protocol.received, [b"STARTTLS", b"hello"])
 
-    def test_plain_text_owed(self):
+    def test_plain_text_queued(self):
         """
-        TLS does not start while something written in plain text is still to be sent, for
-        that would then be encrypted.
+        TLS does not start while plain text is queued, since that would be sent encrypted.
         """
         protocol = Recorder()
         transport, peer = self.connect(protocol)
@@ -204,9 +202,9 @@ class HandshakeTests(SecureTestCase):
         transport.startTLS(factory)
         self.shake(TLSClient(peer, client_context("TLS 1.3")))
 
-    def test_other_way_round(self):
+    def test_as_client(self):
         """
-        TLS's client may be the one that accepted the connection.
+        The side that accepted the connection may be the TLS client.
         """
         protocol = Secured()
         transport, peer = self.connect(protocol)
@@ -224,7 +222,7 @@ class HandshakeTests(SecureTestCase):
 
     def test_not_tls(self):
         """
-        Whoever does not speak TLS is told so by TLS, and ends with OpenSSL's error.
+        A client that does not speak TLS gets an alert, and the end is OpenSSL's error.
         """
         protocol = Secured()
         _, _, peer = self.start(protocol)
@@ -235,7 +233,7 @@ class HandshakeTests(SecureTestCase):
 
     def test_no_version_in_common(self):
         """
-        When the two have no version in common, the client is told, and it is an error.
+        Without a version in common, the client gets an alert, and the end is an error.
         """
         factory, protocol = self.factory(), Secured()
         factory.getContext().set_min_proto_version(SSL.TLS1_3_VERSION)
@@ -246,7 +244,7 @@ class HandshakeTests(SecureTestCase):
 
     def test_end_in_the_middle(self):
         """
-        A client that goes in the middle of it was never there: the end is not a clean one.
+        A client that goes during the handshake has not closed cleanly.
         """
         for hello in (False, True):
             protocol = Secured()
@@ -261,7 +259,7 @@ class HandshakeTests(SecureTestCase):
 
     def test_lose_connection(self):
         """
-        Closing in the middle of it, with nothing owed, waits for nobody.
+        Closing during the handshake, with nothing queued, ends the connection at once.
         """
         protocol = Secured()
         transport, client, _ = self.start(protocol)
@@ -275,10 +273,10 @@ class HandshakeTests(SecureTestCase):
         self.reactor.turn()
         self.assert_lost(protocol, ConnectionAborted)
 
-    def test_lose_connection_owing(self):
+    def test_lose_connection_queued(self):
         """
-        Closing in the middle of it, with something owed, is done after it, and properly;
-        what the client says by then is not delivered.
+        Closing during the handshake, with data queued, is done after it, with a close_notify; what
+        the client sends until then is not delivered.
         """
         for version in VERSIONS:
             protocol = Secured()
@@ -292,9 +290,9 @@ class HandshakeTests(SecureTestCase):
             self.assert_lost(protocol, ConnectionDone)
             self.assertEqual(protocol.received, [])
 
-    def test_lose_connection_owing_little(self):
+    def test_lose_connection_little_queued(self):
         """
-        The same when all that is owed fits into the kernel.
+        The same holds when the queued data fits into the send buffer.
         """
         protocol = Secured()
         transport, client, _ = self.start(protocol)
@@ -307,7 +305,7 @@ class HandshakeTests(SecureTestCase):
 
     def test_lose_write_connection(self):
         """
-        Closing our side in the middle of it closes our side after it.
+        A half-close during the handshake is done after it.
         """
         protocol = Secured()
         transport, client, _ = self.start(protocol)
@@ -323,7 +321,7 @@ class HandshakeTests(SecureTestCase):
 
     def test_lose_connection_at_its_end(self):
         """
-        A protocol that closes as soon as it is told has closed, and gets no data.
+        A protocol that closes in C{handshakeCompleted} gets no data.
         """
         protocol = Secured(on_handshake=lambda transport: transport.loseConnection())
         _, client, _ = self.start(protocol)
@@ -337,7 +335,7 @@ class HandshakeTests(SecureTestCase):
 
     def test_abort_at_its_end(self):
         """
-        A protocol that aborts as soon as it is told gets no data.
+        A protocol that aborts in C{handshakeCompleted} gets no data.
         """
         protocol = Secured(on_handshake=lambda transport: transport.abortConnection())
         _, client, _ = self.start(protocol)
@@ -350,8 +348,8 @@ class HandshakeTests(SecureTestCase):
 
     def test_end_of_input(self):
         """
-        When the reactor says that there is no more input in the middle of it, and all that
-        there is to do is to close, the end is without a close_notify.
+        When the reactor reports the end of input during the handshake, and only the close is left
+        to do, no close_notify is sent.
         """
         protocol = Secured()
         transport, _, peer = self.start(protocol)
@@ -366,7 +364,7 @@ class HandshakeTests(SecureTestCase):
 
     def test_pause_at_its_end(self):
         """
-        A protocol that pauses as soon as it is told gets no data until it resumes.
+        A protocol that pauses in C{handshakeCompleted} gets no data until it resumes.
         """
         protocol = Secured(on_handshake=lambda transport: transport.pauseProducing())
         transport, client, _ = self.start(protocol)
@@ -381,7 +379,8 @@ class HandshakeTests(SecureTestCase):
 
     def test_pause_in_the_middle(self):
         """
-        While the transport is paused the handshake rests; when it resumes it goes on.
+        While the transport is paused the handshake does not go on; it does after
+        C{resumeProducing}.
         """
         protocol = Secured()
         transport, client, _ = self.start(protocol)
@@ -393,9 +392,9 @@ class HandshakeTests(SecureTestCase):
         self.shake(client)
         self.assertEqual(protocol.handshakes, 1)
 
-    def test_no_room(self):
+    def test_blocked(self):
         """
-        When the handshake has no room to write, it goes on as soon as there is some.
+        A handshake that cannot write goes on as soon as the socket is writable.
         """
         protocol = Secured()
         transport, tls, _ = self.scripted(
@@ -409,10 +408,10 @@ class HandshakeTests(SecureTestCase):
         self.assertEqual(protocol.handshakes, 1)
         self.assertEqual(self.reactor.writers, [])
 
-    def test_no_room_while_paused(self):
+    def test_blocked_while_paused(self):
         """
-        When there is room only while the transport is paused, the handshake goes on when
-        it resumes.
+        If the socket becomes writable while the transport is paused, the handshake goes on when it
+        resumes.
         """
         protocol = Secured()
         transport, _, _ = self.scripted(
@@ -426,10 +425,9 @@ class HandshakeTests(SecureTestCase):
         self.reactor.turn()
         self.assertEqual(protocol.handshakes, 1)
 
-    def test_no_room_while_closing(self):
+    def test_blocked_while_closing(self):
         """
-        A handshake that has no room to write goes on, also when what comes after it is
-        only the rest and the end.
+        A handshake that cannot write goes on also when only queued data and the close follow it.
         """
         protocol = Secured()
         transport, tls, _ = self.scripted(
@@ -446,7 +444,7 @@ class HandshakeTests(SecureTestCase):
 
 class DataTests(SecureTestCase):
     """
-    Records, both ways.
+    Records, in both directions.
     """
 
     def test_write_at_once(self):
@@ -462,7 +460,7 @@ class DataTests(SecureTestCase):
 
     def test_write_nothing(self):
         """
-        Writing nothing sends nothing, and breaks nothing.
+        Writing nothing sends nothing.
         """
         transport, client, peer = self.secured(Secured())
         self.received_now(client)
@@ -475,7 +473,7 @@ class DataTests(SecureTestCase):
 
     def test_more_than_the_kernel_takes(self):
         """
-        What the kernel does not take at once goes out later, before what is written after it.
+        What the kernel does not take at once is sent later, before what is written after it.
         """
         for version in VERSIONS:
             transport, client, _ = self.secured(Secured(), version)
@@ -489,7 +487,7 @@ class DataTests(SecureTestCase):
 
     def test_odd_pieces(self):
         """
-        Pieces of any size stay whole when each is more than there is room for.
+        Writes of any size stay in order when each is larger than the send buffer.
         """
         transport, client, _ = self.secured(Secured())
         sizes = [1, 16383, 16384, 16385, 131071, 131073, 5, 300000]
@@ -514,7 +512,8 @@ class DataTests(SecureTestCase):
 
     def test_pull_producer(self):
         """
-        A pull producer may begin before the handshake is done, and is asked to the end.
+        A pull producer may start before the end of the handshake, and is asked until it has
+        finished.
         """
         transport, client, _ = self.start(Secured())
         puller = Puller(transport, [b"first", BIG, b"last"])
@@ -526,7 +525,7 @@ class DataTests(SecureTestCase):
 
     def test_small_records(self):
         """
-        Records of one byte are delivered, in order.
+        Records of one byte are delivered in order.
         """
         protocol = Secured()
         _, client, _ = self.secured(protocol)
@@ -537,7 +536,7 @@ class DataTests(SecureTestCase):
 
     def test_whole_records(self):
         """
-        A record of any size comes whole, in one turn.
+        A record of any size is delivered whole, in one turn.
         """
         protocol = Secured()
         _, client, _ = self.secured(protocol)
@@ -549,7 +548,7 @@ class DataTests(SecureTestCase):
 
     def busy_client(self, protocol):
         """
-        A connection, past its handshake, on which a client may send much at once.
+        A connection after its handshake, on which a client may send much at once.
         """
         transport, client, peer = self.secured(protocol)
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
@@ -558,10 +557,10 @@ class DataTests(SecureTestCase):
         protocol.received.clear()
         return transport, client
 
-    def test_turns(self):
+    def test_bounded_turn(self):
         """
-        One connection's full records do not keep another waiting for more than so many
-        of them, and the rest of them comes without more input.
+        A turn reads a bounded number of one connection's full records, and the rest is read without
+        more input.
         """
         protocol = Secured()
         transport, client = self.busy_client(protocol)
@@ -574,7 +573,7 @@ class DataTests(SecureTestCase):
 
     def sealed(self, version):
         """
-        A connection, past its handshake, and what makes the client's records by hand.
+        A connection after its handshake, and an object that makes the client's records.
         """
         protocol, made = Secured(), client_context(version)
         secrets = keep_secrets(made)
@@ -587,8 +586,8 @@ class DataTests(SecureTestCase):
 
     def assert_bounded(self, version, make, number, records_a_turn=MAX_RECORDS):
         """
-        Many records without data: no turn handles more than so many of them, and the data
-        behind them comes without more input.
+        Many records without data: a turn handles a bounded number of them, and the data after them
+        is read without more input.
         """
         protocol, transport, peer, sealer = self.sealed(version)
         records = [*(make(sealer) for _ in range(number)), sealer.seal(DATA, b"behind them")]
@@ -605,27 +604,27 @@ class DataTests(SecureTestCase):
 
     def test_key_updates(self):
         """
-        KeyUpdates are bounded in a turn as data is.
+        The number of KeyUpdates in a turn is bounded.
         """
         self.assert_bounded("TLS 1.3", lambda sealer: sealer.key_update(), 300)
 
     def test_empty_records(self):
         """
-        Of records of data that hold none, or padding only, OpenSSL takes 32 in one turn, and
-        no more without data.
+        OpenSSL accepts 32 records without data, or with padding only, in a turn, and then ends the
+        connection.
         """
         self.assert_bounded("TLS 1.2", lambda sealer: sealer.seal(DATA, b""), 32, 33)
         self.assert_bounded("TLS 1.3", lambda sealer: sealer.seal(DATA, b"", 1000), 32, 33)
 
     def test_renegotiations(self):
         """
-        So are renegotiations, each of which is refused.
+        The number of refused renegotiations in a turn is bounded.
         """
         self.assert_bounded("TLS 1.2", lambda sealer: sealer.seal(HANDSHAKE, CLIENT_HELLO), 300)
 
     def test_warnings(self):
         """
-        So are alerts that are warnings (user_canceled), as many as OpenSSL takes.
+        The number of warning alerts (user_canceled) in a turn is bounded.
         """
         for version in VERSIONS:
             self.assert_bounded(version, lambda sealer: sealer.seal(ALERT, b"\1\x5a"), 4)
@@ -664,9 +663,9 @@ class DataTests(SecureTestCase):
             self.reactor.turn()
             self.assertEqual(len(protocol.received), 1)
 
-    def test_end_behind_a_pause(self):
+    def test_end_after_a_pause(self):
         """
-        A protocol that resumes twice is told of the end behind what it gets, once.
+        A protocol that resumes twice gets the rest, and then one notice of the end.
         """
         protocol = Secured()
         protocol.on_data = lambda: protocol.transport.pauseProducing()
@@ -687,7 +686,7 @@ class DataTests(SecureTestCase):
 
     def test_abort_between_records(self):
         """
-        Nothing more is delivered after an abort, though more has come.
+        Nothing more is delivered after an abort.
         """
         protocol = Secured()
         protocol.on_data = lambda: protocol.transport.abortConnection()
@@ -700,7 +699,7 @@ class DataTests(SecureTestCase):
 
     def test_lose_connection_between_records(self):
         """
-        Nothing more is delivered after closing, though more has come.
+        Nothing more is delivered after C{loseConnection}.
         """
         protocol = Secured()
         protocol.on_data = lambda: protocol.transport.loseConnection()
@@ -729,8 +728,8 @@ class DataTests(SecureTestCase):
 
     def test_error_after_a_write(self):
         """
-        A protocol that fails on what came once OpenSSL could write is ended, and the
-        failure logged once.
+        A protocol that fails on data that came once OpenSSL could write is ended, and the failure
+        is logged once.
         """
         protocol = Secured()
         protocol.on_data = lambda: 1 / 0
@@ -741,14 +740,14 @@ class DataTests(SecureTestCase):
         self.assertEqual(self.reactor.removeAll(), [])
 
 
-class NoRoomTests(SecureTestCase):
+class BlockedTests(SecureTestCase):
     """
-    When OpenSSL has to wait for the kernel, or for the peer, in order to do what it does.
+    When OpenSSL has to wait for the kernel or for the peer.
     """
 
     def test_write(self):
         """
-        A record that finds no room is sent when there is some.
+        A record that does not fit into the send buffer is sent once it fits.
         """
         transport, _, make_room = self.blocked(Secured())
         transport.write(b"hello")
@@ -759,8 +758,8 @@ class NoRoomTests(SecureTestCase):
 
     def test_write_wants_to_read(self):
         """
-        A write for which OpenSSL must read first is done after the read, and nobody asks
-        for room meanwhile.
+        A write for which OpenSSL must read first is done after the read, and the reactor does not
+        wait for writability until then.
         """
         protocol = Secured()
         transport, tls, peer = self.scripted(
@@ -781,7 +780,7 @@ class NoRoomTests(SecureTestCase):
 
     def test_read_wants_to_write(self):
         """
-        A read for which OpenSSL must write first is done as soon as there is room.
+        A read for which OpenSSL must write first is done once the socket is writable.
         """
         protocol = Secured()
         transport, _, _ = self.scripted(protocol, recv=[SSL.WantWriteError(), b"hello"])
@@ -792,7 +791,7 @@ class NoRoomTests(SecureTestCase):
 
     def test_read_wants_to_write_more(self):
         """
-        A read that wants to write again waits for room again.
+        A read that wants to write again waits for the socket again.
         """
         protocol = Secured()
         transport, _, _ = self.scripted(
@@ -806,8 +805,7 @@ class NoRoomTests(SecureTestCase):
 
     def test_read_wants_to_write_and_fails(self):
         """
-        When the read that wanted to write fails, the connection ends there, and what was
-        queued stays unsent.
+        When the read that wanted to write fails, the connection ends, and queued data is not sent.
         """
         for error, reason in (
             (SSL.Error([("", "", "bad")]), SSL.Error),
@@ -825,7 +823,7 @@ class NoRoomTests(SecureTestCase):
 
     def test_broken(self):
         """
-        Sending what is queued to a peer that has gone ends the connection.
+        Sending queued data to a peer that has gone ends the connection.
         """
         protocol = Secured()
         transport, _, peer = self.secured(protocol)

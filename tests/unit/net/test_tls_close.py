@@ -20,13 +20,13 @@ from tests.support.tlspairs import Secured, SecureTestCase
 
 class EndTests(SecureTestCase):
     """
-    How it ends.
+    The end of a connection.
     """
 
     def test_close_notify(self):
         """
-        A client's close_notify ends its side only: what is written then reaches it, and so
-        does our close_notify.
+        A client's close_notify ends its sending only: later writes and our close_notify still reach
+        it.
         """
         for version in VERSIONS:
             protocol = Secured()
@@ -46,7 +46,7 @@ class EndTests(SecureTestCase):
 
     def assert_closed(self, protocol, peer):
         """
-        Our FIN has come, and the connection ends when the client closes it.
+        Our FIN has come, and the connection ends when the client closes.
         """
         self.assertEqual(peer.recv(1), b"")
         self.assert_lost(protocol)
@@ -55,9 +55,9 @@ class EndTests(SecureTestCase):
         self.assert_lost(protocol, ConnectionDone)
         self.assertEqual(self.reactor.removeAll(), [])
 
-    def test_close_notify_owing(self):
+    def test_close_notify_queued(self):
         """
-        A protocol that closes at the client's close_notify owes nothing at the end.
+        A protocol that closes at the client's close_notify with data queued sends all of it first.
         """
         for version in VERSIONS:
             protocol = Secured(lambda transport: transport.loseConnection())
@@ -70,8 +70,8 @@ class EndTests(SecureTestCase):
 
     def test_close_notify_at_once(self):
         """
-        A protocol that closes at the client's close_notify and owes nothing has closed its
-        side in the same turn, and all of it if the client has closed already.
+        A protocol that closes at the client's close_notify with nothing queued closes its side in
+        the same turn, and the connection too if the client has closed already.
         """
         for gone in (False, True):
             protocol = Secured(lambda transport: transport.loseConnection())
@@ -87,10 +87,10 @@ class EndTests(SecureTestCase):
             else:
                 self.assert_closed(protocol, peer)
 
-    def test_behind_close_notify(self):
+    def test_after_close_notify(self):
         """
-        What comes behind the client's close_notify, records or not, before or after our
-        FIN, is ignored (RFC 8446 6.1): the client gets all that it is owed, and no reset.
+        What comes after the client's close_notify, records or not, before or after our FIN, is
+        ignored (RFC 8446 6.1): the client gets all its data, and no reset.
         """
         junk = (b"\x17\3\3\0\x20" + bytes(32), b"\x15\3\3\0\x13" + bytes(19), bytes(100_000))
         for version in VERSIONS:
@@ -113,9 +113,9 @@ class EndTests(SecureTestCase):
                     self.assertEqual(protocol.ended, 1)
                     self.assert_closed(protocol, peer)
 
-    def test_behind_both(self):
+    def test_after_both(self):
         """
-        So it is where our side was closed first, and closing again changes nothing.
+        The same holds if our side was closed first, and closing again changes nothing.
         """
         for version in VERSIONS:
             protocol = Secured(lambda transport: transport.loseConnection())
@@ -133,9 +133,9 @@ class EndTests(SecureTestCase):
             self.assertEqual(client.receive(), b"")
             self.assert_closed(protocol, peer)
 
-    def test_reset_behind_close_notify(self):
+    def test_reset_after_close_notify(self):
         """
-        A client that goes with a reset once it was sent all has closed as any other.
+        A client that resets the connection after it was sent everything has closed cleanly.
         """
         protocol = Secured(lambda transport: transport.loseConnection())
         _, client, peer = self.secured(protocol, tcp=True)
@@ -146,7 +146,7 @@ class EndTests(SecureTestCase):
         self.reactor.until(lambda: protocol.lost)
         self.assert_lost(protocol, ConnectionDone)
 
-    def test_abort_behind_close_notify(self):
+    def test_abort_after_close_notify(self):
         """
         A client that does not close is aborted when the protocol says so.
         """
@@ -162,8 +162,8 @@ class EndTests(SecureTestCase):
 
     def test_close_notify_is_answered(self):
         """
-        A protocol that knows no half of a connection is done at the client's close_notify,
-        and the client gets ours (RFC 8446 6.1).
+        A protocol without half-close ends at the client's close_notify, and the client gets ours
+        (RFC 8446 6.1).
         """
         protocol = Recorder()
         _, client, _ = self.secured(protocol)
@@ -174,7 +174,7 @@ class EndTests(SecureTestCase):
 
     def test_truncation(self):
         """
-        A FIN without a close_notify is not a clean end, whatever the protocol knows.
+        A FIN without a close_notify is not a clean end, for any protocol.
         """
         for protocol in (Secured(), Recorder()):
             _, client, peer = self.secured(protocol)
@@ -185,9 +185,9 @@ class EndTests(SecureTestCase):
             self.assert_lost(protocol, ConnectionLost)
             self.assertEqual(getattr(protocol, "ended", 0), 0)
 
-    def test_truncation_while_owing(self):
+    def test_truncation_while_queued(self):
         """
-        A FIN without a close_notify is not a clean end when something is queued, either.
+        A FIN without a close_notify is not a clean end when data is queued, either.
         """
         protocol = Secured()
         transport, _, peer = self.secured(protocol)
@@ -221,8 +221,8 @@ class EndTests(SecureTestCase):
 
     def test_reset_while_writing(self):
         """
-        A connection that breaks under a write, and is read from at once, is lost as any
-        that breaks, whatever OpenSSL says then.
+        A connection that breaks during a write, and is read at once, is a lost connection, whatever
+        error OpenSSL reports.
         """
         for version in VERSIONS:
             protocol = Secured()
@@ -236,8 +236,8 @@ class EndTests(SecureTestCase):
 
     def test_others_go_on(self):
         """
-        No way in which a connection ends disturbs another, nor leaves anything behind in the
-        queue of errors, which is the thread's.
+        No way in which a connection ends affects another one, nor leaves an error in the thread's
+        error queue.
         """
         protocol = Secured()
         transport, client, _ = self.secured(protocol)
@@ -282,7 +282,7 @@ class EndTests(SecureTestCase):
 
     def test_lose_connection(self):
         """
-        What is queued goes out, then our close_notify, then FIN.
+        Queued data is sent, then our close_notify, then FIN.
         """
         for version in VERSIONS:
             protocol = Secured()
@@ -298,8 +298,8 @@ class EndTests(SecureTestCase):
 
     def test_lose_write_connection(self):
         """
-        Our side closes with a close_notify and a FIN when what is queued is out, once; the
-        other side stays open.
+        A half-close sends a close_notify and a FIN after the queued data, once; the other direction
+        stays open.
         """
         for version in VERSIONS:
             protocol = Secured()
@@ -323,7 +323,7 @@ class EndTests(SecureTestCase):
 
     def test_abort(self):
         """
-        An abort sends nothing any more.
+        An abort sends nothing more.
         """
         protocol = Secured()
         transport, client, _ = self.secured(protocol)
@@ -334,7 +334,7 @@ class EndTests(SecureTestCase):
         self.assert_lost(protocol, ConnectionAborted)
         self.assertRaises(SSL.SysCallError, self.receive, client, len(BIG))
 
-    def test_abort_owing_nothing(self):
+    def test_abort_nothing_queued(self):
         """
         An abort does not look like a clean end to the client.
         """
@@ -348,7 +348,7 @@ class EndTests(SecureTestCase):
 
     def test_after_the_end(self):
         """
-        A late write, close or read does not reach the one whose descriptor has our number.
+        A late write, close or read does not reach the new owner of the descriptor's number.
         """
         protocol = Secured()
         transport, _, _ = self.secured(protocol)
@@ -375,7 +375,7 @@ class EndTests(SecureTestCase):
 
     def test_write_from_a_stopped_producer(self):
         """
-        What a producer writes when it is told to stop is dropped.
+        What a producer writes in C{stopProducing} is dropped.
         """
         protocol = Secured()
         transport, _, peer = self.secured(protocol)
@@ -386,10 +386,9 @@ class EndTests(SecureTestCase):
         self.reactor.turn()
         self.assert_lost(protocol, SSL.Error)
 
-    def test_nothing_left(self):
+    def test_no_cycle(self):
         """
-        A connection that is gone leaves nothing for the garbage collector to find, whether
-        its handshake was done or not.
+        A connection that has ended leaves no reference cycle, before or after its handshake.
         """
         self.addCleanup(gc.enable)
         gc.disable()
@@ -407,8 +406,8 @@ class EndTests(SecureTestCase):
 
     def test_close_notify_dropping(self):
         """
-        A protocol that knows no half of a connection drops what is queued at the client's
-        close_notify; the client then gets none of ours, or it would take what it has for all.
+        A protocol without half-close drops queued data at the client's close_notify; the client
+        then gets no close_notify, since its data is not complete.
         """
         protocol = Recorder()
         transport, client, _ = self.secured(protocol)
@@ -420,9 +419,9 @@ class EndTests(SecureTestCase):
         self.assert_lost(protocol, ConnectionDone)
         self.assertRaises(SSL.SysCallError, self.received_now, client)
 
-    def test_lose_connection_to_nobody(self):
+    def test_lose_connection_peer_gone(self):
         """
-        Where no close_notify can be sent any more, closing is done without.
+        If no close_notify can be sent any more, the connection closes without.
         """
         protocol = Secured()
         transport, _, peer = self.secured(protocol)
@@ -433,9 +432,9 @@ class EndTests(SecureTestCase):
         self.assert_lost(protocol, ConnectionDone)
 
 
-class NoRoomTests(SecureTestCase):
+class BlockedTests(SecureTestCase):
     """
-    When OpenSSL has to wait for the kernel in order to say goodbye.
+    When OpenSSL has to wait for the kernel in order to send a close_notify.
     """
 
     def assert_close_notify(self, peer):
@@ -448,7 +447,7 @@ class NoRoomTests(SecureTestCase):
 
     def test_lose_connection(self):
         """
-        A close_notify that finds no room is sent when there is some, and then FIN.
+        A close_notify that does not fit into the send buffer is sent once it fits, and then FIN.
         """
         protocol = Secured()
         transport, client, make_room = self.blocked(protocol)
@@ -463,7 +462,7 @@ class NoRoomTests(SecureTestCase):
 
     def test_lose_connection_at_end_of_input(self):
         """
-        So it is when we close because the client has.
+        The same holds when we close because the client has.
         """
         protocol = Secured(lambda transport: transport.loseConnection())
         transport, client, make_room = self.blocked(protocol)
@@ -481,7 +480,7 @@ class NoRoomTests(SecureTestCase):
 
     def test_lose_write_connection(self):
         """
-        So it is when we close our side only; the protocol is told when it is closed.
+        The same holds for a half-close; the protocol is told when it is done.
         """
         protocol = Secured()
         transport, client, make_room = self.blocked(protocol)
@@ -498,8 +497,8 @@ class NoRoomTests(SecureTestCase):
 
     def test_close_notify_again(self):
         """
-        A close_notify that finds no room behind the last of what was queued is tried again;
-        until it is out, nobody is told that our side, or all, is closed.
+        A close_notify that does not fit after the last queued data is tried again; the protocol is
+        told of the close only after it was sent.
         """
         for error in (SSL.WantWriteError(), SSL.WantReadError()):
             protocol = Secured()
@@ -525,8 +524,8 @@ class NoRoomTests(SecureTestCase):
 
     def test_lose_both_halves(self):
         """
-        When we close all while the close_notify of our side waits for room, it is still sent,
-        and what comes in meanwhile is not delivered.
+        When the connection is closed while the close_notify of a half-close waits, it is still
+        sent, and input is not delivered any more.
         """
         protocol = Secured()
         transport, tls, peer = self.scripted(protocol, shutdown=[SSL.WantWriteError()])
@@ -539,10 +538,10 @@ class NoRoomTests(SecureTestCase):
         self.assert_lost(protocol, ConnectionDone)
         self.assertEqual((protocol.received, tls.calls), ([], ["shutdown"] * 2))
 
-    def test_write_behind_close_notify(self):
+    def test_write_after_close_notify(self):
         """
-        What is written while the close_notify of our side waits for room is dropped, as it
-        is afterwards, and our side closes all the same.
+        What is written while the close_notify of a half-close waits is dropped, as it is
+        afterwards, and our side still closes.
         """
         protocol = Secured()
         transport, client, make_room = self.blocked(protocol)
@@ -557,8 +556,8 @@ class NoRoomTests(SecureTestCase):
 
     def test_close_while_reading_wants_to_write(self):
         """
-        A protocol that closes when it is told that our side is closed leaves nobody waiting
-        for room, though a read wanted to write.
+        After a protocol closes in C{writeConnectionLost}, the reactor does not wait for
+        writability, though a read wanted to write.
         """
         protocol = Secured()
         protocol.writeConnectionLost = lambda: protocol.transport.loseConnection()

@@ -1,6 +1,6 @@
 """
-A server's side of a connection, on real sockets: what anyone who writes a protocol for
-Twisted relies on, and that nothing waits which need not.
+The server's side of a connection, on real sockets: what a protocol for Twisted relies on, and that
+nothing waits without need.
 """
 
 import ast
@@ -54,12 +54,12 @@ from tests.support.pairs import (
 
 class InterfaceTests(PairTestCase):
     """
-    What a transport says of itself.
+    What a transport provides.
     """
 
     def test_interfaces(self):
         """
-        It has all that the interfaces of a TCP transport ask for, and is not yet TLS.
+        It provides the interfaces of a TCP transport, and not yet those of TLS.
         """
         transport, _ = self.connect(Recorder(), tcp=True)
         for interface in (
@@ -77,7 +77,7 @@ class InterfaceTests(PairTestCase):
 
     def test_unix_interfaces(self):
         """
-        On a UNIX socket, it has all that the interface of such a transport asks for.
+        On a UNIX socket, it provides the interface of such a transport.
         """
         transport, _ = self.connect(Recorder(), EagerUNIXTransport, client=b"")
         verifyObject(IUNIXTransport, transport)
@@ -119,7 +119,7 @@ class InterfaceTests(PairTestCase):
 
     def test_log_prefix(self):
         """
-        A log prefix names the protocol, the number of the connection and the client.
+        The log prefix has the protocol, the number of the connection and the client.
         """
         ours, _ = self.pair()
         client = ("192.0.2.7", 40000)
@@ -129,7 +129,7 @@ class InterfaceTests(PairTestCase):
 
     def test_log_prefix_after_the_end(self):
         """
-        There is a log prefix also for what is logged after the end, as Twisted's has.
+        There is a log prefix after the end too, as in Twisted.
         """
         transport, peer = self.connect(Recorder())
         peer.close()
@@ -137,9 +137,9 @@ class InterfaceTests(PairTestCase):
         self.assertFalse(transport.connected)
         self.assertIn("192.0.2.7", transport.logPrefix())
 
-    def test_in_words(self):
+    def test_repr(self):
         """
-        In words, it is its protocol on its port; after the end, its number remains.
+        Its C{repr} has its protocol and port; after the end, its number.
         """
         transport, peer = self.connect(Recorder())
         self.assertEqual(repr(transport), "<Recorder #0 on None>")
@@ -152,7 +152,7 @@ class InterfaceTests(PairTestCase):
 
     def test_from_a_connected_socket(self):
         """
-        Twisted's way to adopt a connected socket works: the protocol is connected to it.
+        Twisted's way to adopt a connected socket works: the protocol is connected.
         """
         ours, peer = self.pair(tcp=True)
         ours.setblocking(False)
@@ -169,7 +169,7 @@ class InterfaceTests(PairTestCase):
 
     def test_handle(self):
         """
-        Its handle is its socket, which does not block.
+        Its handle is its non-blocking socket.
         """
         transport, peer = self.connect(Recorder(), tcp=True)
         self.assertEqual(transport.getHandle().getsockname(), peer.getpeername())
@@ -204,7 +204,7 @@ class WriteTests(PairTestCase):
 
     def test_sequence_at_once(self):
         """
-        Several pieces go out at once too, whatever kind of iterable holds them.
+        Several pieces are sent at once too, from any iterable.
         """
         transport, peer = self.connect(Recorder())
         transport.writeSequence([b"one", b"two"])
@@ -215,7 +215,7 @@ class WriteTests(PairTestCase):
 
     def test_not_bytes(self):
         """
-        Text is refused, and nothing of the sequence that it stands in is sent.
+        Text is refused, and nothing of its sequence is sent.
         """
         transport, peer = self.connect(Recorder())
         self.assertRaises(TypeError, transport.write, "text")
@@ -225,7 +225,7 @@ class WriteTests(PairTestCase):
 
     def test_nothing(self):
         """
-        Writing nothing is nothing: no byte goes out, and there is no wait for room.
+        Writing nothing sends nothing, and does not wait for writability.
         """
         transport, peer = self.connect(Recorder())
         transport.write(b"")
@@ -235,7 +235,7 @@ class WriteTests(PairTestCase):
 
     def test_more_than_the_kernel_takes(self):
         """
-        What the kernel does not take at once goes out later, before what is written after it.
+        What the kernel does not take at once is sent later, before what is written after it.
         """
         transport, peer = self.connect(Recorder())
         transport.write(BIG)
@@ -249,7 +249,7 @@ class WriteTests(PairTestCase):
 
     def test_no_overtaking(self):
         """
-        While something is queued, a write does not overtake it, even if the kernel has room.
+        While something is queued, a write is queued behind it, even if the send buffer has space.
         """
         transport, peer = self.connect(Recorder())
         transport.write(BIG)
@@ -261,7 +261,7 @@ class WriteTests(PairTestCase):
 
     def test_nothing_taken(self):
         """
-        When the kernel takes nothing at all, the whole of it goes out later.
+        When the kernel takes nothing at all, everything is sent later.
         """
         transport, peer = self.connect(Recorder())
         filling = 0
@@ -274,7 +274,7 @@ class WriteTests(PairTestCase):
 
     def test_at_once_again(self):
         """
-        Once the queue is empty, the peer has what is written before the next turn again.
+        Once the queue is empty, writes are sent at once again.
         """
         for producer in (None, Pusher()):
             transport, peer = self.connect(Recorder())
@@ -286,10 +286,10 @@ class WriteTests(PairTestCase):
             transport.write(b"hello")
             self.assertEqual(drained(peer), b"hello")
 
-    def test_to_nobody(self):
+    def test_peer_gone(self):
         """
-        Writing to a peer that has gone raises nothing and calls nobody back; the end
-        comes from the reactor.
+        Writing to a peer that has gone raises nothing and calls nothing; the reactor reports the
+        end.
         """
         protocol = Recorder()
         transport, peer = self.connect(protocol)
@@ -302,7 +302,7 @@ class WriteTests(PairTestCase):
 
     def test_after_the_end(self):
         """
-        What is written after the connection is lost is dropped, without a sound.
+        What is written after the connection is lost is dropped silently.
         """
         protocol = Recorder()
         transport, peer = self.connect(protocol)
@@ -314,10 +314,9 @@ class WriteTests(PairTestCase):
         transport.writeSequence([b"hello"])
         self.assertEqual(self.reactor.removeAll(), [])
 
-    def test_nothing_left(self):
+    def test_no_cycle(self):
         """
-        A connection that is gone, and to which somebody still wrote, leaves nothing for the
-        garbage collector to find.
+        A connection that has ended leaves no reference cycle, also after a late write.
         """
         self.addCleanup(gc.enable)
         gc.disable()
@@ -336,7 +335,7 @@ class WriteTests(PairTestCase):
 
     def test_another_owner(self):
         """
-        A late write does not reach the one whose descriptor has our old number.
+        A late write does not reach the new owner of the descriptor's number.
         """
         transport, peer = self.connect(Recorder())
         number = transport.fileno()
@@ -352,7 +351,7 @@ class WriteTests(PairTestCase):
 
 class ProducerTests(PairTestCase):
     """
-    Producers, and how they are held back.
+    Producers and back-pressure.
     """
 
     def test_paused_and_resumed(self):
@@ -393,7 +392,7 @@ class ProducerTests(PairTestCase):
 
     def test_pull_producer(self):
         """
-        A pull producer is asked for a piece at a time, each when the one before is gone.
+        A pull producer is asked for one piece at a time, each after the one before was sent.
         """
         transport, peer = self.connect(Recorder())
         puller = Puller(transport, [BIG, b"second", b"third"])
@@ -420,7 +419,7 @@ class ProducerTests(PairTestCase):
 
     def test_one_at_a_time(self):
         """
-        A second producer is refused, and what is written then still goes out.
+        A second producer is refused, and later writes are still sent.
         """
         transport, peer = self.connect(Recorder())
         transport.registerProducer(Pusher(), True)
@@ -430,8 +429,7 @@ class ProducerTests(PairTestCase):
 
     def test_lost(self):
         """
-        Producers are told to stop: one that is registered when the connection is lost, and
-        one that comes afterwards.
+        A producer is stopped when the connection is lost, and one that is registered later at once.
         """
         transport, peer = self.connect(Recorder())
         pusher = Pusher()
@@ -447,7 +445,7 @@ class ProducerTests(PairTestCase):
 
     def test_stop_producing(self):
         """
-        As a producer, a transport that is told to stop closes.
+        C{stopProducing} on the transport closes it.
         """
         protocol = Recorder()
         transport, _ = self.connect(protocol)
@@ -471,9 +469,9 @@ class ReadTests(PairTestCase):
         self.reactor.turn()
         self.assertEqual(protocol.received, [b"hello"])
 
-    def test_for_nothing(self):
+    def test_nothing_to_read(self):
         """
-        A turn that finds nothing there changes nothing.
+        A read that finds nothing changes nothing.
         """
         protocol = Recorder()
         transport, _ = self.connect(protocol)
@@ -497,7 +495,7 @@ class ReadTests(PairTestCase):
 
     def test_end(self):
         """
-        The peer's end is the connection's, for a protocol that knows no half of one.
+        The peer's FIN ends the connection if the protocol has no half-close.
         """
         for transport_class in (EagerTransport, EagerUNIXTransport):
             protocol = Recorder()
@@ -510,7 +508,7 @@ class ReadTests(PairTestCase):
 
     def test_reset(self):
         """
-        A reset is not a clean end, also for a protocol that is half-closeable.
+        A reset is not a clean end, also for a protocol with half-close.
         """
         protocol = HalfCloseable()
         _, peer = self.connect(protocol, tcp=True)
@@ -522,7 +520,7 @@ class ReadTests(PairTestCase):
 
     def one_read(self, protocol, peer, size=4 * MAX_READ):
         """
-        How much one read gives, when there is plenty; what is left over is taken away.
+        How many bytes one read returns when much is there; the rest is drained.
         """
         peer.sendall(b"-" * size)
         protocol.received.clear()
@@ -533,7 +531,7 @@ class ReadTests(PairTestCase):
 
     def busy_pair(self):
         """
-        A connection on which much can be under way.
+        A connection with large buffers.
         """
         protocol = Recorder()
         transport, peer = self.connect(protocol)
@@ -542,7 +540,7 @@ class ReadTests(PairTestCase):
 
     def test_growing_reads(self):
         """
-        While there is more than a read asks for, each asks for more, up to the bound.
+        While reads come back full, each asks for more, up to the limit.
         """
         protocol, _, peer = self.busy_pair()
         sizes = [self.one_read(protocol, peer) for _ in range(8)]
@@ -553,7 +551,7 @@ class ReadTests(PairTestCase):
 
     def test_shrinking_reads(self):
         """
-        After small reads, reads ask for little again, but not for less than the bound.
+        After small reads, reads ask for less again, down to the limit.
         """
         protocol, _, peer = self.busy_pair()
         for _ in range(8):
@@ -566,7 +564,7 @@ class ReadTests(PairTestCase):
 
     def test_steady_reads(self):
         """
-        A read that is not small, and not full, leaves the next as it was.
+        A read that is neither small nor full does not change the size of the next.
         """
         protocol, _, peer = self.busy_pair()
         self.one_read(protocol, peer)
@@ -577,12 +575,12 @@ class ReadTests(PairTestCase):
 
 class CloseTests(PairTestCase):
     """
-    Our end of it.
+    Closing from our side.
     """
 
     def test_lose_connection(self):
         """
-        With nothing owed, the connection is closed at the next turn, once.
+        With nothing queued, the connection is closed in the next turn, once.
         """
         protocol = Recorder()
         transport, peer = self.connect(protocol)
@@ -594,9 +592,9 @@ class CloseTests(PairTestCase):
         self.assertEqual(peer.recv(1), b"")
         self.assertEqual(self.reactor.removeAll(), [])
 
-    def test_lose_connection_owing(self):
+    def test_lose_connection_queued(self):
         """
-        What is queued goes out first; what comes in meanwhile is not delivered.
+        Queued data is sent first; input is not delivered any more.
         """
         protocol = Recorder()
         transport, peer = self.connect(protocol)
@@ -611,7 +609,7 @@ class CloseTests(PairTestCase):
 
     def test_abort(self):
         """
-        An abort drops what is queued, and over TCP the peer sees a reset.
+        An abort drops queued data, and over TCP the peer gets a reset.
         """
         protocol = Recorder()
         transport, peer = self.connect(protocol, tcp=True)
@@ -624,7 +622,7 @@ class CloseTests(PairTestCase):
         self.assertRaises(ConnectionResetError, peer.recv, 1)
         self.assertEqual(self.reactor.removeAll(), [])
 
-    def test_abort_owing(self):
+    def test_abort_queued(self):
         """
         An abort does not wait for a peer that reads nothing.
         """
@@ -639,8 +637,7 @@ class CloseTests(PairTestCase):
 
     def test_abort_in_between(self):
         """
-        Nothing more is delivered after an abort, though it is the protocol that aborts
-        while it receives.
+        Nothing more is delivered after a protocol aborts in C{dataReceived}.
         """
         protocol = Recorder(lambda: protocol.transport.abortConnection())
         _, peer = self.connect(protocol)
@@ -652,7 +649,7 @@ class CloseTests(PairTestCase):
 
     def test_lose_write_connection(self):
         """
-        Our side closes when what is queued is out; the other side stays open.
+        A half-close is done after the queued data is sent; the other direction stays open.
         """
         protocol = HalfCloseable()
         transport, peer = self.connect(protocol)
@@ -671,7 +668,7 @@ class CloseTests(PairTestCase):
 
     def test_lose_both_halves(self):
         """
-        With our side closed already, closing the rest is done at once.
+        After a half-close, C{loseConnection} closes at once.
         """
         protocol = HalfCloseable()
         transport, _ = self.connect(protocol)
@@ -683,8 +680,8 @@ class CloseTests(PairTestCase):
 
     def test_write_ends_once(self):
         """
-        With our side closed already, the end of the peer's input is that and no more: no
-        second notice, no error, and what comes next is the protocol's to say.
+        After a half-close, the peer's FIN is reported once, without an error, and the protocol
+        decides what comes next.
         """
         protocol = HalfCloseable()
         transport, peer = self.connect(protocol)
@@ -701,13 +698,13 @@ class CloseTests(PairTestCase):
 
 class EndOfInputTests(PairTestCase):
     """
-    A protocol that is half-closeable, when the peer has sent all it will.
+    The peer's FIN, for a protocol with half-close.
     """
 
     def test_lose_connection(self):
         """
-        When it closes and nothing is owed, the end is in the same turn, and there was no
-        wait for room.
+        When it closes with nothing queued, the end is in the same turn, without waiting for
+        writability.
         """
         protocol = HalfCloseable(lambda transport: transport.loseConnection())
         _, peer = self.connect(protocol)
@@ -721,9 +718,9 @@ class EndOfInputTests(PairTestCase):
         self.assertEqual(self.reactor.removeAll(), [])
         self.assertEqual(peer.recv(1), b"")
 
-    def test_lose_connection_owing(self):
+    def test_lose_connection_queued(self):
         """
-        When it closes and something is owed, the end is when that is out.
+        When it closes with data queued, the end comes after that is sent.
         """
         for late in (b"", b"late"):
 
@@ -742,9 +739,9 @@ class EndOfInputTests(PairTestCase):
             self.assertEqual(peer.recv(1), b"")
             self.assert_lost(protocol, ConnectionDone)
 
-    def test_owing_only_now(self):
+    def test_lose_connection_partial_write(self):
         """
-        When it closes after one write that the kernel does not take whole, all comes first.
+        When it closes after one write that the kernel takes in part, the rest is sent first.
         """
 
         def close(transport):
@@ -758,9 +755,9 @@ class EndOfInputTests(PairTestCase):
         self.reactor.until(lambda: protocol.lost)
         self.assert_lost(protocol, ConnectionDone)
 
-    def test_lose_connection_under_a_producer(self):
+    def test_lose_connection_with_producer(self):
         """
-        When it closes under a registered producer, the producer may write till the next turn.
+        When it closes with a registered producer, the producer may write until the next turn.
         """
         protocol = HalfCloseable(lambda transport: transport.loseConnection())
         transport, peer = self.connect(protocol)
@@ -778,7 +775,7 @@ class EndOfInputTests(PairTestCase):
 
     def test_stay(self):
         """
-        When it does nothing, it may go on writing, and is not told of the end again.
+        When it does nothing, it may go on writing, and is not told of the FIN again.
         """
         protocol = HalfCloseable()
         transport, peer = self.connect(protocol)
@@ -794,9 +791,9 @@ class EndOfInputTests(PairTestCase):
         self.assertEqual(drained(peer), b"hello")
         self.assert_lost(protocol)
 
-    def test_stay_owing(self):
+    def test_stay_queued(self):
         """
-        When it does nothing and something is queued, that goes out.
+        When it does nothing with data queued, that is sent.
         """
         protocol = HalfCloseable(lambda transport: transport.write(b"last"))
         transport, peer = self.connect(protocol)
@@ -806,9 +803,9 @@ class EndOfInputTests(PairTestCase):
         self.assertEqual(self.drain(peer, len(BIG) + 4), BIG + b"last")
         self.assert_lost(protocol)
 
-    def test_stay_owing_only_now(self):
+    def test_stay_partial_write(self):
         """
-        When all it does is a write that the kernel does not take whole, all of it goes out.
+        When it only makes a write that the kernel takes in part, all of it is sent.
         """
         protocol = HalfCloseable(lambda transport: transport.write(BIG))
         _, peer = self.connect(protocol)
@@ -818,7 +815,7 @@ class EndOfInputTests(PairTestCase):
 
     def test_lose_write_connection(self):
         """
-        When it closes our side as well, the peer sees that, and the rest is its own to close.
+        When it closes its own side, the peer gets a FIN, and the protocol may close the rest.
         """
         protocol = HalfCloseable(lambda transport: transport.loseWriteConnection())
         _, peer = self.connect(protocol)
@@ -831,7 +828,7 @@ class EndOfInputTests(PairTestCase):
 
     def test_abort(self):
         """
-        When it aborts, it is aborted, though it had begun to close.
+        When it aborts, the connection is aborted, though it had begun to close.
         """
 
         def give_up(transport):
@@ -847,7 +844,7 @@ class EndOfInputTests(PairTestCase):
 
     def test_error(self):
         """
-        When it fails, that is logged once, and the connection is gone.
+        When it fails, that is logged once, and the connection ends.
         """
         protocol = HalfCloseable(lambda transport: 1 / 0)
         _, peer = self.connect(protocol)
@@ -863,12 +860,12 @@ ENGINE = sorted(Path(net.__file__).parent.glob("*.py"))
 
 class PrivateNamesTests(SynchronousTestCase):
     """
-    The private names of Twisted's that the engine uses.
+    Twisted's private names that C{echod.net} uses.
     """
 
     def twisted_objects(self):
         """
-        What each name is looked up on, as Twisted makes it.
+        The objects on which each name is looked up, made as Twisted makes them.
         """
         fake = DescriptorReactor()
         ours, peer = socket.socketpair()
@@ -880,7 +877,7 @@ class PrivateNamesTests(SynchronousTestCase):
         return {
             "tcp": tcp,
             "FileDescriptor": FileDescriptor(fake),
-            "Server": tcp.Server(*tcp_pair_of(self), fake),
+            "Server": tcp.Server(*constructor_arguments(self), fake),
             "unix.Server": unix.Server(ours, Recorder(), b"", None, 0, fake),
             "Port": tcp.Port(0, Factory(), reactor=fake),
             "unix.Port": unix.Port(b"name", Factory(), reactor=fake),
@@ -937,7 +934,7 @@ class PrivateNamesTests(SynchronousTestCase):
 
     def test_there(self):
         """
-        Twisted has each of them where the engine looks for it.
+        Twisted has each name where C{echod.net} looks for it.
         """
         objects = self.twisted_objects()
         objects["Port"].startListening()
@@ -952,7 +949,7 @@ class PrivateNamesTests(SynchronousTestCase):
 
     def test_complete(self):
         """
-        The list is complete: the engine uses no other private name of Twisted's.
+        The list is complete: no other private name of Twisted's is used.
         """
         used, ours = set(), set()
         for module in ENGINE:
@@ -973,9 +970,9 @@ class PrivateNamesTests(SynchronousTestCase):
         self.assertEqual(private - ours - set(self.USED), set())
 
 
-def tcp_pair_of(case):
+def constructor_arguments(case):
     """
-    The arguments that Twisted's own transport is made with, less its reactor.
+    The arguments of Twisted's own transport, without its reactor.
     """
     ours, peer = tcp_pair()
     case.addCleanup(ours.close)

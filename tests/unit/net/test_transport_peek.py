@@ -1,5 +1,5 @@
 """
-Looking into a connection, on real sockets but without the reactor's loop.
+Peeking at a connection's input, on real sockets but without the reactor's loop.
 """
 
 import socket
@@ -12,12 +12,12 @@ from echod.net.unix import EagerUNIXTransport
 from tests.support.pairs import HalfCloseable, PairTestCase, drained
 
 
-class Looker:
+class Peeker:
     """
-    Who is shown what has come, before the protocol is.
+    A callback for C{startPeek}.
 
-    @ivar seen: what it was shown, a piece for each look.
-    @ivar answers: what it answers, in order.
+    @ivar seen: what it got, one piece for each call.
+    @ivar answers: what it returns, in order.
     """
 
     def __init__(self, *answers):
@@ -29,21 +29,21 @@ class Looker:
         return self.answers.pop(0)
 
 
-class InspectTests(PairTestCase):
+class PeekTests(PairTestCase):
     """
-    Looking at what has come without taking more of it than belongs to the one who looks.
+    Peeking without receiving more than the callback asks for.
     """
 
     def inspected(self, *answers, most=100, **given):
         protocol = HalfCloseable()
         transport, peer = self.connect(protocol, **given)
-        look = Looker(*answers)
+        look = Peeker(*answers)
         transport.startPeek(look, most)
         return protocol, transport, peer, look
 
-    def test_taken(self):
+    def test_dropped(self):
         """
-        What is said to be taken is gone, and the rest is shown again, to the byte.
+        Bytes that are dropped are gone, and the rest is handed to the callback again.
         """
         protocol, _, peer, look = self.inspected((3, None), (4, None), (1, None))
         peer.sendall(b"abcdefgh")
@@ -53,9 +53,9 @@ class InspectTests(PairTestCase):
         self.reactor.turn()
         self.assertEqual((len(look.seen), protocol.received), (3, []))
 
-    def test_most(self):
+    def test_size(self):
         """
-        No more is shown at once than was asked for.
+        The callback never gets more than was asked for.
         """
         _, _, peer, look = self.inspected((4, None), (4, None), most=4)
         peer.sendall(b"abcdefgh")
@@ -65,7 +65,7 @@ class InspectTests(PairTestCase):
 
     def test_end(self):
         """
-        Afterwards the protocol gets the rest, whoever ended it, and when.
+        After C{stopPeek} the protocol gets the rest, wherever the call came from.
         """
         for take in (0, 3):
             left = []
@@ -81,7 +81,7 @@ class InspectTests(PairTestCase):
                 left.append(drained(other))
                 transport.stopPeek()
 
-            look = Looker((take, afterwards))
+            look = Peeker((take, afterwards))
             transport.startPeek(look, 100)
             peer.sendall(b"abcdefgh")
             self.reactor.turn()
@@ -92,7 +92,7 @@ class InspectTests(PairTestCase):
 
     def test_rest_is_the_protocols(self):
         """
-        What is left when the looking ends comes to the protocol without another byte.
+        The rest reaches the protocol without another byte from the peer.
         """
         protocol, transport, peer, _ = self.inspected((3, lambda: transport.stopPeek()))
         peer.sendall(b"abcdefgh")
@@ -101,9 +101,9 @@ class InspectTests(PairTestCase):
         self.reactor.turn()
         self.assertEqual(protocol.received, [b"defgh"])
 
-    def test_end_without_a_beginning(self):
+    def test_stop_without_start(self):
         """
-        To end what has not begun, or has ended, changes nothing.
+        C{stopPeek} without C{startPeek}, or a second one, changes nothing.
         """
         protocol, transport, peer, _ = self.inspected()
         for _ in range(2):
@@ -112,26 +112,26 @@ class InspectTests(PairTestCase):
         self.reactor.turn()
         self.assertEqual(protocol.received, [b"abc"])
 
-    def test_for_nothing(self):
+    def test_nothing_there(self):
         """
-        When there is nothing to see, nobody is shown anything.
+        When nothing has come, the callback is not called.
         """
         protocol, transport, _, look = self.inspected()
         self.assertIsNone(transport.doRead())
         self.assertEqual((look.seen, protocol.lost), ([], []))
 
-    def test_peer_has_sent_all(self):
+    def test_peer_closed(self):
         """
-        The peer's end is the protocol's to know, and nobody is shown it.
+        The peer's FIN is reported to the protocol and not to the callback.
         """
         protocol, _, peer, look = self.inspected()
         peer.shutdown(socket.SHUT_WR)
         self.reactor.turn()
         self.assertEqual((look.seen, protocol.ended, protocol.lost), ([], 1, []))
 
-    def test_end_behind_the_rest(self):
+    def test_end_after_the_rest(self):
         """
-        Before the peer's end comes what it has sent.
+        What the peer sent comes before its FIN.
         """
         protocol, _, peer, look = self.inspected((3, None))
         peer.sendall(b"abc")
@@ -154,7 +154,7 @@ class InspectTests(PairTestCase):
 
     def test_abort(self):
         """
-        What is called afterwards may end the connection.
+        The function that is called afterwards may end the connection.
         """
         protocol, transport, peer, _ = self.inspected((0, lambda: transport.abortConnection()))
         peer.sendall(b"abc")
@@ -164,7 +164,7 @@ class InspectTests(PairTestCase):
 
     def test_unix(self):
         """
-        It is the same on a UNIX socket.
+        The same holds on a UNIX socket.
         """
         protocol, transport, peer, look = self.inspected(
             (3, lambda: transport.stopPeek()), transport_class=EagerUNIXTransport, client=None

@@ -1,5 +1,5 @@
 """
-The transport of a UNIX socket: what it has beside that of TCP.
+The transport of a UNIX socket: what it has besides that of TCP.
 """
 
 import os
@@ -15,9 +15,9 @@ from tests.support.pairs import PairTestCase, Recorder, drained
 
 
 @implementer(IFileDescriptorReceiver)
-class Taker(Recorder):
+class DescriptorReceiver(Recorder):
     """
-    A protocol that takes descriptors.
+    A protocol that receives descriptors.
     """
 
     def __init__(self):
@@ -30,12 +30,12 @@ class Taker(Recorder):
 
 class UrgentTests(PairTestCase):
     """
-    Urgent bytes, where the kernel has them on UNIX sockets.
+    Urgent bytes, if the kernel has them on UNIX sockets.
     """
 
     def test_inline(self):
         """
-        An urgent byte stands in the stream where it was sent.
+        An urgent byte stays in the stream where it was sent.
         """
         protocol = Recorder()
         _, peer = self.connect(protocol, EagerUNIXTransport, client=b"")
@@ -51,12 +51,12 @@ class UrgentTests(PairTestCase):
 
 class DescriptorTests(PairTestCase):
     """
-    Descriptors, over a UNIX socket.
+    Descriptors over a UNIX socket.
     """
 
     def pipe(self, text):
         """
-        A descriptor from which this can be read.
+        A descriptor from which these bytes can be read.
         """
         reads, writes = os.pipe()
         os.write(writes, text)
@@ -66,7 +66,7 @@ class DescriptorTests(PairTestCase):
 
     def test_send(self):
         """
-        A descriptor goes out with the byte written after it; without one, nothing goes out.
+        A descriptor is sent with the byte written after it, and not before.
         """
         transport, peer = self.connect(Recorder(), EagerUNIXTransport, client=b"")
         transport.write(b"before")
@@ -85,8 +85,8 @@ class DescriptorTests(PairTestCase):
 
     def test_send_without_a_byte(self):
         """
-        A descriptor with no byte to go with is a mistake that ends the connection, as
-        with Twisted's own transport.
+        A descriptor without a byte is a mistake that ends the connection, as in Twisted's own
+        transport.
         """
         protocol = Recorder()
         transport, _ = self.connect(protocol, EagerUNIXTransport, client=b"")
@@ -96,9 +96,9 @@ class DescriptorTests(PairTestCase):
 
     def test_receive(self):
         """
-        A protocol that takes descriptors gets them, and the data that they came with.
+        A protocol that receives descriptors gets them, and the data that they came with.
         """
-        protocol = Taker()
+        protocol = DescriptorReceiver()
         _, peer = self.connect(protocol, EagerUNIXTransport, client=b"")
         socket.send_fds(peer, [b"hello"], [self.pipe(b"text")])
         self.reactor.turn()
@@ -107,9 +107,9 @@ class DescriptorTests(PairTestCase):
         self.addCleanup(os.close, descriptor)
         self.assertEqual(os.read(descriptor, 100), b"text")
 
-    def test_not_wanted(self):
+    def test_not_received(self):
         """
-        A protocol that takes none gets the data, and no descriptor stays open.
+        A protocol that does not receive descriptors gets the data, and no descriptor stays open.
         """
         protocol = Recorder()
         _, peer = self.connect(protocol, EagerUNIXTransport, client=b"")
@@ -120,11 +120,11 @@ class DescriptorTests(PairTestCase):
         self.assertEqual(protocol.received, [b"hello"])
         self.assertEqual(len(os.listdir("/proc/self/fd")), open_now)
 
-    def test_broken_while_owing(self):
+    def test_broken_while_queued(self):
         """
         A queued descriptor and its byte are dropped when the peer goes.
         """
-        protocol = Taker()
+        protocol = DescriptorReceiver()
         transport, peer = self.connect(protocol, EagerUNIXTransport, client=b"")
         transport.sendFileDescriptor(self.pipe(b"text"))
         transport.write(b"hello")
