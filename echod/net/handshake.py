@@ -78,13 +78,13 @@ class ServerHandshake:
                 self._send(memory.take())
                 self._receive(size)
             raise
-        answer, left = memory.take(), 0
+        answer, unread = memory.take(), 0
         if self._complete:
-            left = memory.attach(self._socket)
+            unread = memory.attach(self._socket)
         else:
             self._count(memory.input[:size])
         if flags:
-            self._receive(size - left)
+            self._receive(size - unread)
         if answer:
             self._answered = True
             self._send(answer)

@@ -79,11 +79,11 @@ class IProxiedFactory(typing.Protocol):
     listener: str
     connections: Connections
 
-    def admit(self, behind: "ProxyHeaderProtocol", first: bytes) -> Any:
+    def admit(self, header: "ProxyHeaderProtocol", first: bytes) -> Any:
         """
         Admit the client whose address is now known, or refuse it.
 
-        @param behind: the protocol that has read the header.
+        @param header: the protocol that has read the header.
         @param first: the bytes that the client has sent and that were already received.
         @return: the protocol that takes over; C{None} if the client is refused.
         """

@@ -9,8 +9,13 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.interfaces import IHalfCloseableProtocol, IPullProducer, IPushProducer
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.interfaces import (
+    IAddress,
+    IHalfCloseableProtocol,
+    IPullProducer,
+    IPushProducer,
+)
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
@@ -144,6 +149,26 @@ def drained(sock: socket.socket, most: int = 1 << 20) -> bytes:
     finally:
         sock.settimeout(patience)
     return bytes(got)
+
+
+class RecordingFactory(Factory):
+    """
+    A factory that keeps its protocols.
+
+    @ivar protocols: the protocols.
+    @ivar addresses: the addresses for which they were made.
+    """
+
+    noisy = False
+
+    def __init__(self) -> None:
+        self.protocols: list[Recorder] = []
+        self.addresses: list[IAddress] = []
+
+    def buildProtocol(self, address: IAddress) -> Recorder:  # type: ignore[override]
+        self.addresses.append(address)
+        self.protocols.append(Recorder())
+        return self.protocols[-1]
 
 
 class PairTestCase(SynchronousTestCase):

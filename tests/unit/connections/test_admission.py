@@ -1,5 +1,5 @@
 """
-Who may come in.
+Which clients may connect.
 """
 
 import random
@@ -32,7 +32,7 @@ def address(host, port=40000):
 
 class ClientTests(SynchronousTestCase):
     """
-    Whom an address belongs to.
+    Which client an address belongs to.
     """
 
     def test_ipv4(self):
@@ -60,7 +60,7 @@ class ClientTests(SynchronousTestCase):
 
     def test_versions_apart(self):
         """
-        An IPv4 address and an IPv6 network of the same number are two clients.
+        An IPv4 address and an IPv6 network with the same number are two clients.
         """
         four, six = ip_address(5), ip_address(5 << 64)
         self.assertEqual((four.version, six.version), (4, 6))
@@ -74,7 +74,7 @@ class NetworksTests(SynchronousTestCase):
 
     def test_every_prefix_length(self):
         """
-        A network of any length has its first and its last address, and not those beside them.
+        A network of any length contains its first and its last address, and not their neighbors.
         """
         for host in ("203.0.113.77", "2001:db8:1:2:3:4:5:6"):
             ip = ip_address(host)
@@ -89,7 +89,8 @@ class NetworksTests(SynchronousTestCase):
 
     def test_versions_apart(self):
         """
-        A network of one version has no address of the other, even if it has all of its own.
+        A network of one version contains no address of the other, even if it contains all of its
+        own.
         """
         four, six = ip_address("0.0.0.1"), ip_address("::1")
         self.assertIn(four, Networks(networks("0.0.0.0/0")))
@@ -97,9 +98,9 @@ class NetworksTests(SynchronousTestCase):
         self.assertIn(six, Networks(networks("::/0")))
         self.assertNotIn(four, Networks(networks("::/0")))
 
-    def test_number(self):
+    def test_length(self):
         """
-        It counts its networks, each once.
+        Its length is the number of networks, each counted once.
         """
         self.assertEqual(len(Networks([])), 0)
         self.assertNotIn(ip_address("192.0.2.1"), Networks([]))
@@ -108,9 +109,9 @@ class NetworksTests(SynchronousTestCase):
 
     @settings(max_examples=1000, deadline=None, derandomize=True, database=None)
     @given(st.integers(0, 2**64 - 1))
-    def test_as_ipaddress_has_it(self, seed):
+    def test_as_ipaddress(self, seed):
         """
-        Whatever the networks, an address is in one of them exactly if Python says so.
+        For any networks, an address is in one of them exactly if Python's C{ipaddress} says so.
         """
         # One number for a whole case: that costs a tenth of drawing each part of it.
         chance = random.Random(seed)
@@ -134,7 +135,7 @@ class NetworksTests(SynchronousTestCase):
             self.assertEqual(ip in found, expected, (ip, nets))
 
 
-class AddressRulesTests(SynchronousTestCase):
+class AccessRulesTests(SynchronousTestCase):
     """
     What the operator allows and denies.
     """
@@ -146,14 +147,14 @@ class AddressRulesTests(SynchronousTestCase):
 
     def test_none(self):
         """
-        Without rules anybody may come in, and there is nothing to ask.
+        Without rules every client may connect, and the set of rules is empty.
         """
         self.assertEqual(len(self.admitted()), 5)
         self.assertFalse(AccessRules())
 
     def test_deny(self):
         """
-        Who is denied stays out, and nobody else.
+        Denied clients may not connect, and all others may.
         """
         self.assertEqual(
             self.admitted(deny=["192.0.2.0/25", "2001:db8::/32"]),
@@ -163,7 +164,7 @@ class AddressRulesTests(SynchronousTestCase):
 
     def test_allow(self):
         """
-        Once somebody is allowed, nobody else is, of either version.
+        With allowed networks no other client may connect, of either version.
         """
         self.assertEqual(self.admitted(allow=["192.0.2.0/25"]), ["192.0.2.1"])
         self.assertEqual(
@@ -174,7 +175,7 @@ class AddressRulesTests(SynchronousTestCase):
 
     def test_deny_wins(self):
         """
-        Who is both allowed and denied stays out, however exact the allowance.
+        A client that is both allowed and denied may not connect, however specific the rules.
         """
         allow, deny = ["192.0.2.1", "192.0.2.0/24"], ["192.0.2.0/25"]
         self.assertEqual(self.admitted(allow, deny), ["192.0.2.129"])
@@ -182,7 +183,7 @@ class AddressRulesTests(SynchronousTestCase):
         self.assertEqual(len(AccessRules(networks(*allow), networks(*deny))), 3)
 
 
-class ConnectRateTests(SynchronousTestCase):
+class RateLimiterTests(SynchronousTestCase):
     """
     A token bucket for each client.
     """
@@ -201,7 +202,7 @@ class ConnectRateTests(SynchronousTestCase):
 
     def test_burst(self):
         """
-        At once a client may open as many as the burst, and not one more.
+        A client may open as many connections at once as the burst, and not one more.
         """
         for uptime in (0, 0.1, 12345.678, LONG, LONG + 1 / 3):
             for per_second, burst in (
@@ -216,7 +217,7 @@ class ConnectRateTests(SynchronousTestCase):
 
     def test_big_burst_after_a_long_time(self):
         """
-        A large burst is exact as well, when the clock has run for long.
+        A large burst is exact too, after the clock has run for long.
         """
         self.clock.advance(LONG)
         for per_second, burst in ((3.0, 5000), (7.0, 20000)):
@@ -224,7 +225,7 @@ class ConnectRateTests(SynchronousTestCase):
 
     def test_refill(self):
         """
-        A connection more may be opened after each interval, and none just before.
+        One more connection is allowed after each interval, and none just before.
         """
         for uptime in (0, LONG + 1 / 3):
             for per_second, burst in ((10.0, 5), (0.3, 1), (3.0, 100), (0.001, 2), (7.0, 1)):
@@ -241,7 +242,7 @@ class ConnectRateTests(SynchronousTestCase):
 
     def test_in_the_long_run(self):
         """
-        Whoever tries all the time gets in as often as the rate says, and the burst once.
+        A client that tries all the time connects as often as the rate says, plus the burst once.
         """
         self.clock.advance(LONG)
         rate = RateLimiter(self.clock, 2.5, 10)
@@ -253,7 +254,7 @@ class ConnectRateTests(SynchronousTestCase):
 
     def test_not_more_than_the_burst(self):
         """
-        However long a client was away, it may open no more at once than the burst.
+        After any pause a client may open at once no more than the burst.
         """
         for uptime in (0, LONG):
             self.clock.advance(uptime)
@@ -265,7 +266,7 @@ class ConnectRateTests(SynchronousTestCase):
 
     def test_a_refusal_costs_nothing(self):
         """
-        A client that was refused does not wait longer for having tried.
+        A refused attempt does not make the client wait longer.
         """
         rate = RateLimiter(self.clock, 1.0, 1)
         self.assertTrue(rate.take("one"))
@@ -283,9 +284,9 @@ class ConnectRateTests(SynchronousTestCase):
         self.assertEqual([self.taken(rate, client) for client in "abc"], [3, 3, 3])
         self.assertEqual(len(rate), 3)
 
-    def test_returns_to_empty(self):
+    def test_expire(self):
         """
-        A client whose bucket is full again is forgotten, and one whose is not, is not.
+        A full bucket is removed, and any other is kept.
         """
         rate = RateLimiter(self.clock, 2.0, 10)
         self.assertEqual(self.taken(rate, "greedy"), 10)
@@ -304,9 +305,9 @@ class ConnectRateTests(SynchronousTestCase):
         rate.expire()
         self.assertEqual(self.taken(rate, "greedy"), 10)
 
-    def test_forgetting_gives_nothing_away(self):
+    def test_expire_changes_nothing(self):
         """
-        Forgetting, at whatever moment, lets nobody in more often.
+        Removing buckets, at any moment, never lets a client connect more often.
         """
         rate = RateLimiter(self.clock, 2.0, 4)
         admitted = self.taken(rate)
@@ -316,9 +317,9 @@ class ConnectRateTests(SynchronousTestCase):
             admitted += self.taken(rate)
         self.assertEqual(admitted, 4 + 50)
 
-    def test_bound(self):
+    def test_max_clients(self):
         """
-        However many clients there are, so many are remembered: those who came in last.
+        The number of buckets is limited: the clients that connected last are kept.
         """
         self.assertEqual(RateLimiter.max_clients, 65536)
         rate = RateLimiter(self.clock, 1.0, 2)
@@ -335,7 +336,7 @@ class ConnectRateTests(SynchronousTestCase):
 
     def test_many(self):
         """
-        The table does not grow beyond its bound, and is empty when all are gone.
+        The number of buckets does not exceed its limit, and is 0 after all have expired.
         """
         rate = RateLimiter(self.clock, 10.0, 1)
         for number in range(RateLimiter.max_clients + 100):
@@ -359,7 +360,7 @@ class ConnectRateTests(SynchronousTestCase):
     )
     def test_as_a_bucket(self, per_second, burst, steps):
         """
-        Whenever a client comes, it is let in exactly if a bucket, filled drop by drop, says so.
+        A client is admitted exactly if a bucket that is filled drop by drop says so.
         """
         clock = Clock()
         rate = RateLimiter(clock, per_second / 16, burst)
@@ -389,7 +390,7 @@ class AdmissionTests(SynchronousTestCase):
 
     def test_no_limits(self):
         """
-        Without limits nobody is refused, nobody is counted, and nobody is remembered.
+        Without limits no client is refused or counted, and nothing is stored.
         """
         for admission in (self.admission(), Admission(self.connections, 1000)):
             for host in ("192.0.2.1", "2001:db8::1"):
@@ -399,7 +400,7 @@ class AdmissionTests(SynchronousTestCase):
 
     def test_total(self):
         """
-        It is full with as many connections as may be, and no longer when one has ended.
+        It is full with the maximum number of connections, and not after one has ended.
         """
         admission = self.admission(most=2)
         self.assertIs(admission.connections, self.connections)
@@ -412,7 +413,7 @@ class AdmissionTests(SynchronousTestCase):
 
     def test_address(self):
         """
-        The rules alone are enough to refuse.
+        The access rules alone are enough to refuse a client.
         """
         admission = self.admission(deny=["192.0.2.0/24"])
         self.assertIs(admission.refusal(address("192.0.2.1")), Reason.DENIED)
@@ -423,7 +424,8 @@ class AdmissionTests(SynchronousTestCase):
 
     def test_mapped(self):
         """
-        An IPv4 client of a dual-stack socket is that IPv4 client, for rules, counts and rate.
+        An IPv4 client of a dual-stack socket counts as that IPv4 client, for rules, counts and
+        rate.
         """
         admission = self.admission(deny=["192.0.2.0/24"], per_client=1)
         self.assertIs(admission.refusal(address("::ffff:192.0.2.1")), Reason.DENIED)
@@ -438,7 +440,8 @@ class AdmissionTests(SynchronousTestCase):
 
     def test_per_client(self):
         """
-        A client has as many as it may have, whatever its ports, and others have their own.
+        A client may have its maximum number of connections, from any port, and other clients have
+        their own.
         """
         admission = self.admission(per_client=3)
         self.assertTrue(admission.counts_clients)
@@ -467,7 +470,7 @@ class AdmissionTests(SynchronousTestCase):
 
     def test_rate(self):
         """
-        A client that comes too often is refused, from its first burst on, and others are not.
+        A client that connects too often is refused after its first burst, and others are not.
         """
         admission = self.admission(rate=(1.0, 2))
         self.assertFalse(admission.counts_clients)
@@ -487,8 +490,8 @@ class AdmissionTests(SynchronousTestCase):
 
     def test_order(self):
         """
-        The first reason counts, in the order address, number, rate; and whoever is refused
-        for one of the first two takes no token.
+        The first reason counts, in the order address, number, rate; a client that is refused for
+        one of the first two takes no token.
         """
         admission = self.admission(deny=["192.0.2.9"], per_client=1, rate=(1.0, 2))
         denied, client = address("192.0.2.9"), address("192.0.2.1")
@@ -505,7 +508,7 @@ class AdmissionTests(SynchronousTestCase):
 
     def test_both_tables(self):
         """
-        Who is remembered counts in both tables.
+        Stored clients are counted in both tables.
         """
         admission = self.admission(per_client=5, rate=(1.0, 2))
         admission.refusal(address("192.0.2.1"))
@@ -515,7 +518,7 @@ class AdmissionTests(SynchronousTestCase):
 
     def test_unix(self):
         """
-        Whoever is on a UNIX socket has no address to go by, and is let in and not counted.
+        A client on a UNIX socket has no IP address, and is admitted and not counted.
         """
         admission = self.admission(allow=["192.0.2.1"], per_client=1, rate=(1.0, 1))
         for peer in (UNIXAddress(None), UNIXAddress(b"/run/x"), IPv4Address("TCP", "x", 1)):
@@ -528,7 +531,7 @@ class AdmissionTests(SynchronousTestCase):
 
     def test_asking_leaves_no_trace(self):
         """
-        A client that was asked for, and is not in, is not remembered.
+        C{refusal} alone stores nothing.
         """
         admission = self.admission(per_client=1)
         for n in range(100):
@@ -545,8 +548,8 @@ class AdmissionTests(SynchronousTestCase):
     @given(per_client=st.integers(1, 3), steps=st.lists(st.integers(0, 7), max_size=60))
     def test_exact(self, per_client, steps):
         """
-        Whatever the order of coming and going, nobody has one more than allowed, and in the
-        end nobody is remembered.
+        In any order of connecting and leaving, no client exceeds its maximum, and at the end
+        nothing is stored.
         """
         hosts = [
             "127.0.0.1", "127.0.0.2", "::1", "::2", "::ffff:127.0.0.1", "2001:db8::", "2001:db8::1",

@@ -1,5 +1,5 @@
 """
-What is remembered of connections that are gone.
+Counters of connections that have ended.
 """
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -8,14 +8,14 @@ from echod.connections.connection import Reason
 from echod.connections.counters import LIFETIME_BUCKETS, ConnectionStats
 
 
-class TotalsTests(SynchronousTestCase):
+class ConnectionStatsTests(SynchronousTestCase):
     """
     Counts by listener and reason.
     """
 
     def test_add(self):
         """
-        Each end counts for its listener, and for all together.
+        Each end counts for its listener, and in the total of its reason.
         """
         totals = ConnectionStats()
         totals.add("tcp", Reason.CLIENT, 10, 0.2)
@@ -28,9 +28,9 @@ class TotalsTests(SynchronousTestCase):
         self.assertEqual(totals.by_reason(), {Reason.CLIENT: 2, Reason.RESET: 1})
         self.assertEqual(totals.bytes_echoed, {"tcp": 11, "tls": 5})
 
-    def test_lives(self):
+    def test_lifetimes(self):
         """
-        How long they lived is counted between bounds.
+        Lifetimes are counted in a histogram.
         """
         totals = ConnectionStats()
         for seconds in (0.2, 7, 1e6):

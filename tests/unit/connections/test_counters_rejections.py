@@ -1,5 +1,5 @@
 """
-Refusals: every one counted, few told.
+Refusals: all are counted, few are logged.
 """
 
 from twisted.logger import LogLevel, capturedLogs, formatEvent
@@ -24,7 +24,7 @@ class RefusalsTests(SynchronousTestCase):
 
     def test_counts(self):
         """
-        Refusals are counted by listener and reason, and telling them changes no count.
+        Refusals are counted by listener and reason, and logging changes no count.
         """
         for listener, reason in (
             ("tcp", Reason.CONNECT_RATE),
@@ -45,7 +45,7 @@ class RefusalsTests(SynchronousTestCase):
 
     def test_nothing(self):
         """
-        When nobody was refused, nothing is logged.
+        Without refusals nothing is logged.
         """
         self.assertEqual(self.told(), [])
 
@@ -59,7 +59,7 @@ class RefusalsTests(SynchronousTestCase):
 
     def test_a_line_for_each_reason(self):
         """
-        However many there were, each reason has one line, with the last one's words.
+        However many there were, each reason has one line, with the detail of the last.
         """
         for port in range(1000):
             self.refusals.add("tls", Reason.CONNECT_RATE, f"192.0.2.7:{port}", "not told")
@@ -83,9 +83,9 @@ class RefusalsTests(SynchronousTestCase):
         }
         self.assertEqual({name: second[name] for name in expected}, expected)
 
-    def test_told_once(self):
+    def test_logged_once(self):
         """
-        What has been told is not told again; what comes later is counted anew.
+        What was logged is not logged again; later refusals are counted anew.
         """
         self.refusals.add("tcp", Reason.CONNECT_RATE, "192.0.2.7:1")
         self.refusals.add("tcp", Reason.CONNECT_RATE, "192.0.2.7:2")
@@ -96,7 +96,7 @@ class RefusalsTests(SynchronousTestCase):
 
     def test_levels(self):
         """
-        A daemon that is full is what the operator may act upon; all else is information.
+        A daemon at its limit is a warning; all other refusals are logged as info.
         """
         for reason in REFUSED:
             self.refusals.add("tcp", reason, "192.0.2.7:1")
@@ -107,7 +107,7 @@ class RefusalsTests(SynchronousTestCase):
 
     def test_braces(self):
         """
-        What a peer put into its words is shown as it is, and never as a format.
+        What a peer sent is logged as it is, and never used as a format.
         """
         self.refusals.add("{reason}", Reason.CONNECT_RATE, "unix:/{count}", "{peer!r}")
         self.assertEqual(

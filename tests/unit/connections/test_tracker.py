@@ -1,5 +1,5 @@
 """
-The live set: totals, the sweep, and the drain.
+The open connections: totals, checks, and the drain.
 """
 
 import sys
@@ -17,16 +17,16 @@ from tests.support.fakes import FakeConnection
 
 class BrokenConnection(FakeConnection):
     """
-    A connection whose kernel side cannot be looked at.
+    A connection whose kernel buffers cannot be queried.
     """
 
     def unread(self):
         raise RuntimeError("no descriptor")
 
 
-class AskedConnection(FakeConnection):
+class CountingConnection(FakeConnection):
     """
-    A connection that counts how often its kernel side is looked at.
+    A connection that counts how often its kernel buffers are queried.
     """
 
     looks = 0
@@ -42,7 +42,7 @@ class AskedConnection(FakeConnection):
 
 class NamelessConnection(FakeConnection):
     """
-    A connection whose address is nonsense.
+    A connection whose address is invalid.
     """
 
     def peer(self):
@@ -51,7 +51,7 @@ class NamelessConnection(FakeConnection):
 
 class ConnectionsTestCase(SynchronousTestCase):
     """
-    A live set on a clock that the test moves.
+    Connections on a clock that the test moves.
     """
 
     def setUp(self):
@@ -63,7 +63,7 @@ class ConnectionsTestCase(SynchronousTestCase):
 
     def sweep_for(self, seconds):
         """
-        Let time pass, with a sweep as often as the daemon makes one.
+        Let time pass, with checks as often as the daemon makes them.
         """
         for _ in range(round(seconds / CHECK_INTERVAL)):
             self.clock.advance(CHECK_INTERVAL)
@@ -105,7 +105,7 @@ class TotalsTests(ConnectionsTestCase):
 
     def test_access_record(self):
         """
-        A connection's end is one record: who, where, how much, how long and why.
+        The end of a connection is one record: who, where, how much, how long and why.
         """
         connections = self.make(access_log=True)
         FakeConnection(connections)
@@ -132,9 +132,9 @@ class TotalsTests(ConnectionsTestCase):
             "connection 2 of 192.0.2.7:40000 to tcp: 4096 bytes echoed in 1.500 s, write-timeout",
         )
 
-    def test_facts(self):
+    def test_fields(self):
         """
-        What else is known of a connection stands at the end of its record, each by its name.
+        Other fields of a connection are at the end of its record, by name.
         """
         connections = self.make(access_log=True)
         connection = FakeConnection(connections)
@@ -149,7 +149,7 @@ class TotalsTests(ConnectionsTestCase):
 
     def test_error(self):
         """
-        What was wrong stands in the record of a connection that ended with an error.
+        The record of a connection that ended with an error has the detail.
         """
         connections = self.make(access_log=True)
         connection = FakeConnection(connections)
@@ -164,7 +164,7 @@ class TotalsTests(ConnectionsTestCase):
 
     def test_health_check(self):
         """
-        A client that comes and goes without a byte is counted, and told at debug alone.
+        A client that comes and goes without a byte is counted, and logged at debug level only.
         """
         for size, reason, level in (
             (0, Reason.CLIENT, LogLevel.debug),
@@ -184,7 +184,7 @@ class TotalsTests(ConnectionsTestCase):
 
     def test_no_header(self):
         """
-        So is one that has waited for a PROXY header, and on which nothing came.
+        So is one that waited for a PROXY header and on which nothing came.
         """
         for waiting_for, level in (
             (Reason.PROXY_HEADER, LogLevel.debug),
@@ -199,7 +199,7 @@ class TotalsTests(ConnectionsTestCase):
 
     def test_access_log_off(self):
         """
-        Without an access log a connection's end is counted and not logged.
+        Without an access log the end of a connection is counted and not logged.
         """
         connection = FakeConnection(self.connections)
         with capturedLogs() as events:
@@ -209,7 +209,7 @@ class TotalsTests(ConnectionsTestCase):
 
 class RefusedTests(ConnectionsTestCase):
     """
-    Connections that end before they have been let in.
+    Connections that are refused after they were accepted.
     """
 
     def test_refused(self):
@@ -233,7 +233,7 @@ class RefusedTests(ConnectionsTestCase):
 
     def test_which_are_refusals(self):
         """
-        All else that ends a connection is no refusal, and has its access record.
+        Every other end is no refusal, and has its access record.
         """
         words = {reason.value for reason in REFUSED}
         gate = {"denied", "max-connections", "max-per-client", "connect-rate"}
@@ -249,7 +249,7 @@ class RefusedTests(ConnectionsTestCase):
 
     def test_the_last_one(self):
         """
-        A stop that waits for a connection is told when that one is refused, too.
+        A drain also ends when the last connection is refused.
         """
         connection = FakeConnection(self.connections)
         drained = self.connections.drain(5)
@@ -259,12 +259,12 @@ class RefusedTests(ConnectionsTestCase):
 
 class ReplaceTests(ConnectionsTestCase):
     """
-    A connection that is taken over by another protocol.
+    A connection that another protocol takes over.
     """
 
     def test_replaced(self):
         """
-        It stays one connection, of the same age and number, and ends once.
+        It stays one connection, with its age and number, and ends once.
         """
         connections = self.make(access_log=True, lifetime=10.0)
         FakeConnection(connections)
@@ -285,12 +285,12 @@ class ReplaceTests(ConnectionsTestCase):
 
 class SweepTests(ConnectionsTestCase):
     """
-    The look at all connections, twice a second.
+    The checks of all connections, twice a second.
     """
 
-    def test_all_are_looked_at(self):
+    def test_all_are_checked(self):
         """
-        Each connection is judged by the limits and by its own age, whenever it came.
+        Each connection is checked by its own age, whenever it came.
         """
         self.connections = self.make(lifetime=10.0)
         early = FakeConnection(self.connections)
@@ -305,10 +305,10 @@ class SweepTests(ConnectionsTestCase):
 
     def test_cost(self):
         """
-        A connection that is within its limits costs a sweep one call, and none of the kernel.
+        A connection within its limits costs a check one call, and no system call.
         """
         self.connections = self.make(idle=3600.0, lifetime=3600.0)
-        connections = [AskedConnection(self.connections) for _ in range(1000)]
+        connections = [CountingConnection(self.connections) for _ in range(1000)]
         self.clock.advance(CHECK_INTERVAL)
         calls = Counter()
         sys.setprofile(lambda frame, event, _: calls.update([event]))
@@ -321,7 +321,7 @@ class SweepTests(ConnectionsTestCase):
 
     def test_ends_within_a_sweep(self):
         """
-        A connection that is gone as soon as it is aborted does not hide the next one.
+        A connection that ends as soon as it is aborted does not hide the next one.
         """
         connections = [FakeConnection(self.connections, dies_at_once=True) for _ in range(2)]
         for connection in connections:
@@ -332,7 +332,7 @@ class SweepTests(ConnectionsTestCase):
 
 class SliceTests(ConnectionsTestCase):
     """
-    Many connections, of which some are looked at or ended in one turn of the loop.
+    Many connections, of which a slice is checked or ended in one turn of the loop.
     """
 
     def many(self, more=0):
@@ -346,7 +346,7 @@ class SliceTests(ConnectionsTestCase):
 
     def turns(self, each=lambda: None):
         """
-        How many connections are left after each turn, until nothing changes.
+        How many connections are open after each turn, until nothing changes.
         """
         left = [len(self.connections)]
         while len(left) < 2 or left[-1] != left[-2]:
@@ -361,7 +361,8 @@ class SliceTests(ConnectionsTestCase):
 
     def test_sweep(self):
         """
-        A sweep looks at some in each turn; one that comes before it is over changes nothing.
+        A sweep checks a slice in each turn; a second sweep that starts before it is done does
+        nothing.
         """
         self.connections = self.make(lifetime=10.0)
         self.many()
@@ -372,7 +373,7 @@ class SliceTests(ConnectionsTestCase):
 
     def test_sweep_again(self):
         """
-        After one sweep comes the next.
+        After one sweep the next can start.
         """
         self.connections = self.make(lifetime=10.0)
         connections = self.many(more=-1)
@@ -385,7 +386,7 @@ class SliceTests(ConnectionsTestCase):
 
     def test_gone_meanwhile(self):
         """
-        A connection that ends between two turns is not looked at.
+        A connection that ends between two turns is not checked.
         """
         self.connections = self.make(lifetime=10.0)
         *_, last = self.many()
@@ -397,7 +398,7 @@ class SliceTests(ConnectionsTestCase):
 
     def test_broken(self):
         """
-        A bug in looking at one does not keep the next sweep from the others.
+        A failure in checking one does not keep the next sweep from the others.
         """
         self.connections = self.make(idle=10.0)
         broken = BrokenConnection(self.connections)
@@ -411,7 +412,7 @@ class SliceTests(ConnectionsTestCase):
 
     def test_drain(self):
         """
-        A drain ends some in each turn.
+        A drain ends a slice in each turn.
         """
         self.many()
         self.sweep_for(1)
@@ -422,7 +423,7 @@ class SliceTests(ConnectionsTestCase):
 
     def test_abort(self):
         """
-        So does an abort, which forgets nobody who stands for another in the meantime.
+        An abort ends a slice in each turn, also a connection that has replaced another in between.
         """
         connections = self.many()
         self.connections.abort_all()
@@ -435,7 +436,7 @@ class SliceTests(ConnectionsTestCase):
 
     def test_abort_once(self):
         """
-        One that lives on is not aborted again because another was replaced.
+        A connection that stays is not aborted again because another was replaced.
         """
         stays = FakeConnection(self.connections)
         connections = self.many()
@@ -448,7 +449,7 @@ class SliceTests(ConnectionsTestCase):
 
     def test_drain_during_a_sweep(self):
         """
-        A drain that begins in the middle of a sweep waits for the next tick.
+        A drain that begins during a sweep waits for the next tick.
         """
         connections = self.many()
         self.sweep_for(1)
@@ -463,12 +464,12 @@ class SliceTests(ConnectionsTestCase):
 
 class DrainTests(ConnectionsTestCase):
     """
-    How all connections come to an end together.
+    How all connections are drained.
     """
 
     def settle(self):
         """
-        Look often enough that silent connections count as quiet.
+        Check often enough that silent connections count as quiet.
         """
         self.sweep_for(1)
 
@@ -489,7 +490,7 @@ class DrainTests(ConnectionsTestCase):
         self.assertEqual([(e["finished"], e["aborted"]) for e in ends], [(finished, aborted)])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_nobody_there(self):
+    def test_empty(self):
         """
         A daemon without connections stops at once.
         """
@@ -497,7 +498,7 @@ class DrainTests(ConnectionsTestCase):
 
     def test_quiet(self):
         """
-        Quiet connections end politely and at once, and the stop waits until they are gone.
+        Quiet connections are closed at once, and the drain waits until they have ended.
         """
         quiet = [FakeConnection(self.connections) for _ in range(2)]
         self.settle()
@@ -512,7 +513,7 @@ class DrainTests(ConnectionsTestCase):
 
     def test_gone_at_once(self):
         """
-        When all are quiet, and close as soon as they are told to, the stop takes no time.
+        When all are quiet and end as soon as they are closed, the drain takes no time.
         """
         for _ in range(2):
             FakeConnection(self.connections, dies_at_once=True)
@@ -522,7 +523,7 @@ class DrainTests(ConnectionsTestCase):
 
     def test_new(self):
         """
-        A client just accepted has a moment to send before it counts as quiet.
+        A new client has a moment to send before it counts as quiet.
         """
         connection = FakeConnection(self.connections)
         self.drain()
@@ -533,7 +534,7 @@ class DrainTests(ConnectionsTestCase):
 
     def test_new_and_swept(self):
         """
-        A client just accepted has that moment even if the last sweep has already seen it.
+        A new client has that moment even if the last sweep has already checked it.
         """
         connection = FakeConnection(self.connections)
         self.connections.check_timeouts()
@@ -562,7 +563,7 @@ class DrainTests(ConnectionsTestCase):
 
     def test_silent_for_a_tick(self):
         """
-        A connection that falls silent is finished once it has been silent for a whole tick.
+        A connection that becomes silent is closed once it has been silent for a whole tick.
         """
         connection = FakeConnection(self.connections)
         self.settle()
@@ -575,7 +576,7 @@ class DrainTests(ConnectionsTestCase):
 
     def test_busy_a_moment_ago(self):
         """
-        A connection that was silent at the last look and has echoed since is not quiet.
+        A connection that was silent at the last check and has echoed since is not quiet.
         """
         connection = FakeConnection(self.connections)
         self.settle()
@@ -585,7 +586,7 @@ class DrainTests(ConnectionsTestCase):
 
     def test_unread(self):
         """
-        What a client has sent is echoed first, even if the daemon has not received it yet.
+        What a client has sent is echoed first, even if the daemon has not read it yet.
         """
         connection = FakeConnection(self.connections)
         connection.in_kernel = 1
@@ -599,7 +600,7 @@ class DrainTests(ConnectionsTestCase):
 
     def test_paused(self):
         """
-        A client that does not take its echo has until the deadline to take it.
+        A client that does not read its echo has until the deadline to read it.
         """
         connection = FakeConnection(self.connections)
         connection.paused, connection.not_taken = True, (1, 2, 3)
@@ -613,7 +614,7 @@ class DrainTests(ConnectionsTestCase):
 
     def test_already_ending(self):
         """
-        A connection that is ending when the stop comes is not ended a second time.
+        A connection that is being closed when the drain begins is not closed again.
         """
         connection = FakeConnection(self.connections)
         connection.ending, connection.not_taken = True, (1, 0, 0)
@@ -624,7 +625,8 @@ class DrainTests(ConnectionsTestCase):
 
     def test_linger(self):
         """
-        A client that never closes its own side is cut after a short while, with the drain's reason.
+        A client that never closes its own side is aborted after a short time, with the drain's
+        reason.
         """
         connection = FakeConnection(self.connections)
         self.settle()
@@ -637,7 +639,7 @@ class DrainTests(ConnectionsTestCase):
 
     def test_deadline(self):
         """
-        Whoever is busy at the deadline is aborted, and the log says how many.
+        A connection that is busy at the deadline is aborted, and the log says how many were.
         """
         connections = [FakeConnection(self.connections, dies_at_once=True) for _ in range(3)]
         for connection in connections:
@@ -669,7 +671,7 @@ class DrainTests(ConnectionsTestCase):
 
     def test_abort_all(self):
         """
-        A second signal ends every connection at once, the ending ones too.
+        A second signal ends every connection at once, also those that are being closed.
         """
         connections = [FakeConnection(self.connections, dies_at_once=True) for _ in range(3)]
         connections[0].ending = True
@@ -680,9 +682,9 @@ class DrainTests(ConnectionsTestCase):
             self.connections.abort_all()
         self.assert_drained(drained, 0, 3)
 
-    def test_broken_look(self):
+    def test_broken_check(self):
         """
-        A bug in looking at a connection is logged, and the deadline still ends the drain.
+        A failure in checking a connection is logged, and the deadline still ends the drain.
         """
         BrokenConnection(self.connections, dies_at_once=True)
         drained = self.drain()
@@ -691,9 +693,9 @@ class DrainTests(ConnectionsTestCase):
         self.assertEqual(self.connections.ended, {Reason.ABORTED: 1})
         self.assert_drained(drained, 0, 1)
 
-    def test_broken_first_look(self):
+    def test_broken_first_check(self):
         """
-        A bug in the first look does not spoil the drain either.
+        A failure in the first check does not spoil the drain either.
         """
         BrokenConnection(self.connections, dies_at_once=True)
         self.settle()
@@ -702,9 +704,9 @@ class DrainTests(ConnectionsTestCase):
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
         self.assert_drained(drained, 0, 1)
 
-    def test_end_that_cannot_be_told(self):
+    def test_end_that_cannot_be_logged(self):
         """
-        A connection whose address cannot be put into words does not hold up the stop for ever.
+        A connection whose address has no text does not hold up the drain.
         """
         self.connections = self.make(access_log=True)
         connection = NamelessConnection(self.connections)
@@ -716,7 +718,7 @@ class DrainTests(ConnectionsTestCase):
 
     def test_comes_after_the_drain(self):
         """
-        A connection that comes and goes after the drain is counted without a complaint.
+        A connection that comes and goes after the drain is counted without an error.
         """
         self.drain()
         late = FakeConnection(self.connections)

@@ -1,5 +1,5 @@
 """
-PROXY headers, decoded as the specification has them.
+Encoded PROXY headers, decoded as the specification says.
 """
 
 import socket
@@ -11,14 +11,14 @@ from echod.proxyprotocol import V2_SIGNATURE
 from echod.proxyprotocol.encoder import encode_proxy_header, parse_address
 
 
-class PlaceTests(SynchronousTestCase):
+class ParseAddressTests(SynchronousTestCase):
     """
-    Tests for L{place}.
+    Tests for L{parse_address<echod.proxyprotocol.encoder.parse_address>}.
     """
 
     def test_good(self):
         """
-        Addresses of both versions are read, with their port.
+        Addresses of both versions are parsed, with their port.
         """
         for text, address, port in (
             ("192.0.2.1:4711", "192.0.2.1", 4711),
@@ -29,7 +29,7 @@ class PlaceTests(SynchronousTestCase):
 
     def test_bad(self):
         """
-        Everything else is one line that says what to give.
+        Everything else is an error of one line that says what to give.
         """
         for text in (
             *("", "192.0.2.1", "192.0.2.1:", "192.0.2.256:1", "192.0.2.1:65536", "a:1"),
@@ -39,9 +39,9 @@ class PlaceTests(SynchronousTestCase):
             self.assertIn("give one such as 192.0.2.1:4711", str(error))
 
 
-class HeaderTests(SynchronousTestCase):
+class EncodeTests(SynchronousTestCase):
     """
-    Tests for L{encode_proxy_header}.
+    Tests for L{encode_proxy_header<echod.proxyprotocol.encoder.encode_proxy_header>}.
     """
 
     here = parse_address("192.0.2.9:443")
@@ -89,7 +89,7 @@ class HeaderTests(SynchronousTestCase):
 
     def test_unknown(self):
         """
-        Without a source, the connection is to be taken for what it is.
+        Without a source, the server is to use the address of the connection.
         """
         self.assertEqual(encode_proxy_header("v1", None, self.here), b"PROXY UNKNOWN\r\n")
         self.assertEqual(encode_proxy_header("v2", None, self.here), V2_SIGNATURE + b"\x20\0\0\0")

@@ -1,5 +1,5 @@
 """
-The header of the PROXY protocol, by its specification (HAProxy's C{doc/proxy-protocol.txt}).
+Parsing PROXY headers, by their specification (HAProxy's C{doc/proxy-protocol.txt}).
 """
 
 import random
@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from twisted.internet import address
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.proxyprotocol import V2_SIGNATURE
 from echod.proxyprotocol.parser import (
     MAX_V2_BYTES,
     V1_SIGNATURE,
@@ -19,60 +18,45 @@ from echod.proxyprotocol.parser import (
     ProxyParser,
     crc32c,
 )
+from tests.support.proxyv2 import (
+    ALPN,
+    AUTHORITY,
+    CRC32C,
+    DGRAM,
+    FOUR,
+    LOCAL,
+    NETNS,
+    NOOP,
+    PROXY,
+    SIX,
+    SSL,
+    SSL_CIPHER,
+    SSL_CN,
+    SSL_KEY_ALG,
+    SSL_SIG_ALG,
+    SSL_VERSION,
+    STREAM,
+    TCP4,
+    TCP6,
+    TLS_VECTORS,
+    UDP4,
+    UDP6,
+    UNIQUE_ID,
+    UNSPEC,
+    tls,
+    tlv,
+    unix,
+    v2,
+    with_checksum,
+)
 
 PAYLOAD = b"\r\nPROXY \0payload"
 """What follows a header and is none of it, though it looks like one."""
 
-LOCAL, PROXY = 0x20, 0x21
-UNSPEC, TCP4, UDP4, TCP6, UDP6, STREAM, DGRAM = 0x00, 0x11, 0x12, 0x21, 0x22, 0x31, 0x32
-ALPN, AUTHORITY, CRC32C, NOOP, UNIQUE_ID, SSL, NETNS = 1, 2, 3, 4, 5, 0x20, 0x30
-SSL_VERSION, SSL_CN, SSL_CIPHER, SSL_SIG_ALG, SSL_KEY_ALG = 0x21, 0x22, 0x23, 0x24, 0x25
 
-FOUR = struct.pack("!4s4sHH", bytes((192, 0, 2, 1)), bytes((198, 51, 100, 2)), 40000, 9000)
-SIX = struct.pack("!16s16sHH", IPv6Address("2001:db8::1").packed, bytes(16), 65535, 0)
-
-
-def v2(body=b"", family=TCP4, command=PROXY, size=None):
+def content(header):
     """
-    A header of version 2.
-    """
-    size = len(body) if size is None else size
-    return V2_SIGNATURE + struct.pack("!BBH", command, family, size) + body
-
-
-def tlv(kind, value=b"", size=None):
-    """
-    A type-length-value vector.
-    """
-    return struct.pack("!BH", kind, len(value) if size is None else size) + value
-
-
-def tls(*inner, flags=0x07, verify=0):
-    """
-    What a header says of TLS.
-    """
-    return tlv(SSL, struct.pack("!BI", flags, verify) + b"".join(inner))
-
-
-def summed(before=b"", after=b"", wrong=0, addresses=FOUR, family=TCP4):
-    """
-    A header with a checksum among its vectors.
-    """
-    unsummed = v2(addresses + before + tlv(CRC32C, bytes(4)) + after, family)
-    number = crc32c(unsummed) ^ wrong
-    return v2(addresses + before + tlv(CRC32C, number.to_bytes(4, "big")) + after, family)
-
-
-def unix(source, destination=b""):
-    """
-    The two names of a connection on a UNIX socket.
-    """
-    return struct.pack("!108s108s", source, destination)
-
-
-def told(header):
-    """
-    A header in words that can be compared: the client and the facts.
+    The content of a header as text that can be compared: the client and the fields.
     """
     client = header.client
     if isinstance(client, address.UNIXAddress):
@@ -84,8 +68,8 @@ def told(header):
 
 def outcome(pieces):
     """
-    What comes of a stream that arrives in these pieces: what the header says and what is
-    left, or what is wrong, or what there is when there is no header.
+    What a stream that arrives in these pieces gives: the content of its header and the rest, or the
+    error, or the state of the parser without a header.
     """
     parser = ProxyParser()
     taken = 0
@@ -109,19 +93,19 @@ def outcome(pieces):
             return "none", parser.taken + left + b"".join(pieces)
     if parser.header is None:
         return "more", parser.taken
-    return "header", *told(parser.header), parser.taken, left + b"".join(pieces)
+    return "header", *content(parser.header), parser.taken, left + b"".join(pieces)
 
 
 def bytewise(stream):
     """
-    A stream, a byte at a time.
+    A stream, byte by byte.
     """
     return (stream[n : n + 1] for n in range(len(stream)))
 
 
 def inet(host, port):
     """
-    A client, as L{told} has it.
+    A client, as L{content} has it.
     """
     return ("IPv6Address" if ":" in host else "IPv4Address", "TCP", host, port)
 
@@ -249,11 +233,6 @@ TLS_FACTS = {
     "proxy_tls_cipher": "TLS_AES_128_GCM_SHA256",
     "proxy_tls_cn": "client.example",
 }
-TLS_VECTORS = (
-    tlv(SSL_VERSION, b"TLSv1.3"),
-    tlv(SSL_CIPHER, b"TLS_AES_128_GCM_SHA256"),
-    tlv(SSL_CN, b"client.example"),
-)
 
 GOOD_V2 = {
     "LOCAL": (v2(family=UNSPEC, command=LOCAL), None, {}),
@@ -327,11 +306,11 @@ GOOD_V2 = {
         FOUR_TOLD,
         {**TLS_FACTS, "proxy_alpn": "h2"},
     ),
-    "checksum": (summed(), FOUR_TOLD, {}),
-    "checksum behind": (summed(before=tlv(ALPN, b"h2")), FOUR_TOLD, {"proxy_alpn": "h2"}),
-    "checksum before": (summed(after=tlv(ALPN, b"h2")), FOUR_TOLD, {"proxy_alpn": "h2"}),
+    "checksum": (with_checksum(), FOUR_TOLD, {}),
+    "checksum behind": (with_checksum(before=tlv(ALPN, b"h2")), FOUR_TOLD, {"proxy_alpn": "h2"}),
+    "checksum before": (with_checksum(after=tlv(ALPN, b"h2")), FOUR_TOLD, {"proxy_alpn": "h2"}),
     "checksum between": (
-        summed(tls(*TLS_VECTORS), tlv(NOOP, b"xyz"), addresses=SIX, family=TCP6),
+        with_checksum(tls(*TLS_VECTORS), tlv(NOOP, b"xyz"), addresses=SIX, family=TCP6),
         SIX_TOLD,
         TLS_FACTS,
     ),
@@ -396,15 +375,15 @@ BAD_V2 = {
         v2(FOUR + tlv(CRC32C, bytes(5))),
     ),
     SUM: (
-        summed(wrong=1),
-        summed(wrong=0x80000000),
-        summed(tlv(ALPN, b"h2"), tlv(NOOP), wrong=1),
-        summed(tlv(ALPN, b"h2")).replace(b"h2", b"h3"),
-        summed(after=tlv(ALPN, b"h2")).replace(b"h2", b"h3"),
-        summed().replace(FOUR[8:10], b"\0\0"),
+        with_checksum(wrong=1),
+        with_checksum(wrong=0x80000000),
+        with_checksum(tlv(ALPN, b"h2"), tlv(NOOP), wrong=1),
+        with_checksum(tlv(ALPN, b"h2")).replace(b"h2", b"h3"),
+        with_checksum(after=tlv(ALPN, b"h2")).replace(b"h2", b"h3"),
+        with_checksum().replace(FOUR[8:10], b"\0\0"),
         v2(FOUR + tlv(CRC32C, bytes(4))),
         # In the order of bytes that other protocols have for it.
-        summed()[:-4] + summed()[:-5:-1],
+        with_checksum()[:-4] + with_checksum()[:-5:-1],
     ),
     LONG: (
         v2(FOUR, size=MAX_V2_BYTES - 15),
@@ -440,12 +419,12 @@ NONE = (
 
 class TableTests(SynchronousTestCase):
     """
-    Headers, good and bad, each in all the ways in which it can come.
+    Good and bad headers, each in all the ways in which it can be split.
     """
 
     def assert_outcome(self, stream, expected):
         """
-        The same comes of a stream in one piece, byte by byte, and cut in two anywhere.
+        The outcome is the same in one piece, byte by byte, and cut in two anywhere.
         """
         self.assertEqual(outcome([stream]), expected, stream)
         self.assertEqual(outcome(bytewise(stream)), expected, stream)
@@ -455,7 +434,7 @@ class TableTests(SynchronousTestCase):
 
     def test_version_1(self):
         """
-        Each good line tells its client, or that there is none to tell, and ends where it ends.
+        Each good line has its client, or none, and ends where it ends.
         """
         for header, client in GOOD_V1.items():
             for left in (b"", PAYLOAD, header):
@@ -463,7 +442,7 @@ class TableTests(SynchronousTestCase):
 
     def test_version_1_wrong(self):
         """
-        Each bad line is refused, with words for why.
+        Each bad line is refused, with a reason.
         """
         for words, streams in BAD_V1.items():
             for stream in streams:
@@ -472,7 +451,7 @@ class TableTests(SynchronousTestCase):
 
     def test_version_1_longest(self):
         """
-        A line has 107 bytes at most, and at the last of them it is known that it is too long.
+        A line has 107 bytes at most, and is refused as too long at the last of them.
         """
         self.assertEqual(len(WORST), 107)
         for stream in (WORST[:-1] + b"x", WORST[:-2] + b"xx", WORST[:-2] + b"x\r"):
@@ -483,7 +462,7 @@ class TableTests(SynchronousTestCase):
 
     def test_version_2(self):
         """
-        Each good header tells its client and its facts, and ends where its length says.
+        Each good header has its client and its fields, and ends where its length says.
         """
         for name, (header, client, log_fields) in GOOD_V2.items():
             for left in (b"", PAYLOAD):
@@ -492,7 +471,7 @@ class TableTests(SynchronousTestCase):
 
     def test_version_2_wrong(self):
         """
-        Each bad header is refused, with words for why.
+        Each bad header is refused, with a reason.
         """
         for words, streams in BAD_V2.items():
             for stream in streams:
@@ -500,7 +479,7 @@ class TableTests(SynchronousTestCase):
 
     def test_version_2_longest(self):
         """
-        A header may have 4096 bytes, and more are refused as soon as its length is there.
+        A header may have 4096 bytes, and a longer one is refused as soon as its length is known.
         """
         room = MAX_V2_BYTES - 16 - len(FOUR) - 3
         self.assertEqual(MAX_V2_BYTES, 4096)
@@ -514,7 +493,7 @@ class TableTests(SynchronousTestCase):
 
     def test_truncated(self):
         """
-        As long as it may still become a header, it is waited for, and nothing is told.
+        As long as more bytes may complete the header, the parser waits.
         """
         for header in (*GOOD_V1, *(header for header, _, _ in GOOD_V2.values())):
             for size in range(1, len(header)):
@@ -530,15 +509,15 @@ class TableTests(SynchronousTestCase):
             for left in (b"", PAYLOAD):
                 self.assert_outcome(stream + left, ("none", stream + left))
 
-    def test_header_of_nothing(self):
+    def test_empty_header(self):
         """
-        A header that tells nothing has no client and no facts.
+        A header without content has no client and no fields.
         """
         self.assertEqual(ProxyInfo(), ProxyInfo(None, {}))
 
     def test_last_one_counts(self):
         """
-        When a proxy says the same thing twice, the last one counts.
+        When a proxy sends a field twice, the last one counts.
         """
         header = v2(FOUR + tlv(ALPN, b"h2") + tlv(ALPN, b"h3"))
         self.assertEqual(outcome([header])[2], {"proxy_alpn": "h3"})
@@ -551,7 +530,7 @@ class ChecksumTests(SynchronousTestCase):
 
     def test_known_values(self):
         """
-        It is that of Castagnoli: the check value, and the examples of RFC 3720 (B.4).
+        The check value and the examples of RFC 3720 (B.4).
         """
         for data, expected in (
             (b"123456789", 0xE3069283),
@@ -565,9 +544,9 @@ class ChecksumTests(SynchronousTestCase):
 
     def test_any_flipped_bit(self):
         """
-        Whatever bit of a header is flipped, its checksum or something else is wrong.
+        Whichever bit of a header is flipped, the header is refused.
         """
-        header = summed(tlv(ALPN, b"h2"))
+        header = with_checksum(tlv(ALPN, b"h2"))
         good = outcome([header])
         self.assertEqual(good[0], "header")
         for place in range(len(header) * 8):
@@ -603,7 +582,7 @@ a case that fails is one number.
 
 def some_bytes(chance, most):
     """
-    Bytes such as could be harmful, or any.
+    Random bytes, and bytes that could do harm.
     """
     kind = chance.randrange(3)
     size = min(chance.choice((0, 1, 2, 5, 20, 127, 128, 129, most)), most)
@@ -648,7 +627,7 @@ TLS_NAMES = {
 
 def some_vectors(chance, names, most):
     """
-    Vectors, and the names of the facts that they tell.
+    Vectors, and the names of their fields.
     """
     others = [kind for kind in (NOOP, NETNS, 0, 0x24, 0x25, 0xE0, 0xFF) if kind not in names]
     vectors, log_fields = [], set()
@@ -661,7 +640,7 @@ def some_vectors(chance, names, most):
 
 def some_v2(chance):
     """
-    A good header, its client, and the names of its facts.
+    A good header, its client, and the names of its fields.
     """
     if chance.random() < 0.1:
         command, family = chance.choice(((LOCAL, chance.randrange(256)), (PROXY, UNSPEC)))
@@ -688,7 +667,7 @@ def some_v2(chance):
     if chance.random() < 0.3:
         cut = chance.randint(0, len(vectors))
         before, after = b"".join(vectors[:cut]), b"".join(vectors[cut:])
-        return summed(before, after, 0, addresses, family), client, log_fields
+        return with_checksum(before, after, 0, addresses, family), client, log_fields
     return v2(addresses + b"".join(vectors), family), client, log_fields
 
 
@@ -722,11 +701,10 @@ PORTS = frozenset(map(str, range(65536)))
 """The ports, as they are written."""
 
 
-def v1_by_the_book(line):
+def reference_v1(line):
     """
-    Whether a line, with its end, is one of version 1; and its client.
-
-    Written without a look at the room: the specification, field by field.
+    Whether a line, with its end, is one of version 1, and its client. Written from the
+    specification, field by field, without using the parser.
     """
     if len(line) > 107 or not line.endswith(b"\r\n") or b"\r" in line[:-2]:
         return False, None
@@ -748,12 +726,12 @@ def v1_by_the_book(line):
 
 class GeneratedTests(SynchronousTestCase):
     """
-    Ten thousand headers that nobody wrote.
+    Ten thousand generated headers.
     """
 
     def assert_sound(self, stream, whole):
         """
-        What was told is valid and printable, and no more was taken than there was.
+        The result is valid and printable, and no more was taken than there was.
         """
         if whole[0] == "header":
             _, client, log_fields, taken, left = whole
@@ -779,7 +757,7 @@ class GeneratedTests(SynchronousTestCase):
 
     def outcome(self, chance, stream):
         """
-        What comes of a stream, which has to be the same in whatever pieces it comes.
+        The outcome of a stream, which has to be the same in any pieces.
         """
         whole = outcome([stream])
         self.assertEqual(outcome(bytewise(stream)), whole, stream)
@@ -793,11 +771,11 @@ class GeneratedTests(SynchronousTestCase):
     @given(SEEDS)
     def test_good_v1(self, seed):
         """
-        Each good line is taken, and tells its client.
+        Each good line is accepted, with its client.
         """
         chance = random.Random(seed)
         header, client = some_v1(chance)
-        self.assertEqual(v1_by_the_book(header), (True, client))
+        self.assertEqual(reference_v1(header), (True, client))
         found = self.outcome(chance, header + PAYLOAD)
         self.assertEqual(found, ("header", client, {}, header, PAYLOAD))
 
@@ -805,7 +783,7 @@ class GeneratedTests(SynchronousTestCase):
     @given(SEEDS)
     def test_good_v2(self, seed):
         """
-        Each good header is taken, and tells its client and its facts.
+        Each good header is accepted, with its client and its fields.
         """
         chance = random.Random(seed)
         header, client, log_fields = some_v2(chance)
@@ -817,7 +795,7 @@ class GeneratedTests(SynchronousTestCase):
     @given(SEEDS)
     def test_mutated_v1(self, seed):
         """
-        A line that was spoilt is refused exactly if the specification does not know it.
+        A mutated line is refused exactly if the specification does not allow it.
         """
         chance = random.Random(seed)
         stream = mutated(chance, some_v1(chance)[0])
@@ -829,7 +807,7 @@ class GeneratedTests(SynchronousTestCase):
         if not line and len(stream) < 107:
             self.assertEqual(found, ("more", stream))
             return
-        good, client = v1_by_the_book(line)
+        good, client = reference_v1(line)
         if good:
             self.assertEqual(found, ("header", client, {}, line, stream[len(line) :]))
         else:
@@ -839,7 +817,7 @@ class GeneratedTests(SynchronousTestCase):
     @given(SEEDS)
     def test_mutated_v2(self, seed):
         """
-        A header that was spoilt is taken or refused, and does no harm.
+        A mutated header is accepted or refused, and does no harm.
         """
         chance = random.Random(seed)
         stream = mutated(chance, some_v2(chance)[0])

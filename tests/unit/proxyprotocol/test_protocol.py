@@ -1,5 +1,5 @@
 """
-Clients behind a proxy, on real sockets, up to the echo and TLS behind the header.
+Clients behind a proxy, on real sockets, up to the echo and TLS after the header.
 """
 
 import contextlib
@@ -29,8 +29,7 @@ from echod.proxyprotocol.protocol import ProxyHeaderProtocol, ProxyPolicy
 from tests.support.certificates import make_certificate
 from tests.support.handshakes import CertificateInfo
 from tests.support.pairs import BIG, PairTestCase, drained
-from tests.support.tlsclient import VERSIONS, context as client_context
-from tests.unit.proxyprotocol.test_parser import (
+from tests.support.proxyv2 import (
     ALPN,
     AUTHORITY,
     FOUR,
@@ -41,12 +40,13 @@ from tests.unit.proxyprotocol.test_parser import (
     TLS_VECTORS,
     UNIQUE_ID,
     UNSPEC,
-    summed,
     tls,
     tlv,
     unix,
     v2,
+    with_checksum,
 )
+from tests.support.tlsclient import VERSIONS, context as client_context
 
 V1 = b"PROXY TCP4 203.0.113.5 198.51.100.2 1234 9000\r\n"
 V2 = v2(FOUR + tlv(ALPN, b"h2"))
@@ -66,12 +66,12 @@ def v1(host, port=1234):
 
 class ProxyPolicyTests(SynchronousTestCase):
     """
-    Whose header is believed.
+    Whose headers are accepted.
     """
 
     def test_networks(self):
         """
-        That of the addresses that are trusted, an IPv4 address of IPv6 among them.
+        Those from trusted networks, also from an IPv4-mapped address.
         """
         policy = ProxyPolicy(True, map(ip_network, ("192.0.2.0/24", "2001:db8::1")))
         for address, trusted in (
@@ -89,7 +89,7 @@ class ProxyPolicyTests(SynchronousTestCase):
 
     def test_unix(self):
         """
-        With the word for it, that of whoever is on a UNIX socket, and of nobody else.
+        With the option for it, those from UNIX sockets, and from no others.
         """
         policy = ProxyPolicy(False, [], unix=True)
         for address, trusted in (
@@ -104,14 +104,14 @@ class ProxyPolicyTests(SynchronousTestCase):
 
     def test_required(self):
         """
-        It knows whether there has to be one.
+        It knows whether a header is required.
         """
         self.assertEqual([ProxyPolicy(each, []).required for each in (True, False)], [True, False])
 
 
 class ProxyTestCase(PairTestCase):
     """
-    A listener behind a proxy, which is trusted, on a reactor that the test turns.
+    A listener behind a trusted proxy, on a reactor that the test turns.
 
     @ivar records: what was logged.
     """
@@ -138,9 +138,9 @@ class ProxyTestCase(PairTestCase):
 
     def accept(self, client=AT_PROXY, tcp=False):
         """
-        Let somebody connect.
+        Accept a connection.
 
-        @return: what the factory made of it, its transport, and the other's socket.
+        @return: what the factory made for it, its transport, and the other's socket.
         """
         kind = IPv6Address if ":" in client[0] else IPv4Address
         protocol = self.factory.buildProtocol(kind("TCP", *client))
@@ -151,9 +151,9 @@ class ProxyTestCase(PairTestCase):
         for _ in range(count):
             self.reactor.turn()
 
-    def told(self):
+    def logged(self):
         """
-        What was logged since the last time, with the refusals, but no time.
+        What was logged since the last call, with the refusals, but without times.
         """
         self.connections.refusals.log_summary()
         lines = [(event["log_level"].name, formatEvent(event)) for event in self.records]
@@ -175,7 +175,7 @@ class ProxyTestCase(PairTestCase):
 
     def assert_over(self, **ended):
         """
-        All is over, for these reasons, and nobody is remembered.
+        All connections have ended, for these reasons, and nothing about clients is stored.
         """
         self.turns()
         self.assertEqual(len(self.connections), 0)
@@ -186,8 +186,8 @@ class ProxyTestCase(PairTestCase):
 
     def exchange(self, pieces, facts="; proxy 198.51.100.9:5", peer="203.0.113.5:1234", back=b""):
         """
-        A client sends pieces, each with a turn for us, and closes its sending side; what
-        comes back is C{back}.
+        A client sends pieces, with a turn of the reactor after each, and closes its sending side;
+        C{back} comes back.
         """
         _, _, sock = self.accept()
         got = b""
@@ -200,7 +200,7 @@ class ProxyTestCase(PairTestCase):
         self.assertEqual(got + drained(sock), back)
         self.assertEqual(sock.recv(1), b"")
         number = self.connections.opened
-        self.assertEqual(self.told(), self.access(peer, len(back), "client", facts, number))
+        self.assertEqual(self.logged(), self.access(peer, len(back), "client", facts, number))
         self.assertEqual(len(self.connections), 0)
 
 
@@ -211,7 +211,8 @@ class HeaderTests(ProxyTestCase):
 
     def test_interfaces(self):
         """
-        Twisted finds the half-close methods that it looks for, and the live set its own.
+        The protocol provides the half-close interface that Twisted looks for, and is a
+        C{Connection}.
         """
         protocol, _, _ = self.accept()
         self.assertIsInstance(protocol, ProxyHeaderProtocol)
@@ -226,8 +227,8 @@ class HeaderTests(ProxyTestCase):
 
     def test_one_segment(self):
         """
-        What comes right behind the header comes back, to the byte, and the record has the
-        client's address and the proxy's.
+        What comes right after the header is echoed, to the byte, and the record has the client's
+        address and the proxy's.
         """
         self.exchange([V1 + b"hello"], back=b"hello")
         self.exchange(
@@ -240,7 +241,7 @@ class HeaderTests(ProxyTestCase):
 
     def test_cut_anywhere(self):
         """
-        Wherever the stream is cut, the header is read and the rest comes back.
+        Wherever the stream is cut, the header is parsed and the rest echoed.
         """
         for required in (True, False):
             self.make(required)
@@ -260,7 +261,7 @@ class HeaderTests(ProxyTestCase):
         """
         stream = V1 + b"hello"
         self.exchange([stream[n : n + 1] for n in range(len(stream))], back=b"hello")
-        stream = summed(tlv(ALPN, b"h2")) + b"\r\n"
+        stream = with_checksum(tlv(ALPN, b"h2")) + b"\r\n"
         self.exchange(
             [stream[n : n + 1] for n in range(len(stream))],
             "; proxy 198.51.100.9:5; proxy_alpn h2",
@@ -270,7 +271,8 @@ class HeaderTests(ProxyTestCase):
 
     def test_all_at_once(self):
         """
-        A client that sends its header, much, and its end before we look gets it all back.
+        A client that sends its header, much data and its FIN before the reactor turns gets all of
+        it back.
         """
         for header in (V1, v2(FOUR + tlv(NOOP, bytes(MAX_V2_BYTES - 16 - 12 - 3)))):
             _, _, sock = self.accept(tcp=True)
@@ -283,7 +285,7 @@ class HeaderTests(ProxyTestCase):
 
     def test_largest(self):
         """
-        The largest header that is taken is read whole, and nothing of what follows.
+        The largest header is read whole, and nothing of what follows.
         """
         header = v2(FOUR + tlv(NOOP, bytes(MAX_V2_BYTES - 16 - 12 - 3)))
         self.assertEqual(len(header), MAX_V2_BYTES)
@@ -292,9 +294,9 @@ class HeaderTests(ProxyTestCase):
                 [header[:cut], header[cut:] + b"hello"], peer="192.0.2.1:40000", back=b"hello"
             )
 
-    def test_who(self):
+    def test_client(self):
         """
-        The client is whom the header names; when it names none, whoever connected.
+        The client's address is the header's, or the connection's if the header has none.
         """
         itself = "198.51.100.9:5"
         for header, peer, facts in (
@@ -310,9 +312,9 @@ class HeaderTests(ProxyTestCase):
         ):
             self.exchange([header + b"hello"], facts, peer, b"hello")
 
-    def test_facts(self):
+    def test_fields(self):
         """
-        What else the proxy tells stands in the record, each under its own name.
+        The other fields of the header are in the record, by name.
         """
         header = v2(
             FOUR
@@ -343,7 +345,7 @@ class HeaderTests(ProxyTestCase):
 
     def test_one_connection(self):
         """
-        It is one connection all the time, with one number and one age.
+        It stays one connection, with one number and one age.
         """
         _, transport, sock = self.accept()
         self.assertEqual((len(self.connections), self.connections.opened), (1, 1))
@@ -357,12 +359,12 @@ class HeaderTests(ProxyTestCase):
         self.reactor.advance(3)
         sock.close()
         self.assert_over(client=1)
-        ((_, line),) = self.told()
+        ((_, line),) = self.logged()
         self.assertIn("connection 1 of 203.0.113.5:1234 to tcp: 0 bytes echoed in 5.000 s", line)
 
     def test_nothing_stays(self):
         """
-        After the header there is nothing between the connection and the echo.
+        After the header nothing stays between the transport and the echo.
         """
         _, transport, sock = self.accept()
         self.assertIn("doRead", vars(transport))
@@ -371,9 +373,9 @@ class HeaderTests(ProxyTestCase):
         self.assertNotIn("doRead", vars(transport))
         self.assertNotIsInstance(transport.protocol, ProxyHeaderProtocol)
 
-    def test_nothing_left(self):
+    def test_no_cycle(self):
         """
-        A connection that never sent a header leaves nothing for the garbage collector.
+        A connection that never sent a header leaves no reference cycle.
         """
         self.addCleanup(gc.enable)
         gc.collect()
@@ -390,13 +392,13 @@ class HeaderTests(ProxyTestCase):
 
 class WrongHeaderTests(ProxyTestCase):
     """
-    What begins like a header and is none.
+    Invalid and missing headers.
     """
 
     def test_wrong(self):
         """
-        It is refused with a reset, in either mode; the words for it are in the log, and
-        nothing is echoed.
+        An invalid header is refused with a reset, in either mode; the reason is logged, and nothing
+        is echoed.
         """
         for required in (True, False):
             for bad, words in (
@@ -405,7 +407,7 @@ class WrongHeaderTests(ProxyTestCase):
                 (b"PROXY UNKNOWN" + b" " * 200, "a line that does not end"),
                 (v2(FOUR, command=0x2F), "neither LOCAL nor PROXY of version 2"),
                 (v2(FOUR, size=0xFFFF), "longer than any"),
-                (summed(wrong=1), "a checksum that is not its own"),
+                (with_checksum(wrong=1), "a checksum that is not its own"),
             ):
                 for pieces in ([bad + b"hello"], [bad[n : n + 1] for n in range(len(bad))]):
                     self.make(required)
@@ -418,14 +420,14 @@ class WrongHeaderTests(ProxyTestCase):
                     with contextlib.suppress(ConnectionResetError):
                         self.assertEqual(sock.recv(100), b"")
                     self.assertEqual(
-                        self.told(), self.refused("proxy-header", "198.51.100.9:5", words)
+                        self.logged(), self.refused("proxy-header", "198.51.100.9:5", words)
                     )
                     counts = self.connections.refusals.counts
                     self.assertEqual(counts, {("tcp", Reason.PROXY_HEADER): 1})
 
     def test_reset(self):
         """
-        On TCP the other side is told by a reset.
+        On TCP the other side gets a reset.
         """
         _, _, sock = self.accept(tcp=True)
         sock.sendall(b"PROXY TCP4\r\n")
@@ -434,7 +436,7 @@ class WrongHeaderTests(ProxyTestCase):
 
     def test_none_though_required(self):
         """
-        Where a header is required, whoever sends something else is refused.
+        If a header is required, a connection that sends anything else is refused.
         """
         for stream in (b"hello", b"PRO", b"\r\n\r\n"):
             self.make()
@@ -448,12 +450,12 @@ class WrongHeaderTests(ProxyTestCase):
             with contextlib.suppress(ConnectionResetError):
                 self.assertEqual(sock.recv(100), b"")
             self.assertEqual(
-                self.told(), self.refused("proxy-header", "198.51.100.9:5", "there is none")
+                self.logged(), self.refused("proxy-header", "198.51.100.9:5", "there is none")
             )
 
     def test_none_and_optional(self):
         """
-        Where it is optional, whatever is none comes back, to the byte, however late it shows.
+        If it is optional, anything else is echoed, to the byte, however late it shows.
         """
         self.make(required=False)
         for stream in (
@@ -471,7 +473,7 @@ class WrongHeaderTests(ProxyTestCase):
 
     def test_not_trusted(self):
         """
-        The header of somebody who is not trusted is a client's data like any other.
+        A header from an untrusted address is ordinary data.
         """
         self.make(required=False)
         _, _, sock = self.accept(("192.0.2.66", 7))
@@ -479,7 +481,7 @@ class WrongHeaderTests(ProxyTestCase):
         sock.shutdown(socket.SHUT_WR)
         self.turns()
         self.assertEqual(drained(sock), V1 + b"hello")
-        self.assertEqual(self.told(), self.access("192.0.2.66:7", len(V1) + 5))
+        self.assertEqual(self.logged(), self.access("192.0.2.66:7", len(V1) + 5))
 
 
 class EndTests(ProxyTestCase):
@@ -489,7 +491,7 @@ class EndTests(ProxyTestCase):
 
     def test_health_check(self):
         """
-        Whoever comes and goes without a byte is counted, and told at debug alone.
+        A connection without a byte is counted, and logged at debug level only.
         """
         for required in (True, False):
             self.make(required)
@@ -499,11 +501,11 @@ class EndTests(ProxyTestCase):
             self.assertTrue(protocol.ending)
             self.assertEqual(sock.recv(1), b"")
             self.assertEqual(self.connections.refusals.counts, {})
-            self.assertEqual(self.told(), self.access("198.51.100.9:5", 0, level="debug"))
+            self.assertEqual(self.logged(), self.access("198.51.100.9:5", 0, level="debug"))
 
     def test_health_check_with_a_header(self):
         """
-        A proxy that sends no more than a header is told at debug as well.
+        A proxy that sends only a header is logged at debug level too.
         """
         for header, peer, facts in (
             (v2(command=LOCAL), "198.51.100.9:5", ""),
@@ -514,11 +516,11 @@ class EndTests(ProxyTestCase):
             sock.sendall(header)
             sock.shutdown(socket.SHUT_WR)
             self.assert_over(client=1)
-            self.assertEqual(self.told(), self.access(peer, 0, facts=facts, level="debug"))
+            self.assertEqual(self.logged(), self.access(peer, 0, facts=facts, level="debug"))
 
     def test_in_the_middle(self):
         """
-        A header that ends in the middle is none: refused where there has to be one, else data.
+        A header that ends too early is refused if one is required, and else data.
         """
         for header in (V1, V2):
             for size in (1, 5, 6, 12, 15, 16, len(header) - 1):
@@ -533,17 +535,17 @@ class EndTests(ProxyTestCase):
                         if required:
                             self.assert_over(proxy_header=1)
                             self.assertEqual(
-                                self.told(),
+                                self.logged(),
                                 self.refused("proxy-header", "198.51.100.9:5", "there is none"),
                             )
                         else:
                             self.assert_over(client=1)
                             self.assertEqual(drained(sock), header[:size])
-                            self.assertEqual(self.told(), self.access("198.51.100.9:5", size))
+                            self.assertEqual(self.logged(), self.access("198.51.100.9:5", size))
 
     def test_reset(self):
         """
-        A connection that breaks before there is anything to echo is told at debug alone.
+        A connection that breaks before there is anything to echo is logged at debug level only.
         """
         for sent in (b"", b"PROX"):
             self.make()
@@ -554,11 +556,13 @@ class EndTests(ProxyTestCase):
             sock.close()
             self.reactor.until(lambda: not len(self.connections))
             self.assert_over(reset=1)
-            self.assertEqual(self.told(), self.access("198.51.100.9:5", 0, "reset", level="debug"))
+            self.assertEqual(
+                self.logged(), self.access("198.51.100.9:5", 0, "reset", level="debug")
+            )
 
     def test_bug(self):
         """
-        What fails in the daemon before the header is read is an error, and not the client's end.
+        A failure in the daemon before the header was read is an error, and not the client's end.
         """
         _, transport, _ = self.accept()
         transport.connectionLost(Failure(ZeroDivisionError()))
@@ -566,7 +570,7 @@ class EndTests(ProxyTestCase):
 
     def test_twice(self):
         """
-        An end that is told twice is one.
+        An end that is reported twice counts once.
         """
         protocol, _, sock = self.accept()
         sock.close()
@@ -576,7 +580,7 @@ class EndTests(ProxyTestCase):
 
     def test_write_side(self):
         """
-        That our side is closed is no news to one that writes nothing.
+        The end of our sending side changes nothing for a protocol that sends nothing.
         """
         protocol, _, _ = self.accept()
         protocol.writeConnectionLost()
@@ -584,7 +588,7 @@ class EndTests(ProxyTestCase):
 
     def test_ended_by_us(self):
         """
-        A limit or a stop ends it at once, and for the reason given.
+        A timeout or a stop ends it at once, with the given reason.
         """
         for end, reason in (
             (lambda protocol: protocol.close(Reason.DRAIN), "drain"),
@@ -601,11 +605,11 @@ class EndTests(ProxyTestCase):
             end(protocol)
             self.assertTrue(protocol.ending)
             self.assert_over(**{reason.replace("-", "_"): 1})
-            self.assertEqual(self.told(), self.access("198.51.100.9:5", 0, reason))
+            self.assertEqual(self.logged(), self.access("198.51.100.9:5", 0, reason))
 
     def test_drain(self):
         """
-        A stop waits for what has been sent, and not for a header that does not come.
+        A drain waits for what has been sent, and not for a header that does not come.
         """
         protocol, _, sock = self.accept()
         self.assertEqual((protocol.unread(), protocol.pending()), (0, (0,)))
@@ -622,12 +626,12 @@ class EndTests(ProxyTestCase):
 
 class LateTests(ProxyTestCase):
     """
-    A header that takes its time.
+    A header that is late.
     """
 
     def wait(self, seconds, each=lambda: None):
         """
-        Let time pass, with a look as often as the daemon takes one.
+        Let time pass, with checks as often as the daemon makes them.
         """
         for _ in range(round(seconds * 2)):
             each()
@@ -637,7 +641,7 @@ class LateTests(ProxyTestCase):
 
     def test_required(self):
         """
-        Where it is required, it has five seconds to come whole.
+        If it is required, the whole header has to come in five seconds.
         """
         for sent in (b"P", b"PROX", V1[:-1], V2[:-1]):
             self.make()
@@ -648,34 +652,34 @@ class LateTests(ProxyTestCase):
             self.assertEqual(len(self.connections), 1)
             self.wait(0.5)
             self.assert_over(proxy_header=1)
-            self.assertEqual(self.told(), self.refused("proxy-header", "198.51.100.9:5", "late"))
+            self.assertEqual(self.logged(), self.refused("proxy-header", "198.51.100.9:5", "late"))
 
     def test_probe(self):
         """
-        When nothing at all has come in that time, it was a health check: it ends with a FIN, is
-        no refusal, and is told at debug.
+        If nothing at all has come in that time, it was a health check: it ends with a FIN, is no
+        refusal, and is logged at debug level.
         """
         _, _, sock = self.accept(tcp=True)
         self.wait(5)
         self.assert_over(idle_timeout=1)
         self.assertEqual(sock.recv(1), b"")
         self.assertEqual(self.connections.refusals.counts, {})
-        ((level, line),) = self.told()
+        ((level, line),) = self.logged()
         self.assertEqual(level, "debug")
         self.assertTrue(line.endswith("to tcp: 0 bytes echoed in 5.000 s, idle-timeout"), line)
 
     def test_unread(self):
         """
-        What has come and has not been read yet is no silence.
+        Input that came and was not read yet counts as something.
         """
         protocol, _, sock = self.accept()
         sock.sendall(b"PROX")
         protocol.timed_out()
         self.assert_over(proxy_header=1)
 
-    def test_for_ever(self):
+    def test_no_timeout(self):
         """
-        Without a limit it may come whenever the client sends something.
+        Without a timeout it may come at any time.
         """
         self.make(proxy_header=0)
         _, _, sock = self.accept()
@@ -687,7 +691,7 @@ class LateTests(ProxyTestCase):
 
     def test_dripping(self):
         """
-        A byte now and then buys no more time.
+        Single bytes from time to time do not extend the timeout.
         """
         _, _, sock = self.accept()
         stream = iter(V1)
@@ -698,7 +702,7 @@ class LateTests(ProxyTestCase):
 
     def test_just_in_time(self):
         """
-        One that comes in time is believed, and the time it took is no matter afterwards.
+        One that comes in time is accepted, and the time it took changes nothing later.
         """
         _, transport, sock = self.accept()
         sock.sendall(V1[:-1])
@@ -711,7 +715,7 @@ class LateTests(ProxyTestCase):
 
     def test_optional(self):
         """
-        Where it is optional, what has come by then is the client's, and so is what comes later.
+        If it is optional, what has come by then is the client's, and so is what comes later.
         """
         for sent in (b"", b"PROX", V1[:-1]):
             self.make(required=False)
@@ -726,18 +730,18 @@ class LateTests(ProxyTestCase):
             sock.shutdown(socket.SHUT_WR)
             self.assert_over(client=1)
             self.assertEqual(drained(sock), V1)
-            ((_, line),) = self.told()
+            ((_, line),) = self.logged()
             self.assertIn(f" of 198.51.100.9:5 to tcp: {len(sent + V1)} bytes", line)
 
 
 class ClientLimitTests(ProxyTestCase):
     """
-    Limits for clients, which are for those whom the headers name.
+    Limits per client, for the clients that the headers name.
     """
 
     def try_header(self, header, first=b"hello"):
         """
-        @return: the other's socket, and whether the client is in.
+        @return: the other's socket, and whether the client is admitted.
         """
         before = sum(self.connections.ended.values())
         _, _, sock = self.accept()
@@ -750,29 +754,31 @@ class ClientLimitTests(ProxyTestCase):
 
     def test_address(self):
         """
-        Whom the rules keep out is refused though the proxy may come in, and is not read from.
+        A client that the rules deny is refused though its proxy may connect, and nothing is read
+        from it.
         """
         self.make(deny=["203.0.113.0/24"])
         for header in (V1, v1("::ffff:203.0.113.5")):
             self.assertFalse(self.try_header(header)[1])
-            self.assertEqual(self.told(), self.refused("denied", "203.0.113.5:1234"))
+            self.assertEqual(self.logged(), self.refused("denied", "203.0.113.5:1234"))
         self.assertTrue(self.try_header(v1("192.0.2.5"))[1])
         self.assertEqual(len(self.connections), 1)
         self.assertEqual(self.connections.ended, {Reason.DENIED: 2})
 
     def test_address_of_the_proxy(self):
         """
-        The proxy's own address is asked for where the header names nobody.
+        The proxy's own address is checked if the header names no client.
         """
         self.make(required=False, deny=["198.51.100.9"])
         self.assertTrue(self.try_header(V1)[1])
         for header in (v2(command=LOCAL), b"PROXY UNKNOWN\r\n", b"no header"):
             self.assertFalse(self.try_header(header)[1])
-            self.assertEqual(self.told(), self.refused("denied", "198.51.100.9:5"))
+            self.assertEqual(self.logged(), self.refused("denied", "198.51.100.9:5"))
 
     def test_per_client(self):
         """
-        Each client has as many as it may, through one proxy, and all counts return to 0.
+        Each client has its maximum number of connections, through one proxy, and all counts return
+        to 0.
         """
         self.make(per_client=2)
         one, other = v1("203.0.113.5"), v1("2001:db8::1")
@@ -796,7 +802,7 @@ class ClientLimitTests(ProxyTestCase):
 
     def test_not_counted_before(self):
         """
-        As long as no client has been named, nobody is counted.
+        As long as no client has been named, none is counted.
         """
         self.make(per_client=1)
         for _ in range(3):
@@ -807,7 +813,7 @@ class ClientLimitTests(ProxyTestCase):
 
     def test_counts_return(self):
         """
-        Whatever the end after the header, the count is back at 0.
+        After any end after the header, the count is back at 0.
         """
         for end in (
             lambda echo, sock: sock.close(),
@@ -829,7 +835,7 @@ class ClientLimitTests(ProxyTestCase):
 
     def test_rate(self):
         """
-        A client that comes too often is refused, and others through the same proxy are not.
+        A client that connects too often is refused, and others through the same proxy are not.
         """
         self.make(rate=(1.0, 2))
         got = [self.try_header(V1)[1] for _ in range(4)]
@@ -841,19 +847,19 @@ class ClientLimitTests(ProxyTestCase):
 
     def test_late_and_refused(self):
         """
-        A client that is refused for its address is not told to be late.
+        A client that is refused for its address is not logged as late.
         """
         self.make(required=False, deny=["198.51.100.9"])
         self.accept()
         self.reactor.advance(5)
         self.connections.check_timeouts()
         self.assert_over(denied=1)
-        self.assertEqual(self.told(), self.refused("denied", "198.51.100.9:5"))
+        self.assertEqual(self.logged(), self.refused("denied", "198.51.100.9:5"))
 
 
 class TLSTests(ProxyTestCase):
     """
-    TLS behind the header.
+    TLS after the header.
     """
 
     def make(self, **given):
@@ -861,7 +867,7 @@ class TLSTests(ProxyTestCase):
 
     def client(self, version="TLS 1.3"):
         """
-        @return: a client, and the first that it sends.
+        @return: a client, and the first bytes that it sends.
         """
         client = SSL.Connection(client_context(version))
         client.set_connect_state()
@@ -871,7 +877,7 @@ class TLSTests(ProxyTestCase):
 
     def talk(self, client, sock, said=b"hello"):
         """
-        Finish the handshake and say something; it comes back.
+        Complete the handshake and send something; it is echoed.
         """
         got = []
         sent = []
@@ -893,7 +899,7 @@ class TLSTests(ProxyTestCase):
 
     def test_no_context(self):
         """
-        When there is no TLS to begin with, that connection ends, and is not forgotten.
+        When there is no TLS context, the connection ends, and is removed.
         """
         self.make()
         self.patch(self.factory, "tls", object())
@@ -903,9 +909,9 @@ class TLSTests(ProxyTestCase):
         transport.connectionLost(Failure(error))
         self.assert_over(error=1)
 
-    def test_behind(self):
+    def test_after_the_header(self):
         """
-        TLS begins with the byte behind the header, wherever the stream is cut.
+        TLS begins with the byte after the header, wherever the stream is cut.
         """
         for version in VERSIONS:
             for header in (V1, V2):
@@ -920,7 +926,7 @@ class TLSTests(ProxyTestCase):
                     sock.close()
                     self.turns()
         self.assertEqual(set(self.connections.ended), {Reason.RESET})
-        self.assertEqual({level for level, _ in self.told()}, {"info"})
+        self.assertEqual({level for level, _ in self.logged()}, {"info"})
 
     def test_byte_by_byte(self):
         """
@@ -934,9 +940,9 @@ class TLSTests(ProxyTestCase):
         self.talk(client, sock)
         self.assertEqual(transport.protocol.peer(), "203.0.113.5:1234")
 
-    def test_client_and_facts(self):
+    def test_client_and_fields(self):
         """
-        The record has the client's address, what the header told, and what TLS agreed on.
+        The record has the client's address, the fields of the header, and those of TLS.
         """
         _, _, sock = self.accept()
         client, hello = self.client()
@@ -949,11 +955,11 @@ class TLSTests(ProxyTestCase):
         suite, group = client.get_cipher_name(), client.get_group_name()
         facts = "; proxy 198.51.100.9:5; proxy_alpn h2; tls_version TLSv1.3"
         facts += f"; tls_cipher {suite}; tls_group {group}; tls_resumed no"
-        self.assertEqual(self.told(), self.access("192.0.2.1:40000", 5, facts=facts))
+        self.assertEqual(self.logged(), self.access("192.0.2.1:40000", 5, facts=facts))
 
-    def test_awaited(self):
+    def test_timeouts(self):
         """
-        First the header is awaited and then the handshake, both from accept.
+        First the header has its timeout and then the handshake, both from accept.
         """
         _, transport, sock = self.accept()
         sock.sendall(V1)
@@ -968,32 +974,34 @@ class TLSTests(ProxyTestCase):
         self.reactor.advance(0.5)
         self.connections.check_timeouts()
         self.assert_over(handshake=1)
-        self.assertEqual(self.told(), self.refused("handshake", "203.0.113.5:1234", "late"))
+        self.assertEqual(self.logged(), self.refused("handshake", "203.0.113.5:1234", "late"))
 
     def test_failed(self):
         """
-        A handshake that fails is a refusal of the client that the header named.
+        A failed handshake is a refusal of the client that the header named.
         """
         _, _, sock = self.accept()
         sock.sendall(V1 + b"GET / HTTP/1.1\r\n\r\n")
         self.assert_over(handshake=1)
-        self.assertEqual(self.told(), self.refused("handshake", "203.0.113.5:1234", "http request"))
+        self.assertEqual(
+            self.logged(), self.refused("handshake", "203.0.113.5:1234", "http request")
+        )
 
     def test_health_check(self):
         """
-        A header, and nothing behind it, is told at debug alone.
+        A header with nothing after it is logged at debug level only.
         """
         _, _, sock = self.accept()
         sock.sendall(v2(command=LOCAL))
         self.turns()
         sock.close()
         self.turns()
-        ((level, _),) = self.told()
+        ((level, _),) = self.logged()
         self.assertEqual((level, len(self.connections)), ("debug", 0))
 
     def test_refused(self):
         """
-        A client that is not let in sees nothing of TLS.
+        A refused client gets nothing of TLS.
         """
         self.make(deny=["203.0.113.5"], per_client=1)
         _, transport, sock = self.accept()
@@ -1006,7 +1014,7 @@ class TLSTests(ProxyTestCase):
 
     def test_optional(self):
         """
-        Where the header is optional, TLS may begin with the first byte.
+        If the header is optional, TLS may begin with the first byte.
         """
         self.make(required=False)
         for apart in (False, True):
@@ -1020,7 +1028,7 @@ class TLSTests(ProxyTestCase):
 
     def test_neither(self):
         """
-        What begins like a header, and is none, is no TLS either.
+        An invalid header is not TLS either.
         """
         self.make(required=False, per_client=1)
         for stream in (b"PROX", b"\r\n\r\n"):
@@ -1034,12 +1042,12 @@ class TLSTests(ProxyTestCase):
                     sock.shutdown(socket.SHUT_WR)
                 self.turns()
                 self.assertNotIsInstance(transport, TLSMixin)
-                self.assertEqual(self.told(), self.refused("handshake", "198.51.100.9:5"))
+                self.assertEqual(self.logged(), self.refused("handshake", "198.51.100.9:5"))
         self.assert_over(handshake=4)
 
-    def test_neither_and_kept_out(self):
+    def test_neither_and_denied(self):
         """
-        Whom the rules keep out is refused for that, whatever it sends.
+        A client that the rules deny is refused for that, whatever it sends.
         """
         self.make(required=False, deny=["198.51.100.9"])
         _, _, sock = self.accept()
@@ -1050,7 +1058,7 @@ class TLSTests(ProxyTestCase):
 
     def test_late_and_silent(self):
         """
-        Where it is optional, whoever says nothing has the rest of the time for a handshake.
+        If it is optional, a silent client has the rest of the time for a handshake.
         """
         self.make(required=False)
         _, transport, sock = self.accept()

@@ -1,5 +1,5 @@
 """
-What is read in a certificate, and what cannot be.
+Parsing certificates, good ones and malformed ones.
 """
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -18,12 +18,12 @@ from tests.support.certificates import ODD, make_certificate, odd_certificate
 
 class CertificateTests(SynchronousTestCase):
     """
-    Certificates in PEM, good ones and odd ones.
+    Certificates in PEM.
     """
 
     def test_good(self):
         """
-        A good one has its names, its subject and its dates.
+        A good certificate has its names, its subject and its dates.
         """
         made = make_certificate(["a.example", "192.0.2.1"], common_name="a\n")
         (read,) = load_chain(made.cert_pem)
@@ -35,13 +35,13 @@ class CertificateTests(SynchronousTestCase):
 
     def test_nameless(self):
         """
-        One without the extension has no names.
+        A certificate without subject alternative names has no names.
         """
         self.assertEqual(names(make_certificate([], common_name="a").certificate), ())
 
-    def test_odd(self):
+    def test_malformed(self):
         """
-        Whatever is odd in one, one exception says so, or one part of it is malformed.
+        Any part that cannot be parsed raises one exception, or is C{malformed}.
         """
         for what in ODD:
             pem = odd_certificate(make_certificate(), what)
@@ -58,14 +58,14 @@ class CertificateTests(SynchronousTestCase):
 
     def test_none(self):
         """
-        What holds none is as bad.
+        A file without a certificate raises the same exception.
         """
         for junk in (b"", b"junk", bytes(100)):
             self.assertRaises(MalformedCertificate, load_chain, junk)
 
-    def test_wordless(self):
+    def test_no_text(self):
         """
-        An error without words is told by its class.
+        An error without a text is named by its class.
         """
 
         class Peer:

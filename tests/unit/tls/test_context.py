@@ -1,5 +1,5 @@
 """
-What TLS is spoken, with whom, and with which certificate.
+The TLS policy, client certificates, and which certificate is sent.
 """
 
 import gc
@@ -20,7 +20,7 @@ from tests.support.handshakes import VERSIONS, Handshake, client_context, shake_
 
 def credentials(made):
     """
-    A certificate as if it had been read from a file.
+    A key pair as if it had been read from a file.
     """
     chain = [made.certificate]
     above = made.issuer
@@ -34,7 +34,7 @@ def credentials(made):
 
 class PolicyTests(SynchronousTestCase):
     """
-    What holds for every connection.
+    The settings of every connection.
     """
 
     def setUp(self):
@@ -42,7 +42,7 @@ class PolicyTests(SynchronousTestCase):
 
     def refused(self, server, client):
         """
-        @return: what the client and the server say about it.
+        @return: the errors of the client and the server.
         """
         hands = shake_hands(server, client)
         self.assertEqual(hands.heard, b"")
@@ -51,7 +51,7 @@ class PolicyTests(SynchronousTestCase):
 
     def test_versions(self):
         """
-        TLS 1.2 and 1.3 are spoken, or 1.3 alone, and nothing older.
+        TLS 1.2 and 1.3 are spoken, or 1.3 only, and nothing older.
         """
         for version in VERSIONS:
             hands = shake_hands(self.server, client_context(version))
@@ -68,8 +68,8 @@ class PolicyTests(SynchronousTestCase):
 
     def test_suites(self):
         """
-        In TLS 1.2 only forward secrecy with authenticated encryption is spoken, and the
-        server's order decides.
+        In TLS 1.2 only suites with forward secrecy and authenticated encryption are spoken, in the
+        server's order.
         """
         for suite in ("ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-CHACHA20-POLY1305"):
             session_fields = shake_hands(
@@ -107,7 +107,7 @@ class PolicyTests(SynchronousTestCase):
 
     def test_renegotiation(self):
         """
-        A client that wants to renegotiate is told that there is none.
+        A client that tries to renegotiate is refused.
         """
         hands = shake_hands(self.server, client_context("TLSv1.2"))
         hands.client.renegotiate()
@@ -120,7 +120,7 @@ class PolicyTests(SynchronousTestCase):
 
     def test_refused_by_openssl(self):
         """
-        A key too weak for OpenSSL to serve is refused with the file and OpenSSL's words.
+        A key that OpenSSL finds too weak is refused with the file and OpenSSL's reason.
         """
         weak = rsa.generate_private_key(public_exponent=65537, key_size=1024)
         made = credentials(make_certificate(key=weak))
@@ -132,7 +132,7 @@ class PolicyTests(SynchronousTestCase):
 
     def test_chain(self):
         """
-        The chain is sent as it is, and nothing is added from those who sign for clients.
+        The chain is sent as it is in the file; nothing is added from the client authorities.
         """
         root = make_certificate(["root"], authority=True)
         upper = make_certificate(["upper"], root, authority=True)
@@ -146,7 +146,7 @@ class PolicyTests(SynchronousTestCase):
 
     def test_key_log(self):
         """
-        The secrets of each connection are told, a line at a time, if somebody asks for them.
+        The secrets of each connection are passed on, line by line, if there is a key log.
         """
         lines = []
         server = server_context(TLSPolicy(log_keys=lines.append), [credentials(make_certificate())])
@@ -160,7 +160,7 @@ class PolicyTests(SynchronousTestCase):
 
 class TicketTests(SynchronousTestCase):
     """
-    Sessions that are resumed.
+    Resuming sessions.
     """
 
     def setUp(self):
@@ -194,7 +194,8 @@ class TicketTests(SynchronousTestCase):
 
     def test_renewal(self):
         """
-        New contexts have new keys: an old ticket means a full handshake, with all its checks.
+        New contexts have new ticket keys: an old ticket leads to a full handshake, with all its
+        checks.
         """
         for version in VERSIONS:
             shown = make_certificate(["client"], self.authority)
@@ -213,7 +214,7 @@ class TicketTests(SynchronousTestCase):
 
     def test_not_without_certificate(self):
         """
-        A session of a client that showed nothing resumes nowhere where it has to.
+        A session without a client certificate cannot be resumed where one is required.
         """
         for version in VERSIONS:
             client = client_context(version)
@@ -224,7 +225,7 @@ class TicketTests(SynchronousTestCase):
 
     def test_for_each_name(self):
         """
-        A ticket resumes also when a name has led to another certificate's context.
+        A ticket also resumes if a name leads to another certificate's context.
         """
         other = credentials(make_certificate(["other.example"]))
         server = server_context(TLSPolicy(), [self.made, other])
@@ -238,7 +239,7 @@ class TicketTests(SynchronousTestCase):
 
 class ClientTests(SynchronousTestCase):
     """
-    Clients that show a certificate, or ought to.
+    Client certificates.
     """
 
     def setUp(self):
@@ -267,7 +268,7 @@ class ClientTests(SynchronousTestCase):
 
     def test_matrix(self):
         """
-        Whatever the version and the name: nobody gets through without what is asked for.
+        With any version and name, no client connects without the certificate that is required.
         """
         made = [credentials(make_certificate([name])) for name in ("localhost", "b.example")]
         for auth in CLIENT_AUTH:
@@ -285,9 +286,9 @@ class ClientTests(SynchronousTestCase):
                             self.assertIn(self.why[kind], str(hands.server_error), cell)
                             self.assertIsNotNone(hands.client_error, cell)
 
-    def test_who_may_sign(self):
+    def test_authorities(self):
         """
-        Clients are told which authorities are trusted, so that they can choose a certificate.
+        Clients get the names of the trusted authorities, so that they can choose a certificate.
         """
         server = server_context(
             TLSPolicy(client_auth="request"),
@@ -302,7 +303,7 @@ class ClientTests(SynchronousTestCase):
 
 class NameTests(SynchronousTestCase):
     """
-    The certificate for the name that a client asks for.
+    The certificate for the name that a client sends.
     """
 
     def setUp(self):
@@ -312,7 +313,7 @@ class NameTests(SynchronousTestCase):
 
     def shown(self, name):
         """
-        The common name, which is the first of its names, of the certificate for a name.
+        The first name in the certificate that is sent for a name.
         """
         hands = shake_hands(self.server, client_context(), name)
         self.assertEqual(hands.heard, b"word")
@@ -320,7 +321,7 @@ class NameTests(SynchronousTestCase):
 
     def test_names(self):
         """
-        A name of its own comes before one for all names beside it; a star stands for one label.
+        An exact name comes before a wildcard, and a wildcard matches one label.
         """
         for name, shown in (
             (None, "first"),
@@ -340,9 +341,9 @@ class NameTests(SynchronousTestCase):
         ):
             self.assertEqual(self.shown(name), shown, name)
 
-    def test_no_names(self):
+    def test_other_names(self):
         """
-        What is no name gets the first certificate.
+        Anything else gets the first certificate.
         """
         for name in (
             b".",
@@ -358,7 +359,7 @@ class NameTests(SynchronousTestCase):
 
     def test_the_same_twice(self):
         """
-        Of two certificates for a name, the one that was given first is shown.
+        Of two certificates for a name, the first one is sent.
         """
         made = [
             credentials(make_certificate(["x", "twice"])),
@@ -369,8 +370,8 @@ class NameTests(SynchronousTestCase):
 
     def test_replaced_in_the_middle(self):
         """
-        A handshake that has chosen its certificate, and is called back once more after
-        the contexts have been replaced, comes to its end.
+        A handshake that has chosen its certificate, and calls back once more after a reload,
+        completes.
         """
         client = client_context("TLSv1.3")
         # Its key share is for a group that the server has not.
@@ -398,7 +399,7 @@ class ProtocolTests(SynchronousTestCase):
 
     def test_choice(self):
         """
-        Of what the client offers, what is dearest to the server is agreed on.
+        Of what the client offers, the server chooses by its own order of preference.
         """
         for version in VERSIONS:
             for name in (None, b"b.example"):
@@ -409,7 +410,7 @@ class ProtocolTests(SynchronousTestCase):
 
     def test_nothing_in_common(self):
         """
-        A client that has nothing in common gets the alert for that.
+        A client that offers none of the protocols gets the alert for that.
         """
         for version in VERSIONS:
             for name in (None, b"b.example"):
@@ -420,7 +421,7 @@ class ProtocolTests(SynchronousTestCase):
 
     def test_without(self):
         """
-        A client that knows no ALPN is served, and a server that has none ignores it.
+        A client without ALPN is served, and a server without protocols ignores ALPN.
         """
         for version in VERSIONS:
             hands = self.hands(version, None)

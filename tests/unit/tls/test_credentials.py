@@ -1,5 +1,5 @@
 """
-How certificates and keys are read.
+Reading key pairs from files.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from tests.support.certificates import ODD, make_certificate, odd_certificate
 
 class CredentialsTestCase(SynchronousTestCase):
     """
-    Files to read.
+    Writes files to read.
     """
 
     def file(self, *parts, mode=0o600):
@@ -34,7 +34,7 @@ class CredentialsTestCase(SynchronousTestCase):
 
     def assert_refused(self, kind, words, way_out, path, read, *paths):
         """
-        The files are refused with one line that names the right one and ends in the way out.
+        The files are refused with one line that names the right file and ends with what to do.
         """
         error = self.assertRaises(CredentialsError, read, *paths)
         self.assertEqual(error.kind, kind)
@@ -46,12 +46,12 @@ class CredentialsTestCase(SynchronousTestCase):
 
 class ReadTests(CredentialsTestCase):
     """
-    Files that are good.
+    Good files.
     """
 
     def test_key_in_its_own_file(self):
         """
-        The key may have its own file.
+        The key may be in a file of its own.
         """
         made = make_certificate()
         cert = self.file(made.cert_pem)
@@ -61,7 +61,7 @@ class ReadTests(CredentialsTestCase):
 
     def test_key_in_the_same_file(self):
         """
-        The key may stand in the certificate's file, before it or behind it.
+        The key may be in the certificate's file, before or after it.
         """
         made = make_certificate()
         for parts in ((made.cert_pem, made.key_pem), (made.key_pem, made.cert_pem)):
@@ -79,7 +79,7 @@ class ReadTests(CredentialsTestCase):
 
     def test_description(self):
         """
-        The names, the serial number and the end are those of the certificate.
+        The names, the serial number and the dates are those of the certificate.
         """
         made = make_certificate(["a.example", "*.b.example", "192.0.2.1", "::1"], days=3)
         read = read_key_pair(self.file(made.cert_pem, made.key_pem), None)
@@ -89,7 +89,7 @@ class ReadTests(CredentialsTestCase):
 
     def test_nameless(self):
         """
-        A common name is no name that a client would look at.
+        A common name does not count as a name, since clients ignore it.
         """
         made = make_certificate([], common_name="localhost")
         read = read_key_pair(self.file(made.cert_pem, made.key_pem), None)
@@ -97,14 +97,14 @@ class ReadTests(CredentialsTestCase):
 
     def test_serial(self):
         """
-        A serial number is written in whole bytes, as openssl writes it.
+        A serial number is written in whole bytes, as C{openssl} writes it.
         """
         shown = [serial_text(number) for number in (1, 0x10, 0xABC, 0xFFFFF)]
         self.assertEqual(shown, ["01", "10", "0ABC", "0FFFFF"])
 
     def test_exposed(self):
         """
-        A key that others than its owner can read is noticed, in whichever file it is.
+        A key that others than its owner can read is noticed, in either file.
         """
         made = make_certificate()
         open_to_all = self.file(made.cert_pem, made.key_pem, mode=0o644)
@@ -116,7 +116,7 @@ class ReadTests(CredentialsTestCase):
 
     def test_by_a_group(self):
         """
-        Who reads another's key by the group that it is handed to needs the group to have it.
+        A service that reads another user's key by its group needs the group's permission.
         """
         made = make_certificate()
         cert, other = self.file(made.cert_pem), os.geteuid() + 1
@@ -128,7 +128,7 @@ class ReadTests(CredentialsTestCase):
 
     def test_authorities(self):
         """
-        A file may hold several authorities.
+        A file may have several authorities in it.
         """
         one, other = (make_certificate([name], authority=True) for name in "ab")
         read = read_authorities(self.file(one.cert_pem, other.cert_pem))
@@ -137,7 +137,7 @@ class ReadTests(CredentialsTestCase):
 
 class RefusedTests(CredentialsTestCase):
     """
-    Files that cannot be served.
+    Files that cannot be used.
     """
 
     def refused(self, kind, words, way_out, cert, key=None):
@@ -146,7 +146,7 @@ class RefusedTests(CredentialsTestCase):
 
     def test_key_of_another(self):
         """
-        A key that belongs to another certificate, or to none in first place, is refused.
+        A key that belongs to another certificate, or not to the first one, is refused.
         """
         one, other = make_certificate(), make_certificate()
         says = ("key", "does not belong to the first certificate", "give its own")
@@ -155,7 +155,7 @@ class RefusedTests(CredentialsTestCase):
 
     def test_encrypted_key(self):
         """
-        An encrypted key is refused, since nobody is there to type the password.
+        An encrypted key is refused, since there is no one to type the password.
         """
         made = make_certificate()
         key = self.file(made.encrypted_key_pem(b"password"))
@@ -164,7 +164,7 @@ class RefusedTests(CredentialsTestCase):
 
     def test_missing(self):
         """
-        A file that is not there is named.
+        A missing file is named.
         """
         there = self.file(make_certificate().cert_pem)
         says = ("No such file or directory", "give a file that can be read")
@@ -183,7 +183,7 @@ class RefusedTests(CredentialsTestCase):
 
     def test_pipe(self):
         """
-        A pipe, which a reload could not read again, is refused and not waited for.
+        A pipe, which a reload could not read again, is refused without waiting for it.
         """
         pipe = self.mktemp()
         os.mkfifo(pipe)
@@ -191,7 +191,7 @@ class RefusedTests(CredentialsTestCase):
 
     def test_large(self):
         """
-        A file that is too large to be of the kind is not read to its end.
+        A file that is too large is not read to its end.
         """
         path = self.file()
         with contextlib.closing(open(path, "r+b")) as file:
@@ -200,7 +200,7 @@ class RefusedTests(CredentialsTestCase):
 
     def test_not_pem(self):
         """
-        A file that holds nothing of the kind is named.
+        A file without PEM is named.
         """
         made = make_certificate()
         says = ("holds no PEM certificate", "give one that does")
@@ -215,7 +215,7 @@ class RefusedTests(CredentialsTestCase):
 
     def test_empty(self):
         """
-        That a file is empty is said.
+        The error says that a file is empty.
         """
         made = make_certificate()
         empty = self.file()
@@ -225,7 +225,7 @@ class RefusedTests(CredentialsTestCase):
 
     def test_other_formats(self):
         """
-        A file in another format is named, with what makes PEM of it.
+        The error names the format of a file that is not PEM, and how to convert it.
         """
         made = make_certificate()
         cert = self.file(made.cert_pem)
@@ -247,7 +247,7 @@ class RefusedTests(CredentialsTestCase):
 
     def test_dangling_link(self):
         """
-        A link to nothing is a file that is not there.
+        A dangling link is a missing file.
         """
         path = self.mktemp()
         os.symlink("nothing", path)
@@ -256,7 +256,7 @@ class RefusedTests(CredentialsTestCase):
 
     def test_changing(self):
         """
-        A file that changes while it is read is refused, since it may be half of two.
+        A file that changes while it is read is refused, since the content may be mixed.
         """
         made = make_certificate()
         path = self.file(made.cert_pem, made.key_pem)
@@ -279,9 +279,9 @@ class RefusedTests(CredentialsTestCase):
         count = 0
         read_key_pair(path, None)
 
-    def test_odd(self):
+    def test_malformed(self):
         """
-        Whatever the parser says to a certificate, it is one line.
+        Any error of the parser is one line.
         """
         for what in ODD:
             made = make_certificate()
@@ -293,7 +293,7 @@ class RefusedTests(CredentialsTestCase):
 
     def test_malformed_names(self):
         """
-        A certificate whose names cannot be understood is refused.
+        A certificate whose names cannot be parsed is refused.
         """
         made = make_certificate([], common_name="localhost")
         oid = x509.oid.ExtensionOID.SUBJECT_ALTERNATIVE_NAME

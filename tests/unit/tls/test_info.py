@@ -1,5 +1,5 @@
 """
-What is told about handshakes.
+What is known of a handshake.
 """
 
 from cryptography import x509
@@ -22,7 +22,7 @@ from tests.support.handshakes import VERSIONS, Handshake, client_context, shake_
 
 class HandshakeTestCase(SynchronousTestCase):
     """
-    A server that asks for certificates.
+    A server that asks for client certificates.
     """
 
     def setUp(self):
@@ -36,12 +36,12 @@ class HandshakeTestCase(SynchronousTestCase):
 
 class HelloTests(HandshakeTestCase):
     """
-    Whether a client has begun to shake hands.
+    Whether a client has begun a handshake.
     """
 
     def test_hello(self):
         """
-        It has when its first message is there, and not before it is whole.
+        It has once its whole ClientHello has come, and not before.
         """
         for version in VERSIONS:
             hands = Handshake(self.server(), client_context(version))
@@ -53,21 +53,21 @@ class HelloTests(HandshakeTestCase):
                 self.assertRaises(SSL.WantReadError, hands.server.do_handshake)
                 self.assertIs(has_said_hello(hands.server), said)
 
-    def test_forgotten(self):
+    def test_dropped(self):
         """
-        Of a connection that is forgotten it is not known.
+        It has not if the connection was dropped.
         """
         self.assertFalse(has_said_hello(None))
 
 
-class AgreedTests(HandshakeTestCase):
+class SessionFieldsTests(HandshakeTestCase):
     """
-    Facts for the access record.
+    The fields for the access record.
     """
 
     def test_least(self):
         """
-        What every handshake agrees on.
+        The fields that every handshake has.
         """
         for version in VERSIONS:
             hands = shake_hands(self.server(), client_context(version))
@@ -82,10 +82,10 @@ class AgreedTests(HandshakeTestCase):
                 },
             )
 
-    def test_most(self):
+    def test_all(self):
         """
-        The name, the protocol and the client are told where there are such, also when the
-        session is resumed.
+        The name, the protocol and the client are included if there are any, also in a resumed
+        session.
         """
         shown = make_certificate(["client"], self.authority)
         for version in VERSIONS:
@@ -106,7 +106,7 @@ class AgreedTests(HandshakeTestCase):
 
     def test_unprintable(self):
         """
-        What a client chooses cannot move a cursor, end a line or fill the log.
+        What a client sends cannot move a cursor, end a line or fill the log.
         """
         subject = "\x1b[2J\n\u202e" + "x" * 50
         shown = make_certificate(["client"], self.authority, common_name=subject)
@@ -121,7 +121,7 @@ class AgreedTests(HandshakeTestCase):
 
     def test_before_the_end(self):
         """
-        Before the handshake is over, the client's name for us is all that is told.
+        Before the end of the handshake, only the name that the client asked for is included.
         """
         self.assertEqual(session_fields(None), {})
         client = client_context("TLSv1.2")
@@ -132,9 +132,9 @@ class AgreedTests(HandshakeTestCase):
         hands.run()
         self.assertTrue(is_complete(hands.server))
 
-    def test_odd(self):
+    def test_malformed(self):
         """
-        A client's certificate that OpenSSL takes and the parser rejects spoils no record.
+        A client certificate that OpenSSL accepts and the parser rejects does not spoil the record.
         """
         for what in ODD:
             shown = make_certificate(["client"], self.authority)
@@ -158,7 +158,7 @@ class AgreedTests(HandshakeTestCase):
 
     def test_malformed_subject(self):
         """
-        A subject that cannot be put into words does not spoil the record.
+        A subject that has no text does not spoil the record.
         """
 
         class Malformed:
@@ -178,14 +178,14 @@ class AgreedTests(HandshakeTestCase):
         self.assertEqual((facts["tls_subject"], facts["tls_serial"]), ("malformed", "0A"))
 
 
-class OutlivedTests(HandshakeTestCase):
+class ExpiredTests(HandshakeTestCase):
     """
-    Clients whose certificate ends between two handshakes of one session.
+    Client certificates that expire between two handshakes of one session.
     """
 
     def test_valid(self):
         """
-        A client whose certificate is still good may resume.
+        A client whose certificate is still valid may resume.
         """
         shown = make_certificate(["client"], self.authority)
         for certificate in (None, shown):
@@ -196,9 +196,9 @@ class OutlivedTests(HandshakeTestCase):
             self.assertFalse(client_certificate_expired(first.server))
             self.assertFalse(client_certificate_expired(again.server))
 
-    def test_ended(self):
+    def test_expired(self):
         """
-        A client whose certificate has ended may not.
+        A client whose certificate has expired may not.
         """
         shown = make_certificate(["client"], self.authority)
         server, client = self.server(client_auth="require"), client_context(None, shown)
@@ -231,9 +231,9 @@ class FailureTests(HandshakeTestCase):
     Why a handshake failed.
     """
 
-    def test_words(self):
+    def test_text(self):
         """
-        OpenSSL's own words, and what is wrong with the certificate if that is it.
+        OpenSSL's text, and what is wrong with the certificate if that is the cause.
         """
         shown = make_certificate(["client"], self.authority, days=-1)
         for certificate, suites, words in (
@@ -245,9 +245,9 @@ class FailureTests(HandshakeTestCase):
             hands = shake_hands(self.server(client_auth="require"), client)
             self.assertEqual(failure_text(hands.server, hands.server_error), words)
 
-    def test_no_words(self):
+    def test_no_text(self):
         """
-        An error of another kind, or without words, is told as well as can be.
+        Another kind of error, or one without a text, is described as well as possible.
         """
         for error, words in (
             (SSL.Error(), "no reason given"),

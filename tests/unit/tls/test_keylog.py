@@ -14,7 +14,7 @@ from tests.support import needs
 
 class KeyLogTests(SynchronousTestCase):
     """
-    A file for secrets.
+    The file with the secrets.
     """
 
     def setUp(self):
@@ -33,8 +33,7 @@ class KeyLogTests(SynchronousTestCase):
 
     def test_new(self):
         """
-        A new file is for its owner only, whatever the umask; nothing more is said of it
-        than what it means.
+        A new file is readable by its owner only, with any umask, and one warning is logged.
         """
         self.addCleanup(os.umask, os.umask(0))
         self.log.open()
@@ -46,7 +45,7 @@ class KeyLogTests(SynchronousTestCase):
 
     def test_old(self):
         """
-        What is in the file stays; that others can read it is said.
+        An existing file keeps its content; a warning says if others can read it.
         """
         with open(self.path, "wb") as file:
             file.write(b"old\n")
@@ -62,7 +61,7 @@ class KeyLogTests(SynchronousTestCase):
 
     def test_undo(self):
         """
-        Of a trial no file is left, and one that was there stays.
+        After C{undo} a new file is gone, and an existing one stays.
         """
         self.log.open()
         self.log.undo()
@@ -76,7 +75,7 @@ class KeyLogTests(SynchronousTestCase):
 
     def test_cannot_be_opened(self):
         """
-        What cannot be opened for writing raises; a pipe that nobody reads does not wait.
+        A file that cannot be opened for writing raises; a pipe without a reader does not block.
         """
         os.mkfifo(self.path)
         self.assertRaises(OSError, self.log.open)
@@ -85,7 +84,7 @@ class KeyLogTests(SynchronousTestCase):
 
     def test_reopen(self):
         """
-        After a file has been moved away there is a new one.
+        After the file was renamed, a new one is made.
         """
         self.log.open()
         self.log.write(b"one")
@@ -97,7 +96,7 @@ class KeyLogTests(SynchronousTestCase):
 
     def test_cannot_be_reopened(self):
         """
-        If there can be no new file, the old one goes on, and the log says so.
+        If there can be no new file, the old one is used on, and the log says so.
         """
         folder = self.mktemp()
         os.mkdir(folder)
@@ -118,7 +117,7 @@ class KeyLogTests(SynchronousTestCase):
 
     def test_full_disk(self):
         """
-        That nothing can be written is said once, and again after it has gone well.
+        A failed write is logged once, and again after a write has succeeded.
         """
         needs.file("/dev/full")
         self.log = KeyLog("/dev/full")

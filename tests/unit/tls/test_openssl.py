@@ -1,5 +1,5 @@
 """
-OpenSSL's read and write, told by two connections that talk to each other.
+OpenSSL's read and write, between two connections.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ SERVER = make_certificate()
 
 class OtherVersion:
     """
-    A connection of a pyOpenSSL that has renamed what is private.
+    A connection of a pyOpenSSL that has renamed its private names.
     """
 
     def recv(self, size):
@@ -49,7 +49,7 @@ class OtherVersion:
 
 class ReadAndWriteTests(SynchronousTestCase):
     """
-    What differs from pyOpenSSL's own calls, which is their cost alone.
+    The functions behave as pyOpenSSL's methods, at lower cost.
     """
 
     def setUp(self):
@@ -71,14 +71,14 @@ class ReadAndWriteTests(SynchronousTestCase):
 
     def test_direct(self):
         """
-        With the pyOpenSSL that is installed, the calls go past its methods.
+        With the installed pyOpenSSL, its methods are not called.
         """
         for call in (self.recv, self.send):
             self.assertIs(type(call), FunctionType)
 
     def test_other_version(self):
         """
-        With a pyOpenSSL that has no such private names, its methods serve.
+        With a pyOpenSSL without these private names, its methods are used.
         """
         recv, send = read_and_write(OtherVersion())
         self.assertEqual(recv(), b"-" * RECORD_BYTES)
@@ -86,7 +86,7 @@ class ReadAndWriteTests(SynchronousTestCase):
 
     def test_receive(self):
         """
-        A record comes whole, and two come one by one, each unharmed by the next.
+        A record comes whole, and two come one after the other, without changing each other.
         """
         first, second = os.urandom(RECORD_BYTES), os.urandom(3)
         self.client.send(first)
@@ -97,14 +97,14 @@ class ReadAndWriteTests(SynchronousTestCase):
 
     def test_send(self):
         """
-        Bytes and views of bytes are sent.
+        Bytes and memoryviews are sent.
         """
         data = os.urandom(1000)
         for sent in (data, memoryview(data)[10:]):
             self.assertEqual(self.send(sent), len(sent))
             self.assertEqual(self.client.recv(RECORD_BYTES), bytes(sent))
 
-    def test_no_room(self):
+    def test_blocked(self):
         """
         When the socket takes no more, C{WantWriteError} is raised, as by pyOpenSSL.
         """
@@ -134,9 +134,9 @@ class ReadAndWriteTests(SynchronousTestCase):
         self.client.sock_shutdown(socket.SHUT_RDWR)
         self.assertRaises(SSL.SysCallError, self.recv)
 
-    def test_nonsense(self):
+    def test_not_tls(self):
         """
-        What is no TLS raises an C{Error} that says so.
+        Bytes that are not TLS raise an C{Error} that says so.
         """
         os.write(self.client.fileno(), b"GET / HTTP/1.1\r\n\r\n")
         error = self.assertRaises(SSL.Error, self.recv)
@@ -145,7 +145,7 @@ class ReadAndWriteTests(SynchronousTestCase):
 
 class SettingsTests(SynchronousTestCase):
     """
-    Settings and answers for which pyOpenSSL has no methods.
+    Settings and queries for which pyOpenSSL has no methods.
     """
 
     def setUp(self):
@@ -153,7 +153,7 @@ class SettingsTests(SynchronousTestCase):
 
     def test_groups(self):
         """
-        Groups that OpenSSL has not are left out, and leave no error behind for the next call.
+        Groups that OpenSSL lacks are left out, and leave no error for the next call.
         """
         self.assertEqual(set_groups(self.context, ["X25519", "P-256"]), ("X25519", "P-256"))
         known = set_groups(self.context, ["nosuch", "X25519", "other", "P-256"])
@@ -162,23 +162,23 @@ class SettingsTests(SynchronousTestCase):
 
     def test_without_groups(self):
         """
-        If none is known, or they cannot be set, OpenSSL's own stay.
+        If OpenSSL has none of them, or they cannot be set, its defaults stay.
         """
         self.assertEqual(set_groups(self.context, ["nosuch"]), ())
         self.assertEqual(set_groups(object(), ["X25519"]), ())
 
-    def test_answers(self):
+    def test_queries(self):
         """
-        On a connection that has just been made nothing is resumed, and nothing wrong.
+        A new connection is not resumed, and has no error.
         """
         connection = SSL.Connection(self.context, None)
         self.assertEqual((is_resumed(connection), verify_error(connection)), (False, None))
         self.assertFalse(has_peer_finished(connection))
 
-    def test_no_answers(self):
+    def test_no_queries(self):
         """
-        With a pyOpenSSL that has no such private names, its methods say what they can, and
-        nothing changes.
+        With a pyOpenSSL without these private names, its methods are used where there are any, and
+        nothing else changes.
         """
         other = OtherVersion()
         stop_retrying(other)
@@ -188,7 +188,7 @@ class SettingsTests(SynchronousTestCase):
 
     def test_reasons(self):
         """
-        OpenSSL's words are the last part of each entry in its queue.
+        OpenSSL's reasons are the last part of each entry in its queue.
         """
         queue = [("SSL routines", "", "bad thing"), ("", "", ""), ("SSL routines", "", "worse")]
         self.assertEqual(reason_text(SSL.Error(queue)), "bad thing, worse")
@@ -204,7 +204,8 @@ class ProtocolsTests(SynchronousTestCase):
 
     def test_order(self):
         """
-        Ours decide by their order, wherever theirs stand; none in common is none.
+        Our order decides, wherever a protocol stands in the client's list; without one in common
+        there is no choice.
         """
         for theirs, found in (
             (b"\2h2\4echo", (1, 2)),
@@ -221,9 +222,9 @@ class ProtocolsTests(SynchronousTestCase):
         """
         self.assertIsNone(choose_protocol(b"\1x\3h2", (b"h2",)))
 
-    def hands(self, offered, ours=(b"h2", b"echo")):
+    def negotiate(self, offered, ours=(b"h2", b"echo")):
         """
-        Have a server and a client agree on one.
+        Let a server and a client choose a protocol.
         """
         server, client = SSL.Context(SSL.TLS_METHOD), SSL.Context(SSL.TLS_METHOD)
         server.use_certificate(SERVER.certificate)
@@ -234,16 +235,16 @@ class ProtocolsTests(SynchronousTestCase):
 
     def test_long_lists(self):
         """
-        Of a list of thousands the first dozens count, and only they cost anything.
+        Of a list of thousands only the first dozens are read.
         """
         many = [b"a"] * 8000
-        hands = self.hands([b"echo", *many])
-        self.assertEqual(hands.client.get_alpn_proto_negotiated(), b"echo")
-        self.assertIn("no application protocol", str(self.hands([*many, b"echo"]).server_error))
+        negotiate = self.negotiate([b"echo", *many])
+        self.assertEqual(negotiate.client.get_alpn_proto_negotiated(), b"echo")
+        self.assertIn("no application protocol", str(self.negotiate([*many, b"echo"]).server_error))
 
     def test_callback_goes_with_the_context(self):
         """
-        What OpenSSL calls lives as long as its context, and no longer.
+        The callback lives as long as its context, and no longer.
         """
         context = SSL.Context(SSL.TLS_METHOD)
         set_protocols(context, (b"h2",))
@@ -255,7 +256,7 @@ class ProtocolsTests(SynchronousTestCase):
 
     def test_other_version(self):
         """
-        With a pyOpenSSL that has no such private names, its own callback serves.
+        With a pyOpenSSL without these private names, its own callback is used.
         """
 
         class Context:

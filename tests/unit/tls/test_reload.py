@@ -1,5 +1,5 @@
 """
-Which certificates are served, and how others take their place.
+Which certificates are served, and how they are reloaded.
 """
 
 import os
@@ -17,8 +17,8 @@ from echod.tls._openssl import is_resumed
 from echod.tls.context import TLSPolicy
 from echod.tls.credentials import CredentialsError
 from echod.tls.reload import (
-    TICKET_KEY_INTERVAL,
     EXPIRY_CHECK_INTERVAL,
+    TICKET_KEY_INTERVAL,
     WATCH_INTERVAL,
     CertificateStore,
     format_time,
@@ -27,7 +27,7 @@ from tests.support.certificates import ODD, make_certificate, odd_certificate
 from tests.support.handshakes import client_context, shake_hands
 
 
-class CertificatesTests(SynchronousTestCase):
+class CertificateStoreTests(SynchronousTestCase):
     """
     Files that change while they are served.
     """
@@ -52,7 +52,7 @@ class CertificatesTests(SynchronousTestCase):
 
     def write(self, path, content):
         """
-        Put a file in the place of another, at once.
+        Replace a file atomically.
         """
         new = self.mktemp()
         with open(new, "wb") as file:
@@ -94,14 +94,14 @@ class CertificatesTests(SynchronousTestCase):
 
     def test_interfaces(self):
         """
-        It is a service, and what Twisted's C{startTLS} takes.
+        It is a service, and a context factory for Twisted's C{startTLS}.
         """
         verifyObject(IService, self.certificates)
         verifyObject(IOpenSSLContextFactory, self.certificates)
 
     def test_start(self):
         """
-        At the start the log tells which certificates there are.
+        At the start the certificates are logged.
         """
         with capturedLogs() as events:
             self.certificates.startService()
@@ -119,7 +119,7 @@ class CertificatesTests(SynchronousTestCase):
 
     def test_reload(self):
         """
-        A reload serves what the files hold now, and says so.
+        A reload serves what the files contain now, and logs it.
         """
         self.start()
         new = self.replace()
@@ -141,7 +141,7 @@ class CertificatesTests(SynchronousTestCase):
 
     def test_wrong(self):
         """
-        Whatever is wrong with a file: one line says so, and what was served is served on.
+        Any error in a file is logged in one line, and the old certificates are still served.
         """
         self.start()
         other = make_certificate()
@@ -191,7 +191,7 @@ class CertificatesTests(SynchronousTestCase):
 
     def test_watch(self):
         """
-        Without being told, new files are served after two looks at most.
+        New files are served after two checks at most, without a signal.
         """
         self.start()
         self.clock.pump([WATCH_INTERVAL] * 2)
@@ -203,7 +203,7 @@ class CertificatesTests(SynchronousTestCase):
 
     def test_watch_and_wrong(self):
         """
-        Files that stay wrong are told of once; the watch goes on, and takes the next good ones.
+        Files that stay wrong are logged once; the next good ones are loaded.
         """
         self.start()
         self.write(self.cert, b"junk")
@@ -216,7 +216,7 @@ class CertificatesTests(SynchronousTestCase):
 
     def test_authorities(self):
         """
-        Who signs clients' certificates is read again as well.
+        The client authorities are read again too.
         """
         one, other = (make_certificate(["authority"], authority=True) for _ in "ab")
         path = self.mktemp()
@@ -240,7 +240,7 @@ class CertificatesTests(SynchronousTestCase):
 
     def test_wrong_at_first(self):
         """
-        At the start a wrong file is the caller's business.
+        At the start a wrong file raises.
         """
         self.write(self.key, b"")
         self.assertRaises(CredentialsError, self.load)
@@ -261,7 +261,8 @@ class CertificatesTests(SynchronousTestCase):
 
     def test_ends(self):
         """
-        A certificate is warned of in its last 14 days, at the start and each day, and after.
+        A certificate is warned of in its last 14 days, at the start and once a day, and after its
+        end.
         """
         made = self.replace(days=16, valid_in_days=-74)
         self.certificates = self.load()
@@ -287,7 +288,8 @@ class CertificatesTests(SynchronousTestCase):
 
     def test_short_lives(self):
         """
-        One with a short life is warned of in the last third of that, and looked at each hour.
+        One with a short life is warned of in the last third of it; the dates are checked once an
+        hour.
         """
         for days, hours in ((1, 8), (6, 48), (90, 14 * 24), (365, 14 * 24)):
             self.late = timedelta()
@@ -306,7 +308,7 @@ class CertificatesTests(SynchronousTestCase):
 
     def test_not_yet_valid(self):
         """
-        One that is not valid yet is served at the start, with a warning each day.
+        One that is not valid yet is served at the start, with a warning once a day.
         """
         made = self.replace(valid_in_days=3)
         self.certificates = self.load()
@@ -339,7 +341,7 @@ class CertificatesTests(SynchronousTestCase):
 
     def test_authorities_not_valid(self):
         """
-        Those who sign clients' certificates are looked at as well.
+        Client authorities that are not valid now are warned of.
         """
         path = self.mktemp()
         good, ended = (make_certificate(["ca"], authority=True, days=days) for days in (90, -1))
@@ -352,7 +354,7 @@ class CertificatesTests(SynchronousTestCase):
 
     def test_valid_is_kept(self):
         """
-        A valid one is not replaced by one that has ended, or whose issuer has.
+        A valid certificate is not replaced by one that has expired, or whose issuer's has.
         """
         self.start()
         root = make_certificate(["root"], authority=True, days=90)
@@ -374,7 +376,8 @@ class CertificatesTests(SynchronousTestCase):
 
     def test_valid_is_kept_until_the_next_is(self):
         """
-        One that is not valid yet is taken when it is, and at the latest when the old one ends.
+        One that is not valid yet is loaded when it becomes valid, and at the latest when the old
+        one expires.
         """
         for days, due in ((3, 3), (300, 90)):
             self.late = timedelta()
@@ -395,7 +398,7 @@ class CertificatesTests(SynchronousTestCase):
 
     def test_invalid_is_replaced(self):
         """
-        One that has ended is replaced by any other.
+        An expired certificate is replaced by any other.
         """
         self.replace(days=-1)
         self.certificates = self.load()
@@ -404,9 +407,10 @@ class CertificatesTests(SynchronousTestCase):
         self.said(self.certificates.reload)
         self.assert_served(new)
 
-    def test_odd(self):
+    def test_malformed(self):
         """
-        Whatever the parser says to a file, the watch goes on, and takes the next good one.
+        After any error of the parser the files are still watched, and the next good ones are
+        loaded.
         """
         self.start()
         for what in set(ODD) - {"bit string as common name"}:
@@ -423,7 +427,7 @@ class CertificatesTests(SynchronousTestCase):
 
     def test_new_keys_for_tickets(self):
         """
-        Each day tickets get new keys: yesterday's do not resume.
+        Once a day there are new ticket keys: older tickets do not resume.
         """
         self.start()
         client = client_context("TLSv1.3")
@@ -439,7 +443,7 @@ class CertificatesTests(SynchronousTestCase):
 
     def test_nameless(self):
         """
-        A certificate without names is served to those who ask for none.
+        A certificate without names is served as the default.
         """
         made = make_certificate([], common_name="x")
         self.write(self.cert, made.cert_pem + made.key_pem)

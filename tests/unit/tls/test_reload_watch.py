@@ -1,5 +1,5 @@
 """
-How changes of files are noticed.
+How changes of files are found.
 """
 
 import os
@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from echod.tls.reload import FileWatcher
 
 
-class FileWatchTests(SynchronousTestCase):
+class FileWatcherTests(SynchronousTestCase):
     """
     Two files that belong together.
     """
@@ -33,7 +33,7 @@ class FileWatchTests(SynchronousTestCase):
     def looks(self, number):
         return [self.watch.has_changed() for _ in range(number)]
 
-    def test_nothing_new(self):
+    def test_unchanged(self):
         """
         As long as nothing happens, nothing has changed.
         """
@@ -41,14 +41,14 @@ class FileWatchTests(SynchronousTestCase):
 
     def test_content(self):
         """
-        New content is noticed once, when it has been there for two looks.
+        New content is reported once, after two checks have seen it.
         """
         self.replace(self.paths[0], b"new")
         self.assertEqual(self.looks(4), [False, True, False, False])
 
     def test_in_place(self):
         """
-        A file that is written to is noticed as one that is replaced.
+        A file that is written to counts like one that is replaced.
         """
         with open(self.paths[1], "ab") as file:
             file.write(b"more")
@@ -56,7 +56,7 @@ class FileWatchTests(SynchronousTestCase):
 
     def test_several(self):
         """
-        Who replaces one file after the other is left time for it.
+        A program that replaces several files, one after the other, has time for it.
         """
         self.replace(self.paths[0], b"new")
         self.assertEqual(self.looks(1), [False])
@@ -65,7 +65,7 @@ class FileWatchTests(SynchronousTestCase):
 
     def test_same_content(self):
         """
-        A file that is touched, or replaced by its like, has not changed.
+        A file that is touched, or replaced by an equal one, has not changed.
         """
         os.utime(self.paths[0], (1, 1))
         self.replace(self.paths[1], b"old")
@@ -73,7 +73,7 @@ class FileWatchTests(SynchronousTestCase):
 
     def test_noted(self):
         """
-        What has been noted in the meantime is not new any more.
+        After C{note} the files count as unchanged.
         """
         self.replace(self.paths[0], b"new")
         self.watch.note()
@@ -81,7 +81,7 @@ class FileWatchTests(SynchronousTestCase):
 
     def test_gone(self):
         """
-        A file that goes away, and one that comes back different, have changed.
+        A file that disappears, and one that comes back different, have changed.
         """
         os.unlink(self.paths[0])
         self.assertEqual(self.looks(3), [False, True, False])
@@ -90,7 +90,7 @@ class FileWatchTests(SynchronousTestCase):
 
     def test_unreadable(self):
         """
-        What cannot be read has no content: a directory, a device, a file that is forbidden.
+        A directory, a device or a file without permission has no content.
         """
         os.unlink(self.paths[0])
         os.mkdir(self.paths[0])
@@ -101,7 +101,7 @@ class FileWatchTests(SynchronousTestCase):
 
     def test_symbolic_links(self):
         """
-        It is seen when a link on the way to a file is turned, as Kubernetes does it.
+        A change of any symbolic link in the path is seen, as Kubernetes makes it.
         """
         root = self.mktemp()
         for version in ("1", "2"):
