@@ -191,7 +191,7 @@ class RateLimiterTests(SynchronousTestCase):
     def setUp(self):
         self.clock = Clock()
 
-    def taken(self, rate, client="one", most=100_000):
+    def admitted(self, rate, client="one", most=100_000):
         """
         How many connections a client may open at this moment.
         """
@@ -212,8 +212,8 @@ class RateLimiterTests(SynchronousTestCase):
                 clock = Clock()
                 clock.advance(uptime)
                 rate = RateLimiter(clock, per_second, burst)
-                self.assertEqual(self.taken(rate), burst, (uptime, per_second))
-                self.assertEqual(self.taken(rate), 0)
+                self.assertEqual(self.admitted(rate), burst, (uptime, per_second))
+                self.assertEqual(self.admitted(rate), 0)
 
     def test_big_burst_after_a_long_time(self):
         """
@@ -221,7 +221,7 @@ class RateLimiterTests(SynchronousTestCase):
         """
         self.clock.advance(LONG)
         for per_second, burst in ((3.0, 5000), (7.0, 20000)):
-            self.assertEqual(self.taken(RateLimiter(self.clock, per_second, burst)), burst)
+            self.assertEqual(self.admitted(RateLimiter(self.clock, per_second, burst)), burst)
 
     def test_refill(self):
         """
@@ -232,13 +232,13 @@ class RateLimiterTests(SynchronousTestCase):
                 clock = Clock()
                 clock.advance(uptime)
                 rate = RateLimiter(clock, per_second, burst)
-                self.taken(rate)
+                self.admitted(rate)
                 interval = 1 / per_second
                 for _ in range(20):
                     clock.advance(interval * 0.999)
-                    self.assertEqual(self.taken(rate), 0, (uptime, per_second))
+                    self.assertEqual(self.admitted(rate), 0, (uptime, per_second))
                     clock.advance(interval * 0.001)
-                    self.assertEqual(self.taken(rate), 1, (uptime, per_second))
+                    self.assertEqual(self.admitted(rate), 1, (uptime, per_second))
 
     def test_in_the_long_run(self):
         """
@@ -246,10 +246,10 @@ class RateLimiterTests(SynchronousTestCase):
         """
         self.clock.advance(LONG)
         rate = RateLimiter(self.clock, 2.5, 10)
-        admitted = self.taken(rate)
+        admitted = self.admitted(rate)
         for _ in range(16_000):
             self.clock.advance(1 / 16)
-            admitted += self.taken(rate)
+            admitted += self.admitted(rate)
         self.assertEqual(admitted, 10 + 2500)
 
     def test_not_more_than_the_burst(self):
@@ -259,10 +259,10 @@ class RateLimiterTests(SynchronousTestCase):
         for uptime in (0, LONG):
             self.clock.advance(uptime)
             rate = RateLimiter(self.clock, 10.0, 5)
-            self.assertEqual(self.taken(rate), 5)
+            self.assertEqual(self.admitted(rate), 5)
             for seconds, expected in ((0.35, 3), (0.05, 1), (0.5, 5), (0.75, 5), (1e6, 5)):
                 self.clock.advance(seconds)
-                self.assertEqual(self.taken(rate), expected, (uptime, seconds))
+                self.assertEqual(self.admitted(rate), expected, (uptime, seconds))
 
     def test_a_refusal_costs_nothing(self):
         """
@@ -281,7 +281,7 @@ class RateLimiterTests(SynchronousTestCase):
         Each client has a bucket of its own.
         """
         rate = RateLimiter(self.clock, 1.0, 3)
-        self.assertEqual([self.taken(rate, client) for client in "abc"], [3, 3, 3])
+        self.assertEqual([self.admitted(rate, client) for client in "abc"], [3, 3, 3])
         self.assertEqual(len(rate), 3)
 
     def test_expire(self):
@@ -289,12 +289,12 @@ class RateLimiterTests(SynchronousTestCase):
         A full bucket is removed, and any other is kept.
         """
         rate = RateLimiter(self.clock, 2.0, 10)
-        self.assertEqual(self.taken(rate, "greedy"), 10)
+        self.assertEqual(self.admitted(rate, "greedy"), 10)
         self.assertTrue(rate.take("modest"))
         self.clock.advance(0.5)
         self.assertTrue(rate.take("late"))
         rate.expire()
-        # One who came before is still remembered, and what comes after it waits for it.
+        # An older bucket is not full yet, so those after it are not removed either.
         self.assertEqual(len(rate), 3)
         self.clock.advance(4.25)
         rate.expire()
@@ -303,18 +303,18 @@ class RateLimiterTests(SynchronousTestCase):
         rate.expire()
         self.assertEqual(len(rate), 0)
         rate.expire()
-        self.assertEqual(self.taken(rate, "greedy"), 10)
+        self.assertEqual(self.admitted(rate, "greedy"), 10)
 
     def test_expire_changes_nothing(self):
         """
         Removing buckets, at any moment, never lets a client connect more often.
         """
         rate = RateLimiter(self.clock, 2.0, 4)
-        admitted = self.taken(rate)
+        admitted = self.admitted(rate)
         for _ in range(400):
             self.clock.advance(1 / 16)
             rate.expire()
-            admitted += self.taken(rate)
+            admitted += self.admitted(rate)
         self.assertEqual(admitted, 4 + 50)
 
     def test_max_clients(self):
@@ -330,8 +330,8 @@ class RateLimiterTests(SynchronousTestCase):
         self.assertTrue(rate.take("d"))
         self.assertEqual(len(rate), 3)
         # Of a, c and d there is one token at most; b has been forgotten.
-        self.assertEqual([self.taken(rate, client) for client in "acd"], [0, 1, 1])
-        self.assertEqual(self.taken(rate, "b"), 2)
+        self.assertEqual([self.admitted(rate, client) for client in "acd"], [0, 1, 1])
+        self.assertEqual(self.admitted(rate, "b"), 2)
         self.assertEqual(len(rate), 3)
 
     def test_many(self):

@@ -17,7 +17,7 @@ class RefusalsTests(SynchronousTestCase):
     def setUp(self):
         self.refusals = Refusals()
 
-    def told(self):
+    def logged(self):
         with capturedLogs() as events:
             self.refusals.log_summary()
         return list(events)
@@ -33,7 +33,7 @@ class RefusalsTests(SynchronousTestCase):
             ("tcp", Reason.CONNECT_RATE),
         ):
             self.refusals.add(listener, reason, "192.0.2.7:1")
-        self.told()
+        self.logged()
         self.assertEqual(
             self.refusals.counts,
             {
@@ -47,7 +47,7 @@ class RefusalsTests(SynchronousTestCase):
         """
         Without refusals nothing is logged.
         """
-        self.assertEqual(self.told(), [])
+        self.assertEqual(self.logged(), [])
 
     def test_not_at_once(self):
         """
@@ -62,10 +62,10 @@ class RefusalsTests(SynchronousTestCase):
         However many there were, each reason has one line, with the detail of the last.
         """
         for port in range(1000):
-            self.refusals.add("tls", Reason.CONNECT_RATE, f"192.0.2.7:{port}", "not told")
+            self.refusals.add("tls", Reason.CONNECT_RATE, f"192.0.2.7:{port}", "not logged")
         self.refusals.add("tcp", Reason.CONNECT_RATE, "192.0.2.8:1")
         self.refusals.add("tcp", Reason.PROXY_HEADER, "[2001:db8::1]:2", "late")
-        first, second = self.told()
+        first, second = self.logged()
         self.assertEqual(
             formatEvent(first), "refused 1001: connect-rate, the last from 192.0.2.8:1 to tcp"
         )
@@ -89,10 +89,10 @@ class RefusalsTests(SynchronousTestCase):
         """
         self.refusals.add("tcp", Reason.CONNECT_RATE, "192.0.2.7:1")
         self.refusals.add("tcp", Reason.CONNECT_RATE, "192.0.2.7:2")
-        self.assertEqual([event["count"] for event in self.told()], [2])
-        self.assertEqual(self.told(), [])
+        self.assertEqual([event["count"] for event in self.logged()], [2])
+        self.assertEqual(self.logged(), [])
         self.refusals.add("tcp", Reason.CONNECT_RATE, "192.0.2.7:3")
-        self.assertEqual([event["count"] for event in self.told()], [1])
+        self.assertEqual([event["count"] for event in self.logged()], [1])
 
     def test_levels(self):
         """
@@ -100,7 +100,7 @@ class RefusalsTests(SynchronousTestCase):
         """
         for reason in REFUSED:
             self.refusals.add("tcp", reason, "192.0.2.7:1")
-        levels = {event["reason"]: event["log_level"] for event in self.told()}
+        levels = {event["reason"]: event["log_level"] for event in self.logged()}
         self.assertIs(levels.pop("max-connections"), LogLevel.warn)
         self.assertEqual(set(levels.values()), {LogLevel.info})
         self.assertEqual(len(levels), 5)
@@ -111,6 +111,6 @@ class RefusalsTests(SynchronousTestCase):
         """
         self.refusals.add("{reason}", Reason.CONNECT_RATE, "unix:/{count}", "{peer!r}")
         self.assertEqual(
-            formatEvent(self.told()[0]),
+            formatEvent(self.logged()[0]),
             "refused 1: connect-rate, the last from unix:/{count} to {reason}, {peer!r}",
         )

@@ -196,11 +196,11 @@ class IdleTests(TimeoutsTestCase):
         connection.bytes_echoed, connection.not_taken = 5000, (5000, 0, 0)
         self.check_until(0.5, 200.0, self.read)
         self.assertEqual(self.ends, [])
-        # It takes no more.
+        # It reads no more.
         self.check_until(200.5, 206.0)
         ((at, how, reason),) = self.ends
         self.assertEqual((how, reason), ("finish", Reason.IDLE_TIMEOUT))
-        # Nobody counts what is in the kernel while nothing seems to be wrong.
+        # What the kernel holds is not checked as long as nothing seems wrong.
         self.assertTrue(202.0 <= at <= 204.5, at)
 
     def test_reads_nothing(self):
@@ -624,7 +624,7 @@ class WriteTests(TimeoutsTestCase):
         connection = self.open(write=30.0)
         connection.not_taken = (0, 0)
         self.check_until(0.5, 60.0)
-        # Nobody looks at this.
+        # This is not checked.
         connection.not_taken = (7, 0)
         self.check_until(60.5, 100.0)
         self.assertEqual(self.ends, [])

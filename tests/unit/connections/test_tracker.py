@@ -29,14 +29,14 @@ class CountingConnection(FakeConnection):
     A connection that counts how often its kernel buffers are queried.
     """
 
-    looks = 0
+    queries = 0
 
     def unread(self):
-        self.looks += 1
+        self.queries += 1
         return super().unread()
 
     def pending(self):
-        self.looks += 1
+        self.queries += 1
         return super().pending()
 
 
@@ -243,8 +243,8 @@ class RefusedTests(ConnectionsTestCase):
             with capturedLogs() as events:
                 connections.remove(FakeConnection(connections), reason, "why")
             self.assertEqual([event["reason"] for event in events], [reason.value])
-            told = "why" in formatEvent(events[0])
-            self.assertIs(told, reason is Reason.ERROR)
+            shown = "why" in formatEvent(events[0])
+            self.assertIs(shown, reason is Reason.ERROR)
         self.assertEqual(connections.refusals.counts, {})
 
     def test_the_last_one(self):
@@ -317,7 +317,7 @@ class SweepTests(ConnectionsTestCase):
         finally:
             sys.setprofile(None)
         self.assertLess(calls["call"], len(connections) + 10)
-        self.assertEqual(sum(connection.looks for connection in connections), 0)
+        self.assertEqual(sum(connection.queries for connection in connections), 0)
 
     def test_ends_within_a_sweep(self):
         """
@@ -557,7 +557,7 @@ class DrainTests(ConnectionsTestCase):
             self.advance(QUIET_INTERVAL)
         self.assertEqual(busy.asked, [])
         self.assertEqual(late.asked, [("finish", Reason.DRAIN)])
-        # A look that finds it quiet, and one that finds it still so.
+        # One check finds it quiet, and the next finds it still quiet.
         self.advance(QUIET_INTERVAL * 2)
         self.assertEqual(busy.asked, [("finish", Reason.DRAIN)])
 
@@ -633,7 +633,7 @@ class DrainTests(ConnectionsTestCase):
         self.drain(60.0)
         self.advance(LINGER_TIMEOUT - 0.25)
         self.assertEqual(connection.asked, [("finish", Reason.DRAIN)])
-        # The look after the one that began it is the first to find nothing owed.
+        # The check after the one that closed it is the first to find nothing pending.
         self.advance(0.5)
         self.assertEqual(connection.asked, [("finish", Reason.DRAIN), ("abort", None)])
 

@@ -24,18 +24,18 @@ class BalanceTestCase(SynchronousTestCase):
     @ivar numbers: how many connections each has.
     """
 
-    most = 100
+    limit = 100
 
     def setUp(self):
         descriptor = make_counters(3)
         self.numbers = [0, 0, 0]
         # Each process has a mapping of its own.
         self.tables = [SharedCounters(descriptor, 3) for _ in self.numbers]
-        self.balancer = [self.make(place) for place in range(3)]
+        self.balancer = [self.make(index) for index in range(3)]
         os.close(descriptor)
 
-    def make(self, place):
-        return AcceptBalancer(self.tables[place], place, self.most, lambda: self.numbers[place])
+    def make(self, index):
+        return AcceptBalancer(self.tables[index], index, self.limit, lambda: self.numbers[index])
 
     def publish(self, *numbers):
         self.numbers = list(numbers)
@@ -63,7 +63,7 @@ class YieldTests(BalanceTestCase):
         """
         With many connections, a process yields when it has an eighth, and 8, more than the least.
         """
-        self.most = 10**6
+        self.limit = 10**6
         self.setUp()
         self.assertEqual(self.ahead(800, 908, 909), [False, False, True])
         self.assertEqual(self.ahead(0, 900, 900), [False, True, True])
@@ -151,8 +151,8 @@ class AllowanceTests(BalanceTestCase):
         """
         table = self.tables[0]
         small, large = (
-            AcceptBalancer(table, place, most, lambda place=place: self.numbers[place])
-            for place, most in enumerate((2, 100))
+            AcceptBalancer(table, index, limit, lambda index=index: self.numbers[index])
+            for index, limit in enumerate((2, 100))
         )
         table[2] = FULL
         self.balancer = [small, large]

@@ -121,7 +121,7 @@ class TCPEndpointTests(SynchronousTestCase):
         with socket.create_connection(address, timeout=60) as client:
             accepted, _ = first.accept()
             first.close()
-            # Whoever closes first keeps the port for a while (TIME_WAIT).
+            # The side that closes first keeps the port for a while (TIME_WAIT).
             accepted.close()
             self.assertEqual(client.recv(1), b"")
         self.listen("127.0.0.1", port=address[1])
@@ -154,7 +154,7 @@ class UNIXEndpointTests(TestCase):
 
     async def test_listens(self):
         """
-        It listens with the permissions that were asked for.
+        It listens with the given permissions.
         """
         await self.listen(0o600)
         self.assertEqual(stat.S_IMODE(os.stat(self.path).st_mode), 0o600)
@@ -163,7 +163,7 @@ class UNIXEndpointTests(TestCase):
 
     async def test_stale(self):
         """
-        A socket that a dead process left behind does not stand in the way.
+        A socket file that a dead process left behind does not keep it from starting.
         """
         with socket.socket(socket.AF_UNIX) as dead:
             dead.bind(self.path)
@@ -172,7 +172,7 @@ class UNIXEndpointTests(TestCase):
 
     async def test_no_file(self):
         """
-        A path at which nothing can be looked up is no obstacle before the bind says so.
+        A path that cannot be examined is an error only in the bind.
         """
         self.path = os.path.join(self.path, "no")
         await self.fails(errno.ENOENT)
@@ -187,7 +187,7 @@ class UNIXEndpointTests(TestCase):
 
     async def test_socket_of_another(self):
         """
-        The socket that another process has renamed to the same path since is left alone.
+        A socket that another process has since renamed to the same path stays.
         """
         port = await self.listen()
         with socket.socket(socket.AF_UNIX) as new:
@@ -200,7 +200,7 @@ class UNIXEndpointTests(TestCase):
 
     async def test_file_is_gone(self):
         """
-        A file that is gone, or cannot be removed, does not keep the socket from closing.
+        A file that is missing, or cannot be removed, does not keep the socket from closing.
         """
         port = await self.listen()
         os.unlink(self.path)
@@ -217,7 +217,7 @@ class UNIXEndpointTests(TestCase):
 
     async def test_stale_no_more(self):
         """
-        One that was left behind is not removed when another has taken its place meanwhile.
+        A stale file is not removed if another one has taken its place in the meantime.
         """
         with socket.socket(socket.AF_UNIX) as dead:
             dead.bind(self.path)
@@ -236,7 +236,7 @@ class UNIXEndpointTests(TestCase):
 
     async def test_in_use(self):
         """
-        A socket that somebody listens on is left alone, however often it is tried.
+        A socket that listens is left alone, however often the bind is tried.
         """
         with socket.socket(socket.AF_UNIX) as taken:
             taken.bind(self.path)
@@ -248,7 +248,7 @@ class UNIXEndpointTests(TestCase):
 
     async def test_other_file(self):
         """
-        A file that is no socket is left alone.
+        A file that is not a socket is left alone.
         """
         with open(self.path, "w") as file:
             file.write("precious")

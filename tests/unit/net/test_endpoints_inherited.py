@@ -202,7 +202,7 @@ class EndpointTests(PairTestCase):
         port.stopListening()
         port.connectionLost(None)
         self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), 0o600)
-        # Whoever lent it can still be reached there.
+        # Its owner can still be reached there.
         later = socket.socket(socket.AF_UNIX)
         self.addCleanup(later.close)
         later.connect(path)

@@ -76,7 +76,7 @@ class LimitTests(ServerHandshakeTestCase):
         The same holds byte by byte.
         """
         message = records(hello(300), 30)
-        answer, why = self.answer(*(message[place : place + 1] for place in range(len(message))))
+        answer, why = self.answer(*(message[offset : offset + 1] for offset in range(len(message))))
         self.assertEqual((answer[5:6], why), (b"\2", ""))
 
     def test_large_hello(self):
@@ -84,8 +84,8 @@ class LimitTests(ServerHandshakeTestCase):
         A ClientHello of more than 16 KiB is refused before all of it is received.
         """
         for size in (17_000, 20_000, 65_000):
-            for most in (4000, 16384):
-                why = self.answer(records(hello(size), most))[1]
+            for size_limit in (4000, 16384):
+                why = self.answer(records(hello(size), size_limit))[1]
                 self.assertRegex(why, "a ClientHello (of more than 16 KiB|in more than 16 records)")
         self.assertEqual(why, "a ClientHello of more than 16 KiB")
 
@@ -94,8 +94,8 @@ class LimitTests(ServerHandshakeTestCase):
         A ClientHello in more than 16 records is refused, however short it is, also if each record
         has one byte.
         """
-        for message, most in ((hello(300), 17), (hello(15_000), 800), (hello(15_000), 1)):
-            answer, why = self.answer(records(message, most))
+        for message, size_limit in ((hello(300), 17), (hello(15_000), 800), (hello(15_000), 1)):
+            answer, why = self.answer(records(message, size_limit))
             self.assertEqual((answer, why), (b"", "a ClientHello in more than 16 records"))
 
     def test_many_records_later(self):
@@ -146,7 +146,7 @@ class EndTests(ServerHandshakeTestCase):
         complete or not.
         """
         for version in VERSIONS:
-            for most in (1, 3000, 16384):
+            for size_limit in (1, 3000, 16384):
                 for cut in (0, 1, 4):
                     protocol = Secured()
                     transport, peer = self.connect(protocol)
@@ -164,7 +164,7 @@ class EndTests(ServerHandshakeTestCase):
                         client.tls.bio_write(drained(peer))
                         last = client.flight()
                     data = bytes(range(200)) * 30
-                    pieces = [data[at : at + most] for at in range(0, len(data), most)]
+                    pieces = [data[at : at + size_limit] for at in range(0, len(data), size_limit)]
                     sent = last + b"".join(map(client.record, pieces))
                     peer.sendall(sent[: len(sent) - cut])
                     self.reactor.turn()

@@ -631,8 +631,8 @@ class SheddingTests(PortTestCase):
                 self.reactor.advance(0.25)
             self.reactor.advance(0.25)
         self.assertEqual([second for second, _ in counts], [0, 1, 2, 3, 4])
-        told = [int(line.split("; ")[1].split()[0]) for _, line in counts]
-        self.assertEqual(told, [1, 6, 6, 6, 6])
+        numbers = [int(line.split("; ")[1].split()[0]) for _, line in counts]
+        self.assertEqual(numbers, [1, 6, 6, 6, 6])
 
     def test_reserved_again(self):
         """

@@ -34,34 +34,34 @@ class PeekTests(PairTestCase):
     Peeking without receiving more than the callback asks for.
     """
 
-    def inspected(self, *answers, most=100, **given):
+    def inspected(self, *answers, size=100, **given):
         protocol = HalfCloseable()
         transport, peer = self.connect(protocol, **given)
-        look = Peeker(*answers)
-        transport.startPeek(look, most)
-        return protocol, transport, peer, look
+        peek = Peeker(*answers)
+        transport.startPeek(peek, size)
+        return protocol, transport, peer, peek
 
     def test_dropped(self):
         """
         Bytes that are dropped are gone, and the rest is handed to the callback again.
         """
-        protocol, _, peer, look = self.inspected((3, None), (4, None), (1, None))
+        protocol, _, peer, peek = self.inspected((3, None), (4, None), (1, None))
         peer.sendall(b"abcdefgh")
         for _ in range(3):
             self.reactor.turn()
-        self.assertEqual(look.seen, [b"abcdefgh", b"defgh", b"h"])
+        self.assertEqual(peek.seen, [b"abcdefgh", b"defgh", b"h"])
         self.reactor.turn()
-        self.assertEqual((len(look.seen), protocol.received), (3, []))
+        self.assertEqual((len(peek.seen), protocol.received), (3, []))
 
     def test_size(self):
         """
         The callback never gets more than was asked for.
         """
-        _, _, peer, look = self.inspected((4, None), (4, None), most=4)
+        _, _, peer, peek = self.inspected((4, None), (4, None), size=4)
         peer.sendall(b"abcdefgh")
         self.reactor.turn()
         self.reactor.turn()
-        self.assertEqual(look.seen, [b"abcd", b"efgh"])
+        self.assertEqual(peek.seen, [b"abcd", b"efgh"])
 
     def test_end(self):
         """
@@ -70,7 +70,7 @@ class PeekTests(PairTestCase):
         for take in (0, 3):
             left = []
             ours, peer = self.pair()
-            # What is to be called is called when what was taken is gone from the kernel.
+            # The function is called after the dropped bytes have left the kernel.
             other = ours.dup()
             self.addCleanup(other.close)
             protocol = HalfCloseable()
@@ -81,14 +81,14 @@ class PeekTests(PairTestCase):
                 left.append(drained(other))
                 transport.stopPeek()
 
-            look = Peeker((take, afterwards))
-            transport.startPeek(look, 100)
+            peek = Peeker((take, afterwards))
+            transport.startPeek(peek, 100)
             peer.sendall(b"abcdefgh")
             self.reactor.turn()
             self.assertEqual(left, [b"abcdefgh"[take:]])
             peer.sendall(b"more")
             self.reactor.turn()
-            self.assertEqual((len(look.seen), protocol.data), (1, b"more"))
+            self.assertEqual((len(peek.seen), protocol.data), (1, b"more"))
 
     def test_rest_is_the_protocols(self):
         """
@@ -116,28 +116,28 @@ class PeekTests(PairTestCase):
         """
         When nothing has come, the callback is not called.
         """
-        protocol, transport, _, look = self.inspected()
+        protocol, transport, _, peek = self.inspected()
         self.assertIsNone(transport.doRead())
-        self.assertEqual((look.seen, protocol.lost), ([], []))
+        self.assertEqual((peek.seen, protocol.lost), ([], []))
 
     def test_peer_closed(self):
         """
         The peer's FIN is reported to the protocol and not to the callback.
         """
-        protocol, _, peer, look = self.inspected()
+        protocol, _, peer, peek = self.inspected()
         peer.shutdown(socket.SHUT_WR)
         self.reactor.turn()
-        self.assertEqual((look.seen, protocol.ended, protocol.lost), ([], 1, []))
+        self.assertEqual((peek.seen, protocol.ended, protocol.lost), ([], 1, []))
 
     def test_end_after_the_rest(self):
         """
         What the peer sent comes before its FIN.
         """
-        protocol, _, peer, look = self.inspected((3, None))
+        protocol, _, peer, peek = self.inspected((3, None))
         peer.sendall(b"abc")
         peer.shutdown(socket.SHUT_WR)
         self.reactor.turn()
-        self.assertEqual((look.seen, protocol.ended), ([b"abc"], 0))
+        self.assertEqual((peek.seen, protocol.ended), ([b"abc"], 0))
         self.reactor.turn()
         self.assertEqual(protocol.ended, 1)
 
@@ -145,12 +145,12 @@ class PeekTests(PairTestCase):
         """
         A connection that breaks is lost to the protocol.
         """
-        protocol, _, peer, look = self.inspected(tcp=True)
+        protocol, _, peer, peek = self.inspected(tcp=True)
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         peer.close()
         self.reactor.until(lambda: protocol.lost)
         self.assert_lost(protocol, ConnectionLost)
-        self.assertEqual(look.seen, [])
+        self.assertEqual(peek.seen, [])
 
     def test_abort(self):
         """
@@ -166,10 +166,10 @@ class PeekTests(PairTestCase):
         """
         The same holds on a UNIX socket.
         """
-        protocol, transport, peer, look = self.inspected(
+        protocol, transport, peer, peek = self.inspected(
             (3, lambda: transport.stopPeek()), transport_class=EagerUNIXTransport, client=None
         )
         peer.sendall(b"abcdefgh")
         self.reactor.turn()
         self.reactor.turn()
-        self.assertEqual((look.seen, protocol.received), ([b"abcdefgh"], [b"defgh"]))
+        self.assertEqual((peek.seen, protocol.received), ([b"abcdefgh"], [b"defgh"]))

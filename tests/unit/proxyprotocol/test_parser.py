@@ -51,7 +51,7 @@ from tests.support.proxyv2 import (
 )
 
 PAYLOAD = b"\r\nPROXY \0payload"
-"""What follows a header and is none of it, though it looks like one."""
+"""What follows a header, and looks like one itself."""
 
 
 def content(header):
@@ -296,7 +296,7 @@ GOOD_V2 = {
         {"proxy_alpn": "h2", "proxy_unique_id": "7"},
     ),
     "TLS": (v2(FOUR + tls(*TLS_VECTORS)), FOUR_TOLD, TLS_FACTS),
-    "fields out of their place": (
+    "fields out of their offset": (
         v2(FOUR + tls(tlv(ALPN, b"h2"), tlv(UNIQUE_ID, b"7")) + tlv(SSL_CN, b"x")), FOUR_TOLD, {},
     ),
     "TLS with nothing in it": (v2(FOUR + tls(flags=0, verify=1)), FOUR_TOLD, {}),
@@ -457,7 +457,7 @@ class TableTests(SynchronousTestCase):
         for stream in (WORST[:-1] + b"x", WORST[:-2] + b"xx", WORST[:-2] + b"x\r"):
             self.assertEqual(outcome([stream[:-1]])[0], "more")
             self.assertEqual(outcome([stream]), ("bad", NO_END))
-        # One more byte, and the line end would be in time if it were looked for.
+        # With one more byte the end of the line would come, but it is too late.
         self.assertEqual(outcome([WORST[:-2] + b"x\r\n"]), ("bad", NO_END))
 
     def test_version_2(self):
@@ -481,13 +481,13 @@ class TableTests(SynchronousTestCase):
         """
         A header may have 4096 bytes, and a longer one is refused as soon as its length is known.
         """
-        room = MAX_V2_BYTES - 16 - len(FOUR) - 3
+        size = MAX_V2_BYTES - 16 - len(FOUR) - 3
         self.assertEqual(MAX_V2_BYTES, 4096)
-        header = v2(FOUR + tlv(NOOP, b"x" * room))
+        header = v2(FOUR + tlv(NOOP, b"x" * size))
         expected = ("header", FOUR_TOLD, {}, header, PAYLOAD)
         self.assertEqual(outcome([header + PAYLOAD]), expected)
         self.assertEqual(outcome(bytewise(header + PAYLOAD)), expected)
-        longer = v2(FOUR + tlv(NOOP, b"x" * (room + 1)))
+        longer = v2(FOUR + tlv(NOOP, b"x" * (size + 1)))
         self.assertEqual(outcome([longer[:15]]), ("more", longer[:15]))
         self.assertEqual(outcome([longer[:16]]), ("bad", LONG))
 
@@ -549,15 +549,15 @@ class ChecksumTests(SynchronousTestCase):
         header = with_checksum(tlv(ALPN, b"h2"))
         good = outcome([header])
         self.assertEqual(good[0], "header")
-        for place in range(len(header) * 8):
+        for offset in range(len(header) * 8):
             flipped = bytearray(header)
-            flipped[place // 8] ^= 1 << place % 8
+            flipped[offset // 8] ^= 1 << offset % 8
             found = outcome([bytes(flipped)])
             if found[0] == "header":
-                # LOCAL, and what else it says is not looked at; or there is no checksum.
-                self.assertIn(place // 8, (12, header.index(b"\x03\0\4")))
+                # LOCAL, so the rest is ignored; or there is no checksum.
+                self.assertIn(offset // 8, (12, header.index(b"\x03\0\4")))
             elif found[0] == "none":
-                self.assertLess(place // 8, 12)
+                self.assertLess(offset // 8, 12)
 
 
 def cases(count):
@@ -679,21 +679,21 @@ def mutated(chance, header):
     for _ in range(chance.choice((1, 1, 2, 4))):
         # The beginning matters most, but the signature must stand more often than not.
         low = 0 if chance.random() < 0.1 else min(len(bad), 6 if bad[:1] == b"P" else 12)
-        place = min(chance.randint(low, len(bad)), chance.randint(low, len(bad)))
+        offset = min(chance.randint(low, len(bad)), chance.randint(low, len(bad)))
         kind = chance.randrange(6)
         if kind == 0:
-            bad[place : place + 1] = bytes((chance.randrange(256),))
+            bad[offset : offset + 1] = bytes((chance.randrange(256),))
         elif kind == 1:
-            bad[place : place + chance.choice((1, 1, 5))] = b""
+            bad[offset : offset + chance.choice((1, 1, 5))] = b""
         elif kind == 2:
-            bad[place:place] = bytes(chance.choices(b"\0\r\n 0123456789:.+_-\xff", k=1))
+            bad[offset:offset] = bytes(chance.choices(b"\0\r\n 0123456789:.+_-\xff", k=1))
         elif kind == 3:
-            bad[place:place] = bad[place : place + chance.choice((1, 4, 20))]
-        elif kind == 4 and place < len(bad):
-            bad[place] ^= 1 << chance.randrange(8)
+            bad[offset:offset] = bad[offset : offset + chance.choice((1, 4, 20))]
+        elif kind == 4 and offset < len(bad):
+            bad[offset] ^= 1 << chance.randrange(8)
         else:
             end = chance.randint(low, len(bad))
-            bad[place : place + 2] = bad[end : end + 2]
+            bad[offset : offset + 2] = bad[end : end + 2]
     return bytes(bad)
 
 

@@ -97,7 +97,7 @@ class ProxyPolicyTests(SynchronousTestCase):
             (UNIXAddress(None), True),
             (IPv4Address("TCP", "127.0.0.1", 1), False),
             (IPv6Address("TCP", "::1", 1), False),
-            # What a header of somebody else's invented is no UNIX socket.
+            # An unknown address that another header layer has made is not a UNIX socket.
             (IPv4Address("TCP", "no host", 1), False),
         ):
             self.assertIs(policy.trusts(address), trusted, address)

@@ -261,12 +261,12 @@ class RefusedTests(CredentialsTestCase):
         made = make_certificate()
         path = self.file(made.cert_pem, made.key_pem)
         fstat = os.fstat
-        looked_at = []
+        checked = []
 
         def change(descriptor):
             found = fstat(descriptor)
-            looked_at.append(descriptor)
-            if len(looked_at) == count:
+            checked.append(descriptor)
+            if len(checked) == count:
                 with open(path, "ab") as file:
                     file.write(b"more\n")
                 os.utime(path, ns=(0, 0))

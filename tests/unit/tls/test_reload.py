@@ -267,13 +267,13 @@ class CertificateStoreTests(SynchronousTestCase):
         made = self.replace(days=16, valid_in_days=-74)
         self.certificates = self.load()
         self.assertEqual(self.start(), [self.described(made)])
-        told = []
+        days = []
         for _ in range(18):
             self.late += timedelta(days=1)
             with capturedLogs() as events:
                 self.clock.advance(TICKET_KEY_INTERVAL)
-            told.append([event["days"] for event in events if "days" in event])
-        self.assertEqual(told, [[], *([left] for left in range(13, -4, -1))][:18])
+            days.append([event["days"] for event in events if "days" in event])
+        self.assertEqual(days, [[], *([left] for left in range(13, -4, -1))][:18])
         end = format_time(made.certificate.not_valid_after_utc)
         ((level, text),) = self.texts(events)
         self.assertEqual(level, "warn")
@@ -300,7 +300,7 @@ class CertificateStoreTests(SynchronousTestCase):
                 self.late = timedelta(days=days) - timedelta(hours=left)
                 said = self.said(self.clock.advance, EXPIRY_CHECK_INTERVAL)
                 self.assertEqual((days, left, len(said)), (days, left, count))
-            # That it has ended is news.
+            # That it has expired is a new warning.
             self.late = timedelta(days=days)
             ((_, text),) = self.said(self.clock.advance, EXPIRY_CHECK_INTERVAL)
             self.assertIn("ended on", text)

@@ -30,21 +30,21 @@ class FileWatcherTests(SynchronousTestCase):
             file.write(content)
         os.replace(new, path)
 
-    def looks(self, number):
+    def checks(self, number):
         return [self.watch.has_changed() for _ in range(number)]
 
     def test_unchanged(self):
         """
         As long as nothing happens, nothing has changed.
         """
-        self.assertEqual(self.looks(3), [False] * 3)
+        self.assertEqual(self.checks(3), [False] * 3)
 
     def test_content(self):
         """
         New content is reported once, after two checks have seen it.
         """
         self.replace(self.paths[0], b"new")
-        self.assertEqual(self.looks(4), [False, True, False, False])
+        self.assertEqual(self.checks(4), [False, True, False, False])
 
     def test_in_place(self):
         """
@@ -52,16 +52,16 @@ class FileWatcherTests(SynchronousTestCase):
         """
         with open(self.paths[1], "ab") as file:
             file.write(b"more")
-        self.assertEqual(self.looks(3), [False, True, False])
+        self.assertEqual(self.checks(3), [False, True, False])
 
     def test_several(self):
         """
         A program that replaces several files, one after the other, has time for it.
         """
         self.replace(self.paths[0], b"new")
-        self.assertEqual(self.looks(1), [False])
+        self.assertEqual(self.checks(1), [False])
         self.replace(self.paths[1], b"new")
-        self.assertEqual(self.looks(3), [False, True, False])
+        self.assertEqual(self.checks(3), [False, True, False])
 
     def test_same_content(self):
         """
@@ -69,7 +69,7 @@ class FileWatcherTests(SynchronousTestCase):
         """
         os.utime(self.paths[0], (1, 1))
         self.replace(self.paths[1], b"old")
-        self.assertEqual(self.looks(3), [False] * 3)
+        self.assertEqual(self.checks(3), [False] * 3)
 
     def test_noted(self):
         """
@@ -77,16 +77,16 @@ class FileWatcherTests(SynchronousTestCase):
         """
         self.replace(self.paths[0], b"new")
         self.watch.note()
-        self.assertEqual(self.looks(3), [False] * 3)
+        self.assertEqual(self.checks(3), [False] * 3)
 
     def test_gone(self):
         """
         A file that disappears, and one that comes back different, have changed.
         """
         os.unlink(self.paths[0])
-        self.assertEqual(self.looks(3), [False, True, False])
+        self.assertEqual(self.checks(3), [False, True, False])
         self.replace(self.paths[0], b"new")
-        self.assertEqual(self.looks(3), [False, True, False])
+        self.assertEqual(self.checks(3), [False, True, False])
 
     def test_unreadable(self):
         """
@@ -94,10 +94,10 @@ class FileWatcherTests(SynchronousTestCase):
         """
         os.unlink(self.paths[0])
         os.mkdir(self.paths[0])
-        self.assertEqual(self.looks(3), [False, True, False])
+        self.assertEqual(self.checks(3), [False, True, False])
         os.rmdir(self.paths[0])
         os.symlink("/proc/self/mem", self.paths[0])
-        self.assertEqual(self.looks(3), [False] * 3)
+        self.assertEqual(self.checks(3), [False] * 3)
 
     def test_symbolic_links(self):
         """
@@ -115,4 +115,4 @@ class FileWatcherTests(SynchronousTestCase):
         self.watch.note()
         os.symlink("2", turned)
         os.replace(turned, link)
-        self.assertEqual(self.looks(3), [False, True, False])
+        self.assertEqual(self.checks(3), [False, True, False])
