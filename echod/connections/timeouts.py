@@ -113,38 +113,39 @@ class Timeouts:
     write: float = 30.0
     proxy_header: float = PROXY_HEADER_TIMEOUT
 
-    def check(self, connection: Connection, seen: Activity, now: float) -> None:
+    def check(self, connection: Connection, activity: Activity, now: float) -> None:
         """
         Check one connection, and end it if it is over a timeout: by C{close}, or by C{abort} if
         the client reads nothing.
         """
-        if connection.bytes_echoed != seen.bytes_echoed:
-            seen.bytes_echoed, seen.active, seen.delivered = connection.bytes_echoed, now, False
+        if connection.bytes_echoed != activity.bytes_echoed:
+            activity.bytes_echoed = connection.bytes_echoed
+            activity.active, activity.delivered = now, False
         if connection.ending or connection.paused:
-            self._check_pending(connection, seen, now)
+            self._check_pending(connection, activity, now)
         elif connection.waiting_for is not None:
-            if self._is_late(connection, seen, now):
+            if self._is_late(connection, activity, now):
                 connection.timed_out()
                 return
-        elif not seen.delivered and self.write:
-            self._check_open(connection, seen, now)
-        if self.idle and now - seen.active >= self.idle:
-            self._check_idle(connection, seen, now)
-        if self.lifetime and now - seen.opened >= self.lifetime and seen.limit is None:
-            self._close(connection, seen, now, Reason.MAX_LIFETIME)
+        elif not activity.delivered and self.write:
+            self._check_open(connection, activity, now)
+        if self.idle and now - activity.active >= self.idle:
+            self._check_idle(connection, activity, now)
+        if self.lifetime and now - activity.opened >= self.lifetime and activity.limit is None:
+            self._close(connection, activity, now, Reason.MAX_LIFETIME)
 
-    def _check_pending(self, connection: Connection, seen: Activity, now: float) -> None:
+    def _check_pending(self, connection: Connection, activity: Activity, now: float) -> None:
         """
         Check a connection whose client has to read something before it can go on or end.
         """
         pending = connection.pending()
-        if seen.limit is not None and now - seen.closing_since >= CLOSE_TIMEOUT:
-            connection.abort(seen.limit)
-        elif seen.client_reads(pending, now):
+        if activity.limit is not None and now - activity.closing_since >= CLOSE_TIMEOUT:
+            connection.abort(activity.limit)
+        elif activity.client_reads(pending, now):
             return
         elif any(pending):
-            self._abort_stalled(connection, seen, now)
-        elif connection.ending and self._has_lingered(connection, now - seen.last_read):
+            self._abort_stalled(connection, activity, now)
+        elif connection.ending and self._has_lingered(connection, now - activity.last_read):
             connection.abort()
 
     def _has_lingered(self, connection: Connection, seconds: float) -> bool:
@@ -153,45 +154,48 @@ class Timeouts:
         late = seconds >= LINGER_TIMEOUT and not connection.unread()
         return late or seconds >= 2 * LINGER_TIMEOUT
 
-    def _check_open(self, connection: Connection, seen: Activity, now: float) -> None:
+    def _check_open(self, connection: Connection, activity: Activity, now: float) -> None:
         """
         Check a connection whose input is read, and whose client may read or not.
         """
-        if seen.pending is None and now - seen.checked < min(self.write / 16, PENDING_INTERVAL):
+        interval = min(self.write / 16, PENDING_INTERVAL)
+        if activity.pending is None and now - activity.checked < interval:
             return
-        pending, seen.checked = connection.pending(), now
+        pending, activity.checked = connection.pending(), now
         if not any(pending):
-            seen.pending, seen.delivered = None, True
-        elif not seen.client_reads(pending, now):
-            self._abort_stalled(connection, seen, now)
+            activity.pending, activity.delivered = None, True
+        elif not activity.client_reads(pending, now):
+            self._abort_stalled(connection, activity, now)
 
-    def _abort_stalled(self, connection: Connection, seen: Activity, now: float) -> None:
+    def _abort_stalled(self, connection: Connection, activity: Activity, now: float) -> None:
         # The stall began before the check that found it, and checks come a little late.
-        if self.write and now - seen.last_read >= self.write - CHECK_INTERVAL / 2:
+        if self.write and now - activity.last_read >= self.write - CHECK_INTERVAL / 2:
             connection.abort(Reason.WRITE_TIMEOUT)
 
-    def _is_late(self, connection: Connection, seen: Activity, now: float) -> bool:
+    def _is_late(self, connection: Connection, activity: Activity, now: float) -> bool:
         proxied = connection.waiting_for is Reason.PROXY_HEADER
         limit = self.proxy_header if proxied else self.handshake
-        if not limit or now - seen.opened < limit or now < seen.grace_until:
+        if not limit or now - activity.opened < limit or now < activity.grace_until:
             return False
         if connection.unread():
-            seen.grace_until = now + UNREAD_TIMEOUT
+            activity.grace_until = now + UNREAD_TIMEOUT
             return False
         return True
 
-    def _check_idle(self, connection: Connection, seen: Activity, now: float) -> None:
+    def _check_idle(self, connection: Connection, activity: Activity, now: float) -> None:
         if connection.ending or connection.waiting_for is not None:
             return
         if not connection.paused and connection.unread():
             # The client has sent something, and the loop has not read it yet.
-            seen.active = now
+            activity.active = now
             return
         pending = connection.pending()
         # The client sends nothing, but it may be reading what the kernel holds.
-        if not any(pending) or not seen.client_reads(pending, now):
-            self._close(connection, seen, now, Reason.IDLE_TIMEOUT)
+        if not any(pending) or not activity.client_reads(pending, now):
+            self._close(connection, activity, now, Reason.IDLE_TIMEOUT)
 
-    def _close(self, connection: Connection, seen: Activity, now: float, reason: Reason) -> None:
-        seen.limit, seen.closing_since, seen.pending = reason, now, None
+    def _close(
+        self, connection: Connection, activity: Activity, now: float, reason: Reason
+    ) -> None:
+        activity.limit, activity.closing_since, activity.pending = reason, now, None
         connection.close(reason)

@@ -122,15 +122,15 @@ class Connections:
             characters.
         @return: whether this was the first call.
         """
-        seen = self._live.pop(connection, None)
-        if seen is None:
+        activity = self._live.pop(connection, None)
+        if activity is None:
             return False
-        seconds = self._clock.seconds() - seen.opened
+        seconds = self._clock.seconds() - activity.opened
         self.totals.add(connection.listener, reason, connection.bytes_echoed, seconds)
         if reason in REFUSED:
             self.refusals.add(connection.listener, reason, connection.peer(), detail)
         elif self._access_log:
-            self._log_access(connection, seen.number, seconds, reason, detail)
+            self._log_access(connection, activity.number, seconds, reason, detail)
         if self._on_removed is not None:
             self._on_removed()
         if self._drained is not None and not self._live:
@@ -195,9 +195,9 @@ class Connections:
         now, live, remaining = self._clock.seconds(), self._live, SLICE
         try:
             for connection in rest:
-                seen = live.get(connection)
-                if seen is not None:
-                    act(connection, seen, now)
+                activity = live.get(connection)
+                if activity is not None:
+                    act(connection, activity, now)
                 remaining -= 1
                 if not remaining:
                     break
@@ -269,11 +269,11 @@ class Connections:
             self._sweeping = True
             self._for_each(self._check_and_drain, self._sweep_done)
 
-    def _check_and_drain(self, connection: Connection, seen: Activity, now: float) -> None:
-        self._timeouts.check(connection, seen, now)
+    def _check_and_drain(self, connection: Connection, activity: Activity, now: float) -> None:
+        self._timeouts.check(connection, activity, now)
         if connection.ending or connection.paused:
             return
-        silent = seen.active <= now - QUIET_INTERVAL
+        silent = activity.active <= now - QUIET_INTERVAL
         # If it has sent something that the loop has not read yet, it is not quiet.
         if silent and not connection.unread():
             connection.close(Reason.DRAIN)

@@ -47,7 +47,7 @@ DISCARD_BYTES = 16 * 1024
 _DONE = Failure(ConnectionDone())
 
 
-def start_tls(transport: Any, context: SSL.Context, server: bool) -> None:
+def start_tls(transport: "TLSMixin", context: SSL.Context, server: bool) -> None:
     """
     Make the TLS state of a connection; its transport becomes a L{TLSMixin} after this.
     """
@@ -68,7 +68,7 @@ def start_tls(transport: Any, context: SSL.Context, server: bool) -> None:
     transport._tls = tls
     transport._recv, transport._send = read_and_write(tls)
     # Until the end of the handshake, all that is written is queued.
-    transport.write = transport._enqueue
+    transport.write = transport._enqueue  # type: ignore[method-assign]
 
 
 def _closed(_: object) -> NoReturn:
@@ -96,7 +96,7 @@ class TLSMixin(_Transport):
         """
         if self._handshaking:
             why = self._handshake()
-            if self._handshaking or not self._mayReadOn():
+            if self._handshaking or not self._mayRead():
                 return why
         if self._writeWantsRead:
             self._writeWantsRead = False
@@ -105,14 +105,14 @@ class TLSMixin(_Transport):
             try:
                 data = self._recv()
             except SSL.Error as error:
-                return self._cannotRead(error)
+                return self._readFailed(error)
             self.protocol.dataReceived(data)
             # After a full record there is probably another.
-            if len(data) < RECORD_BYTES or not self._mayReadOn():
+            if len(data) < RECORD_BYTES or not self._mayRead():
                 return None
         return None
 
-    def _cannotRead(self, error: SSL.Error) -> Any:
+    def _readFailed(self, error: SSL.Error) -> Any:
         """
         @return: what C{doRead} returns: C{None} if OpenSSL only waits for the descriptor, else
             why the connection ends.
@@ -129,7 +129,7 @@ class TLSMixin(_Transport):
         # OpenSSL reports a FIN without a close_notify, or a reset, as a system call's error.
         return CONNECTION_LOST if is_lost(error) else error
 
-    def _mayReadOn(self) -> bool:
+    def _mayRead(self) -> bool:
         return self.connected and not (self.disconnecting or self._aborting or self._paused)  # type: ignore[return-value]  # 0 or 1
 
     def pauseProducing(self) -> None:
@@ -146,11 +146,11 @@ class TLSMixin(_Transport):
         self._paused = False
         super().resumeProducing()
 
-    def _readAnyway(self) -> None:
+    def _readNow(self) -> None:
         """
         Read as if the descriptor had become readable.
         """
-        if self._atEOF or self._aborting or not (self._handshaking or self._mayReadOn()):
+        if self._atEOF or self._aborting or not (self._handshaking or self._mayRead()):
             return
         try:
             why = self.doRead()
@@ -164,7 +164,7 @@ class TLSMixin(_Transport):
         try:
             self._proceed()
         except SSL.Error as error:
-            return self._cannotRead(error)
+            return self._readFailed(error)
         self._handshaking = False
         del self._proceed
         stop_retrying(self._tls)
@@ -184,7 +184,7 @@ class TLSMixin(_Transport):
         """
         if self._readWantsWrite:
             self._readWantsWrite = False
-            self._readAnyway()
+            self._readNow()
             if not self.connected:
                 return None
         if (

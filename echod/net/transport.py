@@ -61,7 +61,7 @@ class EagerTransport(tcp.Server):
     # close(2) is enough: no other process has the descriptor.
     _shouldShutdown = False
     _atEOF = False
-    _deciding = False
+    _handlingEOF = False
     _handshaking = False
     _peeking: Callable[[], Any] | None = None
     _readsLast = False
@@ -183,7 +183,7 @@ class EagerTransport(tcp.Server):
         """
         Have the reactor call C{doWrite} when the socket is writable.
         """
-        if not self._deciding:
+        if not self._handlingEOF:
             super().startWriting()
 
     def readConnectionLost(self, reason: Failure) -> None:
@@ -192,9 +192,9 @@ class EagerTransport(tcp.Server):
         queued, the connection ends at once; in Twisted it ends one turn of the loop and two
         calls of epoll_ctl(2) later.
         """
-        self._atEOF = self._deciding = True
+        self._atEOF = self._handlingEOF = True
         super().readConnectionLost(reason)
-        self._deciding = False
+        self._handlingEOF = False
         if not self.connected or self._aborting:
             return
         halfClosing = self._writeDisconnecting and not self._writeDisconnected
@@ -208,7 +208,7 @@ class EagerTransport(tcp.Server):
         """
         Send what is queued, then close.
         """
-        if self._deciding and not self._writeDisconnected:
+        if self._handlingEOF and not self._writeDisconnected:
             # readConnectionLost, our caller, does the rest.
             self.disconnecting = 1
         else:
@@ -233,7 +233,7 @@ class EagerTransport(tcp.Server):
         """
         if not self._isFlushed():
             raise RuntimeError("what was written before TLS has not been sent yet")
-        start_tls(self, ctx.getContext(), normal)
+        start_tls(self, ctx.getContext(), normal)  # type: ignore[arg-type]  # it becomes one below
         self.__class__ = self._tlsClass
         self.readLast()
 

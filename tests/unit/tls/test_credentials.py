@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from twisted.trial.unittest import SynchronousTestCase
 
+from echod._util.errors import StartupError
 from echod.tls.credentials import CredentialsError, read_authorities, read_key_pair, serial_text
 from tests.support.certificates import ODD, make_certificate, odd_certificate
 
@@ -37,6 +38,7 @@ class CredentialsTestCase(SynchronousTestCase):
         The files are refused with one line that names the right file and ends with what to do.
         """
         error = self.assertRaises(CredentialsError, read, *paths)
+        self.assertIsInstance(error, StartupError)
         self.assertEqual(error.kind, kind)
         self.assertIn(words, str(error))
         self.assertTrue(str(error).endswith("; " + way_out), error)
