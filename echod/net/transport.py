@@ -39,8 +39,8 @@ small, asks for four times as much after each full read, and for half after a sm
 
 The other connections wait for what one connection reads in a turn.  Beside eight streams, the
 p99 of a small echo is 0.7 of that of the echo server in Twisted's documentation with 64 KiB, 0.9
-with 96, and 1.15 with 128.  An echo of 1 MiB with 64 connections costs 1.9, 1.0 and 1.0 times
-what it costs uvloop.
+with 96, and 1.15 with 128.  With the same sizes, an echo of 1 MiB on 64 connections costs 1.9, 1.0
+and 1.0 times what it costs uvloop.
 """
 
 PeekCallback = Callable[[bytes], tuple[int, Callable[[], None] | None]]

@@ -250,7 +250,7 @@ class EndTests(SecureTestCase):
             peer.close()
             transport.write(b"hello")
 
-        def vanish_while_owing(transport, peer):
+        def vanish_while_queued(transport, peer):
             transport.write(BIG)
             peer.close()
 
@@ -264,7 +264,7 @@ class EndTests(SecureTestCase):
             peer.close()
             transport.loseConnection()
 
-        for end in (not_tls, vanish, vanish_while_owing, reset, close_late):
+        for end in (not_tls, vanish, vanish_while_queued, reset, close_late):
             for version in VERSIONS:
                 other = Secured()
                 other_transport, _, other_peer = self.secured(other, version, tcp=end is reset)
