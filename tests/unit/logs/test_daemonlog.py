@@ -214,7 +214,7 @@ class OpenTests(LogTestCase):
         for given in ({"logfile": path}, {"logfile": "-", "nodaemon": 0}):
             sent = []
 
-            class Paper(StreamDestination):
+            class FakeDestination(StreamDestination):
                 def __init__(self, prefix, sent=sent):
                     self.sent = sent
                     sent.append(prefix)
@@ -225,7 +225,7 @@ class OpenTests(LogTestCase):
                 def write(self, records):
                     self.sent.extend(records)
 
-            self.patch(daemonlog, "SyslogDestination", Paper)
+            self.patch(daemonlog, "SyslogDestination", FakeDestination)
             log = self.log(syslog=1, prefix="name", **given)
             self.say(log.open())
             self.assertEqual(sent[0], "name")

@@ -95,7 +95,7 @@ class WriteTests(LogFileTestCase):
         self.addCleanup(file.close)
         self.assertRaises(OSError, self.write, file, b"a\n")
         file.rotate()
-        self.assertFalse(file.is_due())
+        self.assertFalse(file.should_rotate())
         self.assertTrue(os.path.exists("/dev/full"))
 
     def test_own_descriptor(self):
@@ -112,8 +112,8 @@ class WriteTests(LogFileTestCase):
                 self.write(file, b"a\n")
                 file.rotate()
                 self.write(file, b"b\n")
-                self.assertEqual((os.read(far, 100), file.is_due()), (b"a\nb\n", False))
-                self.assertTrue(file.has_room(0))
+                self.assertEqual((os.read(far, 100), file.should_rotate()), (b"a\nb\n", False))
+                self.assertTrue(file.is_writable(0))
                 file.close()
             os.close(near)
             os.close(far)
@@ -137,7 +137,7 @@ class WriteTests(LogFileTestCase):
             nameless = LogFile(path, rotate_bytes=0)
             self.addCleanup(nameless.close)
             self.write(nameless, b"b\n")
-            self.assertEqual((nameless.is_due(), self.names()), (False, []))
+            self.assertEqual((nameless.should_rotate(), self.names()), (False, []))
 
     def test_endless_link(self):
         """
@@ -202,13 +202,13 @@ class RotateTests(LogFileTestCase):
             earlier.write(b"0123")
         file = self.open(rotate_bytes=10)
         self.write(file, b"56789")
-        self.assertFalse(file.is_due())
+        self.assertFalse(file.should_rotate())
         self.write(file, b"\n")
-        self.assertTrue(file.is_due())
+        self.assertTrue(file.should_rotate())
         file.rotate()
-        self.assertFalse(file.is_due())
+        self.assertFalse(file.should_rotate())
         self.write(file, b"123456789\n")
-        self.assertTrue(file.is_due())
+        self.assertTrue(file.should_rotate())
 
     def test_moved_away(self):
         """
@@ -245,13 +245,13 @@ class RotateTests(LogFileTestCase):
         file = self.open(rotate_bytes=4)
         self.write(file, b"123\n")
         for name in ("rename", "open", "fchmod"):
-            self.assertTrue(file.is_due())
+            self.assertTrue(file.should_rotate())
             patched = getattr(os, name)
             self.refuse(name)
             error = self.assertRaises(OSError, file.rotate)
             setattr(os, name, patched)
             self.assertEqual(error.errno, errno.EACCES)
-            self.assertFalse(file.is_due())
+            self.assertFalse(file.should_rotate())
             self.write(file, b"456\n")
         # The second had moved the file before it failed.
         self.assertEqual(self.read(".1"), b"123\n" + b"456\n" * 3)

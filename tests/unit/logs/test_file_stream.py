@@ -9,7 +9,7 @@ from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.logs import file
-from echod.logs.file import StreamDestination, wait_for_room
+from echod.logs.file import StreamDestination, wait_writable
 
 
 def records(*lines):
@@ -26,7 +26,7 @@ class StreamTests(SynchronousTestCase):
         self.addCleanup(os.close, self.reading)
         self.addCleanup(os.close, self.writing)
         os.set_blocking(self.reading, False)
-        self.patch(file, "WAIT_SECONDS", 0)
+        self.patch(file, "WRITE_TIMEOUT", 0)
         self.stream = StreamDestination(self.writing)
 
     def read(self):
@@ -49,7 +49,7 @@ class StreamTests(SynchronousTestCase):
         self.stream.rotate()
         self.stream.write(records(b"c\n"))
         self.assertEqual(self.read(), b"a\nb\nc\n")
-        self.assertFalse(self.stream.is_due())
+        self.assertFalse(self.stream.should_rotate())
 
     def test_non_blocking(self):
         """
@@ -71,7 +71,7 @@ class StreamTests(SynchronousTestCase):
         """
         os.set_blocking(self.writing, False)
         data = []
-        self.patch(file, "wait_for_room", lambda _: data.append(self.read()) or True)
+        self.patch(file, "wait_writable", lambda _: data.append(self.read()) or True)
         self.stream.write(records(b"x" * 99_999 + b"\n"))
         self.assertEqual(b"".join(data) + self.read(), b"x" * 99_999 + b"\n")
 
@@ -85,13 +85,13 @@ class StreamTests(SynchronousTestCase):
         error = self.assertRaises(OSError, StreamDestination(writing).write, records(b"a\n"))
         self.assertEqual(error.errno, errno.EPIPE)
 
-    def test_wait_for_room(self):
+    def test_wait_writable(self):
         """
         Whether there is room is asked of the system.
         """
         os.set_blocking(self.writing, False)
-        self.assertTrue(wait_for_room(self.writing))
+        self.assertTrue(wait_writable(self.writing))
         with self.assertRaises(BlockingIOError):
             while True:
                 os.write(self.writing, bytes(4096))
-        self.assertFalse(wait_for_room(self.writing))
+        self.assertFalse(wait_writable(self.writing))

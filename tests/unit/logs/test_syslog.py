@@ -58,9 +58,9 @@ class SysloggerTests(SynchronousTestCase):
         self.folder = os.path.relpath(self.mktemp())
         os.makedirs(self.folder)
         self.path = os.path.relpath(os.path.join(self.folder, "s"))
-        self.patch(file, "WAIT_SECONDS", 0)
-        self.syslogger = SyslogDestination("ec\nhod", self.path, lambda: "now")
-        self.addCleanup(self.syslogger.close)
+        self.patch(file, "WRITE_TIMEOUT", 0)
+        self.destination = SyslogDestination("ec\nhod", self.path, lambda: "now")
+        self.addCleanup(self.destination.close)
 
     def syslogd(self):
         daemon = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -70,7 +70,7 @@ class SysloggerTests(SynchronousTestCase):
         return daemon
 
     def write(self, *lines):
-        self.syslogger.write([(LogLevel.info, line) for line in lines])
+        self.destination.write([(LogLevel.info, line) for line in lines])
 
     def received(self, daemon):
         """
@@ -90,8 +90,8 @@ class SysloggerTests(SynchronousTestCase):
         daemon = self.syslogd()
         self.write(b"a\n")
         self.assertEqual(daemon.recv(100), rf"<30>now ec\nhod[{os.getpid()}]: a".encode())
-        self.syslogger.rotate()
-        self.assertFalse(self.syslogger.is_due())
+        self.destination.rotate()
+        self.assertFalse(self.destination.should_rotate())
 
     def test_time(self):
         """
@@ -211,12 +211,12 @@ class SysloggerTests(SynchronousTestCase):
         """
         There is room as long as syslogd takes lines, and to try to connect.
         """
-        self.assertTrue(self.syslogger.has_room(0))
+        self.assertTrue(self.destination.is_writable(0))
         self.syslogd()
         self.write(b"a\n")
-        self.assertTrue(self.syslogger.has_room(0))
+        self.assertTrue(self.destination.is_writable(0))
         self.assertRaises(BlockingIOError, self.write, *[b"b\n"] * 5000)
-        self.assertFalse(self.syslogger.has_room(0))
+        self.assertFalse(self.destination.is_writable(0))
 
     def test_room_in_time(self):
         """
@@ -229,7 +229,7 @@ class SysloggerTests(SynchronousTestCase):
             words.extend(self.received(daemon))
             return True
 
-        self.patch(syslog, "wait_for_room", wait)
+        self.patch(syslog, "wait_writable", wait)
         lines = [b"%d\n" % number for number in range(1000)]
         self.write(*lines)
         self.assertEqual(words + self.received(daemon), [line.strip() for line in lines])

@@ -11,12 +11,12 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.logs.writer import MAX_BYTES, PATIENCE_SECONDS, ThreadedWriter
+from echod.logs.writer import MAX_QUEUE_BYTES, MAX_BLOCKING_TIME, ThreadedWriter
 
 LINE = b"x" * 1023 + b"\n"
 
 
-class Paper:
+class FakeDestination:
     """
     A place that notes what is written, and does what the test says.
 
@@ -49,11 +49,11 @@ class Paper:
             raise self.error
         self.batches.append(batch)
 
-    def has_room(self, seconds):
+    def is_writable(self, seconds):
         self.waited.append(seconds)
         return self.room
 
-    def is_due(self):
+    def should_rotate(self):
         return self.due
 
     def rotate(self):
@@ -67,31 +67,31 @@ def full():
     return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-class SinkTestCase(SynchronousTestCase):
+class WriterTestCase(SynchronousTestCase):
     """
     A sink, and what it logs itself, which comes back to it as it does in the daemon.
     """
 
     def setUp(self):
         self.clock = Clock()
-        self.paper = Paper()
-        self.works = []
-        self.told = []
+        self.destination = FakeDestination()
+        self.threads = []
+        self.reports = []
         globalLogPublisher.addObserver(self.hear)
         self.addCleanup(globalLogPublisher.removeObserver, self.hear)
 
     def writer(self, **given):
         self.writer = ThreadedWriter(
-            self.paper, clock=self.clock.seconds, **{"start": self.works.append} | given
+            self.destination, clock=self.clock.seconds, **{"start": self.threads.append} | given
         )
         return self.writer
 
     def hear(self, event):
         if event.get("event") == "log-without-thread":
-            self.told.append(event)
+            self.reports.append(event)
             self.writer.put(event["log_level"], b"no thread\n")
         if event.get("event") == "log-dropped":
-            self.told.append(event)
+            self.reports.append(event)
             self.writer.put(event["log_level"], f"told {event['count']}\n".encode())
 
     def put(self, *lines):
@@ -99,7 +99,7 @@ class SinkTestCase(SynchronousTestCase):
             self.writer.put(LogLevel.info, line)
 
 
-class AtOnceTests(SinkTestCase):
+class AtOnceTests(WriterTestCase):
     """
     Before it goes to the background: there is no thread, and each line is written at once.
     """
@@ -113,32 +113,33 @@ class AtOnceTests(SinkTestCase):
         Lines are written one by one, as they come.
         """
         self.put(b"a\n", b"b\n")
-        self.assertEqual(self.paper.batches, [[b"a\n"], [b"b\n"]])
-        self.assertEqual((self.writer.dropped, self.works, self.told), (0, [], []))
+        self.assertEqual(self.destination.batches, [[b"a\n"], [b"b\n"]])
+        self.assertEqual((self.writer.dropped, self.threads, self.reports), (0, [], []))
 
     def test_failure(self):
         """
         What a place did not take is written when it takes again, and nothing is told if
         nothing is missing.
         """
-        self.paper.error = full()
+        self.destination.error = full()
         self.put(b"a\n", b"b\n")
-        self.paper.error = None
+        self.destination.error = None
         self.put(b"c\n")
-        self.assertEqual(self.paper.lines, [b"a\n", b"b\n", b"c\n"])
-        self.assertEqual((self.writer.dropped, self.told), (0, []))
+        self.assertEqual(self.destination.lines, [b"a\n", b"b\n", b"c\n"])
+        self.assertEqual((self.writer.dropped, self.reports), (0, []))
 
     def test_batches(self):
         """
         What waits is written in pieces that a pipe takes whole, and never a part of a line;
         one that failed is given again as it was.
         """
-        self.paper.error = full()
+        self.destination.error = full()
         self.put(LINE, LINE, LINE, LINE, b"short\n", LINE * 5)
-        self.paper.error = None
+        self.destination.error = None
         self.put(b"end\n")
         self.assertEqual(
-            self.paper.batches, [[LINE], [LINE, LINE, LINE, b"short\n"], [LINE * 5], [b"end\n"]]
+            self.destination.batches,
+            [[LINE], [LINE, LINE, LINE, b"short\n"], [LINE * 5], [b"end\n"]],
         )
 
     def test_bound(self):
@@ -146,8 +147,8 @@ class AtOnceTests(SinkTestCase):
         What does not fit in is dropped, and so is all that follows until half of what waits
         is written; then it is told how many are missing, where they are missing.
         """
-        self.paper.error = full()
-        fitting = MAX_BYTES // len(LINE)
+        self.destination.error = full()
+        fitting = MAX_QUEUE_BYTES // len(LINE)
         self.put(*[LINE] * fitting)
         self.assertEqual(self.writer.dropped, 0)
         self.assertFalse(self.writer.put(LogLevel.info, LINE))
@@ -155,12 +156,12 @@ class AtOnceTests(SinkTestCase):
         self.put(b"short\n")
         self.assertEqual(self.writer.dropped, 2)
         self.clock.advance(1.5)
-        self.paper.error = None
+        self.destination.error = None
         self.writer.flush()
         self.put(b"after\n")
-        lines = self.paper.lines
+        lines = self.destination.lines
         self.assertEqual(lines, [LINE] * fitting + [b"told 2\n", b"after\n"])
-        (event,) = self.told
+        (event,) = self.reports
         self.assertEqual(event["log_level"], LogLevel.warn)
         self.assertEqual(event["event"], "log-dropped")
         self.assertEqual((event["count"], event["seconds"], event["total"]), (2, 3.5, 2))
@@ -171,42 +172,42 @@ class AtOnceTests(SinkTestCase):
         Each time is told for itself, with the total of all, and its own reason.
         """
         for reason in (full(), OSError("odd")):
-            self.paper.error = reason
-            self.put(*[LINE] * (MAX_BYTES // len(LINE) + 3))
-            self.paper.error = None
+            self.destination.error = reason
+            self.put(*[LINE] * (MAX_QUEUE_BYTES // len(LINE) + 3))
+            self.destination.error = None
             self.writer.flush()
-        self.assertEqual([(e["count"], e["total"]) for e in self.told], [(3, 3), (3, 6)])
+        self.assertEqual([(e["count"], e["total"]) for e in self.reports], [(3, 3), (3, 6)])
         self.assertEqual(
-            [event["reason"] for event in self.told], ["No space left on device", "odd"]
+            [event["reason"] for event in self.reports], ["No space left on device", "odd"]
         )
 
     def test_rotation_when_due(self):
         """
         A place is rotated before the next line when it is time for that.
         """
-        self.paper.due = True
+        self.destination.due = True
         self.put(b"a\n")
-        self.assertEqual((self.paper.rotated, self.paper.lines), (1, [b"a\n"]))
+        self.assertEqual((self.destination.rotated, self.destination.lines), (1, [b"a\n"]))
 
     def test_rotation_that_fails(self):
         """
         A rotation that fails is a line in the old file.
         """
-        self.paper.due = True
-        self.paper.rotation_error = OSError(errno.EACCES, "Permission denied")
+        self.destination.due = True
+        self.destination.rotation_error = OSError(errno.EACCES, "Permission denied")
         heard = []
         globalLogPublisher.removeObserver(self.hear)
         globalLogPublisher.addObserver(heard.append)
         self.put(b"a\n")
         globalLogPublisher.removeObserver(heard.append)
         globalLogPublisher.addObserver(self.hear)
-        self.assertEqual(self.paper.lines, [b"a\n"])
+        self.assertEqual(self.destination.lines, [b"a\n"])
         (event,) = heard
         self.assertEqual(event["event"], "log-rotation-failed")
         self.assertEqual(event["reason"], "Permission denied")
 
 
-class ThreadTests(SinkTestCase):
+class ThreadTests(WriterTestCase):
     """
     When the reactor runs: a thread writes, and nobody waits for it.
     """
@@ -215,7 +216,7 @@ class ThreadTests(SinkTestCase):
         """
         Start the thread that the sink has asked for.
         """
-        (work,) = self.works
+        (work,) = self.threads
         thread = Thread(target=work, daemon=True)
         thread.start()
         self.addCleanup(self.end, thread)
@@ -225,7 +226,7 @@ class ThreadTests(SinkTestCase):
         """
         Have the thread end: it does when its place breaks it off.
         """
-        self.paper.error = SystemExit()
+        self.destination.error = SystemExit()
         self.writer.set_async()
         self.put(b"the end\n")
         self.writer.rotate()
@@ -238,11 +239,11 @@ class ThreadTests(SinkTestCase):
         """
         self.writer().set_async()
         self.put(b"a\n", b"b\n")
-        self.assertEqual(self.paper.lines, [])
-        self.assertEqual(len(self.works), 1)
+        self.assertEqual(self.destination.lines, [])
+        self.assertEqual(len(self.threads), 1)
         self.started()
         self.writer.flush()
-        self.assertEqual(self.paper.lines, [b"a\n", b"b\n"])
+        self.assertEqual(self.destination.lines, [b"a\n", b"b\n"])
 
     def test_waiting_for_the_last(self):
         """
@@ -254,14 +255,14 @@ class ThreadTests(SinkTestCase):
         self.writer.flush()
         for line in (b"b\n", b"c\n", b"d\n"):
             self.put(line)
-            self.assertEqual(self.paper.lines[-1], line)
+            self.assertEqual(self.destination.lines[-1], line)
 
     def test_signals(self):
         """
         The thread leaves signals to the reactor's.
         """
         masks = []
-        self.paper.write = lambda records: masks.append(
+        self.destination.write = lambda records: masks.append(
             signal.pthread_sigmask(signal.SIG_BLOCK, [])
         )
         self.writer().set_async()
@@ -269,7 +270,7 @@ class ThreadTests(SinkTestCase):
         thread = self.started()
         self.writer.flush()
         self.assertIn(signal.SIGTERM, masks[0])
-        del self.paper.write
+        del self.destination.write
         self.assertTrue(thread.is_alive())
 
     def test_blocked(self):
@@ -279,45 +280,45 @@ class ThreadTests(SinkTestCase):
         """
         writes, goes_on = Event(), Event()
         self.addCleanup(goes_on.set)
-        take = self.paper.write
+        take = self.destination.write
 
         def write(records):
             writes.set()
             goes_on.wait(20)
             take(records)
 
-        self.paper.write = write
+        self.destination.write = write
         self.writer().set_async()
         self.put(b"a\n")
         self.started()
         self.assertTrue(writes.wait(20))
-        self.put(*[LINE] * (MAX_BYTES // len(LINE) + 10))
+        self.put(*[LINE] * (MAX_QUEUE_BYTES // len(LINE) + 10))
         self.assertEqual(self.writer.dropped, 11)
-        self.writer._clock = iter((0, PATIENCE_SECONDS, 0, 0)).__next__
+        self.writer._clock = iter((0, MAX_BLOCKING_TIME, 0, 0)).__next__
         self.writer.flush()
         self.put(b"not waited for\n")
-        self.assertEqual((self.paper.lines, self.writer.dropped), ([], 12))
+        self.assertEqual((self.destination.lines, self.writer.dropped), ([], 12))
         goes_on.set()
         self.writer._clock = self.clock.seconds
         self.writer.flush()
-        self.assertEqual([event["count"] for event in self.told], [12])
-        self.assertEqual(self.told[0]["reason"], "the log was not taken fast enough")
-        self.assertEqual(self.paper.lines[-1], b"told 12\n")
+        self.assertEqual([event["count"] for event in self.reports], [12])
+        self.assertEqual(self.reports[0]["reason"], "the log was not taken fast enough")
+        self.assertEqual(self.destination.lines[-1], b"told 12\n")
 
     def test_failing(self):
         """
         A stop does not wait for a place that fails, but has it tried once more.
         """
         self.writer().set_async()
-        self.paper.error = full()
+        self.destination.error = full()
         self.put(b"a\n")
         self.started()
         self.writer.flush()
         self.put(b"b\n")
-        self.assertEqual(self.paper.lines, [])
-        self.paper.error = None
+        self.assertEqual(self.destination.lines, [])
+        self.destination.error = None
         self.put(b"c\n")
-        self.assertEqual(self.paper.lines, [b"a\n", b"b\n", b"c\n"])
+        self.assertEqual(self.destination.lines, [b"a\n", b"b\n", b"c\n"])
 
     def test_rotation(self):
         """
@@ -327,24 +328,24 @@ class ThreadTests(SinkTestCase):
         self.writer.rotate()
         self.started()
         self.writer.flush()
-        self.assertEqual(self.paper.rotated, 1)
+        self.assertEqual(self.destination.rotated, 1)
         self.writer.rotate()
         self.writer.flush()
-        self.assertEqual((self.paper.rotated, len(self.works)), (2, 1))
+        self.assertEqual((self.destination.rotated, len(self.threads)), (2, 1))
 
     def test_lines_from_before(self):
         """
         What could not be written before the background was reached waits for the thread.
         """
         self.writer(forks=True)
-        self.paper.error = full()
+        self.destination.error = full()
         self.put(b"a\n")
-        self.assertEqual(self.works, [])
+        self.assertEqual(self.threads, [])
         self.writer.set_async()
-        self.paper.error = None
+        self.destination.error = None
         self.started()
         self.writer.flush()
-        self.assertEqual(self.paper.lines, [b"a\n"])
+        self.assertEqual(self.destination.lines, [b"a\n"])
 
     def without_threads(self, **given):
         """
@@ -356,7 +357,7 @@ class ThreadTests(SinkTestCase):
 
         def start(work):
             if not asked:
-                self.works.append(work)
+                self.threads.append(work)
                 return
             asked.append(self.clock.seconds())
             raise RuntimeError("can't start new thread")
@@ -376,28 +377,28 @@ class ThreadTests(SinkTestCase):
         self.clock.advance(1)
         self.put(b"d\n", b"e\n")
         lines = [b"a\n", b"no thread\n", b"b\n", b"c\n", b"d\n", b"e\n"]
-        self.assertEqual(self.paper.lines, lines)
-        self.assertEqual((asked, len(self.told)), ([0.0, 0.0, 1.0], 1))
-        self.assertEqual(self.told[0]["reason"], "can't start new thread")
+        self.assertEqual(self.destination.lines, lines)
+        self.assertEqual((asked, len(self.reports)), ([0.0, 0.0, 1.0], 1))
+        self.assertEqual(self.reports[0]["reason"], "can't start new thread")
         asked.clear()
         self.clock.advance(1)
         self.put(b"f\n")
-        self.assertEqual(self.paper.lines, lines)
+        self.assertEqual(self.destination.lines, lines)
         self.started()
         self.writer.flush()
         self.put(b"g\n")
-        self.assertEqual(self.paper.lines, [*lines, b"f\n", b"g\n"])
+        self.assertEqual(self.destination.lines, [*lines, b"f\n", b"g\n"])
 
     def test_no_thread_in_the_background(self):
         """
         So it is with what could not be written before the background was reached.
         """
         self.without_threads(forks=True)
-        self.paper.error = full()
+        self.destination.error = full()
         self.put(b"a\n")
-        self.paper.error = None
+        self.destination.error = None
         self.writer.set_async()
-        self.assertEqual(self.paper.lines, [b"a\n", b"no thread\n"])
+        self.assertEqual(self.destination.lines, [b"a\n", b"no thread\n"])
 
     def test_no_thread_and_no_room(self):
         """
@@ -407,29 +408,29 @@ class ThreadTests(SinkTestCase):
         asked = self.without_threads()
         self.writer.set_async()
         self.put(b"a\n")
-        self.paper.room = False
-        fitting = MAX_BYTES // len(LINE)
+        self.destination.room = False
+        fitting = MAX_QUEUE_BYTES // len(LINE)
         self.put(*[LINE] * (fitting + 3))
-        self.assertEqual((self.writer.dropped, len(self.paper.lines)), (3, 2))
-        self.assertEqual(set(self.paper.waited), {0})
-        self.paper.room = True
+        self.assertEqual((self.writer.dropped, len(self.destination.lines)), (3, 2))
+        self.assertEqual(set(self.destination.waited), {0})
+        self.destination.room = True
         # None is started in the middle of writing.
-        told = self.told[:]
+        told = self.reports[:]
         asked.clear()
         self.clock.advance(0.5)
         self.put(LINE)
-        self.assertEqual(self.paper.lines[2:], [LINE] * fitting + [b"told 4\n"])
-        self.assertEqual((self.works, len(self.told)), ([], len(told) + 1))
+        self.assertEqual(self.destination.lines[2:], [LINE] * fitting + [b"told 4\n"])
+        self.assertEqual((self.threads, len(self.reports)), ([], len(told) + 1))
         asked.append(0.0)
-        self.paper.room = False
+        self.destination.room = False
         self.put(b"last\n")
-        self.paper.waited.clear()
-        self.paper.has_room = lambda seconds: (
-            self.paper.waited.append(seconds) or (self.clock.advance(seconds))
+        self.destination.waited.clear()
+        self.destination.is_writable = lambda seconds: (
+            self.destination.waited.append(seconds) or (self.clock.advance(seconds))
         )
         self.writer.flush()
         self.put(b"very last\n")
-        self.assertEqual(self.paper.waited, [PATIENCE_SECONDS, 0])
+        self.assertEqual(self.destination.waited, [MAX_BLOCKING_TIME, 0])
 
     def test_no_thread_to_rotate(self):
         """
@@ -438,14 +439,14 @@ class ThreadTests(SinkTestCase):
         self.without_threads()
         self.writer.set_async()
         self.writer.rotate()
-        self.assertEqual((self.paper.rotated, self.paper.lines), (1, [b"no thread\n"]))
+        self.assertEqual((self.destination.rotated, self.destination.lines), (1, [b"no thread\n"]))
 
     def test_real_thread(self):
         """
         Without being told how, it starts a thread that no end of the process waits for.
         """
         threads = []
-        take = self.paper.write
+        take = self.destination.write
 
         def write(records):
             from threading import current_thread
@@ -453,12 +454,12 @@ class ThreadTests(SinkTestCase):
             threads.append(current_thread())
             take(records)
 
-        self.paper.write = write
-        writer = self.writer = ThreadedWriter(self.paper)
+        self.destination.write = write
+        writer = self.writer = ThreadedWriter(self.destination)
         self.put(b"a\n")
-        self.assertEqual(self.paper.lines, [b"a\n"])
+        self.assertEqual(self.destination.lines, [b"a\n"])
         (thread,) = threads
         self.assertTrue(thread.daemon)
-        del self.paper.write
+        del self.destination.write
         self.end(thread)
         self.assertEqual(writer.dropped, 0)
