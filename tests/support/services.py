@@ -12,7 +12,7 @@ from twisted.application.service import (
 )
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod._util.signals import OTHERS, STOPS
+from echod._util.signals import OTHER_SIGNALS, STOP_SIGNALS
 from echod.assembly import build
 from echod.options import Options
 from tests.support.fakes import FakeConnection, PortReactor
@@ -51,7 +51,7 @@ class ServiceTestCase(SynchronousTestCase):
     local = ("--port", "0", "--interface", "127.0.0.1")
 
     def setUp(self):
-        for number in (*STOPS, *OTHERS):
+        for number in (*STOP_SIGNALS, *OTHER_SIGNALS):
             self.addCleanup(signal.signal, number, signal.getsignal(number))
         self.reactor = PortReactor()
         self.addCleanup(self.reactor.close)

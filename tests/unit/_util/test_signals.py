@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from echod._util.signals import OTHERS, STOPS, Signals, log_ignored, restore_interrupt
+from echod._util.signals import OTHER_SIGNALS, STOP_SIGNALS, Signals, log_ignored, restore_interrupt
 
 
 @implementer(IReactorFromThreads)
@@ -59,7 +59,7 @@ class SignalsTests(SynchronousTestCase):
     def setUp(self):
         self.reactor = FakeReactor()
         verifyObject(IReactorFromThreads, self.reactor)
-        for number in (*STOPS, *OTHERS):
+        for number in (*STOP_SIGNALS, *OTHER_SIGNALS):
             self.addCleanup(signal.signal, number, signal.getsignal(number))
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
         self.addCleanup(signal.pthread_sigmask, signal.SIG_SETMASK, mask)
@@ -75,7 +75,7 @@ class SignalsTests(SynchronousTestCase):
         What the daemon does once the reactor runs.
         """
         calls = self.reactor.calls
-        actions = {number: lambda number=number: calls.append(number) for number in OTHERS}
+        actions = {number: lambda number=number: calls.append(number) for number in OTHER_SIGNALS}
         self.signals.run(actions, (lambda: calls.append("abort")) if aborts else None)
 
     def turn(self):
@@ -88,7 +88,7 @@ class SignalsTests(SynchronousTestCase):
         An action is called in the reactor's turn, once for each signal, never in the handler.
         """
         self.run_signals()
-        for number in OTHERS:
+        for number in OTHER_SIGNALS:
             self.send(number)
             self.assertEqual((self.reactor.calls, len(self.reactor.handed_over)), ([], 1))
             self.reactor.turn()
@@ -113,7 +113,7 @@ class SignalsTests(SynchronousTestCase):
         The first stop signal stops the reactor by its own handler; each further one aborts,
         whether it is the same or the other, in this turn or in a later one.
         """
-        for first, second in (STOPS, STOPS[::-1]):
+        for first, second in (STOP_SIGNALS, STOP_SIGNALS[::-1]):
             self.reactor.calls.clear()
             self.signals = Signals(self.reactor)
             self.run_signals()
@@ -201,7 +201,7 @@ class SignalsTests(SynchronousTestCase):
         self.turn()
         self.assertEqual(self.reactor.calls[1:], [signal.SIGHUP, signal.SIGUSR1, signal.SIGHUP])
 
-    def test_launched(self):
+    def test_fork(self):
         """
         A stop signal to the process that waits for the daemon's start stops the daemon, once.
         """
@@ -220,7 +220,7 @@ class SignalsTests(SynchronousTestCase):
         self.assertEqual(self.reactor.calls, [("sigInt", signal.SIGINT)])
         self.assertEqual(len(os.listdir("/proc/self/fd")), before - 2)
 
-    def test_launched_both(self):
+    def test_fork_both_signalled(self):
         """
         One that reaches the daemon as well stops it once.
         """
@@ -236,12 +236,12 @@ class SignalsTests(SynchronousTestCase):
         self.signals.take_over()
         self.reactor.triggers["before", "startup"]()
         theirs = []
-        for number in STOPS:
+        for number in STOP_SIGNALS:
             signal.signal(number, lambda *_: theirs.append(True))
-        self.send(*STOPS)
+        self.send(*STOP_SIGNALS)
         self.run_signals()
         self.assertEqual(theirs, [])
         self.turn()
         self.assertEqual(len(self.reactor.calls), 2)
         self.assertIn("abort", self.reactor.calls)
-        self.assertFalse(signal.pthread_sigmask(signal.SIG_BLOCK, []) & set(STOPS))
+        self.assertFalse(signal.pthread_sigmask(signal.SIG_BLOCK, []) & set(STOP_SIGNALS))

@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.logs.writer import MAX_QUEUE_BYTES, MAX_BLOCKING_TIME, ThreadedWriter
+from echod.logs.writer import MAX_BLOCKING_TIME, MAX_QUEUE_BYTES, ThreadedWriter
 
 LINE = b"x" * 1023 + b"\n"
 
