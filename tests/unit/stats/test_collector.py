@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from echod.connections.connection import Reason
 from echod.connections.timeouts import Timeouts
 from echod.connections.tracker import Connections
-from echod.stats.collector import NEWEST, Collector
+from echod.stats.collector import MAX_NEWEST, Collector
 from echod.stats.snapshot import (
     CertificateInfo,
     ConnectionInfo,
@@ -203,13 +203,13 @@ class ObservationTests(SynchronousTestCase):
         """
         The newest connections come first, so many and no more.
         """
-        for _ in range(NEWEST + 5):
+        for _ in range(MAX_NEWEST + 5):
             self.connection()
         self.clock.advance(2)
         newest = self.collector.snapshot().newest
-        self.assertEqual([each.connection for each in newest], list(range(NEWEST + 5, 5, -1)))
+        self.assertEqual([each.connection for each in newest], list(range(MAX_NEWEST + 5, 5, -1)))
         self.assertEqual(
-            newest[0], ConnectionInfo(NEWEST + 5, "tcp", "192.0.2.7:40000", "open", 2.0, 0, {})
+            newest[0], ConnectionInfo(MAX_NEWEST + 5, "tcp", "192.0.2.7:40000", "open", 2.0, 0, {})
         )
 
     def test_broken(self):
