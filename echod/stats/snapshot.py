@@ -72,7 +72,7 @@ class Handshakes:
 def warning_seconds(lifetime: float) -> float:
     """
     How long before the expiry of a certificate to warn: a third of its lifetime, and at most 14
-    days.  certbot and cert-manager renew earlier than that.
+    days.  certbot and cert-manager renew a certificate when a third of its lifetime is left.
 
     @param lifetime: in seconds.
     @return: seconds.

@@ -6,7 +6,7 @@ import re
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.admin.html import HEIGHT, plot
+from echod.admin.html import PLOT_HEIGHT, plot
 
 
 class PlotTests(SynchronousTestCase):
@@ -45,7 +45,7 @@ class PlotTests(SynchronousTestCase):
         What is below the line is filled down to the bottom.
         """
         made = plot("Echoed", [0, 10], "0", str, 10)
-        self.assertIn(f'<polygon points="299,{HEIGHT} 299,59 300,1 300,{HEIGHT}">', made)
+        self.assertIn(f'<polygon points="299,{PLOT_HEIGHT} 299,59 300,1 300,{PLOT_HEIGHT}">', made)
 
     def test_said(self):
         """

@@ -43,6 +43,6 @@ class TableTests(SynchronousTestCase):
         """
         What is nothing is shown faintly, and a size can be seen exactly.
         """
-        self.assertEqual(number(0), '<td class="number nothing">0</td>')
+        self.assertEqual(number(0), '<td class="number zero">0</td>')
         self.assertEqual(size(1536), '<td class="number" title="1,536 bytes">1.5 KiB</td>')
-        self.assertEqual(size(0), '<td class="number nothing" title="0 bytes">0 B</td>')
+        self.assertEqual(size(0), '<td class="number zero" title="0 bytes">0 B</td>')

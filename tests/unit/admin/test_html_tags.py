@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.admin.html import Markup, joined, tag
+from echod.admin.html import Markup, join, tag
 
 HOSTILE = "<script>alert(\"1\")</script>&amp;' onload='x' \u202e\x00"
 
@@ -48,7 +48,7 @@ class MarkupTests(SynchronousTestCase):
         made = tag("tr", tag("td", "a<b"), " ", tag("td", 5))
         self.assertEqual(made, "<tr><td>a&lt;b</td> <td>5</td></tr>")
         self.assertIsInstance(made, Markup)
-        self.assertEqual(joined(["<", Markup("<br>")]), "&lt;<br>")
+        self.assertEqual(join(["<", Markup("<br>")]), "&lt;<br>")
 
     def test_attributes(self):
         """

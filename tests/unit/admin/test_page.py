@@ -84,7 +84,7 @@ class PageTests(SynchronousTestCase):
             "a.example",
             "TLSv1.3",
             "handshakes",
-            "the client was done",
+            "the client closed the connection",
         ):
             self.assertIn(text, seen.text)
 
@@ -101,7 +101,7 @@ class PageTests(SynchronousTestCase):
                 "Connections, the last 5 minutes: now 4, at most 4",
                 "Echoed, the last 5 minutes: now 4.9 KiB/s, at most 4.9 KiB/s",
                 "Refused, the last 5 minutes: now 2/s, at most 2/s",
-                "Lag of the loop, the last 5 minutes: now 0.5 ms, at most 125 ms",
+                "Event-loop lag, the last 5 minutes: now 0.5 ms, at most 125 ms",
             ],
         )
         # Before the first second, too.
@@ -158,7 +158,7 @@ class PageTests(SynchronousTestCase):
         Without TLS there are no tables about it.
         """
         made = page([make_snapshot(certificates=[], handshakes=[])])
-        self.assertNotIn("CertificateStore", made)
+        self.assertNotIn("Certificates", made)
         self.assertNotIn("TLS handshakes", made)
 
     def test_without_script(self):
@@ -170,7 +170,7 @@ class PageTests(SynchronousTestCase):
         )
 
 
-class ConcernsTests(SynchronousTestCase):
+class WarningsTests(SynchronousTestCase):
     """
     What somebody should look at.
     """
@@ -188,9 +188,9 @@ class ConcernsTests(SynchronousTestCase):
         When all is well there is nothing.
         """
         self.assertEqual(self.warnings(), [])
-        self.assertIn('class="concerns"', page([make_snapshot()]))
+        self.assertIn('class="warnings"', page([make_snapshot()]))
         self.assertNotIn(
-            'class="concerns"',
+            'class="warnings"',
             page([make_snapshot(certificates=[], log_dropped=0, history=[])]),
         )
 
@@ -200,15 +200,15 @@ class ConcernsTests(SynchronousTestCase):
         """
         taken = 1_800_000_000.0
         for fields, text in (
-            ({"max_connections": 4}, "4 of 4 connections: those beyond are refused"),
-            ({"log_dropped": 1234}, "1,234 log records could not be written"),
+            ({"max_connections": 4}, "4 of 4 connections: more than that are refused"),
+            ({"log_dropped": 1234}, "1,234 log records were dropped"),
             (
                 {"certificates": [CertificateInfo(["a"], taken + 3.5 * 86400, "1", "/a", 0.0)]},
-                "the certificate for a ends in 3 days: /a",
+                "the certificate for a expires in 3 days: /a",
             ),
             (
                 {"certificates": [CertificateInfo(["a"], taken + 3600, "1", "/a", 0.0)]},
-                "the certificate for a ends today: /a",
+                "the certificate for a expires today: /a",
             ),
             (
                 {"certificates": [CertificateInfo([], 1_900_000_000.0, "1", "/a", taken + 1)]},
@@ -216,11 +216,11 @@ class ConcernsTests(SynchronousTestCase):
             ),
             (
                 {"certificates": [CertificateInfo([], taken - 1, "1", "/a", 0.0)]},
-                "the certificate for no name has ended: /a",
+                "the certificate for no name has expired: /a",
             ),
             (
                 {"history": [Sample(1, 1, 1, 0.25)] + [Sample(1, 1, 1, 0)] * 59},
-                "in the last minute all clients once waited for 250 ms",
+                "the event-loop lag was 250 ms in the last minute",
             ),
         ):
             self.assertEqual(self.warnings(**fields), [text])

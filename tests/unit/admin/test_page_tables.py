@@ -35,7 +35,7 @@ class TablesTests(SynchronousTestCase):
         self.assertEqual(
             self.read(page.listeners(make_snapshot())),
             [
-                ["Listener", "Address", "Open", "Opened", "Echoed", "Refused"],
+                ["Listener", "Address", "Open", "Accepted", "Echoed", "Refused"],
                 ["tcp", "127.0.0.1:9000", "3", "10", "121 KiB", "2"],
                 ["tls", "127.0.0.1:9443", "1", "2", "789 B", "0"],
             ],
@@ -61,11 +61,11 @@ class TablesTests(SynchronousTestCase):
         """
         counts = [("tcp", {"client": 6, "reset": 1}), ("tls", {"client": 1, "new": 2})]
         self.assertEqual(
-            self.read(page.reasons("Ended", counts)),
+            self.read(page.reasons("Closed", counts)),
             [
-                ["Reason", "Meaning", "tcp", "tls", "All"],
-                ["client", "the client was done", "6", "1", "7"],
-                ["reset", "the client or the network broke it", "1", "0", "1"],
+                ["Reason", "Meaning", "tcp", "tls", "Total"],
+                ["client", "the client closed the connection", "6", "1", "7"],
+                ["reset", "the client or the network reset the connection", "1", "0", "1"],
                 ["new", "", "0", "2", "2"],
             ],
         )
@@ -75,8 +75,8 @@ class TablesTests(SynchronousTestCase):
         One listener has no column beside that for all, nor have more than fit.
         """
         for number in (1, 5):
-            rows = self.read(page.reasons("Ended", [("tcp", {"connect-rate": 2})] * number))
-            self.assertEqual(rows[0], ["Reason", "Meaning", "All"])
+            rows = self.read(page.reasons("Closed", [("tcp", {"connect-rate": 2})] * number))
+            self.assertEqual(rows[0], ["Reason", "Meaning", "Total"])
             self.assertEqual(rows[1][-1], str(2 * number))
 
     def test_every_reason(self):
@@ -106,7 +106,7 @@ class TablesTests(SynchronousTestCase):
             (1.9, 6, "1", 1),
             (0.5, 1, "0", 0),
             (0.5, 90, "0", 1),
-            (-1, 90, "ended", 1),
+            (-1, 90, "expired", 1),
         ):
             end = now + days * 86400
             begin = end - life * 86400
@@ -170,12 +170,12 @@ class TablesTests(SynchronousTestCase):
             heads[6:],
             [
                 "Proxy",
-                "Asked of the proxy",
-                "Client, says the proxy",
+                "Proxy authority",
+                "Client CN (proxy)",
                 "TLS",
                 "Cipher",
                 "ALPN",
-                "Asked for",
+                "SNI",
                 "Client certificate",
             ],
         )

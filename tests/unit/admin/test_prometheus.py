@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from twisted.trial.unittest import SynchronousTestCase
 
 import echod
-from echod.admin.prometheus import buckets, ends, render_metrics
+from echod.admin.prometheus import buckets, first_to_expire, render_metrics
 from echod.stats.process import ProcessStats
 from echod.stats.snapshot import CertificateInfo, Handshakes, HistogramData, ListenerStats
 from tests.support.snapshots import make_snapshot
@@ -138,20 +138,19 @@ class MetricsTests(SynchronousTestCase):
 
     def test_openmetrics(self):
         """
-        OpenMetrics when asked for, with the same samples; the counter that may not share
-        its name with the gauge there has no type.
+        OpenMetrics, when the scrape asks for it, has the same samples.
         """
         families, samples = self.scrape(make_snapshot(), accept=OPENMETRICS)
         _, as_text = self.scrape(make_snapshot())
         self.assertEqual(samples, as_text)
         kinds = {family.name: family.type for family in families}
         self.assertEqual(kinds["echod_connections_active"], "gauge")
-        self.assertEqual(kinds["echod_connections_accepted_total"], "unknown")
+        self.assertEqual(kinds["echod_connections_accepted"], "counter")
         self.assertTrue(render_metrics([make_snapshot()], OPENMETRICS)[0].endswith(b"# EOF\n"))
 
-    def test_odd_wishes(self):
+    def test_odd_accept(self):
         """
-        Whatever is asked for, there is an answer.
+        Any Accept header gets a response.
         """
         for accept in ("*/*", ";;,,", "application/openmetrics-text;version=x", "\xff"):
             _, content_type = render_metrics([make_snapshot()], accept)
@@ -159,7 +158,7 @@ class MetricsTests(SynchronousTestCase):
 
     def test_workers(self):
         """
-        Of several processes each has its own samples, with its label.
+        Each worker has its own samples, with its label.
         """
         _, samples = self.scrape(make_snapshot(worker="0"), make_snapshot(worker="1"))
         for worker in "01":
@@ -214,7 +213,7 @@ class MetricsTests(SynchronousTestCase):
             CertificateInfo(["a.example"], 10.0, "2", "/y", 2.0),
             CertificateInfo([], 30.0, "3", "/z", 3.0),
         ]
-        self.assertEqual(ends(served), {"a.example": served[1], "": served[2]})
+        self.assertEqual(first_to_expire(served), {"a.example": served[1], "": served[2]})
 
     def test_buckets(self):
         """

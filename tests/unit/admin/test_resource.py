@@ -365,7 +365,7 @@ class WaitingTests(AdminTestCase):
         """
         self.snapshots = LookupError("a secret")
         status, _, body = self.ask("/metrics")
-        self.assertEqual((status, body), (500, b"that failed; the log says why\n"))
+        self.assertEqual((status, body), (500, b"internal error; see the log\n"))
         (failure,) = self.flushLoggedErrors(LookupError)
         self.assertEqual(str(failure.value), "a secret")
 
