@@ -35,7 +35,7 @@ class WhenRunning:
 
 class PerformTests(SynchronousTestCase):
     """
-    Tests for L{cli.perform}.
+    Tests for L{cli.run_and_exit}.
     """
 
     def perform(self, work):
@@ -48,7 +48,7 @@ class PerformTests(SynchronousTestCase):
                 return Outcome.USAGE
 
         self.reactor = WhenRunning()
-        return Deferred.fromCoroutine(cli.perform(self.reactor, Work()))
+        return Deferred.fromCoroutine(cli.run_and_exit(self.reactor, Work()))
 
     def status(self, running):
         return self.failureResultOf(running, SystemExit).value.code
@@ -120,7 +120,7 @@ class CommandTests(SynchronousTestCase):
         error = self.assertRaises(UsageError, cli.make_tls, options)
         self.assertIn("--ca", str(error))
 
-    def test_leave_out_openssl(self):
+    def test_skip_openssl(self):
         """
         OpenSSL is left out where nobody asks for it, and not taken from who has it.
         """
@@ -129,7 +129,7 @@ class CommandTests(SynchronousTestCase):
             ((), {"OpenSSL": 1}, {"OpenSSL": 1}),
             (("--tls",), {}, {}),
         ):
-            cli.leave_out_openssl(self.options(*arguments), before)
+            cli.skip_openssl(self.options(*arguments), before)
             self.assertEqual(before, after)
 
     def test_wrong_option(self):

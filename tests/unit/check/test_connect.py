@@ -6,7 +6,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.check.connect import GOODBYE_SECONDS, Connector, gather
+from echod.check.connect import CLOSE_TIMEOUT, Connector, gather
 from echod.check.results import CheckFailed, CheckResult, Outcome, TLSSession
 from echod.proxyprotocol.encoder import parse_address
 from tests.support.memory import pair, sleep, turn
@@ -78,8 +78,8 @@ class DiallerTests(SynchronousTestCase):
         raise CheckFailed(Outcome.TLS_REFUSED, "no")
 
     def dial(self, *arguments):
-        dialler = Connector(self.clock, self.connect, *arguments)
-        return Deferred.fromCoroutine(dialler.dial(self.answer))
+        connector = Connector(self.clock, self.connect, *arguments)
+        return Deferred.fromCoroutine(connector.dial(self.answer))
 
     def test_plain(self):
         """
@@ -115,7 +115,7 @@ class DiallerTests(SynchronousTestCase):
         self.client.lose = lose
         waiting = self.dial(self.refuse)
         self.assertNoResult(waiting)
-        self.clock.advance(GOODBYE_SECONDS)
+        self.clock.advance(CLOSE_TIMEOUT)
         self.failureResultOf(waiting, CheckFailed)
         self.assertEqual(self.client.done, ["abort"])
 

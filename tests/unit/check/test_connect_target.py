@@ -22,12 +22,12 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.check.connect import (
-    ATTEMPT_DELAY_SECONDS,
-    PATIENCE_SECONDS,
+    ATTEMPT_DELAY,
+    NO_TIMEOUT,
     happy_eyeballs,
-    in_thread,
     parse_target,
     resolve,
+    start_thread,
 )
 from echod.check.results import CheckFailed, CheckResult, Outcome
 
@@ -146,7 +146,7 @@ class ResolveTests(SynchronousTestCase):
             resolve(self.reactor, "echo.example", 9000, getaddrinfo, start), CheckFailed
         )
         self.assertIs(failure.value.outcome, Outcome.UNRESOLVED)
-        self.assertIn("no thread can be started", failure.value.detail)
+        self.assertIn("no thread for the lookup", failure.value.detail)
 
     def test_given_up(self):
         """
@@ -164,7 +164,7 @@ class ResolveTests(SynchronousTestCase):
         """
         said = threading.Event()
         daemons = []
-        in_thread(lambda: (daemons.append(threading.current_thread().daemon), said.set()))
+        start_thread(lambda: (daemons.append(threading.current_thread().daemon), said.set()))
         self.assertTrue(said.wait(10))
         self.assertEqual(daemons, [True])
 
@@ -211,7 +211,7 @@ class FirstOfTests(SynchronousTestCase):
         A slow one has company after a while, and may still win; the others are given up.
         """
         winner = self.start(3)
-        self.clock.advance(ATTEMPT_DELAY_SECONDS)
+        self.clock.advance(ATTEMPT_DELAY)
         self.assertEqual(len(self.attempts), 2)
         self.attempts[0].callback("a")
         self.assertEqual(self.successResultOf(winner), "a")
@@ -222,8 +222,8 @@ class FirstOfTests(SynchronousTestCase):
         When all have failed, the last failure is told.
         """
         winner = self.start(2)
-        self.clock.advance(ATTEMPT_DELAY_SECONDS)
-        self.clock.advance(ATTEMPT_DELAY_SECONDS)
+        self.clock.advance(ATTEMPT_DELAY)
+        self.clock.advance(ATTEMPT_DELAY)
         self.attempts[1].errback(ConnectionRefusedError())
         self.assertNoResult(winner)
         self.attempts[0].errback(TimeoutError())
@@ -328,7 +328,7 @@ class ConnectTests(SynchronousTestCase):
         self.outcome(waiting, Outcome.UNRESOLVED, "Name or service not known")
         error = UnicodeError("label empty or too long")
         waiting = self.connect("[fe80::1%a..b]:9000", error)
-        self.outcome(waiting, Outcome.UNRESOLVED, "not a name")
+        self.outcome(waiting, Outcome.UNRESOLVED, "not a host name")
         waiting = self.connect("nope:9000", OSError("of a kind without a number"))
         self.outcome(waiting, Outcome.UNRESOLVED, "of a kind without a number")
 
@@ -403,7 +403,7 @@ class ConnectTests(SynchronousTestCase):
         One for TCP is looked up and connected as HOST:PORT is, with what it sets.
         """
         for text, timeout, bind in (
-            ("tcp:localhost:9000", PATIENCE_SECONDS, None),
+            ("tcp:localhost:9000", NO_TIMEOUT, None),
             ("tcp:port=9000:host=localhost:timeout=3:bindAddress=127.0.0.2", 3, ("127.0.0.2", 0)),
         ):
             self.connect(text)

@@ -31,7 +31,7 @@ class MainTests(SynchronousTestCase):
         self.assertEqual(end.code, Outcome.USAGE.status)
         self.assertIn("--nope", sys.stderr.getvalue())
         for number in signals:
-            self.assertIs(signal.getsignal(number), check.leave_at_once)
+            self.assertIs(signal.getsignal(number), check.exit_interrupted)
 
     def test_interrupted(self):
         """
@@ -40,7 +40,7 @@ class MainTests(SynchronousTestCase):
         self.assertEqual(check.INTERRUPTED, Outcome.INTERRUPTED.status)
         ends = []
         self.patch(os, "_exit", ends.append)
-        check.leave_at_once(signal.SIGINT, None)
+        check.exit_interrupted(signal.SIGINT, None)
         self.assertEqual(ends, [130])
 
     def test_light(self):

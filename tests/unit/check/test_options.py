@@ -118,15 +118,15 @@ class CheckOptionsTests(SynchronousTestCase):
         """
         for arguments, text in (
             (("--ping", "--conformance"), "--ping and --conformance"),
-            (("--rate", "3"), "--rate: does nothing without --ping"),
-            (("--connections", "3"), "--connections: does nothing without --ping"),
-            (("--insecure",), "--insecure: does nothing without --tls"),
-            (("--ca", "x"), "--ca: does nothing without --tls"),
-            (("--proxy-source", "192.0.2.1:1"), "--proxy-source: does nothing without"),
-            (("--conformance", "--count", "3"), "--count: is not for --conformance"),
-            (("--conformance", "--interval", "3"), "--interval: is not for --conformance"),
+            (("--rate", "3"), "--rate: has no effect without --ping"),
+            (("--connections", "3"), "--connections: has no effect without --ping"),
+            (("--insecure",), "--insecure: has no effect without --tls"),
+            (("--ca", "x"), "--ca: has no effect without --tls"),
+            (("--proxy-source", "192.0.2.1:1"), "--proxy-source: has no effect without"),
+            (("--conformance", "--count", "3"), "--count: has no effect with --conformance"),
+            (("--conformance", "--interval", "3"), "--interval: has no effect with --conformance"),
             (("--ping", "--rate", "3", "--interval", "1"), "--rate and --interval"),
-            (("--key", "x", "--tls"), "--key: does nothing without --cert"),
+            (("--key", "x", "--tls"), "--key: has no effect without --cert"),
         ):
             self.assertIn(text, self.wrong(*arguments, "localhost:9000"))
 
@@ -136,7 +136,7 @@ class CheckOptionsTests(SynchronousTestCase):
         """
         self.assertIn("no server; give HOST:PORT", self.wrong())
         self.assertIn("unexpected argument 'b:2'", self.wrong("a:1", "b:2"))
-        self.assertIn("'a\\x1b': not a place", self.wrong("a\x1b"))
+        self.assertIn("'a\\x1b': not a server", self.wrong("a\x1b"))
         self.assertIn("--nope", self.wrong("a:1", "--nope"))
         self.assertIn("see --help", self.wrong("a:1", "--nope"))
 

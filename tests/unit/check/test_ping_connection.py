@@ -1,5 +1,5 @@
 """
-One connection of the open loop, to a server that breaks it, or breaks off.
+One connection of a ping, to servers that fail.
 """
 
 from twisted.internet.defer import Deferred
@@ -9,9 +9,10 @@ from tests.support.memory import Dials, echo, fails, never, sleep
 from tests.support.pinging import PingTestCase
 
 
-class LaneTests(PingTestCase):
+class PingConnectionTests(PingTestCase):
     """
-    Tests for L{PingConnection<echod.check.ping.PingConnection>}, as L{Ping<echod.check.ping.Ping>} uses it.
+    Tests for L{PingConnection<echod.check.ping.PingConnection>}, as used by
+    L{Ping<echod.check.ping.Ping>}.
     """
 
     def test_late(self):

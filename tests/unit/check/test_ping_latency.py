@@ -26,9 +26,9 @@ class LatenciesTests(SynchronousTestCase):
         for percent, index in ((50, 2500), (99, 4950)):
             ratio = latencies.percentile(percent) / times[index]
             self.assertTrue(1 <= ratio <= 1.0101, ratio)
-        self.assertEqual(latencies.least, times[0])
-        self.assertEqual(latencies.most, latencies.percentile(100))
-        self.assertEqual(latencies.most, times[-1])
+        self.assertEqual(latencies.min, times[0])
+        self.assertEqual(latencies.max, latencies.percentile(100))
+        self.assertEqual(latencies.max, times[-1])
         self.assertEqual(latencies.count, 5001)
 
     def test_bounded(self):
@@ -38,7 +38,7 @@ class LatenciesTests(SynchronousTestCase):
         latencies = LatencyHistogram()
         for number in range(100_000):
             latencies.add(number / 1000)
-        self.assertLess(len(latencies._classes), 3000)
+        self.assertLess(len(latencies._bins), 3000)
 
     def test_histogram(self):
         """

@@ -167,4 +167,4 @@ class ComparisonTests(SynchronousTestCase):
         else:
             # It was at the end, or a byte there happens to be the one that was lost.
             self.assertEqual(comparison.lost, size)
-        self.assertLessEqual(len(comparison._differs), WINDOW)
+        self.assertLessEqual(len(comparison._window), WINDOW)

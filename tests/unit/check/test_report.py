@@ -44,13 +44,13 @@ class TextTests(SynchronousTestCase):
         """
         answer = CheckResult("192.0.2.1:7", "", 64, Times(resolve=0.001, total=0.5))
         self.assertEqual(
-            report.answer_text("192.0.2.1:7", answer),
+            report.result_text("192.0.2.1:7", answer),
             "192.0.2.1:7: ok, 64 bytes; resolve 1.00 ms, total 500.0 ms",
         )
-        self.assertIn("echo:7 (192.0.2.1:7): ok", report.answer_text("echo:7", answer))
+        self.assertIn("echo:7 (192.0.2.1:7): ok", report.result_text("echo:7", answer))
         answer.failure = CheckFailed(Outcome.RESET, "a\x1bb")
         self.assertEqual(
-            report.answer_text("echo\n:7", answer), "echo\\n:7 (192.0.2.1:7): reset: a\\x1bb"
+            report.result_text("echo\n:7", answer), "echo\\n:7 (192.0.2.1:7): reset: a\\x1bb"
         )
 
     def test_session(self):
@@ -63,7 +63,7 @@ class TextTests(SynchronousTestCase):
         )
         self.assertEqual(
             report.session_text(TLSSession("TLSv1.2", "X", None, None, (), -2, False)),
-            "TLSv1.2; X; certificate for nobody; expired 2 days ago; NOT VERIFIED (--insecure)",
+            "TLSv1.2; X; certificate for no name; expired 2 days ago; NOT VERIFIED (--insecure)",
         )
 
     def test_echo(self):
@@ -128,12 +128,12 @@ class JSONTests(SynchronousTestCase):
         All that is known stands there under its own name, and what is not is null.
         """
         answer = CheckResult("192.0.2.1:7", "", 64, Times(connect=0.00123456), SESSION)
-        found = json.loads(json.dumps(report.answer_json("echo:7", answer)))
+        found = json.loads(json.dumps(report.result_json("echo:7", answer)))
         self.assertEqual(found["ms"]["connect"], 1.235)
         self.assertIsNone(found["ms"]["resolve"])
         self.assertEqual((found["outcome"], found["status"]), ("ok", 0))
         self.assertEqual(found["tls"]["names"], ["a", "b"])
-        failed = report.answer_json("x", CheckResult(failure=CheckFailed(Outcome.LOST, "1 byte")))
+        failed = report.result_json("x", CheckResult(failure=CheckFailed(Outcome.LOST, "1 byte")))
         self.assertEqual((failed["outcome"], failed["detail"]), ("lost", "1 byte"))
         self.assertEqual((failed["status"], failed["tls"]), (9, None))
 

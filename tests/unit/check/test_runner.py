@@ -27,9 +27,9 @@ class Terminal(io.StringIO):
         return True
 
 
-class FakeDialler:
+class FakeConnector:
     """
-    A dialler for servers in memory.
+    A connector for servers in memory.
     """
 
     def __init__(self, dial):
@@ -50,8 +50,8 @@ class RunTests(SynchronousTestCase):
         options = CheckOptions()
         options.parseOptions([*arguments, "localhost:9000"])
         self.out, self.errors = io.StringIO(), self.err()
-        dialler = FakeDialler(dial or Dials(echo))
-        return Runner(self.clock, options, dialler, self.out, self.errors)
+        connector = FakeConnector(dial or Dials(echo))
+        return Runner(self.clock, options, connector, self.out, self.errors)
 
     def outcome(self, *arguments, dial=None, step=0.05):
         return turn(self.clock, self.start(*arguments, dial=dial).run(), step)
@@ -125,7 +125,7 @@ class RunTests(SynchronousTestCase):
         self.outcome("--tls", "--insecure", dial=dial)
         out, err = self.said()
         self.assertIn("\n  TLSv1.3; TLS_AES_256_GCM_SHA384; x25519; certificate for localhost", out)
-        self.assertEqual(err, "echod-check: --insecure: anybody could be answering\n")
+        self.assertEqual(err, "echod-check: --insecure: the server's identity is not verified\n")
 
     def test_conformance(self):
         """
@@ -195,8 +195,8 @@ class RunTests(SynchronousTestCase):
             await Deferred()
 
         for server, expected in ((answers, Outcome.OK), (hangs, Outcome.INTERRUPTED)):
-            work = self.start("--ping", dial=Dials(server))
-            running = Deferred.fromCoroutine(work.run())
+            runner = self.start("--ping", dial=Dials(server))
+            running = Deferred.fromCoroutine(runner.run())
             self.clock.advance(0.5)
             running.cancel()
             self.assertIs(self.successResultOf(running), expected)
@@ -245,9 +245,9 @@ class OutputTests(SynchronousTestCase):
         options.parseOptions(["localhost:9000"])
         errors = io.StringIO()
         with os.fdopen(writing, "w") as out:
-            work = Runner(None, options, None, out, errors)
+            runner = Runner(None, options, None, out, errors)
             try:
-                work._say("hello")
+                runner._print("hello")
             except OSError as error:
-                self.assertIs(work.output_failed(error), Outcome.USAGE)
+                self.assertIs(runner.output_failed(error), Outcome.USAGE)
         self.assertEqual(errors.getvalue(), "echod-check: standard output: Broken pipe\n")

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from echod.check.results import CheckFailed, Outcome
-from echod.check.stream import MAX_UNREAD, Stream
+from echod.check.stream import MAX_UNREAD_BYTES, Stream
 
 
 class Transport:
@@ -105,7 +105,7 @@ class StreamTests(SynchronousTestCase):
         """
         With much unread, the peer is made to wait, until somebody reads all of it.
         """
-        self.stream.dataReceived(bytes(MAX_UNREAD))
+        self.stream.dataReceived(bytes(MAX_UNREAD_BYTES))
         self.assertTrue(self.transport.paused)
         self.successResultOf(self.begin(self.stream.read()))
         self.begin(self.stream.read())

@@ -203,11 +203,11 @@ class HandshakeTests(ClientTLSTestCase):
 
     def test_not_tls(self):
         """
-        A server that does not speak TLS is found out, also one that echoes.
+        A server that does not use TLS is found out, also one that echoes.
         """
         for answer, text in (
-            (b"220 mail.example ESMTP\r\n", "the server does not speak TLS"),
-            (None, "the server does not speak TLS, it echoes"),
+            (b"220 mail.example ESMTP\r\n", "the server does not use TLS"),
+            (None, "the server does not use TLS, it echoes"),
         ):
             client_end, server_end = pair()
             client = ClientTLS("localhost", authorities=self.ca)

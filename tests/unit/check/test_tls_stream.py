@@ -97,7 +97,7 @@ class WordTests(SynchronousTestCase):
         """
         for error, text in (
             (SSL.SysCallError(-1, "Unexpected EOF"), "the server closed the connection"),
-            (SSL.Error([("ssl", "", "wrong version number")]), "the server does not speak TLS"),
+            (SSL.Error([("ssl", "", "wrong version number")]), "the server does not use TLS"),
             (
                 SSL.Error([("ssl", "", "tls alert handshake failure")]),
                 "the server's alert: handshake failure",
@@ -107,7 +107,7 @@ class WordTests(SynchronousTestCase):
                 "the server's alert: unrecognized name",
             ),
             (SSL.Error([("a", "", "b"), ("c", "", "d")]), "b, d"),
-            (SSL.Error(), "OpenSSL does not say why"),
+            (SSL.Error(), "OpenSSL gives no reason"),
         ):
             self.assertEqual(reason_text(error), text)
 
