@@ -29,8 +29,6 @@ Called for each message with its number, from 1 on; the peer; and its time in se
 is lost.
 """
 
-BAR_WIDTH = 40
-"""The longest bar of the printed histogram, in characters."""
 
 _LOG_WIDTH = math.log(1.01)
 """The logarithm of the width of a bin."""

@@ -4,11 +4,17 @@ Formats results as text for people and as JSON for programs.
 Invariant: in text, what the server sent is escaped, and each figure has its unit.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from echod._util.text import escape
-from echod.check.ping import BAR_WIDTH, LatencyHistogram
 from echod.check.results import CaseResult, CheckFailed, CheckResult, TLSSession
+
+if TYPE_CHECKING:
+    # Imported with --ping only.
+    from echod.check.ping import LatencyHistogram
+
+BAR_WIDTH = 40
+"""The longest bar of the printed histogram, in characters."""
 
 
 def duration(seconds: float) -> str:
@@ -92,7 +98,7 @@ def echo_text(number: int, size: int, peer: str, result: float | CheckFailed) ->
     return f"{size} bytes from {peer}: seq={number} time={duration(result)}"
 
 
-def progress_text(elapsed: float, sent: int, latencies: LatencyHistogram) -> str:
+def progress_text(elapsed: float, sent: int, latencies: "LatencyHistogram") -> str:
     """
     The progress of C{--ping}.
     """
@@ -102,7 +108,7 @@ def progress_text(elapsed: float, sent: int, latencies: LatencyHistogram) -> str
     return text
 
 
-def ping_text(target: str, sent: int, latencies: LatencyHistogram, elapsed: float) -> str:
+def ping_text(target: str, sent: int, latencies: "LatencyHistogram", elapsed: float) -> str:
     """
     The summary of C{--ping}: counts, times and a histogram.
     """
@@ -123,12 +129,12 @@ def ping_text(target: str, sent: int, latencies: LatencyHistogram, elapsed: floa
     return "\n".join(lines)
 
 
-def _figures(latencies: LatencyHistogram) -> tuple[float, float, float, float]:
+def _figures(latencies: "LatencyHistogram") -> tuple[float, float, float, float]:
     return latencies.min, latencies.percentile(50), latencies.percentile(99), latencies.max
 
 
 def ping_json(
-    target: str, sent: int, latencies: LatencyHistogram, elapsed: float
+    target: str, sent: int, latencies: "LatencyHistogram", elapsed: float
 ) -> dict[str, Any]:
     """
     The summary of C{--ping} as JSON.

@@ -10,18 +10,18 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from echod.workers.channel import Channel
-from echod.workers.process import MAX_LINE_BYTES, Lines, WorkerProcess
+from echod.workers.process import MAX_LINE_BYTES, LineBuffer, WorkerProcess
 from tests.support.fakeprocesses import FakeProcess, FarEnd
 
 
-class LinesTests(SynchronousTestCase):
+class LineBufferTests(SynchronousTestCase):
     """
-    Lines that come in pieces.
+    LineBuffer that come in pieces.
     """
 
     def setUp(self):
         self.lines = []
-        self.taken = Lines(self.lines.append)
+        self.taken = LineBuffer(self.lines.append)
 
     def test_pieces(self):
         """
@@ -44,7 +44,7 @@ class LinesTests(SynchronousTestCase):
         self.assertEqual(self.lines, [b"x" * (MAX_LINE_BYTES + 1) + b"\n"])
 
 
-class ChildTests(SynchronousTestCase):
+class WorkerProcessTests(SynchronousTestCase):
     """
     A worker whose process and lifeline are the test's.
     """
@@ -147,7 +147,7 @@ class ChildTests(SynchronousTestCase):
         self.far.send(answer=1, snapshot="x")
         self.assertEqual(self.successResultOf(one)["snapshot"], "x")
 
-    def test_any_word_counts(self):
+    def test_any_message_counts(self):
         """
         Whatever it says, it is not silent.
         """
@@ -177,7 +177,7 @@ class ChildTests(SynchronousTestCase):
         self.child.send(do="stop")
         self.assertEqual(self.far.messageReceived(), [])
 
-    def test_tell(self):
+    def test_send(self):
         """
         It hears what it is told.
         """

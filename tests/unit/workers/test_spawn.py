@@ -1,5 +1,5 @@
 """
-What a worker is told.
+What a worker is config.
 """
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -7,12 +7,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from echod.workers.spawn import VARIABLE, InheritedListener, WorkerConfig, shares
 
 
-class AssignmentTests(SynchronousTestCase):
+class WorkerConfigTests(SynchronousTestCase):
     """
     On its way to the worker.
     """
 
-    def test_way(self):
+    def test_round_trip(self):
         """
         It arrives as it was sent, and is read once.
         """
@@ -20,19 +20,19 @@ class AssignmentTests(SynchronousTestCase):
             InheritedListener("tcp", "--port 7", False, False),
             InheritedListener("ä:\n", "--x", True, True),
         ]
-        told = WorkerConfig("1", [5, 4], handed)
-        environ = {VARIABLE: told.to_text(), "HOME": "/"}
-        self.assertEqual(WorkerConfig.take_from(environ), told)
+        config = WorkerConfig("1", [5, 4], handed)
+        environ = {VARIABLE: config.to_text(), "HOME": "/"}
+        self.assertEqual(WorkerConfig.take_from(environ), config)
         self.assertEqual(environ, {"HOME": "/"})
         self.assertIsNone(WorkerConfig.take_from(environ))
 
-    def test_places(self):
+    def test_descriptors(self):
         """
         It says which one it is, its share, and where its descriptors are.
         """
-        told = WorkerConfig("1", [5, 4], [InheritedListener("tcp", "--port 7", False, False)] * 3)
-        self.assertEqual((told.place, told.max_connections), (1, 4))
-        self.assertEqual((told.channel, told.table), (6, 7))
+        config = WorkerConfig("1", [5, 4], [InheritedListener("tcp", "--port 7", False, False)] * 3)
+        self.assertEqual((config.place, config.max_connections), (1, 4))
+        self.assertEqual((config.channel, config.table), (6, 7))
 
     def test_shares(self):
         """

@@ -11,8 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from echod.options import PARAMETERS, Options
 from echod.workers.spawn import (
-    PATHS,
-    RUN,
+    PATH_OPTIONS,
+    WORKER_PROGRAM,
     absolute_argv,
     twistd_options,
     worker_command,
@@ -26,7 +26,7 @@ def logger():
     """
 
 
-class RewrittenTests(SynchronousTestCase):
+class ArgvTests(SynchronousTestCase):
     """
     The options of echod, written anew.
     """
@@ -78,7 +78,7 @@ class RewrittenTests(SynchronousTestCase):
             getattr(options, f"opt_{name.replace('-', '_')}")("x")
             taken.add(f"--{name}")
         self.assertEqual(options["tls-cert"], [(os.path.abspath("x"), os.path.abspath("x"))])
-        self.assertEqual(taken, PATHS)
+        self.assertEqual(taken, PATH_OPTIONS)
 
     def is_path(self, coerce):
         try:
@@ -107,7 +107,16 @@ class CommandTests(SynchronousTestCase):
         for args in ((), (("logfile", "x"), ("uid", 7), ("pidfile", "y"), ("nodaemon", 0))):
             self.assertEqual(
                 worker_command(self.twistd(*args), ["--port=7"]),
-                [sys.executable, "-P", "-c", RUN, "--nodaemon", "--pidfile=", "echod", "--port=7"],
+                [
+                    sys.executable,
+                    "-P",
+                    "-c",
+                    WORKER_PROGRAM,
+                    "--nodaemon",
+                    "--pidfile=",
+                    "echod",
+                    "--port=7",
+                ],
             )
 
     def test_handed_on(self):
