@@ -298,6 +298,7 @@ class EchoFactory(Factory):
     It is the L{IListenerInfo<echod.protocol.IListenerInfo>} of its connections.
 
     @ivar proxies: whose PROXY headers are believed, C{None} to read none.
+    @ivar outermost: whether the port asks this factory itself, with no layer between.
     """
 
     noisy = False
@@ -315,6 +316,16 @@ class EchoFactory(Factory):
         self.connections = admission.connections
         self.tls = tls
         self.proxies = proxies
+
+    def listening(self, bare: bool) -> None:
+        """
+        The port is there; with TLS or PROXY headers, the socket itself is needed.
+        """
+        self.outermost = bare
+        if self.proxies and not bare:
+            raise ValueError("this endpoint's own layer stands before a PROXY header")
+        if self.tls and not bare:
+            raise ValueError("this endpoint's own layer stands before TLS")
 
     def buildProtocol(self, addr: IAddress) -> Protocol | None:  # type: ignore[override]  # never None
         """

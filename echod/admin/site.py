@@ -9,19 +9,16 @@ import re
 from io import BytesIO
 from typing import Any
 
-from twisted.internet.interfaces import IOpenSSLContextFactory
 from twisted.web.http import HTTPChannel, Request as HTTPRequest
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
 from echod._util.sockets import unread
-from echod.proxyprotocol.protocol import ProxyPolicy
 
 SOFT_LIMIT = 32
 """
 How many connections there may be.  Their descriptors are reserved: the echo's connections do not
-use them.  There are more than this for a moment, while the requests of new connections are not
-read yet.
+use them.  There are more while more than this wait for a response.
 """
 
 MAX_ACCEPTS = 8
@@ -29,9 +26,9 @@ MAX_ACCEPTS = 8
 
 HARD_LIMIT = SOFT_LIMIT + 2 * MAX_ACCEPTS
 """
-How many connections there may be at such a moment: the port may be the first in two turns, one
-after the other.  Beyond that, the oldest connections were read in between, and they still send
-without completing a request.
+How many clients may wait for a response.  At this number the port accepts none, and the others
+stay in the accept queue.  A port of another reactor accepts anyway; then the oldest connections
+are aborted, unless their requests are being answered.
 """
 
 IDLE_TIMEOUT = 30
@@ -108,6 +105,7 @@ class AdminChannel(HTTPChannel):
     _closing = False
     _paused = False
     _timeout_extended = False
+    _read = False
 
     def connectionMade(self) -> None:
         self.factory.channels[self] = None
@@ -119,13 +117,20 @@ class AdminChannel(HTTPChannel):
 
     def has_request(self) -> bool:
         """
-        Whether the client waits for a response: its request is being answered, or will be read
-        in the next turn of the loop.
+        Whether the client waits for a response: its request is being answered, or has arrived and
+        is not read yet.  A client that was read from and has not completed a request does not.
         """
         if self.responding:
             return True
-        reads = not (self._paused or self.transport.disconnecting)
+        reads = not (self._read or self._paused or self.transport.disconnecting)
         return reads and unread(self.transport.fileno()) > 0
+
+    def dataReceived(self, data: bytes) -> None:
+        """
+        Receive a request, or a part of one.
+        """
+        self._read = True
+        super().dataReceived(data)
 
     def pauseProducing(self) -> None:
         """
@@ -164,8 +169,7 @@ class AdminChannel(HTTPChannel):
         before that (pipelining): Twisted would answer all of them in one turn of the loop, and
         buffer the responses.
         """
-        self.responding = False
-        self._timeout_extended = False
+        self.responding = self._timeout_extended = self._read = False
         if self.clearLineBuffer() or any(self._dataBuffer):
             self.persistent = False
         super().requestDone(request)
@@ -206,16 +210,17 @@ class AdminSite(Site):
     """
 
     listener = "admin"
-    outermost = False
-    proxies: ProxyPolicy | None = None
-    tls: IOpenSSLContextFactory | None = None
     noisy = False
-    acceptsAtOnce = MAX_ACCEPTS
     protocol = AdminChannel  # type: ignore[assignment]  # Site's own also speaks HTTP/2, over TLS
 
     def __init__(self, root: IResource, reactor: Any):
         super().__init__(root, AdminRequest, timeout=IDLE_TIMEOUT, reactor=reactor)
         self.channels: dict[AdminChannel, None] = {}
+
+    def listening(self, bare: bool) -> None:
+        """
+        Accept any endpoint, such as C{ssl:}.
+        """
 
     def startFactory(self) -> None:
         """
@@ -231,6 +236,14 @@ class AdminSite(Site):
         """
         Do nothing: Prometheus sends a request every few seconds.
         """
+
+    @property
+    def acceptsAtOnce(self) -> int:
+        """
+        How many connections the port may accept now; 0 while L{HARD_LIMIT} clients wait.
+        """
+        waiting = sum(channel.has_request() for channel in self.channels)
+        return min(MAX_ACCEPTS, max(0, HARD_LIMIT - waiting))
 
     def close_oldest(self) -> None:
         """

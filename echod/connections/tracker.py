@@ -3,7 +3,7 @@ The live set: every open connection, how many there have been, how each ended, a
 how all of them come to an end together.
 
 Invariant: nothing here is called for each message.  A connection reports
-its birth and its death; in between, L{Connections.check_timeouts} has the limits in time look at it.
+its start and its end; in between, L{Connections.check_timeouts} looks at it twice a second.
 """
 
 from collections import Counter
@@ -40,18 +40,23 @@ class Connections:
     @ivar opened: how many connections there have been.
     @ivar totals: of those that ended.
     @ivar refusals: those that were refused.
-    @ivar on_removed: what is called when one has ended, if anybody wants to know.
     """
 
-    on_removed: Callable[[], object] | None = None
-
-    def __init__(self, clock: IReactorTime, limits: Timeouts, access_log: bool):
+    def __init__(
+        self,
+        clock: IReactorTime,
+        limits: Timeouts,
+        access_log: bool,
+        on_removed: Callable[[], object] | None = None,
+    ):
         """
         @param access_log: whether each end is logged.
+        @param on_removed: what to call when a connection has ended.
         """
         self._clock = clock
         self._limits = limits
         self._access_log = access_log
+        self._on_removed = on_removed
         self._live: dict[Connection, Activity] = {}
         self._emptied: Deferred[None] | None = None
         self._sweeping = False
@@ -126,8 +131,8 @@ class Connections:
             self.refusals.add(connection.listener, reason, connection.peer(), detail)
         elif self._access_log:
             self._log_access(connection, seen.number, lived, reason, detail)
-        if self.on_removed is not None:
-            self.on_removed()
+        if self._on_removed is not None:
+            self._on_removed()
         if self._emptied is not None and not self._live:
             emptied, self._emptied = self._emptied, None
             emptied.callback(None)

@@ -18,6 +18,7 @@ from twisted.logger import (
     LogLevelFilterPredicate,
 )
 
+from echod._util.errors import StartupError
 from echod._util.text import escape
 from echod.logs.file import IDestination, LogFile, StreamDestination
 from echod.logs.formatters import LINES, LineObserver, of_worker
@@ -33,6 +34,14 @@ def log_name(twistd: Mapping[str, Any]) -> str:
     return name
 
 
+class LogError(StartupError):
+    """
+    The log cannot be opened.
+    """
+
+    program = "twistd"
+
+
 class DaemonLog:
     """
     The daemon's log.
@@ -42,7 +51,6 @@ class DaemonLog:
     """
 
     file: LogFile | None = None
-    worker: str | None = None
     _writer: ThreadedWriter | None = None
 
     def __init__(
@@ -50,15 +58,18 @@ class DaemonLog:
         twistd: Mapping[str, Any] | None,
         format: str | None,
         level: NamedConstant | None,
+        worker: str | None = None,
     ):
         """
         @param twistd: twistd's options; C{None} when the process has a log already.
         @param format: C{"text"} or C{"json"}; C{None} for text.
         @param level: the lowest level that is logged; C{None} for info.
+        @param worker: the name of this worker; C{None} in a process that is not a worker.
         """
         self._twistd = twistd
         self._line = LINES[format or "text"]
         self._level = level or LogLevel.info
+        self.worker = worker
 
     @property
     def dropped(self) -> int:
@@ -72,7 +83,7 @@ class DaemonLog:
         Open the log.
 
         @return: its observer; C{None} when twistd's C{--logger} names another one.
-        @raise SystemExit: with one line, when the log file cannot be opened.
+        @raise LogError: when the log file cannot be opened.
         """
         twistd = self._twistd
         if twistd is None or twistd["logger"] is not None:
@@ -80,8 +91,8 @@ class DaemonLog:
         try:
             destination = self._destination(twistd)
         except OSError as error:
-            raise SystemExit(
-                f"twistd: --logfile '{escape(log_name(twistd))}': "
+            raise LogError(
+                f"--logfile '{escape(log_name(twistd))}': "
                 f"{error.strerror}; give a file that can be written"
             ) from None
         self._writer = ThreadedWriter(destination, forks=not twistd["nodaemon"])
@@ -128,7 +139,7 @@ class DaemonLog:
         """
         Check that the log can be opened, without leaving a new file behind.
 
-        @raise SystemExit: when it cannot be opened.
+        @raise LogError: when it cannot be opened.
         """
         existed = self._twistd is None or os.path.exists(log_name(self._twistd))
         self.open()

@@ -81,6 +81,8 @@ class AcceptBalancer:
     The turns of one process.
     """
 
+    _left = False
+
     def __init__(self, table: SharedCounters, place: int, most: int, count: Callable[[], int]):
         """
         @param place: whose number is ours.
@@ -99,13 +101,15 @@ class AcceptBalancer:
         @return: how many.
         """
         number = self._count()
-        self._table[self._place] = number if number < self._most else FULL
+        if not self._left:
+            self._table[self._place] = number if number < self._most else FULL
         return number
 
     def leave(self) -> None:
         """
         From now on none will be accepted here.
         """
+        self._left = True
         self._table[self._place] = ABSENT
 
     def allowance(self) -> int:

@@ -7,7 +7,7 @@ serves first whom the kernel has already let in.
 
 import select
 import sys
-from typing import Any, Protocol as Interface
+from typing import Any, Protocol
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
@@ -19,45 +19,44 @@ from twisted.internet.interfaces import (
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
+from echod._util.errors import StartupError
 from echod._util.sockets import set_socket_options
 from echod._util.text import format_address, ip_of
 from echod.net.balance import AcceptBalancer
 from echod.net.endpoints import InheritedEndpoint, bind_error_text
 from echod.net.unix import balance_accepts, use_eager_transport
-from echod.proxyprotocol.protocol import ProxyPolicy
-from echod.tls.context import ServerContext
 
 log = Logger(namespace="echod.net")
 
 
-class ListenError(SystemExit, Exception):
+class ListenError(StartupError):
     """
-    A listener could not bind.  The text is one line for the operator.
+    A listener could not bind, which has been logged and written to standard error.
+    """
 
-    A C{SystemExit} ends twistd and twist with a status and without a traceback.  It is
-    an ordinary C{Exception} too, since a daemonised twistd tells those, and no others,
-    to the process that waits for it, and removes its pidfile for them.
-    """
+    program = ""
 
     def __init__(self, text: str):
         super().__init__(text)
         self.code = 1
 
 
-class IListeningFactory(Interface):
+class IListeningFactory(Protocol):
     """
     What a listener asks of its factory, besides protocols.
 
-    @ivar listener: the listener's name, for logs and totals.
-    @ivar outermost: is told whether the port asks this factory itself.
-    @ivar proxies: whose PROXY headers are believed, C{None} to read none.
-    @ivar tls: what TLS starts with on each connection, C{None} for plain TCP.
+    @ivar listener: the listener's name, for logs and metrics.
     """
 
     listener: str
-    outermost: bool
-    proxies: ProxyPolicy | None
-    tls: ServerContext | None
+
+    def listening(self, bare: bool) -> None:
+        """
+        The port is there.
+
+        @param bare: whether it asks this factory itself, with no layer between.
+        @raise ValueError: when that is not what the factory needs.
+        """
 
 
 class ListenerService(Service):
@@ -66,10 +65,11 @@ class ListenerService(Service):
 
     @ivar option: the option that asked for it, with its value.
     @ivar leaves_queue: whether others accept from its socket when it is closed here.
-    @ivar balancer: when it is its turn to accept, if others accept from its socket too.
+    @ivar balancer: says whether to accept, if other processes accept from its socket too.
+    @ivar bare: whether its port asks the factory itself, with no layer between.
     """
 
-    balancer: AcceptBalancer | None = None
+    bare = False
     _port: IListeningPort | None = None
     _binding: Deferred[None] | None = None
 
@@ -80,22 +80,29 @@ class ListenerService(Service):
         factory: IListeningFactory,
         reactor: Any,
         write_timeout: float,
+        balancer: AcceptBalancer | None = None,
+        leaves_queue: bool | None = None,
     ):
         """
-        @param write_timeout: as L{set_socket_options<echod._util.sockets.set_socket_options>} takes it.
+        @param write_timeout: seconds, for
+            L{set_socket_options<echod._util.sockets.set_socket_options>}.
+        @param leaves_queue: C{None} for whether the socket was handed to this process.
         """
         self.option = option
         self._endpoint = endpoint
         self._factory = factory
         self._reactor = reactor
         self._write_timeout = write_timeout
-        self.leaves_queue = isinstance(endpoint, InheritedEndpoint)
+        self.balancer = balancer
+        if leaves_queue is None:
+            leaves_queue = isinstance(endpoint, InheritedEndpoint)
+        self.leaves_queue = leaves_queue
 
     def privilegedStartService(self) -> None:
         """
         Bind, while the process may still use privileged ports.
 
-        @raise ListenFailed: when that fails.  An endpoint may answer later, though none
+        @raise ListenError: when that fails.  An endpoint may answer later, though none
             of Twisted's does; if it fails then, it stops the reactor.
         """
         late = False
@@ -150,12 +157,8 @@ class ListenerService(Service):
         if listening is None:
             raise ValueError("this endpoint does not listen on a socket")
         self._port = port
-        self._factory.outermost = getattr(port, "factory", None) is self._factory
-        if not self._factory.outermost:
-            if self._factory.proxies:
-                raise ValueError("this endpoint's own layer stands before a PROXY header")
-            if self._factory.tls:
-                raise ValueError("this endpoint's own layer stands before TLS")
+        self.bare = getattr(port, "factory", None) is self._factory
+        self._factory.listening(self.bare)
         use_eager_transport(port)
         for name, error in set_socket_options(listening, self._write_timeout):
             log.warn(

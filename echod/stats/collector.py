@@ -60,6 +60,7 @@ class Collector(MultiService):
     @ivar lag: the event-loop lag.
     @ivar history: the figures of the last minutes.
     @ivar draining: whether the daemon is stopping.
+    @ivar max_connections: the limit on connections.
     """
 
     draining = False
@@ -84,7 +85,7 @@ class Collector(MultiService):
         super().__init__()
         self._clock = clock
         self._connections = connections
-        self._max_connections = max_connections
+        self.max_connections = max_connections
         self._listeners = listeners
         self._certificates = certificates
         self._log_dropped = log_dropped
@@ -94,6 +95,12 @@ class Collector(MultiService):
         self.history = History(clock, self._sample)
         self.lag.setServiceParent(self)
         self.history.setServiceParent(self)
+
+    async def snapshots(self) -> list[Snapshot]:
+        """
+        A snapshot of each process; here of this one only.
+        """
+        return [self.snapshot()]
 
     def snapshot(self, worker: str | None = None) -> Snapshot:
         """
@@ -108,7 +115,7 @@ class Collector(MultiService):
             taken=self._now(),
             uptime=self._clock.seconds() - self._started,
             draining=self.draining,
-            max_connections=self._max_connections,
+            max_connections=self.max_connections,
             listeners=[
                 ListenerInfo(
                     escape(each.listener_name),

@@ -15,9 +15,7 @@ from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from echod.stats.process import ProcessStats
-
-MAX_EXPIRY_WARNING = 14 * 86400.0
-"""Seconds."""
+from echod.tls.certificate import warning_seconds
 
 
 @dataclass(frozen=True)
@@ -67,17 +65,6 @@ class Handshakes:
     result: str
     version: str
     count: int
-
-
-def warning_seconds(lifetime: float) -> float:
-    """
-    How long before the expiry of a certificate to warn: a third of its lifetime, and at most 14
-    days.  certbot and cert-manager renew a certificate when a third of its lifetime is left.
-
-    @param lifetime: in seconds.
-    @return: seconds.
-    """
-    return min(lifetime / 3, MAX_EXPIRY_WARNING)
 
 
 @dataclass(frozen=True)

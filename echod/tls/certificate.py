@@ -93,3 +93,14 @@ def peer_certificate(connection: Any) -> x509.Certificate | None:
     found: x509.Certificate | None
     found = _parsed(lambda: connection.get_peer_certificate(as_cryptography=True))
     return found
+
+
+MAX_WARNING_SECONDS = 14 * 86400.0
+
+
+def warning_seconds(lifetime: float) -> float:
+    """
+    How long before its end a certificate is warned of, both in seconds: a third of its life,
+    and at most 14 days.  With a third left, certbot and cert-manager have renewed it.
+    """
+    return min(lifetime / 3, MAX_WARNING_SECONDS)

@@ -21,8 +21,7 @@ from zope.interface import implementer
 
 from echod._util.text import escape
 from echod._util.timers import periodic
-from echod.stats.snapshot import warning_seconds
-from echod.tls.certificate import subject_text, validity
+from echod.tls.certificate import subject_text, validity, warning_seconds
 from echod.tls.context import TLSPolicy, server_context
 from echod.tls.credentials import CredentialsError, KeyPair, read_authorities, read_key_pair
 

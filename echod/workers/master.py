@@ -1,71 +1,73 @@
 """
-The parent of workers: it binds, hands on what it has bound, and serves nobody itself.
+The master of several workers: it binds, hands what it has bound to the workers, and serves nobody
+itself.
 
-Invariant: what a worker is handed is all that it needs; it binds nothing,
-and never has more rights than the parent has left.
+Invariant: what a worker inherits is all that it needs; it binds nothing, and never has more
+rights than the master has left.
 """
 
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.logger import Logger
 
-from echod._util.signals import Signals
+from echod.logs.daemonlog import DaemonLog
 from echod.net.balance import ABSENT, SharedCounters, make_counters
 from echod.net.endpoints import InheritedEndpoint
-from echod.net.listener import ListenError, ListenerService
-from echod.options import Options
-from echod.protocol import EchoFactory
-from echod.service import EchodService, log
+from echod.net.listener import IListeningFactory, ListenError, ListenerService
+from echod.service import DaemonService, ProcessContext
+from echod.stats.collector import Collector
 from echod.stats.process import ProcessStats
 from echod.stats.snapshot import HistogramData, Snapshot
-from echod.systemd import NotifyConfig
-from echod.tls.context import ServerContext
 from echod.workers.channel import Message, adopt
 from echod.workers.process import WorkerProcess
-from echod.workers.spawn import (
-    FIRST_DESCRIPTOR,
-    VARIABLE,
-    InheritedListener,
-    WorkerConfig,
-    absolute_argv,
-    shares,
-    worker_command,
-    worker_environment,
-)
-from echod.workers.supervisor import KILL_TIMEOUT, Supervisor, spin_until
+from echod.workers.spawn import FIRST_DESCRIPTOR, VARIABLE, InheritedListener, WorkerConfig
+from echod.workers.supervisor import KILL_TIMEOUT, Supervisor, WorkerSet, spin_until
+
+log = Logger(namespace="echod")
 
 UNSHARED = "workers cannot share its layer around the connection"
 """Why an endpoint is refused."""
 
-ANSWER_SECONDS = 1.0
-"""How long a worker may take for its snapshot."""
+ANSWER_TIMEOUT = 1.0
+"""How long, in seconds, a worker may take for its snapshot."""
 
-
-RELOAD_SECONDS = 10.0
-"""How long a reload may take before it counts as over."""
+RELOAD_TIMEOUT = 10.0
+"""How long, in seconds, a reload may take before it counts as over."""
 
 
 class HeldListener(ListenerService):
     """
     A listening socket that is held for the workers, and not accepted from.
 
-    @ivar handed: what the workers are told of it.
+    @ivar inherited: what the workers are told of it.
     """
 
-    handed: InheritedListener
+    def __init__(
+        self,
+        option: str,
+        endpoint: IStreamServerEndpoint,
+        factory: IListeningFactory,
+        reactor: Any,
+        write_timeout: float,
+        tls: bool,
+    ):
+        super().__init__(option, endpoint, factory, reactor, write_timeout)
+        borrowed = isinstance(endpoint, InheritedEndpoint)
+        self.inherited = InheritedListener(factory.listener, option, tls, borrowed)
 
     def _listening(self, port: IListeningPort) -> None:
         super()._listening(port)
         port.stopReading()  # type: ignore[attr-defined]  # it has a socket
         self.leaves_queue = True
-        if not self._factory.outermost:
+        if not self.bare:
             raise ValueError(UNSHARED)
 
     def fileno(self) -> int:
@@ -75,97 +77,46 @@ class HeldListener(ListenerService):
         return self._port.fileno()  # type: ignore[no-any-return, union-attr]  # it has a socket
 
 
-class MasterService(EchodService):
+class Spawner:
     """
-    The daemon, when it is made of several processes.
-
-    @ivar workers: these.
+    Starts the processes of workers.
     """
 
     def __init__(
         self,
         reactor: Any,
-        options: Options,
-        max_connections: int,
-        count: int,
-        notify: NotifyConfig | None = None,
-        process_signals: Signals | None = None,
+        daemon_log: DaemonLog,
+        listeners: Sequence[HeldListener],
+        limits: Sequence[int],
+        command: Sequence[str],
+        environment: Mapping[str, str],
     ):
         """
-        @param max_connections: of all workers together.
-        @param count: how many workers there shall be.
+        @param limits: how many connections each worker may have.
+        @param command: the program of a worker and its arguments.
         """
-        super().__init__(reactor, options, max_connections, notify, process_signals)
-        self._shares = shares(max_connections, count)
-        self._born: dict[str, WorkerProcess] = {}
-        self._last: dict[str, Snapshot] = {}
-        names = [str(number) for number in range(count)]
-        # Here and now: twistd will change the directory that paths are relative to.
-        given = absolute_argv(options.given, options.shortOpt, options.longOpt)
-        self._command = worker_command(options.twistd or {}, given)
-        self._environment = worker_environment(os.environ, sys.path)
-        self.workers = Supervisor(
-            reactor, names, self, self._log.write, self.drain_seconds, self._signals
-        )
-        self.drain_seconds += KILL_TIMEOUT
+        self._reactor = reactor
+        self._log = daemon_log
+        self._listeners = listeners
+        self._limits = limits
+        self._command = command
+        self._environment = environment
 
-    def add_listener(
-        self,
-        name: str,
-        option: str,
-        endpoint: IStreamServerEndpoint,
-        tls: ServerContext | None = None,
-    ) -> None:
-        factory = EchoFactory(name, self.admission, tls)
-        held = HeldListener(
-            option, endpoint, factory, self._reactor, self._options["write-timeout"]
-        )
-        borrowed = isinstance(endpoint, InheritedEndpoint)
-        held.handed = InheritedListener(name, option, tls is not None, borrowed)
-        held.setServiceParent(self)
-
-    def startService(self) -> None:
+    def open(self) -> None:
         """
-        Bind, and start the workers.
-
-        @raise ListenFailed: when one of the two cannot be done.
+        Make the memory that the workers share.
         """
-        super().startService()
-        self._memory = make_counters(len(self._shares))
-        self._table = SharedCounters(self._memory, len(self._shares))
-        try:
-            self.workers.startService()
-        except ListenError:
-            self._let_go()
-            raise
+        self._memory = make_counters(len(self._limits))
+        self._counters = SharedCounters(self._memory, len(self._limits))
 
-    def _let_go(self) -> None:
-        """
-        Close what was bound for nothing; the file of a UNIX socket goes with it.
-        """
-        closing = DeferredList([each.stopService() for each in self.all_listeners()])
-        spin_until(self._reactor, lambda: closing.called, KILL_TIMEOUT)
-
-    def _held(self) -> Sequence[HeldListener]:
-        return [service for service in self if isinstance(service, HeldListener)]
-
-    def worker_exited(self, child: WorkerProcess) -> None:
-        """
-        A worker is gone: nobody waits for it to accept, and the next counts from nothing.
-        """
-        self._last.pop(child.name, None)
-        self._born.pop(child.name, None)
-        self._table[int(child.name)] = ABSENT
-
-    def spawn(self, child: WorkerProcess) -> None:
+    def spawn(self, worker: WorkerProcess) -> None:
         """
         Start the process of a worker.
 
         @raise OSError: when that cannot be done.
         """
-        held = self._held()
-        handed = [each.handed for each in held]
-        told = WorkerConfig(child.name, self._shares, handed)
+        inherited = [each.inherited for each in self._listeners]
+        config = WorkerConfig(worker.name, self._limits, inherited)
         ours, theirs = socket.socketpair()
         with theirs, open(os.devnull, "rb+", buffering=0) as null:
             output: int | str = "r" if self._log.file is not None else null.fileno()
@@ -173,54 +124,80 @@ class MasterService(EchodService):
                 with suppress(OSError, ValueError):
                     output = sys.__stdout__.fileno()
             descriptors: dict[int, int | str] = {0: null.fileno(), 1: output, 2: "r"}
-            sockets = [*(each.fileno() for each in held), theirs.fileno(), self._memory]
+            sockets = [*(each.fileno() for each in self._listeners), theirs.fileno(), self._memory]
             descriptors |= dict(enumerate(sockets, FIRST_DESCRIPTOR))
             try:
                 self._reactor.spawnProcess(
-                    child,
+                    worker,
                     self._command[0],
                     self._command,
-                    self._environment | {VARIABLE: told.to_text()},
+                    {**self._environment, VARIABLE: config.to_text()},
                     childFDs=descriptors,
                 )
             except BaseException:
                 ours.close()
                 raise
-        self._born[child.name] = child
-        child.channel = adopt(self._reactor, ours.detach(), child.messageReceived, child.lost)
+        worker.channel = adopt(self._reactor, ours.detach(), worker.messageReceived, worker.lost)
 
-    async def snapshots(self) -> list[Snapshot]:
+    def worker_exited(self, worker: WorkerProcess) -> None:
         """
-        A snapshot of each worker.  One that gives none in time has what it had last, and
-        does not listen; and all drain from the moment that we do.
+        A worker is gone: no other waits for it to accept.
         """
-        answers = await self.workers.live.ask_all(ANSWER_SECONDS, snapshot=True)
+        self._counters[int(worker.name)] = ABSENT
+
+
+class WorkerSnapshots:
+    """
+    Takes a snapshot of each worker.
+    """
+
+    def __init__(self, workers: WorkerSet, collector: Collector, limits: Sequence[int]):
+        """
+        @param collector: that of this process.
+        @param limits: how many connections each worker may have.
+        """
+        self._workers = workers
+        self._collector = collector
+        self._limits = limits
+        self._last: dict[str, tuple[WorkerProcess, Snapshot]] = {}
+
+    async def __call__(self) -> list[Snapshot]:
+        """
+        A worker that sends none in time has what it sent last, and does not listen.  All drain
+        from the moment that the master does.
+        """
+        answers = await self._workers.ask_all(ANSWER_TIMEOUT, snapshot=True)
         snapshots = [
-            self._heard(worker, answer) if answer else self._silent(worker)
-            for worker, answer in answers.items()
+            self._received(name, answer) if answer else self._silent(name)
+            for name, answer in answers.items()
         ]
-        stopping = self.collector.draining
+        stopping = self._collector.draining
         return [replace(each, draining=each.draining or stopping) for each in snapshots]
 
-    def _heard(self, worker: str, answer: Message) -> Snapshot:
-        told = Snapshot.from_json(answer["snapshot"])
-        # What it could not write, and what we could not write for it, if it still lives.
-        dropped = told.log_dropped + getattr(self._born.get(worker), "dropped", 0)
-        self._last[worker] = replace(told, log_dropped=dropped)
-        return self._last[worker]
+    def _received(self, name: str, answer: Message) -> Snapshot:
+        snapshot = Snapshot.from_json(answer["snapshot"])
+        worker = self._workers.get(name)
+        if worker is not None:
+            # What it could not write, and what we could not write for it.
+            snapshot = replace(snapshot, log_dropped=snapshot.log_dropped + worker.dropped)
+            self._last[name] = worker, snapshot
+        return snapshot
 
-    def _silent(self, worker: str) -> Snapshot:
-        last = self._last.get(worker) or self._unknown(worker)
+    def _silent(self, name: str) -> Snapshot:
+        worker, last = self._last.get(name, (None, None))
+        if last is None or worker is not self._workers.get(name):
+            # The next one counts from nothing.
+            last = self._unknown(name)
         listeners = [replace(each, address=None) for each in last.listeners]
         return replace(last, listeners=listeners, silent=True)
 
-    def _unknown(self, worker: str) -> Snapshot:
-        ours = self.collector.snapshot(worker)
+    def _unknown(self, name: str) -> Snapshot:
+        ours = self._collector.snapshot(name)
         nothing = HistogramData(ours.lag.bounds, [0] * len(ours.lag.counts), 0.0)
         return replace(
             ours,
             uptime=0.0,
-            max_connections=self._shares[int(worker)],
+            max_connections=self._limits[int(name)],
             traffic=[],
             certificates=[],
             lag=nothing,
@@ -230,12 +207,52 @@ class MasterService(EchodService):
             history=[],
         )
 
-    def abort_all(self) -> None:
-        self.workers.live.send_all(do="abort")
+
+class MasterService(DaemonService):
+    """
+    The daemon, when it is made of several processes.
+
+    @ivar workers: their supervisor.
+    """
+
+    def __init__(
+        self,
+        process: ProcessContext,
+        listeners: Sequence[HeldListener],
+        collector: Collector,
+        drain_timeout: float,
+        spawner: Spawner,
+        workers: Supervisor,
+        admin: Any = None,
+    ):
+        self.workers = workers
+        super().__init__(process, listeners, collector, drain_timeout + KILL_TIMEOUT, admin)
+        self._spawner = spawner
+
+    def startService(self) -> None:
+        """
+        Bind, and start the workers.
+
+        @raise ListenError: when one of the two cannot be done.
+        """
+        super().startService()
+        self._spawner.open()
+        try:
+            self.workers.startService()
+        except ListenError:
+            self._unbind()
+            raise
+
+    def _unbind(self) -> None:
+        """
+        Close what was bound in vain; the file of a UNIX socket goes with it.
+        """
+        closing = DeferredList([each.stopService() for each in self.all_listeners()])
+        spin_until(self._reactor, lambda: closing.called, KILL_TIMEOUT)
 
     def reload(self) -> None:
         """
-        Let the workers read their files again.  For the service manager, that is over when
+        Let the workers read their files again.  For the service manager, the reload is over when
         all have.
         """
         Deferred.fromCoroutine(self._reload_all()).addErrback(
@@ -244,13 +261,16 @@ class MasterService(EchodService):
 
     async def _reload_all(self) -> None:
         with self.notifier.reloading():
-            await self.workers.live.ask_all(RELOAD_SECONDS, do="reload")
+            await self.workers.live.ask_all(RELOAD_TIMEOUT, do="reload")
+
+    def abort_all(self) -> None:
+        self.workers.live.send_all(do="abort")
 
     def _totals(self) -> tuple[int, int, int]:
         return self.workers.live.totals()
 
-    def _drain(self) -> Deferred[None]:
+    def _drain(self, _: object) -> Deferred[None]:
         return self.workers.stopService()
 
-    def _stopped(self, _: None) -> None:
+    def _log_stopped(self, _: object) -> None:
         log.info("echod stopped: all workers have gone", event="stopped")

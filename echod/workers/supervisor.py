@@ -77,6 +77,12 @@ class WorkerSet:
     def __len__(self) -> int:
         return len(self._children)
 
+    def get(self, name: str) -> WorkerProcess | None:
+        """
+        The one of that name, if it lives.
+        """
+        return self._children.get(name)
+
     def add(self, child: WorkerProcess) -> None:
         """
         One more has been started.

@@ -13,8 +13,8 @@ from twisted.application.service import (
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod._util.signals import OTHER_SIGNALS, STOP_SIGNALS
-from echod.assembly import build
 from echod.options import Options
+from echod.tap import build
 from tests.support.fakes import FakeConnection, PortReactor
 
 

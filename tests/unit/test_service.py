@@ -21,9 +21,8 @@ from twisted.scripts.twistd import ServerOptions
 
 from echod.connections.connection import Reason
 from echod.protocol import EchoFactory
-from echod.rehearsal import check_config
 from echod.systemd import Notifier, NotifyConfig
-from echod.tap import makeService
+from echod.tap import check_config, makeService
 from tests.support.certificates import make_certificate
 from tests.support.fakes import FakeConnection
 from tests.support.servicemanager import ServiceManager
@@ -237,7 +236,7 @@ class SignalTests(ServiceTestCase):
         What the log has not taken is in the snapshot.
         """
         service = self.build(*self.local)
-        service._log = SimpleNamespace(dropped=3)
+        service._log._writer = SimpleNamespace(dropped=3)
         self.assertEqual(service.collector.snapshot().log_dropped, 3)
 
 
@@ -297,7 +296,7 @@ class ServiceManagerTests(ServiceTestCase):
         It is not ready as long as one listener is not bound.
         """
         service, bound = self.daemon("--listen", "tcp:0"), Deferred()
-        service.listeners()[1].when_bound = lambda: bound
+        service.listeners[1].when_bound = lambda: bound
         service.startService()
         self.reactor.run()
         self.assertEqual(self.manager.take(), [])
@@ -309,7 +308,7 @@ class ServiceManagerTests(ServiceTestCase):
         A listener that is bound after a stop does not make it ready.
         """
         service, bound = self.daemon(), Deferred()
-        service.listeners()[0].when_bound = lambda: bound
+        service.listeners[0].when_bound = lambda: bound
         service.startService()
         self.reactor.run()
         stopped = service.stopService()
@@ -529,7 +528,7 @@ class AdminTests(ServiceTestCase):
             "--listen", "tcp:7:interface=127.0.0.1", "--admin", "tcp:1:interface=127.0.0.1"
         )
         self.assertEqual(
-            [each.option for each in service.listeners()], ["--listen tcp:7:interface=127.0.0.1"]
+            [each.option for each in service.listeners], ["--listen tcp:7:interface=127.0.0.1"]
         )
         self.assertEqual(
             [each.option for each in service.all_listeners()],
@@ -596,5 +595,5 @@ class AdminTests(ServiceTestCase):
         What it shows is this process.
         """
         service = self.build(*self.local, "--admin", "unix:/x")
-        (snapshot,) = self.successResultOf(Deferred.fromCoroutine(service.snapshots()))
+        (snapshot,) = self.successResultOf(Deferred.fromCoroutine(service.collector.snapshots()))
         self.assertEqual(snapshot.process.pid, os.getpid())

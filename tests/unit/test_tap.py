@@ -13,10 +13,11 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.python import runtime
 
 import echod
+from echod._util.stdio import prepare_standard_streams
 from echod.net.balance import make_counters
 from echod.net.reactor import EagerReactor
 from echod.service import EchodService
-from echod.tap import makeService, reserve_standard_fds, use_monotonic_clock, worker_count
+from echod.tap import makeService, use_monotonic_clock, worker_count
 from echod.workers.master import MasterService
 from echod.workers.spawn import VARIABLE, WorkerConfig
 from echod.workers.worker import WorkerService
@@ -119,7 +120,7 @@ class MakeServiceTests(ServiceTestCase):
 
         self.patch(os, "fstat", fstat)
         self.patch(os, "open", lambda *args: opened.append(args))
-        reserve_standard_fds()
+        prepare_standard_streams()
         self.assertEqual(opened, [(os.devnull, os.O_RDWR)] * 2)
 
     def test_steady_time(self):

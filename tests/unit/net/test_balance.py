@@ -31,11 +31,11 @@ class TurnsTestCase(SynchronousTestCase):
         self.numbers = [0, 0, 0]
         # Each process has a mapping of its own.
         self.tables = [SharedCounters(descriptor, 3) for _ in self.numbers]
-        self.balancer = [
-            AcceptBalancer(table, place, self.most, lambda place=place: self.numbers[place])
-            for place, table in enumerate(self.tables)
-        ]
+        self.balancer = [self.make(place) for place in range(3)]
         os.close(descriptor)
+
+    def make(self, place):
+        return AcceptBalancer(self.tables[place], place, self.most, lambda: self.numbers[place])
 
     def publish(self, *numbers):
         self.numbers = list(numbers)
@@ -98,8 +98,9 @@ class AheadTests(TurnsTestCase):
         self.balancer[2].publish()
         self.assertTrue(self.balancer[0].should_yield())
         self.balancer[2].leave()
-        self.assertFalse(self.balancer[0].should_yield())
         self.balancer[2].publish()
+        self.assertFalse(self.balancer[0].should_yield())
+        self.make(2).publish()
         self.assertTrue(self.balancer[0].should_yield())
         self.tables[0][2] = ABSENT
         self.assertFalse(self.balancer[0].should_yield())
@@ -138,7 +139,7 @@ class AllowanceTests(TurnsTestCase):
         self.balancer[2].leave()
         self.assertEqual([balancer.allowance() for balancer in self.balancer], [0] * 3)
         self.assertTrue(self.balancer[0].should_yield())
-        self.balancer[2].publish()
+        self.make(2).publish()
         self.assertEqual(self.balancer[0].allowance(), MAX_PER_TURN)
         self.assertFalse(self.balancer[0].should_yield())
         self.tables[0][1] = ABSENT

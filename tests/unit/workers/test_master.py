@@ -17,7 +17,7 @@ from echod.net.listener import ListenError
 from echod.stats.snapshot import Snapshot
 from echod.systemd import InheritedSocket, InheritedSockets, NotifyConfig
 from echod.tap import build
-from echod.workers.master import RELOAD_SECONDS, MasterService
+from echod.workers.master import RELOAD_TIMEOUT, HeldListener, MasterService, WorkerSnapshots
 from echod.workers.spawn import VARIABLE, WorkerConfig
 from tests.support.certificates import make_certificate
 from tests.support.fakeprocesses import ProcessReactor
@@ -96,7 +96,7 @@ class BindTests(ParentTestCase):
         """
         service = self.start(*self.local, "--listen", "tcp:7:interface=127.0.0.1")
         self.assertEqual([port.reading for port in self.reactor.ports], [False, False])
-        self.assertEqual([each.leaves_queue for each in service.listeners()], [True, True])
+        self.assertEqual([each.leaves_queue for each in service.listeners], [True, True])
 
     def test_descriptors(self):
         """
@@ -235,10 +235,9 @@ class BindTests(ParentTestCase):
         tls = ("--tls-port", "0", "-i", "127.0.0.1", "--tls-keylog", log, "--tls-cert")
         self.assertRaises(SystemExit, self.build, *tls, self.mktemp())
         service = self.build(*tls, pem)
-        self.assertIsNone(service.certificates.parent)
-        # Whoever is to write to it makes it.
+        self.assertEqual([type(each) for each in service], [HeldListener])
+        # The workers make it.
         self.assertFalse(os.path.exists(log))
-        self.assertIsNone(self.build(*tls[:4], *tls[6:], pem).key_log)
 
     def test_shares(self):
         """
@@ -367,7 +366,7 @@ class LifeTests(ParentTestCase):
             one.send(answer=one.messageReceived()[0]["ask"])
             self.assertEqual(manager.take(), [])
             if silent:
-                self.reactor.advance(RELOAD_SECONDS)
+                self.reactor.advance(RELOAD_TIMEOUT)
             else:
                 other.send(answer=other.messageReceived()[0]["ask"])
             self.assertEqual(manager.take()[0], ["READY=1"])
@@ -381,11 +380,16 @@ class LifeTests(ParentTestCase):
         service.reload()
         self.assertEqual(len(self.flushLoggedErrors(LookupError)), 1)
 
+    service = None
+
     def snapshots(self, service, *answers):
         """
         Take snapshots of all, with these answers of the workers, C{None} for none.
         """
-        asked = Deferred.fromCoroutine(service.snapshots())
+        if service is not self.service:
+            self.service = service
+            self.take = WorkerSnapshots(service.workers.live, service.collector, [4, 3])
+        asked = Deferred.fromCoroutine(self.take())
         for far, answer in zip(self.reactor.far_ends, answers, strict=True):
             *_, question = far.messageReceived()
             self.assertTrue(question["snapshot"])
@@ -414,6 +418,28 @@ class LifeTests(ParentTestCase):
         before = [each.log_dropped for each in given]
         after = [each.log_dropped for each in self.snapshots(service, *given)]
         self.assertEqual(after, [before[0], before[1] + 2])
+
+    def test_admin(self):
+        """
+        The clocks of the page run with it.
+        """
+        service = self.build(*self.local, "--admin", "tcp:1:interface=127.0.0.1")
+        self.assertIs(service.collector.parent, service.admin)
+
+    def test_ended(self):
+        """
+        One that ends when it has answered is shown by its answer, for the last time.
+        """
+        service = self.start()
+        given = make_snapshot(worker="0")
+        asked = Deferred.fromCoroutine(
+            WorkerSnapshots(service.workers.live, service.collector, [1, 1])()
+        )
+        *_, question = self.reactor.far_ends[0].messageReceived()
+        self.reactor.far_ends[0].send(answer=question["ask"], snapshot=given.to_json())
+        self.reactor.processes[0].end(signal=9)
+        self.reactor.advance(1)
+        self.assertEqual(self.successResultOf(asked)[0], given)
 
     def test_draining(self):
         """

@@ -10,9 +10,9 @@ import socket
 from twisted.internet.defer import Deferred
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 
-from echod.assembly import RESERVED_DESCRIPTORS
 from echod.connections.connection import Reason
 from echod.net.balance import ABSENT, SharedCounters, make_counters
+from echod.settings import RESERVED_DESCRIPTORS
 from echod.stats.snapshot import Snapshot
 from echod.tap import build_worker
 from echod.workers.spawn import InheritedListener, WorkerConfig
@@ -91,7 +91,7 @@ class ListenTests(WorkerTestCase):
         self.assertEqual((self.reactor.tcpServers, self.reactor.unixServers), ([], []))
 
     def both(self, service):
-        return zip(self.reactor.ports, service.listeners(), strict=True)
+        return zip(self.reactor.ports, service.listeners, strict=True)
 
     def test_quiet(self):
         """
@@ -106,7 +106,7 @@ class ListenTests(WorkerTestCase):
         At its end it takes who waits in a queue that is the daemon's, and leaves a lent one.
         """
         service = self.start()
-        self.assertEqual([each.leaves_queue for each in service.listeners()], [False, True])
+        self.assertEqual([each.leaves_queue for each in service.listeners], [False, True])
 
     def test_tls(self):
         """
@@ -172,7 +172,7 @@ class ListenTests(WorkerTestCase):
         All its listeners accept in turn with those of the others.
         """
         service = self.build()
-        one, other = (each.balancer for each in service.listeners())
+        one, other = (each.balancer for each in service.listeners)
         self.assertIs(one, other)
         self.assertEqual(one.publish(), 0)
 
@@ -185,11 +185,11 @@ class ListenTests(WorkerTestCase):
         self.patch(resource, "getrlimit", lambda _: (limit, limit))
         self.patch(resource, "setrlimit", lambda *_: None)
         service = self.build()
-        self.assertEqual(service.max_connections, 2)
+        self.assertEqual(service.collector.max_connections, 2)
         for _ in range(2):
             service.connections.add(FakeConnection())
         self.table[0] = 1
-        self.assertEqual(service.listeners()[0].balancer.allowance(), 0)
+        self.assertEqual(service.listeners[0].balancer.allowance(), 0)
 
 
 class ToldTests(WorkerTestCase):
@@ -275,7 +275,7 @@ class ToldTests(WorkerTestCase):
         with capturedLogs() as events:
             self.parent.near.connectionLost()
             self.parent.send(ask=1)
-        self.assertEqual([formatEvent(event) for event in events], ["the parent is gone; stopping"])
+        self.assertEqual([formatEvent(event) for event in events], ["the master is gone; stopping"])
         self.assertEqual((self.reactor.stopped, self.parent.messageReceived()), (1, []))
 
     def test_parent_gone_at_the_end(self):

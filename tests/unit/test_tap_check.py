@@ -13,9 +13,8 @@ from twisted.internet.address import IPv4Address
 from twisted.scripts.twistd import ServerOptions
 
 import echod
-from echod.assembly import build
-from echod.net.endpoints import TCPEndpoint
-from echod.rehearsal import check_config
+from echod.systemd import InheritedSockets
+from echod.tap import build_service, check_config
 from tests.support.certificates import make_certificate
 from tests.support.fakes import FakePort
 from tests.support.services import BrokenService, ServiceTestCase
@@ -23,7 +22,7 @@ from tests.support.services import BrokenService, ServiceTestCase
 
 class CheckTests(ServiceTestCase):
     """
-    C{--check_config}: start, tell, stop.
+    C{--check}: start, tell, stop.
     """
 
     def check_config(self, service):
@@ -81,14 +80,14 @@ class CheckTests(ServiceTestCase):
         self.patch(resource, "setrlimit", lambda *_: None)
         args = ("--tls-port", "0", "--tls-cert", path, "--tls-keylog", key_log)
         args += ("--admin", "tcp:7", "--max-connections", "120", "--workers", "2", "--check")
-        make = partial(build, self.reactor, self.options(*args), workers=2)
+        make = partial(build_service, self.reactor, self.options(*args), InheritedSockets(), 2)
         self.patch(FakePort, "getHost", lambda _: IPv4Address("TCP", "192.0.2.1", 7))
         error = self.assertRaises(SystemExit, check_config, self.reactor, make, 2)
         self.assertEqual(error.code, 0)
         warnings = self.stderr.getvalue().splitlines()
         self.assertEqual({line.partition("warning: ")[0] for line in warnings}, {"echod: "})
         for word in (
-            "--max-connections 60: 36 it is",
+            "--max-connections 60: limited to 36",
             "--tls-keylog: the secrets of EVERY",
             f"{key_log} is open to others",
             f"the key in {path} can be read by others",
@@ -115,12 +114,14 @@ class CheckTests(ServiceTestCase):
         With several workers it says how many, starts none, and refuses what they cannot do.
         """
         args = (*self.local, "--check", "--workers", "3")
-        service = build(self.reactor, self.options(*args), workers=3)
+        service = build_service(self.reactor, self.options(*args), InheritedSockets(), 3)
         error = self.assertRaises(SystemExit, check_config, self.reactor, lambda: service, 3)
         self.assertEqual(error.code, 0)
         self.assertEqual(self.stdout.getvalue().splitlines()[-1], "with 3 workers")
         options = self.options(*args, "--listen", "haproxy:tcp:0")
-        error = self.assertRaises(SystemExit, build, self.reactor, options, workers=3)
+        error = self.assertRaises(
+            SystemExit, build_service, self.reactor, options, InheritedSockets(), 3
+        )
         self.assertIn("workers cannot share its layer", error.code)
 
     def test_workers_and_descriptors(self):
@@ -130,7 +131,8 @@ class CheckTests(ServiceTestCase):
         self.patch(resource, "getrlimit", lambda _: (100, 100))
         self.patch(resource, "setrlimit", lambda *_: None)
         args = (*self.local, "--check", "--max-connections", "60", "--workers", "2")
-        self.assertEqual(build(self.reactor, self.options(*args), workers=2).max_connections, 60)
+        service = build_service(self.reactor, self.options(*args), InheritedSockets(), 2)
+        self.assertEqual(service.collector.max_connections, 60)
 
     def test_certificates(self):
         """
@@ -155,16 +157,19 @@ class CheckTests(ServiceTestCase):
         """
         taken = socket.create_server(("127.0.0.1", 0))
         self.addCleanup(taken.close)
+        port, made = str(taken.getsockname()[1]), make_certificate()
         service = self.build(
-            "--listen", "tcp:7:interface=127.0.0.1", "--listen", "tcp:8:interface=127.0.0.1"
+            *("--port", "0", "-i", "127.0.0.1"),
+            *("--listen", "tcp:7:interface=127.0.0.1"),
+            *("--tls-port", port, "--tls-cert", self.file(made.cert_pem + made.key_pem)),
         )
-        endpoint = TCPEndpoint(self.reactor, taken.getsockname()[1], "127.0.0.1", 7)
-        service.add_listener("x", "--port", endpoint)
         self.assertEqual(self.check_config(service), 1)
         reason = "Address already in use; stop what listens there, or give another"
-        self.assertEqual(self.stderr.getvalue(), f"echod: --port: {reason}\n")
+        self.assertEqual(
+            self.stderr.getvalue(), f"echod: --tls-port {port} --interface 127.0.0.1: {reason}\n"
+        )
         self.assertEqual(self.stdout.getvalue(), "")
-        self.assertEqual([port.stopped for port in self.reactor.ports], [True, True])
+        self.assertEqual([port.stopped for port in self.reactor.ports], [True])
 
     def twistd(self, logfile):
         twistd = ServerOptions()

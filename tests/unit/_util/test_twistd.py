@@ -6,7 +6,7 @@ import os
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.whereabouts import Pidfile, preflight
+from echod._util.twistd import Pidfile, preflight
 
 
 class CheckWhereaboutsTests(SynchronousTestCase):
@@ -115,7 +115,7 @@ class PidfileTests(SynchronousTestCase):
         """
         @return: whether twistd is to leave it.
         """
-        self.pidfile.leave_another()
+        self.pidfile.keep_foreign()
         self.assertIn(self.twistd["pidfile"], ("", self.path))
         return self.twistd["pidfile"] == ""
 
@@ -154,4 +154,4 @@ class PidfileTests(SynchronousTestCase):
         for twistd in ({"pidfile": ""}, None):
             pidfile = Pidfile(twistd)
             pidfile.written()
-            self.assertIsNone(pidfile.leave_another())
+            self.assertIsNone(pidfile.keep_foreign())

@@ -16,8 +16,9 @@ from twisted.internet.selectreactor import SelectReactor
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from zope.interface.verify import verifyObject
 
-from echod.assembly import build, connection_limit
+from echod.settings import connection_limit
 from echod.systemd import InheritedSocket, InheritedSockets
+from echod.tap import build
 from echod.tls import context
 from tests.support.certificates import make_certificate
 from tests.support.fakes import FakeConnection
@@ -37,7 +38,7 @@ class BuildTests(ServiceTestCase):
         service = self.build()
         verifyObject(IService, service)
         verifyObject(IServiceCollection, service)
-        self.assertEqual([each.option for each in service.listeners()], ["--port 9000"])
+        self.assertEqual([each.option for each in service.listeners], ["--port 9000"])
         self.assertEqual((self.reactor.adoptedPorts, self.reactor.getDelayedCalls()), ([], []))
 
     def test_listeners(self):
@@ -61,7 +62,7 @@ class BuildTests(ServiceTestCase):
         self.assertEqual(list(events), [])
         service.startService()
         self.assertEqual(
-            [each.option for each in service.listeners()],
+            [each.option for each in service.listeners],
             [
                 "--port 0 --interface 127.0.0.1",
                 "--tls-port 0 --interface 127.0.0.1",
@@ -229,7 +230,7 @@ class BuildTests(ServiceTestCase):
                 f"--listen {description}: its layer around the connection loses what is owed "
                 "to a client that closes its sending side; for TLS, use --tls-port",
             )
-            self.assertEqual(len(service.listeners()), 1)
+            self.assertEqual(len(service.listeners), 1)
 
 
 class InheritedTests(ServiceTestCase):
@@ -269,7 +270,7 @@ class InheritedTests(ServiceTestCase):
             [("echo", False), ("echo", False), ("secure", True)],
         )
         self.assertEqual(
-            [listener.option for listener in service.listeners()],
+            [listener.option for listener in service.listeners],
             ["--listen systemd:INET:name=echo"] * 2 + ["--tls-listen systemd:name=secure"],
         )
 
@@ -327,8 +328,8 @@ class MostConnectionsTests(ServiceTestCase):
 
     def warning(self, asked, most):
         return [
-            f"--max-connections {asked}: {most} it is, for want of descriptors; raise the hard "
-            "limit (ulimit -Hn, LimitNOFILE=)"
+            f"--max-connections {asked}: limited to {most}: too few file descriptors; raise the "
+            "hard limit (ulimit -Hn, LimitNOFILE=)"
         ]
 
     def test_enough(self):

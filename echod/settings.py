@@ -1,0 +1,390 @@
+"""
+The typed settings that the command line stands for, and the parts that they make.
+
+Invariant: they are made once, by C{Settings.from_options}, and never change.  Each part of the
+daemon gets its own as a constructor argument; none of them sees the options.
+"""
+
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from constantly import NamedConstant
+from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.logger import Logger
+
+from echod._util.errors import StartupError
+from echod._util.sockets import descriptor_limit
+from echod._util.text import escape
+from echod.connections.admission import AccessRules, Admission, RateLimiter
+from echod.connections.timeouts import Timeouts
+from echod.connections.tracker import Connections
+from echod.net.endpoints import (
+    WRAPPING,
+    InheritedEndpoint,
+    TCPEndpoint,
+    server_endpoint_from_string,
+)
+from echod.options import Options
+from echod.proxyprotocol.protocol import ProxyPolicy
+from echod.systemd import InheritedSockets
+from echod.tls.context import TLSPolicy
+from echod.tls.credentials import CredentialsError
+from echod.tls.keylog import KeyLog
+from echod.tls.reload import CertificateStore
+from echod.workers.master import UNSHARED
+
+if TYPE_CHECKING:
+    from echod.admin.resource import AdminService, Source
+
+log = Logger(namespace="echod")
+
+Endpoints = Callable[[str, str, str], list[tuple[str, IStreamServerEndpoint]]]
+"""Given an option, an endpoint string and a file mode, makes endpoints with names."""
+
+
+RESERVED_DESCRIPTORS = 64
+"""Kept for listeners, files, the reactor itself, and the clients of the admin page."""
+
+
+def connection_limit(reactor: Any, asked: int) -> int:
+    """
+    How many connections there may be: as many as are asked for, if there are descriptors for them.
+    """
+    # select(2) knows no descriptor above 1023.
+    module = sys.modules.get("twisted.internet.selectreactor")
+    selects = module is not None and isinstance(reactor, module.SelectReactor)
+    available = min(descriptor_limit(), 1024 if selects else sys.maxsize) - RESERVED_DESCRIPTORS
+    limit = max(1, min(asked, available))
+    if limit < asked:
+        log.warn(
+            "--max-connections {asked}: limited to {most}: too few file descriptors; raise the "
+            "hard limit (ulimit -Hn, LimitNOFILE=)",
+            event="descriptor-limit",
+            asked=asked,
+            most=limit,
+        )
+    return limit
+
+
+@dataclass(frozen=True)
+class ListenerSettings:
+    """
+    A listener.
+
+    @ivar option: the option with its value, for logs and errors.
+    @ivar name: what logs and metrics call it.
+    @ivar port: of C{--port} and C{--tls-port}; C{None} for an endpoint string.
+    @ivar endpoint: the endpoint string of C{--listen} and C{--tls-listen}.
+    """
+
+    option: str
+    name: str
+    tls: bool
+    port: int | None = None
+    endpoint: str = ""
+
+
+@dataclass(frozen=True)
+class TLSSettings:
+    """
+    What TLS is spoken with.
+
+    @ivar pairs: the files of each certificate and its key.
+    @ivar client_ca: the file with the authorities for clients' certificates.
+    @ivar key_log: the file for the secrets of all connections.
+    """
+
+    policy: TLSPolicy
+    pairs: Sequence[tuple[str, str | None]]
+    client_ca: str | None
+    key_log: str | None
+
+    def load(self, reactor: Any) -> tuple[CertificateStore, KeyLog | None]:
+        """
+        Read the certificates, and open the key log.
+
+        @raise StartupError: when that cannot be done.
+        """
+        policy, key_log = self.policy, None
+        if self.key_log is not None:
+            key_log = KeyLog(self.key_log)
+            policy = replace(policy, log_keys=key_log.write)
+        certificates = CertificateStore(reactor, policy, self.pairs, self.client_ca)
+        try:
+            certificates.load()
+            if key_log is not None:
+                key_log.open()
+                key_log.warn()
+        except CredentialsError as error:
+            raise StartupError(f"--tls-{error.kind}: {escape(str(error))}") from None
+        except MemoryError:
+            # cffi's ffi.callback(), which pyOpenSSL uses; not for want of memory.
+            raise StartupError(
+                "several --tls-cert, --tls-alpn and --tls-keylog take memory that is both "
+                "written and executed; give the service MemoryDenyWriteExecute=no"
+            ) from None
+        except OSError as error:
+            raise StartupError(
+                f"--tls-keylog '{escape(self.key_log or '')}': {error.strerror}; "
+                "give a file that can be written"
+            ) from None
+        return certificates, key_log
+
+
+@dataclass(frozen=True)
+class AdmissionSettings:
+    """
+    Who may connect.
+
+    @ivar max_connections: how many connections at once, in all processes.
+    @ivar rate: connections a second and at once, for each client.
+    """
+
+    max_connections: int
+    max_per_client: int
+    rules: AccessRules
+    rate: tuple[float, int] | None
+
+    def build(self, clock: Any, connections: Connections, limit: int) -> Admission:
+        """
+        Build what decides who may connect.
+
+        @param limit: how many connections there may be in this process.
+        """
+        limiter = RateLimiter(clock, *self.rate) if self.rate else None
+        return Admission(connections, limit, self.rules, self.max_per_client, limiter)
+
+
+@dataclass(frozen=True)
+class LogSettings:
+    """
+    What is logged, and how.
+    """
+
+    format: str | None
+    level: NamedConstant | None
+    access: bool
+
+
+@dataclass(frozen=True)
+class AdminSettings:
+    """
+    The HTTP side.
+
+    @ivar hosts: names that it answers to, beside its own.
+    """
+
+    endpoint: str
+    hosts: Sequence[str]
+
+    def build(self, reactor: Any, source: "Source", endpoints: Endpoints) -> "AdminService":
+        """
+        Build it.
+
+        @param source: takes the snapshots that it shows.
+        @param endpoints: makes the endpoints of an endpoint string.
+        @raise StartupError: when the endpoint string is wrong, or a library is not installed.
+        """
+        try:
+            # Here, since a daemon that does not serve HTTP can do without the memory for it.
+            from echod.admin.prometheus import render_metrics
+            from echod.admin.resource import AdminService, names_beside
+        except ImportError:
+            raise StartupError(
+                "--admin: needs prometheus_client; pip install 'echod[metrics]'"
+            ) from None
+        names = set(self.hosts)
+        with suppress(OSError), open("/etc/hosts", encoding="utf-8", errors="replace") as hosts:
+            names |= names_beside(socket.gethostname(), hosts)
+        admin = AdminService(reactor, source, render_metrics, names)
+        option = f"--admin {escape(self.endpoint)}"
+        for _, endpoint in endpoints(option, self.endpoint, "660"):
+            admin.add_listener(option, endpoint)
+        return admin
+
+
+@dataclass(frozen=True)
+class Settings:
+    """
+    All of them.
+
+    @ivar backlog: the length of each accept queue (listen(2)).
+    @ivar workers: how many processes; 0 for one for each CPU.
+    @ivar drain_timeout: seconds that a stop waits for busy connections.
+    """
+
+    listeners: Sequence[ListenerSettings]
+    interface: str | None
+    backlog: int
+    admission: AdmissionSettings
+    timeouts: Timeouts
+    proxies: ProxyPolicy | None
+    tls: TLSSettings | None
+    log: LogSettings
+    admin: AdminSettings | None
+    workers: int
+    drain_timeout: float
+
+    @classmethod
+    def from_options(cls, options: Options) -> "Settings":
+        """
+        Translate the options; they have been judged when they were parsed.
+        """
+        return cls(
+            listeners=_listeners(options),
+            interface=options["interface"],
+            backlog=options["backlog"],
+            admission=AdmissionSettings(
+                max_connections=options["max-connections"],
+                max_per_client=options["max-per-client"],
+                rules=AccessRules(options["allow"], options["deny"]),
+                rate=options["connect-rate"],
+            ),
+            timeouts=Timeouts(
+                handshake=options["handshake-timeout"],
+                idle=options["idle-timeout"],
+                lifetime=options["max-lifetime"],
+                write=options["write-timeout"],
+                proxy_header=options["proxy-header-timeout"],
+            ),
+            proxies=_proxies(options),
+            tls=_tls(options) if options.serves_tls else None,
+            log=LogSettings(
+                options["log-format"], options["log-level"], options["access-log"] == "on"
+            ),
+            admin=_admin(options),
+            workers=options["workers"],
+            drain_timeout=options["drain-timeout"],
+        )
+
+    def endpoints(
+        self, reactor: Any, inherited: InheritedSockets, workers: int
+    ) -> list[tuple[ListenerSettings, IStreamServerEndpoint]]:
+        """
+        Build the endpoints of all listeners.
+
+        @param workers: how many processes share them.
+        @raise StartupError: when an endpoint string is wrong, or workers cannot share it.
+        """
+        from_string = partial(build_endpoints, reactor, self.backlog, inherited)
+        built: list[tuple[ListenerSettings, IStreamServerEndpoint]] = []
+        for each in self.listeners:
+            if each.port is not None:
+                endpoint = TCPEndpoint(reactor, each.port, self.interface, self.backlog)
+                built.append((each, endpoint))
+                continue
+            wraps = each.endpoint.partition(":")[0] in WRAPPING
+            if wraps and workers > 1:
+                raise StartupError(f"{each.option}: {UNSHARED}; for TLS, use --tls-listen")
+            for name, found in from_string(each.option, each.endpoint):
+                built.append((replace(each, name=name), found))
+            if wraps and not each.tls:
+                log.warn(
+                    "{option}: its layer around the connection loses what is owed to a client "
+                    "that closes its sending side; for TLS, use --tls-port",
+                    event="lossy-listener",
+                    option=each.option,
+                )
+        return built
+
+    def admin_service(
+        self, reactor: Any, inherited: InheritedSockets, source: "Source"
+    ) -> "AdminService | None":
+        """
+        Build what C{--admin} asks for, and warn of sockets that no option listens on.
+
+        @raise StartupError: when that cannot be done.
+        """
+        admin = None
+        if self.admin is not None:
+            from_string = partial(build_endpoints, reactor, self.backlog, inherited)
+            admin = self.admin.build(reactor, source, from_string)
+        for each in inherited.left:
+            log.warn(
+                "a socket was handed over that no option listens on; add --listen "
+                "systemd:name={name}",
+                event="socket-unused",
+                name=escape(each.name),
+            )
+        return admin
+
+
+def build_endpoints(
+    reactor: Any,
+    backlog: int,
+    inherited: InheritedSockets,
+    option: str,
+    description: str,
+    mode: str = "666",
+) -> list[tuple[str, IStreamServerEndpoint]]:
+    """
+    The endpoints that a string describes, each with the name of its listener.
+
+    @param option: the option with its value, for errors.
+    @param mode: of the file of a UNIX socket.
+    @raise StartupError: when the string is wrong.
+    """
+    inherits = description.startswith("systemd:")
+    try:
+        if inherits:
+            return [
+                (each.name, InheritedEndpoint(reactor, each))
+                for each in inherited.take(description)
+            ]
+        return [(description, server_endpoint_from_string(reactor, description, backlog, mode))]
+    except ValueError as error:
+        example = "" if inherits else "; give one such as tcp:9000 or unix:/run/echod.sock"
+        raise StartupError(f"{option}: {error}{example}") from None
+
+
+def _listeners(options: Options) -> list[ListenerSettings]:
+    interface: Any = options["interface"]
+    at = f" --interface {interface}" if interface else ""
+    ports = (
+        ("--port", options["port"], "tcp", False),
+        ("--tls-port", options["tls-port"], "tls", True),
+    )
+    endpoints = (
+        ("--listen", options["listen"], False),
+        ("--tls-listen", options["tls-listen"], True),
+    )
+    return [
+        *(
+            ListenerSettings(f"{option} {port}{at}", name, tls, port=port)
+            for option, port, name, tls in ports
+            if port is not None
+        ),
+        *(
+            ListenerSettings(f"{option} {escape(text)}", text, tls, endpoint=text)
+            for option, texts, tls in endpoints
+            for text in texts
+        ),
+    ]
+
+
+def _proxies(options: Options) -> ProxyPolicy | None:
+    if options["proxy-protocol"] == "off":
+        return None
+    networks = [each for each in options["proxy-trust"] if each != "unix"]
+    required = options["proxy-protocol"] == "require"
+    return ProxyPolicy(required, networks, "unix" in options["proxy-trust"])
+
+
+def _tls(options: Options) -> TLSSettings:
+    policy = TLSPolicy(
+        minimum=options["tls-min"] or "1.2",
+        alpn=options["tls-alpn"] or (),
+        client_auth=options["tls-client-auth"] or "off",
+    )
+    return TLSSettings(policy, options["tls-cert"], options["tls-client-ca"], options["tls-keylog"])
+
+
+def _admin(options: Options) -> AdminSettings | None:
+    if options["admin"] is None:
+        return None
+    return AdminSettings(options["admin"], options["admin-host"])
