@@ -1,5 +1,5 @@
 """
-What signals do: real ones, sent to this process, and a reactor that the test turns.
+Tests for signals: real ones, sent to this process, and a fake reactor.
 """
 
 import os
@@ -17,7 +17,7 @@ from echod._util.signals import OTHER_SIGNALS, STOP_SIGNALS, Signals, log_ignore
 @implementer(IReactorFromThreads)
 class FakeReactor:
     """
-    Keeps what a signal handler hands over until L{turn}, and does not stop by itself.
+    Queues the calls of signal handlers until L{turn}, and does not stop by itself.
 
     @ivar calls: how it was stopped.
     """
@@ -44,7 +44,7 @@ class FakeReactor:
 
     def turn(self):
         """
-        Do what was handed over.
+        Run the queued calls.
         """
         handed_over, self.handed_over = self.handed_over, []
         for callable, args, kwargs in handed_over:
@@ -53,7 +53,7 @@ class FakeReactor:
 
 class SignalsTests(SynchronousTestCase):
     """
-    Real signals to this process; what they do is put back when the test ends.
+    Real signals to this process; the handlers are restored after each test.
     """
 
     def setUp(self):
@@ -72,7 +72,7 @@ class SignalsTests(SynchronousTestCase):
 
     def run_signals(self, aborts=True):
         """
-        What the daemon does once the reactor runs.
+        Tests for L{Signals}.
         """
         calls = self.reactor.calls
         actions = {number: lambda number=number: calls.append(number) for number in OTHER_SIGNALS}
@@ -85,7 +85,7 @@ class SignalsTests(SynchronousTestCase):
 
     def test_actions(self):
         """
-        An action is called in the reactor's turn, once for each signal, never in the handler.
+        An action runs in a turn of the reactor, once for each signal, never in the handler.
         """
         self.run_signals()
         for number in OTHER_SIGNALS:
@@ -99,7 +99,7 @@ class SignalsTests(SynchronousTestCase):
 
     def test_noted(self):
         """
-        A signal that means nothing here is logged by name.
+        A signal without an action is logged by name.
         """
         with capturedLogs() as events:
             log_ignored(signal.SIGUSR2)
@@ -132,7 +132,7 @@ class SignalsTests(SynchronousTestCase):
 
     def test_stop_once(self):
         """
-        Where nothing is to be aborted, further ones change nothing.
+        Without an abort action, further stop signals do nothing.
         """
         self.run_signals(aborts=False)
         self.send(signal.SIGTERM, signal.SIGTERM, signal.SIGINT)
@@ -141,7 +141,7 @@ class SignalsTests(SynchronousTestCase):
 
     def test_stop_otherwise(self):
         """
-        The reactor is stopped once, whether by a signal, by a call, or by something else.
+        The reactor is stopped once, by a signal or by a call.
         """
         self.signals.take_over()
         self.run_signals()
@@ -177,7 +177,7 @@ class SignalsTests(SynchronousTestCase):
 
     def test_restore_interrupt(self):
         """
-        Where SIGINT is not ignored, a check has it as Python does.
+        L{restore_interrupt} restores Python's handler, unless SIGINT is ignored.
         """
         for before, after in (
             (signal.SIG_DFL, signal.default_int_handler),
@@ -189,8 +189,8 @@ class SignalsTests(SynchronousTestCase):
 
     def test_early(self):
         """
-        What comes before the reactor runs is done when it does: the stop at once, by the
-        signal that came first, and the rest in the order in which it came.
+        Signals before the reactor runs are acted on when it does: the first stop signal,
+        then the others in order.
         """
         self.signals.take_over()
         self.send(signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
@@ -222,7 +222,7 @@ class SignalsTests(SynchronousTestCase):
 
     def test_fork_both_signalled(self):
         """
-        One that reaches the daemon as well stops it once.
+        A stop signal to both processes stops the daemon once.
         """
         self.signals.take_over(forks=True)
         self.send(signal.SIGTERM)
@@ -231,7 +231,7 @@ class SignalsTests(SynchronousTestCase):
 
     def test_handlers_of_the_reactor(self):
         """
-        While the reactor replaces the handlers of stop signals by its own, those wait.
+        Stop signals are blocked while the reactor replaces the handlers.
         """
         self.signals.take_over()
         self.reactor.triggers["before", "startup"]()

@@ -1,5 +1,5 @@
 """
-Places for the lines of a log.
+Tests for the stream destination.
 """
 
 import errno
@@ -18,7 +18,7 @@ def records(*lines):
 
 class StreamTests(SynchronousTestCase):
     """
-    A descriptor that lines go to.
+    Tests for L{StreamDestination} on a pipe.
     """
 
     def setUp(self):
@@ -31,7 +31,7 @@ class StreamTests(SynchronousTestCase):
 
     def read(self):
         """
-        All that there is to read.
+        All bytes in the pipe.
         """
         data = b""
         try:
@@ -43,7 +43,7 @@ class StreamTests(SynchronousTestCase):
 
     def test_lines(self):
         """
-        Lines go out one after the other, and rotation means nothing here.
+        Lines are written in order, and rotation does nothing.
         """
         self.stream.write(records(b"a\n", b"b\n"))
         self.stream.rotate()
@@ -53,8 +53,8 @@ class StreamTests(SynchronousTestCase):
 
     def test_non_blocking(self):
         """
-        Where somebody has made it non-blocking, what it has begun is ended when it takes
-        again, and no line is torn.
+        On a non-blocking descriptor that is full, a line continues when it is writable
+        again.
         """
         os.set_blocking(self.writing, False)
         lines = records(b"x" * 99_999 + b"\n", b"y\n")
@@ -67,7 +67,7 @@ class StreamTests(SynchronousTestCase):
 
     def test_room_in_time(self):
         """
-        Where it takes again soon, it is only waited for.
+        A write waits a short time for a full descriptor.
         """
         os.set_blocking(self.writing, False)
         data = []
@@ -77,7 +77,7 @@ class StreamTests(SynchronousTestCase):
 
     def test_nobody_reads(self):
         """
-        A pipe whose reader has gone is a failure like any other.
+        A pipe without a reader raises C{OSError}.
         """
         reading, writing = os.pipe()
         os.close(reading)
@@ -87,7 +87,7 @@ class StreamTests(SynchronousTestCase):
 
     def test_wait_writable(self):
         """
-        Whether there is room is asked of the system.
+        A full pipe is not writable.
         """
         os.set_blocking(self.writing, False)
         self.assertTrue(wait_writable(self.writing))

@@ -1,5 +1,5 @@
 """
-What stands between the daemon and its log.
+Tests for the bounded queue and the writer thread.
 """
 
 import errno
@@ -18,7 +18,7 @@ LINE = b"x" * 1023 + b"\n"
 
 class FakeDestination:
     """
-    A place that notes what is written, and does what the test says.
+    A destination that records what is written, and fails as the test says.
 
     @ivar error: what it fails with.
     @ivar batches: the lines of each write.
@@ -69,7 +69,7 @@ def full():
 
 class WriterTestCase(SynchronousTestCase):
     """
-    A sink, and what it logs itself, which comes back to it as it does in the daemon.
+    A writer; the records that it logs itself come back to it, as in the daemon.
     """
 
     def setUp(self):
@@ -101,7 +101,7 @@ class WriterTestCase(SynchronousTestCase):
 
 class AtOnceTests(WriterTestCase):
     """
-    Before it goes to the background: there is no thread, and each line is written at once.
+    Before the process goes to the background, no thread runs, and each line is written at once.
     """
 
     def setUp(self):
@@ -110,7 +110,7 @@ class AtOnceTests(WriterTestCase):
 
     def test_order(self):
         """
-        Lines are written one by one, as they come.
+        Lines are written one by one, in order.
         """
         self.put(b"a\n", b"b\n")
         self.assertEqual(self.destination.batches, [[b"a\n"], [b"b\n"]])
@@ -118,8 +118,7 @@ class AtOnceTests(WriterTestCase):
 
     def test_failure(self):
         """
-        What a place did not take is written when it takes again, and nothing is told if
-        nothing is missing.
+        Lines of a failed write are written later, and no record reports a loss.
         """
         self.destination.error = full()
         self.put(b"a\n", b"b\n")
@@ -130,8 +129,8 @@ class AtOnceTests(WriterTestCase):
 
     def test_batches(self):
         """
-        What waits is written in pieces that a pipe takes whole, and never a part of a line;
-        one that failed is given again as it was.
+        Queued lines are written in batches that a pipe takes whole; a failed batch is
+        passed again.
         """
         self.destination.error = full()
         self.put(LINE, LINE, LINE, LINE, b"short\n", LINE * 5)
@@ -144,8 +143,8 @@ class AtOnceTests(WriterTestCase):
 
     def test_bound(self):
         """
-        What does not fit in is dropped, and so is all that follows until half of what waits
-        is written; then it is told how many are missing, where they are missing.
+        When the queue is full, lines are dropped until it is half empty; then one record
+        reports how many, at their place.
         """
         self.destination.error = full()
         fitting = MAX_QUEUE_BYTES // len(LINE)
@@ -169,7 +168,7 @@ class AtOnceTests(WriterTestCase):
 
     def test_total(self):
         """
-        Each time is told for itself, with the total of all, and its own reason.
+        Each period of drops is reported on its own, with its reason and the total.
         """
         for reason in (full(), OSError("odd")):
             self.destination.error = reason
@@ -183,7 +182,7 @@ class AtOnceTests(WriterTestCase):
 
     def test_rotation_when_due(self):
         """
-        A place is rotated before the next line when it is time for that.
+        A destination that is due is rotated before the next line.
         """
         self.destination.due = True
         self.put(b"a\n")
@@ -191,7 +190,7 @@ class AtOnceTests(WriterTestCase):
 
     def test_rotation_that_fails(self):
         """
-        A rotation that fails is a line in the old file.
+        A failed rotation is reported in the old file.
         """
         self.destination.due = True
         self.destination.rotation_error = OSError(errno.EACCES, "Permission denied")
@@ -209,12 +208,12 @@ class AtOnceTests(WriterTestCase):
 
 class ThreadTests(WriterTestCase):
     """
-    When the reactor runs: a thread writes, and nobody waits for it.
+    While the reactor runs, a thread writes, and no caller waits.
     """
 
     def started(self):
         """
-        Start the thread that the sink has asked for.
+        Start the thread that the writer has asked for.
         """
         (work,) = self.threads
         thread = Thread(target=work, daemon=True)
@@ -224,7 +223,7 @@ class ThreadTests(WriterTestCase):
 
     def end(self, thread):
         """
-        Have the thread end: it does when its place breaks it off.
+        End the thread, by an exception of its destination.
         """
         self.destination.error = SystemExit()
         self.writer.set_async()
@@ -235,7 +234,7 @@ class ThreadTests(WriterTestCase):
 
     def test_nobody_waits(self):
         """
-        A line waits for the thread, not the other way round.
+        A caller does not wait for its line.
         """
         self.writer().set_async()
         self.put(b"a\n", b"b\n")
@@ -247,7 +246,7 @@ class ThreadTests(WriterTestCase):
 
     def test_waiting_for_the_last(self):
         """
-        After the reactor has stopped, as before it runs, each line is waited for.
+        Before the reactor runs and after it has stopped, callers wait for their lines.
         """
         self.writer().set_async()
         self.put(b"a\n")
@@ -259,7 +258,7 @@ class ThreadTests(WriterTestCase):
 
     def test_signals(self):
         """
-        The thread leaves signals to the reactor's.
+        The thread blocks all signals.
         """
         masks = []
         self.destination.write = lambda records: masks.append(
@@ -275,8 +274,8 @@ class ThreadTests(WriterTestCase):
 
     def test_blocked(self):
         """
-        A place that takes nothing stops nobody: lines wait, then are dropped, and a stop
-        waits no longer than it has patience.
+        A destination that blocks delays no caller: lines are queued, then dropped, and a
+        stop waits for a limited time.
         """
         writes, goes_on = Event(), Event()
         self.addCleanup(goes_on.set)
@@ -307,7 +306,7 @@ class ThreadTests(WriterTestCase):
 
     def test_failing(self):
         """
-        A stop does not wait for a place that fails, but has it tried once more.
+        A stop does not wait for a destination that fails; it lets the thread try once.
         """
         self.writer().set_async()
         self.destination.error = full()
@@ -322,7 +321,7 @@ class ThreadTests(WriterTestCase):
 
     def test_rotation(self):
         """
-        The thread rotates, also when no line has come yet, and a stop waits for it.
+        The thread rotates without a line, and a stop waits for it.
         """
         self.writer().set_async()
         self.writer.rotate()
@@ -335,7 +334,7 @@ class ThreadTests(WriterTestCase):
 
     def test_lines_from_before(self):
         """
-        What could not be written before the background was reached waits for the thread.
+        Lines that could not be written before the fork are written by the thread.
         """
         self.writer(forks=True)
         self.destination.error = full()
@@ -349,7 +348,7 @@ class ThreadTests(WriterTestCase):
 
     def without_threads(self, **given):
         """
-        A sink while there can be no threads.
+        A writer while the system allows no threads.
 
         @return: when each was asked for; a list to be emptied when there can be again.
         """
@@ -367,8 +366,8 @@ class ThreadTests(WriterTestCase):
 
     def test_no_thread(self):
         """
-        When there can be no more threads, lines are written all the same, and that is told
-        once; a second later a line asks for a thread again, which takes over.
+        Without a thread, lines are written by the caller, with one warning; a second later
+        a line starts the thread.
         """
         asked = self.without_threads()
         self.put(b"a\n", b"b\n")
@@ -391,7 +390,7 @@ class ThreadTests(WriterTestCase):
 
     def test_no_thread_in_the_background(self):
         """
-        So it is with what could not be written before the background was reached.
+        The same holds for lines from before the fork.
         """
         self.without_threads(forks=True)
         self.destination.error = full()
@@ -402,8 +401,8 @@ class ThreadTests(WriterTestCase):
 
     def test_no_thread_and_no_room(self):
         """
-        The loop does not wait for a place without room: it tries with each line, also with
-        those that are dropped, and a stop waits no longer than it has patience.
+        Without a thread, the loop does not wait for a full destination: it tries at each
+        line, and a stop waits for a limited time.
         """
         asked = self.without_threads()
         self.writer.set_async()
@@ -443,7 +442,7 @@ class ThreadTests(WriterTestCase):
 
     def test_real_thread(self):
         """
-        Without being told how, it starts a thread that no end of the process waits for.
+        By default the writer starts a daemon thread.
         """
         threads = []
         take = self.destination.write

@@ -1,5 +1,5 @@
 """
-How late the loop runs a timer.
+Tests for the event-loop lag.
 """
 
 from twisted.internet.task import Clock
@@ -10,7 +10,7 @@ from echod.stats.eventloop import LAG_BOUNDS, LAG_INTERVAL, LoopLag
 
 class LagTests(SynchronousTestCase):
     """
-    A timer that looks how late it is.
+    Tests for L{LoopLag}.
     """
 
     def setUp(self):
@@ -19,7 +19,7 @@ class LagTests(SynchronousTestCase):
 
     def test_on_time(self):
         """
-        A loop that is never late has no lag, however long it is watched.
+        A loop that is never late has no lag.
         """
         self.lag.startService()
         self.clock.pump([LAG_INTERVAL] * 8)
@@ -27,7 +27,7 @@ class LagTests(SynchronousTestCase):
 
     def test_blocked(self):
         """
-        While something blocks, the timer waits as all else does, and that is its lag.
+        The lag is the time for which something blocks the loop.
         """
         self.lag.startService()
         self.clock.advance(LAG_INTERVAL + 0.75)
@@ -39,7 +39,7 @@ class LagTests(SynchronousTestCase):
 
     def test_worst(self):
         """
-        The worst is that since it was asked for last.
+        The maximum is that since the previous call.
         """
         self.lag.startService()
         for late in (0.5, 2, 0):
