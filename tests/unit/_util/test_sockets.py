@@ -213,7 +213,7 @@ class DescriptorLimitTests(SynchronousTestCase):
 
     def test_cannot_be_raised(self):
         """
-        Where the limit must not be changed, the soft one holds.
+        When the limit cannot be raised, the soft limit is returned.
         """
         for refusal in (OSError(1, "no"), ValueError("no")):
             self.assertEqual(self.limit(1024, 5000, refusal)[0], 1024)

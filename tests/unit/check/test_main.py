@@ -1,5 +1,5 @@
 """
-The way into C{echod-check}.
+Tests for the entry point of C{echod-check}.
 """
 
 import io
@@ -21,7 +21,7 @@ class MainTests(SynchronousTestCase):
 
     def test_main(self):
         """
-        It takes care of interrupts, and hands the arguments on.
+        It sets the signal handlers, and passes the arguments on.
         """
         signals = (signal.SIGINT, signal.SIGTERM)
         for number in signals:
@@ -35,7 +35,7 @@ class MainTests(SynchronousTestCase):
 
     def test_interrupted(self):
         """
-        Before anything has begun, an interrupt ends the process with its status.
+        Before the command runs, a signal ends the process with its status.
         """
         self.assertEqual(check.INTERRUPTED, Outcome.INTERRUPTED.status)
         ends = []
@@ -45,7 +45,7 @@ class MainTests(SynchronousTestCase):
 
     def test_light(self):
         """
-        To get there, nothing of Twisted is imported, and nothing else of echod.
+        Importing it imports nothing of Twisted, and nothing else of echod.
         """
         loaded = run("import sys, echod.check; print(*sys.modules)")
         self.assertEqual([each for each in loaded if each.startswith("echod.")], ["echod.check"])

@@ -35,7 +35,7 @@ class CheckOptionsTests(SynchronousTestCase):
 
     def test_defaults(self):
         """
-        A server is all that is needed.
+        A target is enough.
         """
         options = parsed("localhost:9000")
         self.assertEqual(options.target, "localhost:9000")
@@ -46,7 +46,7 @@ class CheckOptionsTests(SynchronousTestCase):
 
     def test_values(self):
         """
-        Values are read in the units that people write.
+        Values may have units.
         """
         options = parsed(
             *("-t", "500ms", "-s", "64KiB", "--count=3", "--ping", "--rate", "2.5"),
@@ -63,7 +63,7 @@ class CheckOptionsTests(SynchronousTestCase):
 
     def test_any_order(self):
         """
-        Options may stand behind the server, and a server behind C{--}.
+        Options may follow the target, and a target may follow C{--}.
         """
         for arguments in (
             ("localhost:9000", "--quiet", "-t", "2s", "--size=3"),
@@ -114,7 +114,7 @@ class CheckOptionsTests(SynchronousTestCase):
 
     def test_bad_combinations(self):
         """
-        What one option demands of another is said.
+        An option that needs another one says so.
         """
         for arguments, text in (
             (("--ping", "--conformance"), "--ping and --conformance"),
@@ -132,7 +132,7 @@ class CheckOptionsTests(SynchronousTestCase):
 
     def test_servers(self):
         """
-        There is one server, and it is a place.
+        There is one target, and it is valid.
         """
         self.assertIn("no server; give HOST:PORT", self.wrong())
         self.assertIn("unexpected argument 'b:2'", self.wrong("a:1", "b:2"))
@@ -142,7 +142,7 @@ class CheckOptionsTests(SynchronousTestCase):
 
     def test_whose_certificate(self):
         """
-        Where there is no host, somebody has to say whose certificate it is to be.
+        Without a host, --tls needs a name to verify.
         """
         self.assertIn("--servername NAME", self.wrong("--tls", "unix:/run/echod.sock"))
         parsed("--tls", "--insecure", "unix:/run/echod.sock")
@@ -160,7 +160,7 @@ class CheckOptionsTests(SynchronousTestCase):
 
     def test_every_option_is_read(self):
         """
-        No option is taken and then ignored.
+        No option is ignored.
         """
         reads = set()
         for module in (cli, runner):

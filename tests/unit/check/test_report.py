@@ -1,5 +1,5 @@
 """
-What was found, for people and for programs.
+Tests for the output.
 """
 
 import json
@@ -22,12 +22,12 @@ def latencies(*seconds):
 
 class TextTests(SynchronousTestCase):
     """
-    Lines for people.
+    Tests for the text.
     """
 
     def test_duration(self):
         """
-        Three digits that mean something, and the unit.
+        A time has three significant digits and a unit.
         """
         for seconds, text in (
             (0.0000123, "0.012 ms"),
@@ -40,7 +40,7 @@ class TextTests(SynchronousTestCase):
 
     def test_answer(self):
         """
-        One line says where, how it ended, and the times that there are.
+        One line has the server, the outcome, and the known times.
         """
         answer = CheckResult("192.0.2.1:7", "", 64, Times(resolve=0.001, total=0.5))
         self.assertEqual(
@@ -55,7 +55,7 @@ class TextTests(SynchronousTestCase):
 
     def test_session(self):
         """
-        What TLS agreed on, and what is not known is left out.
+        The TLS session is one line; what is not known is left out.
         """
         self.assertEqual(
             report.session_text(SESSION),
@@ -79,7 +79,7 @@ class TextTests(SynchronousTestCase):
 
     def test_progress(self):
         """
-        Where it is now.
+        The progress is one line.
         """
         self.assertEqual(report.progress_text(3.2, 5, latencies()), "3 s: 5 sent, 0 back")
         self.assertEqual(
@@ -107,7 +107,7 @@ class TextTests(SynchronousTestCase):
 
     def test_case(self):
         """
-        A line of the table: passed or failed, and how many bytes were lost.
+        A case is one line: passed or failed, and the bytes lost.
         """
         self.assertEqual(
             report.case_text(CaseResult("64 MiB", 1 << 26, 0, 0.25, None)).split(),
@@ -120,12 +120,12 @@ class TextTests(SynchronousTestCase):
 
 class JSONTests(SynchronousTestCase):
     """
-    Objects for programs.
+    Tests for the JSON.
     """
 
     def test_answer(self):
         """
-        All that is known stands there under its own name, and what is not is null.
+        A result has each field, C{null} when it is not known.
         """
         answer = CheckResult("192.0.2.1:7", "", 64, Times(connect=0.00123456), SESSION)
         found = json.loads(json.dumps(report.result_json("echo:7", answer)))
@@ -139,7 +139,7 @@ class JSONTests(SynchronousTestCase):
 
     def test_ping(self):
         """
-        The summary of no echo at all has no times.
+        A summary without echoes has no times.
         """
         found = report.ping_json("x", 3, latencies(0.001, 0.001), 1.5)
         self.assertEqual((found["sent"], found["received"], found["lost"]), (3, 2, 1))
@@ -149,7 +149,7 @@ class JSONTests(SynchronousTestCase):
 
     def test_case(self):
         """
-        A case has its name, its bytes and its class.
+        A case has its name, bytes and outcome.
         """
         found = report.case_json(CaseResult("x", 9, 3, 0.25, CheckFailed(Outcome.LOST, "3 bytes")))
         self.assertEqual(

@@ -433,7 +433,7 @@ class ThreadTests(WriterTestCase):
 
     def test_no_thread_to_rotate(self):
         """
-        Without a thread, the loop rotates.
+        Without a thread, the caller rotates.
         """
         self.without_threads()
         self.writer.set_async()

@@ -1,5 +1,5 @@
 """
-Both ends of a lifeline.
+Tests for the channel.
 """
 
 import os
@@ -14,7 +14,7 @@ from tests.support.fakeprocesses import FarEnd, ProcessReactor
 
 class ChannelTests(SynchronousTestCase):
     """
-    Messages.
+    Tests for L{Channel}.
     """
 
     def setUp(self):
@@ -26,7 +26,7 @@ class ChannelTests(SynchronousTestCase):
 
     def test_messages(self):
         """
-        What is told at one end is heard at the other, however it was cut on its way.
+        A message arrives as it was sent, in pieces of any size.
         """
         self.end.send(do="stop", text="ä\n")
         self.end.send()
@@ -36,7 +36,7 @@ class ChannelTests(SynchronousTestCase):
 
     def test_bounded(self):
         """
-        One who announces too long a message is not listened to any more.
+        A message that is too long closes the channel.
         """
         self.end.dataReceived((MAX_MESSAGE_BYTES + 1).to_bytes(4, "big"))
         self.assertTrue(self.transport.disconnecting)
@@ -44,14 +44,14 @@ class ChannelTests(SynchronousTestCase):
 
     def test_lost(self):
         """
-        When the other end is gone, that is told.
+        A lost connection calls back.
         """
         self.end.connectionLost()
         self.assertEqual(self.lost, [True])
 
     def test_adopt(self):
         """
-        A descriptor becomes an end, and is the reactor's from then on.
+        An adopted descriptor is closed, and the channel works.
         """
         reactor = ProcessReactor()
         ours, theirs = socket.socketpair()

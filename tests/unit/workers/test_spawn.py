@@ -1,5 +1,5 @@
 """
-What a worker is config.
+Tests for the configuration of a worker.
 """
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -9,12 +9,12 @@ from echod.workers.spawn import VARIABLE, InheritedListener, WorkerConfig, share
 
 class WorkerConfigTests(SynchronousTestCase):
     """
-    On its way to the worker.
+    Tests for L{WorkerConfig} and L{shares}.
     """
 
     def test_round_trip(self):
         """
-        It arrives as it was sent, and is read once.
+        The configuration is read as it was written, once.
         """
         handed = [
             InheritedListener("tcp", "--port 7", False, False),
@@ -28,7 +28,7 @@ class WorkerConfigTests(SynchronousTestCase):
 
     def test_descriptors(self):
         """
-        It says which one it is, its share, and where its descriptors are.
+        The configuration has the index, the limit and the descriptors of the worker.
         """
         config = WorkerConfig("1", [5, 4], [InheritedListener("tcp", "--port 7", False, False)] * 3)
         self.assertEqual((config.place, config.max_connections), (1, 4))
@@ -36,7 +36,7 @@ class WorkerConfigTests(SynchronousTestCase):
 
     def test_shares(self):
         """
-        The shares of a total are as equal as can be, and their sum is the total.
+        Shares differ by one at most, and their sum is the total.
         """
         self.assertEqual(shares(10, 3), [4, 3, 3])
         self.assertEqual(shares(2, 2), [1, 1])
