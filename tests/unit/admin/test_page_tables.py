@@ -155,8 +155,8 @@ class TablesTests(SynchronousTestCase):
         """
         With workers, a connection has the name of its worker.
         """
-        guest = ConnectionInfo(12, "tcp", "192.0.2.1:5", "open", 2.5, 1, {}, worker="3")
-        now = make_snapshot(newest=[guest], traffic=[ListenerStats("tcp", 1, 1, 1, {}, {})])
+        connection = ConnectionInfo(12, "tcp", "192.0.2.1:5", "open", 2.5, 1, {}, worker="3")
+        now = make_snapshot(newest=[connection], traffic=[ListenerStats("tcp", 1, 1, 1, {}, {})])
         self.assertEqual(self.read(page.newest(now))[1][0], "3/12")
 
     def test_facts(self):

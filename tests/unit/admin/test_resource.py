@@ -337,12 +337,12 @@ class WaitingTests(AdminTestCase):
         """
         A client that disconnects cancels its request, and nothing is logged.
         """
-        cancelled = []
-        self.snapshots = Deferred(cancelled.append)
+        canceled = []
+        self.snapshots = Deferred(canceled.append)
         transport = self.connect()
         transport.protocol.dataReceived(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         transport.protocol.connectionLost(Failure(ConnectionDone()))
-        self.assertEqual(cancelled, [self.snapshots])
+        self.assertEqual(canceled, [self.snapshots])
         self.assertEqual(transport.value(), b"")
 
     def test_gone_and_failed(self):

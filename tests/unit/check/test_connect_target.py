@@ -124,7 +124,7 @@ class ResolveTests(SynchronousTestCase):
 
     def test_none(self):
         """
-        A name without an address is the system's error.
+        A name without an address fails with the system's error.
         """
         waiting = self.resolve(socket.gaierror(socket.EAI_NONAME, "not known"))
         self.started.pop()()

@@ -239,11 +239,11 @@ class OpenTests(LogTestCase):
         Without a syslogd the start continues with a warning, which workers do not repeat.
         """
 
-        class Nobody(SyslogDestination):
+        class FailingDestination(SyslogDestination):
             def __init__(self, prefix):
                 super().__init__(prefix, "/no/such/socket")
 
-        self.patch(daemonlog, "SyslogDestination", Nobody)
+        self.patch(daemonlog, "SyslogDestination", FailingDestination)
         for worker in ("3", None):
             stderr = io.StringIO()
             self.patch(sys, "__stderr__", stderr)

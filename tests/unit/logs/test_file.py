@@ -65,10 +65,10 @@ class WriteTests(LogFileTestCase):
         real = os.write
 
         def write(descriptor, data):
-            room = size - os.fstat(descriptor).st_size
-            if room <= 0:
+            space = size - os.fstat(descriptor).st_size
+            if space <= 0:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            return real(descriptor, data[:room])
+            return real(descriptor, data[:space])
 
         self.unpatch = self.patch(os, "write", write).restore
 

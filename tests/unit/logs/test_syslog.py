@@ -48,13 +48,13 @@ class DatagramTests(SynchronousTestCase):
         )
 
 
-class SysloggerTests(SynchronousTestCase):
+class SyslogDestinationTests(SynchronousTestCase):
     """
     Tests for L{SyslogDestination}, with a fake syslogd.
     """
 
     def setUp(self):
-        # The path of a socket has room for a hundred characters.
+        # The path of a socket holds about a hundred characters.
         self.folder = os.path.relpath(self.mktemp())
         os.makedirs(self.folder)
         self.path = os.path.relpath(os.path.join(self.folder, "s"))

@@ -23,7 +23,7 @@ class FakeDestination:
     @ivar error: what it fails with.
     @ivar batches: the lines of each write.
     @ivar due: whether it says that it is to be rotated.
-    @ivar room: whether it says that it has room, and C{waited} for how long it was asked.
+    @ivar writable: whether it is writable, and C{waited}: the times that it was asked to wait.
     """
 
     def __init__(self):
@@ -32,7 +32,7 @@ class FakeDestination:
         self.batches = []
         self.due = False
         self.rotated = 0
-        self.room = True
+        self.writable = True
         self.waited = []
 
     @property
@@ -51,7 +51,7 @@ class FakeDestination:
 
     def is_writable(self, seconds):
         self.waited.append(seconds)
-        return self.room
+        return self.writable
 
     def should_rotate(self):
         return self.due
@@ -92,7 +92,7 @@ class WriterTestCase(SynchronousTestCase):
             self.writer.put(event["log_level"], b"no thread\n")
         if event.get("event") == "log-dropped":
             self.reports.append(event)
-            self.writer.put(event["log_level"], f"told {event['count']}\n".encode())
+            self.writer.put(event["log_level"], f"dropped {event['count']}\n".encode())
 
     def put(self, *lines):
         for line in lines:
@@ -159,7 +159,7 @@ class AtOnceTests(WriterTestCase):
         self.writer.flush()
         self.put(b"after\n")
         lines = self.destination.lines
-        self.assertEqual(lines, [LINE] * fitting + [b"told 2\n", b"after\n"])
+        self.assertEqual(lines, [LINE] * fitting + [b"dropped 2\n", b"after\n"])
         (event,) = self.reports
         self.assertEqual(event["log_level"], LogLevel.warn)
         self.assertEqual(event["event"], "log-dropped")
@@ -302,7 +302,7 @@ class ThreadTests(WriterTestCase):
         self.writer.flush()
         self.assertEqual([event["count"] for event in self.reports], [12])
         self.assertEqual(self.reports[0]["reason"], "the log was not taken fast enough")
-        self.assertEqual(self.destination.lines[-1], b"told 12\n")
+        self.assertEqual(self.destination.lines[-1], b"dropped 12\n")
 
     def test_failing(self):
         """
@@ -407,21 +407,21 @@ class ThreadTests(WriterTestCase):
         asked = self.without_threads()
         self.writer.set_async()
         self.put(b"a\n")
-        self.destination.room = False
+        self.destination.writable = False
         fitting = MAX_QUEUE_BYTES // len(LINE)
         self.put(*[LINE] * (fitting + 3))
         self.assertEqual((self.writer.dropped, len(self.destination.lines)), (3, 2))
         self.assertEqual(set(self.destination.waited), {0})
-        self.destination.room = True
+        self.destination.writable = True
         # None is started in the middle of writing.
         told = self.reports[:]
         asked.clear()
         self.clock.advance(0.5)
         self.put(LINE)
-        self.assertEqual(self.destination.lines[2:], [LINE] * fitting + [b"told 4\n"])
+        self.assertEqual(self.destination.lines[2:], [LINE] * fitting + [b"dropped 4\n"])
         self.assertEqual((self.threads, len(self.reports)), ([], len(told) + 1))
         asked.append(0.0)
-        self.destination.room = False
+        self.destination.writable = False
         self.put(b"last\n")
         self.destination.waited.clear()
         self.destination.is_writable = lambda seconds: (

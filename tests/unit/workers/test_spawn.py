@@ -16,11 +16,11 @@ class WorkerConfigTests(SynchronousTestCase):
         """
         The configuration is read as it was written, once.
         """
-        handed = [
+        listeners = [
             InheritedListener("tcp", "--port 7", False, False),
             InheritedListener("ä:\n", "--x", True, True),
         ]
-        config = WorkerConfig("1", [5, 4], handed)
+        config = WorkerConfig("1", [5, 4], listeners)
         environ = {VARIABLE: config.to_text(), "HOME": "/"}
         self.assertEqual(WorkerConfig.take_from(environ), config)
         self.assertEqual(environ, {"HOME": "/"})
