@@ -15,7 +15,7 @@ from twisted.python.usage import Options as UsageOptions, UsageError
 
 from echod import __version__
 from echod._util.text import escape
-from echod._util.values import one_of, path, seconds, server_name
+from echod._util.values import one_of, path, protocols, seconds, server_name
 from echod.check.connect import parse_target
 from echod.check.results import Outcome
 from echod.proxyprotocol.encoder import parse_address
@@ -61,17 +61,6 @@ def rate(text: str) -> float:
     if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text) or not 0 < float(text) <= MAX_RATE:
         raise ValueError(f"not a rate; give messages a second, up to {MAX_RATE:.0f}")
     return float(text)
-
-
-def alpn(text: str) -> list[str]:
-    """
-    @return: ALPN protocol names (RFC 7301).
-    @raise ValueError: when one is empty, too long, or not ASCII.
-    """
-    names = text.split(",")
-    if not text.isascii() or not all(0 < len(name) < 256 for name in names):
-        raise ValueError("not protocol names; give names such as h2,http/1.1")
-    return names
 
 
 def _positive_seconds(text: str) -> float:
@@ -136,7 +125,7 @@ class CheckOptions(UsageOptions):
             "Server name for SNI and for the verification of the certificate. [default: HOST]",
             server_name,
         ),
-        _parameter("alpn", None, None, "ALPN protocols to offer: A,B", alpn),
+        _parameter("alpn", None, None, "ALPN protocols to offer: A,B", protocols),
         _parameter(
             "tls-version", None, None, "1.2 or 1.3: this version only. [default: 1.2 or 1.3]",
             one_of("1.2", "1.3"),

@@ -241,7 +241,7 @@ class ClientTLS:
         authorities: str | None = None,
         certificate: str | None = None,
         key: str | None = None,
-        alpn: Sequence[str] = (),
+        alpn: Sequence[bytes] = (),
         version: str | None = None,
         verify: bool = True,
     ):
@@ -265,7 +265,7 @@ class ClientTLS:
             context.set_max_proto_version(VERSIONS[version])
         context.set_options(SSL.OP_NO_RENEGOTIATION)
         if alpn:
-            context.set_alpn_protos([word.encode("ascii") for word in alpn])
+            context.set_alpn_protos(list(alpn))
         if verify:
             context.set_verify(SSL.VERIFY_PEER, self._verified)
             if authorities is None:

@@ -55,7 +55,7 @@ class CheckOptionsTests(SynchronousTestCase):
         )
         self.assertEqual((options["timeout"], options["size"]), (0.5, 65536))
         self.assertEqual((options["count"], options["rate"], options["connections"]), (3, 2.5, 4))
-        self.assertEqual(options["alpn"], ["h2", "echo"])
+        self.assertEqual(options["alpn"], (b"h2", b"echo"))
         self.assertEqual(options["proxy-source"][1], 1)
         for given, name in (("localhost.", "localhost"), ("192.0.2.1", "192.0.2.1")):
             options = parsed("--tls", "--servername", given, "unix:/run/echod.sock")

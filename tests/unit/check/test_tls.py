@@ -90,7 +90,7 @@ class HandshakeTests(ClientTLSTestCase):
         for version in ("1.2", "1.3"):
             self.client_end, self.server_end = pair()
             client = ClientTLS(
-                "localhost", authorities=self.ca, alpn=("h2", "echo"), version=version
+                "localhost", authorities=self.ca, alpn=(b"h2", b"echo"), version=version
             )
             session = self.successResultOf(self.connect(client, context)[0]).session()
             self.assertEqual(session.version, f"TLSv{version}")
