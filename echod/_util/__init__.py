@@ -1,7 +1,8 @@
 """
-Small parts that several packages need: text, values of options, sockets, signals, histograms.
+Functions that several packages need: text, values of options, sockets, signals, standard streams,
+timers, histograms.
 
 Invariant: nothing here imports another package of echod.
 
-Open C{text.py} first: what a peer wrote is escaped there before it is shown.
+Open C{text.py} first: it escapes what peers and operators write before echod prints it.
 """

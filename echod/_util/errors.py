@@ -1,8 +1,8 @@
 """
-The errors that end a start.
+The errors that stop the start of the daemon.
 
-Invariant: an error of this family is one line for the operator and an exit status, whoever raises
-it and wherever it is caught.
+Invariant: an error of this family is one line for the operator and exit status 1, wherever it is
+raised or caught.
 """
 
 
@@ -11,16 +11,16 @@ class StartupError(SystemExit, Exception):
     The daemon cannot start.
 
     As a C{SystemExit} it ends twistd and twist with status 1 and its text on standard error,
-    without a traceback.  It is an ordinary C{Exception} too: a twistd in the background tells
-    those, and no others, to the process that waits for it, and removes its pidfile for them.
+    without a traceback.  It is also an C{Exception}: only for those, a twistd in the background
+    reports the error to the process that started it, and removes its pidfile.
 
-    @cvar program: the program whose option is wrong; empty when the line has been written.
+    @cvar program: the program whose option is wrong; empty when the line is printed already.
     """
 
     program = "echod"
 
     def __init__(self, text: str):
         """
-        @param text: the option with its value, what is wrong, and the way out.
+        @param text: the option with its value, what is wrong, and what to give instead.
         """
         super().__init__(f"{self.program}: {text}" if self.program else text)

@@ -1,7 +1,7 @@
 """
-A histogram: how many of the values were at most so large.
+A histogram: how many values fall between each pair of bounds.
 
-Invariant: to add a value costs a search among a dozen bounds and two additions.
+Invariant: adding a value costs a binary search among a dozen bounds and two additions.
 """
 
 from bisect import bisect_left
@@ -12,9 +12,10 @@ class Histogram:
     """
     Counts of values between bounds, and their sum.
 
-    @ivar bounds: the upper bounds, ascending; a value belongs to the first that it does
-        not exceed.
-    @ivar counts: how many belong to each, and one more, for those above all of them.
+    @ivar bounds: the upper bounds, ascending; a value is counted at the first bound that it
+        does not exceed.
+    @ivar counts: the values at each bound, and last those above all bounds.
+    @ivar sum: the sum of all values.
     """
 
     def __init__(self, bounds: Sequence[float]):

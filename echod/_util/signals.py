@@ -1,10 +1,10 @@
 """
-What the daemon does when it is signalled, from the first moment on that it is made.
+The signals of the daemon, from the moment it is built.
 
-Invariant: a signal handler notes the signal, or hands the work to the reactor,
-and returns.  It runs between any two instructions, so it must not log, write or call
-anything else.  And there is one state for all signals that stop the daemon, and all else
-that does: the first one stops it, each further one aborts.
+Invariant: a signal handler records the signal, or passes it to the reactor, and returns.  It runs
+between any two instructions, so it must not log, write or call anything else.  All causes of a
+stop, signals or not, share one state: the first one stops the daemon, and each stop signal after
+it aborts the connections.
 """
 
 import os
@@ -18,8 +18,8 @@ from twisted.logger import Logger
 
 log = Logger(namespace="echod")
 
-STOPS = (signal.SIGTERM, signal.SIGINT)
-OTHERS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+OTHER_SIGNALS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 Action = Callable[[], object]
 
@@ -30,7 +30,7 @@ class Signals:
     """
 
     _stop_signal: signal.Signals | None = None
-    _launched: tuple[int, int] | None = None
+    _pipe: tuple[int, int] | None = None
     _stopping = False
     _abort: Action | None = None
     _actions: Mapping[signal.Signals, Action] | None = None
@@ -38,50 +38,53 @@ class Signals:
 
     def __init__(self, reactor: Any):
         """
-        @param reactor: any of Twisted's: besides its interfaces, it has C{sigTerm} and
-            C{sigInt}, which stop it, and have it known which signal ended the process.
+        @param reactor: one of Twisted's reactors.  Beside the methods of its interfaces, it has
+            C{sigTerm} and C{sigInt}, which stop it and record the signal, so that twistd ends
+            the process by the same one.
         """
         self._reactor = reactor
         self._early: list[signal.Signals] = []
 
     def take_over(self, forks: bool = False) -> None:
         """
-        Note from now on what comes, and let L{run} do what it asks for.  Nothing that has
-        been begun, such as a pidfile or the file of a UNIX socket, is left behind by a
-        signal's default action.
+        Install handlers that record signals until L{run} acts on them.  Their default action
+        would leave behind what the start has created, such as a pidfile or the file of a UNIX
+        socket.
 
-        A stop signal that is ignored, as a shell has it for SIGINT in the background, stays so.
+        A stop signal that is ignored stays ignored: a shell sets that for SIGINT in a background
+        job.
 
-        @param forks: whether the process that runs will be a child of this one, which waits
-            until that has started: a stop signal to the one that waits stops the child.
+        @param forks: whether the daemon will run in a child of this process, which then waits
+            until the child has started.  A stop signal to the waiting process stops the child.
         """
         if forks:
-            self._launched = os.pipe()
-            for end in self._launched:
+            self._pipe = os.pipe()
+            for end in self._pipe:
                 os.set_blocking(end, False)
         self._set_handlers()
         reactor = self._reactor
-        # Its own handlers replace ours for a moment, which is hidden from the signals.
+        # The reactor installs its own handlers at startup; block the signals until run()
+        # has replaced them.
         reactor.addSystemEventTrigger("before", "startup", self._block)
         reactor.addSystemEventTrigger("before", "shutdown", self._note_stop)
 
     @property
     def stop_signal(self) -> signal.Signals | None:
         """
-        The first signal that asked the process to stop, C{None} before.
+        The first stop signal; C{None} while none has arrived.
         """
-        if self._stop_signal is None and self._launched is not None:
+        if self._stop_signal is None and self._pipe is not None:
             with suppress(BlockingIOError):
-                self._stop_signal = signal.Signals(os.read(self._launched[0], 1)[0])
+                self._stop_signal = signal.Signals(os.read(self._pipe[0], 1)[0])
         return self._stop_signal
 
     def run(self, actions: Mapping[signal.Signals, Action], abort: Action | None) -> None:
         """
-        Do what signals ask for, those also that have come so far.  Call this once the
-        reactor runs and has its handlers.
+        Act on signals from now on, and on those that were recorded.  Call this when the reactor
+        runs and has installed its handlers.
 
-        @param actions: what to do for each signal that does not stop the daemon.
-        @param abort: what to do for each stop signal after the first.
+        @param actions: called for each signal that does not stop the daemon.
+        @param abort: called for each stop signal after the first.
         """
         self._abort = abort
         self._actions = actions
@@ -89,42 +92,42 @@ class Signals:
         if self._mask is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
         stop_signal = self.stop_signal
-        for end in self._launched or ():
+        for end in self._pipe or ():
             os.close(end)
-        self._launched = None
+        self._pipe = None
         if stop_signal is not None:
             self._act(stop_signal)
         for number in self._early:
-            # In the next turn: the service manager has heard by then that the daemon is ready.
+            # In the next turn of the loop, after the daemon has told systemd READY=1.
             self._reactor.callFromThread(self._act, number)
 
     def stop(self) -> None:
         """
-        Stop the reactor, unless something has stopped it before.
+        Stop the reactor, unless it is stopping already.
         """
         if not self._stopping:
             self._stopping = True
             self._reactor.stop()
 
     def _set_handlers(self) -> None:
-        for number in STOPS:
+        for number in STOP_SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self._handle)
-        for number in OTHERS:
+        for number in OTHER_SIGNALS:
             signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._actions is not None:
             self._reactor.callFromThread(self._act, signal.Signals(number))
-        elif number in OTHERS:
+        elif number in OTHER_SIGNALS:
             self._early.append(signal.Signals(number))
         elif self._stop_signal is None:
             self._stop_signal = signal.Signals(number)
-            if self._launched is not None:
-                os.write(self._launched[1], bytes([number]))
+            if self._pipe is not None:
+                os.write(self._pipe[1], bytes([number]))
 
     def _block(self) -> None:
-        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # type: ignore[assignment]  # of Signals
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # type: ignore[assignment]  # of Signals
 
     def _note_stop(self) -> None:
         self._stopping = True
@@ -148,7 +151,7 @@ class Signals:
 
 def restore_interrupt() -> None:
     """
-    Let SIGINT raise KeyboardInterrupt until a reactor handles it, unless it is ignored.
+    Let SIGINT raise C{KeyboardInterrupt} until a reactor handles it, unless it is ignored.
     """
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -156,7 +159,7 @@ def restore_interrupt() -> None:
 
 def log_ignored(number: signal.Signals) -> None:
     """
-    Log that a signal came that asks for nothing here.
+    Log a signal that this daemon has no action for.
     """
     log.info(
         "{signal} came, and there is nothing to do for it",

@@ -1,9 +1,9 @@
 """
-What echod asks of the kernel about a socket: the options set on a listening one,
-the bytes that wait in a connected one, and an address in words.
+System calls on sockets and descriptors: the options of a listening socket, the bytes that the
+kernel holds of a connected one, and the limit on descriptors.
 
-Invariant: everything goes through the operating system's own interface,
-so it holds for any reactor and any transport that has a descriptor.
+Invariant: everything here takes a socket or a descriptor, so it works with any reactor and any
+transport.
 """
 
 import fcntl
@@ -21,20 +21,21 @@ KEEPALIVE_INTERVAL = 10
 KEEPALIVE_PROBES = 6
 
 KEEPALIVE_SECONDS = KEEPALIVE_IDLE + KEEPALIVE_PROBES * KEEPALIVE_INTERVAL
-"""When a client is given up that answers no probe."""
+"""How many seconds after the last packet the kernel closes a connection that answers no probe."""
 
 USER_TIMEOUT_MARGIN = 5
+"""Seconds."""
 
 SEND_BUFFER_BYTES = 256 * 1024
 """
-The bound on what the kernel holds for one client that does not read.  Linux doubles
-the figure for its own book-keeping and cuts it at C{net.core.wmem_max} (socket(7)).
+How much the kernel buffers for one client that does not read.  Linux doubles the figure for its
+own bookkeeping, and limits it to C{net.core.wmem_max} (socket(7)).
 """
 
 
 def _options(family: int, write_timeout: float) -> Iterator[tuple[int, str, int]]:
     """
-    The level, name and value of each option: a platform that lacks one goes without it.
+    The level, name and value of each option.  Some platforms lack some of them.
     """
     yield socket.SOL_SOCKET, "SO_SNDBUF", SEND_BUFFER_BYTES
     yield socket.SOL_SOCKET, "SO_OOBINLINE", 1
@@ -49,34 +50,34 @@ def _options(family: int, write_timeout: float) -> Iterator[tuple[int, str, int]
     ):
         yield socket.IPPROTO_TCP, name, value
     if write_timeout:
-        # The sweep acts first, and knows why.  And where there is a user timeout, Linux ends
-        # an idle connection by that and not by TCP_KEEPCNT, at the first lost probe if it is
-        # shorter than all of them take (tcp_keepalive_timer() in net/ipv4/tcp_timer.c).
+        # Later than echod's own timeout, which logs the reason.  And not sooner than all probes
+        # take: with a user timeout, Linux ends an idle connection by it and not by TCP_KEEPCNT
+        # (tcp_keepalive_timer() in net/ipv4/tcp_timer.c).
         seconds = max(write_timeout + USER_TIMEOUT_MARGIN, KEEPALIVE_SECONDS)
         yield socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", int(seconds * 1000)
 
 
 def keep_urgent(sock: socket.socket) -> None:
     """
-    Leave a byte that the peer sends as urgent (C{MSG_OOB}, send(2)) where it stands in the
-    stream.  Without this option the kernel takes it out (C{SO_OOBINLINE}, socket(7)).
+    Receive a byte that the peer sends as urgent (C{MSG_OOB}, send(2)) at its place in the stream.
+    Without this option the kernel removes it from the stream (C{SO_OOBINLINE}, socket(7)).
 
-    Linux copies the option from a listening TCP socket to those accepted from it, but not
-    from a listening UNIX socket, where urgent bytes exist since Linux 5.15.
+    An accepted TCP socket inherits the option from the listening one on Linux; an accepted UNIX
+    socket does not.  (UNIX sockets have urgent bytes since Linux 5.15.)
     """
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
 
 
 def set_socket_options(listening: socket.socket, write_timeout: float) -> list[tuple[str, OSError]]:
     """
-    Set on a listening socket what each connection accepted from it shall inherit.
+    Set the options that accepted connections inherit from a listening socket.
 
-    Linux copies these options to the accepted socket, so they cost nothing at accept.
+    On Linux an accepted socket inherits them, so they cost nothing at accept.
 
-    @param write_timeout: seconds that a client may take nothing.  Later, and not before all
-        keepalive probes are lost, the kernel gives up a connection whose sent bytes nobody
-        acknowledges (C{TCP_USER_TIMEOUT}, tcp(7)); 0 leaves that to the system's default.
-    @return: the options that the kernel refuses, as some containers' do, each with why.
+    @param write_timeout: how many seconds a client may read nothing.  Some time later, and not
+        before all keepalive probes are lost, the kernel closes a connection whose peer
+        acknowledges nothing (C{TCP_USER_TIMEOUT}, tcp(7)); 0 leaves the system's default.
+    @return: the options that the kernel refuses, as in some containers, each with its error.
     """
     refused = []
     for level, name, value in _options(listening.family, write_timeout):
@@ -95,26 +96,26 @@ def _queue_bytes(fileno: int, request: int) -> int:
 
 def unread(fileno: int) -> int:
     """
-    How many bytes the peer has sent that have not been received from the kernel yet
-    (C{FIONREAD}, tcp(7) and unix(7)).
+    How many received bytes the kernel holds that are not read yet (C{FIONREAD}, tcp(7) and
+    unix(7)).
     """
     return _queue_bytes(fileno, termios.FIONREAD)
 
 
 def outq(fileno: int) -> int:
     """
-    How many bytes the kernel still holds for the peer: not sent, or sent and not
-    acknowledged (C{TIOCOUTQ}, tcp(7) and unix(7)).
+    How many written bytes the kernel holds: not sent, or sent and not acknowledged
+    (C{TIOCOUTQ}, tcp(7) and unix(7)).
     """
     return _queue_bytes(fileno, termios.TIOCOUTQ)
 
 
 def descriptor_limit() -> int:
     """
-    Raise the bound on open descriptors as far as an ordinary user may, to the hard limit
+    Raise the limit on open descriptors to the hard limit, as far as an unprivileged process may
     (C{RLIMIT_NOFILE}, getrlimit(2)).
 
-    @return: the bound.  When there is none, or a sandbox forbids to ask, a large number.
+    @return: the new limit; C{sys.maxsize} when there is none, or when a sandbox forbids the call.
     """
     limit = resource.RLIM_INFINITY
     with suppress(OSError, ValueError):
@@ -126,8 +127,8 @@ def descriptor_limit() -> int:
 
 def file_identity(path: bytes) -> tuple[int, int] | None:
     """
-    Which file stands at a path now: its device and inode, C{None} if there is none.  That
-    of a socket no other file gets as long as the socket is open.
+    The device and inode of the file at a path; C{None} if there is none.  While a UNIX socket is
+    open, no other file gets its pair.
     """
     with suppress(OSError, ValueError):
         found = os.stat(path)

@@ -1,8 +1,8 @@
 """
-The standard streams, as they may be where a process is started: closed (C{>&-}), or for ASCII
-alone (C{PYTHONIOENCODING}, a locale).
+Standard input, output and error, which may be closed at the start (C{>&-}) or encode ASCII only
+(C{PYTHONIOENCODING}, a locale).
 
-Invariant: once they are prepared, each takes any text, and no socket has its number.
+Invariant: once they are prepared, each accepts any text, and no socket gets descriptor 0, 1 or 2.
 """
 
 import io
@@ -14,12 +14,12 @@ from typing import IO
 
 def prepare_standard_streams() -> None:
     """
-    Open something in the place of each standard stream that was closed when the process
-    began.  Else the first sockets get their numbers, and what is written to the stream goes to
-    a peer; in the background, twistd would close what it found there.  Where Python has no
-    stream, C{print} fails, or writes what is for standard error to standard output.
+    Open C{/dev/null} as each standard stream that was closed at the start.  Otherwise the first
+    sockets get their descriptors: output goes to a peer, and twistd closes the sockets when it
+    goes to the background.  And where C{sys.stderr} is C{None}, C{print} writes to standard
+    output instead.
 
-    A character that a stream cannot encode is written as an escape.
+    Characters that a stream cannot encode are written as escapes.
     """
     for number in range(3):
         try:
@@ -29,8 +29,8 @@ def prepare_standard_streams() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
-            # As a name of the system's, too: twistd puts its log in the place of the other.
-            stream = open(os.devnull, "w")  # noqa: SIM115 - until the end of the process
+            # Both names: twistd replaces sys.stderr with its log, and sys.__stderr__ stays.
+            stream = open(os.devnull, "w")  # noqa: SIM115 - open until the process exits
             setattr(sys, name, stream)
             setattr(sys, f"__{name}__", stream)
         if isinstance(stream, io.TextIOWrapper):
@@ -39,14 +39,14 @@ def prepare_standard_streams() -> None:
 
 def report_output_error(command: str, error: OSError, out: IO[str], err: IO[str]) -> None:
     """
-    Say that standard output cannot be written: nobody reads it, or the disk is full.
+    Report that standard output cannot be written: its reader has closed, or the disk is full.
 
-    @param command: the name that the line begins with.
+    @param command: the name that the line starts with.
     """
-    # Where nobody can be told, there is the status.
+    # If standard error fails as well, only the exit status is left.
     with suppress(OSError):
         print(f"{command}: standard output: {error.strerror}", file=err, flush=True)
-    # What is buffered would be tried again, and complained about, at exit.
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, out.fileno())
-    os.close(nowhere)
+    # At exit, Python flushes the buffer again and would print a traceback.
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, out.fileno())
+    os.close(null)

@@ -1,7 +1,7 @@
 """
-Numbers, addresses and untrusted text as words.
+Text for people: numbers, addresses, and text from peers and operators.
 
-Invariant: what a peer or an operator wrote is escaped before it is shown.
+Invariant: text from a peer or an operator is escaped before it is printed.
 """
 
 import re
@@ -16,8 +16,7 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 def format_number(number: float) -> str:
     """
-    A number with its thousands apart; one below ten with a digit behind the point, unless it
-    is whole.
+    A number with thousands separators; below ten with one decimal, unless it is whole.
     """
     if number == int(number) or number >= 10:
         return f"{round(number):,}"
@@ -34,41 +33,38 @@ def format_size(size: float) -> str:
     return f"{format_number(round(size, 1) if unit else round(size))} {_UNITS[unit]}"
 
 
-def _parts(seconds: float) -> Iterator[tuple[int, str]]:
+def _units(seconds: float) -> Iterator[tuple[int, str]]:
     rest = int(seconds)
     for length, unit in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")):
-        many, rest = divmod(rest, length)
-        if many:
-            yield many, unit
+        number, rest = divmod(rest, length)
+        if number:
+            yield number, unit
 
 
 def format_duration(seconds: float) -> str:
     """
-    A time by its two largest units, such as C{3 h 12 min}.
+    A time in its two largest units, such as C{3 h 12 min}.
     """
     if seconds < 10:
         return f"{seconds:.1f} s"
-    return " ".join(f"{many} {unit}" for many, unit in list(_parts(seconds))[:2])
+    return " ".join(f"{number} {unit}" for number, unit in list(_units(seconds))[:2])
 
 
 def format_delay(seconds: float) -> str:
     """
-    A short time, in milliseconds.
+    A short time in milliseconds, such as C{12.5 ms}.
     """
     return f"{format_number(round(seconds * 1000, 1))} ms"
 
 
 def format_date(moment: float) -> str:
     """
-    A moment, from seconds since 1970 (RFC 3339, UTC).
+    A date and time (RFC 3339, UTC) from seconds since 1970.
     """
     return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
-IP = IPv4Address | IPv6Address
-
-
-HIDDEN = frozenset(
+INVISIBLE = frozenset(
     map(
         chr,
         (
@@ -80,30 +76,30 @@ HIDDEN = frozenset(
     )
 )
 """
-What Python calls printable though nothing is to be seen of it: Unicode's property
-C{Default_Ignorable_Code_Point}, but for what is not printable anyway.
+Characters that are invisible although C{str.isprintable} says otherwise: those with Unicode's
+property C{Default_Ignorable_Code_Point}.
 """
 
 
 def escape(text: str) -> str:
     """
-    The same text, with every character that could move a cursor, end a line or hide
-    itself written as an escape.
+    Replace each character that could move the cursor, end the line or be invisible by a Python
+    escape.
     """
-    return "".join(c if c.isprintable() and c not in HIDDEN else ascii(c)[1:-1] for c in text)
+    return "".join(c if c.isprintable() and c not in INVISIBLE else ascii(c)[1:-1] for c in text)
 
 
-_BARE = re.compile(r"[!#-+\-./0-9:<>-\[\]-~]+")
-"""What stands in a line of text without quotes: ASCII but for space and C{" , ; = \\}."""
+_UNQUOTED = re.compile(r"[!#-+\-./0-9:<>-\[\]-~]+")
+"""A value that needs no quotes: ASCII without space and C{" , ; = \\}."""
 
 
 def quoted(text: str) -> str:
     """
-    A value as it stands in a line of text: as it is, or, when something in it could be taken
-    for the end of the value or for another field, in double quotes, with a backslash before
-    each double quote and backslash.  No two values look the same.
+    A value for a line of text.  It stays as it is, unless a part of it could be read as the end
+    of the value or as another field: then it is put in double quotes, with a backslash before
+    each double quote and backslash.  Different values stay different.
     """
-    if _BARE.fullmatch(text):
+    if _UNQUOTED.fullmatch(text):
         return text
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escape(escaped)}"'
@@ -119,31 +115,34 @@ class PeerText(str):
         return format(quoted(str(self)), spec)
 
 
+IP = IPv4Address | IPv6Address
+
+
 def ip_of(address: IAddress) -> IP | None:
     """
-    The IP address in an address, C{None} if it has none.
+    The IP address of an address; C{None} if it has none.
 
-    An IPv4 client of a dual-stack socket has an IPv4-mapped address (RFC 4291
-    2.5.5.2); here it is the IPv4 address that it is.
+    An IPv4-mapped address, which an IPv4 client of a dual-stack socket has, becomes the IPv4
+    address in it (RFC 4291 2.5.5.2).
     """
     try:
         ip = ip_address(address.host)  # type: ignore[attr-defined]  # IAddress names no field
     except (AttributeError, ValueError):
-        # Twisted's haproxy: endpoint believes whatever a header says.
+        # Twisted's haproxy: endpoint accepts any text as an address.
         return None
     return getattr(ip, "ipv4_mapped", None) or ip
 
 
 def format_address(address: IAddress) -> str:
     """
-    An address in words: C{192.0.2.1:9000}, C{[2001:db8::1]:9000}, C{unix:/run/echod}.
+    An address as text: C{192.0.2.1:9000}, C{[2001:db8::1]:9000}, C{unix:/run/echod}.
     """
     host = getattr(address, "host", None)
     if host is None:
         name = getattr(address, "name", None) or b""
         return escape("unix:" + name.decode("utf-8", "backslashreplace"))
     ip = ip_of(address)
-    where = escape(str(ip or host))
+    text = escape(str(ip or host))
     if ip is not None and ip.version == 6:
-        where = f"[{where}]"
-    return f"{where}:{address.port}"  # type: ignore[attr-defined]  # as above
+        text = f"[{text}]"
+    return f"{text}:{address.port}"  # type: ignore[attr-defined]  # as above

@@ -1,8 +1,8 @@
 """
-Calls that are made again and again, for as long as a service runs.
+Periodic calls.
 
 Invariant: an exception ends one call and never the timer.  Twisted's C{TimerService} and
-C{LoopingCall} stop for good at the first one.
+C{LoopingCall} stop at the first exception.
 """
 
 from collections.abc import Callable
@@ -16,10 +16,10 @@ log = Logger(namespace="echod")
 
 def surviving(doing: str, action: Callable[..., object]) -> Callable[..., None]:
     """
-    Make an action that raises nothing.  A failure is logged when the call before it went
-    well, so an action that always fails does not fill the log.
+    Wrap an action so that it raises nothing.  A failure is logged if the call before succeeded,
+    so an action that always fails does not fill the log.
 
-    @param doing: what the action does, for the log: C{while DOING}.
+    @param doing: what the action does, for the log record: C{while DOING}.
     """
     failing = False
 
@@ -39,9 +39,10 @@ def surviving(doing: str, action: Callable[..., object]) -> Callable[..., None]:
 
 def periodic(clock: Any, seconds: float, doing: str, action: Callable[[], object]) -> TimerService:
     """
-    A service that does something at once when it is started, and then every so many seconds.
+    A service that calls an action when it starts, and then at an interval.
 
-    @param doing: as L{surviving} takes it.
+    @param seconds: the interval.
+    @param doing: see L{surviving}.
     """
     timer = TimerService(seconds, surviving(doing, action))
     timer.clock = clock

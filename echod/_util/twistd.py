@@ -1,7 +1,8 @@
 """
-What twistd does around the daemon: it changes directories, and writes and removes a pidfile.
+Checks of twistd's own options: twistd changes directories, and writes and removes a pidfile.
 
-Invariant: what twistd would answer with a traceback is one line here, before anything is made.
+Invariant: an error for which twistd would print a traceback is one line here, before anything is
+created.
 """
 
 import os
@@ -15,27 +16,27 @@ from echod._util.text import escape
 
 class TwistdOptionError(StartupError):
     """
-    An option of twistd's cannot be followed.
+    twistd would fail with one of its own options.
     """
 
     program = "twistd"
 
 
-def _enter(folder: str) -> None:
+def _check_directory(path: str) -> None:
     """
-    Find out whether a process can change to a directory.
+    Check that a process can change to a directory.
     """
-    os.stat(f"{folder}/.")
+    os.stat(f"{path}/.")
 
 
-def _write(path: str) -> None:
+def _check_writable(path: str) -> None:
     """
-    Find out whether a file can be written.  It is written and removed: the disk may be full.
+    Check that a file can be written, by writing and removing it: the disk may be full.
     """
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        # twistd has read that one, and starts all the same.
+        # twistd has read this pidfile before, and overwrites it.
         return
     try:
         os.write(descriptor, b"%d" % os.getpid())
@@ -46,28 +47,28 @@ def _write(path: str) -> None:
 
 def preflight(twistd: Mapping[str, Any] | None) -> None:
     """
-    Find out whether twistd can follow its C{--chroot}, C{--rundir} and C{--pidfile}.
+    Check twistd's C{--chroot}, C{--rundir} and C{--pidfile}.
 
-    @param twistd: its options; C{None} where twistd does not run us.
-    @raise TwistdOptionError: when it cannot.
+    @param twistd: twistd's options; C{None} when twistd does not run the daemon.
+    @raise TwistdOptionError: when twistd would fail with one of them.
     """
     if twistd is None:
         return
     root = twistd["chroot"]
     steps: tuple[tuple[str, Callable[[str], None], str], ...] = (
-        ("chroot", _enter, "give a directory"),
-        ("rundir", _enter, "give a directory"),
-        ("pidfile", _write, "give a file that can be written"),
+        ("chroot", _check_directory, "give a directory"),
+        ("rundir", _check_directory, "give a directory"),
+        ("pidfile", _check_writable, "give a file that can be written"),
     )
-    for option, attempt, way_out in steps:
+    for option, check, advice in steps:
         if not twistd[option]:
             continue
         prefix = "" if root is None or option == "chroot" else f"{root}/"
         try:
-            attempt(prefix + twistd[option])
+            check(prefix + twistd[option])
         except OSError as error:
             value = escape(twistd[option])
-            raise TwistdOptionError(f"--{option} '{value}': {error.strerror}; {way_out}") from None
+            raise TwistdOptionError(f"--{option} '{value}': {error.strerror}; {advice}") from None
 
 
 class Pidfile:
@@ -79,28 +80,27 @@ class Pidfile:
 
     def __init__(self, twistd: Any):
         """
-        @param twistd: its options; C{None} where twistd does not run us.
+        @param twistd: twistd's options; C{None} when twistd does not run the daemon.
         """
         self._twistd = twistd
 
     def written(self) -> None:
         """
-        Twistd has just written it.
+        Record the pidfile that twistd has just written.
         """
         self._written = self._identity()
 
     def keep_foreign(self) -> None:
         """
-        Keep twistd, which is about to end, from removing the pidfile of another process, or one
-        that is gone: it removes the file at that path unseen, and logs a traceback if there is
-        none.
+        Keep twistd from removing the pidfile of another process at its end: it removes any file
+        at this path, and logs a traceback if there is none.
         """
         if self._written is not None and self._identity() != self._written:
             self._twistd["pidfile"] = ""
 
     def _identity(self) -> tuple[int, int, int] | None:
         with suppress(OSError, TypeError):
-            # No process holds the file open, so another file may get its inode, but not its time.
+            # The file is not open, so another one may get its inode, but not its time.
             found = os.stat(self._twistd["pidfile"])
             return found.st_dev, found.st_ino, found.st_mtime_ns
         return None

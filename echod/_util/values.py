@@ -1,8 +1,8 @@
 """
-What a good value is: text of the command line to a value, for each kind of option.
+Coercions of command-line values, one for each kind of option.
 
-Invariant: a bad value is a C{ValueError} whose text says what it is not, and
-what to give.
+Invariant: a bad value raises C{ValueError}, and its text says what the value is not and what to
+give instead.
 """
 
 import os
@@ -20,7 +20,7 @@ MAX_SECONDS = 7 * 24 * 3600
 MAX_CONNECTIONS = 10_000_000
 MAX_PROCESSES = 1024
 MAX_UNIX_PATH_BYTES = 107 if sys.platform == "linux" else 103
-"""What C{sun_path} has room for (unix(7)), less the null byte at its end."""
+"""The size of C{sun_path} (unix(7)), less its null terminator."""
 
 _UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -94,8 +94,8 @@ def one_of(*words: str) -> Callable[[str], str]:
 
 def path(text: str) -> str:
     """
-    @return: the absolute path of a file: twistd goes to another directory after the start,
-        and the file may be opened again then.
+    @return: the absolute path of a file.  twistd changes its working directory after the start,
+        and a reload opens the file again.
     @raise ValueError: when it is empty or holds a null byte.
     """
     if not text or "\0" in text:
@@ -106,7 +106,7 @@ def path(text: str) -> str:
 def unix_path(text: str) -> str:
     """
     @return: the path of a UNIX socket.
-    @raise ValueError: when it is none, or too long for the kernel.
+    @raise ValueError: when it is not one, or too long for the kernel.
     """
     if not text or "\0" in text:
         raise ValueError("not a path; give one such as unix:/run/echod.sock")
@@ -121,17 +121,17 @@ def unix_path(text: str) -> str:
 
 def host_name(text: str) -> str:
     """
-    @return: a host name as DNS and TLS have it: in ASCII (IDNA 2008, RFC 5891; Python's own
-        codec is that of 2003), and without the dot that may end it (RFC 6066 3).
-    @raise ValueError: when it is none.
+    @return: a host name as DNS and TLS use it: in ASCII (IDNA 2008, RFC 5891; Python's own
+        codec is IDNA 2003), and without a trailing dot (RFC 6066 3).
+    @raise ValueError: when it is not one.
     """
     name = text
     if not text.isascii():
-        # Here, since most names are ASCII, and its tables are large.
+        # Imported when needed: most names are ASCII, and idna's tables are large.
         import idna
 
         try:
-            # Letters as people type them, in upper case too (UTS 46).
+            # uts46 maps what people type, such as upper case (UTS 46).
             name = idna.encode(text, uts46=True).decode("ascii")
         except idna.IDNAError:
             name = ""
@@ -144,7 +144,7 @@ def host_name(text: str) -> str:
 
 def server_name(text: str) -> str:
     """
-    @return: what a certificate can be for: a host name, or an IP address.
+    @return: a name that a certificate can have: a host name or an IP address.
     @raise ValueError: when it is neither.
     """
     try:
@@ -156,8 +156,9 @@ def server_name(text: str) -> str:
 
 def protocols(text: str) -> tuple[bytes, ...]:
     """
-    @return: names for ALPN (RFC 7301), from C{h2,http/1.1}.
-    @raise ValueError: when there is none, or one that cannot be sent.
+    @return: ALPN protocol names (RFC 7301), from C{h2,http/1.1}.
+    @raise ValueError: when the list or a name is empty, or a name is too long or not printable
+        ASCII.
     """
     names = text.split(",")
     if not all(re.fullmatch("[!-~]{1,255}", name) for name in names):
@@ -197,9 +198,9 @@ def processes(text: str) -> int:
 
 def connect_rate(text: str) -> tuple[float, int] | None:
     """
-    @return: connections a second, and how many at once, from C{10}, C{0.5} or C{10:50};
-        without the second number, it is the first, rounded up.  C{None} from C{0}.
-    @raise ValueError: when it is no rate.
+    @return: connections a second and the burst, from C{10}, C{0.5} or C{10:50}; the default
+        burst is the rate, rounded up.  C{None} from C{0}: no limit.
+    @raise ValueError: when it is not a rate.
     """
     if text == "0":
         return None
@@ -212,9 +213,9 @@ def connect_rate(text: str) -> tuple[float, int] | None:
 
 def network(text: str) -> IPv4Network | IPv6Network:
     """
-    @return: a network, from C{192.0.2.0/24}, C{2001:db8::/32}, or an address.
-        IPv4-mapped ones (RFC 4291 2.5.5.2) are the IPv4 networks that they are.
-    @raise ValueError: when it is none.
+    @return: a network, from C{192.0.2.0/24}, C{2001:db8::/32}, or an address.  An IPv4-mapped
+        network becomes the IPv4 network in it (RFC 4291 2.5.5.2).
+    @raise ValueError: when it is not one.
     """
     if "%" in text:
         raise ValueError("not a network; give one such as fe80::/10, without a zone")
@@ -233,9 +234,9 @@ def network(text: str) -> IPv4Network | IPv6Network:
 
 def host(text: str) -> str:
     """
-    @return: a host as a URL names it, without a port: a name in small letters without a dot
-        at its end, or an IP address, of which there is one spelling.
-    @raise ValueError: when it is none.
+    @return: the host of a URL, without a port: a name in lower case without a trailing dot, or
+        an IP address in its canonical form.
+    @raise ValueError: when it is neither.
     """
     if "%" not in text:
         with suppress(ValueError):
@@ -249,10 +250,9 @@ def host(text: str) -> str:
 
 def endpoint_settings(description: str, *names: str) -> dict[str, str]:
     """
-    What an endpoint string sets (C{twisted.internet.endpoints}), escapes removed.
+    The arguments of an endpoint string (C{twisted.internet.endpoints}), escapes removed.
 
-    @param names: the arguments that are of interest, in the order in which they may stand
-        without their names.
+    @param names: the names of the positional arguments, in order.
     """
     _, *fields = re.findall(r"(?:^|:)((?:\\.|[^:\\])*)", description, re.DOTALL)
     settings: dict[str, str] = {}
@@ -266,7 +266,7 @@ def endpoint_settings(description: str, *names: str) -> dict[str, str]:
 
 def endpoint(text: str) -> str:
     """
-    @return: a server endpoint string, as far as it can be judged before there is a reactor.
+    @return: a server endpoint string, checked as far as possible without a reactor.
     @raise ValueError: when it is not one.
     """
     kind, _, rest = text.partition(":")

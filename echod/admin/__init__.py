@@ -1,8 +1,8 @@
 """
-The HTTP side: the page, metrics for Prometheus, health and readiness.
+The HTTP server of C{--admin}: a page, metrics for Prometheus, liveness and readiness.
 
-Invariant: it only reads, it shows snapshots and nothing else, and it is imported with C{--admin}
-alone.
+Invariant: a request changes nothing, and shows snapshots (L{echod.stats}) only.  This package is
+imported only with C{--admin}; no other imports C{twisted.web} or C{prometheus_client}.
 
-Open C{resource.py} first: which path gets which answer.
+Open C{resource.py} first: it maps paths to responses.
 """

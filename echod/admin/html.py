@@ -1,7 +1,10 @@
 """
-Tags, tables and plots.
+HTML for the page: elements, tables and plots.
 
 Invariant: all text is escaped, wherever it comes from.
+
+C{twisted.web.template} takes four times as long for a table of connections, and the page is made
+in one turn of the loop.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -11,12 +14,15 @@ from echod._util.text import format_number, format_size
 from echod.stats.eventloop import HISTORY_SECONDS
 
 VOID = frozenset(("link", "meta"))
-"""Elements that have no content and no end tag."""
+"""Void elements: without content and end tag (HTML standard, 13.1.2)."""
+
+PLOT_HEIGHT = 60
+"""The height of a plot in its own units; it is one unit wide for each second."""
 
 
 class Markup(str):
     """
-    Text that is HTML already.
+    Text that is HTML and is not escaped again.
     """
 
 
@@ -24,65 +30,62 @@ def tag(name: str, /, *content: object, **attributes: object) -> Markup:
     """
     An element.
 
-    @param content: its content: markup, and anything else as text.
-    @param attributes: its attributes; C{class_} is C{class}, and C{aria_label} is
-        C{aria-label}.  One that is C{None} or C{False} is left out, and one that is
-        C{True} has no value.
+    @param content: its content: L{Markup}, and anything else as text.
+    @param attributes: its attributes; C{class_} stands for C{class}, and C{aria_label} for
+        C{aria-label}.  An attribute that is C{None} or C{False} is left out; one that is C{True}
+        has no value.
     """
     shown = "".join(
-        f" {_name(key)}" if value is True else f' {_name(key)}="{escape(str(value))}"'
+        f" {_attribute(key)}" if value is True else f' {_attribute(key)}="{escape(str(value))}"'
         for key, value in attributes.items()
         if value is not None and value is not False
     )
-    opening = f"<{name}{shown}>"
-    return Markup(opening if name in VOID else f"{opening}{joined(content)}</{name}>")
+    start = f"<{name}{shown}>"
+    return Markup(start if name in VOID else f"{start}{join(content)}</{name}>")
 
 
-def _name(key: str) -> str:
+def _attribute(key: str) -> str:
     return key.rstrip("_").replace("_", "-")
 
 
-def joined(content: Iterable[object]) -> Markup:
+def join(content: Iterable[object]) -> Markup:
     """
-    Markup and text in a row.
+    Concatenate markup and text.
     """
     return Markup(
         "".join(each if isinstance(each, Markup) else escape(str(each)) for each in content)
     )
 
 
-Cell = object
-
-
 def number(value: float) -> Markup:
     """
     A cell with a number.
     """
-    return tag("td", format_number(value), class_="number" if value else "number nothing")
+    return tag("td", format_number(value), class_="number" if value else "number zero")
 
 
 def size(value: float) -> Markup:
     """
-    A cell with a number of bytes, which can be seen exactly.
+    A cell with a number of bytes, such as C{1.5 KiB}; its title has the exact number.
     """
-    kind = "number" if value else "number nothing"
+    kind = "number" if value else "number zero"
     return tag("td", format_size(value), class_=kind, title=f"{value:,} bytes")
 
 
 def table(
-    caption: str, heads: Sequence[str], rows: Sequence[Sequence[Cell]], wide: bool = False
+    caption: str, headers: Sequence[str], rows: Sequence[Sequence[object]], wide: bool = False
 ) -> Markup:
     """
     A table.
 
-    @param rows: the cells of each; the first is its header, others are cells already, or
-        text.
-    @param wide: whether it takes the whole width.
+    @param headers: the headers of the columns.
+    @param rows: each a header and its cells, C{td} elements or text.
+    @param wide: whether it takes the whole width of the page.
     """
     cells = [[_cell(each) for each in row[1:]] for row in rows]
-    # A head stands over its numbers, at the right.
+    # The header of a column of numbers is right-aligned like them.
     numeric = {
-        place for row in cells for place, cell in enumerate(row, 1) if 'class="number' in cell[:20]
+        index for row in cells for index, cell in enumerate(row, 1) if 'class="number' in cell[:20]
     }
     return tag(
         "section",
@@ -94,16 +97,16 @@ def table(
                 tag(
                     "tr",
                     *(
-                        tag("th", head, scope="col", class_="number" if place in numeric else None)
-                        for place, head in enumerate(heads)
+                        tag("th", text, scope="col", class_="number" if index in numeric else None)
+                        for index, text in enumerate(headers)
                     ),
                 ),
             ),
             tag(
                 "tbody",
                 *(
-                    tag("tr", tag("th", row[0], scope="row"), *others)
-                    for row, others in zip(rows, cells, strict=True)
+                    tag("tr", tag("th", row[0], scope="row"), *row_cells)
+                    for row, row_cells in zip(rows, cells, strict=True)
                 ),
             ),
         ),
@@ -114,13 +117,10 @@ def table(
     )
 
 
-def _cell(value: Cell) -> Markup:
-    made = isinstance(value, Markup) and value.startswith("<td")
-    return value if made else tag("td", value)  # type: ignore[return-value]  # then it is one
-
-
-HEIGHT = 60
-"""Units from the bottom of a plot to its top; a second is one unit wide."""
+def _cell(value: object) -> Markup:
+    if isinstance(value, Markup) and value.startswith("<td"):
+        return value
+    return tag("td", value)
 
 
 def plot(
@@ -128,23 +128,25 @@ def plot(
     values: Sequence[float],
     now: str,
     text: Callable[[float], str],
-    least: float,
+    min_top: float,
     note: str = "",
 ) -> Markup:
     """
-    A figure: its value now, and how it came there.
+    A plot of the last minutes, below the present value.
 
-    @param values: one a second, the newest last.
-    @param now: the value now, in words.
-    @param text: says a value in words.
-    @param least: what the top of the plot stands for, at least; so that noise stays small.
-    @param note: more about the value now.
+    @param values: a value for each second, the newest last.
+    @param now: the present value, as text.
+    @param text: formats a value.
+    @param min_top: the lowest value for the top of the plot, so that noise looks small.
+    @param note: text beside the present value.
     """
-    most = max(values, default=0.0)
-    text_response = f"{title}, the last 5 minutes: now {now}, at most {text(most)}"
-    points = _points(values, max(most, least))
+    maximum = max(values, default=0.0)
+    label = f"{title}, the last 5 minutes: now {now}, at most {text(maximum)}"
+    points = _points(values, max(maximum, min_top))
     line = " ".join(f"{x},{y:g}" for x, y in points)
-    area = f"{points[0][0]},{HEIGHT} {line} {HISTORY_SECONDS},{HEIGHT}" if points else ""
+    area = ""
+    if points:
+        area = f"{points[0][0]},{PLOT_HEIGHT} {line} {HISTORY_SECONDS},{PLOT_HEIGHT}"
     return tag(
         "figure",
         tag("figcaption", title),
@@ -153,19 +155,19 @@ def plot(
             "svg",
             tag("polygon", points=area),
             tag("polyline", points=line),
-            viewBox=f"0 0 {HISTORY_SECONDS} {HEIGHT}",
+            viewBox=f"0 0 {HISTORY_SECONDS} {PLOT_HEIGHT}",
             preserveAspectRatio="none",
             role="img",
-            aria_label=text_response,
+            aria_label=label,
         ),
-        tag("p", tag("span", "5 min ago"), tag("span", f"at most {text(most)}"), class_="axis"),
+        tag("p", tag("span", "5 min ago"), tag("span", f"at most {text(maximum)}"), class_="axis"),
     )
 
 
 def _points(values: Sequence[float], top: float) -> list[tuple[int, float]]:
-    # A line as wide as a value that does not change must not hide at the edge.
+    # One unit from the edges: the line is cut there, and a constant value would be invisible.
     first = HISTORY_SECONDS - len(values) + 1
     return [
-        (first + place, round(HEIGHT - 1 - value / top * (HEIGHT - 2), 1))
-        for place, value in enumerate(values)
+        (first + index, round(PLOT_HEIGHT - 1 - value / top * (PLOT_HEIGHT - 2), 1))
+        for index, value in enumerate(values)
     ]

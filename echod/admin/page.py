@@ -1,7 +1,9 @@
 """
-The page: what the daemon does now, for people.
+The page: the snapshots of all processes as HTML for people, and as JSON for programs.
 
-Invariant: it is made of snapshots and nothing else.
+The page comes first, then its plots and its tables.
+
+Invariant: the page is made of snapshots only.
 """
 
 import json
@@ -14,187 +16,61 @@ from echod.stats.snapshot import CertificateInfo, ListenerStats, Snapshot, aggre
 
 DAY_SECONDS = 86400
 
+NEARLY_FULL = 0.9
+"""The share of C{--max-connections} from which the page warns."""
 
-MEANINGS = {
-    "client": "the client was done",
-    "reset": "the client or the network broke it",
-    "idle-timeout": "nothing went either way for too long",
-    "max-lifetime": "it had lived for as long as it may",
-    "write-timeout": "the client took nothing of its echo",
-    "drain": "the daemon was stopping",
-    "aborted": "the daemon was stopping and could not wait",
-    "error": "something failed; see the log",
-    "denied": "the address rules do not let it in",
-    "max-connections": "there were as many as may be",
-    "max-per-client": "it had as many as a client may have",
-    "connect-rate": "it connected too often",
-    "proxy-header": "no good PROXY header",
-    "handshake": "no good TLS handshake",
-}
-"""What the reasons mean, in short."""
-
-FACTS = (
-    ("Proxy", "proxy"),
-    ("Asked of the proxy", "proxy_authority"),
-    ("Client, says the proxy", "proxy_tls_cn"),
-    ("TLS", "tls_version"),
-    ("Cipher", "tls_cipher"),
-    ("ALPN", "tls_alpn"),
-    ("Asked for", "tls_sni"),
-    ("Client certificate", "tls_subject"),
-)
-"""The columns for what else is known of a connection."""
-
-
-def listeners(now: Snapshot) -> Markup:
-    """
-    Where it listens, and what has come there.
-    """
-    traffic = {each.listener: each for each in now.traffic}
-    rows = []
-    for each in now.listeners:
-        # Of workers that have never answered, nobody knows.
-        came = traffic.get(each.name) or ListenerStats(each.name, 0, 0, 0, {}, {})
-        rows.append(
-            (
-                each.name,
-                tag("td", each.address or "not bound", class_=None if each.address else "warning"),
-                number(came.connections),
-                number(came.opened),
-                size(came.echoed_bytes),
-                number(sum(came.refused.values())),
-            )
-        )
-    heads = ("Listener", "Address", "Open", "Opened", "Echoed", "Refused")
-    return table("Listeners", heads, rows)
-
-
-def reasons(caption: str, counts: Sequence[tuple[str, dict[str, int]]]) -> Markup:
-    """
-    How many, by reason and listener.
-    """
-    names = list(dict.fromkeys(reason for _, each in counts for reason in each))
-    shown = counts if 1 < len(counts) <= 4 else []
-    rows = [
-        (
-            reason,
-            tag("td", MEANINGS.get(reason, ""), class_="meaning"),
-            *(number(each.get(reason, 0)) for _, each in shown),
-            number(sum(each.get(reason, 0) for _, each in counts)),
-        )
-        for reason in names
-    ]
-    return table(caption, ("Reason", "Meaning", *(name for name, _ in shown), "All"), rows)
-
-
-def handshakes(now: Snapshot) -> Markup:
-    """
-    How TLS handshakes came out.
-    """
-    rows = [(each.result, each.version or "-", number(each.count)) for each in now.handshakes]
-    return table("TLS handshakes", ("Result", "Version", "All"), rows)
-
-
-def days_left(each: CertificateInfo, now: float) -> int:
-    """
-    How many whole days a certificate is still good for; negative when it is not.
-    """
-    return int((each.not_after - now) // DAY_SECONDS)
-
-
-def certificates(now: Snapshot) -> Markup:
-    """
-    Which certificates are served, and for how long.
-    """
-    rows = []
-    for each in now.certificates:
-        days = days_left(each, now.taken)
-        kind = "number warning" if each.ends_soon(now.taken) else "number"
-        rows.append(
-            (
-                ", ".join(each.names) or "no name",
-                tag("td", format_number(days) if days >= 0 else "ended", class_=kind),
-                tag("td", format_date(each.not_after), class_="date"),
-                tag("td", each.path, title=f"serial number {each.serial}"),
-            )
-        )
-    return table("CertificateStore", ("Names", "Days left", "Until", "File"), rows)
-
-
-def processes(snapshots: Sequence[Snapshot]) -> Markup:
-    """
-    What the processes take.
-    """
-    rows = [
-        (
-            each.process.pid if each.worker is None else f"{each.worker} ({each.process.pid})",
-            number(sum(one.connections for one in each.traffic)),
-            tag("td", format_delay(each.lag_last), class_="number"),
-            tag("td", format_duration(each.process.cpu_seconds), class_="number"),
-            size(each.process.resident_bytes or 0),
-            tag(
-                "td",
-                "/".join(
-                    "?" if one is None else f"{one:,}"
-                    for one in (each.process.descriptors, each.process.most_descriptors)
-                ),
-                class_="number",
-            ),
-        )
-        for each in snapshots
-    ]
-    heads = ("Process", "Open", "Lag", "CPU time", "Memory", "Descriptors")
-    return table("Processes" if len(snapshots) > 1 else "Process", heads, rows)
-
-
-def newest(now: Snapshot) -> Markup:
-    """
-    The connections that were made last.  What none of them has takes no column.
-    """
-    several = any(each.worker is not None for each in now.newest)
-    facts = [
-        (head, name) for head, name in FACTS if any(each.facts.get(name) for each in now.newest)
-    ]
-    rows = [
-        (
-            f"{each.worker}/{each.connection}" if several else each.connection,
-            each.peer,
-            each.listener,
-            each.state,
-            tag("td", format_duration(each.seconds), class_="number"),
-            size(each.bytes),
-            *(each.facts.get(name, "") for _, name in facts),
-        )
-        for each in now.newest
-    ]
-    heads = ("Connection", "Peer", "Listener", "State", "Age", "Echoed")
-    caption = f"Newest connections, {len(rows)} of {sum(t.connections for t in now.traffic):,}"
-    return table(caption, (*heads, *(head for head, _ in facts)), rows, wide=True)
-
+MAX_LAG = 0.1
+"""The event-loop lag from which the page warns, in seconds."""
 
 STATIC = {
     f"/{name}".encode(): (
         resources.files("echod.admin").joinpath("static", name).read_bytes(),
-        kind,
+        content_type,
     )
-    for name, kind in (
+    for name, content_type in (
         ("icon.svg", "image/svg+xml"),
         ("page.css", "text/css; charset=utf-8"),
         ("page.js", "text/javascript; charset=utf-8"),
     )
 }
-"""What the page consists of besides, by path, with its type."""
+"""The other files of the page, by path: content and type."""
 
-NEARLY_FULL = 0.9
+MEANINGS = {
+    "client": "the client closed the connection",
+    "reset": "the client or the network reset the connection",
+    "idle-timeout": "no bytes in either direction for too long",
+    "max-lifetime": "the connection reached its maximum age",
+    "write-timeout": "the client did not read its echo",
+    "drain": "closed gracefully while the daemon stopped",
+    "aborted": "aborted while the daemon stopped",
+    "error": "a TLS error or an internal error; see the log",
+    "denied": "the access rules deny the address",
+    "max-connections": "too many connections in all",
+    "max-per-client": "too many connections of this client",
+    "connect-rate": "the client connected too often",
+    "proxy-header": "the PROXY header was bad, missing or late",
+    "handshake": "the TLS handshake failed",
+}
+"""What each reason means."""
 
-LATE_SECONDS = 0.1
+FACTS = (
+    ("Proxy", "proxy"),
+    ("Proxy authority", "proxy_authority"),
+    ("Client CN (proxy)", "proxy_tls_cn"),
+    ("TLS", "tls_version"),
+    ("Cipher", "tls_cipher"),
+    ("ALPN", "tls_alpn"),
+    ("SNI", "tls_sni"),
+    ("Client certificate", "tls_subject"),
+)
+"""The columns for the C{facts} of connections: the header, and the name of the fact."""
 
 
 def page(snapshots: Sequence[Snapshot]) -> str:
     """
     The page.
 
-    @param snapshots: one at least.
+    @param snapshots: at least one.
     """
     now = aggregate(snapshots)
     title = f"echod {now.versions['version']}"
@@ -213,6 +89,28 @@ def page(snapshots: Sequence[Snapshot]) -> str:
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
 
 
+def page_json(snapshots: Sequence[Snapshot]) -> str:
+    """
+    The page as JSON: the fields of the aggregated L{Snapshot}; C{processes}, with the figures of
+    each process; and C{not_ready}, with the text of L{not_ready}.
+
+    @param snapshots: at least one.
+    """
+    fields = dict(vars(aggregate(snapshots)), not_ready=not_ready(snapshots))
+    del fields["worker"], fields["process"]
+    fields["processes"] = [
+        {
+            "worker": each.worker,
+            "connections": sum(one.connections for one in each.traffic),
+            "lag_last": each.lag_last,
+            **vars(each.process),
+        }
+        for each in snapshots
+    ]
+    fields["history"] = [each._asdict() for each in fields["history"]]
+    return json.dumps(fields, default=vars, separators=(",", ":"))
+
+
 def _content(snapshots: Sequence[Snapshot], now: Snapshot, title: str) -> Iterator[Markup]:
     why = not_ready(snapshots)
     versions = ", ".join(
@@ -224,15 +122,15 @@ def _content(snapshots: Sequence[Snapshot], now: Snapshot, title: str) -> Iterat
         tag("p", why or "ready", class_="state warning" if why else "state", role="status"),
         tag("p", f"up {format_duration(now.uptime)}, {versions}"),
     )
-    if text_response := [tag("li", each) for each in warnings(now)]:
-        yield tag("ul", *text_response, class_="concerns", aria_label="What to look at")
+    if items := [tag("li", each) for each in warnings(now)]:
+        yield tag("ul", *items, class_="warnings", aria_label="Warnings")
     yield tag("div", *_plots(now), class_="plots")
     traffic = now.traffic
     yield tag(
         "div",
         listeners(now),
         processes(snapshots),
-        reasons("Ended", [(each.listener, each.closed) for each in traffic]),
+        reasons("Closed", [(each.listener, each.closed) for each in traffic]),
         reasons("Refused", [(each.listener, each.refused) for each in traffic]),
         *([certificates(now)] if now.certificates else ()),
         *([handshakes(now)] if now.handshakes else ()),
@@ -250,24 +148,24 @@ def _content(snapshots: Sequence[Snapshot], now: Snapshot, title: str) -> Iterat
 
 def warnings(now: Snapshot) -> Iterator[str]:
     """
-    What somebody should look at, in words.
+    What the operator may have to act on, in words.
     """
     connections = sum(each.connections for each in now.traffic)
     if connections >= now.max_connections * NEARLY_FULL:
-        yield f"{connections:,} of {now.max_connections:,} connections: those beyond are refused"
+        yield f"{connections:,} of {now.max_connections:,} connections: more than that are refused"
     for each in now.certificates:
         days = days_left(each, now.taken)
-        about = f"the certificate for {', '.join(each.names) or 'no name'}"
+        certificate = f"the certificate for {', '.join(each.names) or 'no name'}"
         if now.taken < each.not_before:
-            yield f"{about} is not valid before {format_date(each.not_before)}: {each.path}"
+            yield f"{certificate} is not valid before {format_date(each.not_before)}: {each.path}"
         elif each.ends_soon(now.taken):
-            ends = "has ended" if days < 0 else f"ends in {days} days" if days else "ends today"
-            yield f"{about} {ends}: {each.path}"
+            when = "expires today" if not days else f"expires in {days} days"
+            yield f"{certificate} {'has expired' if days < 0 else when}: {each.path}"
     if now.log_dropped:
-        yield f"{now.log_dropped:,} log records could not be written"
-    worst = max((each.lag for each in now.history[-60:]), default=0.0)
-    if worst >= LATE_SECONDS:
-        yield f"in the last minute all clients once waited for {format_delay(worst)}"
+        yield f"{now.log_dropped:,} log records were dropped"
+    lag = max((each.lag for each in now.history[-60:]), default=0.0)
+    if lag >= MAX_LAG:
+        yield f"the event-loop lag was {format_delay(lag)} in the last minute"
 
 
 def _plots(now: Snapshot) -> Iterator[Markup]:
@@ -291,7 +189,7 @@ def _plots(now: Snapshot) -> Iterator[Markup]:
         f"{format_size(bytes_now)}/s",
         lambda value: f"{format_size(value)}/s",
         1024,
-        f"{format_size(echoed)} in all",
+        f"{format_size(echoed)} in total",
     )
     yield plot(
         "Refused",
@@ -299,35 +197,141 @@ def _plots(now: Snapshot) -> Iterator[Markup]:
         f"{format_number(refused_now)}/s",
         lambda value: f"{format_number(value)}/s",
         10,
-        f"{format_number(refused)} in all",
+        f"{format_number(refused)} in total",
     )
     yield plot(
-        "Lag of the loop",
+        "Event-loop lag",
         [each.lag for each in history],
         format_delay(now.lag_last),
         format_delay,
         0.01,
-        "that a client waits longer",
+        "added latency",
     )
 
 
-def page_json(snapshots: Sequence[Snapshot]) -> str:
+def listeners(now: Snapshot) -> Markup:
     """
-    What the page shows, as JSON: the fields of a L{Snapshot} of all processes together, each
-    process in C{processes}, and why they cannot serve, if they cannot, in C{not_ready}.
+    The listeners, their addresses and counters.
+    """
+    traffic = {each.listener: each for each in now.traffic}
+    rows = []
+    for each in now.listeners:
+        # Without an answer of any worker there are no counters.
+        stats = traffic.get(each.name) or ListenerStats(each.name, 0, 0, 0, {}, {})
+        rows.append(
+            (
+                each.name,
+                tag("td", each.address or "not bound", class_=None if each.address else "warning"),
+                number(stats.connections),
+                number(stats.opened),
+                size(stats.echoed_bytes),
+                number(sum(stats.refused.values())),
+            )
+        )
+    headers = ("Listener", "Address", "Open", "Accepted", "Echoed", "Refused")
+    return table("Listeners", headers, rows)
 
-    @param snapshots: one at least.
+
+def reasons(caption: str, counts: Sequence[tuple[str, dict[str, int]]]) -> Markup:
     """
-    shown = dict(vars(aggregate(snapshots)), not_ready=not_ready(snapshots))
-    del shown["worker"], shown["process"]
-    shown["processes"] = [
-        {
-            "worker": each.worker,
-            "connections": sum(one.connections for one in each.traffic),
-            "lag_last": each.lag_last,
-            **vars(each.process),
-        }
+    Connections by reason, with a column for each of two to four listeners.
+
+    @param counts: the name of each listener, and its connections by reason.
+    """
+    names = list(dict.fromkeys(reason for _, each in counts for reason in each))
+    columns = counts if 1 < len(counts) <= 4 else []
+    rows = [
+        (
+            reason,
+            tag("td", MEANINGS.get(reason, ""), class_="meaning"),
+            *(number(each.get(reason, 0)) for _, each in columns),
+            number(sum(each.get(reason, 0) for _, each in counts)),
+        )
+        for reason in names
+    ]
+    return table(caption, ("Reason", "Meaning", *(name for name, _ in columns), "Total"), rows)
+
+
+def handshakes(now: Snapshot) -> Markup:
+    """
+    TLS handshakes by result and version.
+    """
+    rows = [(each.result, each.version or "-", number(each.count)) for each in now.handshakes]
+    return table("TLS handshakes", ("Result", "Version", "Total"), rows)
+
+
+def days_left(each: CertificateInfo, now: float) -> int:
+    """
+    The whole days until a certificate expires; negative when it has expired.
+    """
+    return int((each.not_after - now) // DAY_SECONDS)
+
+
+def certificates(now: Snapshot) -> Markup:
+    """
+    The certificates that are served, and their expiry.
+    """
+    rows = []
+    for each in now.certificates:
+        days = days_left(each, now.taken)
+        css_class = "number warning" if each.ends_soon(now.taken) else "number"
+        rows.append(
+            (
+                ", ".join(each.names) or "no name",
+                tag("td", format_number(days) if days >= 0 else "expired", class_=css_class),
+                tag("td", format_date(each.not_after), class_="date"),
+                tag("td", each.path, title=f"serial number {each.serial}"),
+            )
+        )
+    return table("Certificates", ("Names", "Days left", "Expiry", "File"), rows)
+
+
+def processes(snapshots: Sequence[Snapshot]) -> Markup:
+    """
+    The processes: connections, event-loop lag, CPU time, memory and descriptors.
+    """
+    rows = [
+        (
+            each.process.pid if each.worker is None else f"{each.worker} ({each.process.pid})",
+            number(sum(one.connections for one in each.traffic)),
+            tag("td", format_delay(each.lag_last), class_="number"),
+            tag("td", format_duration(each.process.cpu_seconds), class_="number"),
+            size(each.process.resident_bytes or 0),
+            tag(
+                "td",
+                "/".join(
+                    "?" if one is None else f"{one:,}"
+                    for one in (each.process.descriptors, each.process.most_descriptors)
+                ),
+                class_="number",
+            ),
+        )
         for each in snapshots
     ]
-    shown["history"] = [each._asdict() for each in shown["history"]]
-    return json.dumps(shown, default=vars, separators=(",", ":"))
+    headers = ("Process", "Open", "Lag", "CPU time", "Memory", "Descriptors")
+    return table("Processes" if len(snapshots) > 1 else "Process", headers, rows)
+
+
+def newest(now: Snapshot) -> Markup:
+    """
+    The newest connections.  A fact that none of them has takes no column.
+    """
+    workers = any(each.worker is not None for each in now.newest)
+    facts = [
+        (header, name) for header, name in FACTS if any(each.facts.get(name) for each in now.newest)
+    ]
+    rows = [
+        (
+            f"{each.worker}/{each.connection}" if workers else each.connection,
+            each.peer,
+            each.listener,
+            each.state,
+            tag("td", format_duration(each.seconds), class_="number"),
+            size(each.bytes),
+            *(each.facts.get(name, "") for _, name in facts),
+        )
+        for each in now.newest
+    ]
+    headers = ("Connection", "Peer", "Listener", "State", "Age", "Echoed")
+    caption = f"Newest connections, {len(rows)} of {sum(t.connections for t in now.traffic):,}"
+    return table(caption, (*headers, *(header for header, _ in facts)), rows, wide=True)

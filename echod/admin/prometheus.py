@@ -1,10 +1,10 @@
 """
 Metrics for Prometheus, in its text format and in OpenMetrics.
 
-Invariant: it reads snapshots, and labels nothing with what a client sent; so
-what a scrape costs does not grow with the number of clients.
+Invariant: no label has a value that a client sent, so the cost of a scrape does not grow with the
+number of clients.
 
-C{prometheus_client} is imported in this room alone, which is imported with C{--admin} alone.
+No other module imports C{prometheus_client}.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,6 @@ from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
-    UnknownMetricFamily,
 )
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
@@ -23,41 +22,36 @@ from prometheus_client.utils import floatToGoString
 from echod.stats.snapshot import CertificateInfo, HistogramData, Snapshot
 
 Values = Sequence[tuple[list[str], float]]
-"""The values of labels, and the value that they are for."""
+"""The values of a metric, each with the values of its labels."""
 
 
 def render_metrics(snapshots: Sequence[Snapshot], accept: str) -> tuple[bytes, str]:
     """
-    What a scrape gets.
+    The response to a scrape.
 
-    @param accept: the C{Accept} of its request.
-    @return: the body and its type.
+    @param accept: the C{Accept} header of the request.
+    @return: the body and its content type.
     """
     try:
         encode, content_type = choose_encoder(accept)
     except (TypeError, ValueError):
-        # A version that is no version.
+        # The Accept header has a version that is not a number.
         encode, content_type = choose_encoder("")
-    openmetrics = content_type.startswith("application/openmetrics-text")
-    return encode(SnapshotCollector(snapshots, openmetrics)), content_type
+    return encode(SnapshotCollector(snapshots)), content_type
 
 
 class SnapshotCollector(Collector):
     """
-    The metrics of one process, or of several, each with a label C{worker} then.
+    The metrics of one process, or of several workers, with a label C{worker}.
     """
 
-    def __init__(self, snapshots: Sequence[Snapshot], openmetrics: bool):
-        """
-        @param openmetrics: whether they are for that format.
-        """
+    def __init__(self, snapshots: Sequence[Snapshot]):
         self._snapshots = snapshots
-        self._openmetrics = openmetrics
         self._labels = ["worker"] if any(each.worker is not None for each in snapshots) else []
 
     def collect(self) -> Iterator[Metric]:
         """
-        All metrics, each with its samples.
+        The metrics, each with its samples.
         """
         yield from self._clients()
         yield from self._tls()
@@ -72,77 +66,75 @@ class SnapshotCollector(Collector):
             "echod_connections_active",
             "Connections that are open now.",
             listener,
-            [(self._of(s, t.listener), t.connections) for s, t in traffic],
+            [(self._labeled(s, t.listener), t.connections) for s, t in traffic],
         )
         yield self._gauge(
             "echod_max_connections",
-            "How many connections there may be at once, for all listeners together.",
+            "Limit on connections, for all listeners together.",
             [],
-            [(self._of(s), s.max_connections) for s in self._snapshots],
+            [(self._labeled(s), s.max_connections) for s in self._snapshots],
         )
-        opened = [(self._of(s, t.listener), t.opened) for s, t in traffic]
-        text = "Connections that were accepted."
-        if self._openmetrics:
-            # There a counter and a gauge may not share a name, and the counter's is the
-            # name without _total; under its whole name it is a metric of its own.
-            unknown = UnknownMetricFamily(
-                "echod_connections_accepted_total", text, labels=[*listener, *self._labels]
-            )
-            for labels, value in opened:
-                unknown.add_metric(labels, value)
-            yield unknown
-        else:
-            yield self._counter("echod_connections_accepted_total", text, listener, opened)
+
+        yield self._counter(
+            "echod_connections_accepted_total",
+            "Connections that were accepted.",
+            listener,
+            [(self._labeled(s, t.listener), t.opened) for s, t in traffic],
+        )
         reason = ["listener", "reason"]
         yield self._counter(
             "echod_connections_closed_total",
-            "Connections that ended.",
+            "Connections that were closed, by reason.",
             reason,
-            [(self._of(s, t.listener, r), n) for s, t in traffic for r, n in t.closed.items()],
+            [(self._labeled(s, t.listener, r), n) for s, t in traffic for r, n in t.closed.items()],
         )
         yield self._counter(
             "echod_connections_refused_total",
-            "Connections that were refused.",
+            "Connections that were refused, by reason.",
             reason,
-            [(self._of(s, t.listener, r), n) for s, t in traffic for r, n in t.refused.items()],
+            [
+                (self._labeled(s, t.listener, r), n)
+                for s, t in traffic
+                for r, n in t.refused.items()
+            ],
         )
         yield self._counter(
             "echod_echoed_bytes_total",
             "Bytes echoed, those of open connections included.",
             listener,
-            [(self._of(s, t.listener), t.echoed_bytes) for s, t in traffic],
+            [(self._labeled(s, t.listener), t.echoed_bytes) for s, t in traffic],
         )
         yield self._histogram(
             "echod_connection_duration_seconds",
-            "How long connections lived that ended.",
-            [(self._of(s), s.seconds) for s in self._snapshots],
+            "How long closed connections lived.",
+            [(self._labeled(s), s.seconds) for s in self._snapshots],
         )
 
     def _tls(self) -> Iterator[Metric]:
         yield self._counter(
             "echod_tls_handshakes_total",
-            "TLS handshakes that came to their end, well or not.",
+            "TLS handshakes, by result and version.",
             ["result", "version"],
             [
-                (self._of(s, each.result, each.version), each.count)
+                (self._labeled(s, each.result, each.version), each.count)
                 for s in self._snapshots
                 for each in s.handshakes
             ],
         )
         certificates = [
-            (self._of(s, name), each)
+            (self._labeled(s, name), each)
             for s in self._snapshots
-            for name, each in ends(s.certificates).items()
+            for name, each in first_to_expire(s.certificates).items()
         ]
         yield self._gauge(
             "echod_certificate_not_before_timestamp_seconds",
-            "When a certificate that is served begins to be valid, in seconds since 1970.",
+            "When a served certificate becomes valid, in seconds since 1970.",
             ["name"],
             [(labels, each.not_before) for labels, each in certificates],
         )
         yield self._gauge(
             "echod_certificate_expiry_timestamp_seconds",
-            "When a certificate that is served ends, in seconds since 1970.",
+            "When a served certificate expires, in seconds since 1970.",
             ["name"],
             [(labels, each.not_after) for labels, each in certificates],
         )
@@ -151,27 +143,27 @@ class SnapshotCollector(Collector):
         yield self._histogram(
             "echod_reactor_lag_seconds",
             "How late the event loop runs a timer.",
-            [(self._of(s), s.lag) for s in self._snapshots],
+            [(self._labeled(s), s.lag) for s in self._snapshots],
         )
         yield self._counter(
             "echod_log_dropped_total",
-            "Log records that could not be written.",
+            "Log records that were dropped.",
             [],
-            [(self._of(s), s.log_dropped) for s in self._snapshots],
+            [(self._labeled(s), s.log_dropped) for s in self._snapshots],
         )
         names = list(self._snapshots[0].versions) if self._snapshots else []
         yield self._gauge(
             "echod_build_info",
-            "What is running.",
+            "Versions of echod, Python, Twisted and OpenSSL.",
             names,
-            [(self._of(s, *s.versions.values()), 1) for s in self._snapshots],
+            [(self._labeled(s, *s.versions.values()), 1) for s in self._snapshots],
         )
 
     def _process(self) -> Iterator[Metric]:
         """
-        The names are those of Prometheus' own client libraries.
+        The names are those of Prometheus's own client libraries.
         """
-        processes = [(self._of(each), each.process) for each in self._snapshots]
+        processes = [(self._labeled(each), each.process) for each in self._snapshots]
         yield self._counter(
             "process_cpu_seconds_total",
             "User and system CPU time.",
@@ -185,52 +177,51 @@ class SnapshotCollector(Collector):
             ("process_open_fds", "Descriptors that are open.", "descriptors"),
             ("process_max_fds", "How many may be open.", "most_descriptors"),
         ):
-            told = [(labels, getattr(each, field)) for labels, each in processes]
-            values = [(labels, value) for labels, value in told if value is not None]
+            fields = [(labels, getattr(each, field)) for labels, each in processes]
+            values = [(labels, value) for labels, value in fields if value is not None]
             if values:
                 yield self._gauge(name, text, [], values)
 
-    def _of(self, snapshot: Snapshot, *labels: str) -> list[str]:
+    def _labeled(self, snapshot: Snapshot, *labels: str) -> list[str]:
         return [*labels, snapshot.worker or ""] if self._labels else [*labels]
 
     def _gauge(self, name: str, text: str, labels: list[str], values: Values) -> Metric:
         metric = GaugeMetricFamily(name, text, labels=[*labels, *self._labels])
-        for labelled, value in values:
-            metric.add_metric(labelled, value)
+        for label_values, value in values:
+            metric.add_metric(label_values, value)
         return metric
 
     def _counter(self, name: str, text: str, labels: list[str], values: Values) -> Metric:
         metric = CounterMetricFamily(name, text, labels=[*labels, *self._labels])
-        for labelled, value in values:
-            metric.add_metric(labelled, value)
+        for label_values, value in values:
+            metric.add_metric(label_values, value)
         return metric
 
     def _histogram(
         self, name: str, text: str, values: list[tuple[list[str], HistogramData]]
     ) -> Metric:
         metric = HistogramMetricFamily(name, text, labels=self._labels)
-        for labelled, distribution in values:
-            metric.add_metric(labelled, buckets(distribution), distribution.sum)
+        for label_values, histogram in values:
+            metric.add_metric(label_values, buckets(histogram), histogram.sum)
         return metric
 
 
-def buckets(distribution: HistogramData) -> list[tuple[str, float]]:
+def buckets(histogram: HistogramData) -> list[tuple[str, float]]:
     """
-    How many values do not exceed each bound, as Prometheus has it.
+    The cumulative buckets of a histogram: how many values do not exceed each bound.
     """
     total = 0
     found: list[tuple[str, float]] = []
-    for bound, count in zip([*distribution.bounds, float("inf")], distribution.counts, strict=True):
+    for bound, count in zip([*histogram.bounds, float("inf")], histogram.counts, strict=True):
         total += count
         found.append((floatToGoString(bound), total))
     return found
 
 
-def ends(certificates: Sequence[CertificateInfo]) -> dict[str, CertificateInfo]:
+def first_to_expire(certificates: Sequence[CertificateInfo]) -> dict[str, CertificateInfo]:
     """
-    The certificate for each name, its first name standing for all that it has.
-    Of several with the same, such as one with an RSA key and one with an elliptic curve's,
-    the first to end counts.
+    The certificates by their first name.  Of several with the same name, such as an RSA and an
+    ECDSA certificate, the first to expire.
     """
     found: dict[str, CertificateInfo] = {}
     for each in sorted(certificates, key=lambda each: each.not_after):

@@ -1,7 +1,8 @@
 """
-What the HTTP side answers, and its service.
+The service of C{--admin}, its resource, and the hosts that it answers for.
 
-Invariant: it only reads; no request changes anything.
+Invariant: no request changes anything.  A request for another host, as after DNS rebinding, gets
+no figures.
 """
 
 import re
@@ -29,77 +30,28 @@ from echod.stats.snapshot import Snapshot, not_ready
 
 log = Logger(namespace="echod.admin")
 
+Source = Callable[[], Awaitable[Sequence[Snapshot]]]
+"""Takes a snapshot of each process."""
+
+RenderMetrics = Callable[[Sequence[Snapshot], str], tuple[bytes, str]]
+"""Formats metrics: L{render_metrics<echod.admin.prometheus.render_metrics>}."""
+
+MAX_PENDING = 16
+"""How many requests may wait for the snapshots of the workers."""
+
+MAX_PENDING_READY = 24
+"""
+The same, counting requests for readiness too: some places are for those only.  Liveness needs no
+snapshot.  Less than C{SOFT_LIMIT} of L{echod.admin.site}, so that there is always a connection
+left whose request is read.
+"""
+
+WRITE_TIMEOUT = 30.0
+"""After how many seconds a client that reads nothing of its response is aborted."""
+
 _HOST = re.compile(
     r"(?:\[([0-9A-Fa-f:.]+)(?:%[A-Za-z0-9%._~-]+)?\]|([A-Za-z0-9._-]+))(?::[0-9]{0,5})?"
 )
-
-
-def names_beside(hostname: str, hosts: Iterable[str]) -> set[str]:
-    """
-    The names that this machine's own name stands with in hosts(5), such as the fully-qualified
-    one.  A resolver is not asked: it could take long, and what it says can be forged.
-
-    @param hosts: the lines of C{/etc/hosts}.
-    """
-    names: set[str] = set()
-    for line in hosts:
-        found = [name.rstrip(".") for name in line.lower().partition("#")[0].split()[1:]]
-        if hostname.lower() in found:
-            names.update(found)
-    return names
-
-
-def is_trusted_host(
-    asked: str, local: IAddress, names: Container[str] = (), hostname: str | None = None
-) -> bool:
-    """
-    Whether a request for this host is meant for us.
-
-    @param asked: what the header says, with or without a port.
-    @param local: our address on the connection that the request came by.  On a UNIX
-        socket, where no browser comes, any host is ours.
-    @param names: what else is ours, as L{host} has it.
-    @param hostname: this machine's own name; C{None} to ask for it.
-    """
-    ours = ip_of(local)
-    if ours is None:
-        return True
-    match = _HOST.fullmatch(asked)
-    if match is None:
-        return False
-    try:
-        name = host(match[1] or match[2])
-    except ValueError:
-        return False
-    if name in names:
-        return True
-    try:
-        ip = ip_address(name)
-    except ValueError:
-        hostname = socket.gethostname() if hostname is None else hostname
-        # No resolver gives the names below localhost away (RFC 6761 6.3).
-        return name in ("localhost", hostname.lower()) or name.endswith(".localhost")
-    # A browser leaves out the zone of a link-local address, which means nothing to others.
-    return ip.is_loopback or ip.packed == ours.packed
-
-
-Source = Callable[[], Awaitable[Sequence[Snapshot]]]
-"""Takes a snapshot of each process there is."""
-
-RenderMetrics = Callable[[Sequence[Snapshot], str], tuple[bytes, str]]
-"""Makes metrics: L{render_metrics<echod.admin.prometheus.render_metrics>}."""
-
-MAX_PENDING = 16
-"""
-How many requests may wait for snapshots, which the workers send.  Readiness has the rest of
-C{MAX_PENDING_READY} to itself, and liveness needs no snapshot; both together are fewer than
-there may be clients, so that the next one's request is always read.
-"""
-
-MAX_PENDING_READY = 24
-
-WRITE_TIMEOUT = 30.0
-"""How long a client may take nothing of its answer."""
 
 HEADERS = {
     "server": f"echod/{__version__}",
@@ -114,16 +66,66 @@ HEADERS = {
     "x-content-type-options": "nosniff",
 }
 
-REASONS = {421: b"Misdirected Request"}
-"""Words for a status that Twisted has none for."""
+REASON_PHRASES = {421: b"Misdirected Request"}
+"""The reason phrases that Twisted lacks."""
 
 TEXT = "text/plain; charset=utf-8"
+
+
+def names_beside(hostname: str, hosts: Iterable[str]) -> set[str]:
+    """
+    The names on the lines of hosts(5) that have this machine's own name, such as the
+    fully-qualified one.  The resolver is not used: it may block, and DNS answers can be forged.
+
+    @param hosts: the lines of C{/etc/hosts}.
+    """
+    names: set[str] = set()
+    for line in hosts:
+        found = [name.rstrip(".") for name in line.lower().partition("#")[0].split()[1:]]
+        if hostname.lower() in found:
+            names.update(found)
+    return names
+
+
+def is_trusted_host(
+    requested: str, local: IAddress, names: Container[str] = (), hostname: str | None = None
+) -> bool:
+    """
+    Whether a request for a host is for this daemon.  A browser sends another host when the DNS of
+    an attacker's site has changed to an address of this machine (DNS rebinding).
+
+    @param requested: the host of the request, with or without a port.
+    @param local: the local address of the connection.  On a UNIX socket, which no browser uses,
+        any host is trusted.
+    @param names: further trusted names, as L{host} returns them.
+    @param hostname: this machine's name; C{None} for C{gethostname()}.
+    """
+    local_ip = ip_of(local)
+    if local_ip is None:
+        return True
+    match = _HOST.fullmatch(requested)
+    if match is None:
+        return False
+    try:
+        name = host(match[1] or match[2])
+    except ValueError:
+        return False
+    if name in names:
+        return True
+    try:
+        ip = ip_address(name)
+    except ValueError:
+        hostname = socket.gethostname() if hostname is None else hostname
+        # Resolvers answer names below localhost with loopback addresses only (RFC 6761 6.3).
+        return name in ("localhost", hostname.lower()) or name.endswith(".localhost")
+    # packed has no zone: browsers leave out the zone of a link-local address.
+    return ip.is_loopback or ip.packed == local_ip.packed
 
 
 @dataclass(frozen=True)
 class Response:
     """
-    An answer to a request.
+    The response to a request.
     """
 
     body: bytes
@@ -131,35 +133,36 @@ class Response:
     status: int = 200
 
 
-def error_response(status: int, text: str) -> Response:
+def text_response(status: int, text: str) -> Response:
     """
-    An answer of one line.
+    A response of one line.
     """
     return Response(f"{text}\n".encode(), status=status)
 
 
-def text_response(request: AdminRequest, header: bytes) -> list[str]:
+def header_values(request: AdminRequest, header: bytes) -> list[str]:
     """
-    What a request says in a header, whatever the bytes.
+    The values of a header of a request.
     """
     return [each.decode("latin-1") for each in request.requestHeaders.getRawHeaders(header, [])]
 
 
 class AdminResource(Resource):
     """
-    All of the site.
+    All paths of the site.
     """
 
     isLeaf = True
 
     def __init__(self, source: Source, render_metrics: RenderMetrics, names: Container[str] = ()):
         """
-        @param names: what it may be asked for by, as L{is_trusted_host} takes them.
+        @param source: takes the snapshots.
+        @param names: further trusted hosts, as L{is_trusted_host} takes them.
         """
         super().__init__()
         self._names = names
         self._source = source
-        self._exposition = render_metrics
+        self._render_metrics = render_metrics
         self._pending = 0
         self._paths: dict[bytes, Callable[[AdminRequest, Sequence[Snapshot]], Response]] = {
             b"/": self._page,
@@ -170,61 +173,61 @@ class AdminResource(Resource):
 
     def render(self, request: AdminRequest) -> Any:
         """
-        Answer, now or when the snapshots are there.
+        Respond now, or when the snapshots are there.
         """
         for name, value in HEADERS.items():
             request.setHeader(name.encode(), value.encode())
-        answer = self._refuse(request) or self._at_once(request.path)
-        if answer is not None:
-            self._send(request, answer)
+        response = self._refuse(request) or self._respond_now(request.path)
+        if response is not None:
+            self._send(request, response)
             return NOT_DONE_YET
-        gone = request.notifyFinish()
+        finished = request.notifyFinish()
         self._pending += 1
-        answering = Deferred.fromCoroutine(self._look(request))
-        gone.addErrback(lambda _: answering.cancel())
-        answering.addErrback(self._failed, request)
-        answering.addBoth(self._answered)
+        responding = Deferred.fromCoroutine(self._respond(request))
+        finished.addErrback(lambda _: responding.cancel())
+        responding.addErrback(self._respond_failed, request)
+        responding.addBoth(self._responded)
         return NOT_DONE_YET
 
-    def _answered(self, _: object) -> None:
+    def _responded(self, _: object) -> None:
         self._pending -= 1
 
     def _refuse(self, request: AdminRequest) -> Response | None:
         if request.method not in (b"GET", b"HEAD"):
             request.setHeader(b"allow", b"GET, HEAD")
-            return error_response(405, "this is for looking only: GET and HEAD")
-        hosts = text_response(request, b"host")
+            return text_response(405, "this server is read-only: use GET or HEAD")
+        hosts = header_values(request, b"host")
         if len(hosts) > 1 or (not hosts and request.clientproto == b"HTTP/1.1"):
-            return error_response(400, "give one Host")
+            return text_response(400, "send one Host header")
         if request.authority is not None:
             # Host is ignored then (RFC 9112 3.2.2).
             hosts = [request.authority.decode("latin-1")]
         if hosts and not is_trusted_host(hosts[0], request.getHost(), self._names):
-            return error_response(
+            return text_response(
                 421,
-                "no such host here; ask for localhost or for the address that you connect to, "
+                "unknown host; use localhost or the address that you connect to, "
                 "or give this name to --admin-host",
             )
         return None
 
-    def _at_once(self, path: bytes) -> Response | None:
+    def _respond_now(self, path: bytes) -> Response | None:
         if path == b"/livez":
-            return error_response(200, "alive")
+            return text_response(200, "alive")
         if path in STATIC:
             return Response(*STATIC[path])
         if path not in self._paths:
-            return error_response(404, "there are / /connections /metrics /livez /readyz")
+            return text_response(404, "the paths are / /connections /metrics /livez /readyz")
         if self._pending >= (MAX_PENDING_READY if path == b"/readyz" else MAX_PENDING):
-            return error_response(503, f"{self._pending} requests wait already; ask again later")
+            return text_response(503, f"{self._pending} requests are waiting; try again later")
         return None
 
-    async def _look(self, request: AdminRequest) -> None:
+    async def _respond(self, request: AdminRequest) -> None:
         snapshots = await self._source()
         if not snapshots and request.path != b"/readyz":
-            answer = error_response(503, not_ready(snapshots))
+            response = text_response(503, not_ready(snapshots))
         else:
-            answer = self._paths[request.path](request, snapshots)
-        self._send(request, answer)
+            response = self._paths[request.path](request, snapshots)
+        self._send(request, response)
 
     def _page(self, _: AdminRequest, snapshots: Sequence[Snapshot]) -> Response:
         return Response(page(snapshots).encode(), "text/html; charset=utf-8")
@@ -233,33 +236,34 @@ class AdminResource(Resource):
         return Response(page_json(snapshots).encode(), "application/json")
 
     def _metrics(self, request: AdminRequest, snapshots: Sequence[Snapshot]) -> Response:
-        return Response(*self._exposition(snapshots, ", ".join(text_response(request, b"accept"))))
+        accept = ", ".join(header_values(request, b"accept"))
+        return Response(*self._render_metrics(snapshots, accept))
 
     def _ready(self, _: AdminRequest, snapshots: Sequence[Snapshot]) -> Response:
         why = not_ready(snapshots)
-        return error_response(503, why) if why else error_response(200, "ready")
+        return text_response(503, why) if why else text_response(200, "ready")
 
-    def _send(self, request: AdminRequest, answer: Response) -> None:
-        if request.gone:
+    def _send(self, request: AdminRequest, response: Response) -> None:
+        if request.disconnected:
             return
-        request.setResponseCode(answer.status, REASONS.get(answer.status))
-        request.setHeader(b"content-type", answer.type.encode())
-        request.setHeader(b"content-length", b"%d" % len(answer.body))
-        request.write(answer.body)
+        request.setResponseCode(response.status, REASON_PHRASES.get(response.status))
+        request.setHeader(b"content-type", response.type.encode())
+        request.setHeader(b"content-length", b"%d" % len(response.body))
+        request.write(response.body)
         request.finish()
 
-    def _failed(self, failure: Failure, request: AdminRequest) -> None:
+    def _respond_failed(self, failure: Failure, request: AdminRequest) -> None:
         if failure.check(CancelledError):
             return
         log.failure("while answering for --admin", failure, event="unhandled-error")
-        self._send(request, error_response(500, "that failed; the log says why"))
+        self._send(request, text_response(500, "internal error; see the log"))
 
 
 class AdminService(MultiService):
     """
-    The site, on one endpoint or several, until it is stopped.
+    The site, and the listeners that it is served on.
 
-    @ivar listeners: where it listens.
+    @ivar listeners: the listeners.
     """
 
     def __init__(
@@ -289,7 +293,7 @@ class AdminService(MultiService):
 
     def startService(self) -> None:
         """
-        Begin to listen, and say so when others than this machine can come.
+        Listen, and warn of a listener that other machines can reach.
         """
         super().startService()
         for listener in self.listeners:
@@ -304,10 +308,11 @@ class AdminService(MultiService):
 
     def stopService(self) -> Deferred[None]:
         """
-        Close everything; who keeps a connection for later is not waited for.
+        Close the ports and the connections.  Connections that finish a response are not waited
+        for.
 
         @return: a Deferred that fires when the ports are closed.
         """
-        closing: Deferred[Any] = super().stopService()
+        closed: Deferred[Any] = super().stopService()
         self._site.close_all()
-        return closing.addCallback(lambda _: None)
+        return closed.addCallback(lambda _: None)

@@ -1,9 +1,8 @@
 """
-HTTP for the few who look: Twisted's own, with bounds on what a client can make it hold.
+Twisted's HTTP server with limits.
 
-Invariant: so many connections, so many seconds, so many bytes; nothing that a
-client sends is kept, and nothing of it is logged.  A client that waits for an answer gets it,
-however many others connect.
+Invariant: connections, seconds and bytes are limited; nothing that a client sends is kept or
+logged.  A client that waits for a response gets it, however many others connect.
 """
 
 import re
@@ -18,67 +17,68 @@ from echod._util.sockets import unread
 
 SOFT_LIMIT = 32
 """
-How many clients there may be.  The descriptors for them are of those that are kept from the
-echo's connections.  There are more while more than that wait for an answer.
+How many connections there may be.  Their descriptors are reserved: the echo's connections do not
+use them.  There are more while more than this wait for a response.
 """
 
-ACCEPTS = 8
-"""How many clients the port accepts at once."""
+MAX_ACCEPTS = 8
+"""How many connections are accepted in one turn of the loop."""
 
-HARD_LIMIT = SOFT_LIMIT + 2 * ACCEPTS
+HARD_LIMIT = SOFT_LIMIT + 2 * MAX_ACCEPTS
 """
-How many clients may wait for an answer.  While so many do, the port accepts none, and the others
-stay in the kernel's queue.  A port of another reactor goes on accepting; there, the clients that
-connected first are cut off, unless their requests are being answered.
+How many clients may wait for a response.  At this number the port accepts none, and the others
+stay in the accept queue.  A port of another reactor accepts anyway; then the oldest connections
+are aborted, unless their requests are being answered.
 """
 
 IDLE_TIMEOUT = 30
+"""Seconds."""
 
 MAX_BODY_BYTES = 64 * 1024
-"""How much of a body, which nothing here asks for, is read before the client is cut off."""
+"""How many bytes of a request's body are read and discarded before the connection is aborted."""
 
 MAX_LENGTH_DIGITS = 20
 """
-How many digits a Content-Length may have.  Of 4300 and more, Python makes no number, but a
-ValueError, and Twisted a traceback.
+How many digits a Content-Length may have.  From 4300 digits on, C{int} raises C{ValueError}, and
+Twisted logs a traceback.
 """
 
 _ABSOLUTE = re.compile(rb"http://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
-"""A request target that names its server, as a client sends it to a proxy (RFC 9112 3.2.2)."""
+"""A request target in absolute form (RFC 9112 3.2.2)."""
 
 
 class AdminRequest(Request):
     """
-    A request whose body is dropped as it comes.
+    A request whose body is discarded as it arrives.
 
-    @ivar gone: whether nobody waits for the answer any more.
-    @ivar authority: the server that the request target names; C{None} when it is a path.
+    @ivar disconnected: whether the connection is lost.
+    @ivar authority: the host of a request target in absolute form; C{None} in origin form.
     """
 
-    gone = False
+    disconnected = False
     authority: bytes | None = None
     _body_bytes = 0
 
     def process(self) -> None:
         """
-        Let the resource answer, whatever the path.
+        Pass the request to the resource, whatever its target.
         """
         if match := _ABSOLUTE.fullmatch(self.path):
             self.authority, self.path = match[1], match[2] or b"/"
         if self.path == b"*":
-            # Twisted has an answer of its own to that, with its own headers.
+            # Twisted would answer this itself, without our headers.
             self.path = b"/*"
         super().process()
 
     def gotLength(self, length: int | None) -> None:
         """
-        Make no file for a body that is announced to be large.
+        Create no temporary file for a large body.
         """
         self.content = BytesIO()
 
     def handleContentChunk(self, data: bytes) -> None:
         """
-        Drop a part of the body.
+        Discard a part of the body.
         """
         self._body_bytes += len(data)
         if self._body_bytes > MAX_BODY_BYTES:
@@ -86,73 +86,73 @@ class AdminRequest(Request):
 
     def connectionLost(self, reason: Any) -> None:
         """
-        The client has gone before it was answered.
+        The connection was lost before the response was complete.
         """
-        self.gone = True
+        self.disconnected = True
         super().connectionLost(reason)
 
 
 class AdminChannel(HTTPChannel):
     """
-    A client's connection.
+    A connection.
 
-    @ivar answering: whether a request is being answered.
+    @ivar responding: whether the response to a request is being made.
     """
 
     factory: "AdminSite"
     transport: Any
-    answering = False
-    _leaving = False
-    _blocked = False
-    _excused = False
+    responding = False
+    _closing = False
+    _paused = False
+    _timeout_extended = False
     _read = False
 
     def connectionMade(self) -> None:
         self.factory.channels[self] = None
         if readLast := getattr(self.transport, "readLast", None):
-            # An answer is a hundred times an echo.
+            # A response takes a hundred times as long as an echo.
             readLast(always=True)
         super().connectionMade()
         self.factory.close_oldest()
 
-    def waits(self) -> bool:
+    def has_request(self) -> bool:
         """
-        Whether the client waits for an answer: its request is being answered, or has come and
-        is still to be read.  A client that has been read from, and has not asked, does not wait.
+        Whether the client waits for a response: its request is being answered, or has arrived and
+        is not read yet.  A client that was read from and has not completed a request does not.
         """
-        if self.answering:
+        if self.responding:
             return True
-        reads = not (self._read or self._blocked or self.transport.disconnecting)
+        reads = not (self._read or self._paused or self.transport.disconnecting)
         return reads and unread(self.transport.fileno()) > 0
 
     def dataReceived(self, data: bytes) -> None:
         """
-        A request has come, or a part of one.
+        Receive a request, or a part of one.
         """
         self._read = True
         super().dataReceived(data)
 
     def pauseProducing(self) -> None:
         """
-        The client does not take its answers: nothing more is read from it.
+        The client does not read its responses: stop reading its requests.
         """
-        self._blocked = True
+        self._paused = True
         super().pauseProducing()
 
     def resumeProducing(self) -> None:
         """
-        It takes them.
+        The client reads its responses.
         """
-        self._blocked = False
+        self._paused = False
         super().resumeProducing()
 
     def headerReceived(self, line: bytes) -> Any:
         """
-        A header has come.
+        Replace a Content-Length that is too long.
         """
         name, _, value = line.partition(b":")
         if name.lower() == b"content-length" and len(value.strip()) > MAX_LENGTH_DIGITS:
-            # What is no number, Twisted answers with 400.
+            # Twisted answers a Content-Length that is not a number with 400.
             line = b"Content-Length: too long"
         return super().headerReceived(line)
 
@@ -160,39 +160,40 @@ class AdminChannel(HTTPChannel):
         """
         A request is complete.
         """
-        self.answering = True
+        self.responding = True
         super().allContentReceived()
 
     def requestDone(self, request: HTTPRequest) -> None:
         """
-        A request is answered.  Of one who has sent more before that, it was the last:
-        Twisted would make all those answers in one turn of the loop, and hold them.
+        A response is complete.  Close the connection if the client has sent further requests
+        before that (pipelining): Twisted would answer all of them in one turn of the loop, and
+        buffer the responses.
         """
-        self.answering = self._excused = self._read = False
+        self.responding = self._timeout_extended = self._read = False
         if self.clearLineBuffer() or any(self._dataBuffer):
             self.persistent = False
         super().requestDone(request)
 
     def timeoutConnection(self) -> None:
         """
-        Let go of who asks for nothing, and cut off who then does not take the rest.
-        (Twisted does the same, with a line in the log for each.)
+        Close a connection that sends no request; abort it if the client then does not read the
+        rest of its response.  (Twisted does the same, and logs a line for each.)
         """
-        if self._leaving:
+        if self._closing:
             self.abortConnection()
             return
-        if not self._excused and self.waits():
-            # It is the loop that has not come round to it.
-            self._excused = True
+        if not self._timeout_extended and self.has_request():
+            # The request is there; the loop has not read it yet.
+            self._timeout_extended = True
             self.setTimeout(self.timeOut)
             return
-        self._leaving = True
+        self._closing = True
         self.setTimeout(self.abortTimeout)
         self.loseConnection()
 
     def abortConnection(self) -> None:
         """
-        Cut it off.
+        Abort the connection.
         """
         self.transport.abortConnection()
 
@@ -205,12 +206,12 @@ class AdminSite(Site):
     """
     The site, as an L{IListeningFactory<echod.net.listener.IListeningFactory>}.
 
-    @ivar channels: the connections, in the order in which they were made.
+    @ivar channels: the connections, the oldest first.
     """
 
     listener = "admin"
     noisy = False
-    protocol = AdminChannel  # type: ignore[assignment]  # HTTP/2, which the other knows, needs TLS
+    protocol = AdminChannel  # type: ignore[assignment]  # Site's own also speaks HTTP/2, over TLS
     _closing = False
 
     def __init__(self, root: IResource, reactor: Any):
@@ -219,51 +220,51 @@ class AdminSite(Site):
 
     def listening(self, bare: bool) -> None:
         """
-        It is served behind any layer, such as that of C{ssl:}.
+        Accept any endpoint, such as C{ssl:}.
         """
 
     def startFactory(self) -> None:
         """
-        Open no log, and keep no clock for one.
+        Open no access log, and start no timer for its timestamps.
         """
 
     def stopFactory(self) -> None:
         """
-        There is nothing to close.
+        Do nothing: there is no access log to close.
         """
 
     def log(self, request: HTTPRequest) -> None:
         """
-        A scrape every few seconds is no news.
+        Do nothing: Prometheus sends a request every few seconds.
         """
 
     @property
     def acceptsAtOnce(self) -> int:
         """
-        How many clients the port may accept now; 0 while C{HARD_LIMIT} of them wait.  At the
-        end, the port empties the kernel's queue at once.
+        How many connections the port may accept now; 0 while L{HARD_LIMIT} clients wait.  At a
+        stop, the port empties the accept queue at once.
         """
         if self._closing:
-            return ACCEPTS
-        waiting = sum(channel.waits() for channel in self.channels)
-        return min(ACCEPTS, max(0, HARD_LIMIT - waiting))
+            return MAX_ACCEPTS
+        waiting = sum(channel.has_request() for channel in self.channels)
+        return min(MAX_ACCEPTS, max(0, HARD_LIMIT - waiting))
 
     def close_oldest(self) -> None:
         """
-        Cut off those who have been there longest and wait for nothing, when there are too many.
+        When there are too many connections, abort the oldest that wait for no response.
         """
         *others, _ = self.channels
-        for longest in others:
+        for channel in others:
             if len(self.channels) <= SOFT_LIMIT:
                 return
-            over = len(self.channels) > HARD_LIMIT and not longest.answering
-            if over or not longest.waits():
-                del self.channels[longest]
-                longest.abortConnection()
+            over = len(self.channels) > HARD_LIMIT and not channel.responding
+            if over or not channel.has_request():
+                del self.channels[channel]
+                channel.abortConnection()
 
     def close_all(self) -> None:
         """
-        Close the connections, when they have been sent what they are owed.
+        Close all connections, each after the rest of its response.
         """
         self._closing = True
         for channel in list(self.channels):

@@ -1,8 +1,8 @@
 """
-C{echod-check}: is this echo alive, exact and fast?
+The command, from its arguments to its exit status.
 
-Invariant: it may be run every few seconds to say that a container is alive,
-so nothing is imported that the question at hand does not need.
+Invariant: OpenSSL, the conformance suite and the ping are imported only by a command that uses
+them.
 """
 
 import signal
@@ -25,9 +25,9 @@ from echod.check.runner import Runner
 
 def make_tls(options: CheckOptions) -> Secure | None:
     """
-    Read the files that the options for TLS name.
+    Load the files of the TLS options.
 
-    @return: how to shake hands, C{None} for plain.
+    @return: performs the TLS handshake; C{None} without C{--tls}.
     @raise UsageError: when a file cannot be used.
     """
     if not options["tls"]:
@@ -48,11 +48,10 @@ def make_tls(options: CheckOptions) -> Secure | None:
         raise UsageError(str(error)) from None
 
 
-def leave_out_openssl(options: CheckOptions, modules: MutableMapping[str, Any]) -> None:
+def skip_openssl(options: CheckOptions, modules: MutableMapping[str, Any]) -> None:
     """
-    Have Twisted go without OpenSSL, as it does where that is not installed: a third of the
-    time that a plain check takes would be spent on importing it.  Nothing of this process
-    asks for it afterwards.
+    Without C{--tls}, make Twisted's import of pyOpenSSL fail, as where it is not installed.  The
+    import takes a third of the time of a plain check.
 
     @param modules: C{sys.modules}.
     """
@@ -62,45 +61,48 @@ def leave_out_openssl(options: CheckOptions, modules: MutableMapping[str, Any]) 
 
 def on_interrupt(reactor: Any, stop: Callable[[], object]) -> None:
     """
-    Make of Ctrl-C and SIGTERM an end of our own; the reactor's own would look like success.
+    Let Ctrl-C and SIGTERM end the command.  With the reactor's own handlers the exit status
+    would be 0.
+
+    @param stop: ends the command.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: reactor.callFromThread(stop))
 
 
-async def perform(reactor: Any, work: Runner) -> None:
+async def run_and_exit(reactor: Any, runner: Runner) -> None:
     """
-    Run the command.
+    Run the command in the reactor.
 
-    @raise SystemExit: always, with its status.
+    @raise SystemExit: always, with its exit status.
     """
-    running = Deferred.fromCoroutine(work.run())
+    running = Deferred.fromCoroutine(runner.run())
     reactor.callWhenRunning(on_interrupt, reactor, running.cancel)
     try:
         outcome = await running
     except CancelledError:
         outcome = Outcome.INTERRUPTED
     except OSError as error:
-        outcome = work.output_failed(error)
+        outcome = runner.output_failed(error)
     raise SystemExit(outcome.status)
 
 
 def command(arguments: Sequence[str] | None, run: Callable[..., None] = react) -> None:
     """
-    The command, from its arguments to its exit status.
+    Run the command.
 
     @param arguments: the command line; C{None} for the process's own.
-    @param run: what runs the reactor.
-    @raise SystemExit: always, with a status of L{Outcome}.
+    @param run: runs the reactor.
+    @raise SystemExit: always, with the status of an L{Outcome}.
     """
     options = CheckOptions()
     try:
         try:
             options.parseOptions(arguments)
         finally:
-            # It may have printed the help.
+            # After --help: report here if standard output cannot be written.
             sys.stdout.flush()
-        leave_out_openssl(options, sys.modules)
+        skip_openssl(options, sys.modules)
         secure = make_tls(options)
     except UsageError as error:
         with suppress(OSError):
@@ -109,13 +111,13 @@ def command(arguments: Sequence[str] | None, run: Callable[..., None] = react) -
     except OSError as error:
         report_output_error("echod-check", error, sys.stdout, sys.stderr)
         raise SystemExit(Outcome.USAGE.status) from None
-    # The one place where the reactor is imported; all else is handed it.
+    # The only import of the reactor in this package.
     from twisted.internet import reactor
 
-    # By the wall clock, a step would be measured as an echo.
+    # Twisted uses the wall clock here, whose steps would show in the measured times.
     reactor.seconds = time.monotonic  # type: ignore[method-assign]
-    dialler = Connector(
+    connector = Connector(
         reactor, options.connect, secure, options["proxy-header"], options["proxy-source"]
     )
-    work = Runner(reactor, options, dialler, sys.stdout, sys.stderr)
-    run(lambda r: Deferred.fromCoroutine(perform(r, work)), _reactor=reactor)
+    runner = Runner(reactor, options, connector, sys.stdout, sys.stderr)
+    run(lambda r: Deferred.fromCoroutine(run_and_exit(r, runner)), _reactor=reactor)

@@ -1,7 +1,9 @@
 """
-The suite: cases that find what an echo loses.
+The conformance suite: cases in which an echo server may lose bytes.
 
-Invariant: each case names the fault that it finds.
+L{CASES} lists them; each is a function below L{Case}.
+
+Invariant: each case fails with the fault that it finds, and leaves no connection open.
 """
 
 from collections.abc import Callable, Coroutine
@@ -11,15 +13,15 @@ from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.task import deferLater
 
 from echod.check.connect import Dial, gather, timeout_after
-from echod.check.probe import IMPATIENCE, PERIOD, Pattern, Probe
+from echod.check.probe import HALF_CLOSE_SHARE, PERIOD, Pattern, Probe
 from echod.check.results import CaseResult, CheckFailed, CheckResult, Outcome
-from echod.check.stream import ByteStream
+from echod.check.stream import IByteStream
 
 KIB = 1024
 MIB = 1024 * KIB
 
 TIMES = 5
-"""How often the end behind the last byte is tried: whether something is lost is a race."""
+"""How often a case with a half-close runs: whether the server loses bytes is a race."""
 
 BURSTS = 20
 BURST_BYTES = 40 * KIB
@@ -30,61 +32,63 @@ CLIENTS = 100
 CLIENT_BYTES = 64 * KIB
 UNREAD_BYTES = 16 * MIB
 UNREAD_LOOK_SECONDS = 0.2
-NEIGHBOURS = 10
-NEIGHBOUR_BYTES = 256 * KIB
+ABORTS = 10
+ABORT_BYTES = 256 * KIB
 IDLE_SECONDS = 1.5
 
 PAIRS = b"".join(bytes((one, other)) for one in range(256) for other in range(256))
-"""Every byte value beside every other."""
+"""Each pair of byte values."""
 
 
 class Case:
     """
-    One run of one case: it opens connections, and sums up what they sent and lost.
+    One run of one case: its connections, and its probes.
     """
 
     def __init__(self, clock: Any, dial: Dial, timeout_seconds: float, pattern: Pattern):
         self.clock = clock
-        self.exchanges: list[Probe] = []
+        self.probes: list[Probe] = []
         self._dial = dial
         self._timeout = timeout_seconds
         self._pattern = pattern
-        self._streams: list[ByteStream] = []
+        self._streams: list[IByteStream] = []
 
-    async def connect(self) -> ByteStream:
+    async def connect(self) -> IByteStream:
         """
-        A new connection, which ends with the case.
+        Make a connection, which is closed at the end of the case.
         """
         stream = await self._dial(CheckResult())
         self._streams.append(stream)
         return stream
 
-    def probe(self, stream: ByteStream, size: int, pattern: Pattern | None = None) -> Probe:
+    def probe(self, stream: IByteStream, size: int, pattern: Pattern | None = None) -> Probe:
         """
-        An exchange that is counted; each has its own place in the stream.
+        Make a probe whose bytes are counted.
+
+        @param pattern: its pattern; by default the random one, at an offset of its own.
         """
         if pattern is None:
-            start = self._pattern.start + len(self.exchanges) * 7919
+            start = self._pattern.start + len(self.probes) * 7919
             pattern = Pattern(self._pattern.block, start)
         probe = Probe(self.clock, stream, pattern, size)
-        self.exchanges.append(probe)
+        self.probes.append(probe)
         return probe
 
     async def echo(self, size: int, **how: Any) -> None:
         """
-        One exchange on a new connection; see L{Probe.run}.
+        Run a probe on a new connection; see L{Probe.run}.
         """
         await self.run(self.probe(await self.connect(), size), **how)
 
     async def run(self, probe: Probe, **how: Any) -> None:
         """
-        Run an exchange within the time of the case.
+        Run a probe within the timeout of the case.
         """
-        await probe.run(self._timeout * IMPATIENCE, **how)
+        await probe.run(self._timeout * HALF_CLOSE_SHARE, **how)
 
     def pause(self, seconds: float) -> Deferred[None]:
         """
-        Wait.
+        Wait for some seconds.
         """
         return deferLater(self.clock, seconds, lambda: None)
 
@@ -98,7 +102,7 @@ class Case:
 
 async def one_byte(case: Case) -> None:
     """
-    One byte, and the end right behind it.
+    One byte, and a half-close right after it.
     """
     for _ in range(TIMES):
         await case.echo(1, half_close=True)
@@ -106,7 +110,7 @@ async def one_byte(case: Case) -> None:
 
 async def eight_mib(case: Case) -> None:
     """
-    8 MiB, and the end right behind them.
+    8 MiB, and a half-close right after them.
     """
     for _ in range(TIMES):
         await case.echo(8 * MIB, half_close=True)
@@ -114,7 +118,7 @@ async def eight_mib(case: Case) -> None:
 
 async def burst(case: Case) -> None:
     """
-    Data and the end in one burst, many times.
+    A few KiB and the half-close in one burst, many times.
     """
     for _ in range(BURSTS):
         await case.echo(BURST_BYTES, half_close=True)
@@ -122,7 +126,7 @@ async def burst(case: Case) -> None:
 
 async def slow_reader(case: Case) -> None:
     """
-    8 MiB and the end, to a client that reads nothing at first, and then slowly.
+    8 MiB and a half-close; the client reads nothing at first, and then slowly.
     """
     stream = await case.connect()
     stream.pause()
@@ -136,7 +140,7 @@ async def slow_reader(case: Case) -> None:
 
 async def small_writes(case: Case) -> None:
     """
-    Many bytes, each written for itself.
+    Many writes of one byte.
     """
     await case.echo(SMALL_WRITES, piece_bytes=1, send_pace=lambda: case.pause(0))
 
@@ -150,7 +154,7 @@ async def large(case: Case) -> None:
 
 async def all_values(case: Case) -> None:
     """
-    All byte values.
+    All byte values, in all pairs.
     """
     stream = await case.connect()
     await case.run(case.probe(stream, len(PAIRS), Pattern(PAIRS)))
@@ -158,7 +162,7 @@ async def all_values(case: Case) -> None:
 
 async def many_clients(case: Case) -> None:
     """
-    Many clients, connected at the same time.
+    Many clients at the same time.
     """
     streams = [await case.connect() for _ in range(CLIENTS)]
     await gather(*(case.run(case.probe(each, CLIENT_BYTES)) for each in streams))
@@ -166,7 +170,7 @@ async def many_clients(case: Case) -> None:
 
 async def unread(case: Case) -> None:
     """
-    A client that sends without reading for as long as anything goes, and reads then.
+    A client that sends without reading until the server stops receiving, and then reads.
     """
     stream = await case.connect()
     stream.pause()
@@ -181,24 +185,24 @@ async def unread(case: Case) -> None:
     await case.run(probe, read_after=stalled())
 
 
-async def neighbour(case: Case) -> None:
+async def aborts(case: Case) -> None:
     """
-    A client whose neighbours break off in the middle.
+    A client, while others abort their connections.
     """
 
-    async def break_off() -> None:
-        for number in range(NEIGHBOURS):
+    async def abort_others() -> None:
+        for number in range(ABORTS):
             stream = await case.connect()
-            # The server is in the middle of an echo that nobody will take.
-            await stream.write(Pattern(PAIRS, number).at(0, NEIGHBOUR_BYTES))
+            # The server is in the middle of this echo when the connection is lost.
+            await stream.write(Pattern(PAIRS, number).at(0, ABORT_BYTES))
             stream.abort()
 
-    await gather(case.echo(8 * MIB), break_off())
+    await gather(case.echo(8 * MIB), abort_others())
 
 
 async def idle(case: Case) -> None:
     """
-    A client that says nothing for a while.
+    A client that sends nothing for a while.
     """
     stream = await case.connect()
     await case.pause(IDLE_SECONDS)
@@ -211,14 +215,14 @@ Steps = Callable[[Case], Coroutine[Any, Any, None]]
 CASES: tuple[tuple[str, Steps], ...] = (
     (f"1 byte, half-close, {TIMES} times", one_byte),
     (f"8 MiB, half-close, {TIMES} times", eight_mib),
-    (f"data and end in one burst, {BURSTS} times", burst),
+    (f"data and half-close at once, {BURSTS} times", burst),
     ("slow reader, 8 MiB, half-close", slow_reader),
     (f"{SMALL_WRITES} writes of 1 byte", small_writes),
     ("64 MiB", large),
     ("all byte values", all_values),
     (f"{CLIENTS} clients at once", many_clients),
     ("send 16 MiB, then read", unread),
-    ("neighbours break off", neighbour),
+    ("other clients abort", aborts),
     ("idle, then echo", idle),
 )
 
@@ -227,7 +231,7 @@ async def run_case(
     name: str, steps: Steps, clock: Any, dial: Dial, timeout_seconds: float
 ) -> CaseResult:
     """
-    Run one case, however it ends.
+    Run one case.
     """
     case = Case(clock, dial, timeout_seconds, Pattern.random(PERIOD))
     start = clock.seconds()
@@ -240,24 +244,24 @@ async def run_case(
         failure = CheckFailed(Outcome.TIMED_OUT, f"after {timeout_seconds:g} s")
     finally:
         case.end()
-    lost = sum(each.comparison.lost for each in case.exchanges)
-    sent = sum(each.comparison.size for each in case.exchanges)
+    lost = sum(each.comparison.lost for each in case.probes)
+    sent = sum(each.comparison.size for each in case.probes)
     return CaseResult(name, sent, lost, clock.seconds() - start, failure)
 
 
 async def conformance(
-    clock: Any, dial: Dial, timeout_seconds: float, told: Callable[[CaseResult], None]
+    clock: Any, dial: Dial, timeout_seconds: float, report: Callable[[CaseResult], None]
 ) -> bool:
     """
     Run the suite.
 
-    @param timeout_seconds: for each case.
-    @param told: told each result as it is known.
-    @return: whether all passed.
+    @param timeout_seconds: the timeout of each case.
+    @param report: called with the result of each case when it ends.
+    @return: whether all cases passed.
     """
     passed = True
     for name, steps in CASES:
         result = await run_case(name, steps, clock, dial, timeout_seconds)
-        told(result)
+        report(result)
         passed = passed and result.passed
     return passed

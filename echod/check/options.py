@@ -1,8 +1,8 @@
 """
-Every option of C{echod-check}, once.
+The command line of C{echod-check}.
 
-Invariant: a bad value is one line that names the option and the way out,
-before anything is read or connected.
+Invariant: a bad value is reported in one line that names the option and what to give, before a
+file is read or a connection made.
 """
 
 import re
@@ -15,7 +15,7 @@ from twisted.python.usage import Options as UsageOptions, UsageError
 
 from echod import __version__
 from echod._util.text import escape
-from echod._util.values import one_of, path, seconds, server_name
+from echod._util.values import one_of, path, protocols, seconds, server_name
 from echod.check.connect import parse_target
 from echod.check.results import Outcome
 from echod.proxyprotocol.encoder import parse_address
@@ -23,7 +23,7 @@ from echod.proxyprotocol.encoder import parse_address
 MAX_BYTES = 1 << 30
 MAX_CONNECTIONS = 10_000
 MAX_RATE = 100_000.0
-PING_SIZE = 64
+DEFAULT_SIZE = 64
 
 _UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
@@ -40,22 +40,22 @@ def size(text: str) -> int:
     return value
 
 
-def whole(most: int) -> Callable[[str], int]:
+def integer(maximum: int) -> Callable[[str], int]:
     """
-    Make a coercion that takes a number from 1 on.
+    Make a coercion for an integer from 1 to a maximum.
     """
 
-    def number(text: str) -> int:
-        if not re.fullmatch("[0-9]{1,10}", text) or not 1 <= int(text) <= most:
-            raise ValueError(f"not a number of them; give one from 1 to {most}")
+    def coerce(text: str) -> int:
+        if not re.fullmatch("[0-9]{1,10}", text) or not 1 <= int(text) <= maximum:
+            raise ValueError(f"not a number from 1 to {maximum}; give one")
         return int(text)
 
-    return number
+    return coerce
 
 
 def rate(text: str) -> float:
     """
-    @return: so many a second.
+    @return: a number of messages a second.
     @raise ValueError: when it is not a rate.
     """
     if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text) or not 0 < float(text) <= MAX_RATE:
@@ -63,88 +63,80 @@ def rate(text: str) -> float:
     return float(text)
 
 
-def alpn(text: str) -> list[str]:
-    """
-    @return: names of protocols (RFC 7301).
-    @raise ValueError: when one is empty, too long, or not ASCII.
-    """
-    words = text.split(",")
-    if not text.isascii() or not all(0 < len(word) < 256 for word in words):
-        raise ValueError("not names of protocols; give such as h2,http/1.1")
-    return words
-
-
 def _positive_seconds(text: str) -> float:
     value = seconds(text)
     if not value:
-        raise ValueError("leaves no time; give more than 0")
+        raise ValueError("too short; give more than 0")
     return value
 
 
 def _parameter(
     long: str, short: str | None, default: object, help: str, coerce: Callable[[str], object]
 ) -> list[object]:
-    def named(text: str) -> object:
+    def coerce_or_name(text: str) -> object:
         try:
             return coerce(text)
         except ValueError as error:
             raise UsageError(f"--{long} '{escape(text)}': {error}") from None
 
-    return [long, short, default, help, named]
+    return [long, short, default, help, coerce_or_name]
 
 
 class CheckOptions(UsageOptions):
     """
     The command line.
 
-    @ivar target: what the user gave.
+    @ivar target: the target, as given.
+    @ivar host: its host; C{None} when it has none.
+    @ivar connect: connects to it.
     """
 
     synopsis = "[options] HOST:PORT | [IPv6]:PORT | unix:PATH | ENDPOINT"
     longdesc = (
-        "Is this echo alive, exact and fast?  Sends random bytes, compares what comes "
-        "back, closes, and says how long each stage took.  ENDPOINT is a Twisted client "
-        "endpoint, such as tcp:host=localhost:port=9000.  Times are seconds and take "
-        "500ms, 30s, 5m; sizes take 64KiB, 1MiB."
+        "Is this echo server alive, exact and fast?  Sends random bytes, compares what "
+        "comes back, closes, and prints how long each stage took.  ENDPOINT is a Twisted "
+        "client endpoint, such as tcp:host=localhost:port=9000.  A time is in seconds, or "
+        "such as 500ms, 30s, 5m; a size is in bytes, or such as 64KiB, 1MiB."
     )
 
     optParameters = [
         _parameter(
             "timeout", "t", None,
-            "How long a check, a message of --ping or a case of --conformance may take. "
+            "Time limit for a check, a message of --ping or a case of --conformance. "
             "[default: 5s; for a case 30s]",
             _positive_seconds,
         ),
-        _parameter("size", "s", PING_SIZE, "Bytes to send at a time.", size),
+        _parameter("size", "s", DEFAULT_SIZE, "Bytes in a check, or in a message of --ping.", size),
         _parameter(
             "count", "c", None,
-            "How many checks or messages. [default: 1 check; messages without end]",
-            whole(10**9),
+            "Number of checks or messages. [default: 1 check; messages without end]",
+            integer(10**9),
         ),
         _parameter(
-            "interval", "i", None, "Time between them. [default: 1s]", _positive_seconds
+            "interval", "i", None, "Time between checks or messages. [default: 1s]",
+            _positive_seconds,
         ),
-        _parameter("ca", None, None, "PEM file of authorities to trust. [default: the system's]",
+        _parameter("ca", None, None, "PEM file: authorities to trust. [default: the system's]",
                    path),
-        _parameter("cert", None, None, "PEM file: a certificate to show, with its chain.", path),
-        _parameter("key", None, None, "PEM file: its key, when it has its own file.", path),
+        _parameter("cert", None, None, "PEM file: client certificate and its chain.", path),
+        _parameter("key", None, None, "PEM file: key of --cert. [default: in the same file]", path),
         _parameter(
             "servername", None, None,
-            "The name to ask for, and to look for in the certificate. [default: HOST]",
+            "Server name for SNI and for the verification of the certificate. [default: HOST]",
             server_name,
         ),
-        _parameter("alpn", None, None, "Protocols to offer: A,B", alpn),
+        _parameter("alpn", None, None, "ALPN protocols to offer: A,B", protocols),
         _parameter(
-            "tls-version", None, None, "1.2 or 1.3 and no other. [default: the best of both]",
+            "tls-version", None, None, "1.2 or 1.3: this version only. [default: 1.2 or 1.3]",
             one_of("1.2", "1.3"),
         ),
         _parameter(
-            "rate", None, None, "With --ping: messages a second, whatever becomes of them.", rate
+            "rate", None, None, "With --ping: messages a second, without a line for each.", rate
         ),
         _parameter(
-            "connections", None, None, "With --ping: connections to send them on, in turn. "
+            "connections", None, None, "With --ping: number of connections to send on, in turn. "
             "[default: 1]",
-            whole(MAX_CONNECTIONS),
+            integer(MAX_CONNECTIONS),
         ),
         _parameter(
             "proxy-header", None, None, "v1 or v2: send a PROXY header first, as a load balancer.",
@@ -152,25 +144,25 @@ class CheckOptions(UsageOptions):
         ),
         _parameter(
             "proxy-source", None, None,
-            "The client's address in it: IP:PORT. [default: none is named]",
+            "Client address in the PROXY header: IP:PORT. [default: none]",
             parse_address,
         ),
     ]  # fmt: skip
 
     optFlags = [
-        ["quiet", "q", "Print nothing; the exit status says it."],
-        ["json", "j", "Print JSON: an object for each check, or for the whole run."],
-        ["tls", None, "Speak TLS."],
-        ["insecure", "k", "Do not verify the certificate, and say so."],
-        ["ping", None, "A line for each message; Ctrl-C or --count ends with a summary."],
-        ["conformance", None, "Run the exactness suite and print a table."],
+        ["quiet", "q", "Print nothing; only set the exit status."],
+        ["json", "j", "Print JSON: an object for each check, or one for the whole run."],
+        ["tls", None, "Use TLS."],
+        ["insecure", "k", "Do not verify the certificate; the output says so."],
+        ["ping", None, "Send messages; print each, and a summary at Ctrl-C or after --count."],
+        ["conformance", None, "Run the conformance suite and print a table."],
     ]
 
     target = ""
 
     def parseArgs(self, *args: str) -> None:
         """
-        The one argument: where the server is.
+        Parse the target.
         """
         if not args:
             raise UsageError("no server; give HOST:PORT")
@@ -184,42 +176,42 @@ class CheckOptions(UsageOptions):
 
     def postOptions(self) -> None:
         """
-        What one option demands of another, and the defaults that depend on others.
+        Check the options that depend on others, and set their defaults.
         """
         if self["ping"] and self["conformance"]:
-            raise UsageError("--ping and --conformance are two things; give one of them")
+            raise UsageError("--ping and --conformance exclude each other; give one of them")
         for name, needed in _NEEDS.items():
             if self[name] and not self[needed]:
-                raise UsageError(f"--{name}: does nothing without --{needed}; add it")
+                raise UsageError(f"--{name}: has no effect without --{needed}; add it")
         if self["conformance"]:
             for name in ("count", "interval"):
                 if self[name]:
-                    raise UsageError(f"--{name}: is not for --conformance; leave it out")
+                    raise UsageError(f"--{name}: has no effect with --conformance; leave it out")
         if self["rate"] and self["interval"]:
-            raise UsageError("--rate and --interval say the same; give one of them")
+            raise UsageError("--rate and --interval exclude each other; give one of them")
         if self["tls"] and not self["insecure"] and not (self["servername"] or self.host):
-            raise UsageError("--tls: whose certificate is it to be? add --servername NAME")
+            raise UsageError("--tls: no name to verify in the certificate; add --servername NAME")
         self["timeout"] = self["timeout"] or (30.0 if self["conformance"] else 5.0)
         self["interval"] = self["interval"] or 1.0
         self["connections"] = self["connections"] or 1
 
     def opt_version(self) -> None:
         """
-        Show the version and exit.
+        Print the version and exit.
         """
         print(f"echod-check {__version__}")
         raise SystemExit(0)
 
     def getUsage(self, width: int | None = None) -> str:
         """
-        The help, and below it every exit status.
+        The help, with the exit statuses at its end.
         """
         lines = [f"  {each.status:>3}  {each.word}: {each.meaning}" for each in Outcome]
         return super().getUsage(width) + "\nExit status:\n" + "\n".join(lines) + "\n"
 
     def _options_first(self, given: list[str]) -> list[str]:
         """
-        Let options stand behind the server as well, as they may in most commands.
+        Move the options before the target: Twisted's parser stops at the first argument.
         """
         try:
             pairs, arguments = gnu_getopt(given, self.shortOpt, self.longOpt)
@@ -227,15 +219,15 @@ class CheckOptions(UsageOptions):
             raise UsageError(str(error)) from None
         ordered = []
         for name, value in pairs:
-            takes = f"{name[2:]}=" in self.longOpt or f"{name[1:]}:" in self.shortOpt
-            ordered += [name, value] if takes else [name]
+            has_value = f"{name[2:]}=" in self.longOpt or f"{name[1:]}:" in self.shortOpt
+            ordered += [name, value] if has_value else [name]
         return [*ordered, "--", *arguments]
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """
         Parse the command line.
 
-        @raise UsageError: with one line, when it is wrong.
+        @raise UsageError: with one line that names the error.
         """
         given = sys.argv[1:] if options is None else list(options)
         try:

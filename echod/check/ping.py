@@ -1,14 +1,19 @@
 """
-Messages at a steady rate, and how long each one takes.
+The ping: messages at a fixed rate, and how long each one takes to come back.
 
-Invariant: time is measured from when a message was due, not from when it was sent.
+L{Ping} knows when each message is due and counts the results; a L{PingConnection} sends its share
+of the messages on one connection after another.
+
+Invariant: the time of a message counts from when it was due, not from when it was sent, so that a
+server that stalls is charged for the messages that wait (the opposite is known as coordinated
+omission).
 """
 
 import math
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Protocol as Interface
+from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.task import deferLater
@@ -16,236 +21,90 @@ from twisted.internet.task import deferLater
 from echod.check.connect import Dial, gather, timeout_after
 from echod.check.probe import Comparison, Pattern
 from echod.check.results import CheckFailed, CheckResult, Outcome
-from echod.check.stream import ByteStream
+from echod.check.stream import IByteStream
 
-_STEP = math.log(1.01)
+Report = Callable[[int, str, float | CheckFailed], None]
+"""
+Called for each message with its number, from 1 on; the peer; and its time in seconds, or why it
+is lost.
+"""
+
+
+_LOG_WIDTH = math.log(1.01)
+"""The logarithm of the width of a bin."""
+
+_CLOSES = (Outcome.CLOSED_EARLY, Outcome.RESET)
+"""How a server may end a connection between two messages; the next message makes a new one."""
 
 
 class LatencyHistogram:
     """
-    Times in seconds, counted in classes that are each 1 % wide.
+    Times in seconds, in bins that are each 1 % wide.
+
+    @ivar count: how many times were added.
+    @ivar min: the shortest.
+    @ivar max: the longest.
     """
 
     def __init__(self) -> None:
         self.count = 0
-        self.least = math.inf
-        self.most = 0.0
-        self._classes: dict[int, int] = {}
+        self.min = math.inf
+        self.max = 0.0
+        self._bins: dict[int, int] = {}
 
     def add(self, seconds: float) -> None:
         """
-        Count one.
+        Add a time.
         """
         self.count += 1
-        self.least = min(self.least, seconds)
-        self.most = max(self.most, seconds)
-        # A clock may be too coarse to see any time pass.
-        index = math.ceil(math.log(max(seconds, 1e-9)) / _STEP)
-        self._classes[index] = self._classes.get(index, 0) + 1
+        self.min = min(self.min, seconds)
+        self.max = max(self.max, seconds)
+        # A coarse clock may measure 0, which has no logarithm.
+        index = math.ceil(math.log(max(seconds, 1e-9)) / _LOG_WIDTH)
+        self._bins[index] = self._bins.get(index, 0) + 1
 
     def percentile(self, percent: float) -> float:
         """
-        The time in seconds that so many percent of them do not exceed; it is never told
-        as shorter than it was.
+        The time in seconds that this percentage of the times does not exceed.  It is never
+        rounded down.
         """
         left = max(1, math.ceil(self.count * percent / 100))
-        for index in sorted(self._classes):
-            left -= self._classes[index]
+        for index in sorted(self._bins):
+            left -= self._bins[index]
             if left <= 0:
-                return min(max(math.exp(index * _STEP), self.least), self.most)
+                return min(max(math.exp(index * _LOG_WIDTH), self.min), self.max)
         return 0.0
 
     def histogram(self) -> list[tuple[float, int]]:
         """
-        For each power of two of a microsecond, how many were no longer than it and longer
-        than the one before; from the shortest to the longest, gaps included.
+        A histogram whose bounds are 1, 2, 4 ... microseconds, from the bin of the shortest time
+        to that of the longest.
 
-        @return: pairs of a limit in seconds and a number.
+        @return: pairs of an upper bound in seconds and a number.
         """
         octaves: dict[int, int] = {}
-        for index, number in self._classes.items():
-            octave = max(0, math.ceil(index * _STEP / math.log(2) + math.log2(1e6)))
+        for index, number in self._bins.items():
+            octave = max(0, math.ceil(index * _LOG_WIDTH / math.log(2) + math.log2(1e6)))
             octaves[octave] = octaves.get(octave, 0) + number
         if not octaves:
             return []
         return [(2**o / 1e6, octaves.get(o, 0)) for o in range(min(octaves), max(octaves) + 1)]
 
 
-_ENDS = (Outcome.CLOSED_EARLY, Outcome.RESET)
-"""Between two messages a server may end a connection; the next one makes another."""
-
-
-class Schedule(Interface):
-    """
-    What all lanes of a run share: when each message is due, and whom to tell of it; see
-    L{Ping<echod.check.ping.Ping>}.
-    """
-
-    clock: Any
-    dial: Dial
-    size: int
-    timeout_seconds: float
-
-    def goes_on(self, number: int) -> bool: ...
-    def due(self, number: int) -> float: ...
-    def next(self, number: int) -> int: ...
-    def came_back(self, number: int, peer: str, start: float) -> None: ...
-    def is_lost(self, number: int, peer: str, failure: CheckFailed) -> None: ...
-    def is_wrong(self, number: int, peer: str, failure: CheckFailed) -> None: ...
-
-
-class PingConnection:
-    """
-    One of the connections, and the next when it is broken.
-    """
-
-    def __init__(self, ping: Schedule, number: int):
-        self._ping = ping
-        self._number = number
-        self._peer = ""
-        self._stream: ByteStream | None = None
-        self._late = False
-        self._under_way: deque[tuple[int, float]] = deque()
-
-    async def connect(self) -> ByteStream:
-        """
-        Have a connection.
-
-        @raise Failed: when there is none to be had.
-        """
-        if self._stream is None:
-            answer = CheckResult()
-            seconds = self._ping.timeout_seconds
-            try:
-                self._stream = await timeout_after(
-                    self._ping.clock, seconds, self._ping.dial(answer)
-                )
-            except TimeoutError:
-                text = f"{answer.stage}, after {seconds:g} s"
-                raise CheckFailed(Outcome.TIMED_OUT, text) from None
-            self._peer = answer.peer
-        return self._stream
-
-    async def run(self) -> None:
-        """
-        Send the messages of this lane.
-        """
-        while self._ping.goes_on(self._number):
-            if self._stream is None:
-                await self._until_due()
-            try:
-                stream = await self.connect()
-            except CheckFailed as failure:
-                self._ping.is_lost(self._number, self._peer, failure)
-                self._number = self._ping.next(self._number)
-            else:
-                await self._talk(stream)
-
-    async def _until_due(self) -> float:
-        """
-        Wait until the next message is due.
-
-        @return: when its time begins.
-        """
-        clock, due = self._ping.clock, self._ping.due(self._number)
-        wait = due - clock.seconds()
-        if wait <= 0:
-            return due
-        await deferLater(clock, wait, lambda: None)
-        # Who waited is woken up to a millisecond late (epoll_wait(2)).
-        return float(clock.seconds())
-
-    async def _talk(self, stream: ByteStream) -> None:
-        """
-        Send and receive until the last message is back, or the connection is broken.
-        """
-        pattern = Pattern.random(self._ping.size * 64)
-        comparison = Comparison(pattern, 0)
-        sending = Deferred.fromCoroutine(self._send(stream, pattern, comparison))
-        sending.addErrback(lambda failure: failure.trap(CheckFailed, CancelledError) and None)
-        self._late = False
-        self._watch = self._ping.clock.callLater(self._ping.timeout_seconds, self._look, stream)
-        try:
-            await self._receive(stream, comparison)
-        except CheckFailed as failure:
-            for number, _ in self._under_way:
-                self._ping.is_lost(number, self._peer, failure)
-            if not self._under_way and failure.outcome not in _ENDS:
-                self._ping.is_wrong(self._number, self._peer, failure)
-        finally:
-            self._under_way.clear()
-            sending.cancel()
-            if self._watch.active():
-                self._watch.cancel()
-            stream.abort()
-            self._stream = None
-
-    async def _send(self, stream: ByteStream, pattern: Pattern, comparison: Comparison) -> None:
-        ping = self._ping
-        while ping.goes_on(self._number):
-            start = await self._until_due()
-            self._under_way.append((self._number, start))
-            self._number = ping.next(self._number)
-            message = pattern.at(comparison.size, ping.size)
-            comparison.size += ping.size
-            await stream.write(message)
-
-    def _look(self, stream: ByteStream) -> None:
-        """
-        Break the connection when a message is late; else look again when one could be.
-        """
-        ping, now = self._ping, self._ping.clock.seconds()
-        wait = ping.timeout_seconds
-        if self._under_way:
-            wait += self._under_way[0][1] - now
-        if wait <= 0:
-            self._late = True
-            stream.abort()
-        else:
-            self._watch = ping.clock.callLater(wait, self._look, stream)
-
-    async def _receive(self, stream: ByteStream, comparison: Comparison) -> None:
-        ping, whole = self._ping, 0
-        while self._under_way or ping.goes_on(self._number):
-            try:
-                piece = await stream.read()
-            except CheckFailed as failure:
-                if comparison.differs:
-                    raise comparison.difference() from None
-                if self._late:
-                    text = f"no echo after {ping.timeout_seconds:g} s"
-                    raise CheckFailed(Outcome.TIMED_OUT, text) from None
-                raise failure
-            if not piece:
-                raise CheckFailed(Outcome.CLOSED_EARLY, "the server closed the connection")
-            comparison.feed(piece)
-            if comparison.decided or (comparison.differs and not self._under_way):
-                raise comparison.difference()
-            while whole < comparison.exact // ping.size and self._under_way:
-                whole += 1
-                number, start = self._under_way.popleft()
-                ping.came_back(number, self._peer, start)
-
-
-Told = Callable[[int, str, float | CheckFailed], None]
-"""Told of each message: its number from 1 on, the peer, and its time in seconds or what
-became of it."""
-
-
 class Ping:
     """
-    One run.
+    One run of C{--ping}.
 
-    @ivar sent: messages that were due and are no longer under way.
-    @ivar latencies: the times of those that came back.
-    @ivar failure: why the last of the lost was lost; C{None} while none is.
+    @ivar latencies: the times of the messages that came back.
+    @ivar lost: how many messages are lost.
+    @ivar failure: why the last lost message was lost; C{None} when none is.
     """
 
     def __init__(
         self,
         clock: Any,
         dial: Dial,
-        told: Told,
+        report: Report,
         *,
         size: int,
         rate: float,
@@ -254,9 +113,10 @@ class Ping:
         timeout_seconds: float,
     ):
         """
+        @param dial: makes a connection.
         @param size: bytes in a message.
-        @param rate: messages a second, over all connections.
-        @param count: how many messages to send; C{None} for no end.
+        @param rate: messages a second, on all connections together.
+        @param count: how many messages to send; C{None} for no limit.
         @param timeout_seconds: how long after it was due a message may come back.
         """
         self.latencies = LatencyHistogram()
@@ -266,7 +126,7 @@ class Ping:
         self.dial = dial
         self.size = size
         self.timeout_seconds = timeout_seconds
-        self._told = told
+        self._report = report
         self._rate = rate
         self._connections = connections
         self._count = count
@@ -275,70 +135,212 @@ class Ping:
     @property
     def sent(self) -> int:
         """
-        How many messages have come back or are lost.
+        How many messages were sent and have come back or are lost.
         """
         return self.latencies.count + self.lost
 
     @property
     def elapsed(self) -> float:
         """
-        How long it has been running, in seconds.
+        How long the run takes so far, in seconds.
         """
         return float(self.clock.seconds()) - self._start
 
     async def run(self) -> None:
         """
-        Send until C{count} messages are sent, or for ever.  Cancelled, it stops at once;
-        what is under way then is not counted.
+        Send C{count} messages, or until this is canceled.  Messages in flight at that moment are
+        not counted.
         """
         self._start = self.clock.seconds()
         connections = [PingConnection(self, number) for number in range(self._connections)]
         for connection in connections:
-            # What fails here is tried again, and told, when the first message is due.
+            # After a failure, run() connects again when the first message is due, and reports.
             with suppress(CheckFailed):
                 await connection.connect()
         self._start = self.clock.seconds()
         await gather(*(connection.run() for connection in connections))
 
-    def goes_on(self, number: int) -> bool:
+    def has_message(self, number: int) -> bool:
         """
-        Whether the message of this number, from 0 on, is to be sent.
+        Whether there is a message with this number, from 0 on.
         """
         return self._count is None or number < self._count
 
     def due(self, number: int) -> float:
         """
-        When it is.
+        When a message is due, by the clock.
         """
         return self._start + number / self._rate
 
     def next(self, number: int) -> int:
         """
-        The next message on the same connection.
+        The number of the next message on the same connection.
         """
         return number + self._connections
 
-    def came_back(self, number: int, peer: str, start: float) -> None:
+    def message_received(self, number: int, peer: str, start: float) -> None:
         """
-        A message is back.
+        A message came back.
 
-        @param start: when its time began.
+        @param start: when its time started.
         """
         seconds = self.clock.seconds() - start
         self.latencies.add(seconds)
-        self._told(number + 1, peer, seconds)
+        self._report(number + 1, peer, seconds)
 
-    def is_lost(self, number: int, peer: str, failure: CheckFailed) -> None:
+    def message_lost(self, number: int, peer: str, failure: CheckFailed) -> None:
         """
-        A message will not come back.
+        A message did not come back, or not unchanged.
         """
         self.lost += 1
         self.failure = failure
-        self._told(number + 1, peer, failure)
+        self._report(number + 1, peer, failure)
 
-    def is_wrong(self, number: int, peer: str, failure: CheckFailed) -> None:
+    def connection_failed(self, number: int, peer: str, failure: CheckFailed) -> None:
         """
-        Something came before this message that nobody had asked for.
+        The server sent bytes that were not due, between two messages.
+
+        @param number: the next message.
         """
         self.failure = failure
-        self._told(number, peer, failure)
+        self._report(number, peer, failure)
+
+
+class PingConnection:
+    """
+    One of the connections of a L{Ping}; when it is lost, it is replaced.
+    """
+
+    def __init__(self, ping: Ping, number: int):
+        """
+        @param number: the first message to send.
+        """
+        self._ping = ping
+        self._number = number
+        self._peer = ""
+        self._stream: IByteStream | None = None
+        self._timed_out = False
+        self._in_flight: deque[tuple[int, float]] = deque()
+
+    async def connect(self) -> IByteStream:
+        """
+        The connection; a new one if there is none.
+
+        @raise CheckFailed: when it cannot be made.
+        """
+        if self._stream is None:
+            result = CheckResult()
+            seconds = self._ping.timeout_seconds
+            try:
+                self._stream = await timeout_after(
+                    self._ping.clock, seconds, self._ping.dial(result)
+                )
+            except TimeoutError:
+                text = f"{result.stage}, after {seconds:g} s"
+                raise CheckFailed(Outcome.TIMED_OUT, text) from None
+            self._peer = result.peer
+        return self._stream
+
+    async def run(self) -> None:
+        """
+        Send the messages of this connection.
+        """
+        while self._ping.has_message(self._number):
+            if self._stream is None:
+                await self._until_due()
+            try:
+                stream = await self.connect()
+            except CheckFailed as failure:
+                self._ping.message_lost(self._number, self._peer, failure)
+                self._number = self._ping.next(self._number)
+            else:
+                await self._exchange(stream)
+
+    async def _until_due(self) -> float:
+        """
+        Wait until the next message is due.
+
+        @return: when its time starts.
+        """
+        clock, due = self._ping.clock, self._ping.due(self._number)
+        wait = due - clock.seconds()
+        if wait <= 0:
+            return due
+        await deferLater(clock, wait, lambda: None)
+        # Not when it was due: epoll_wait(2) wakes up to a millisecond late, and that delay is
+        # not the server's.
+        return float(clock.seconds())
+
+    async def _exchange(self, stream: IByteStream) -> None:
+        """
+        Send and receive until the last message is back, or the connection is lost.
+        """
+        pattern = Pattern.random(self._ping.size * 64)
+        comparison = Comparison(pattern, 0)
+        sending = Deferred.fromCoroutine(self._send(stream, pattern, comparison))
+        sending.addErrback(lambda failure: failure.trap(CheckFailed, CancelledError) and None)
+        self._timed_out = False
+        self._timer = self._ping.clock.callLater(
+            self._ping.timeout_seconds, self._check_timeout, stream
+        )
+        try:
+            await self._receive(stream, comparison)
+        except CheckFailed as failure:
+            for number, _ in self._in_flight:
+                self._ping.message_lost(number, self._peer, failure)
+            if not self._in_flight and failure.outcome not in _CLOSES:
+                self._ping.connection_failed(self._number, self._peer, failure)
+        finally:
+            self._in_flight.clear()
+            sending.cancel()
+            if self._timer.active():
+                self._timer.cancel()
+            stream.abort()
+            self._stream = None
+
+    async def _send(self, stream: IByteStream, pattern: Pattern, comparison: Comparison) -> None:
+        ping = self._ping
+        while ping.has_message(self._number):
+            start = await self._until_due()
+            self._in_flight.append((self._number, start))
+            self._number = ping.next(self._number)
+            message = pattern.at(comparison.size, ping.size)
+            comparison.size += ping.size
+            await stream.write(message)
+
+    def _check_timeout(self, stream: IByteStream) -> None:
+        """
+        Abort the connection if the oldest message in flight has timed out; otherwise check again
+        when it may have.
+        """
+        ping, now = self._ping, self._ping.clock.seconds()
+        wait = ping.timeout_seconds
+        if self._in_flight:
+            wait += self._in_flight[0][1] - now
+        if wait <= 0:
+            self._timed_out = True
+            stream.abort()
+        else:
+            self._timer = ping.clock.callLater(wait, self._check_timeout, stream)
+
+    async def _receive(self, stream: IByteStream, comparison: Comparison) -> None:
+        ping, complete = self._ping, 0
+        while self._in_flight or ping.has_message(self._number):
+            try:
+                piece = await stream.read()
+            except CheckFailed as failure:
+                if comparison.differs:
+                    raise comparison.difference() from None
+                if self._timed_out:
+                    text = f"no echo after {ping.timeout_seconds:g} s"
+                    raise CheckFailed(Outcome.TIMED_OUT, text) from None
+                raise failure
+            if not piece:
+                raise CheckFailed(Outcome.CLOSED_EARLY, "the server closed the connection")
+            comparison.feed(piece)
+            if comparison.decided or (comparison.differs and not self._in_flight):
+                raise comparison.difference()
+            while complete < comparison.exact // ping.size and self._in_flight:
+                complete += 1
+                number, start = self._in_flight.popleft()
+                ping.message_received(number, self._peer, start)

@@ -1,5 +1,8 @@
 """
-One probe: send, compare what comes back, and see how the connection ends.
+A probe: send random bytes, compare what comes back, and close.
+
+L{Pattern} makes the bytes, L{Comparison} names the difference, L{Probe} exchanges them over a
+connection, and L{check} is one run of C{echod-check}.
 
 Invariant: each byte that comes back is compared.
 """
@@ -13,34 +16,45 @@ from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 
 from echod.check.connect import Dial, timeout_after
 from echod.check.results import CheckFailed, CheckResult, Outcome
-from echod.check.stream import ByteStream
+from echod.check.stream import IByteStream
 
 PERIOD = 1_048_573
 """
-The longest block.  The number is prime, so no lost run of whole pieces, pages or buffers
-falls in step with the repetition and goes unseen.
+The length of the longest block.  It is prime, so a loss of whole buffers or pages is never a
+multiple of it and never looks like an exact echo.
 """
 
 WINDOW = 64
-"""How many bytes behind a difference are looked at to tell what it is."""
+"""How many bytes from a difference on are kept to find out what it is."""
 
-HEAD = 16
-"""How many bytes are looked for elsewhere.  Behind them there may be the next difference."""
+KEY_BYTES = 16
+"""How many of these bytes are searched for in the stream; after them, another difference may be."""
 
-SURE = 8
-"""So many random bytes stand in one place only; fewer may be there by accident."""
+MIN_KEY_BYTES = 8
+"""A shorter key may be found in random bytes by accident."""
 
-SEARCH = 1_048_576
-"""How far away the place is looked for at which the stream goes on."""
+SEARCH_BYTES = 1_048_576
+"""How far from the difference the key is searched for."""
+
+PIECE_BYTES = 65536
+
+HALF_CLOSE_SHARE = 0.5
+"""
+The share of the timeout after which the probe half-closes although bytes are missing: a server
+that has lost them closes then, and a server that hangs does not.
+"""
+
+Pace = Callable[[], Awaitable[object]]
+"""What to wait for between two pieces."""
 
 
 @dataclass(frozen=True)
 class Pattern:
     """
-    An endless stream: a block, over and over.
+    An endless stream that repeats a block.
 
-    @ivar start: where in the block this stream begins.  Streams with a place of their own
-        show an echo that went to the wrong client.
+    @ivar start: the offset in the block at which the stream starts.  With different offsets, an
+        echo that goes to the wrong client is a difference.
     """
 
     block: bytes
@@ -55,7 +69,7 @@ class Pattern:
 
     def at(self, offset: int, size: int) -> bytes:
         """
-        A part of the stream.
+        The bytes of the stream at an offset.
         """
         block = self.block
         offset = (self.start + offset) % len(block)
@@ -66,11 +80,11 @@ class Pattern:
 
 class Comparison:
     """
-    A stream as it was to come back, and as it did.
+    Compares what comes back with what was sent.
 
-    @ivar size: how long the stream is.
-    @ivar received: how many bytes have come.
-    @ivar exact: how many of them, from the start on, were the right ones.
+    @ivar size: how many bytes are sent.
+    @ivar received: how many bytes came back.
+    @ivar exact: how many of them, from the start, are equal.
     """
 
     def __init__(self, pattern: Pattern, size: int):
@@ -78,23 +92,21 @@ class Comparison:
         self.received = 0
         self.exact = 0
         self._pattern = pattern
-        self._differs = b""
+        self._window = b""
 
     def feed(self, piece: bytes) -> None:
         """
-        Compare what has come next.
+        Compare the next bytes that came back.
         """
         self.received += len(piece)
-        if not self._differs:
-            due = min(len(piece), self.size - self.exact)
-            expected = self._pattern.at(self.exact, due)
-            if piece[:due] == expected:
-                self.exact += due
-            else:
-                due = _common(piece, expected)
-                self.exact += due
-            piece = piece[due:]
-        self._differs += piece[: WINDOW - len(self._differs)]
+        if not self._window:
+            equal = min(len(piece), self.size - self.exact)
+            expected = self._pattern.at(self.exact, equal)
+            if piece[:equal] != expected:
+                equal = _common_prefix(piece, expected)
+            self.exact += equal
+            piece = piece[equal:]
+        self._window += piece[: WINDOW - len(self._window)]
 
     @property
     def complete(self) -> bool:
@@ -106,69 +118,68 @@ class Comparison:
     @property
     def differs(self) -> bool:
         """
-        Whether something came that was not due.
+        Whether a byte came back that was not expected.
         """
-        return bool(self._differs)
+        return bool(self._window)
 
     @property
     def decided(self) -> bool:
         """
-        Whether enough is known of a difference to name it.
+        Whether there are enough bytes to name the difference.
         """
-        return len(self._differs) == WINDOW
+        return len(self._window) == WINDOW
 
     @property
     def lost(self) -> int:
         """
-        How many bytes have not come back as they were.  Behind a difference nothing
-        counts that merely has the right length.
+        How many bytes did not come back unchanged.  All bytes after a difference count as lost.
         """
-        return self.size - (self.exact if self._differs else min(self.received, self.size))
+        return self.size - (self.exact if self._window else min(self.received, self.size))
 
     def difference(self) -> CheckFailed:
         """
-        What the difference is.  One byte less shifts all that follows: so the place is
-        looked for at which the stream goes on.
+        Name the difference.  A lost or added byte shifts the rest of the stream, so this searches
+        for the bytes after the difference elsewhere in the stream.
         """
-        window, at, pattern = self._differs, self.exact, self._pattern
+        window, at, pattern = self._window, self.exact, self._pattern
         if at >= self.size:
             more = self.received - self.size
             return CheckFailed(Outcome.SURPLUS, f"{more} more than the {self.size} bytes sent")
         missing = self.size - self.received
-        head = window[:HEAD]
-        sure = len(head) >= SURE
-        if sure:
-            ahead = pattern.at(at + 1, min(SEARCH + len(head), self.size - at - 1))
-            behind = min(at, SEARCH)
-            shift = ahead.find(head) + 1
-            again = pattern.at(at - behind, behind + len(head) - 1).rfind(head)
+        key = window[:KEY_BYTES]
+        if len(key) >= MIN_KEY_BYTES:
+            ahead = pattern.at(at + 1, min(SEARCH_BYTES + len(key), self.size - at - 1))
+            before = min(at, SEARCH_BYTES)
+            lost = ahead.find(key) + 1
+            repeated = pattern.at(at - before, before + len(key) - 1).rfind(key)
         else:
-            to_the_end = missing > 0 and pattern.at(at + missing, len(window)) == window
-            shift, again = missing if to_the_end else 0, -1
-        if shift:
-            return CheckFailed(Outcome.LOST, f"{_bytes(shift)} at offset {at} of {self.size}")
-        if again >= 0:
-            text = f"{_bytes(behind - again)} came back twice, from offset {at}"
+            # The window is the end of the stream.
+            is_end = missing > 0 and pattern.at(at + missing, len(window)) == window
+            lost, repeated = missing if is_end else 0, -1
+        if lost:
+            return CheckFailed(Outcome.LOST, f"{_bytes(lost)} at offset {at} of {self.size}")
+        if repeated >= 0:
+            text = f"{_bytes(before - repeated)} came back twice, from offset {at}"
             return CheckFailed(Outcome.SURPLUS, text)
-        for more in range(1, len(window)):
-            goes_on = window[more : more + HEAD]
-            enough = len(goes_on) >= SURE or more == -missing
-            if enough and goes_on == pattern.at(at, len(goes_on)):
-                return CheckFailed(Outcome.SURPLUS, f"{_bytes(more)} at offset {at} never sent")
+        for added in range(1, len(window)):
+            rest = window[added : added + KEY_BYTES]
+            is_enough = len(rest) >= MIN_KEY_BYTES or added == -missing
+            if is_enough and rest == pattern.at(at, len(rest)):
+                return CheckFailed(Outcome.SURPLUS, f"{_bytes(added)} at offset {at} never sent")
         sent, got = pattern.at(at, 1)[0], window[0]
         text = f"offset {at} of {self.size}: sent 0x{sent:02x}, got 0x{got:02x}"
         return CheckFailed(Outcome.CORRUPTED, text)
 
     def progress(self) -> str:
         """
-        How far it has come, in words.
+        How much has come back, in words.
         """
         return f"{self.received} of {_bytes(self.size)} came back"
 
 
-def _common(one: bytes, other: bytes) -> int:
+def _common_prefix(one: bytes, other: bytes) -> int:
     """
-    How long the two are the same, from their start on.
+    The length of the common prefix.
     """
     low, high = 0, min(len(one), len(other))
     while low < high:
@@ -184,29 +195,16 @@ def _bytes(number: int) -> str:
     return f"{number} byte{'s' * (number != 1)}"
 
 
-PIECE_BYTES = 65536
-
-Pace = Callable[[], Awaitable[object]]
-"""What to wait for between one piece and the next."""
-
-IMPATIENCE = 0.5
-"""
-The share of the time after which the sending side is closed although something is still
-missing: a server that has lost it closes, and one that hangs does not.
-"""
-
-
 class Probe:
     """
-    One stream sent over a connection, and what comes back of it.
+    Sends a pattern over a connection, and compares what comes back.
 
-    @ivar comparison: what has come back.
-    @ivar sent: how many bytes have been given to the connection.
-    @ivar first_byte_seconds: how long after the first byte was sent one came back; C{None}
-        while none has.
+    @ivar comparison: what came back.
+    @ivar sent: how many bytes were written to the connection.
+    @ivar first_byte_seconds: the time until the first byte came back; C{None} until then.
     """
 
-    def __init__(self, clock: Any, stream: ByteStream, pattern: Pattern, size: int):
+    def __init__(self, clock: Any, stream: IByteStream, pattern: Pattern, size: int):
         self.comparison = Comparison(pattern, size)
         self.sent = 0
         self.first_byte_seconds: float | None = None
@@ -218,39 +216,41 @@ class Probe:
 
     async def run(
         self,
-        patience_seconds: float,
+        half_close_seconds: float,
         *,
         half_close: bool = False,
         piece_bytes: int = PIECE_BYTES,
         send_pace: Pace | None = None,
         read_pace: Pace | None = None,
         read_after: Awaitable[object] | None = None,
-        noted: Callable[[str], None] = lambda stage: None,
+        on_stage: Callable[[str], None] = lambda stage: None,
     ) -> None:
         """
-        Send all, receive all, close.
+        Send the pattern, receive it, and close.
 
-        @param patience_seconds: how long to wait for what is missing before closing the
-            sending side, which shows whether it is lost.
-        @param half_close: whether to close the sending side behind the last byte, and not
-            when all has come back.
+        @param half_close_seconds: how long to wait for missing bytes before half-closing, which
+            shows whether they are lost.
+        @param half_close: whether to half-close after the last byte is sent, and not when every
+            byte is back.
         @param piece_bytes: how much to write at a time.
-        @param read_after: what to wait for before anything is read.
-        @param noted: told each stage as it begins.
-        @raise Failed: when anything is not as it should be.
+        @param send_pace: what to wait for after each write.
+        @param read_pace: what to wait for after each read.
+        @param read_after: what to wait for before the first read.
+        @param on_stage: called with the name of each stage when it begins.
+        @raise CheckFailed: when a byte is lost or wrong, or the connection ends wrongly.
         """
-        noted("waiting for the echo")
+        on_stage("waiting for the echo")
         sending = Deferred.fromCoroutine(self._send(piece_bytes, half_close, send_pace))
-        # That the connection broke is seen, and named, by the reader.
+        # The reader reports a lost connection.
         sending.addErrback(lambda failure: failure.trap(CheckFailed, CancelledError) and None)
-        impatience = self._clock.callLater(patience_seconds, self._lose_patience)
+        late = self._clock.callLater(half_close_seconds, self._half_close_late)
         try:
             if read_after is not None:
                 await read_after
-            await self._receive(read_pace, noted)
+            await self._receive(read_pace, on_stage)
         finally:
-            if impatience.active():
-                impatience.cancel()
+            if late.active():
+                late.cancel()
             sending.cancel()
 
     async def _send(self, piece_bytes: int, half_close: bool, pace: Pace | None) -> None:
@@ -268,18 +268,18 @@ class Probe:
             self._finished = True
             await self._stream.finish()
 
-    def _lose_patience(self) -> None:
+    def _half_close_late(self) -> None:
         if self.sent == self._size:
             finishing = Deferred.fromCoroutine(self._finish())
             finishing.addErrback(lambda failure: failure.trap(CheckFailed) and None)
 
-    async def _receive(self, pace: Pace | None, noted: Callable[[str], None]) -> None:
+    async def _receive(self, pace: Pace | None, on_stage: Callable[[str], None]) -> None:
         comparison = self.comparison
         start = self._clock.seconds()
         while True:
             try:
                 if comparison.complete and not self._finished:
-                    noted("waiting for the server to close")
+                    on_stage("waiting for the server to close")
                     await self._finish()
                 piece = await self._stream.read()
             except CheckFailed as failure:
@@ -299,53 +299,53 @@ class Probe:
         if comparison.differs:
             raise comparison.difference()
         if not comparison.complete:
-            # Without an end of ours, the server had none to answer.
+            # A server that closes before our half-close has not seen the end of the stream.
             outcome = Outcome.LOST if self._finished else Outcome.CLOSED_EARLY
             raise CheckFailed(outcome, comparison.progress())
 
 
 async def check(clock: Any, dial: Dial, size: int, timeout_seconds: float) -> CheckResult:
     """
-    Ask a server once whether it is alive and exact.
+    Check a server once.
 
     @param size: how many random bytes to send.
     """
-    answer = CheckResult()
+    result = CheckResult()
     start = clock.seconds()
     pattern = Pattern.random(size)
-    exchanges: list[Probe] = []
+    probe: Probe | None = None
 
-    def note(stage: str) -> None:
-        answer.stage = stage
+    def on_stage(stage: str) -> None:
+        result.stage = stage
 
-    async def ask() -> None:
-        stream = await dial(answer)
+    async def connect_and_run() -> None:
+        nonlocal probe
+        stream = await dial(result)
         probe = Probe(clock, stream, pattern, size)
-        exchanges.append(probe)
         left = timeout_seconds - (clock.seconds() - start)
         try:
-            await probe.run(max(0.0, left) * IMPATIENCE, noted=note)
+            await probe.run(max(0.0, left) * HALF_CLOSE_SHARE, on_stage=on_stage)
             await stream.lose()
         finally:
             stream.abort()
 
     try:
-        await timeout_after(clock, timeout_seconds, ask())
+        await timeout_after(clock, timeout_seconds, connect_and_run())
     except CheckFailed as failure:
-        answer.failure = failure
+        result.failure = failure
     except TimeoutError:
-        answer.failure = _late(answer, exchanges, timeout_seconds)
-    answer.times.total = clock.seconds() - start
-    for probe in exchanges:
-        answer.received = probe.comparison.received
-        answer.times.first_byte = probe.first_byte_seconds
-    return answer
+        result.failure = _timed_out(result.stage, probe, timeout_seconds)
+    result.times.total = clock.seconds() - start
+    if probe is not None:
+        result.received = probe.comparison.received
+        result.times.first_byte = probe.first_byte_seconds
+    return result
 
 
-def _late(answer: CheckResult, exchanges: list[Probe], timeout_seconds: float) -> CheckFailed:
-    text = f"{answer.stage}, after {timeout_seconds:g} s"
-    for probe in exchanges:
-        if probe.comparison.differs:
-            return probe.comparison.difference()
-        text += f"; {probe.comparison.progress()}"
-    return CheckFailed(Outcome.TIMED_OUT, text)
+def _timed_out(stage: str, probe: Probe | None, timeout_seconds: float) -> CheckFailed:
+    text = f"{stage}, after {timeout_seconds:g} s"
+    if probe is None:
+        return CheckFailed(Outcome.TIMED_OUT, text)
+    if probe.comparison.differs:
+        return probe.comparison.difference()
+    return CheckFailed(Outcome.TIMED_OUT, f"{text}; {probe.comparison.progress()}")

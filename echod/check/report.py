@@ -1,8 +1,7 @@
 """
-What a check has found, for people and for programs.
+Formats results as text for people and as JSON for programs.
 
-Invariant: whatever a server said is shown in printable characters, and a
-figure has its unit beside it.
+Invariant: in text, what the server sent is escaped, and each figure has its unit.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -11,14 +10,16 @@ from echod._util.text import escape
 from echod.check.results import CaseResult, CheckFailed, CheckResult, TLSSession
 
 if TYPE_CHECKING:
+    # Imported with --ping only.
     from echod.check.ping import LatencyHistogram
 
 BAR_WIDTH = 40
+"""The longest bar of the printed histogram, in characters."""
 
 
 def duration(seconds: float) -> str:
     """
-    A time with three digits that mean something.
+    A time with three significant digits.
     """
     if seconds >= 1:
         return f"{seconds:.2f} s"
@@ -28,34 +29,34 @@ def duration(seconds: float) -> str:
 
 def milliseconds(seconds: float | None) -> float | None:
     """
-    The same for a program.
+    A time for JSON.
     """
     return None if seconds is None else round(seconds * 1000, 3)
 
 
-def answer_text(target: str, answer: CheckResult) -> str:
+def result_text(target: str, result: CheckResult) -> str:
     """
-    One line: how it ended, and the times.
+    One line: the outcome and the times of a check.
     """
-    where = escape(target)
-    if answer.peer and answer.peer != target:
-        where += f" ({answer.peer})"
-    if answer.failure:
-        return f"{where}: {escape(str(answer.failure))}"
-    times = ", ".join(f"{name} {duration(value)}" for name, value in answer.times.stages())
-    return f"{where}: ok, {answer.received} bytes; {times}"
+    server = escape(target)
+    if result.peer and result.peer != target:
+        server += f" ({result.peer})"
+    if result.failure:
+        return f"{server}: {escape(str(result.failure))}"
+    times = ", ".join(f"{name} {duration(value)}" for name, value in result.times.stages())
+    return f"{server}: ok, {result.received} bytes; {times}"
 
 
 def session_text(session: TLSSession) -> str:
     """
-    One line: what TLS agreed on.
+    One line: what the TLS handshake negotiated.
     """
     parts = [session.version, session.cipher]
     if session.group:
         parts.append(session.group)
     if session.alpn:
         parts.append(f"ALPN {session.alpn}")
-    parts.append(f"certificate for {', '.join(session.names) or 'nobody'}")
+    parts.append(f"certificate for {', '.join(session.names) or 'no name'}")
     days = session.days_left
     parts.append(f"{days} days left" if days >= 0 else f"expired {-days} days ago")
     if not session.verified:
@@ -65,32 +66,32 @@ def session_text(session: TLSSession) -> str:
 
 def failure_json(failure: CheckFailed | None) -> dict[str, Any]:
     """
-    How it ended.
+    The outcome of a check or a case.
     """
     if failure is None:
         return {"outcome": "ok", "detail": None}
     return {"outcome": failure.outcome.word, "detail": failure.detail}
 
 
-def answer_json(target: str, answer: CheckResult) -> dict[str, Any]:
+def result_json(target: str, result: CheckResult) -> dict[str, Any]:
     """
-    All that one check found.
+    The result of a check.
     """
-    session = answer.session
+    session = result.session
     return {
         "target": target,
-        "peer": answer.peer,
-        **failure_json(answer.failure),
-        "status": answer.outcome.status,
-        "bytes": answer.received,
-        "ms": {name: milliseconds(value) for name, value in vars(answer.times).items()},
+        "peer": result.peer,
+        **failure_json(result.failure),
+        "status": result.outcome.status,
+        "bytes": result.received,
+        "ms": {name: milliseconds(value) for name, value in vars(result.times).items()},
         "tls": None if session is None else {**vars(session), "names": list(session.names)},
     }
 
 
 def echo_text(number: int, size: int, peer: str, result: float | CheckFailed) -> str:
     """
-    One line for one message of C{--ping}.
+    One line: a message of C{--ping}.
     """
     if isinstance(result, CheckFailed):
         return f"seq={number} {escape(str(result))}"
@@ -99,18 +100,17 @@ def echo_text(number: int, size: int, peer: str, result: float | CheckFailed) ->
 
 def progress_text(elapsed: float, sent: int, latencies: "LatencyHistogram") -> str:
     """
-    Where C{--ping} is now.
+    The progress of C{--ping}.
     """
     text = f"{elapsed:.0f} s: {sent} sent, {latencies.count} back"
     if latencies.count:
-        median, most = latencies.percentile(50), latencies.most
-        text += f", median {duration(median)}, max {duration(most)}"
+        text += f", median {duration(latencies.percentile(50))}, max {duration(latencies.max)}"
     return text
 
 
 def ping_text(target: str, sent: int, latencies: "LatencyHistogram", elapsed: float) -> str:
     """
-    The summary of C{--ping}: counts, times, and how they are spread.
+    The summary of C{--ping}: counts, times and a histogram.
     """
     lost = sent - latencies.count
     loss = 100 * lost / sent if sent else 0.0
@@ -122,22 +122,22 @@ def ping_text(target: str, sent: int, latencies: "LatencyHistogram", elapsed: fl
         figures = zip(("min", "median", "p99", "max"), _figures(latencies), strict=True)
         lines.append(", ".join(f"{name} {duration(value)}" for name, value in figures))
         rows = latencies.histogram()
-        most = max(number for _, number in rows)
-        for limit, number in rows:
-            bar = "#" * -(-number * BAR_WIDTH // most)
-            lines.append(f"{'to ' + duration(limit):>12} {number:>8} {bar}".rstrip())
+        highest = max(number for _, number in rows)
+        for bound, number in rows:
+            bar = "#" * -(-number * BAR_WIDTH // highest)
+            lines.append(f"{'to ' + duration(bound):>12} {number:>8} {bar}".rstrip())
     return "\n".join(lines)
 
 
 def _figures(latencies: "LatencyHistogram") -> tuple[float, float, float, float]:
-    return latencies.least, latencies.percentile(50), latencies.percentile(99), latencies.most
+    return latencies.min, latencies.percentile(50), latencies.percentile(99), latencies.max
 
 
 def ping_json(
     target: str, sent: int, latencies: "LatencyHistogram", elapsed: float
 ) -> dict[str, Any]:
     """
-    The same for a program.
+    The summary of C{--ping} as JSON.
     """
     names = ("min", "median", "p99", "max")
     figures: Any = _figures(latencies) if latencies.count else (None,) * 4
@@ -149,14 +149,14 @@ def ping_json(
         "seconds": round(elapsed, 3),
         "ms": {name: milliseconds(value) for name, value in zip(names, figures, strict=True)},
         "histogram": [
-            {"ms": milliseconds(limit), "number": number} for limit, number in latencies.histogram()
+            {"ms": milliseconds(bound), "number": number} for bound, number in latencies.histogram()
         ],
     }
 
 
 def case_text(result: CaseResult) -> str:
     """
-    One line of the table of C{--conformance}.
+    One line: a case of C{--conformance}.
     """
     word = "pass" if result.passed else "FAIL"
     line = f"{result.name:<36}{word}{result.lost:>12} lost{duration(result.seconds):>10}"
@@ -165,7 +165,7 @@ def case_text(result: CaseResult) -> str:
 
 def case_json(result: CaseResult) -> dict[str, Any]:
     """
-    The same for a program.
+    A case of C{--conformance} as JSON.
     """
     return {
         "case": result.name,

@@ -1,9 +1,8 @@
 """
-How asking an echo server can end, in one word and one exit status each, and what was
-learned on the way.
+The outcomes of a check, each with its exit status, and the records of what it found.
 
-Invariant: a word, its status and its meaning stand here once; the help, the
-README and every answer take them from here.
+Invariant: an outcome's word, status and meaning are defined here only; the help and all output
+use them, and a test holds the manual page to them.
 """
 
 from dataclasses import dataclass, field
@@ -12,27 +11,27 @@ from enum import Enum
 
 class Outcome(Enum):
     """
-    The ends.  Each has a word, the exit status of C{echod-check}, and a meaning.
+    The outcomes.  Each has a word, an exit status, and a meaning.
     """
 
     OK = ("ok", 0, "every byte came back, and nothing else")
     FAILED = ("failed", 1, "--ping: echoes were lost or wrong; --conformance: a case failed")
-    USAGE = ("usage", 2, "a wrong option, or a file that cannot be used")
-    UNRESOLVED = ("cannot resolve", 3, "the name of the host has no address")
-    REFUSED = ("refused", 4, "nobody listens there, or a firewall says so")
-    TIMED_OUT = ("timed out", 5, "--timeout was over; the stage that it was over in is named")
-    TLS_REFUSED = ("TLS refused", 6, "no TLS with this server, or its certificate is not trusted")
+    USAGE = ("usage", 2, "a wrong option, an unusable file, or standard output failed")
+    UNRESOLVED = ("cannot resolve", 3, "the host name has no address")
+    REFUSED = ("refused", 4, "no server listens on this port, or a firewall rejects it")
+    TIMED_OUT = ("timed out", 5, "--timeout has passed; the output names the stage")
+    TLS_REFUSED = ("TLS refused", 6, "the TLS handshake failed, or the certificate is not trusted")
     WRONG_NAME = ("wrong name", 7, "the server's certificate is for other names")
-    CORRUPTED = ("corrupted", 8, "a byte came back as another one")
+    CORRUPTED = ("corrupted", 8, "a byte came back changed")
     LOST = ("lost", 9, "fewer bytes came back than were sent")
     CLOSED_EARLY = (
         "closed early",
         10,
-        "the server closed before all had come back, or cut off TLS",
+        "the server closed before every byte was back, or closed TLS without a close_notify",
     )
     RESET = ("reset", 11, "the connection was reset")
-    SURPLUS = ("surplus", 12, "more came back than was sent, or some of it twice")
-    UNREACHABLE = ("unreachable", 13, "no way there: no route, no such socket, not allowed")
+    SURPLUS = ("surplus", 12, "more bytes came back than were sent, or some came back twice")
+    UNREACHABLE = ("unreachable", 13, "no route, no such socket, or not permitted")
     INTERRUPTED = ("interrupted", 130, "stopped by Ctrl-C or SIGTERM")
 
     def __init__(self, word: str, status: int, meaning: str):
@@ -43,10 +42,10 @@ class Outcome(Enum):
 
 class CheckFailed(Exception):
     """
-    The server, or the way to it, is not as it should be.
+    A check failed.
 
-    @ivar outcome: the class of the failure.
-    @ivar detail: the rest, in words.
+    @ivar outcome: how.
+    @ivar detail: more, in words.
     """
 
     def __init__(self, outcome: Outcome, detail: str):
@@ -58,11 +57,12 @@ class CheckFailed(Exception):
 @dataclass(frozen=True)
 class TLSSession:
     """
-    What TLS agreed on.
+    What the TLS handshake negotiated.
 
-    @ivar group: of the key exchange; C{None} when it is not known.
-    @ivar names: those that the certificate is for.
-    @ivar verified: whether the certificate was checked at all.
+    @ivar group: the group of the key exchange; C{None} when it is not known.
+    @ivar names: the names in the certificate.
+    @ivar days_left: days until the certificate expires.
+    @ivar verified: whether the certificate was verified.
     """
 
     version: str
@@ -77,11 +77,10 @@ class TLSSession:
 @dataclass
 class Times:
     """
-    How long each stage took, in seconds; C{None} for one that was not come to, or that
-    there is none of.
+    How long each stage took, in seconds; C{None} for a stage that was not completed.
 
-    @ivar first_byte: from the first byte sent to the first that came back.
-    @ivar total: from the start to the end, whichever it was.
+    @ivar first_byte: from the first byte sent to the first byte back.
+    @ivar total: from the start to the end of the check.
     """
 
     resolve: float | None = None
@@ -92,7 +91,7 @@ class Times:
 
     def stages(self) -> list[tuple[str, float]]:
         """
-        Those that are known, in order.
+        The completed stages, in order: name and seconds.
         """
         return [
             (name.replace("_", " "), value)
@@ -106,10 +105,10 @@ class CheckResult:
     """
     What one check found.
 
-    @ivar peer: the address that answered; empty when none did.
-    @ivar stage: what is being done, or was last.
+    @ivar peer: the address that the check connected to; empty when it did not connect.
+    @ivar stage: the stage that runs, or ran last.
     @ivar received: bytes that came back.
-    @ivar failure: C{None} when all is well.
+    @ivar failure: C{None} when the check passed.
     """
 
     peer: str = ""
@@ -122,7 +121,7 @@ class CheckResult:
     @property
     def outcome(self) -> Outcome:
         """
-        The class of how it ended.
+        The outcome.
         """
         return self.failure.outcome if self.failure else Outcome.OK
 
@@ -132,8 +131,8 @@ class CaseResult:
     """
     What one case of the conformance suite found.
 
-    @ivar sent: bytes sent by the clients of the case.
-    @ivar lost: how many of them did not come back as they were.
+    @ivar sent: bytes that the case sent.
+    @ivar lost: how many of them did not come back unchanged.
     """
 
     name: str
@@ -145,6 +144,6 @@ class CaseResult:
     @property
     def passed(self) -> bool:
         """
-        Whether all was as it should be.
+        Whether the case passed.
         """
         return self.failure is None

@@ -1,13 +1,14 @@
 """
-A connection as a program reads and writes it that wants to know exactly how it ends:
-C{await read()}, C{await write()}, and an end of each direction for itself.
+Streams: C{await read()}, C{await write()}, and a close of each direction on its own, so that a
+check sees exactly how a connection ends.
 
-Invariant: both directions are bounded.  Who does not read makes the peer
-wait, and who writes waits for the peer.
+Invariant: the buffers of both directions are bounded.  A check that does not read makes the peer
+wait, and a check that writes waits for the peer.
 """
 
+import typing
 from collections import deque
-from typing import Any, Protocol as Interface
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
@@ -17,60 +18,71 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from echod._util.text import format_address
-from echod.check.results import CheckFailed, Outcome
+from echod.check.results import CheckFailed, Outcome, TLSSession
 
-MAX_UNREAD = 256 * 1024
+MAX_UNREAD_BYTES = 256 * 1024
+"""How many received bytes are buffered before the stream stops receiving."""
 
 
-class ByteStream(Interface):
+class IByteStream(typing.Protocol):
     """
-    Two directions of bytes, plain or secured.  At a time, one coroutine reads and one
-    writes.
+    A connection, plain or with TLS.  Only one coroutine may read at a time, and only one write.
     """
 
     async def read(self) -> bytes:
         """
-        What has come, as soon as there is something; empty at the end of the stream.
+        Wait for bytes and return them; empty at the end of the stream.
 
-        @raise Failed: when the connection broke.
+        @raise CheckFailed: when the connection is lost.
         """
 
     async def write(self, piece: bytes) -> None:
         """
-        Send, and wait until there is room for more.
+        Send bytes, and wait until the transport takes more.
 
-        @raise Failed: when the connection broke.
+        @raise CheckFailed: when the connection is lost.
         """
 
     async def finish(self) -> None:
         """
-        Send what is queued, then the end of our direction; the other stays open.
+        Half-close: send the queued bytes, then the end of this direction; the other stays open.
 
-        @raise Failed: when the connection broke.
+        @raise CheckFailed: when the connection is lost.
         """
 
     def pause(self) -> None:
         """
-        Receive nothing more until the next L{read}: the peer is made to wait.
+        Stop receiving until the next L{read}.
         """
 
     def abort(self) -> None:
         """
-        Close at once, with a reset if anything is still under way.
+        Close at once, with a reset if bytes are still queued.
         """
 
     async def lose(self) -> None:
         """
-        Send what is queued, close, and wait until that is done.
+        Send the queued bytes, close, and wait until the connection is closed.
+        """
+
+
+class ISecureStream(IByteStream, typing.Protocol):
+    """
+    A connection with TLS.
+    """
+
+    def session(self) -> TLSSession:
+        """
+        What the TLS handshake negotiated.
         """
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
 class Stream(Protocol):
     """
-    A plain connection.
+    A plain connection: an L{IByteStream}.
 
-    @ivar peer: the address of the other side, in words.
+    @ivar peer: the address of the peer.
     """
 
     def __init__(self) -> None:
@@ -78,7 +90,7 @@ class Stream(Protocol):
         self._pieces: deque[bytes] = deque()
         self._unread = 0
         self._ended = False
-        self._broken: CheckFailed | None = None
+        self._failure: CheckFailed | None = None
         self._reader: Deferred[None] | None = None
         self._writer: Deferred[None] | None = None
         self._closing: Deferred[None] | None = None
@@ -86,7 +98,7 @@ class Stream(Protocol):
 
     def connectionMade(self) -> None:
         """
-        Take over: small messages leave at once, and the transport says when it is full.
+        Disable Nagle's algorithm, and let the transport pause the writer.
         """
         transport: Any = self.transport
         self.peer = format_address(transport.getPeer())
@@ -96,49 +108,49 @@ class Stream(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """
-        Keep it for whoever reads; with enough of it, let the peer wait.
+        Buffer the bytes for L{read}; stop receiving when the buffer is full.
         """
         self._pieces.append(data)
         self._unread += len(data)
-        if self._unread >= MAX_UNREAD:
+        if self._unread >= MAX_UNREAD_BYTES:
             self.pause()
-        self._wake()
+        self._wake_reader()
 
     def readConnectionLost(self) -> None:
         """
-        The peer has sent all it will.
+        The peer has half-closed.
         """
         self._ended = True
-        self._wake()
+        self._wake_reader()
 
     def writeConnectionLost(self) -> None:
         """
-        We have.
+        This side has half-closed.
         """
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
         """
-        The connection is gone; whoever waits is told.
+        The connection is lost: wake the reader, the writer and L{lose}.
         """
         if reason.check(ConnectionDone):
             self._ended = True
-            self._broken = CheckFailed(Outcome.CLOSED_EARLY, "the connection is closed")
+            self._failure = CheckFailed(Outcome.CLOSED_EARLY, "the connection is closed")
         else:
-            self._broken = CheckFailed(Outcome.RESET, "the connection was reset")
-        self._wake()
+            self._failure = CheckFailed(Outcome.RESET, "the connection was reset")
+        self._wake_reader()
         self.resumeProducing()
         if self._closing is not None:
             self._closing.callback(None)
 
     def pauseProducing(self) -> None:
         """
-        The transport has enough to send.
+        The transport's buffer is full.
         """
         self._full = True
 
     def resumeProducing(self) -> None:
         """
-        The transport has room.
+        The transport takes more.
         """
         self._full = False
         if self._writer is not None:
@@ -146,22 +158,22 @@ class Stream(Protocol):
 
     def stopProducing(self) -> None:
         """
-        The transport will take no more; L{connectionLost} says why.
+        Do nothing: L{connectionLost} follows.
         """
 
-    def _wake(self) -> None:
+    def _wake_reader(self) -> None:
         if self._reader is not None:
             self._reader.callback(None)
 
     async def read(self) -> bytes:
         """
-        See L{ByteStream}.
+        See L{IByteStream}.
         """
         while not self._pieces:
             if self._ended:
                 return b""
-            if self._broken is not None:
-                raise self._broken
+            if self._failure is not None:
+                raise self._failure
             self._transport.resumeProducing()
             self._reader = Deferred()
             try:
@@ -174,48 +186,48 @@ class Stream(Protocol):
 
     async def write(self, piece: bytes) -> None:
         """
-        See L{ByteStream}.
+        See L{IByteStream}.
         """
-        if self._broken is None:
+        if self._failure is None:
             self._transport.write(piece)
-        while self._full and self._broken is None:
+        while self._full and self._failure is None:
             self._writer = Deferred()
             try:
                 await self._writer
             finally:
                 self._writer = None
-        if self._broken is not None:
-            raise self._broken
+        if self._failure is not None:
+            raise self._failure
 
     async def finish(self) -> None:
         """
-        See L{ByteStream}.
+        See L{IByteStream}.
         """
-        if self._broken is not None:
-            raise self._broken
+        if self._failure is not None:
+            raise self._failure
         self._transport.unregisterProducer()
         self._transport.loseWriteConnection()
 
     def pause(self) -> None:
         """
-        See L{ByteStream}.
+        See L{IByteStream}.
         """
         if not self._ended:
             self._transport.pauseProducing()
 
     def abort(self) -> None:
         """
-        See L{ByteStream}.
+        See L{IByteStream}.
         """
         self._transport.abortConnection()
 
     async def lose(self) -> None:
         """
-        See L{ByteStream}.
+        See L{IByteStream}.
         """
-        if self._broken is None:
+        if self._failure is None:
             self._transport.unregisterProducer()
-            # Twisted may close at once.
+            # Before loseConnection(), which may close at once.
             self._closing = Deferred()
             self._transport.loseConnection()
             try:
@@ -225,5 +237,5 @@ class Stream(Protocol):
 
     @property
     def _transport(self) -> Any:
-        # Each transport that Twisted has can do more than its interface promises.
+        # ITransport lacks methods that all of Twisted's stream transports have.
         return self.transport

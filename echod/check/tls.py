@@ -1,8 +1,9 @@
 """
-TLS for the client: what it trusts, and a stream through it.
+TLS for the client: L{ClientTLS} has the settings and performs the handshake, which makes a
+L{TLSStream}.
 
-Invariant: no byte is believed before the server's certificate has been verified, unless
-C{--insecure} says so.
+Invariant: without C{--insecure}, no application data is sent or received before the server's
+certificate is verified.
 """
 
 import re
@@ -16,29 +17,40 @@ from service_identity.pyopenssl import verify_hostname, verify_ip_address
 
 from echod._util.text import escape
 from echod.check.results import CheckFailed, Outcome, TLSSession
-from echod.check.stream import ByteStream
+from echod.check.stream import IByteStream
 from echod.tls._openssl import RECORD_BYTES, reasons
 from echod.tls.certificate import MalformedCertificate, names, peer_certificate, validity
 from echod.tls.context import VERSIONS, use_credentials
 from echod.tls.credentials import CredentialsError, read_key_pair
 
-_PLAIN_WORDS = {
-    "wrong version number": "the server does not speak TLS",
-    "packet length too long": "the server does not speak TLS",
-    "record layer failure": "the server does not speak TLS",
-    # It answers the ClientHello with the ClientHello.
-    "unexpected message": "the server does not speak TLS, it echoes",
+_REASON_TEXTS = {
+    "wrong version number": "the server does not use TLS",
+    "packet length too long": "the server does not use TLS",
+    "record layer failure": "the server does not use TLS",
+    # An echo server sends the ClientHello back.
+    "unexpected message": "the server does not use TLS, it echoes",
     "unexpected eof while reading": "the server closed the connection",
 }
-
+"""Plain texts for OpenSSL's reasons."""
 
 _ALERT = re.compile("(?:ssl/tls|tls|sslv3|tlsv1|tlsv13) (?:alert )?(.+)")
-"""How OpenSSL names what it was told by an alert."""
+"""OpenSSL's reason for an error that the peer's alert caused."""
+
+_VERIFY_ERRORS = {
+    9: "the certificate is not valid yet",
+    10: "the certificate has expired",
+    18: "the certificate is self-signed",
+    19: "the chain ends in a self-signed certificate that is not trusted",
+    20: "the certificate's issuer is not trusted",
+    21: "the certificate's issuer is not trusted",
+    26: "the certificate is not for a server",
+}
+"""Texts for the common errors of X509_STORE_CTX_get_error(3)."""
 
 
 def certificate_names(certificate: x509.Certificate | None) -> tuple[str, ...]:
     """
-    The names in a certificate, fit to be shown (subjectAltName, RFC 5280 4.2.1.6).
+    The names in a certificate, escaped (subjectAltName, RFC 5280 4.2.1.6).
     """
     if certificate is None:
         return ()
@@ -48,9 +60,9 @@ def certificate_names(certificate: x509.Certificate | None) -> tuple[str, ...]:
         return ("malformed",)
 
 
-def shown_names(tls: SSL.Connection) -> tuple[str, ...]:
+def peer_names(tls: SSL.Connection) -> tuple[str, ...]:
     """
-    The names in the certificate that the server has shown.
+    The names in the server's certificate.
     """
     try:
         return certificate_names(peer_certificate(tls))
@@ -69,33 +81,33 @@ def _days_left(tls: SSL.Connection) -> int:
 
 def reason_text(error: SSL.Error) -> str:
     """
-    Why OpenSSL, or the server by an alert, will not go on.
+    Why TLS failed, by OpenSSL's error or the server's alert.
     """
     if isinstance(error, SSL.SysCallError):
         return "the server closed the connection"
     given = reasons(error)
     for reason in given:
-        if reason in _PLAIN_WORDS:
-            return _PLAIN_WORDS[reason]
+        if reason in _REASON_TEXTS:
+            return _REASON_TEXTS[reason]
         if alert := _ALERT.fullmatch(reason):
             return f"the server's alert: {alert[1]}"
-    return ", ".join(given) or "OpenSSL does not say why"
+    return ", ".join(given) or "OpenSSL gives no reason"
 
 
 class TLSStream:
     """
-    A stream inside TLS; it is a L{ByteStream} as well.
+    A stream with TLS: an L{ISecureStream<echod.check.stream.ISecureStream>}.
     """
 
-    def __init__(self, stream: ByteStream, tls: SSL.Connection, verified: bool):
+    def __init__(self, stream: IByteStream, tls: SSL.Connection, verified: bool):
         self._stream = stream
         self._tls = tls
         self._verified = verified
-        self._cut = False
+        self._stream_ended = False
 
     async def handshake(self) -> None:
         """
-        Shake hands.
+        Perform the handshake.
 
         @raise SSL.Error: when that fails.
         """
@@ -104,7 +116,7 @@ class TLSStream:
                 self._tls.do_handshake()
             except SSL.WantReadError:
                 await self._flush()
-                await self._feed()
+                await self._receive()
             except SSL.Error:
                 await self._flush()
                 raise
@@ -112,20 +124,20 @@ class TLSStream:
                 await self._flush()
                 return
 
-    async def _feed(self) -> None:
+    async def _receive(self) -> None:
         """
-        Give OpenSSL what has come.
+        Pass received bytes to OpenSSL.
         """
         piece = await self._stream.read()
         if piece:
             self._tls.bio_write(piece)
         else:
-            self._cut = True
+            self._stream_ended = True
             self._tls.bio_shutdown()
 
     async def _flush(self) -> None:
         """
-        Send what OpenSSL has made.
+        Send OpenSSL's output.
         """
         try:
             while True:
@@ -135,7 +147,7 @@ class TLSStream:
 
     def session(self) -> TLSSession:
         """
-        What was agreed on.
+        What the handshake negotiated.
         """
         tls = self._tls
         group_name = getattr(tls, "get_group_name", None)  # since pyOpenSSL 25.1
@@ -144,45 +156,45 @@ class TLSStream:
             cipher=tls.get_cipher_name() or "",
             group=group_name() if group_name else None,
             alpn=escape(tls.get_alpn_proto_negotiated().decode("latin-1")) or None,
-            names=shown_names(tls),
+            names=peer_names(tls),
             days_left=_days_left(tls),
             verified=self._verified,
         )
 
     async def read(self) -> bytes:
         """
-        See L{ByteStream}.  The end is the peer's close_notify: without one, a stream that
-        was cut off on its way would look whole (RFC 8446 6.1).
+        See L{IByteStream}.  The stream ends with the peer's close_notify; an end of the
+        connection without it may be a truncation (RFC 8446 6.1), and raises C{CheckFailed}.
         """
         while True:
             try:
                 return self._tls.recv(65536)
             except SSL.WantReadError:
                 await self._flush()
-                await self._feed()
+                await self._receive()
             except SSL.ZeroReturnError:
                 return b""
             except SSL.Error as error:
-                if self._cut:
+                if self._stream_ended:
                     text = "the server closed without a close_notify"
                     raise CheckFailed(Outcome.CLOSED_EARLY, text) from None
                 raise CheckFailed(Outcome.TLS_REFUSED, reason_text(error)) from None
 
     async def write(self, piece: bytes) -> None:
         """
-        See L{ByteStream}.
+        See L{IByteStream}.
         """
         for start in range(0, len(piece), RECORD_BYTES):
             try:
                 self._tls.sendall(piece[start : start + RECORD_BYTES])
             except SSL.Error as error:
-                # Reading has met the end of it.
+                # An error that read() has met makes OpenSSL refuse to send as well.
                 raise CheckFailed(Outcome.TLS_REFUSED, reason_text(error)) from None
             await self._flush()
 
     async def finish(self) -> None:
         """
-        Send our close_notify, which ends our direction and no other (RFC 8446 6.1).
+        Send a close_notify, which ends this direction only (RFC 8446 6.1).
         """
         try:
             self._tls.shutdown()
@@ -192,44 +204,32 @@ class TLSStream:
 
     def pause(self) -> None:
         """
-        See L{ByteStream}.
+        See L{IByteStream}.
         """
         self._stream.pause()
 
     def abort(self) -> None:
         """
-        See L{ByteStream}.
+        See L{IByteStream}.
         """
         self._stream.abort()
 
     async def lose(self) -> None:
         """
-        See L{ByteStream}.
+        See L{IByteStream}.
         """
         await self._stream.lose()
 
 
-_NOT_TRUSTED = {
-    9: "the certificate is not valid yet",
-    10: "the certificate has expired",
-    18: "the certificate is self-signed",
-    19: "the chain ends in a self-signed certificate that is not trusted",
-    20: "the certificate's issuer is not trusted",
-    21: "the certificate's issuer is not trusted",
-    26: "the certificate is not one for a server",
-}
-"""The errors of X509_STORE_CTX_get_error(3) that people meet."""
-
-
 class FileError(ValueError):
     """
-    A certificate, key or list of authorities cannot be used.  The text is one line.
+    A file with a certificate, a key or authorities cannot be used.  The text is one line.
     """
 
 
 class ClientTLS:
     """
-    How to speak TLS with a server: whom to trust, what to show, what to ask for.
+    The TLS settings of a client, and its handshake.
     """
 
     def __init__(
@@ -239,31 +239,33 @@ class ClientTLS:
         authorities: str | None = None,
         certificate: str | None = None,
         key: str | None = None,
-        alpn: Sequence[str] = (),
+        alpn: Sequence[bytes] = (),
         version: str | None = None,
         verify: bool = True,
     ):
         """
-        @param name: the host name or IP address that the certificate is to be for, as
-            L{server_name<echod._util.values.server_name>} has it.
-        @param authorities: a PEM file of those to trust; C{None} for the system's.
-        @param certificate: a PEM file to show to the server, its chain included.
-        @param key: a PEM file; C{None} when it is in C{certificate}.
-        @param version: C{"1.2"} or C{"1.3"} and no other.
-        @raise BadFile: when a file cannot be used.
+        @param name: the host name or IP address to verify in the certificate, as
+            L{server_name<echod._util.values.server_name>} returns it.
+        @param authorities: a PEM file of the authorities to trust; C{None} for the system's.
+        @param certificate: a PEM file with the client certificate and its chain.
+        @param key: a PEM file with its key; C{None} when the key is in C{certificate}.
+        @param alpn: the ALPN protocols to offer.
+        @param version: C{"1.2"} or C{"1.3"}; C{None} for both.
+        @param verify: whether to verify the server's certificate.
+        @raise FileError: when a file cannot be used.
         """
         self._name = name
         self._verify = verify
-        self._untrusted: str | None = None
+        self._verify_error: str | None = None
         self._context = context = SSL.Context(SSL.TLS_CLIENT_METHOD)
         context.set_min_proto_version(VERSIONS[version or "1.2"])
         if version:
             context.set_max_proto_version(VERSIONS[version])
         context.set_options(SSL.OP_NO_RENEGOTIATION)
         if alpn:
-            context.set_alpn_protos([word.encode("ascii") for word in alpn])
+            context.set_alpn_protos(list(alpn))
         if verify:
-            context.set_verify(SSL.VERIFY_PEER, self._judged)
+            context.set_verify(SSL.VERIFY_PEER, self._verified)
             if authorities is None:
                 context.set_default_verify_paths()
             else:
@@ -274,32 +276,31 @@ class ClientTLS:
             except CredentialsError as error:
                 raise FileError(f"--{error.kind}: {escape(str(error))}") from None
 
-    def _judged(self, _: object, certificate: object, number: int, depth: int, ok: int) -> bool:
+    def _verified(self, _: object, certificate: object, number: int, depth: int, ok: int) -> bool:
         if not ok:
-            self._untrusted = _NOT_TRUSTED.get(number, f"the certificate fails check {number}")
+            self._verify_error = _VERIFY_ERRORS.get(number, f"the certificate fails check {number}")
         return bool(ok)
 
-    async def secure(self, stream: ByteStream) -> "TLSStream":
+    async def secure(self, stream: IByteStream) -> TLSStream:
         """
-        Shake hands, and see whether the server is the one that was meant.
+        Perform the handshake, and verify the server's certificate and name.
 
-        @raise Failed: when it is not, or does not speak TLS with us.
+        @raise CheckFailed: when the handshake or the verification fails.
         """
         connection = SSL.Connection(self._context, None)
         connection.set_connect_state()
         if self._name is not None and _address(self._name) is None:
             connection.set_tlsext_host_name(self._name.encode("ascii"))
-        secured = TLSStream(stream, connection, self._verify)
-        self._untrusted = None
+        tls_stream = TLSStream(stream, connection, self._verify)
+        self._verify_error = None
         try:
-            await secured.handshake()
+            await tls_stream.handshake()
         except SSL.Error as error:
-            reason = self._untrusted or reason_text(error)
-            # The alert that says why is on its way to the server.
+            reason = self._verify_error or reason_text(error)
             raise CheckFailed(Outcome.TLS_REFUSED, reason) from None
         if self._verify:
-            _check_name(connection, self._name or "")
-        return secured
+            _verify_name(connection, self._name or "")
+        return tls_stream
 
 
 def _load_authorities(context: SSL.Context, path: str) -> None:
@@ -322,15 +323,15 @@ def _address(name: str) -> object:
         return None
 
 
-def _check_name(connection: SSL.Connection, name: str) -> None:
+def _verify_name(connection: SSL.Connection, name: str) -> None:
     try:
         if _address(name) is None:
             verify_hostname(connection, name)
         else:
-            # A zone is this machine's name for a link, and in no certificate.
+            # The zone of a link-local address is not in a certificate.
             verify_ip_address(connection, name.partition("%")[0])
     except Exception:
-        # Another name, or whatever the parser meets in a certificate.
-        names = ", ".join(shown_names(connection)) or "nobody"
+        # Another name, or any error of the parser about a malformed certificate.
+        names = ", ".join(peer_names(connection)) or "no name"
         text = f"the certificate is for {names}, not for {escape(name)}"
         raise CheckFailed(Outcome.WRONG_NAME, text) from None

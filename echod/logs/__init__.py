@@ -1,8 +1,8 @@
 """
-The log: records as text or JSON, through a bounded queue and a thread to a file, a stream or
-syslog.
+The daemon's log.  A record becomes a line of text or JSON; the line goes through a bounded queue
+to a thread, and the thread writes it to a file, a stream or syslog.
 
 Invariant: the event loop never waits for the log, and a line is written whole or not at all.
 
-Open C{daemonlog.py} first: what twistd's options ask for, put together.
+Open C{daemonlog.py} first: it builds the log from twistd's options.
 """

@@ -1,7 +1,7 @@
 """
-What a check takes from the log.
+Captures warnings, for C{--check}.
 
-Invariant: it only listens; all other observers get the events, too.
+Invariant: other log observers get the same events.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from echod._util.text import escape
 @contextmanager
 def captured_warnings() -> Iterator[list[str]]:
     """
-    The warnings that are logged while the C{with} block runs, each once.
+    The texts of the warnings that are logged while the C{with} block runs, each once.
     """
     found: list[str] = []
 

@@ -1,8 +1,8 @@
 """
-The log as twistd's own options have it: opened, tried, rotated.
+The daemon's log, built from twistd's own options.
 
-Invariant: where the log goes is twistd's to say, and what its lines look like
-is ours; a log that cannot be opened ends the start with one line.
+Invariant: twistd's options decide where the log goes, and echod's decide the format of its lines.
+A log that cannot be opened stops the start with one line.
 """
 
 import os
@@ -28,7 +28,7 @@ from echod.logs.writer import ThreadedWriter
 
 def log_name(twistd: Mapping[str, Any]) -> str:
     """
-    Where twistd's options have the log go: a file, or C{-} for standard output.
+    The log file that twistd's options name, or C{-} for standard output.
     """
     name: str = twistd["logfile"] or ("-" if twistd["nodaemon"] else "twistd.log")
     return name
@@ -46,8 +46,8 @@ class DaemonLog:
     """
     The daemon's log.
 
-    @ivar file: the log file, if it goes to one.
-    @ivar worker: which worker this process is, if it is one.
+    @ivar file: the log file; C{None} when the log goes elsewhere.
+    @ivar worker: the name of this worker; C{None} in a process that is not a worker.
     """
 
     file: LogFile | None = None
@@ -61,9 +61,10 @@ class DaemonLog:
         worker: str | None = None,
     ):
         """
-        @param twistd: twistd's options; C{None} when something else logs for us.
+        @param twistd: twistd's options; C{None} when the process has a log already.
         @param format: C{"text"} or C{"json"}; C{None} for text.
-        @param level: the least level that is logged; C{None} for info.
+        @param level: the lowest level that is logged; C{None} for info.
+        @param worker: the name of this worker; C{None} in a process that is not a worker.
         """
         self._twistd = twistd
         self._line = LINES[format or "text"]
@@ -73,14 +74,15 @@ class DaemonLog:
     @property
     def dropped(self) -> int:
         """
-        How many records have been dropped because the log did not take them.
+        How many records were dropped because the log output was blocked.
         """
         return self._writer.dropped if self._writer else 0
 
     def open(self) -> ILogObserver | None:
         """
-        Make the log observer, if twistd leaves it to us.
+        Open the log.
 
+        @return: its observer; C{None} when twistd's C{--logger} names another one.
         @raise LogError: when the log file cannot be opened.
         """
         twistd = self._twistd
@@ -100,44 +102,44 @@ class DaemonLog:
 
     def write(self, line: bytes) -> bool:
         """
-        Append to the log file, if there is one, a line that a worker has written.
+        Append a line that a worker has written to the log file, if there is one.
 
-        @return: whether it was not dropped.
+        @return: C{False} when the line was dropped.
         """
         return self.file is None or self._writer is None or self._writer.put(LogLevel.info, line)
 
     def _destination(self, twistd: Mapping[str, Any]) -> IDestination:
         name = log_name(twistd)
         if twistd["syslog"]:
-            return self._syslogger(twistd["prefix"])
+            return self._syslog_destination(twistd["prefix"])
         if name != "-":
             self.file = LogFile(name)
             return self.file
         if not twistd["nodaemon"]:
             raise OSError(None, "a daemon in the background has no standard output")
-        # Python has none if it was closed; then its number leads nowhere.
+        # sys.stdout is None if it was closed at the start; descriptor 1 is /dev/null then.
         return StreamDestination(1 if sys.stdout is None else sys.stdout.fileno())
 
-    def _syslogger(self, prefix: str) -> SyslogDestination:
-        syslogger = SyslogDestination(prefix)
+    def _syslog_destination(self, prefix: str) -> SyslogDestination:
+        destination = SyslogDestination(prefix)
         try:
-            syslogger.connect()
+            destination.connect()
         except OSError as error:
-            # It may come later, as at a boot.  There is no log to say so in; and of several
-            # processes, one says it.
+            # Not fatal: at boot, syslogd may start later.  There is no log yet, so this goes
+            # to standard error; with workers, the master alone prints it.
             if self.worker is None:
                 print(
                     f"twistd: --syslog: nobody listens on {SOCKET}: {error.strerror}; lines wait "
                     "for it, the newest are dropped; start a syslogd, or give --logfile",
                     file=sys.__stderr__,
                 )
-        return syslogger
+        return destination
 
     def check_open(self) -> None:
         """
-        Find out whether it can be opened, and leave no file behind.
+        Check that the log can be opened, without leaving a new file behind.
 
-        @raise LogError: when it cannot.
+        @raise LogError: when it cannot be opened.
         """
         existed = self._twistd is None or os.path.exists(log_name(self._twistd))
         self.open()
@@ -146,21 +148,21 @@ class DaemonLog:
 
     def set_async(self) -> None:
         """
-        The reactor runs: from now on nobody waits for the log.
+        The reactor runs: from now on, no caller waits for the log.
         """
         if self._writer:
             self._writer.set_async()
 
     def rotate(self) -> None:
         """
-        Begin a new file, if it is one.
+        Start a new log file, if the log goes to a file.
         """
         if self._writer:
             self._writer.rotate()
 
     def flush(self) -> None:
         """
-        The reactor has stopped: let the last lines out, if the log takes them.
+        The reactor has stopped: write the last lines, unless the output is blocked.
         """
         if self._writer:
             self._writer.flush()

@@ -1,5 +1,6 @@
 """
-Where the lines of the log go: a stream, or a file that is rotated.
+Where the lines of the log go: the interface of a destination, and two of them, a stream and a
+file that is rotated.
 
 Invariant: a line is written whole or not at all.
 """
@@ -7,130 +8,130 @@ Invariant: a line is written whole or not at all.
 import os
 import select
 import stat
+import typing
 from collections.abc import Sequence
-from typing import Protocol
 
 from constantly import NamedConstant
 
 Record = tuple[NamedConstant, bytes]
-"""A level, and the line with its end in UTF-8."""
+"""A level, and a line in UTF-8 with its newline."""
 
-WAIT_SECONDS = 0.25
-"""How long to wait for room where a write would not, before that is called a failure."""
+WRITE_TIMEOUT = 0.25
+"""How many seconds a non-blocking descriptor may stay full before the write fails."""
+
+ROTATE_BYTES = 1_000_000
+"""The size at which a log file is rotated: twistd's own."""
+
+MAX_SYMLINKS = 40
+"""How many symbolic links the kernel follows in one path (path_resolution(7))."""
 
 
-class IDestination(Protocol):
+class IDestination(typing.Protocol):
     """
-    A place for lines.
+    Where lines are written.
     """
 
     def write(self, records: Sequence[Record]) -> None:
         """
-        Write lines.  It may block for as long as it likes.
+        Write lines.  This may block.
 
-        @raise OSError: when that fails; the same lines are given again then, until it
-            does not.
-        """
-
-    def has_room(self, seconds: float) -> bool:
-        """
-        Wait at most so long until lines can be written without waiting; those of one batch,
-        unless a single line is longer.
+        @raise OSError: when the write fails; the caller passes the same lines again until
+            it succeeds.
         """
 
-    def is_due(self) -> bool:
+    def is_writable(self, seconds: float) -> bool:
         """
-        Whether it is time for L{rotate}.
+        Whether a batch of lines, or one longer line, can be written without blocking.
+
+        @param seconds: how long to wait at most until it can.
+        """
+
+    def should_rotate(self) -> bool:
+        """
+        Whether it is time to call L{rotate}.
         """
 
     def rotate(self) -> None:
         """
-        Begin anew, if it is a place where that means something.
+        Start a new file, if the destination is a file.
 
-        @raise OSError: when that fails, and things are as before.
+        @raise OSError: when that fails; the old file stays in use.
         """
 
 
-def wait_for_room(descriptor: int, seconds: float | None = None) -> bool:
+def wait_writable(descriptor: int, seconds: float | None = None) -> bool:
     """
-    Wait a little until something can be written.
+    Wait until a descriptor can be written to.
 
-    @param seconds: how long at most; C{None} for L{WAIT_SECONDS}.
+    @param seconds: how long at most; C{None} for L{WRITE_TIMEOUT}.
     @return: whether it can.
     """
-    room = select.poll()
-    room.register(descriptor, select.POLLOUT)
-    return bool(room.poll((WAIT_SECONDS if seconds is None else seconds) * 1000))
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return bool(poll.poll((WRITE_TIMEOUT if seconds is None else seconds) * 1000))
 
 
 class StreamDestination:
     """
-    A descriptor that lines are written to one after the other.
+    Standard output, or another open descriptor.
     """
 
-    _pauseAccepting = b""
+    _unwritten = b""
 
     def __init__(self, descriptor: int):
         self._descriptor = descriptor
 
     def write(self, records: Sequence[Record]) -> None:
         """
-        Write lines, or what is left of them.
+        Write lines; first the rest of those that an earlier call could not write.
 
         @raise OSError: when that fails.
         """
-        self._pauseAccepting = self._pauseAccepting or b"".join(line for _, line in records)
-        while self._pauseAccepting:
+        self._unwritten = self._unwritten or b"".join(line for _, line in records)
+        while self._unwritten:
             try:
-                written = os.write(self._descriptor, self._pauseAccepting)
+                written = os.write(self._descriptor, self._unwritten)
             except BlockingIOError:
-                # Whoever shares the terminal or the pipe may have made it non-blocking.
-                if not wait_for_room(self._descriptor):
+                # Another process that shares the terminal or pipe may have set O_NONBLOCK.
+                if not wait_writable(self._descriptor):
                     raise
             else:
-                self._pauseAccepting = self._pauseAccepting[written:]
+                self._unwritten = self._unwritten[written:]
 
-    def has_room(self, seconds: float) -> bool:
+    def is_writable(self, seconds: float) -> bool:
         """
-        For a pipe, this is C{PIPE_BUF} bytes (pipe(7)); a regular file has it always.
+        A pipe is writable when C{PIPE_BUF} bytes fit (pipe(7)); a regular file always is.
         """
-        return wait_for_room(self._descriptor, seconds)
+        return wait_writable(self._descriptor, seconds)
 
-    def is_due(self) -> bool:
+    def should_rotate(self) -> bool:
         """
-        Never.
+        Never: a stream is not rotated.
         """
         return False
 
     def rotate(self) -> None:
         """
-        There is nothing to rotate.
+        Do nothing: a stream is not rotated.
         """
-
-
-ROTATE_BYTES = 1_000_000
-"""The size at which twistd has a log rotated."""
-
-MAX_LINKS = 40
-"""How many symbolic links the kernel follows (path_resolution(7))."""
 
 
 def own_descriptor(path: str) -> int | None:
     """
-    Which descriptor of this process a path leads to, as C{/dev/stdout} and C{/proc/self/fd/1}
-    do (proc(5)); C{None} for another path.
+    The descriptor of this process that a path stands for, as C{/dev/stdout} and
+    C{/proc/self/fd/1} do (proc(5)); C{None} for another path.
 
-    @raise OSError: when it is not open.
+    @raise OSError: when that descriptor is not open.
     """
-    ours = os.path.realpath("/dev/fd")
-    for _ in range(MAX_LINKS):
-        folder, name = os.path.split(path)
-        folder = os.path.realpath(folder)
-        if folder == ours and name.isdecimal():
+    descriptors = os.path.realpath("/dev/fd")
+    for _ in range(MAX_SYMLINKS):
+        directory, name = os.path.split(path)
+        directory = os.path.realpath(directory)
+        if directory == descriptors and name.isdecimal():
             os.fstat(int(name))
             return int(name)
         try:
-            path = os.path.join(folder, os.readlink(os.path.join(folder, name)))
+            path = os.path.join(directory, os.readlink(os.path.join(directory, name)))
         except OSError:
             break
     return None
@@ -145,45 +146,46 @@ def _is_at(path: str, file: os.stat_result) -> bool:
 
 class LogFile(StreamDestination):
     """
-    A file that is added to; the older ones are beside it, C{.1} being the newest.
+    A file that lines are appended to.  Rotated files are C{PATH.1}, the newest, C{PATH.2} and
+    so on.
 
-    @ivar path: its path, links resolved.
+    @ivar path: its path, symbolic links resolved.
     """
 
     def __init__(self, path: str, rotate_bytes: int = ROTATE_BYTES):
         """
+        @param rotate_bytes: the size at which it is rotated.
         @raise OSError: when it cannot be opened.
         """
-        # Not a link such as /dev/stdout is to be moved, but the file that it leads to.
+        # Rotation must move the file itself and not a link to it such as /dev/stdout.
         self.path = os.path.realpath(path)
         self._rotate_bytes = rotate_bytes
         own = own_descriptor(path)
         if own is None or _is_at(self.path, os.fstat(own)):
             super().__init__(self._open())
         else:
-            # A pipe or a socket, which has no path: a socket cannot be opened again, nor can
-            # another user's pipe.
+            # A pipe or socket without a path.  open(2) fails for a socket, and for a pipe of
+            # another user.
             super().__init__(os.dup(own))
-        # Such as /dev/null, a pipe, or a file that has no name any more are not to be moved,
-        # nor cut.
+        # Never rename or truncate /dev/null, a pipe, or a file that was deleted.
         status = os.fstat(self._descriptor)
         self._regular = stat.S_ISREG(status.st_mode) and status.st_nlink > 0
-        self._due_bytes = rotate_bytes
+        self._rotate_at = rotate_bytes
 
     def _open(self) -> int:
-        # Without O_NONBLOCK, opening a pipe that nobody reads would wait for somebody.
+        # Without O_NONBLOCK, opening a FIFO that has no reader blocks (fifo(7)).
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
         return os.open(self.path, flags, 0o666)
 
     def close(self) -> None:
         """
-        Close it.
+        Close the file.
         """
         os.close(self._descriptor)
 
     def write(self, records: Sequence[Record]) -> None:
         """
-        Add lines, all or none.
+        Append lines, all or none.
 
         @raise OSError: when that fails.
         """
@@ -192,31 +194,31 @@ class LogFile(StreamDestination):
             super().write(records)
         except OSError:
             if self._regular:
-                # Half a line would be the end of this file if it is rotated now.
-                self._pauseAccepting = b""
+                # If the file is rotated now, half a line would stay at its end.
+                self._unwritten = b""
                 os.ftruncate(self._descriptor, before)
             raise
 
-    def is_due(self) -> bool:
+    def should_rotate(self) -> bool:
         """
-        Whether it has grown enough.
+        Whether the file has reached its size limit.
         """
-        return self._regular and os.fstat(self._descriptor).st_size >= self._due_bytes
+        return self._regular and os.fstat(self._descriptor).st_size >= self._rotate_at
 
     def rotate(self) -> None:
         """
-        Move the file aside and begin a new one.  If somebody has moved it already, as
-        logrotate does, a new one is all that it takes.
+        Rename the file and create a new one.  If another program such as logrotate has renamed
+        it, only create the new one.
 
-        @raise OSError: when that fails; the old file goes on.
+        @raise OSError: when that fails; the old file stays in use.
         """
         if not self._regular:
             return
         old = os.fstat(self._descriptor)
-        # If this fails, it is tried again when as much has been written as for the first.
-        self._due_bytes = old.st_size + self._rotate_bytes
+        # If this fails, try again after another rotate_bytes, not at each line.
+        self._rotate_at = old.st_size + self._rotate_bytes
         if _is_at(self.path, old):
-            self._move_aside()
+            self._rename_old()
         descriptor = self._open()
         try:
             os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
@@ -225,9 +227,9 @@ class LogFile(StreamDestination):
             raise
         self.close()
         self._descriptor = descriptor
-        self._due_bytes = self._rotate_bytes
+        self._rotate_at = self._rotate_bytes
 
-    def _move_aside(self) -> None:
+    def _rename_old(self) -> None:
         free = 1
         while os.path.lexists(f"{self.path}.{free}"):
             free += 1

@@ -1,9 +1,9 @@
 """
-How log events become lines: text for people, JSON for programs.
+Formatters: a log event becomes a line of text for people, or of JSON for programs.
 
-Invariant: one event is one line, whatever a peer put into it, and no line can
-move a cursor, hide a part of itself or be broken for a parser.  (In text, a traceback takes
-several lines; those after the first are indented.)
+Invariant: one event is one line, whatever a peer put into it.  No line can move a terminal's
+cursor, hide a part of itself or confuse a parser.  (In text, a traceback takes several lines;
+those after the first are indented.)
 """
 
 import json
@@ -29,25 +29,27 @@ Line = Callable[[LogEvent], str | None]
 
 MAX_CHARACTERS = 12288
 """
-How much of one text is logged.  What peers choose is cut where it comes from, so that the
-longest access record, quoted, is not cut here: the rest of a value without its opening quote
-could be taken for fields.  This is for tracebacks.
+The length at which a text is cut; only tracebacks are this long.  Values that peers choose are
+cut where they are received, so that the longest access record, quoted, is shorter: a value that
+lost its opening quote here could be read as other fields.
 """
 
 MAX_INTEGER = 1 << 63
-"""Integers from here on are shown as text, since few programs could read them."""
+"""Integers from here on are written as hexadecimal text: many JSON parsers hold 64 bits."""
 
-_JSON = (str, int, float, bytes, type(None))
+_JSON_TYPES = (str, int, float, bytes, type(None))
 _ENCODER = json.JSONEncoder(allow_nan=False)
 
-# What Twisted's older logging adds to each of its events.
+# The keys that Twisted's older twisted.python.log adds to each event.
 _LEGACY = frozenset(("message", "time", "system", "format", "isError", "failure", "why"))
 
 
 def text_line(event: LogEvent) -> str | None:
     """
-    An event as text for people, with an escape for every character that is not to be seen
-    as itself, as L{escape} has it; C{None} when it says nothing.
+    An event as text.  Characters that are not visible as themselves are escaped, as by
+    L{escape}.
+
+    @return: the line; C{None} for an event without text.
     """
     text = eventAsText(event, formatTime=formatTime)
     if not text:
@@ -61,9 +63,11 @@ def json_line(event: LogEvent) -> str | None:
     """
     An event as one JSON object (RFC 8259), in ASCII: C{timestamp} (RFC 3339, UTC),
     C{level}, C{logger}, C{message}, C{traceback} if there is one, and the event's own
-    values.  C{None} when it says nothing.
+    values.
+
+    @return: the line; C{None} for an event without text.
     """
-    # JSON has its own quotes.
+    # In JSON, the quotes that PeerText adds for text are not needed.
     plain = {name: str(value) for name, value in event.items() if isinstance(value, PeerText)}
     message = formatEvent({**event, **plain} if plain else event)
     if not message and "log_failure" not in event:
@@ -78,15 +82,15 @@ def json_line(event: LogEvent) -> str | None:
     if "log_failure" in event:
         record["traceback"] = _json_value(event["log_failure"].getTraceback())
     for name, value in event.items():
-        ours = not name.startswith("log_") and name not in _LEGACY
-        if ours and isinstance(value, _JSON):
+        added = name.startswith("log_") or name in _LEGACY
+        if not added and isinstance(value, _JSON_TYPES):
             record.setdefault(name, _json_value(value))
     return _ENCODER.encode(record) + "\n"
 
 
 def _cut(text: str) -> str:
     """
-    A text without its middle, if it is long: of a traceback, the end says most.
+    Cut the middle out of a long text: the end of a traceback says most.
     """
     half = MAX_CHARACTERS // 2
     return text if len(text) <= MAX_CHARACTERS else f"{text[:half]} ... {text[-half:]}"
@@ -96,7 +100,7 @@ def _json_value(value: str | int | float | bytes | None) -> str | int | float | 
     if isinstance(value, bytes):
         value = value.decode("utf-8", "backslashreplace")
     if isinstance(value, str):
-        # Half of a surrogate pair is no character, and not every parser takes one.
+        # Some parsers reject half of a surrogate pair.
         short = _cut(value)
         return short if short.isascii() else short.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, float):
@@ -112,7 +116,7 @@ LINES: dict[str, Line] = {"text": text_line, "json": json_line}
 @implementer(ILogObserver)
 class LineObserver:
     """
-    Puts the line of each event into a sink.
+    The log observer: passes the line of each event to the writer.
     """
 
     def __init__(self, writer: ThreadedWriter, line: Line):
@@ -126,7 +130,7 @@ class LineObserver:
 
 def of_worker(worker: str, observer: ILogObserver) -> ILogObserver:
     """
-    Let each record name the worker that it comes from.
+    Add the name of the worker to each event.
     """
 
     @provider(ILogObserver)

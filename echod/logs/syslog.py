@@ -1,11 +1,11 @@
 """
-The system's log (RFC 3164), as a place for lines.
+The system log (RFC 3164), as a destination.
 
-Invariant: nothing here waits for long.  syslog(3) waits for ever when the
-daemon at the other end has stopped, and does not tell when there is none.
+Invariant: nothing here blocks for long.  syslog(3) blocks forever when syslogd hangs, and
+reports no error when there is none.
 
-The socket takes datagrams as a rule, with some daemons a stream; as in glibc's syslog(3), the
-kernel says which, and a null byte ends each message of a stream.
+The socket of syslogd is a datagram socket, with some syslogds a stream.  As in glibc's syslog(3),
+the error of connect(2) says which, and a null byte ends each message on a stream.
 """
 
 import errno
@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from twisted.logger import LogLevel
 
 from echod._util.text import escape
-from echod.logs.file import Record, wait_for_room
+from echod.logs.file import Record, wait_writable
 
 SOCKET = "/var/run/syslog" if sys.platform == "darwin" else "/dev/log"
 
@@ -35,10 +35,10 @@ _SEVERITIES = {
 
 def datagrams(records: Sequence[Record], prefix: str, pid: int, now: str) -> Iterator[bytes]:
     """
-    Lines as syslogd takes them: one datagram for each, with the priority of its level.
+    Format records as messages for syslogd: one datagram for each line.
 
-    @param prefix: the name that it puts before each.
-    @param now: the time as syslogd has it.
+    @param prefix: the tag before the message.
+    @param now: the timestamp, as RFC 3164 4.1.2 has it.
     """
     for level, lines in records:
         priority = syslog.LOG_DAEMON | _SEVERITIES[level]
@@ -52,18 +52,19 @@ def _now() -> str:
 
 class SyslogDestination:
     """
-    The system's log.
+    The system log.
     """
 
     _socket: socket.socket | None = None
-    _ends_with = b""
+    _terminator = b""
     _sent = 0
-    _pauseAccepting = b""
+    _unsent = b""
 
     def __init__(self, prefix: str, path: str = SOCKET, now: Callable[[], str] = _now):
         """
-        @param prefix: the name that stands before each line.
-        @param path: the socket that syslogd reads from.
+        @param prefix: the tag before each message.
+        @param path: the socket of syslogd.
+        @param now: returns the timestamp, as L{datagrams} takes it.
         """
         self._prefix = escape(prefix)
         self._path = path
@@ -73,11 +74,11 @@ class SyslogDestination:
         """
         Send lines.
 
-        @raise OSError: when that fails; those that went are not sent again.
+        @raise OSError: when that fails; the next call skips those that were sent.
         """
-        # Going to the background changes the process's number.
-        all_of_them = datagrams(records, self._prefix, os.getpid(), self._now())
-        for datagram in itertools.islice(all_of_them, self._sent, None):
+        # Not cached: the process id changes when twistd goes to the background.
+        messages = datagrams(records, self._prefix, os.getpid(), self._now())
+        for datagram in itertools.islice(messages, self._sent, None):
             self._send(datagram)
             self._sent += 1
         self._sent = 0
@@ -89,21 +90,21 @@ class SyslogDestination:
         except BlockingIOError:
             raise
         except OSError:
-            # A syslogd that has been started anew has a new socket.
+            # A restarted syslogd has a new socket.
             self.close()
             self._send_to(self.connect(), datagram)
 
     def _send_to(self, sock: socket.socket, datagram: bytes) -> None:
-        # What has been begun is ended first; it is of the same line.
-        self._pauseAccepting = self._pauseAccepting or datagram + self._ends_with
-        while self._pauseAccepting:
+        # After a failure, first the rest of this message that a stream did not take.
+        self._unsent = self._unsent or datagram + self._terminator
+        while self._unsent:
             try:
-                sent = sock.send(self._pauseAccepting)
+                sent = sock.send(self._unsent)
             except BlockingIOError:
-                if not wait_for_room(sock.fileno()):
+                if not wait_writable(sock.fileno()):
                     raise
             else:
-                self._pauseAccepting = self._pauseAccepting[sent:]
+                self._unsent = self._unsent[sent:]
 
     def connect(self) -> socket.socket:
         """
@@ -112,13 +113,13 @@ class SyslogDestination:
         @raise OSError: when there is none.
         """
         try:
-            return self._connected(socket.SOCK_DGRAM, b"")
+            return self._connect(socket.SOCK_DGRAM, b"")
         except OSError as error:
             if error.errno != errno.EPROTOTYPE:
                 raise
-            return self._connected(socket.SOCK_STREAM, b"\0")
+            return self._connect(socket.SOCK_STREAM, b"\0")
 
-    def _connected(self, kind: socket.SocketKind, ends_with: bytes) -> socket.socket:
+    def _connect(self, kind: socket.SocketKind, terminator: bytes) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, kind)
         try:
             sock.setblocking(False)
@@ -126,30 +127,30 @@ class SyslogDestination:
         except OSError:
             sock.close()
             raise
-        self._socket, self._ends_with, self._pauseAccepting = sock, ends_with, b""
+        self._socket, self._terminator, self._unsent = sock, terminator, b""
         return sock
 
     def close(self) -> None:
         """
-        Let go of the socket; the next line gets another.
+        Close the socket; the next line opens another.
         """
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
-    def has_room(self, seconds: float) -> bool:
+    def is_writable(self, seconds: float) -> bool:
         """
-        Where there is no connection, the attempt to make one does not wait.
+        Without a connection, always: connecting does not block.
         """
-        return self._socket is None or wait_for_room(self._socket.fileno(), seconds)
+        return self._socket is None or wait_writable(self._socket.fileno(), seconds)
 
-    def is_due(self) -> bool:
+    def should_rotate(self) -> bool:
         """
-        Never.
+        Never: syslogd rotates its own files.
         """
         return False
 
     def rotate(self) -> None:
         """
-        syslogd does that for itself.
+        Do nothing: syslogd rotates its own files.
         """

@@ -1,8 +1,8 @@
 """
-The thread that writes the log, and the bounded queue before it.
+The bounded queue of log lines, and the thread that writes them.
 
-Invariant: the event loop never waits for the log.  What the queue has no place for is dropped
-and counted, and the count is logged.
+Invariant: the event loop never waits for the log.  Lines for which the queue has no space are
+dropped and counted, and the count is logged.
 """
 
 import math
@@ -20,30 +20,42 @@ from echod.logs.file import IDestination, Record
 
 log = Logger(namespace="echod.logs")
 
-MAX_BYTES = 1 << 20
-"""How much may wait: about five thousand access records."""
+MAX_QUEUE_BYTES = 1 << 20
+"""The size of the queue: about five thousand access records."""
+
+BATCH_DELAY = 0.02
+"""
+How many seconds the thread sleeps after a write, so that the next one writes many records.
+To wake the thread for each record costs the reactor more than the record.
+"""
+
+RETRY_DELAY = 1.0
+"""How many seconds after a failure the thread writes again, or is started again."""
+
+MAX_BLOCKING_TIME = 0.5
+"""How many seconds, in all, the log may add to a start or to a stop."""
 
 
 class BoundedQueue:
     """
     Lines in the order in which they are to be written.
 
-    @ivar dropped: how many there was no room for.
-    @ivar reason: why lines wait, in words.
+    @ivar dropped: how many lines were dropped because the queue was full.
+    @ivar reason: why writing failed, in words; empty when it works.
     """
 
     def __init__(self, clock: Callable[[], float]):
         """
-        @param clock: tells the seconds.
+        @param clock: returns the time in seconds.
         """
         self.dropped = 0
         self.reason = ""
         self._clock = clock
         self._lines: deque[Record] = deque()
         self._bytes = 0
-        self._in_hand: list[Record] = []
-        self._untold = 0
-        self._since = 0.0
+        self._batch: list[Record] = []
+        self._unreported = 0
+        self._first_drop = 0.0
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -55,11 +67,12 @@ class BoundedQueue:
         @return: whether it was added.
         """
         size = self._bytes + len(line)
-        # Once there was no room, there is none until there is plenty.
-        if self._untold or size > MAX_BYTES:
-            if not self._untold:
-                self._since = self._clock()
-            self._untold += 1
+        # Once a line is dropped, drop all until the queue is half empty: one report then
+        # covers them, and stands where they are missing.
+        if self._unreported or size > MAX_QUEUE_BYTES:
+            if not self._unreported:
+                self._first_drop = self._clock()
+            self._unreported += 1
             self.dropped += 1
             return False
         self._lines.append((level, line))
@@ -68,74 +81,65 @@ class BoundedQueue:
 
     def batch(self) -> list[Record]:
         """
-        The next lines to be written, the same ones until they are.
+        The next lines to write; the same ones until L{written} is called.
         """
-        if not self._in_hand:
+        if not self._batch:
             size = 0
             for record in self._lines:
                 size += len(record[1])
-                # What is not longer goes into a pipe whole, whoever else writes to it
-                # (pipe(7)).
-                if self._in_hand and size > PIPE_BUF:
+                # Up to PIPE_BUF bytes go into a pipe whole, also when other processes write
+                # to it (pipe(7)).
+                if self._batch and size > PIPE_BUF:
                     break
-                self._in_hand.append(record)
-        return self._in_hand
+                self._batch.append(record)
+        return self._batch
 
     def written(self) -> None:
         """
-        The batch is written.
+        Remove the batch: it is written.
         """
-        for _, line in self._in_hand:
+        for _, line in self._batch:
             self._lines.popleft()
             self._bytes -= len(line)
-        self._in_hand = []
-        if not self._untold:
+        self._batch = []
+        if not self._unreported:
             self.reason = ""
-        elif self._bytes <= MAX_BYTES // 2:
-            self._tell()
+        elif self._bytes <= MAX_QUEUE_BYTES // 2:
+            self._report_drops()
 
-    def _tell(self) -> None:
-        # The line that this logs comes back here, to the place of those that are missing.
-        untold, self._untold = self._untold, 0
+    def _report_drops(self) -> None:
+        # This record is added to this queue, at the place of the lines that are missing.
+        count, self._unreported = self._unreported, 0
         log.warn(
             "{count} log records dropped in {seconds:.1f} s: {reason}",
             event="log-dropped",
-            count=untold,
-            seconds=self._clock() - self._since,
+            count=count,
+            seconds=self._clock() - self._first_drop,
             reason=self.reason or "the log was not taken fast enough",
             total=self.dropped,
         )
         self.reason = ""
 
 
-PAUSE_SECONDS = 0.02
-"""
-How long the thread rests when it has written.  A wakening for each record would cost the
-reactor more than the record.
-"""
-
-RETRY_SECONDS = 1.0
-"""How long it rests when it could not write, and until a thread is asked for again."""
-
-PATIENCE_SECONDS = 0.5
-"""How long, in all, a start or a stop may take longer for the sake of the log."""
-
-
 def start_thread(work: Callable[[], None]) -> None:
     """
-    Start a thread that no end of the process waits for.
+    Start a daemon thread, which does not delay the end of the process.
 
-    @raise RuntimeError: when there can be no more threads.
+    @raise RuntimeError: when the system allows no more threads.
     """
     Thread(target=work, name="log", daemon=True).start()
 
 
 class ThreadedWriter:
     """
-    Lines on their way to a log.
+    Writes lines to a destination, in a thread.
 
-    Until the reactor runs, and again when it has stopped, each line is waited for, so that
-    the last words of a process that ends are not lost; but for L{PATIENCE_SECONDS} only.
+    Before the reactor runs, and after it has stopped, L{put} waits until its line is written, so
+    that the last lines of a process that exits are not lost.  In all it waits for
+    L{MAX_BLOCKING_TIME} only.
+
+    If the system allows no thread, L{put} writes the line itself, as long as the destination
+    does not block.
     """
 
     def __init__(
@@ -146,94 +150,94 @@ class ThreadedWriter:
         start: Callable[[Callable[[], None]], None] = start_thread,
     ):
         """
-        @param forks: whether this process goes to the background before its reactor runs.
-            No thread would come with it, so until then there is none.
-        @param start: starts a thread that calls what it is given.
+        @param forks: whether the process forks before its reactor runs.  A thread would not
+            survive that, so it is started afterwards.
+        @param start: starts a thread that calls its argument.
         """
         self._destination = destination
-        self._threaded = not forks
+        self._may_start = not forks
         self._clock = clock
         self._start_thread = start
-        self._patience = PATIENCE_SECONDS
+        self._time_left = MAX_BLOCKING_TIME
         self._started = False
-        self._threadless = False
+        self._start_failed = False
         self._next_start = -math.inf
-        self._writer = 0
-        self._backlog = BoundedQueue(clock)
+        self._writing_thread = 0
+        self._queue = BoundedQueue(clock)
         self._failed = False
-        self._rotation_asked = False
-        self._hurried = False
+        self._rotation_requested = False
+        self._hurry = False
         self._lock = RLock()
-        self._filled = Condition(self._lock)
-        self._hurry = Condition(self._lock)
-        self._settled = Condition(self._lock)
+        self._work_added = Condition(self._lock)
+        self._hurry_requested = Condition(self._lock)
+        self._write_ended = Condition(self._lock)
 
     @property
     def dropped(self) -> int:
         """
-        How many lines have been dropped.
+        How many lines were dropped.
         """
-        return self._backlog.dropped
+        return self._queue.dropped
 
     def put(self, level: NamedConstant, line: bytes) -> bool:
         """
-        Have a line written, or drop it.
+        Queue a line, or drop it.
 
-        @return: whether there was room for it.
+        @return: whether it was queued.
         """
         with self._lock:
-            added = self._backlog.add(level, line)
-            self._filled.notify()
-        if not self._started and (added or self._threadless):
+            added = self._queue.add(level, line)
+            self._work_added.notify()
+        if not self._started and (added or self._start_failed):
             self._start()
-        if (self._threadless or (added and self._patience > 0)) and self._writer != get_ident():
+        waits = self._start_failed or (added and self._time_left > 0)
+        if waits and self._writing_thread != get_ident():
             self._wait()
         return added
 
     def set_async(self) -> None:
         """
-        The reactor runs: from now on nobody waits.
+        The reactor runs: from now on, L{put} does not wait.
         """
-        self._threaded = True
-        self._patience = 0
-        if self._backlog:
+        self._may_start = True
+        self._time_left = 0
+        if self._queue:
             self._start()
 
     def flush(self) -> None:
         """
-        The reactor has stopped: wait for what has not been written, and for all that is
-        to come.
+        The reactor has stopped: wait for the queued lines, and from now on for each line.
         """
-        self._patience = PATIENCE_SECONDS
+        self._time_left = MAX_BLOCKING_TIME
         self._wait()
 
     def rotate(self) -> None:
         """
-        Have the log rotated.
+        Request a rotation of the log.
         """
         with self._lock:
-            self._rotation_asked = True
-            self._filled.notify()
-            self._wake()
+            self._rotation_requested = True
+            self._work_added.notify()
+            self._request_hurry()
         self._start()
-        if self._threadless:
+        if self._start_failed:
             self._write()
 
     def _start(self) -> None:
         """
-        Start the thread, if there is to be one and is none, and while nobody else writes.
+        Start the thread, unless it runs, the process has yet to fork, or another thread writes.
         """
         with self._lock:
-            if not self._threaded or self._started or self._writer:
+            if not self._may_start or self._started or self._writing_thread:
                 return
             if self._clock() < self._next_start:
                 return
             try:
-                self._start_thread(self._write_on)
+                self._start_thread(self._run)
             except RuntimeError as error:
-                self._next_start = self._clock() + RETRY_SECONDS
-                if not self._threadless:
-                    self._threadless = True
+                self._next_start = self._clock() + RETRY_DELAY
+                if not self._start_failed:
+                    self._start_failed = True
                     log.warn(
                         "no thread for the log: {reason}; the event loop writes it, and a slow "
                         "disk delays clients; raise the limit on processes",
@@ -242,77 +246,88 @@ class ThreadedWriter:
                     )
             else:
                 self._started = True
-                self._threadless = False
+                self._start_failed = False
 
-    def _wake(self) -> None:
-        self._hurried = True
-        self._hurry.notify()
+    def _request_hurry(self) -> None:
+        """
+        Let the thread write now, without L{BATCH_DELAY}.
+        """
+        self._hurry = True
+        self._hurry_requested.notify()
 
     def _wait(self) -> None:
+        """
+        Wait until all is written or a write fails, for the time that is left.
+        """
         if not self._started:
             self._write()
             return
         with self._lock:
             start = self._clock()
             self._failed = False
-            self._wake()
-            self._settled.wait_for(lambda: self._failed or not self._has_work(), self._patience)
-            self._patience -= self._clock() - start
+            self._request_hurry()
+            self._write_ended.wait_for(
+                lambda: self._failed or not self._has_work(), self._time_left
+            )
+            self._time_left -= self._clock() - start
 
     def _has_work(self) -> bool:
-        return bool(self._backlog) or self._rotation_asked
+        return bool(self._queue) or self._rotation_requested
 
-    def _write_on(self) -> None:
-        # Signals are the reactor's.
+    def _run(self) -> None:
+        """
+        The thread.
+        """
+        # Signals must reach the thread of the reactor.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while True:
             with self._lock:
-                self._filled.wait_for(self._has_work)
+                self._work_added.wait_for(self._has_work)
             written = self._write()
             with self._lock:
-                pause = PAUSE_SECONDS if written else RETRY_SECONDS
-                self._hurry.wait_for(lambda: self._hurried, pause)
-                self._hurried = False
+                delay = BATCH_DELAY if written else RETRY_DELAY
+                self._hurry_requested.wait_for(lambda: self._hurry, delay)
+                self._hurry = False
 
     def _write(self) -> bool:
         """
-        Write all that waits.
+        Write all queued lines.
 
-        @return: whether that went well.
+        @return: whether that succeeded.
         """
-        self._writer = get_ident()
+        self._writing_thread = get_ident()
         try:
-            while batch := self._next():
+            while batch := self._next_batch():
                 self._destination.write(batch)
                 with self._lock:
-                    self._backlog.written()
+                    self._queue.written()
         except OSError as error:
-            self._backlog.reason = error.strerror or str(error)
-            self._settle(failed=True)
+            self._queue.reason = error.strerror or str(error)
+            self._end_write(failed=True)
             return False
         finally:
-            self._writer = 0
-        self._settle(failed=False)
+            self._writing_thread = 0
+        self._end_write(failed=False)
         return True
 
-    def _next(self) -> Sequence[Record]:
-        if self._rotation_asked or self._destination.is_due():
+    def _next_batch(self) -> Sequence[Record]:
+        if self._rotation_requested or self._destination.should_rotate():
             self._rotate()
-        if self._threadless and not self._has_room():
+        if self._start_failed and not self._is_writable():
             return ()
         with self._lock:
-            return self._backlog.batch()
+            return self._queue.batch()
 
-    def _has_room(self) -> bool:
+    def _is_writable(self) -> bool:
         start = self._clock()
-        room = self._destination.has_room(self._patience)
-        self._patience = max(0, self._patience - (self._clock() - start))
-        return room
+        writable = self._destination.is_writable(self._time_left)
+        self._time_left = max(0, self._time_left - (self._clock() - start))
+        return writable
 
-    def _settle(self, failed: bool) -> None:
+    def _end_write(self, failed: bool) -> None:
         with self._lock:
             self._failed = failed
-            self._settled.notify_all()
+            self._write_ended.notify_all()
 
     def _rotate(self) -> None:
         try:
@@ -323,4 +338,4 @@ class ThreadedWriter:
                 event="log-rotation-failed",
                 reason=error.strerror,
             )
-        self._rotation_asked = False
+        self._rotation_requested = False

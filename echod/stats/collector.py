@@ -1,7 +1,8 @@
 """
-What is watched of this process while it runs, and the one function that takes its snapshot.
+The collector: takes the snapshot of this process.
 
-Invariant: all that a snapshot tells was counted anyway, or is looked up now.
+Invariant: a snapshot costs nothing until it is taken.  Its figures are counted anyway, or looked
+up at that moment.
 """
 
 import sys
@@ -38,8 +39,8 @@ from echod.tls.credentials import KeyPair
 
 log = Logger(namespace="echod.stats")
 
-NEWEST = 50
-"""How many of the live connections are shown one by one."""
+MAX_NEWEST = 50
+"""How many live connections a snapshot lists, the newest ones."""
 
 VERSIONS = {
     "version": __version__,
@@ -49,16 +50,17 @@ VERSIONS = {
 }
 
 HANDSHAKES = (("ok", "TLSv1.2"), ("ok", "TLSv1.3"), ("failed", ""))
-"""What is shown with TLS even before there was one."""
+"""The results of handshakes that are counted from 0 on, so that Prometheus sees their rise."""
 
 
 class Collector(MultiService):
     """
-    One process, as it is seen from outside.
+    Takes snapshots of this process, and measures what has to be measured over time.
 
-    @ivar lag: how late its loop is.
-    @ivar draining: whether it is being stopped.
-    @ivar max_connections: how many connections there may be at once.
+    @ivar lag: the event-loop lag.
+    @ivar history: the figures of the last minutes.
+    @ivar draining: whether the daemon is stopping.
+    @ivar max_connections: the limit on connections.
     """
 
     draining = False
@@ -74,8 +76,11 @@ class Collector(MultiService):
         now: Callable[[], float] = time.time,
     ):
         """
-        @param log_dropped: tells how many log records could not be written.
-        @param now: tells the time of day, in seconds since 1970.
+        @param clock: C{IReactorTime}.
+        @param listeners: returns the listeners.
+        @param certificates: returns the certificates that are served.
+        @param log_dropped: returns how many log records were dropped.
+        @param now: returns the seconds since 1970.
         """
         super().__init__()
         self._clock = clock
@@ -87,21 +92,21 @@ class Collector(MultiService):
         self._now = now
         self._started = clock.seconds()
         self.lag = LoopLag(clock)
-        self.history = History(clock, self._totals)
+        self.history = History(clock, self._sample)
         self.lag.setServiceParent(self)
         self.history.setServiceParent(self)
 
     async def snapshots(self) -> list[Snapshot]:
         """
-        A snapshot of each process there is: of this one.
+        A snapshot of each process; here of this one only.
         """
         return [self.snapshot()]
 
     def snapshot(self, worker: str | None = None) -> Snapshot:
         """
-        All there is to show now.
+        Take a snapshot.
 
-        @param worker: which of several processes this is.
+        @param worker: the name of this worker; C{None} in a process that is not a worker.
         """
         totals, certificates = self._connections.totals, self._certificates()
         return Snapshot(
@@ -119,7 +124,7 @@ class Collector(MultiService):
                 )
                 for each in self._listeners()
             ],
-            traffic=list(self._traffic()),
+            traffic=list(self._listener_stats()),
             seconds=_histogram_data(totals.seconds),
             handshakes=[
                 Handshakes(result, version, totals.handshakes[result, version])
@@ -127,7 +132,7 @@ class Collector(MultiService):
                     chain(HANDSHAKES if certificates else (), totals.handshakes)
                 )
             ],
-            certificates=[_served(each) for each in certificates],
+            certificates=[_certificate_info(each) for each in certificates],
             lag=_histogram_data(self.lag.histogram),
             lag_last=self.lag.last,
             log_dropped=self._log_dropped(),
@@ -136,56 +141,60 @@ class Collector(MultiService):
             newest=list(self._newest()),
         )
 
-    def _traffic(self) -> Iterator[ListenerStats]:
+    def _listener_stats(self) -> Iterator[ListenerStats]:
         connections, totals = self._connections, self._connections.totals
         live, live_bytes = connections.live()
         refused = connections.refusals.counts
         names = dict.fromkeys(each.listener_name for each in self._listeners())
         for name in names:
-            # From the first scrape on, so that the first of them is a step up from 0.
-            closed_here = {reason.value: 0 for reason in Reason if reason not in REFUSED}
-            closed_here |= _of(name, totals.ended)
+            # Each reason is there from 0 on, so that Prometheus sees its first rise.
+            closed = {reason.value: 0 for reason in Reason if reason not in REFUSED}
+            closed |= _counts_of(name, totals.ended)
             yield ListenerStats(
                 listener=escape(name),
                 connections=live[name],
-                opened=live[name] + sum(closed_here.values()),
+                opened=live[name] + sum(closed.values()),
                 echoed_bytes=live_bytes[name] + totals.bytes_echoed[name],
-                closed=closed_here,
+                closed=closed,
                 refused={reason.value: 0 for reason in Reason if reason in REFUSED}
-                | _of(name, refused),
+                | _counts_of(name, refused),
             )
 
-    def _totals(self) -> Sample:
+    def _sample(self) -> Sample:
         connections = self._connections
         return Sample(
             len(connections),
             connections.bytes_echoed,
             connections.refusals.counts.total(),
-            self.lag.take_worst(),
+            self.lag.take_max(),
         )
 
     def _newest(self) -> Iterator[ConnectionInfo]:
-        for connection, seen in self._connections.newest(NEWEST):
-            # One that cannot be looked at must not hide all others, and the totals.
+        for connection, activity in self._connections.newest(MAX_NEWEST):
+            # A failure here must not hide the other connections and the totals.
             with log.failuresHandled("while looking at a connection", event="unhandled-error"):
-                yield self._connection_info(connection, seen)
+                yield self._connection_info(connection, activity)
 
-    def _connection_info(self, connection: Connection, seen: Activity) -> ConnectionInfo:
+    def _connection_info(self, connection: Connection, activity: Activity) -> ConnectionInfo:
         return ConnectionInfo(
-            connection=seen.number,
+            connection=activity.number,
             listener=escape(connection.listener),
             peer=connection.peer(),
             state=_state(connection),
-            seconds=self._clock.seconds() - seen.opened,
+            seconds=self._clock.seconds() - activity.opened,
             bytes=connection.bytes_echoed,
             facts=dict(connection.log_fields()),
         )
 
 
-def _served(each: KeyPair) -> CertificateInfo:
-    names = [escape(name) for name in each.names]
-    begin, end = each.not_before.timestamp(), each.not_after.timestamp()
-    return CertificateInfo(names, end, each.serial, escape(each.path), begin)
+def _certificate_info(key_pair: KeyPair) -> CertificateInfo:
+    return CertificateInfo(
+        names=[escape(name) for name in key_pair.names],
+        not_after=key_pair.not_after.timestamp(),
+        serial=key_pair.serial,
+        path=escape(key_pair.path),
+        not_before=key_pair.not_before.timestamp(),
+    )
 
 
 def _state(connection: Connection) -> str:
@@ -196,7 +205,7 @@ def _state(connection: Connection) -> str:
     return "paused" if connection.paused else "open"
 
 
-def _of(listener: str, counts: dict[tuple[str, Reason], int]) -> dict[str, int]:
+def _counts_of(listener: str, counts: dict[tuple[str, Reason], int]) -> dict[str, int]:
     return {reason.value: n for (name, reason), n in counts.items() if name == listener}
 
 

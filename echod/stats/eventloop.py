@@ -1,7 +1,7 @@
 """
-The event-loop lag, and the last minutes of the figures.
+What is measured over time: the event-loop lag, and a sample of the figures each second.
 
-Invariant: a fixed amount of memory and one timer.
+Invariant: each of the two has one timer and a fixed amount of memory.
 """
 
 from collections import deque
@@ -15,30 +15,35 @@ from echod._util.histogram import Histogram
 from echod._util.timers import surviving
 from echod.stats.snapshot import Sample
 
-TICK_SECONDS = 0.25
+LAG_INTERVAL = 0.25
+"""How often the lag is measured, in seconds."""
 
-LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+LAG_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+"""The bounds of its histogram, in seconds."""
+
+HISTORY_SECONDS = 300
+"""How many samples are kept, one for each second."""
 
 
 class LoopLag(Service):
     """
-    A timer that looks how late it is.
+    The event-loop lag: how late a timer runs.
 
-    @ivar histogram: of how late it was, in seconds.
-    @ivar last: how late it was the last time.
+    @ivar histogram: of the lag, in seconds.
+    @ivar last: the lag when it was last measured, in seconds.
     """
 
     _call: Any = None
 
     def __init__(self, clock: Any):
         self._clock = clock
-        self._worst = 0.0
-        self.histogram = Histogram(LAG_SECONDS)
+        self._max = 0.0
+        self.histogram = Histogram(LAG_BOUNDS)
         self.last = 0.0
 
     def startService(self) -> None:
         super().startService()
-        self._wait()
+        self._schedule()
 
     def stopService(self) -> None:
         super().stopService()
@@ -46,40 +51,37 @@ class LoopLag(Service):
             self._call.cancel()
             self._call = None
 
-    def _wait(self) -> None:
-        self._due = self._clock.seconds() + TICK_SECONDS
-        self._call = self._clock.callLater(TICK_SECONDS, self._ran)
+    def _schedule(self) -> None:
+        self._due = self._clock.seconds() + LAG_INTERVAL
+        self._call = self._clock.callLater(LAG_INTERVAL, self._measure)
 
-    def _ran(self) -> None:
+    def _measure(self) -> None:
         self.last = max(0.0, self._clock.seconds() - self._due)
-        self._worst = max(self._worst, self.last)
+        self._max = max(self._max, self.last)
         self.histogram.add(self.last)
-        self._wait()
+        self._schedule()
 
-    def take_worst(self) -> float:
+    def take_max(self) -> float:
         """
-        The worst since this was asked for last.
+        The maximum lag since the previous call, in seconds.
         """
-        worst, self._worst = self._worst, 0.0
-        return worst
-
-
-HISTORY_SECONDS = 300
+        maximum, self._max = self._max, 0.0
+        return maximum
 
 
 class History(Service):
     """
-    What has been, a sample for each second.
+    The last minutes: a sample for each second.
 
-    @ivar samples: the newest last.
+    @ivar samples: the samples, the newest last.
     """
 
-    _ticks: LoopingCall | None = None
+    _timer: LoopingCall | None = None
 
     def __init__(self, clock: Any, totals: Callable[[], Sample]):
         """
-        @param totals: what there is now: the connections, all bytes echoed and all clients
-            refused so far, and the worst lag since it was asked for last.
+        @param totals: returns the present connections, all bytes echoed and all clients refused
+            so far, and the maximum lag since its previous call.
         """
         self._clock = clock
         self._totals = totals
@@ -89,18 +91,16 @@ class History(Service):
     def startService(self) -> None:
         super().startService()
         self._before = self._totals()
-        ticks = self._ticks = LoopingCall.withCount(
-            surviving("taking a sample", self._seconds_passed)
-        )
-        ticks.clock = self._clock
-        ticks.start(1, now=False)
+        timer = self._timer = LoopingCall.withCount(surviving("taking a sample", self._add_samples))
+        timer.clock = self._clock
+        timer.start(1, now=False)
 
     def stopService(self) -> None:
         super().stopService()
-        if self._ticks is not None and self._ticks.running:
-            self._ticks.stop()
+        if self._timer is not None and self._timer.running:
+            self._timer.stop()
 
-    def _seconds_passed(self, seconds: int) -> None:
+    def _add_samples(self, seconds: int) -> None:
         now, before = self._totals(), self._before
         self._before = now
         sample = Sample(

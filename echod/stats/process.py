@@ -1,7 +1,7 @@
 """
-What the operating system says of this process: memory, CPU, descriptors.
+The operating system's figures of this process: memory, CPU, descriptors.
 
-Invariant: what the system does not tell is C{None}, and nothing fails for it.
+Invariant: a figure that the system does not have is C{None}, and raises nothing.
 """
 
 import os
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROC = Path("/proc")
-"""Where Linux tells (proc(5))."""
+"""The directory of Linux's figures (proc(5))."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,10 @@ class ProcessStats:
     """
     One process at one moment.
 
-    @ivar started: when it was started, in seconds since 1970.
+    @ivar started: its start, in seconds since 1970.
     @ivar cpu_seconds: user and system time together.
-    @ivar most_descriptors: how many may be open; C{None} for any number, too.
+    @ivar descriptors: how many are open.
+    @ivar most_descriptors: how many may be open; C{None} also when there is no limit.
     """
 
     pid: int
@@ -36,7 +37,7 @@ class ProcessStats:
 
 def this_process(proc: Path = PROC) -> ProcessStats:
     """
-    Look at this process.
+    Collect the figures of this process.
     """
     used = resource.getrusage(resource.RUSAGE_SELF)
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -57,8 +58,8 @@ def this_process(proc: Path = PROC) -> ProcessStats:
 
 def descriptors(proc: Path = PROC) -> int | None:
     """
-    How many descriptors are open.  Since Linux 6.2 the size of the directory is that
-    number; before, it is 0, and they have to be counted.
+    How many descriptors are open.  Since Linux 6.2 the size of the directory is this number;
+    before, it is 0, and this function counts the entries.
     """
     directory = proc / "self/fd"
     with suppress(OSError):
@@ -68,13 +69,13 @@ def descriptors(proc: Path = PROC) -> int | None:
 
 def started(proc: Path = PROC) -> float | None:
     """
-    When this process was started, to the second, in seconds since 1970.
+    The start of this process, in seconds since 1970, rounded to a second.
     """
     with suppress(OSError, ValueError, IndexError):
-        # The name of the program, in parentheses, may contain anything.
+        # The second field, the name of the program in parentheses, may contain spaces.
         fields = (proc / "self/stat").read_text().rpartition(")")[2].split()
         since_boot = int(fields[19]) / os.sysconf("SC_CLK_TCK")
-        # The clock that start times are told by also runs while the machine sleeps.
+        # The start time counts from boot and includes suspend, as CLOCK_BOOTTIME does.
         ago = time.clock_gettime(time.CLOCK_BOOTTIME) - since_boot
         return float(round(time.time() - ago))
     return None

@@ -1,5 +1,8 @@
 """
-What there is to show of one process at one moment, and of several together.
+Snapshots: the figures of one process at one moment, and the aggregate of several processes.
+
+The records come first, from the listener to the whole snapshot; then L{not_ready} and
+L{aggregate}, which take the snapshots of all workers.
 
 Invariant: a snapshot is plain data; it goes through JSON and comes back equal.
 """
@@ -18,8 +21,10 @@ from echod.tls.certificate import warning_seconds
 @dataclass(frozen=True)
 class ListenerInfo:
     """
-    A listener: what it is called, the option that asked for it, and where it is bound,
-    C{None} as long as it is not.
+    A listener.
+
+    @ivar option: the option that asked for it.
+    @ivar address: where it is bound; C{None} when it is not.
     """
 
     name: str
@@ -30,14 +35,14 @@ class ListenerInfo:
 @dataclass(frozen=True)
 class ListenerStats:
     """
-    What has come to the listeners of one name.
+    The counters of all listeners of one name.
 
-    @ivar connections: how many there are now.
-    @ivar opened: how many there have been: those that are, and all that ended.
-    @ivar echoed_bytes: those of live connections included.
-    @ivar closed: how many ended, by reason.
-    @ivar refused: how many were refused, by reason; those that were refused after they had
-        been accepted, for their PROXY header or handshake, count as ended as well.
+    @ivar connections: live connections.
+    @ivar opened: live and closed connections.
+    @ivar echoed_bytes: bytes echoed, also by live connections.
+    @ivar closed: closed connections, by reason.
+    @ivar refused: refused connections, by reason.  Those that were refused for their PROXY
+        header or handshake, after they were accepted, count as closed as well.
     """
 
     listener: str
@@ -51,7 +56,10 @@ class ListenerStats:
 @dataclass(frozen=True)
 class Handshakes:
     """
-    How many TLS handshakes came to this result, C{ok} or C{failed}, with this version.
+    How many TLS handshakes had one result and version.
+
+    @ivar result: C{ok} or C{failed}.
+    @ivar version: such as C{TLSv1.3}; empty when the handshake failed.
     """
 
     result: str
@@ -62,8 +70,10 @@ class Handshakes:
 @dataclass(frozen=True)
 class CertificateInfo:
     """
-    A certificate that is served, with its names, and its end and its beginning in seconds
-    since 1970.
+    A certificate that is served.
+
+    @ivar not_after: its expiry, in seconds since 1970.
+    @ivar not_before: when it becomes valid, in seconds since 1970.
     """
 
     names: list[str]
@@ -74,7 +84,9 @@ class CertificateInfo:
 
     def ends_soon(self, now: float) -> bool:
         """
-        Whether it is time to warn of its end, or past that.
+        Whether the certificate has expired, or it is time to warn of its expiry.
+
+        @param now: seconds since 1970.
         """
         return self.not_after - now < warning_seconds(self.not_after - self.not_before)
 
@@ -92,12 +104,12 @@ class HistogramData:
 
 class Sample(NamedTuple):
     """
-    A second of history.
+    One second of the history.
 
-    @ivar connections: how many there were at its end.
-    @ivar bytes: how many were echoed in it.
-    @ivar refused: how many clients were refused in it.
-    @ivar lag: the worst delay of the loop in it, in seconds.
+    @ivar connections: live connections at its end.
+    @ivar bytes: bytes echoed in it.
+    @ivar refused: connections refused in it.
+    @ivar lag: the maximum event-loop lag in it, in seconds.
     """
 
     connections: int
@@ -111,9 +123,12 @@ class ConnectionInfo:
     """
     A live connection.
 
-    @ivar state: C{open}, C{paused} while the client does not take its echo, C{ending},
-        or what it waits for: C{handshake}, C{proxy-header}.
-    @ivar facts: what else its access record will tell, by name.
+    @ivar connection: its number.
+    @ivar state: C{open}; C{paused} while the client does not read its echo; C{ending}; or what
+        the daemon waits for: C{handshake} or C{proxy-header}.
+    @ivar seconds: its age.
+    @ivar bytes: bytes echoed.
+    @ivar facts: further fields of its access record, by name.
     """
 
     connection: int
@@ -131,15 +146,18 @@ class Snapshot:
     """
     One process at one moment.
 
-    @ivar worker: which of several processes it is, C{None} when there is but one.
-    @ivar versions: of echod and what it runs on, by name.
-    @ivar taken: when, in seconds since 1970.
+    @ivar worker: the name of the worker; C{None} without workers.
+    @ivar versions: of echod, Python, Twisted and OpenSSL, by name.
+    @ivar taken: when it was taken, in seconds since 1970.
     @ivar uptime: seconds since the daemon was started.
-    @ivar lag_last: how late the loop ran its last timer, in seconds.
-    @ivar log_dropped: how many log records could not be written.
-    @ivar history: a sample a second, the newest last.
-    @ivar newest: the connections that were made last, the newest first.
-    @ivar silent: whether it did not answer, and this is what it had told before.
+    @ivar traffic: the counters, by listener.
+    @ivar seconds: how long closed connections lived.
+    @ivar lag: the event-loop lag, in seconds.
+    @ivar lag_last: the lag when it was last measured, in seconds.
+    @ivar log_dropped: how many log records were dropped.
+    @ivar history: a sample for each second, the newest last.
+    @ivar newest: the newest live connections, the newest first.
+    @ivar silent: whether the worker does not answer; the figures are its last ones.
     """
 
     worker: str | None
@@ -163,7 +181,7 @@ class Snapshot:
 
     def not_ready(self) -> str:
         """
-        Why it cannot serve, in words; nothing when it can.
+        Why the process cannot serve, in words; empty when it can.
         """
         if self.draining:
             return "draining"
@@ -174,20 +192,20 @@ class Snapshot:
 
     def to_json(self) -> str:
         """
-        This snapshot in one line of JSON.
+        This snapshot as one line of JSON.
         """
         return json.dumps(self, default=vars, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Snapshot":
         """
-        The snapshot that L{to_json} has written.
+        Read what L{to_json} has written.
 
-        @raise ValueError: when it is none.
+        @raise ValueError: when it is not a snapshot.
         """
         try:
             fields = json.loads(text)
-            for name, read in _PARTS.items():
+            for name, read in _RECORDS.items():
                 fields[name] = read(fields[name])
             return cls(**fields)
         except (TypeError, KeyError) as error:
@@ -198,7 +216,7 @@ def _each(kind: Callable[..., object]) -> Callable[[Any], list[object]]:
     return lambda values: [kind(**value) for value in values]
 
 
-_PARTS: Mapping[str, Callable[[Any], object]] = {
+_RECORDS: Mapping[str, Callable[[Any], object]] = {
     "listeners": _each(ListenerInfo),
     "traffic": _each(ListenerStats),
     "seconds": lambda value: HistogramData(**value),
@@ -209,12 +227,12 @@ _PARTS: Mapping[str, Callable[[Any], object]] = {
     "history": lambda values: [Sample(*value) for value in values],
     "newest": _each(ConnectionInfo),
 }
-"""How the fields that are records come back from JSON."""
+"""How to read the fields that are records from JSON."""
 
 
 def not_ready(snapshots: Sequence[Snapshot]) -> str:
     """
-    Why they cannot serve, in words; nothing when all of them can.
+    Why the daemon cannot serve, in words; empty when all its processes can.
     """
     for each in snapshots:
         if why := each.not_ready():
@@ -224,14 +242,14 @@ def not_ready(snapshots: Sequence[Snapshot]) -> str:
 
 def aggregate(snapshots: Sequence[Snapshot]) -> Snapshot:
     """
-    One snapshot of them all; that of the process is the first one's.
+    One snapshot of all processes.  Its C{process} is that of the first.
 
-    @param snapshots: one at least.
+    @param snapshots: at least one.
     """
     first = snapshots[0]
     newest = sorted(
-        (replace(guest, worker=each.worker) for each in snapshots for guest in each.newest),
-        key=lambda guest: guest.seconds,
+        (replace(one, worker=each.worker) for each in snapshots for one in each.newest),
+        key=lambda one: one.seconds,
     )
     return replace(
         first,
@@ -253,7 +271,7 @@ def aggregate(snapshots: Sequence[Snapshot]) -> Snapshot:
     )
 
 
-def _added(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+def _sum(counts: Iterable[dict[str, int]]) -> dict[str, int]:
     total: Counter[str] = Counter()
     for each in counts:
         for name, number in each.items():
@@ -262,8 +280,8 @@ def _added(counts: Iterable[dict[str, int]]) -> dict[str, int]:
 
 
 def _listeners(listeners: Iterable[ListenerInfo]) -> list[ListenerInfo]:
-    # What is bound in one process serves, whichever other does not answer; not_ready()
-    # tells of that one.
+    # A listener that is bound in one process is shown as bound; not_ready() reports the
+    # process in which it is not.
     found = dict.fromkeys(listeners)
     bound = {(each.name, each.option) for each in found if each.address is not None}
     return [each for each in found if each.address or (each.name, each.option) not in bound]
@@ -279,8 +297,8 @@ def _traffic(traffic: Iterable[ListenerStats]) -> list[ListenerStats]:
             connections=sum(each.connections for each in group),
             opened=sum(each.opened for each in group),
             echoed_bytes=sum(each.echoed_bytes for each in group),
-            closed=_added(each.closed for each in group),
-            refused=_added(each.refused for each in group),
+            closed=_sum(each.closed for each in group),
+            refused=_sum(each.refused for each in group),
         )
         for name, group in by_name.items()
     ]
@@ -303,10 +321,10 @@ def _certificates(certificates: Iterable[CertificateInfo]) -> list[CertificateIn
 
 
 def _history(histories: Sequence[list[Sample]]) -> list[Sample]:
-    # A second ago is a second ago in each, though some have not been there as long.
-    nothing = Sample(0, 0.0, 0.0, 0.0)
-    seconds = zip_longest(*(reversed(each) for each in histories), fillvalue=nothing)
-    added = [
+    # Aligned at the end, at the present second: a restarted worker has fewer samples.
+    none = Sample(0, 0.0, 0.0, 0.0)
+    seconds = zip_longest(*(reversed(each) for each in histories), fillvalue=none)
+    newest_first = [
         Sample(
             sum(each.connections for each in second),
             sum(each.bytes for each in second),
@@ -315,4 +333,4 @@ def _history(histories: Sequence[list[Sample]]) -> list[Sample]:
         )
         for second in seconds
     ]
-    return added[::-1]
+    return newest_first[::-1]

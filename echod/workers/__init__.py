@@ -1,9 +1,10 @@
 """
-Several processes that accept from the same sockets: a master that binds and supervises, and
-workers that serve.
+Worker processes (C{--workers}): a master binds the sockets and supervises, and workers accept
+from these sockets and serve.
 
-Invariant: the master serves nobody and a worker binds nothing.  If a worker dies, only its own
-connections are lost.
+Invariant: the master serves no connection and a worker binds no socket.  If a worker dies, only
+its own connections are lost.
 
-Open C{master.py} first, then C{supervisor.py} and C{worker.py}.
+Open C{master.py} first, then C{supervisor.py} and C{worker.py}.  C{channel.py} has the messages
+between them.
 """

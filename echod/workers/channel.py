@@ -1,9 +1,9 @@
 """
-The lifeline between a parent and one of its workers: a pair of connected sockets, and on
-it, in both directions, messages.
+The channel between the master and one worker: a pair of connected UNIX sockets, with messages in
+both directions.
 
-Invariant: a message is a JSON object of bounded length.  Its end of file says
-that the other one is gone, whatever became of it.
+Invariant: a message is a JSON object of limited length.  The end of file tells each side that the
+other process has exited, however it did.
 """
 
 import json
@@ -18,53 +18,57 @@ from twisted.python.failure import Failure
 
 Message = dict[str, Any]
 
-MAX_BYTES = 16 * 1024 * 1024
-"""The longest message; a snapshot is a few hundred KiB at most."""
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+"""The longest message; a snapshot has a few hundred KiB at most."""
 
 
 class Channel(Int32StringReceiver):
     """
-    One end.
+    One end of a channel.
     """
 
-    MAX_LENGTH = MAX_BYTES
+    MAX_LENGTH = MAX_MESSAGE_BYTES
 
-    def __init__(self, heard: Callable[[Message], object], lost: Callable[[], object]):
+    def __init__(
+        self,
+        on_message: Callable[[Message], object],
+        on_connection_lost: Callable[[], object],
+    ):
         """
-        @param heard: is given each message.
-        @param lost: is called when the other end is gone.
+        @param on_message: called with each message.
+        @param on_connection_lost: called when the other process has closed its end.
         """
-        self._heard = heard
-        self._lost = lost
+        self._on_message = on_message
+        self._on_connection_lost = on_connection_lost
 
     def send(self, **message: Any) -> None:
         """
-        Send a message; to one who is gone it is lost.
+        Send a message.  It is lost if the other process has exited.
         """
         self.sendString(json.dumps(message).encode())
 
     def stringReceived(self, string: bytes) -> None:
-        self._heard(json.loads(string))
+        self._on_message(json.loads(string))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._lost()
+        self._on_connection_lost()
 
 
 def adopt(
     reactor: Any,
     descriptor: int,
-    heard: Callable[[Message], object],
-    lost: Callable[[], object],
+    on_message: Callable[[Message], object],
+    on_connection_lost: Callable[[], object],
 ) -> Channel:
     """
-    Take hold of one end.
+    Make a channel of an open socket.  The callbacks are those of L{Channel}.
 
-    @param descriptor: its socket, which is closed here, since the reactor has its own.
+    @param descriptor: the socket.  It is closed: the reactor uses a duplicate.
     """
-    end = Channel(heard, lost)
+    channel = Channel(on_message, on_connection_lost)
     os.set_blocking(descriptor, False)
-    factory = Factory.forProtocol(lambda: end)
+    factory = Factory.forProtocol(lambda: channel)
     factory.noisy = False
     reactor.adoptStreamConnection(descriptor, socket.AF_UNIX, factory)
     os.close(descriptor)
-    return end
+    return channel

@@ -1,14 +1,15 @@
 """
-One worker, as its parent sees it: a process, its lifeline, and what it writes.
+A worker, as the master sees it: its process, its channel, and its output.
 
-Invariant: a worker is believed to be up when it says so, and to be gone when
-the kernel says so; whatever it writes is bounded, and shown harmless.
+Invariant: a worker is up when it says so, and has exited when the kernel says so.  Its output is
+limited, and escaped before it is logged.
 """
 
 import signal
+import typing
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessExitedAlready
@@ -22,62 +23,71 @@ from echod.workers.channel import Channel, Message
 log = Logger(namespace="echod.workers")
 
 MAX_LINE_BYTES = 64 * 1024
-"""A longer line of a worker's is cut in pieces."""
+"""A longer line of a worker's output is cut into several."""
 
 
-class ISupervisor(Protocol):
+class ISupervisor(typing.Protocol):
     """
-    What a worker's parent is told.
-    """
-
-    def worker_up(self, child: "WorkerProcess") -> None: ...
-    def worker_ended(self, child: "WorkerProcess", how: str) -> None: ...
-
-
-class Lines:
-    """
-    Puts together again what arrives in pieces.
+    The supervisor of a worker, as the worker's process sees it.
     """
 
-    def __init__(self, take: Callable[[bytes], object]):
+    def worker_up(self, child: "WorkerProcess") -> None:
         """
-        @param take: is given each line, with its end.
+        The worker has started all its listeners.
         """
-        self._take = take
-        self._pauseAccepting = b""
+
+    def worker_ended(self, child: "WorkerProcess", how: str) -> None:
+        """
+        The worker has exited.
+
+        @param how: as L{how_ended} returns it.
+        """
+
+
+class LineBuffer:
+    """
+    Splits a stream into lines.
+    """
+
+    def __init__(self, on_line: Callable[[bytes], object]):
+        """
+        @param on_line: called with each line and its newline.
+        """
+        self._on_line = on_line
+        self._partial = b""
 
     def add(self, data: bytes) -> None:
         """
-        Some more has come.
+        Add the next bytes of the stream.
         """
-        *lines, self._pauseAccepting = (self._pauseAccepting + data).split(b"\n")
+        *lines, self._partial = (self._partial + data).split(b"\n")
         for line in lines:
-            self._take(line + b"\n")
-        if len(self._pauseAccepting) > MAX_LINE_BYTES:
+            self._on_line(line + b"\n")
+        if len(self._partial) > MAX_LINE_BYTES:
             self.end()
 
     def end(self) -> None:
         """
-        Nothing more will come: a line without an end is one.
+        The stream has ended: the rest is a line.
         """
-        rest, self._pauseAccepting = self._pauseAccepting, b""
-        if rest:
-            self._take(rest + b"\n")
+        partial, self._partial = self._partial, b""
+        if partial:
+            self._on_line(partial + b"\n")
 
 
 class WorkerProcess(ProcessProtocol):
     """
-    One worker.
+    The process of one worker.
 
-    @ivar name: which one.
-    @ivar born: when it was started.
-    @ivar pid: its process.
-    @ivar up: whether it has said that all its listeners stand.
-    @ivar complaint: what it wrote last to its standard error, before it was up.
-    @ivar totals: how many connections it has, and how many bytes it has echoed and clients
-        refused, as it said last.
-    @ivar dropped: how many lines of its log have been dropped here.
-    @ivar silent: how many looks have passed since it said anything.
+    @ivar name: the name of the worker.
+    @ivar born: when it was started, by the reactor's clock.
+    @ivar pid: its process id.
+    @ivar channel: the channel to it; C{None} when that is closed.
+    @ivar up: whether it has started all its listeners.
+    @ivar complaint: the last line of its standard error before it was up.
+    @ivar totals: its connections, bytes echoed and clients refused, from its last message.
+    @ivar dropped: how many lines of its log the master has dropped.
+    @ivar silent: how many heartbeats were sent since its last message.
     """
 
     transport: Any
@@ -93,32 +103,33 @@ class WorkerProcess(ProcessProtocol):
         self, name: str, born: float, parent: ISupervisor, write_log: Callable[[bytes], bool]
     ):
         """
-        @param write_log: is given each line of its log, when that goes through us, and
-            says whether it was taken.
+        @param parent: its supervisor.
+        @param write_log: called with each line of its log, when that goes through the master;
+            returns whether the line was written.
         """
         self.name = name
         self.born = born
         self._parent = parent
         self._write_log = write_log
-        self._out = Lines(self._log)
-        self._err = Lines(self._complain)
-        self._asked = 0
+        self._stdout = LineBuffer(self._log)
+        self._stderr = LineBuffer(self._log_error)
+        self._last_question = 0
         self._answers: dict[int, Deferred[Message]] = {}
 
     def connectionMade(self) -> None:
-        # The transport forgets it.
+        # Kept here: transport.pid is None after the exit.
         self.pid = self.transport.pid
 
     def outReceived(self, data: bytes) -> None:
-        self._out.add(data)
+        self._stdout.add(data)
 
     def errReceived(self, data: bytes) -> None:
-        self._err.add(data)
+        self._stderr.add(data)
 
     def _log(self, line: bytes) -> None:
         self.dropped += not self._write_log(line)
 
-    def _complain(self, line: bytes) -> None:
+    def _log_error(self, line: bytes) -> None:
         text = escape(line.decode(errors="backslashreplace").rstrip())
         if self.up:
             log.error(
@@ -129,7 +140,7 @@ class WorkerProcess(ProcessProtocol):
 
     def messageReceived(self, message: Message) -> None:
         """
-        The worker has said something.
+        The worker has sent a message.
         """
         self.silent = 0
         self.totals = message.get("totals", self.totals)
@@ -141,7 +152,7 @@ class WorkerProcess(ProcessProtocol):
 
     def lost(self) -> None:
         """
-        Nothing more will be heard; the process ends, or has.
+        The channel is closed: the worker exits, or has exited.
         """
         self.channel = None
         answers, self._answers = self._answers, {}
@@ -150,19 +161,19 @@ class WorkerProcess(ProcessProtocol):
 
     def send(self, **message: Any) -> None:
         """
-        Tell the worker what to do, if it still hears us.
+        Send a message to the worker, if the channel is open.
         """
         if self.channel is not None:
             self.channel.send(**message)
 
     def ask(self, **question: Any) -> Deferred[Message]:
         """
-        Ask the worker something.
+        Ask the worker a question.
 
-        @return: its answer; cancelled when there will be none.
+        @return: its answer; canceled when the channel is closed.
         """
-        self._asked += 1
-        number = self._asked
+        self._last_question += 1
+        number = self._last_question
 
         def forget(_: object) -> None:
             self._answers.pop(number, None)
@@ -177,20 +188,22 @@ class WorkerProcess(ProcessProtocol):
 
     def kill(self) -> None:
         """
-        End it at once.
+        Send SIGKILL to the worker.
         """
         with suppress(ProcessExitedAlready):
             self.transport.signalProcess("KILL")
 
     def processEnded(self, reason: Failure) -> None:
-        self._out.end()
-        self._err.end()
+        self._stdout.end()
+        self._stderr.end()
         self._parent.worker_ended(self, how_ended(reason.value))
 
 
 def how_ended(end: Any) -> str:
     """
-    How a process ended, in words.
+    How a process has exited, in words.
+
+    @param end: Twisted's C{ProcessDone} or C{ProcessTerminated}.
     """
     if (number := getattr(end, "signal", None)) is not None:
         return f"was ended by {signal.Signals(number).name}"

@@ -1,8 +1,9 @@
 """
-What a worker is started with: its configuration, its command line and its environment.
+What a worker is started with: its configuration, command line and environment.
 
-Invariant: the configuration is one environment variable, read once and removed; the command line
-is made of what was parsed, so that nothing is read in two ways.
+Invariant: the configuration is one environment variable, which the worker reads once and removes.
+The command line has the options as the master has parsed them, so that a worker parses them in
+the same way.
 """
 
 import getopt
@@ -16,19 +17,42 @@ from typing import Any, Self
 from twisted.python.reflect import fullyQualifiedName
 
 VARIABLE = "ECHOD_WORKER"
+"""The environment variable with the configuration."""
 
 FIRST_DESCRIPTOR = 3
-"""Where a worker's sockets begin, after standard input, output and error."""
+"""The first socket of a worker, after standard input, output and error."""
+
+WORKER_PROGRAM = (
+    "from signal import SIG_IGN, SIGHUP, SIGINT, SIGUSR1, SIGUSR2, signal; "
+    "[signal(each, SIG_IGN) for each in (SIGHUP, SIGINT, SIGUSR1, SIGUSR2)]; "
+    "from twisted.scripts.twistd import run; run()"
+)
+"""
+The Python program of a worker: twistd, after signals are ignored that would end the process until
+twistd handles them.  A terminal sends SIGINT to the worker as well as to the master.
+"""
+
+PATH_OPTIONS = frozenset(("--tls-cert", "--tls-key", "--tls-client-ca", "--tls-keylog"))
+"""The options whose value is a path."""
+
+_MASTER_VARIABLES = frozenset(
+    (
+        *("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"),
+        *("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"),
+    )
+)
+"""systemd's variables, which are for the master only (sd_listen_fds(3), sd_notify(3))."""
 
 
 @dataclass(frozen=True)
 class InheritedListener:
     """
-    A listening socket that a worker is handed.
+    A listening socket that a worker inherits from the master.
 
-    @ivar name: what logs and totals call the listener.
+    @ivar name: the name of the listener in logs and figures.
     @ivar option: the option that asked for it.
-    @ivar borrowed: whether the parent itself was lent the socket.
+    @ivar tls: whether it is for TLS.
+    @ivar borrowed: whether the master itself inherited the socket, as from systemd.
     """
 
     name: str
@@ -40,12 +64,12 @@ class InheritedListener:
 @dataclass(frozen=True)
 class WorkerConfig:
     """
-    What one worker is told.
+    The configuration of one worker.
 
-    @ivar worker: its name.
-    @ivar shares: how many connections each worker may have at once.
-    @ivar listeners: its sockets.
-    @ivar first: the descriptor of the first of them; the others follow.
+    @ivar worker: its name, a number from 0 on.
+    @ivar shares: the limit on connections of each worker.
+    @ivar listeners: its listeners.
+    @ivar first: the descriptor of the first listener; the others follow.
     """
 
     worker: str
@@ -56,43 +80,43 @@ class WorkerConfig:
     @property
     def place(self) -> int:
         """
-        Which one it is, from 0.
+        The index of this worker.
         """
         return int(self.worker)
 
     @property
     def max_connections(self) -> int:
         """
-        How many connections it may have.
+        The limit on connections of this worker.
         """
         return self.shares[self.place]
 
     @property
     def channel(self) -> int:
         """
-        The descriptor of its end of the lifeline.
+        The descriptor of its end of the channel.
         """
         return self.first + len(self.listeners)
 
     @property
     def table(self) -> int:
         """
-        The descriptor of the memory that all workers share.
+        The descriptor of the memory with the counters that all workers share.
         """
         return self.channel + 1
 
     def to_text(self) -> str:
         """
-        The value of the variable.
+        The value of the environment variable.
         """
         return json.dumps(asdict(self))
 
     @classmethod
     def take_from(cls, environ: MutableMapping[str, str]) -> Self | None:
         """
-        Take it from the environment.
+        Read the configuration from the environment, and remove it there.
 
-        @return: C{None} in a process that is no worker.
+        @return: C{None} in a process that is not a worker.
         """
         text = environ.pop(VARIABLE, None)
         if text is None:
@@ -104,52 +128,31 @@ class WorkerConfig:
 
 def shares(total: int, count: int) -> list[int]:
     """
-    Divide a total into so many shares that differ by one at most.
+    Divide a total into shares that differ by one at most.
     """
-    least, over = divmod(total, count)
-    return [least + (index < over) for index in range(count)]
-
-
-RUN = (
-    "from signal import SIG_IGN, SIGHUP, SIGINT, SIGUSR1, SIGUSR2, signal; "
-    "[signal(each, SIG_IGN) for each in (SIGHUP, SIGINT, SIGUSR1, SIGUSR2)]; "
-    "from twisted.scripts.twistd import run; run()"
-)
-"""
-The program of a worker: twistd, on which signals that are harmless later are so from the
-beginning.  Among them is SIGINT, which a terminal sends to the parent, too.
-"""
-
-PATHS = frozenset(("--tls-cert", "--tls-key", "--tls-client-ca", "--tls-keylog"))
-"""The options whose value is a path."""
-
-_OTHERS = frozenset(
-    (
-        *("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"),
-        *("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"),
-    )
-)
-"""Variables that are for one process only, which is the parent."""
+    smallest, rest = divmod(total, count)
+    return [smallest + (index < rest) for index in range(count)]
 
 
 def absolute_argv(given: Sequence[str], short: str, long: Sequence[str]) -> list[str]:
     """
-    The same options, each with its whole name and its path in full.
+    The options of a command line with full names and absolute paths.
 
-    @param short: the short options, as C{getopt} has them, and C{long} the long ones.
+    @param short: the short options, as C{getopt} takes them.
+    @param long: the long options, as C{getopt} takes them.
     """
-    written = []
+    argv = []
     for name, value in getopt.getopt(list(given), short, list(long))[0]:
-        text = os.path.abspath(value) if name in PATHS else value
+        text = os.path.abspath(value) if name in PATH_OPTIONS else value
         separator = "=" if f"{name[2:]}=" in long else ""
-        written.append(f"{name}{separator}{text}")
-    return written
+        argv.append(f"{name}{separator}{text}")
+    return argv
 
 
 def twistd_options(twistd: Mapping[str, Any]) -> list[str]:
     """
-    Those of twistd's options that are a worker's, too.  User, directory and file mask it
-    has from its parent already, and its standard output is the parent's log.
+    The twistd options of a worker.  It inherits the user, directory and file mask of the master,
+    and the master writes its standard output to the log.
     """
     options = ["--nodaemon", "--pidfile="]
     if twistd.get("syslog"):
@@ -163,19 +166,21 @@ def twistd_options(twistd: Mapping[str, Any]) -> list[str]:
 
 def worker_command(twistd: Mapping[str, Any], options: Sequence[str]) -> list[str]:
     """
-    The program and its arguments.
+    The command line of a worker.
 
-    @param options: those of echod.
+    @param options: the options of echod.
     """
-    # -P: nothing is imported from the directory that it happens to run in.
-    return [sys.executable, "-P", "-c", RUN, *twistd_options(twistd), "echod", *options]
+    # -P: do not import modules from the current directory.
+    program = [sys.executable, "-P", "-c", WORKER_PROGRAM]
+    return [*program, *twistd_options(twistd), "echod", *options]
 
 
 def worker_environment(environ: Mapping[str, str], path: Sequence[str]) -> dict[str, str]:
     """
-    The environment of a worker: its modules come from where the parent's do.
+    The environment of a worker, which imports its modules from the paths of the master.
 
+    @param environ: the environment of the master.
     @param path: C{sys.path}.
     """
-    kept = {name: value for name, value in environ.items() if name not in _OTHERS}
+    kept = {name: value for name, value in environ.items() if name not in _MASTER_VARIABLES}
     return kept | {"PYTHONPATH": os.pathsep.join(os.path.abspath(each) for each in path if each)}

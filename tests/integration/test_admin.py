@@ -69,7 +69,7 @@ class ScrapeTests(SynchronousTestCase):
         self.assertLess(
             {
                 "echod_connections_active",
-                "echod_connections_accepted_total",
+                "echod_connections_accepted",
                 "echod_reactor_lag_seconds",
             },
             names,

@@ -92,7 +92,7 @@ class PageTests(SynchronousTestCase):
             browser.window.get(self.url)
             self.assertEqual(browser.window.title.split()[0], "echod")
             self.assertEqual(sorted(browser.column("Newest", "Peer")), sorted(peers))
-            self.assertEqual(browser.column("Newest", "Asked for").count("sitter.example"), 6)
+            self.assertEqual(browser.column("Newest", "SNI").count("sitter.example"), 6)
             self.assertEqual(browser.column("Newest", "ALPN").count("echo"), 6)
             self.assertEqual(browser.column("Newest", "TLS").count("TLSv1.3"), 6)
             self.assertEqual(browser.column("Listeners", "Open"), ["4", "6"])

@@ -10,7 +10,7 @@ import sys
 from twisted.application.service import Service
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod._util.signals import OTHERS, STOPS
+from echod._util.signals import OTHER_SIGNALS, STOP_SIGNALS
 from echod.options import Options
 from echod.tap import build
 from tests.support.fakes import FakeConnection, PortReactor
@@ -49,7 +49,7 @@ class ServiceTestCase(SynchronousTestCase):
     local = ("--port", "0", "--interface", "127.0.0.1")
 
     def setUp(self):
-        for number in (*STOPS, *OTHERS):
+        for number in (*STOP_SIGNALS, *OTHER_SIGNALS):
             self.addCleanup(signal.signal, number, signal.getsignal(number))
         self.reactor = PortReactor()
         self.addCleanup(self.reactor.close)

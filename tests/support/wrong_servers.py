@@ -295,9 +295,9 @@ NO_TLS: dict[str, tuple[Serve, str, str]] = {
     "speaks plain": (
         answers(b"220 mail.example ESMTP\r\n"),
         "TLS refused",
-        "the server does not speak TLS",
+        "the server does not use TLS",
     ),
-    "echoes plain": (echoes, "TLS refused", "does not speak TLS, it echoes"),
+    "echoes plain": (echoes, "TLS refused", "does not use TLS, it echoes"),
     "sends a ServerHello of garbage": (
         answers(bytes((22, 3, 3, 0, 40, 2, 0, 0, 36)) + bytes(36)),
         "TLS refused",

@@ -1,10 +1,10 @@
-// Fetches the page again and again, and takes over what has changed. Only nodes that differ
-// are touched, so that a selection, the focus and what is read aloud stay as they are.
+// Fetches the page every two seconds and updates the nodes that differ. The others are not
+// touched, so that a selection, the focus and the position of a screen reader stay.
 "use strict";
 
-const PAUSE_MS = 2000;
+const INTERVAL_MS = 2000;
 
-function takeOver(old, fresh) {
+function update(old, fresh) {
   if (old.nodeType !== fresh.nodeType || old.nodeName !== fresh.nodeName) {
     old.replaceWith(document.importNode(fresh, true));
     return;
@@ -27,9 +27,9 @@ function takeOver(old, fresh) {
   }
   const before = [...old.childNodes];
   const after = [...fresh.childNodes];
-  after.forEach((node, place) => {
-    if (place < before.length) {
-      takeOver(before[place], node);
+  after.forEach((node, index) => {
+    if (index < before.length) {
+      update(before[index], node);
     } else {
       old.append(document.importNode(node, true));
     }
@@ -37,17 +37,17 @@ function takeOver(old, fresh) {
   before.slice(after.length).forEach((node) => node.remove());
 }
 
-async function look() {
+async function refresh() {
   if (!document.hidden) {
     const state = document.querySelector(".state");
     try {
-      const answer = await fetch("./", { cache: "no-store", signal: AbortSignal.timeout(10000) });
-      const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+      const response = await fetch("./", { cache: "no-store", signal: AbortSignal.timeout(10000) });
+      const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
       const main = fresh.querySelector("main");
       if (!main) {
         throw new Error("no page");
       }
-      takeOver(document.querySelector("main"), main);
+      update(document.querySelector("main"), main);
     } catch {
       const since = state.dataset.since || new Date().toLocaleTimeString();
       state.dataset.since = since;
@@ -55,7 +55,7 @@ async function look() {
       state.textContent = `no answer since ${since}`;
     }
   }
-  setTimeout(look, PAUSE_MS);
+  setTimeout(refresh, INTERVAL_MS);
 }
 
-setTimeout(look, PAUSE_MS);
+setTimeout(refresh, INTERVAL_MS);

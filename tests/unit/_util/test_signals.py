@@ -1,5 +1,5 @@
 """
-What signals do: real ones, sent to this process, and a reactor that the test turns.
+Tests for signals: real ones, sent to this process, and a fake reactor.
 """
 
 import os
@@ -11,13 +11,13 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from echod._util.signals import OTHERS, STOPS, Signals, log_ignored, restore_interrupt
+from echod._util.signals import OTHER_SIGNALS, STOP_SIGNALS, Signals, log_ignored, restore_interrupt
 
 
 @implementer(IReactorFromThreads)
 class FakeReactor:
     """
-    Keeps what a signal handler hands over until L{turn}, and does not stop by itself.
+    Queues the calls of signal handlers until L{turn}, and does not stop by itself.
 
     @ivar calls: how it was stopped.
     """
@@ -44,7 +44,7 @@ class FakeReactor:
 
     def turn(self):
         """
-        Do what was handed over.
+        Run the queued calls.
         """
         handed_over, self.handed_over = self.handed_over, []
         for callable, args, kwargs in handed_over:
@@ -53,13 +53,13 @@ class FakeReactor:
 
 class SignalsTests(SynchronousTestCase):
     """
-    Real signals to this process; what they do is put back when the test ends.
+    Real signals to this process; the handlers are restored after each test.
     """
 
     def setUp(self):
         self.reactor = FakeReactor()
         verifyObject(IReactorFromThreads, self.reactor)
-        for number in (*STOPS, *OTHERS):
+        for number in (*STOP_SIGNALS, *OTHER_SIGNALS):
             self.addCleanup(signal.signal, number, signal.getsignal(number))
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
         self.addCleanup(signal.pthread_sigmask, signal.SIG_SETMASK, mask)
@@ -72,10 +72,10 @@ class SignalsTests(SynchronousTestCase):
 
     def run_signals(self, aborts=True):
         """
-        What the daemon does once the reactor runs.
+        Tests for L{Signals}.
         """
         calls = self.reactor.calls
-        actions = {number: lambda number=number: calls.append(number) for number in OTHERS}
+        actions = {number: lambda number=number: calls.append(number) for number in OTHER_SIGNALS}
         self.signals.run(actions, (lambda: calls.append("abort")) if aborts else None)
 
     def turn(self):
@@ -85,10 +85,10 @@ class SignalsTests(SynchronousTestCase):
 
     def test_actions(self):
         """
-        An action is called in the reactor's turn, once for each signal, never in the handler.
+        An action runs in a turn of the reactor, once for each signal, never in the handler.
         """
         self.run_signals()
-        for number in OTHERS:
+        for number in OTHER_SIGNALS:
             self.send(number)
             self.assertEqual((self.reactor.calls, len(self.reactor.handed_over)), ([], 1))
             self.reactor.turn()
@@ -99,7 +99,7 @@ class SignalsTests(SynchronousTestCase):
 
     def test_noted(self):
         """
-        A signal that means nothing here is logged by name.
+        A signal without an action is logged by name.
         """
         with capturedLogs() as events:
             log_ignored(signal.SIGUSR2)
@@ -113,7 +113,7 @@ class SignalsTests(SynchronousTestCase):
         The first stop signal stops the reactor by its own handler; each further one aborts,
         whether it is the same or the other, in this turn or in a later one.
         """
-        for first, second in (STOPS, STOPS[::-1]):
+        for first, second in (STOP_SIGNALS, STOP_SIGNALS[::-1]):
             self.reactor.calls.clear()
             self.signals = Signals(self.reactor)
             self.run_signals()
@@ -132,7 +132,7 @@ class SignalsTests(SynchronousTestCase):
 
     def test_stop_once(self):
         """
-        Where nothing is to be aborted, further ones change nothing.
+        Without an abort action, further stop signals do nothing.
         """
         self.run_signals(aborts=False)
         self.send(signal.SIGTERM, signal.SIGTERM, signal.SIGINT)
@@ -141,7 +141,7 @@ class SignalsTests(SynchronousTestCase):
 
     def test_stop_otherwise(self):
         """
-        The reactor is stopped once, whether by a signal, by a call, or by something else.
+        The reactor is stopped once, by a signal or by a call.
         """
         self.signals.take_over()
         self.run_signals()
@@ -177,7 +177,7 @@ class SignalsTests(SynchronousTestCase):
 
     def test_restore_interrupt(self):
         """
-        Where SIGINT is not ignored, a check has it as Python does.
+        L{restore_interrupt} restores Python's handler, unless SIGINT is ignored.
         """
         for before, after in (
             (signal.SIG_DFL, signal.default_int_handler),
@@ -189,8 +189,8 @@ class SignalsTests(SynchronousTestCase):
 
     def test_early(self):
         """
-        What comes before the reactor runs is done when it does: the stop at once, by the
-        signal that came first, and the rest in the order in which it came.
+        Signals before the reactor runs are acted on when it does: the first stop signal,
+        then the others in order.
         """
         self.signals.take_over()
         self.send(signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
@@ -201,7 +201,7 @@ class SignalsTests(SynchronousTestCase):
         self.turn()
         self.assertEqual(self.reactor.calls[1:], [signal.SIGHUP, signal.SIGUSR1, signal.SIGHUP])
 
-    def test_launched(self):
+    def test_fork(self):
         """
         A stop signal to the process that waits for the daemon's start stops the daemon, once.
         """
@@ -220,9 +220,9 @@ class SignalsTests(SynchronousTestCase):
         self.assertEqual(self.reactor.calls, [("sigInt", signal.SIGINT)])
         self.assertEqual(len(os.listdir("/proc/self/fd")), before - 2)
 
-    def test_launched_both(self):
+    def test_fork_both_signalled(self):
         """
-        One that reaches the daemon as well stops it once.
+        A stop signal to both processes stops the daemon once.
         """
         self.signals.take_over(forks=True)
         self.send(signal.SIGTERM)
@@ -231,17 +231,17 @@ class SignalsTests(SynchronousTestCase):
 
     def test_handlers_of_the_reactor(self):
         """
-        While the reactor replaces the handlers of stop signals by its own, those wait.
+        Stop signals are blocked while the reactor replaces the handlers.
         """
         self.signals.take_over()
         self.reactor.triggers["before", "startup"]()
         theirs = []
-        for number in STOPS:
+        for number in STOP_SIGNALS:
             signal.signal(number, lambda *_: theirs.append(True))
-        self.send(*STOPS)
+        self.send(*STOP_SIGNALS)
         self.run_signals()
         self.assertEqual(theirs, [])
         self.turn()
         self.assertEqual(len(self.reactor.calls), 2)
         self.assertIn("abort", self.reactor.calls)
-        self.assertFalse(signal.pthread_sigmask(signal.SIG_BLOCK, []) & set(STOPS))
+        self.assertFalse(signal.pthread_sigmask(signal.SIG_BLOCK, []) & set(STOP_SIGNALS))

@@ -1,5 +1,5 @@
 """
-What is asked of the kernel about a socket, on sockets.
+Tests for system calls on sockets, with real sockets.
 """
 
 import ast
@@ -77,7 +77,7 @@ class TuneTests(SocketTestCase):
 
     def test_user_timeout(self):
         """
-        The kernel's timer fires after the sweep, and not before all probes are lost.
+        C{TCP_USER_TIMEOUT} is longer than the write timeout and than all keepalive probes.
         """
         for write_timeout, expected in ((1.0, 120_000), (115.0, 120_000), (300.0, 305_000)):
             _, accepted = self.tcp_pair(write_timeout=write_timeout)
@@ -85,7 +85,7 @@ class TuneTests(SocketTestCase):
 
     def test_refused(self):
         """
-        What the kernel refuses is told, and all the others are set.
+        Options that the kernel refuses are returned, and the others are set.
         """
 
         class Refusing(socket.socket):
@@ -106,7 +106,7 @@ class TuneTests(SocketTestCase):
 
     def test_send_buffer(self):
         """
-        What the kernel holds for one client has a bound of 256 KiB, on TCP and on unix sockets.
+        The kernel buffers at most 256 KiB for a client, on TCP and on UNIX sockets.
         """
         bounded, unix, server = self.closing(
             socket.socket(), socket.socket(socket.AF_UNIX), socket.socket()
@@ -121,7 +121,7 @@ class TuneTests(SocketTestCase):
 
     def test_no_write_timeout(self):
         """
-        Without a write timeout the kernel gives up no connection sooner than by default.
+        Without a write timeout, C{TCP_USER_TIMEOUT} is the system's default.
         """
         _, accepted = self.tcp_pair(write_timeout=0.0)
         options = self.options(accepted)
@@ -129,7 +129,7 @@ class TuneTests(SocketTestCase):
 
     def test_platform_without(self):
         """
-        A platform that lacks an option goes without it and has the others.
+        An option that the platform lacks is left out.
         """
         with_all = self.options(self.tcp_pair(write_timeout=30.0)[1])
         self.patch(socket, "TCP_KEEPIDLE", None)
@@ -142,12 +142,12 @@ class TuneTests(SocketTestCase):
 
 class QueueTests(SocketTestCase):
     """
-    The bytes that wait in a connected socket.
+    The bytes that the kernel holds of a connected socket.
     """
 
     def test_unread(self):
         """
-        Bytes that were sent to us count until they are received.
+        Bytes from the peer count until they are received.
         """
         for ours, theirs in (self.tcp_pair(), self.closing(*socket.socketpair())):
             self.assertEqual(unread(ours.fileno()), 0)
@@ -160,7 +160,7 @@ class QueueTests(SocketTestCase):
 
     def test_unsent(self):
         """
-        Bytes that the peer does not take count until it does.
+        Sent bytes count until the peer has acknowledged them.
         """
         for ours, theirs in (self.tcp_pair(), self.closing(*socket.socketpair())):
             self.assertEqual(outq(ours.fileno()), 0)
@@ -184,7 +184,7 @@ class QueueTests(SocketTestCase):
 
 class DescriptorLimitTests(SynchronousTestCase):
     """
-    How many descriptors there may be, with a kernel that answers what the test says.
+    The limit on descriptors, with a fake kernel.
     """
 
     def limit(self, soft, hard, refusal=None):
@@ -206,28 +206,28 @@ class DescriptorLimitTests(SynchronousTestCase):
 
     def test_raised(self):
         """
-        The soft limit is raised to the hard one, and that is how many there may be.
+        The soft limit is raised to the hard limit, and returned.
         """
         self.assertEqual(self.limit(1024, 5000), (5000, [(5000, 5000)]))
         self.assertEqual(self.limit(5000, 5000), (5000, [(5000, 5000)]))
 
     def test_cannot_be_raised(self):
         """
-        Where the limit must not be changed, the soft one holds.
+        When the limit cannot be raised, the soft limit is returned.
         """
         for refusal in (OSError(1, "no"), ValueError("no")):
             self.assertEqual(self.limit(1024, 5000, refusal)[0], 1024)
 
     def test_none(self):
         """
-        Without a limit, there may be any number.
+        Without a limit, the result is a large number.
         """
         without = resource.RLIM_INFINITY
         self.assertEqual(self.limit(1024, without), (sys.maxsize, [(without, without)]))
 
     def test_not_told(self):
         """
-        Where the limit must not be asked for, any number is taken to be possible.
+        When the limit cannot be read, the result is a large number.
         """
 
         def getrlimit(kind):
@@ -244,7 +244,7 @@ class AddressTests(SynchronousTestCase):
 
     def test_ip_of(self):
         """
-        It is that of the client, and an IPv4 client of IPv6 has its IPv4 address.
+        It is the client's address; an IPv4-mapped address becomes the IPv4 address.
         """
         for address, expected in (
             (IPv4Address("TCP", "192.0.2.1", 9000), "192.0.2.1"),
@@ -260,7 +260,7 @@ class AddressTests(SynchronousTestCase):
 
     def test_none(self):
         """
-        What is no IP address, or has none, has none.
+        Other addresses have none.
         """
         for address in (
             UNIXAddress(b"/run/echod.sock"),
@@ -274,12 +274,12 @@ class AddressTests(SynchronousTestCase):
 
 class TextTests(SynchronousTestCase):
     """
-    What comes from a peer or an operator, made fit to be shown.
+    Tests for text from peers and operators.
     """
 
     def test_printable(self):
         """
-        Whatever could move a cursor, end a line or hide itself is shown as an escape.
+        Characters that could move the cursor, end a line or be invisible are escaped.
         """
         for text, expected in (
             ("tcp:9000 'x' \\ \xe9 \u65e5", "tcp:9000 'x' \\ \xe9 \u65e5"),
@@ -309,7 +309,7 @@ class TextTests(SynchronousTestCase):
 
     def test_address_that_is_none(self):
         """
-        An address that a PROXY header invented is shown too, without what could harm.
+        An address with any text is escaped.
         """
         self.assertEqual(format_address(IPv4Address("TCP", "no\nhost", 1)), "no\\nhost:1")
 
@@ -321,7 +321,7 @@ class QuotedTests(SynchronousTestCase):
 
     def test_bare(self):
         """
-        What cannot be taken for the end of a value stands as it is.
+        A value that cannot be misread needs no quotes.
         """
         for text in (
             "192.0.2.1:9000",
@@ -334,7 +334,7 @@ class QuotedTests(SynchronousTestCase):
 
     def test_quoted(self):
         """
-        What could be is in quotes, with a backslash before each quote and backslash.
+        Another value is in quotes, with a backslash before each quote and backslash.
         """
         for text, expected in (
             ("", '""'),
@@ -353,7 +353,7 @@ class QuotedTests(SynchronousTestCase):
     @given(st.text())
     def test_recovered(self, value):
         """
-        Each value has a form of its own, which is one printable token.
+        Different values have different forms, each one printable token.
         """
         shown = quoted(value)
         self.assertTrue(shown.isprintable())
@@ -361,7 +361,7 @@ class QuotedTests(SynchronousTestCase):
 
     def test_peer_text(self):
         """
-        What a peer chose is quoted where it is formatted, and is itself elsewhere.
+        L{PeerText} is quoted when it is formatted, and not elsewhere.
         """
         self.assertEqual(f"{PeerText('a b')}|{PeerText('ab'):4}|", '"a b"|ab  |')
         self.assertEqual(PeerText("a b"), "a b")

@@ -1,5 +1,5 @@
 """
-The standard streams, closed or for ASCII alone.
+Tests for the standard streams, closed or ASCII only.
 """
 
 import errno
@@ -19,7 +19,7 @@ class StreamsTests(SynchronousTestCase):
 
     def test_closed_descriptors(self):
         """
-        In the place of a standard stream that was closed, there is nothing to be misled to.
+        A closed standard stream becomes C{/dev/null}.
         """
         found, opened = os.fstat, []
 
@@ -35,7 +35,7 @@ class StreamsTests(SynchronousTestCase):
 
     def test_no_streams(self):
         """
-        Where Python has found no stream, what is printed goes nowhere.
+        Where C{sys.stdout} is C{None}, printing has no effect.
         """
         out, err = io.StringIO(), io.StringIO()
         for name, other in (("stdout", err), ("stderr", out)):
@@ -51,7 +51,8 @@ class StreamsTests(SynchronousTestCase):
 
     def test_ascii(self):
         """
-        What a stream cannot encode is an escape, half of a surrogate pair too.
+        Characters that a stream cannot encode become escapes, also half of a surrogate
+        pair.
         """
         written = io.BytesIO()
         for encoding, expected in (("ascii", b"\\xfc\\udcff"), ("utf-8", b"\xc3\xbc\\udcff")):
@@ -63,8 +64,8 @@ class StreamsTests(SynchronousTestCase):
 
     def test_output_error(self):
         """
-        What could not be written is told once, and not tried again; with nobody to tell it to,
-        no more comes of it.
+        A failure of standard output is reported once, and not again at exit; if standard
+        error fails too, nothing happens.
         """
         error = OSError(errno.ENOSPC, "No space left on device")
         for path, told in (

@@ -1,5 +1,5 @@
 """
-Figures in words.
+Tests for numbers, sizes and times as text.
 """
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -9,7 +9,7 @@ from echod._util.text import format_date, format_delay, format_duration, format_
 
 class FiguresTests(SynchronousTestCase):
     """
-    Each kind of figure.
+    The formats.
     """
 
     def check(self, text, *cases):
@@ -17,7 +17,7 @@ class FiguresTests(SynchronousTestCase):
 
     def test_number(self):
         """
-        Thousands stand apart; small ones have a digit behind the point.
+        Thousands have separators; small numbers have a decimal.
         """
         self.check(
             format_number,
@@ -67,6 +67,6 @@ class FiguresTests(SynchronousTestCase):
 
     def test_date(self):
         """
-        A moment is as logs have it.
+        A date is in the format of RFC 3339.
         """
         self.assertEqual(format_date(1_800_000_000.9), "2027-01-15T08:00:00Z")

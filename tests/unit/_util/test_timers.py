@@ -1,5 +1,5 @@
 """
-Timers that go on.
+Tests for periodic calls.
 """
 
 from twisted.application.service import IService
@@ -13,7 +13,7 @@ from echod._util.timers import periodic, surviving
 
 class TimerTests(SynchronousTestCase):
     """
-    An action that fails now and then.
+    An action that sometimes fails.
     """
 
     def setUp(self):
@@ -27,7 +27,7 @@ class TimerTests(SynchronousTestCase):
 
     def test_goes_on(self):
         """
-        A timer whose action fails is not stopped by that, and says so once.
+        A failing action does not stop its timer, and is logged once.
         """
         clock = Clock()
         timer = periodic(clock, 2, "looking", self.action)
@@ -43,7 +43,7 @@ class TimerTests(SynchronousTestCase):
 
     def test_again(self):
         """
-        A failure after a success is said again; what it is called with is handed on.
+        A failure after a success is logged again; arguments are passed on.
         """
         call = surviving("looking", self.action)
         for bad in (True, True, False, True):

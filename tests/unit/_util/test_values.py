@@ -1,5 +1,5 @@
 """
-What a good value is, for each kind of option.
+Tests for the coercions of option values.
 """
 
 import os
@@ -13,12 +13,12 @@ from echod._util import values
 
 class ValuesTests(SynchronousTestCase):
     """
-    Text of the command line, to a value or to words for why not.
+    Text of the command line becomes a value, or an error text.
     """
 
     def check(self, coerce, good, bad, way_out):
         """
-        What is good has its value, of its type; what is bad has the way out in its words.
+        A good value has its type; the error for a bad one says what to give.
         """
         for text, expected in good.items():
             value = coerce(text)
@@ -195,7 +195,7 @@ class ValuesTests(SynchronousTestCase):
 
     def test_host_name(self):
         """
-        A host name is in ASCII, by the rules of 2008, and without the dot at its end.
+        A host name is in ASCII (IDNA 2008), without a trailing dot.
         """
         self.check(
             values.host_name,
@@ -299,7 +299,8 @@ class ValuesTests(SynchronousTestCase):
 
     def test_host(self):
         """
-        A name in small letters without a dot at its end, or an address in its one spelling.
+        A host is a name in lower case without a trailing dot, or an address in its
+        canonical form.
         """
         for text, value in (
             ("Echod.Example.", "echod.example"),

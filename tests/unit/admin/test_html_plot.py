@@ -1,17 +1,17 @@
 """
-Small plots.
+Tests for plots.
 """
 
 import re
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.admin.html import HEIGHT, plot
+from echod.admin.html import PLOT_HEIGHT, plot
 
 
 class PlotTests(SynchronousTestCase):
     """
-    From values to SVG.
+    Tests for L{plot}.
     """
 
     def points(self, values, least=10):
@@ -21,7 +21,8 @@ class PlotTests(SynchronousTestCase):
 
     def test_place(self):
         """
-        The newest is at the right edge, a second a unit; more is higher.
+        The newest value is at the right edge, one unit for each second; a larger value is
+        higher.
         """
         self.assertEqual(self.points([0, 20, 10]), [(298, 59), (299, 1), (300, 30)])
         self.assertEqual(len(self.points([1] * 300)), 300)
@@ -29,27 +30,27 @@ class PlotTests(SynchronousTestCase):
 
     def test_small(self):
         """
-        Small values stay small.
+        Values below the minimum of the top stay small.
         """
         self.assertEqual([y for _, y in self.points([0, 1])], [59, 53.2])
 
     def test_nothing(self):
         """
-        Before the first second there is nothing to draw, and it is drawn.
+        Without values the plot is empty.
         """
         self.assertEqual(self.points([]), [])
         self.assertIn('<polygon points="">', plot("Echoed", [], "0", str, 1))
 
     def test_area(self):
         """
-        What is below the line is filled down to the bottom.
+        The area below the line is filled.
         """
         made = plot("Echoed", [0, 10], "0", str, 10)
-        self.assertIn(f'<polygon points="299,{HEIGHT} 299,59 300,1 300,{HEIGHT}">', made)
+        self.assertIn(f'<polygon points="299,{PLOT_HEIGHT} 299,59 300,1 300,{PLOT_HEIGHT}">', made)
 
     def test_said(self):
         """
-        It says in words what it shows.
+        Its label says in words what it shows.
         """
         made = plot("Echoed", [1, 7, 2], "2", str, 10)
         self.assertIn('aria-label="Echoed, the last 5 minutes: now 2, at most 7"', made)

@@ -1,5 +1,5 @@
 """
-Tables.
+Tests for tables.
 """
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -10,12 +10,13 @@ from tests.unit.admin.test_html_tags import HOSTILE, Seen
 
 class TableTests(SynchronousTestCase):
     """
-    From rows to markup.
+    Tests for L{table} and its cells.
     """
 
     def test_headers(self):
         """
-        It has a caption, and each row and column a header; a head stands over its numbers.
+        A table has a caption, and headers for rows and columns; the header of numbers is
+        aligned like them.
         """
         made = table("Things", ("Name", "Many", "Note"), [("a", number(5), "x")])
         for part in (
@@ -31,7 +32,7 @@ class TableTests(SynchronousTestCase):
 
     def test_text(self):
         """
-        Text in it is text, markup for a cell is one, and other markup is in one.
+        Text is escaped, C{td} elements stay, and other markup is put in a cell.
         """
         made = table(HOSTILE, (HOSTILE,), [(HOSTILE, HOSTILE, tag("b", 1), tag("td", 2))])
         seen = Seen(made)
@@ -41,8 +42,8 @@ class TableTests(SynchronousTestCase):
 
     def test_nothing(self):
         """
-        What is nothing is shown faintly, and a size can be seen exactly.
+        Zeros are marked, and a size has the exact number in its title.
         """
-        self.assertEqual(number(0), '<td class="number nothing">0</td>')
+        self.assertEqual(number(0), '<td class="number zero">0</td>')
         self.assertEqual(size(1536), '<td class="number" title="1,536 bytes">1.5 KiB</td>')
-        self.assertEqual(size(0), '<td class="number nothing" title="0 bytes">0 B</td>')
+        self.assertEqual(size(0), '<td class="number zero" title="0 bytes">0 B</td>')

@@ -1,19 +1,19 @@
 """
-HTML out of values.
+Tests for elements.
 """
 
 from html.parser import HTMLParser
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.admin.html import Markup, joined, tag
+from echod.admin.html import Markup, join, tag
 
 HOSTILE = "<script>alert(\"1\")</script>&amp;' onload='x' \u202e\x00"
 
 
 class Seen(HTMLParser):
     """
-    What a reader of HTML finds: tags with their attributes, and text.
+    What a parser of HTML finds: tags with their attributes, and text.
     """
 
     def __init__(self, text):
@@ -31,28 +31,28 @@ class Seen(HTMLParser):
 
 class MarkupTests(SynchronousTestCase):
     """
-    What is markup, and what is text.
+    Tests for L{tag} and L{join}.
     """
 
     def test_text(self):
         """
-        Text stays text, in content and in attributes.
+        Text is escaped, in content and in attributes.
         """
         seen = Seen(tag("p", HOSTILE, title=HOSTILE))
         self.assertEqual((seen.tags, seen.text), ([("p", {"title": HOSTILE})], HOSTILE))
 
     def test_nested(self):
         """
-        What was made here is not escaped again.
+        Markup is not escaped again.
         """
         made = tag("tr", tag("td", "a<b"), " ", tag("td", 5))
         self.assertEqual(made, "<tr><td>a&lt;b</td> <td>5</td></tr>")
         self.assertIsInstance(made, Markup)
-        self.assertEqual(joined(["<", Markup("<br>")]), "&lt;<br>")
+        self.assertEqual(join(["<", Markup("<br>")]), "&lt;<br>")
 
     def test_attributes(self):
         """
-        Names that Python does not allow can be given; what is not there is left out.
+        Attribute names with underscores are converted; C{None} and C{False} are left out.
         """
         self.assertEqual(
             tag("p", class_="x", aria_label="y", a=None, b=False, c=True, tabindex=0),
@@ -61,6 +61,6 @@ class MarkupTests(SynchronousTestCase):
 
     def test_void(self):
         """
-        Elements without content have no end.
+        Void elements have no end tag.
         """
         self.assertEqual(tag("meta", name="a"), '<meta name="a">')

@@ -1,5 +1,5 @@
 """
-The page for people, and the same as JSON.
+Tests for the page and its JSON.
 """
 
 import json
@@ -48,12 +48,12 @@ EVERYWHERE = Snapshot.from_json(
 
 class PageTests(SynchronousTestCase):
     """
-    The page.
+    Tests for L{page}.
     """
 
     def test_under_a_path(self):
         """
-        No address in it, or in its script, names the root: a proxy may serve it under a path.
+        No URL in the page or its script is absolute: a proxy may serve it below a path.
         """
         made = page([make_snapshot()])
         found = re.findall(r' (?:href|src|action)="([^"]*)"', made)
@@ -68,7 +68,7 @@ class PageTests(SynchronousTestCase):
 
     def test_whole(self):
         """
-        All there is to know is in it, without a script.
+        Without a script, the page has all figures.
         """
         made = page([make_snapshot()])
         self.assertTrue(made.startswith('<!doctype html>\n<html lang="en">'))
@@ -84,13 +84,13 @@ class PageTests(SynchronousTestCase):
             "a.example",
             "TLSv1.3",
             "handshakes",
-            "the client was done",
+            "the client closed the connection",
         ):
             self.assertIn(text, seen.text)
 
     def test_plots(self):
         """
-        Each plot has a name and tells its value now.
+        Each plot has a label with its present value.
         """
         labels = re.findall(
             'aria-label="([^"]*, the last 5 minutes: [^"]*)"', page([make_snapshot()])
@@ -101,7 +101,7 @@ class PageTests(SynchronousTestCase):
                 "Connections, the last 5 minutes: now 4, at most 4",
                 "Echoed, the last 5 minutes: now 4.9 KiB/s, at most 4.9 KiB/s",
                 "Refused, the last 5 minutes: now 2/s, at most 2/s",
-                "Lag of the loop, the last 5 minutes: now 0.5 ms, at most 125 ms",
+                "Event-loop lag, the last 5 minutes: now 0.5 ms, at most 125 ms",
             ],
         )
         # Before the first second, too.
@@ -109,7 +109,7 @@ class PageTests(SynchronousTestCase):
 
     def test_nothing_inline(self):
         """
-        There is no script, style or handler in it, and nothing of another server's.
+        The page has no inline script, style or handler, and no URL of another server.
         """
         for name, attributes in Seen(page([make_snapshot()])).tags:
             self.assertNotIn(name, ("style", "iframe", "object", "form", "base"))
@@ -122,7 +122,7 @@ class PageTests(SynchronousTestCase):
 
     def test_static(self):
         """
-        All that it refers to is there.
+        All files that the page refers to exist.
         """
         references = set(re.findall('(?:href|src)="([^"]*)"', page([make_snapshot()])))
         mine = {"connections", "metrics", "readyz", "livez"}
@@ -130,7 +130,7 @@ class PageTests(SynchronousTestCase):
 
     def test_hostile(self):
         """
-        Whatever is said anywhere is shown as it is, and changes nothing in the page.
+        Any text is escaped, and changes nothing else in the page.
         """
         made = page([EVERYWHERE])
         seen = Seen(made)
@@ -148,7 +148,7 @@ class PageTests(SynchronousTestCase):
 
     def test_not_ready(self):
         """
-        What it cannot, it says at the top.
+        A daemon that is not ready says why at the top.
         """
         made = page([make_snapshot(draining=True)])
         self.assertIn('<p class="state warning" role="status">draining</p>', made)
@@ -158,21 +158,21 @@ class PageTests(SynchronousTestCase):
         Without TLS there are no tables about it.
         """
         made = page([make_snapshot(certificates=[], handshakes=[])])
-        self.assertNotIn("CertificateStore", made)
+        self.assertNotIn("Certificates", made)
         self.assertNotIn("TLS handshakes", made)
 
     def test_without_script(self):
         """
-        Where scripts do not run, it comes again by itself.
+        Without scripts, the browser reloads the page.
         """
         self.assertIn(
             '<noscript><meta http-equiv="refresh" content="10"></noscript>', page([make_snapshot()])
         )
 
 
-class ConcernsTests(SynchronousTestCase):
+class WarningsTests(SynchronousTestCase):
     """
-    What somebody should look at.
+    Tests for L{warnings}.
     """
 
     def warnings(self, **fields):
@@ -185,30 +185,30 @@ class ConcernsTests(SynchronousTestCase):
 
     def test_nothing(self):
         """
-        When all is well there is nothing.
+        Without a problem there are no warnings.
         """
         self.assertEqual(self.warnings(), [])
-        self.assertIn('class="concerns"', page([make_snapshot()]))
+        self.assertIn('class="warnings"', page([make_snapshot()]))
         self.assertNotIn(
-            'class="concerns"',
+            'class="warnings"',
             page([make_snapshot(certificates=[], log_dropped=0, history=[])]),
         )
 
     def test_each(self):
         """
-        Each is told in words.
+        Each problem has a warning.
         """
         taken = 1_800_000_000.0
         for fields, text in (
-            ({"max_connections": 4}, "4 of 4 connections: those beyond are refused"),
-            ({"log_dropped": 1234}, "1,234 log records could not be written"),
+            ({"max_connections": 4}, "4 of 4 connections: more than that are refused"),
+            ({"log_dropped": 1234}, "1,234 log records were dropped"),
             (
                 {"certificates": [CertificateInfo(["a"], taken + 3.5 * 86400, "1", "/a", 0.0)]},
-                "the certificate for a ends in 3 days: /a",
+                "the certificate for a expires in 3 days: /a",
             ),
             (
                 {"certificates": [CertificateInfo(["a"], taken + 3600, "1", "/a", 0.0)]},
-                "the certificate for a ends today: /a",
+                "the certificate for a expires today: /a",
             ),
             (
                 {"certificates": [CertificateInfo([], 1_900_000_000.0, "1", "/a", taken + 1)]},
@@ -216,11 +216,11 @@ class ConcernsTests(SynchronousTestCase):
             ),
             (
                 {"certificates": [CertificateInfo([], taken - 1, "1", "/a", 0.0)]},
-                "the certificate for no name has ended: /a",
+                "the certificate for no name has expired: /a",
             ),
             (
                 {"history": [Sample(1, 1, 1, 0.25)] + [Sample(1, 1, 1, 0)] * 59},
-                "in the last minute all clients once waited for 250 ms",
+                "the event-loop lag was 250 ms in the last minute",
             ),
         ):
             self.assertEqual(self.warnings(**fields), [text])
@@ -230,12 +230,12 @@ class ConcernsTests(SynchronousTestCase):
 
 class JSONTests(SynchronousTestCase):
     """
-    The same as JSON.
+    Tests for L{page_json}.
     """
 
     def test_fields(self):
         """
-        It has the same figures, each process among them.
+        The JSON has the figures of all processes, and of each.
         """
         shown = json.loads(page_json([make_snapshot(worker="0"), make_snapshot(worker="1")]))
         self.assertEqual(shown["not_ready"], "")
@@ -252,7 +252,7 @@ class JSONTests(SynchronousTestCase):
 
     def test_hostile(self):
         """
-        Whatever is said anywhere, it is JSON that says it.
+        Any text is valid JSON.
         """
         shown = json.loads(page_json([EVERYWHERE]))
         self.assertEqual(shown["newest"][0]["facts"]["tls_sni"], HOSTILE)

@@ -1,5 +1,5 @@
 """
-The tables of the page.
+Tests for the tables of the page.
 """
 
 import re
@@ -16,12 +16,12 @@ from tests.support.snapshots import make_snapshot
 
 class TablesTests(SynchronousTestCase):
     """
-    One look at a snapshot each.
+    Tests for each table.
     """
 
     def read(self, made):
         """
-        @return: the heads and the rows, as text.
+        @return: the headers and the rows, as text.
         """
         return [
             [re.sub("<[^>]*>", "", cell) for cell in re.findall("<t[hd][ >].*?</t[hd]>", row)]
@@ -30,12 +30,12 @@ class TablesTests(SynchronousTestCase):
 
     def test_listeners(self):
         """
-        Where it listens, and what has come there.
+        Listeners have an address and counters.
         """
         self.assertEqual(
             self.read(page.listeners(make_snapshot())),
             [
-                ["Listener", "Address", "Open", "Opened", "Echoed", "Refused"],
+                ["Listener", "Address", "Open", "Accepted", "Echoed", "Refused"],
                 ["tcp", "127.0.0.1:9000", "3", "10", "121 KiB", "2"],
                 ["tls", "127.0.0.1:9443", "1", "2", "789 B", "0"],
             ],
@@ -43,40 +43,40 @@ class TablesTests(SynchronousTestCase):
 
     def test_not_bound(self):
         """
-        A listener that is not bound stands out.
+        A listener that is not bound is marked.
         """
         made = page.listeners(make_snapshot(listeners=[ListenerInfo("tcp", "--port 7", None)]))
         self.assertIn('<td class="warning">not bound</td>', made)
 
     def test_unknown_traffic(self):
         """
-        A listener of workers that have never answered is there, with nothing.
+        Without an answer of any worker, the counters are 0.
         """
         rows = self.read(page.listeners(make_snapshot(traffic=[])))
         self.assertEqual(rows[1], ["tcp", "127.0.0.1:9000", "0", "0", "0 B", "0"])
 
     def test_reasons(self):
         """
-        How many, by reason, what it means, and listener.
+        Connections are listed by reason, with its meaning, and by listener.
         """
         counts = [("tcp", {"client": 6, "reset": 1}), ("tls", {"client": 1, "new": 2})]
         self.assertEqual(
-            self.read(page.reasons("Ended", counts)),
+            self.read(page.reasons("Closed", counts)),
             [
-                ["Reason", "Meaning", "tcp", "tls", "All"],
-                ["client", "the client was done", "6", "1", "7"],
-                ["reset", "the client or the network broke it", "1", "0", "1"],
+                ["Reason", "Meaning", "tcp", "tls", "Total"],
+                ["client", "the client closed the connection", "6", "1", "7"],
+                ["reset", "the client or the network reset the connection", "1", "0", "1"],
                 ["new", "", "0", "2", "2"],
             ],
         )
 
     def test_one_listener_and_many(self):
         """
-        One listener has no column beside that for all, nor have more than fit.
+        One listener, or more than four, have no columns of their own.
         """
         for number in (1, 5):
-            rows = self.read(page.reasons("Ended", [("tcp", {"connect-rate": 2})] * number))
-            self.assertEqual(rows[0], ["Reason", "Meaning", "All"])
+            rows = self.read(page.reasons("Closed", [("tcp", {"connect-rate": 2})] * number))
+            self.assertEqual(rows[0], ["Reason", "Meaning", "Total"])
             self.assertEqual(rows[1][-1], str(2 * number))
 
     def test_every_reason(self):
@@ -87,7 +87,7 @@ class TablesTests(SynchronousTestCase):
 
     def test_handshakes(self):
         """
-        How handshakes came out, with which version.
+        Handshakes are listed by result and version.
         """
         self.assertEqual(
             self.read(page.handshakes(make_snapshot()))[1:],
@@ -96,7 +96,7 @@ class TablesTests(SynchronousTestCase):
 
     def test_certificates(self):
         """
-        Which are served, and how long; one that ends soon, or has ended, stands out.
+        Certificates have their days left; one that expires soon, or has expired, is marked.
         """
         now = 1_800_000_000.0
         for days, life, shown, warned in (
@@ -106,7 +106,7 @@ class TablesTests(SynchronousTestCase):
             (1.9, 6, "1", 1),
             (0.5, 1, "0", 0),
             (0.5, 90, "0", 1),
-            (-1, 90, "ended", 1),
+            (-1, 90, "expired", 1),
         ):
             end = now + days * 86400
             begin = end - life * 86400
@@ -124,7 +124,7 @@ class TablesTests(SynchronousTestCase):
 
     def test_processes(self):
         """
-        What each process takes; what the system does not tell is not made up.
+        Processes have their figures, and C{?} for a figure that is not known.
         """
         one = make_snapshot()
         rows = self.read(page.processes([one]))
@@ -139,7 +139,7 @@ class TablesTests(SynchronousTestCase):
 
     def test_newest(self):
         """
-        Who came last, with what is known of any of them.
+        The newest connections have a column for each fact that one of them has.
         """
         self.assertEqual(
             self.read(page.newest(make_snapshot())),
@@ -153,15 +153,15 @@ class TablesTests(SynchronousTestCase):
 
     def test_newest_of_workers(self):
         """
-        With several processes each says whose it is.
+        With workers, a connection has the name of its worker.
         """
-        guest = ConnectionInfo(12, "tcp", "192.0.2.1:5", "open", 2.5, 1, {}, worker="3")
-        now = make_snapshot(newest=[guest], traffic=[ListenerStats("tcp", 1, 1, 1, {}, {})])
+        connection = ConnectionInfo(12, "tcp", "192.0.2.1:5", "open", 2.5, 1, {}, worker="3")
+        now = make_snapshot(newest=[connection], traffic=[ListenerStats("tcp", 1, 1, 1, {}, {})])
         self.assertEqual(self.read(page.newest(now))[1][0], "3/12")
 
     def test_facts(self):
         """
-        What TLS and a proxy told stands in columns of its own.
+        Each fact of TLS and of a proxy has a column.
         """
         facts = {name: f"the {name}" for _, name in page.FACTS}
         now = make_snapshot(newest=[ConnectionInfo(1, "tls", "192.0.2.1:5", "open", 1, 1, facts)])
@@ -170,12 +170,12 @@ class TablesTests(SynchronousTestCase):
             heads[6:],
             [
                 "Proxy",
-                "Asked of the proxy",
-                "Client, says the proxy",
+                "Proxy authority",
+                "Client CN (proxy)",
                 "TLS",
                 "Cipher",
                 "ALPN",
-                "Asked for",
+                "SNI",
                 "Client certificate",
             ],
         )

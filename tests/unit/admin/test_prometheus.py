@@ -1,5 +1,5 @@
 """
-Metrics, as Prometheus' own parsers read them.
+Tests for the metrics, with Prometheus's own parsers.
 """
 
 import re
@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from twisted.trial.unittest import SynchronousTestCase
 
 import echod
-from echod.admin.prometheus import buckets, ends, render_metrics
+from echod.admin.prometheus import buckets, first_to_expire, render_metrics
 from echod.stats.process import ProcessStats
 from echod.stats.snapshot import CertificateInfo, Handshakes, HistogramData, ListenerStats
 from tests.support.snapshots import make_snapshot
@@ -24,7 +24,7 @@ HOSTILE = 'a"} 1\n# HELP \\ \u2028'
 
 class MetricsTests(SynchronousTestCase):
     """
-    What a scrape gets.
+    Tests for L{render_metrics}.
     """
 
     def scrape(self, *snapshots, accept=""):
@@ -44,7 +44,7 @@ class MetricsTests(SynchronousTestCase):
 
     def test_clients(self):
         """
-        Connections, ends, refusals and bytes, by listener and reason.
+        Connections, closes, refusals and bytes are counted by listener and reason.
         """
         _, samples = self.scrape(make_snapshot())
         tcp = ("listener", "tcp")
@@ -85,7 +85,7 @@ class MetricsTests(SynchronousTestCase):
 
     def test_exact(self):
         """
-        A large number of bytes is told to the byte.
+        A large number of bytes is exact.
         """
         many = 9_007_199_254_740_991
         _, samples = self.scrape(make_snapshot(traffic=[ListenerStats("tcp", 0, 0, many, {}, {})]))
@@ -93,7 +93,7 @@ class MetricsTests(SynchronousTestCase):
 
     def test_types(self):
         """
-        What only grows is a counter, and each metric has a text.
+        What only grows is a counter, and each metric has a help text.
         """
         body = render_metrics([make_snapshot()], "")[0].decode()
         kinds = dict(re.findall("^# TYPE (\\S+) (\\S+)$", body, re.MULTILINE))
@@ -138,20 +138,19 @@ class MetricsTests(SynchronousTestCase):
 
     def test_openmetrics(self):
         """
-        OpenMetrics when asked for, with the same samples; the counter that may not share
-        its name with the gauge there has no type.
+        OpenMetrics, when the scrape asks for it, has the same samples.
         """
         families, samples = self.scrape(make_snapshot(), accept=OPENMETRICS)
         _, as_text = self.scrape(make_snapshot())
         self.assertEqual(samples, as_text)
         kinds = {family.name: family.type for family in families}
         self.assertEqual(kinds["echod_connections_active"], "gauge")
-        self.assertEqual(kinds["echod_connections_accepted_total"], "unknown")
+        self.assertEqual(kinds["echod_connections_accepted"], "counter")
         self.assertTrue(render_metrics([make_snapshot()], OPENMETRICS)[0].endswith(b"# EOF\n"))
 
-    def test_odd_wishes(self):
+    def test_odd_accept(self):
         """
-        Whatever is asked for, there is an answer.
+        Any Accept header gets a response.
         """
         for accept in ("*/*", ";;,,", "application/openmetrics-text;version=x", "\xff"):
             _, content_type = render_metrics([make_snapshot()], accept)
@@ -159,7 +158,7 @@ class MetricsTests(SynchronousTestCase):
 
     def test_workers(self):
         """
-        Of several processes each has its own samples, with its label.
+        Each worker has its own samples, with its label.
         """
         _, samples = self.scrape(make_snapshot(worker="0"), make_snapshot(worker="1"))
         for worker in "01":
@@ -172,20 +171,20 @@ class MetricsTests(SynchronousTestCase):
 
     def test_one_process(self):
         """
-        A daemon of one process says nothing of workers.
+        Without workers there is no label C{worker}.
         """
         body, _ = render_metrics([make_snapshot()], "")
         self.assertNotIn(b"worker", body)
 
     def test_nobody(self):
         """
-        Without any process there are no samples.
+        Without snapshots there are no samples.
         """
         self.assertEqual(self.scrape()[1], {})
 
     def test_unknown_figures(self):
         """
-        What the system does not tell is left out.
+        A figure that is not known has no sample.
         """
         process = ProcessStats(1, None, 1.0, None, None, None, None)
         families, _ = self.scrape(make_snapshot(process=process))
@@ -194,7 +193,7 @@ class MetricsTests(SynchronousTestCase):
 
     def test_hostile_names(self):
         """
-        No name can end a line or begin a sample.
+        A label value is escaped.
         """
         snapshot = make_snapshot(
             traffic=[ListenerStats(HOSTILE, 1, 1, 1, {HOSTILE: 1}, {})],
@@ -207,18 +206,19 @@ class MetricsTests(SynchronousTestCase):
 
     def test_one_series_a_certificate(self):
         """
-        A certificate counts by its first name; of two that share it, the first to end.
+        A certificate has its first name as label; of two with the same, the first to expire
+        counts.
         """
         served = [
             CertificateInfo(["a.example", "b.example"], 20.0, "1", "/x", 1.0),
             CertificateInfo(["a.example"], 10.0, "2", "/y", 2.0),
             CertificateInfo([], 30.0, "3", "/z", 3.0),
         ]
-        self.assertEqual(ends(served), {"a.example": served[1], "": served[2]})
+        self.assertEqual(first_to_expire(served), {"a.example": served[1], "": served[2]})
 
     def test_buckets(self):
         """
-        Prometheus counts all that do not exceed a bound.
+        Buckets are cumulative.
         """
         self.assertEqual(
             buckets(HistogramData([0.5, 1], [1, 2, 4], 0.0)),

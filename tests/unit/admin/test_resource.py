@@ -1,5 +1,5 @@
 """
-What can be seen of the daemon over HTTP.
+Tests for the HTTP responses and the service.
 """
 
 import json
@@ -57,7 +57,7 @@ class AdminTestCase(SynchronousTestCase):
 
     def read(self, transport):
         """
-        @return: the status, the headers and the body of an answer.
+        @return: the status, the headers and the body of a response.
         """
         head, _, body = transport.value().partition(b"\r\n\r\n")
         status, *lines = head.decode().split("\r\n")
@@ -78,12 +78,12 @@ class AdminTestCase(SynchronousTestCase):
 
 class ResourceTests(AdminTestCase):
     """
-    Each path.
+    Tests for the paths.
     """
 
     def test_page(self):
         """
-        The page, with all that keeps a browser from keeping, framing or sharing it.
+        The page has headers that forbid caching, framing and sharing.
         """
         status, headers, body = self.ask()
         self.assertEqual((status, headers["content-type"]), (200, "text/html; charset=utf-8"))
@@ -101,7 +101,7 @@ class ResourceTests(AdminTestCase):
 
     def test_every_answer(self):
         """
-        Every answer has those headers, and none shares anything across origins.
+        Each response has these headers, and none allows other origins.
         """
         for path in ("/", "/connections", "/metrics", "/livez", "/readyz", "/page.js", "/x", "*"):
             for method in ("GET", "HEAD", "POST", "OPTIONS"):
@@ -125,7 +125,7 @@ class ResourceTests(AdminTestCase):
 
     def test_methods(self):
         """
-        Nothing else is done with it.
+        Other methods are refused.
         """
         for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "get", "X"):
             for path in ("/", "/connections", "/metrics", "/livez", "/readyz"):
@@ -134,7 +134,7 @@ class ResourceTests(AdminTestCase):
 
     def test_connections(self):
         """
-        The same as JSON.
+        The page as JSON.
         """
         status, headers, body = self.ask("/connections")
         self.assertEqual((status, headers["content-type"]), (200, "application/json"))
@@ -142,7 +142,7 @@ class ResourceTests(AdminTestCase):
 
     def test_metrics(self):
         """
-        Metrics, in the format that is asked for.
+        Metrics have the format that the request accepts.
         """
         status, headers, body = self.ask("/metrics")
         kind = "text/plain; version=0.0.4; charset=utf-8"
@@ -155,7 +155,7 @@ class ResourceTests(AdminTestCase):
 
     def test_health(self):
         """
-        It is alive as long as it answers, and ready when it can serve.
+        C{/livez} always responds; C{/readyz} says whether the daemon can serve.
         """
         self.assertEqual((self.ask("/livez")[0], self.ask("/livez")[2]), (200, b"alive\n"))
         self.assertEqual((self.ask("/readyz")[0], self.ask("/readyz")[2]), (200, b"ready\n"))
@@ -167,7 +167,7 @@ class ResourceTests(AdminTestCase):
 
     def test_nobody(self):
         """
-        When no process answers there is nothing to show, and the reason is told.
+        Without an answer of a worker, the response says so.
         """
         self.snapshots = []
         for path in ("/", "/connections", "/metrics", "/readyz"):
@@ -177,7 +177,7 @@ class ResourceTests(AdminTestCase):
 
     def test_static(self):
         """
-        What the page consists of besides.
+        The other files of the page are served.
         """
         for path, (content, kind) in STATIC.items():
             status, headers, body = self.ask(path.decode())
@@ -185,7 +185,7 @@ class ResourceTests(AdminTestCase):
 
     def test_nothing_else(self):
         """
-        There is nothing else; what there is, is told.
+        Another path is refused, with the paths that exist.
         """
         for path in ("/x", "//", "/../etc/passwd", "/static/page.js", "/metrics/", "/%00", "*"):
             status, _, body = self.ask(path)
@@ -202,12 +202,12 @@ class ResourceTests(AdminTestCase):
 
 class HostTests(AdminTestCase):
     """
-    Whom a request is meant for.
+    Tests for the Host of a request.
     """
 
     def test_rebinding(self):
         """
-        A name that may be somebody else's is not served, whatever is asked for.
+        A name that an attacker may own is refused on each path.
         """
         for path in ("/", "/connections", "/metrics", "/livez", "/readyz", "/page.js", "/x"):
             status, _, body = self.ask(path, host="evil.example")
@@ -217,7 +217,8 @@ class HostTests(AdminTestCase):
 
     def test_names(self):
         """
-        Names that the operator gave are served; to others, the answer says how.
+        Names of --admin-host are served; for other names, the response says how to add
+        them.
         """
         names = {"echod.example"}
         self.site = AdminSite(AdminResource(self.look, render_metrics, names), Clock())
@@ -229,7 +230,7 @@ class HostTests(AdminTestCase):
 
     def test_named(self):
         """
-        The one reason that Twisted has no words for has words.
+        Status 421 has a reason phrase.
         """
         transport = self.connect()
         transport.protocol.dataReceived(b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n")
@@ -237,8 +238,8 @@ class HostTests(AdminTestCase):
 
     def test_without(self):
         """
-        HTTP/1.1 has one Host; HTTP/1.0, which load balancers ask for health with, may have
-        none.
+        HTTP/1.1 requires one Host; HTTP/1.0, which load balancers use for health checks,
+        may have none.
         """
         self.assertEqual(self.ask(host=None)[0], 400)
         self.assertEqual(self.ask(headers="Host: localhost\r\n")[0], 400)
@@ -247,8 +248,8 @@ class HostTests(AdminTestCase):
 
     def test_absolute(self):
         """
-        A request target that names its server counts, and Host does not; HTTP/1.1 still has
-        one.  Other schemes than ours are not served.
+        The host of a target in absolute form counts instead of Host, which HTTP/1.1 still
+        requires.  Other schemes are refused.
         """
         for target, status in (
             ("http://localhost:9001/readyz", 200),
@@ -271,7 +272,7 @@ class HostTests(AdminTestCase):
 
     def test_any_bytes(self):
         """
-        Bytes that are no text are one more host that is not here, and no kind of metrics.
+        A Host with any bytes is refused, and an Accept with any bytes is no format.
         """
         transport = self.connect()
         transport.protocol.dataReceived(b"GET / HTTP/1.1\r\nHost: \xff\r\n\r\n")
@@ -285,7 +286,7 @@ class HostTests(AdminTestCase):
 
     def test_unix(self):
         """
-        Over a UNIX socket any is served.
+        Over a UNIX socket any host is served.
         """
         self.local = UNIXAddress(b"/x")
         self.assertEqual(self.ask(host="whatever")[0], 200)
@@ -293,13 +294,13 @@ class HostTests(AdminTestCase):
 
 class WaitingTests(AdminTestCase):
     """
-    While snapshots are on their way.
+    Tests for requests that wait for snapshots.
     """
 
     def test_many(self):
         """
-        Only so many requests may wait for snapshots; readiness has some of them to itself, and
-        liveness waits for none.
+        The number of waiting requests is limited; some are reserved for readiness, and
+        liveness does not wait.
         """
         self.site = AdminSite(AdminResource(Deferred, render_metrics), Clock())
         head = b" HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -323,7 +324,7 @@ class WaitingTests(AdminTestCase):
 
     def test_later(self):
         """
-        The answer comes when they do.
+        The response is sent when the snapshots are there.
         """
         self.snapshots = Deferred()
         transport = self.connect()
@@ -334,19 +335,19 @@ class WaitingTests(AdminTestCase):
 
     def test_gone(self):
         """
-        Who does not wait for it is not waited for, and nothing is wrong with that.
+        A client that disconnects cancels its request, and nothing is logged.
         """
-        cancelled = []
-        self.snapshots = Deferred(cancelled.append)
+        canceled = []
+        self.snapshots = Deferred(canceled.append)
         transport = self.connect()
         transport.protocol.dataReceived(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         transport.protocol.connectionLost(Failure(ConnectionDone()))
-        self.assertEqual(cancelled, [self.snapshots])
+        self.assertEqual(canceled, [self.snapshots])
         self.assertEqual(transport.value(), b"")
 
     def test_gone_and_failed(self):
         """
-        Nor when what was asked for fails because of that.
+        Nothing is logged either when the snapshots fail because of that.
         """
 
         def fail(waiting):
@@ -361,18 +362,18 @@ class WaitingTests(AdminTestCase):
 
     def test_failure(self):
         """
-        A bug is logged, and told in one line without its details.
+        An exception is logged, and the response is one line without details.
         """
         self.snapshots = LookupError("a secret")
         status, _, body = self.ask("/metrics")
-        self.assertEqual((status, body), (500, b"that failed; the log says why\n"))
+        self.assertEqual((status, body), (500, b"internal error; see the log\n"))
         (failure,) = self.flushLoggedErrors(LookupError)
         self.assertEqual(str(failure.value), "a secret")
 
 
 class ReachablePort(FakePort):
     """
-    A port that listens where the test says.
+    A port with an address that the test chooses.
     """
 
     host = "127.0.0.1"
@@ -393,7 +394,7 @@ class LocalReactor(PortReactor):
 
 class ServiceTests(SynchronousTestCase):
     """
-    From bind to close.
+    Tests for L{AdminService}.
     """
 
     def setUp(self):
@@ -414,13 +415,13 @@ class ServiceTests(SynchronousTestCase):
 
     def test_start(self):
         """
-        It says where it listens.
+        A start logs the address.
         """
         self.assertEqual(self.start("127.0.0.1"), ["listening on 127.0.0.1:9001, --admin x"])
 
     def test_reachable(self):
         """
-        It warns when other machines can come.
+        A start warns when other machines can reach the port.
         """
         for host in ("0.0.0.0", "192.0.2.1"):
             self.setUp()
@@ -431,7 +432,7 @@ class ServiceTests(SynchronousTestCase):
 
     def test_stop(self):
         """
-        It waits for its port to close, and not for a client that stays connected.
+        A stop waits for the port to close, and not for connections.
         """
         self.start("127.0.0.1")
         (port,) = self.reactor.ports
@@ -446,6 +447,6 @@ class ServiceTests(SynchronousTestCase):
 
     def test_not_started(self):
         """
-        It may be stopped before it was started.
+        It can be stopped before it is started.
         """
         self.assertIsNone(self.successResultOf(self.admin.stopService()))

@@ -1,5 +1,5 @@
 """
-Which Host may be asked for.
+Tests for the trusted hosts.
 """
 
 import socket
@@ -14,12 +14,12 @@ LOCAL = IPv4Address("TCP", "127.0.0.1", 9001)
 
 class HostsTests(SynchronousTestCase):
     """
-    DNS rebinding.
+    Tests against DNS rebinding.
     """
 
     def test_loopback(self):
         """
-        What cannot mean another machine is taken, with any port.
+        Loopback names and addresses are trusted, with any port.
         """
         for host in (
             "localhost",
@@ -37,7 +37,7 @@ class HostsTests(SynchronousTestCase):
 
     def test_own_address(self):
         """
-        The address that the client has connected to is taken, in any form, and no other.
+        The local address of the connection is trusted, in any form, and no other.
         """
         for local in (
             IPv4Address("TCP", "192.0.2.1", 9001),
@@ -52,15 +52,14 @@ class HostsTests(SynchronousTestCase):
 
     def test_own_name(self):
         """
-        The machine's own name is taken.
+        The machine's own name is trusted.
         """
         self.assertTrue(is_trusted_host("Web1:9001", LOCAL, hostname="web1"))
         self.assertTrue(is_trusted_host(socket.gethostname(), LOCAL))
 
     def test_link_local(self):
         """
-        A link-local address is taken with and without its zone, which is another one on the
-        other side anyway.
+        A link-local address is trusted with any zone or none.
         """
         local = IPv6Address("TCP", "fe80::1%lo", 9001)
         for host in ("[fe80::1]:9001", "[fe80::1%25eth0]", "[FE80:0::1%7]:1"):
@@ -70,7 +69,7 @@ class HostsTests(SynchronousTestCase):
 
     def test_names(self):
         """
-        Names and addresses that the operator gives are taken, in any form; no others are.
+        Names and addresses of the operator are trusted, in any form, and no others.
         """
         names = ("echod.example", "192.0.2.9", "2001:db8::9")
         for host in (
@@ -86,7 +85,7 @@ class HostsTests(SynchronousTestCase):
 
     def test_names_beside(self):
         """
-        The names that stand with the machine's own in hosts(5) are its own as well.
+        The names on the lines of hosts(5) with the machine's own name are found.
         """
         hosts = (
             "# web1 commented.example\n",
@@ -105,7 +104,7 @@ class HostsTests(SynchronousTestCase):
 
     def test_strangers(self):
         """
-        Names that somebody else may own are not, nor is what is no host at all.
+        Other names are not trusted, nor is any other text.
         """
         for host in (
             "evil.example",
@@ -130,6 +129,6 @@ class HostsTests(SynchronousTestCase):
 
     def test_unix(self):
         """
-        Over a UNIX socket, where no browser comes, any host is taken.
+        Over a UNIX socket, which no browser uses, any host is trusted.
         """
         self.assertTrue(is_trusted_host("whatever", UNIXAddress(b"/x")))

@@ -1,5 +1,5 @@
 """
-HTTP for the few who look: what a client can make it hold.
+Tests for the limits of the HTTP server.
 """
 
 from twisted.internet.error import ConnectionDone
@@ -11,9 +11,9 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from echod.admin.site import (
-    ACCEPTS,
     HARD_LIMIT,
     IDLE_TIMEOUT,
+    MAX_ACCEPTS,
     MAX_BODY_BYTES,
     MAX_LENGTH_DIGITS,
     SOFT_LIMIT,
@@ -24,7 +24,7 @@ from tests.support.fakes import SocketTransport
 
 class Answering(Resource):
     """
-    A resource that notes what has been asked.
+    A resource that records the requests.
     """
 
     isLeaf = True
@@ -45,7 +45,7 @@ class Answering(Resource):
 
 class SiteTests(SynchronousTestCase):
     """
-    So many connections, so many seconds, so many bytes.
+    Tests for connections, timeouts and bodies.
     """
 
     def setUp(self):
@@ -69,7 +69,7 @@ class SiteTests(SynchronousTestCase):
 
     def test_keep_alive(self):
         """
-        A connection serves request after request, until it has been idle for long.
+        A connection serves several requests, until it is idle for too long.
         """
         transport = self.connect()
         for number in range(1, 4):
@@ -82,8 +82,8 @@ class SiteTests(SynchronousTestCase):
 
     def test_idle(self):
         """
-        Who asks for nothing is let go without a word in the log, and cut off when that
-        does not come to an end.
+        A connection without a request is closed without a log record, and aborted if that
+        does not end.
         """
         with capturedLogs() as events:
             transport = self.connect()
@@ -99,8 +99,8 @@ class SiteTests(SynchronousTestCase):
 
     def test_unread(self):
         """
-        Who has asked, and has not been read yet, is let go after another such time only,
-        and has it again after each request.
+        A connection whose request is not read yet gets the timeout once more, after each
+        request.
         """
         transport = self.connect()
         transport.client.send(b"GET")
@@ -115,7 +115,7 @@ class SiteTests(SynchronousTestCase):
 
     def test_nothing_unread(self):
         """
-        Who has asked for nothing is let go at once.
+        A connection without a request is closed at once.
         """
         transport = self.connect()
         self.clock.advance(IDLE_TIMEOUT)
@@ -123,15 +123,16 @@ class SiteTests(SynchronousTestCase):
 
     def test_last(self):
         """
-        Its requests are read when all others have been served, where the transport can.
+        Its requests are read after those of other connections, where the transport can do
+        that.
         """
         transport = self.connect()
         self.assertEqual(transport.last, [True])
 
     def test_ahead(self):
         """
-        Of who asks for more before there is an answer, one is the last; also when the
-        next comes behind a body, or while the answer is being made.
+        After pipelined requests the connection is closed with the first response; also with
+        a body before the next request.
         """
         request = b"GET / HTTP/1.1\r\nHost: x\r\n"
         for first, rest in (
@@ -154,13 +155,13 @@ class SiteTests(SynchronousTestCase):
 
     def test_no_clock(self):
         """
-        It keeps no clock for a log that it does not have.
+        It starts no timer for an access log.
         """
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_body_is_dropped(self):
         """
-        A body is not kept, in memory or in a file.
+        A body is discarded.
         """
         transport = self.connect()
         size = MAX_BODY_BYTES
@@ -173,7 +174,7 @@ class SiteTests(SynchronousTestCase):
 
     def test_endless_body(self):
         """
-        Who sends more than that is cut off.
+        A client with a longer body is aborted.
         """
         for headers, body in (
             (b"Content-Length: 1000000000000\r\n", bytes(MAX_BODY_BYTES + 1)),
@@ -186,7 +187,7 @@ class SiteTests(SynchronousTestCase):
 
     def test_endless_head(self):
         """
-        Nor is a head without an end read for long.
+        An endless header is aborted as well.
         """
         transport = self.connect()
         transport.protocol.dataReceived(b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 5000)
@@ -194,7 +195,7 @@ class SiteTests(SynchronousTestCase):
 
     def test_room(self):
         """
-        When there are too many, who has been there longest makes room for the newest.
+        When there are too many connections, the oldest is aborted for the newest.
         """
         all_of_them = [self.connect() for _ in range(SOFT_LIMIT + 2)]
         self.assertEqual(
@@ -205,8 +206,8 @@ class SiteTests(SynchronousTestCase):
 
     def test_waiting(self):
         """
-        One whose request is being answered, or has come and has not been read yet, makes no
-        room; until all are of that kind, when there are more for a moment.
+        A connection whose request is being answered, or is not read yet, stays; more than
+        the limit may stay for a moment.
         """
         self.root.late = True
         waiting = []
@@ -222,7 +223,7 @@ class SiteTests(SynchronousTestCase):
 
     def test_always_sending(self):
         """
-        Those who send and send, and ask for nothing, do not add up.
+        Connections that send without completing a request do not accumulate.
         """
         self.root.late = True
         answering = self.connect()
@@ -237,15 +238,15 @@ class SiteTests(SynchronousTestCase):
 
     def test_all_wait(self):
         """
-        When so many wait for an answer, the port accepts no more, until one is answered, or has
-        been read from and has not asked.
+        While too many clients wait for a response, the port accepts none, until one has its
+        response, or was read from and has not completed a request.
         """
-        self.assertEqual(self.site.acceptsAtOnce, ACCEPTS)
+        self.assertEqual(self.site.acceptsAtOnce, MAX_ACCEPTS)
         waiting = []
         for number in range(HARD_LIMIT - 1, -1, -1):
             waiting.append(self.connect())
             waiting[-1].client.send(b"GET")
-            self.assertEqual(self.site.acceptsAtOnce, min(ACCEPTS, number))
+            self.assertEqual(self.site.acceptsAtOnce, min(MAX_ACCEPTS, number))
         first, second, *_ = waiting
         self.ask(first)
         first.protocol.pauseProducing()
@@ -257,7 +258,7 @@ class SiteTests(SynchronousTestCase):
 
     def test_not_waiting(self):
         """
-        One that is being closed, or does not take its answers, is not read from: it makes room,
+        A connection that is closing, or does not read its responses, is aborted for others,
         whatever it has sent.
         """
         first, second, third = (self.connect() for _ in range(3))
@@ -275,8 +276,7 @@ class SiteTests(SynchronousTestCase):
 
     def test_long_length(self):
         """
-        A Content-Length of more digits than Python makes a number of is a bad request, and
-        nothing in the log.
+        A Content-Length that Python cannot convert is a bad request, and nothing is logged.
         """
         for digits in (MAX_LENGTH_DIGITS + 1, 5000):
             for name in (b"Content-Length", b"CONTENT-LENGTH"):
@@ -288,7 +288,7 @@ class SiteTests(SynchronousTestCase):
 
     def test_gone(self):
         """
-        Who has gone takes no room.
+        A lost connection does not count.
         """
         for _ in range(2 * SOFT_LIMIT):
             transport = self.connect()
@@ -297,7 +297,7 @@ class SiteTests(SynchronousTestCase):
 
     def test_lose_all(self):
         """
-        At the end, idle connections are closed, and the clients in the kernel's queue accepted,
+        At a stop, idle connections are closed, and the clients in the accept queue are accepted,
         however many wait.
         """
         for _ in range(HARD_LIMIT):
@@ -305,10 +305,10 @@ class SiteTests(SynchronousTestCase):
         transport = self.connect()
         self.ask(transport)
         self.assertFalse(transport.disconnecting)
-        self.assertLess(self.site.acceptsAtOnce, ACCEPTS)
+        self.assertLess(self.site.acceptsAtOnce, MAX_ACCEPTS)
         self.site.close_all()
         self.assertTrue(transport.disconnecting)
-        self.assertEqual(self.site.acceptsAtOnce, ACCEPTS)
+        self.assertEqual(self.site.acceptsAtOnce, MAX_ACCEPTS)
 
     def test_no_log(self):
         """

@@ -35,7 +35,7 @@ class WhenRunning:
 
 class PerformTests(SynchronousTestCase):
     """
-    Tests for L{cli.perform}.
+    Tests for L{cli.run_and_exit}.
     """
 
     def perform(self, work):
@@ -48,14 +48,14 @@ class PerformTests(SynchronousTestCase):
                 return Outcome.USAGE
 
         self.reactor = WhenRunning()
-        return Deferred.fromCoroutine(cli.perform(self.reactor, Work()))
+        return Deferred.fromCoroutine(cli.run_and_exit(self.reactor, Work()))
 
     def status(self, running):
         return self.failureResultOf(running, SystemExit).value.code
 
     def test_status(self):
         """
-        The status is the outcome's.
+        The exit status is that of the outcome.
         """
 
         async def lost():
@@ -65,7 +65,7 @@ class PerformTests(SynchronousTestCase):
 
     def test_interrupt(self):
         """
-        Ctrl-C and SIGTERM have a status of their own.
+        Ctrl-C and SIGTERM have an exit status of their own.
         """
 
         async def for_ever():
@@ -83,7 +83,7 @@ class PerformTests(SynchronousTestCase):
 
     def test_output(self):
         """
-        Output that goes nowhere is a status of its own.
+        Standard output that fails has the status of a usage error.
         """
 
         async def nobody_reads():
@@ -110,7 +110,7 @@ class CommandTests(SynchronousTestCase):
 
     def test_secure(self):
         """
-        Files for TLS are read before anything is connected.
+        The files for TLS are read before a connection is made.
         """
         self.assertIsNone(cli.make_tls(self.options()))
         ca = self.file(make_certificate(authority=True).cert_pem)
@@ -120,21 +120,21 @@ class CommandTests(SynchronousTestCase):
         error = self.assertRaises(UsageError, cli.make_tls, options)
         self.assertIn("--ca", str(error))
 
-    def test_leave_out_openssl(self):
+    def test_skip_openssl(self):
         """
-        OpenSSL is left out where nobody asks for it, and not taken from who has it.
+        OpenSSL is not imported without --tls, and stays if it is imported already.
         """
         for arguments, before, after in (
             ((), {}, {"OpenSSL": None}),
             ((), {"OpenSSL": 1}, {"OpenSSL": 1}),
             (("--tls",), {}, {}),
         ):
-            cli.leave_out_openssl(self.options(*arguments), before)
+            cli.skip_openssl(self.options(*arguments), before)
             self.assertEqual(before, after)
 
     def test_wrong_option(self):
         """
-        A wrong option is one line and a status of its own.
+        A wrong option is one line with an exit status of its own.
         """
         errors = io.StringIO()
         self.patch(sys, "stderr", errors)
@@ -145,7 +145,7 @@ class CommandTests(SynchronousTestCase):
 
     def test_full_disk(self):
         """
-        Help that cannot be written is one line as well.
+        Help that cannot be written is reported in one line.
         """
         for option in ("--help", "--version"):
             errors = io.StringIO()
@@ -160,7 +160,7 @@ class CommandTests(SynchronousTestCase):
 
     def test_reactor(self):
         """
-        The reactor that runs has a clock that cannot step.
+        The reactor's clock is monotonic.
         """
         self.patch(reactor, "seconds", reactor.seconds)
         self.patch(sys, "stderr", io.StringIO())

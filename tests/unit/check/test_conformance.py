@@ -1,5 +1,5 @@
 """
-The exactness suite, against servers in memory.
+Tests for the conformance suite, with servers in memory.
 """
 
 from twisted.internet.defer import Deferred
@@ -16,7 +16,7 @@ NAMES = [name for name, _ in CASES]
 
 async def deaf_to_the_end(end):
     """
-    A server that drops what it has not sent when the client is done sending.
+    A server that drops its unsent bytes when the client half-closes.
     """
     kept = b""
     while piece := await end.read():
@@ -27,14 +27,14 @@ async def deaf_to_the_end(end):
 
 async def hangs(end):
     """
-    A server that takes nothing and says nothing.
+    A server that receives and sends nothing.
     """
     await Deferred()
 
 
 async def resets(end):
     """
-    A server that breaks off in the middle.
+    A server that aborts in the middle.
     """
     await end.write((await end.read())[:1])
     end.abort()
@@ -61,7 +61,7 @@ class SuiteTests(SynchronousTestCase):
 
     def test_right(self):
         """
-        An echo that is right passes every case, and no connection is left open.
+        A correct server passes every case, and no connection stays open.
         """
         dials = Dials(echo)
         passed = self.run_suite(dials)
@@ -76,8 +76,8 @@ class SuiteTests(SynchronousTestCase):
 
     def test_loses_at_the_end(self):
         """
-        A server that loses what is under way at the end fails what half-closes, and what
-        it lost is counted.
+        A server that loses bytes at the half-close fails these cases, and the bytes are
+        counted.
         """
         self.assertFalse(self.run_suite(Dials(deaf_to_the_end)))
         [one, *_] = self.results
@@ -85,7 +85,7 @@ class SuiteTests(SynchronousTestCase):
 
     def test_hangs(self):
         """
-        A server that hangs costs each case its time, and no more.
+        A server that hangs costs each case its timeout only.
         """
         self.assertFalse(self.run_suite(Dials(hangs)))
         self.assertEqual(self.outcomes(), {Outcome.TIMED_OUT})
@@ -96,21 +96,21 @@ class SuiteTests(SynchronousTestCase):
 
     def test_resets(self):
         """
-        A server that resets is told so, case by case.
+        A server that resets fails each case with that outcome.
         """
         self.assertFalse(self.run_suite(Dials(resets)))
         self.assertEqual(self.outcomes(), {Outcome.RESET})
 
     def test_nobody(self):
         """
-        Where nobody answers, every case says so.
+        Without a server, each case fails with that outcome.
         """
         self.assertFalse(self.run_suite(fails(Outcome.REFUSED)))
         self.assertEqual(self.outcomes(), {Outcome.REFUSED})
 
     def test_interrupted(self):
         """
-        Who interrupts a case leaves no connection behind.
+        A canceled case leaves no connection open.
         """
         dials = Dials(hangs)
         suite = Deferred.fromCoroutine(

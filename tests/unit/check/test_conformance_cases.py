@@ -1,5 +1,5 @@
 """
-What the clients of the exactness suite do.
+Tests for what the cases send.
 """
 
 from twisted.internet.task import Clock
@@ -13,19 +13,19 @@ from tests.support.memory import Dials, turn
 
 class CasesTests(SynchronousTestCase):
     """
-    Tests for the cases that could pass without showing what they are to show.
+    Tests for cases that could pass without a test of anything.
     """
 
     def test_all_pairs(self):
         """
-        Every byte value comes beside every other.
+        Every pair of byte values is sent.
         """
         pairs = {conformance.PAIRS[i : i + 2] for i in range(0, len(conformance.PAIRS), 2)}
         self.assertEqual(len(pairs), 65536)
 
     def test_crossed(self):
         """
-        An echo that goes to the wrong client is found out.
+        An echo to the wrong client is a difference.
         """
         clock, ends = Clock(), []
 

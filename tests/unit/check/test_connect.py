@@ -1,12 +1,12 @@
 """
-The way to a server, stage by stage.
+Tests for the stages of a connection.
 """
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.check.connect import GOODBYE_SECONDS, Connector, gather
+from echod.check.connect import CLOSE_TIMEOUT, Connector, gather
 from echod.check.results import CheckFailed, CheckResult, Outcome, TLSSession
 from echod.proxyprotocol.encoder import parse_address
 from tests.support.memory import pair, sleep, turn
@@ -29,7 +29,7 @@ class TogetherTests(SynchronousTestCase):
 
     def test_all(self):
         """
-        It is done when all is done.
+        It ends when all coroutines have ended.
         """
         self.waiting[0].callback(None)
         self.assertNoResult(self.done)
@@ -38,7 +38,7 @@ class TogetherTests(SynchronousTestCase):
 
     def test_one_fails(self):
         """
-        When one fails, the others are given up, and its failure is the failure.
+        When one fails, the others are canceled, and its failure is raised.
         """
         self.waiting[1].errback(CheckFailed(Outcome.LOST, ""))
         self.failureResultOf(self.done, CheckFailed)
@@ -46,7 +46,7 @@ class TogetherTests(SynchronousTestCase):
 
     def test_given_up(self):
         """
-        Who gives up gives up on all of them.
+        Canceling it cancels all.
         """
         self.done.cancel()
         self.failureResultOf(self.done, CancelledError)
@@ -78,12 +78,12 @@ class DiallerTests(SynchronousTestCase):
         raise CheckFailed(Outcome.TLS_REFUSED, "no")
 
     def dial(self, *arguments):
-        dialler = Connector(self.clock, self.connect, *arguments)
-        return Deferred.fromCoroutine(dialler.dial(self.answer))
+        connector = Connector(self.clock, self.connect, *arguments)
+        return Deferred.fromCoroutine(connector.dial(self.answer))
 
     def test_plain(self):
         """
-        A plain connection is handed out as it is.
+        A plain connection is returned as it is.
         """
         self.assertIs(self.successResultOf(self.dial()), self.client)
         self.assertEqual(self.answer.peer, "192.0.2.1:9000")
@@ -91,7 +91,7 @@ class DiallerTests(SynchronousTestCase):
 
     def test_secure(self):
         """
-        TLS is timed for itself, and what it agreed on is kept.
+        The TLS handshake is timed, and its session is kept.
         """
         self.assertIs(turn(self.clock, self.dial(self.secure), 3), self.client)
         self.assertEqual(self.answer.times.handshake, 3)
@@ -99,14 +99,14 @@ class DiallerTests(SynchronousTestCase):
 
     def test_refused(self):
         """
-        The alert that tells the server why has time to leave.
+        The TLS alert is sent before the connection is closed.
         """
         self.failureResultOf(self.dial(self.refuse), CheckFailed)
         self.assertEqual(self.client.done, ["lose"])
 
     def test_stubborn(self):
         """
-        A server that does not even take the alert is not waited for.
+        A server that does not receive the alert is not waited for.
         """
 
         async def lose():
@@ -115,13 +115,13 @@ class DiallerTests(SynchronousTestCase):
         self.client.lose = lose
         waiting = self.dial(self.refuse)
         self.assertNoResult(waiting)
-        self.clock.advance(GOODBYE_SECONDS)
+        self.clock.advance(CLOSE_TIMEOUT)
         self.failureResultOf(waiting, CheckFailed)
         self.assertEqual(self.client.done, ["abort"])
 
     def test_given_up(self):
         """
-        Who gives up in the middle leaves no connection behind.
+        A canceled connection attempt leaves no connection open.
         """
         waiting = self.dial(self.secure)
         waiting.cancel()
@@ -130,7 +130,7 @@ class DiallerTests(SynchronousTestCase):
 
     def test_proxy_header(self):
         """
-        The PROXY header is the first that the server sees, before TLS.
+        The PROXY header is sent first, before TLS.
         """
         turn(self.clock, self.dial(self.secure, "v1", parse_address("198.51.100.7:4711")), 3)
         header = self.successResultOf(Deferred.fromCoroutine(self.server.read()))
@@ -138,7 +138,7 @@ class DiallerTests(SynchronousTestCase):
 
     def test_proxy_header_to_a_path(self):
         """
-        A socket in the file system has no address, and none is made up for it.
+        For a UNIX socket the PROXY header has no real address.
         """
         self.client.peer = "unix:/run/echod.sock"
         self.successResultOf(self.dial(None, "v1", parse_address("198.51.100.7:4711")))

@@ -1,5 +1,5 @@
 """
-Where a server is, and the way there.
+Tests for targets, the resolver and Happy Eyeballs.
 """
 
 import errno
@@ -22,12 +22,12 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.check.connect import (
-    ATTEMPT_DELAY_SECONDS,
-    PATIENCE_SECONDS,
+    ATTEMPT_DELAY,
+    NO_TIMEOUT,
     happy_eyeballs,
-    in_thread,
     parse_target,
     resolve,
+    start_thread,
 )
 from echod.check.results import CheckFailed, CheckResult, Outcome
 
@@ -38,7 +38,7 @@ LOCAL = (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("fe80::1", 9000, 0, 3))
 
 class ThreadedReactor(MemoryReactorClock):
     """
-    A reactor that other threads may call.
+    A reactor whose C{callFromThread} is recorded.
     """
 
     def callFromThread(self, call, *arguments):
@@ -47,12 +47,12 @@ class ThreadedReactor(MemoryReactorClock):
 
 class ParseTests(SynchronousTestCase):
     """
-    Tests for L{parse}.
+    Tests for L{parse_target}.
     """
 
     def test_hosts(self):
         """
-        The host is what the certificate is to be for; a path and an endpoint have none.
+        The host is the name for the certificate; a path and an endpoint have none.
         """
         for text, host in (
             ("localhost:9000", "localhost"),
@@ -69,7 +69,7 @@ class ParseTests(SynchronousTestCase):
 
     def test_wrong(self):
         """
-        What is no place is said, with the way out, and without a control character.
+        Another text is an error with what to give, and escaped.
         """
         for text in (
             *("localhost", "::1:9000", "unix:", "unix:a\0", "host:99999", "host:0", "nope:a:b"),
@@ -106,7 +106,7 @@ class ResolveTests(SynchronousTestCase):
 
     def test_name(self):
         """
-        A name is looked up in another thread, and the answer given in the reactor's.
+        A name is looked up in a thread, and the result is passed to the reactor.
         """
         waiting = self.resolve([V4])
         self.assertNoResult(waiting)
@@ -124,7 +124,7 @@ class ResolveTests(SynchronousTestCase):
 
     def test_none(self):
         """
-        A name without an address is the system's error.
+        A name without an address fails with the system's error.
         """
         waiting = self.resolve(socket.gaierror(socket.EAI_NONAME, "not known"))
         self.started.pop()()
@@ -133,7 +133,7 @@ class ResolveTests(SynchronousTestCase):
 
     def test_no_thread(self):
         """
-        Where there can be no thread, that is said; an address needs none.
+        Without a thread a name fails; an address needs none.
         """
 
         def start(work):
@@ -146,11 +146,11 @@ class ResolveTests(SynchronousTestCase):
             resolve(self.reactor, "echo.example", 9000, getaddrinfo, start), CheckFailed
         )
         self.assertIs(failure.value.outcome, Outcome.UNRESOLVED)
-        self.assertIn("no thread can be started", failure.value.detail)
+        self.assertIn("no thread for the lookup", failure.value.detail)
 
     def test_given_up(self):
         """
-        An answer that nobody waits for any more does no harm.
+        A late result of a canceled lookup is ignored.
         """
         waiting = self.resolve([V4])
         waiting.cancel()
@@ -160,11 +160,11 @@ class ResolveTests(SynchronousTestCase):
 
     def test_thread(self):
         """
-        The thread is one that does not hold up the end of the process.
+        The thread is a daemon thread.
         """
         said = threading.Event()
         daemons = []
-        in_thread(lambda: (daemons.append(threading.current_thread().daemon), said.set()))
+        start_thread(lambda: (daemons.append(threading.current_thread().daemon), said.set()))
         self.assertTrue(said.wait(10))
         self.assertEqual(daemons, [True])
 
@@ -188,7 +188,7 @@ class FirstOfTests(SynchronousTestCase):
 
     def test_first(self):
         """
-        The first to succeed wins; no other is tried after it.
+        The first attempt to succeed wins; no other is started.
         """
         winner = self.start(2)
         self.attempts[0].callback("a")
@@ -199,7 +199,7 @@ class FirstOfTests(SynchronousTestCase):
 
     def test_next_after_failure(self):
         """
-        When one has failed the next is tried at once.
+        After a failure the next attempt starts at once.
         """
         winner = self.start(2)
         self.attempts[0].errback(ConnectionRefusedError())
@@ -208,10 +208,11 @@ class FirstOfTests(SynchronousTestCase):
 
     def test_next_after_delay(self):
         """
-        A slow one has company after a while, and may still win; the others are given up.
+        After a delay the next attempt starts as well; the slow one may still win, and the
+        others are canceled.
         """
         winner = self.start(3)
-        self.clock.advance(ATTEMPT_DELAY_SECONDS)
+        self.clock.advance(ATTEMPT_DELAY)
         self.assertEqual(len(self.attempts), 2)
         self.attempts[0].callback("a")
         self.assertEqual(self.successResultOf(winner), "a")
@@ -219,11 +220,11 @@ class FirstOfTests(SynchronousTestCase):
 
     def test_all_fail(self):
         """
-        When all have failed, the last failure is told.
+        When all fail, the last failure is returned.
         """
         winner = self.start(2)
-        self.clock.advance(ATTEMPT_DELAY_SECONDS)
-        self.clock.advance(ATTEMPT_DELAY_SECONDS)
+        self.clock.advance(ATTEMPT_DELAY)
+        self.clock.advance(ATTEMPT_DELAY)
         self.attempts[1].errback(ConnectionRefusedError())
         self.assertNoResult(winner)
         self.attempts[0].errback(TimeoutError())
@@ -231,7 +232,7 @@ class FirstOfTests(SynchronousTestCase):
 
     def test_cancel(self):
         """
-        Who gives up gives up on all of them.
+        Canceling it cancels all attempts.
         """
         winner = self.start(2)
         winner.cancel()
@@ -242,7 +243,7 @@ class FirstOfTests(SynchronousTestCase):
 
 class ConnectTests(SynchronousTestCase):
     """
-    The ways that L{parse} finds.
+    Tests for the L{Connect} functions of L{parse_target}.
     """
 
     def setUp(self):
@@ -270,7 +271,7 @@ class ConnectTests(SynchronousTestCase):
 
     def test_tcp(self):
         """
-        A connection is made, and both times are noted.
+        A connection is made, and both stages are timed.
         """
         waiting = self.connect("localhost:9000")
         host, port, factory, *_ = self.reactor.tcpClients[0]
@@ -285,14 +286,14 @@ class ConnectTests(SynchronousTestCase):
 
     def test_link_local(self):
         """
-        An address that is local to a link keeps its link.
+        A link-local address keeps its zone.
         """
         self.connect("[fe80::1%3]:9000", (LOCAL,))
         self.assertEqual(self.reactor.tcpClients[0][0], "fe80::1%3")
 
     def test_every_address(self):
         """
-        All addresses are tried; what the last says is said.
+        All addresses are tried; the last failure is reported.
         """
         waiting = self.connect("localhost:9000", (V6, V4))
         self.assertEqual(self.reactor.tcpClients[0][0], "2001:db8::1")
@@ -303,7 +304,7 @@ class ConnectTests(SynchronousTestCase):
 
     def test_failures(self):
         """
-        Each way not to connect has its class.
+        Each failure has its outcome.
         """
         for error, outcome, text in (
             (TimeoutError(), Outcome.TIMED_OUT, "connecting: Connection timed out"),
@@ -321,20 +322,20 @@ class ConnectTests(SynchronousTestCase):
 
     def test_unresolved(self):
         """
-        A name without an address is told with the system's reason.
+        A name without an address fails with the system's reason.
         """
         error = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         waiting = self.connect("nope:9000", error)
         self.outcome(waiting, Outcome.UNRESOLVED, "Name or service not known")
         error = UnicodeError("label empty or too long")
         waiting = self.connect("[fe80::1%a..b]:9000", error)
-        self.outcome(waiting, Outcome.UNRESOLVED, "not a name")
+        self.outcome(waiting, Outcome.UNRESOLVED, "not a host name")
         waiting = self.connect("nope:9000", OSError("of a kind without a number"))
         self.outcome(waiting, Outcome.UNRESOLVED, "of a kind without a number")
 
     def test_whole_name(self):
         """
-        The resolver is asked for the name in ASCII, with the dot that says that it is whole.
+        The resolver gets the name in ASCII, with its trailing dot.
         """
         asked = []
 
@@ -351,7 +352,7 @@ class ConnectTests(SynchronousTestCase):
 
     def test_unix(self):
         """
-        A socket in the file system has no name to look up.
+        A UNIX socket is not looked up.
         """
         waiting = self.connect("unix:/run/echod.sock")
         self.assertEqual(self.reactor.unixClients[0][0], "/run/echod.sock")
@@ -361,7 +362,7 @@ class ConnectTests(SynchronousTestCase):
 
     def test_endpoint(self):
         """
-        Any client endpoint of Twisted's will do.
+        Any client endpoint of Twisted is accepted.
         """
         waiting = self.connect("unix:path=/run/echod.sock:timeout=3")
         self.fail_with(DNSLookupError("no such name"), self.reactor.unixClients)
@@ -369,7 +370,7 @@ class ConnectTests(SynchronousTestCase):
 
     def test_endpoint_that_raises(self):
         """
-        Whatever an endpoint raises is one line, but for the end of the time.
+        Any exception of an endpoint is one line, except a cancellation.
         """
         where = "unix:path=/run/echod.sock:timeout=3"
         waiting = self.connect(where)
@@ -382,7 +383,7 @@ class ConnectTests(SynchronousTestCase):
 
     def test_endpoint_of_a_plugin(self):
         """
-        So is what a plugin connects by.
+        So is an endpoint of a plugin.
         """
 
         class Nowhere:
@@ -400,10 +401,10 @@ class ConnectTests(SynchronousTestCase):
 
     def test_tcp_endpoint(self):
         """
-        One for TCP is looked up and connected as HOST:PORT is, with what it sets.
+        A TCP endpoint is looked up and connected as HOST:PORT is, with its arguments.
         """
         for text, timeout, bind in (
-            ("tcp:localhost:9000", PATIENCE_SECONDS, None),
+            ("tcp:localhost:9000", NO_TIMEOUT, None),
             ("tcp:port=9000:host=localhost:timeout=3:bindAddress=127.0.0.2", 3, ("127.0.0.2", 0)),
         ):
             self.connect(text)

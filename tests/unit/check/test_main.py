@@ -1,5 +1,5 @@
 """
-The way into C{echod-check}.
+Tests for the entry point of C{echod-check}.
 """
 
 import io
@@ -21,7 +21,7 @@ class MainTests(SynchronousTestCase):
 
     def test_main(self):
         """
-        It takes care of interrupts, and hands the arguments on.
+        It sets the signal handlers, and passes the arguments on.
         """
         signals = (signal.SIGINT, signal.SIGTERM)
         for number in signals:
@@ -31,21 +31,21 @@ class MainTests(SynchronousTestCase):
         self.assertEqual(end.code, Outcome.USAGE.status)
         self.assertIn("--nope", sys.stderr.getvalue())
         for number in signals:
-            self.assertIs(signal.getsignal(number), check.leave_at_once)
+            self.assertIs(signal.getsignal(number), check.exit_interrupted)
 
     def test_interrupted(self):
         """
-        Before anything has begun, an interrupt ends the process with its status.
+        Before the command runs, a signal ends the process with its status.
         """
         self.assertEqual(check.INTERRUPTED, Outcome.INTERRUPTED.status)
         ends = []
         self.patch(os, "_exit", ends.append)
-        check.leave_at_once(signal.SIGINT, None)
+        check.exit_interrupted(signal.SIGINT, None)
         self.assertEqual(ends, [130])
 
     def test_light(self):
         """
-        To get there, nothing of Twisted is imported, and nothing else of echod.
+        Importing it imports nothing of Twisted, and nothing else of echod.
         """
         loaded = run("import sys, echod.check; print(*sys.modules)")
         self.assertEqual([each for each in loaded if each.startswith("echod.")], ["echod.check"])

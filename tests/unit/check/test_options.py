@@ -35,7 +35,7 @@ class CheckOptionsTests(SynchronousTestCase):
 
     def test_defaults(self):
         """
-        A server is all that is needed.
+        A target is enough.
         """
         options = parsed("localhost:9000")
         self.assertEqual(options.target, "localhost:9000")
@@ -46,7 +46,7 @@ class CheckOptionsTests(SynchronousTestCase):
 
     def test_values(self):
         """
-        Values are read in the units that people write.
+        Values may have units.
         """
         options = parsed(
             *("-t", "500ms", "-s", "64KiB", "--count=3", "--ping", "--rate", "2.5"),
@@ -55,7 +55,7 @@ class CheckOptionsTests(SynchronousTestCase):
         )
         self.assertEqual((options["timeout"], options["size"]), (0.5, 65536))
         self.assertEqual((options["count"], options["rate"], options["connections"]), (3, 2.5, 4))
-        self.assertEqual(options["alpn"], ["h2", "echo"])
+        self.assertEqual(options["alpn"], (b"h2", b"echo"))
         self.assertEqual(options["proxy-source"][1], 1)
         for given, name in (("localhost.", "localhost"), ("192.0.2.1", "192.0.2.1")):
             options = parsed("--tls", "--servername", given, "unix:/run/echod.sock")
@@ -63,7 +63,7 @@ class CheckOptionsTests(SynchronousTestCase):
 
     def test_any_order(self):
         """
-        Options may stand behind the server, and a server behind C{--}.
+        Options may follow the target, and a target may follow C{--}.
         """
         for arguments in (
             ("localhost:9000", "--quiet", "-t", "2s", "--size=3"),
@@ -114,35 +114,35 @@ class CheckOptionsTests(SynchronousTestCase):
 
     def test_bad_combinations(self):
         """
-        What one option demands of another is said.
+        An option that needs another one says so.
         """
         for arguments, text in (
             (("--ping", "--conformance"), "--ping and --conformance"),
-            (("--rate", "3"), "--rate: does nothing without --ping"),
-            (("--connections", "3"), "--connections: does nothing without --ping"),
-            (("--insecure",), "--insecure: does nothing without --tls"),
-            (("--ca", "x"), "--ca: does nothing without --tls"),
-            (("--proxy-source", "192.0.2.1:1"), "--proxy-source: does nothing without"),
-            (("--conformance", "--count", "3"), "--count: is not for --conformance"),
-            (("--conformance", "--interval", "3"), "--interval: is not for --conformance"),
+            (("--rate", "3"), "--rate: has no effect without --ping"),
+            (("--connections", "3"), "--connections: has no effect without --ping"),
+            (("--insecure",), "--insecure: has no effect without --tls"),
+            (("--ca", "x"), "--ca: has no effect without --tls"),
+            (("--proxy-source", "192.0.2.1:1"), "--proxy-source: has no effect without"),
+            (("--conformance", "--count", "3"), "--count: has no effect with --conformance"),
+            (("--conformance", "--interval", "3"), "--interval: has no effect with --conformance"),
             (("--ping", "--rate", "3", "--interval", "1"), "--rate and --interval"),
-            (("--key", "x", "--tls"), "--key: does nothing without --cert"),
+            (("--key", "x", "--tls"), "--key: has no effect without --cert"),
         ):
             self.assertIn(text, self.wrong(*arguments, "localhost:9000"))
 
     def test_servers(self):
         """
-        There is one server, and it is a place.
+        There is one target, and it is valid.
         """
         self.assertIn("no server; give HOST:PORT", self.wrong())
         self.assertIn("unexpected argument 'b:2'", self.wrong("a:1", "b:2"))
-        self.assertIn("'a\\x1b': not a place", self.wrong("a\x1b"))
+        self.assertIn("'a\\x1b': not a server", self.wrong("a\x1b"))
         self.assertIn("--nope", self.wrong("a:1", "--nope"))
         self.assertIn("see --help", self.wrong("a:1", "--nope"))
 
     def test_whose_certificate(self):
         """
-        Where there is no host, somebody has to say whose certificate it is to be.
+        Without a host, --tls needs a name to verify.
         """
         self.assertIn("--servername NAME", self.wrong("--tls", "unix:/run/echod.sock"))
         parsed("--tls", "--insecure", "unix:/run/echod.sock")
@@ -160,7 +160,7 @@ class CheckOptionsTests(SynchronousTestCase):
 
     def test_every_option_is_read(self):
         """
-        No option is taken and then ignored.
+        No option is ignored.
         """
         reads = set()
         for module in (cli, runner):

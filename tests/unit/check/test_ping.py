@@ -1,5 +1,5 @@
 """
-The open loop.
+Tests for the ping.
 """
 
 from twisted.internet.defer import Deferred
@@ -15,7 +15,7 @@ class PingTests(PingTestCase):
 
     def test_echoes(self):
         """
-        Each message is told when it is back, with its time.
+        Each message is reported when it is back, with its time.
         """
 
         async def slow(end):
@@ -31,8 +31,8 @@ class PingTests(PingTestCase):
 
     def test_stalled(self):
         """
-        The time counts from when a message was due, so each that a stalled server keeps
-        waiting is charged to it.
+        The time counts from when a message was due, so a stalled server is charged for each
+        message.
         """
 
         async def stalls(end):
@@ -44,7 +44,7 @@ class PingTests(PingTestCase):
 
     def test_not_taken(self):
         """
-        A message that could not even be written is charged from when it was due.
+        A message that could not be written is charged from when it was due.
         """
 
         async def stalls(end):
@@ -56,7 +56,7 @@ class PingTests(PingTestCase):
 
     def test_own_timer(self):
         """
-        What our own timer was late is not charged to the server.
+        The delay of the client's timer is not charged to the server.
         """
         ping = self.ping(Dials(echo), count=2)
         running = Deferred.fromCoroutine(ping.run())
@@ -66,7 +66,7 @@ class PingTests(PingTestCase):
 
     def test_connections(self):
         """
-        The connections have their turns.
+        The connections send in turn.
         """
         dials = Dials(echo)
         self.run_ping(dials, connections=3, count=7)
@@ -75,7 +75,8 @@ class PingTests(PingTestCase):
 
     def test_stopped(self):
         """
-        What is under way when it is stopped is not counted, and nothing is left behind.
+        Messages in flight at a cancellation are not counted, and no timer or connection
+        stays.
         """
 
         async def slow(end):

@@ -1,5 +1,5 @@
 """
-One connection of the open loop, to a server that breaks it, or breaks off.
+One connection of a ping, to servers that fail.
 """
 
 from twisted.internet.defer import Deferred
@@ -9,15 +9,16 @@ from tests.support.memory import Dials, echo, fails, never, sleep
 from tests.support.pinging import PingTestCase
 
 
-class LaneTests(PingTestCase):
+class PingConnectionTests(PingTestCase):
     """
-    Tests for L{PingConnection<echod.check.ping.PingConnection>}.
+    Tests for L{PingConnection<echod.check.ping.PingConnection>}, as used by
+    L{Ping<echod.check.ping.Ping>}.
     """
 
     def test_late(self):
         """
-        A message that is not back in time is lost, and so are those behind it; then there
-        is a new connection.
+        A message that is not back in time is lost, with those after it; then there is a new
+        connection.
         """
         served = []
 
@@ -35,7 +36,7 @@ class LaneTests(PingTestCase):
 
     def test_broken(self):
         """
-        A connection that breaks or ends loses what was under way, and is made anew.
+        A connection that is lost or closed loses the messages in flight, and is replaced.
         """
 
         async def resets(end):
@@ -55,8 +56,7 @@ class LaneTests(PingTestCase):
 
     def test_broken_while_sending(self):
         """
-        A connection that breaks in the middle of a message that is too long for it loses
-        that message.
+        A connection that is lost in the middle of a long message loses that message.
         """
 
         async def resets(end):
@@ -68,7 +68,7 @@ class LaneTests(PingTestCase):
 
     def test_corrupted(self):
         """
-        What comes back wrong is lost, and named.
+        A wrong echo is a lost message, with the difference.
         """
 
         async def wrong(end):
@@ -80,7 +80,7 @@ class LaneTests(PingTestCase):
 
     def test_wrong_and_reset(self):
         """
-        What came back wrong says more than the reset behind it.
+        A wrong echo before a reset is reported as the wrong echo.
         """
 
         async def wrong(end):
@@ -92,7 +92,7 @@ class LaneTests(PingTestCase):
 
     def test_twice(self):
         """
-        What comes although nothing is under way is noted, and costs the connection.
+        Bytes between two messages are reported, and the connection is replaced.
         """
 
         async def twice(end):
@@ -109,7 +109,7 @@ class LaneTests(PingTestCase):
 
     def test_closed_between(self):
         """
-        A server may close a connection that says nothing; that loses nothing.
+        A server may close an idle connection; that loses no message.
         """
 
         async def impatient(end):
@@ -123,8 +123,7 @@ class LaneTests(PingTestCase):
 
     def test_speaks_first(self):
         """
-        A server that speaks before it is asked loses each message, and is not asked more
-        often for it.
+        A server that sends first loses each message, and gets no extra connections.
         """
 
         async def speaks(end):
@@ -138,7 +137,7 @@ class LaneTests(PingTestCase):
 
     def test_refused(self):
         """
-        A server that is not there loses each message in its turn.
+        Without a server each message is lost when it is due.
         """
         ping = self.run_ping(fails(Outcome.REFUSED))
         self.assertEqual(self.outcomes(), [Outcome.REFUSED] * 3)

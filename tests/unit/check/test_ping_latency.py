@@ -1,5 +1,5 @@
 """
-Round-trip times in little room.
+Tests for the histogram of latencies.
 """
 
 import random
@@ -16,7 +16,7 @@ class LatenciesTests(SynchronousTestCase):
 
     def test_percentiles(self):
         """
-        A percentile is right to one part in a hundred, and never too short.
+        A percentile is exact to 1 %, and never rounded down.
         """
         chance = random.Random(6)
         times = sorted(chance.expovariate(1000) + 1e-5 for _ in range(5001))
@@ -26,23 +26,23 @@ class LatenciesTests(SynchronousTestCase):
         for percent, index in ((50, 2500), (99, 4950)):
             ratio = latencies.percentile(percent) / times[index]
             self.assertTrue(1 <= ratio <= 1.0101, ratio)
-        self.assertEqual(latencies.least, times[0])
-        self.assertEqual(latencies.most, latencies.percentile(100))
-        self.assertEqual(latencies.most, times[-1])
+        self.assertEqual(latencies.min, times[0])
+        self.assertEqual(latencies.max, latencies.percentile(100))
+        self.assertEqual(latencies.max, times[-1])
         self.assertEqual(latencies.count, 5001)
 
     def test_bounded(self):
         """
-        Many times take no more room than there are classes.
+        The number of bins is bounded.
         """
         latencies = LatencyHistogram()
         for number in range(100_000):
             latencies.add(number / 1000)
-        self.assertLess(len(latencies._classes), 3000)
+        self.assertLess(len(latencies._bins), 3000)
 
     def test_histogram(self):
         """
-        The histogram goes by powers of two, gaps included, and misses none.
+        The bounds are powers of two, without gaps, and all times are counted.
         """
         latencies = LatencyHistogram()
         for time in (0.0, 3e-6, 5e-6, 6e-6):
@@ -51,7 +51,7 @@ class LatenciesTests(SynchronousTestCase):
 
     def test_none(self):
         """
-        Nothing has no times.
+        An empty histogram has no percentiles.
         """
         self.assertEqual(LatencyHistogram().histogram(), [])
         self.assertEqual(LatencyHistogram().percentile(50), 0.0)

@@ -1,5 +1,5 @@
 """
-One exchange, with servers that are right and servers that are wrong.
+Tests for the probe, with correct and wrong servers.
 """
 
 from twisted.internet.defer import Deferred
@@ -13,7 +13,7 @@ from tests.support.memory import Dials, echo, fails, never, pair, sleep, turn
 
 def changed(change):
     """
-    A server that changes the whole of what it gets, and then sends it.
+    A server that receives all, changes it, and sends it.
     """
 
     async def serve(end):
@@ -43,7 +43,7 @@ class CheckTests(SynchronousTestCase):
 
     def test_right(self):
         """
-        An echo that is right is closed and said to be right.
+        A correct echo passes, and the connection is closed.
         """
         self.assertEqual(self.check(), (Outcome.OK, None))
         self.assertEqual(self.answer.received, 64)
@@ -52,14 +52,14 @@ class CheckTests(SynchronousTestCase):
 
     def test_large(self):
         """
-        More than the buffers hold goes there and back at the same time.
+        More than the buffers hold is sent and received at the same time.
         """
         self.assertEqual(self.check(size=20 << 20), (Outcome.OK, None))
         self.assertEqual(self.answer.received, 20 << 20)
 
     def test_times(self):
         """
-        The first byte is timed, and the whole.
+        The first byte and the total are timed.
         """
 
         async def slow(end):
@@ -76,19 +76,19 @@ class CheckTests(SynchronousTestCase):
 
     def test_no_way(self):
         """
-        What the way to the server says is passed on.
+        A failure to connect is the result.
         """
         self.assertEqual(self.check(dial=fails(Outcome.REFUSED)), (Outcome.REFUSED, "of course"))
 
     def test_late_on_the_way(self):
         """
-        A time that was over on the way is told with its stage.
+        A timeout while connecting names the stage.
         """
         self.assertEqual(self.check(dial=never), (Outcome.TIMED_OUT, "connecting, after 4 s"))
 
     def test_wrong(self):
         """
-        What comes back wrong is named for what it is.
+        Each kind of difference is named.
         """
         for change, outcome in (
             (lambda came: came[1:], Outcome.LOST),
@@ -104,7 +104,7 @@ class CheckTests(SynchronousTestCase):
 
     def test_stall(self):
         """
-        A server that sends nothing more, and does not close either, is late.
+        A server that hangs times out.
         """
 
         async def stall(end):
@@ -117,7 +117,7 @@ class CheckTests(SynchronousTestCase):
 
     def test_stall_behind_a_wrong_byte(self):
         """
-        A server that stalls behind a difference is told by the difference.
+        A server that hangs after a difference fails with the difference.
         """
 
         async def stall(end):
@@ -128,7 +128,7 @@ class CheckTests(SynchronousTestCase):
 
     def test_does_not_take(self):
         """
-        A server that does not take all is late, and was not told of an end.
+        A server that does not receive all times out, without a half-close.
         """
 
         async def stall(end):
@@ -139,7 +139,7 @@ class CheckTests(SynchronousTestCase):
 
     def test_does_not_close(self):
         """
-        A server that does not close is told apart from one that does not echo.
+        A server that does not close has a stage of its own.
         """
 
         async def stay(end):
@@ -151,7 +151,7 @@ class CheckTests(SynchronousTestCase):
 
     def test_closes_early(self):
         """
-        A server that closes before all is back is not one that lost it.
+        A server that closes before the half-close has closed early; it has not lost bytes.
         """
 
         async def close(end):
@@ -163,7 +163,7 @@ class CheckTests(SynchronousTestCase):
 
     def test_reset(self):
         """
-        A reset is told with how far it came, unless what came was wrong already.
+        A reset has the progress, unless there was a difference before.
         """
 
         def resets(start):
@@ -179,7 +179,7 @@ class CheckTests(SynchronousTestCase):
 
     def test_reset_while_sending(self):
         """
-        A reset in the middle of a large message ends the sending too.
+        A reset in the middle of a large message ends the sending.
         """
 
         async def reset(end):
@@ -192,7 +192,7 @@ class CheckTests(SynchronousTestCase):
 
 class ExchangeTests(SynchronousTestCase):
     """
-    Tests for L{Probe}, the ways in which it can be run.
+    Tests for the parameters of L{Probe.run}.
     """
 
     def setUp(self):
@@ -202,7 +202,7 @@ class ExchangeTests(SynchronousTestCase):
 
     def test_half_close(self):
         """
-        The end may stand right behind the last byte; only what was sent then counts.
+        The half-close may follow the last byte.
         """
         running = Deferred.fromCoroutine(self.probe.run(1, half_close=True))
         self.assertTrue(self.client.finished)
@@ -212,7 +212,7 @@ class ExchangeTests(SynchronousTestCase):
 
     def test_pieces(self):
         """
-        It may be sent in pieces, and each may wait.
+        Bytes may be sent in pieces, with a wait after each.
         """
         running = Deferred.fromCoroutine(
             self.probe.run(
@@ -230,7 +230,7 @@ class ExchangeTests(SynchronousTestCase):
 
     def test_reluctant_reader(self):
         """
-        Reading may begin late, and be slow.
+        Reading may start late, and be slow.
         """
         Deferred.fromCoroutine(echo(self.server))
         running = Deferred.fromCoroutine(
@@ -250,7 +250,7 @@ class ExchangeTests(SynchronousTestCase):
 
     def test_broken_while_impatient(self):
         """
-        A connection that breaks when it is to be closed is the reader's to name.
+        A connection that is lost at the late half-close is reported by the reader.
         """
 
         async def finish():

@@ -1,5 +1,5 @@
 """
-Streams that can be made again, and the naming of differences.
+Tests for patterns and comparisons.
 """
 
 import random
@@ -15,7 +15,7 @@ SENT = random.Random(6).randbytes(1000)
 
 def named(came, sent=SENT, piece=0):
     """
-    @return: the class and the text of the difference.
+    @return: the outcome and the detail of the difference.
     """
     comparison = Comparison(Pattern(sent), len(sent))
     piece = piece or max(1, len(came))
@@ -32,7 +32,7 @@ class PatternTests(SynchronousTestCase):
 
     def test_repeats(self):
         """
-        Any part can be had, however far, as of the block over and over.
+        Any part of the repeated block is returned.
         """
         pattern = Pattern(b"abcde", 7)
         endless = b"abcde" * 20
@@ -43,7 +43,7 @@ class PatternTests(SynchronousTestCase):
 
     def test_random(self):
         """
-        A random one is as long as the message, within bounds, and new each time.
+        A random block is as long as the message, up to a limit, and new each time.
         """
         self.assertEqual(len(Pattern.random(64).block), 64)
         self.assertEqual(len(Pattern.random(1 << 30).block), PERIOD)
@@ -57,7 +57,7 @@ class ComparisonTests(SynchronousTestCase):
 
     def test_exact(self):
         """
-        What comes back as it was is complete, in pieces of any size.
+        An exact echo is complete, in pieces of any size.
         """
         for piece in (1, 7, 1000):
             comparison = Comparison(Pattern(SENT), 1000)
@@ -70,7 +70,7 @@ class ComparisonTests(SynchronousTestCase):
 
     def test_missing(self):
         """
-        What is not there yet is counted as lost, and said.
+        Missing bytes are counted as lost.
         """
         comparison = Comparison(Pattern(SENT), 1000)
         comparison.feed(SENT[:300])
@@ -79,7 +79,7 @@ class ComparisonTests(SynchronousTestCase):
 
     def test_corrupted(self):
         """
-        A byte that came back as another is named, with its place and both values.
+        A changed byte is named, with its offset and both values.
         """
         for at in (0, 500, 999):
             came = bytearray(SENT)
@@ -89,14 +89,14 @@ class ComparisonTests(SynchronousTestCase):
 
     def test_swapped(self):
         """
-        Two bytes that changed places are corrupted, not lost.
+        Two exchanged bytes are corrupted, not lost.
         """
         came = SENT[:10] + SENT[11:12] + SENT[10:11] + SENT[12:]
         self.assertEqual(named(came)[0], Outcome.CORRUPTED)
 
     def test_dropped(self):
         """
-        A gap is told from corruption, and counted, wherever it is.
+        A gap is distinguished from corruption, and counted, at any offset.
         """
         for at, size in ((0, 1), (500, 1), (990, 1), (990, 8), (100, 800)):
             came = SENT[:at] + SENT[at + size :]
@@ -107,7 +107,7 @@ class ComparisonTests(SynchronousTestCase):
 
     def test_behind_a_gap(self):
         """
-        Behind a difference nothing counts that merely has the right length.
+        All bytes after a difference count as lost.
         """
         comparison = Comparison(Pattern(SENT), 1000)
         comparison.feed(SENT[1:] + b"x")
@@ -116,7 +116,7 @@ class ComparisonTests(SynchronousTestCase):
 
     def test_more(self):
         """
-        What comes behind the end was never sent.
+        Bytes after the end were never sent.
         """
         text = "3 more than the 1000 bytes sent"
         self.assertEqual(named(SENT + b"abc"), (Outcome.SURPLUS, text))
@@ -125,7 +125,7 @@ class ComparisonTests(SynchronousTestCase):
 
     def test_twice(self):
         """
-        What comes twice is named so.
+        Repeated bytes are named.
         """
         came = SENT[:300] + SENT[200:]
         text = "100 bytes came back twice, from offset 300"
@@ -133,7 +133,7 @@ class ComparisonTests(SynchronousTestCase):
 
     def test_never_sent(self):
         """
-        Bytes between ours are named, at the start as well: a server that speaks first.
+        Added bytes are named, also at the start, by a server that sends first.
         """
         for at in (0, 400):
             came = SENT[:at] + b"hello" + SENT[at:]
@@ -142,7 +142,7 @@ class ComparisonTests(SynchronousTestCase):
 
     def test_short(self):
         """
-        Where too little follows to be sure, it is a wrong byte.
+        If too few bytes follow, the difference is a changed byte.
         """
         self.assertEqual(
             named(b"b", b"a"), (Outcome.CORRUPTED, "offset 0 of 1: sent 0x61, got 0x62")
@@ -153,7 +153,7 @@ class ComparisonTests(SynchronousTestCase):
     @given(st.integers(0, 999), st.integers(1, 999), st.integers(1, 200))
     def test_any_gap(self, at, size, piece):
         """
-        Any gap is found, whatever the pieces.
+        Any gap is found, with pieces of any size.
         """
         size = min(size, 1000 - at)
         comparison = Comparison(Pattern(SENT), 1000)
@@ -167,4 +167,4 @@ class ComparisonTests(SynchronousTestCase):
         else:
             # It was at the end, or a byte there happens to be the one that was lost.
             self.assertEqual(comparison.lost, size)
-        self.assertLessEqual(len(comparison._differs), WINDOW)
+        self.assertLessEqual(len(comparison._window), WINDOW)

@@ -1,5 +1,5 @@
 """
-What was found, for people and for programs.
+Tests for the output.
 """
 
 import json
@@ -22,12 +22,12 @@ def latencies(*seconds):
 
 class TextTests(SynchronousTestCase):
     """
-    Lines for people.
+    Tests for the text.
     """
 
     def test_duration(self):
         """
-        Three digits that mean something, and the unit.
+        A time has three significant digits and a unit.
         """
         for seconds, text in (
             (0.0000123, "0.012 ms"),
@@ -40,22 +40,22 @@ class TextTests(SynchronousTestCase):
 
     def test_answer(self):
         """
-        One line says where, how it ended, and the times that there are.
+        One line has the server, the outcome, and the known times.
         """
         answer = CheckResult("192.0.2.1:7", "", 64, Times(resolve=0.001, total=0.5))
         self.assertEqual(
-            report.answer_text("192.0.2.1:7", answer),
+            report.result_text("192.0.2.1:7", answer),
             "192.0.2.1:7: ok, 64 bytes; resolve 1.00 ms, total 500.0 ms",
         )
-        self.assertIn("echo:7 (192.0.2.1:7): ok", report.answer_text("echo:7", answer))
+        self.assertIn("echo:7 (192.0.2.1:7): ok", report.result_text("echo:7", answer))
         answer.failure = CheckFailed(Outcome.RESET, "a\x1bb")
         self.assertEqual(
-            report.answer_text("echo\n:7", answer), "echo\\n:7 (192.0.2.1:7): reset: a\\x1bb"
+            report.result_text("echo\n:7", answer), "echo\\n:7 (192.0.2.1:7): reset: a\\x1bb"
         )
 
     def test_session(self):
         """
-        What TLS agreed on, and what is not known is left out.
+        The TLS session is one line; what is not known is left out.
         """
         self.assertEqual(
             report.session_text(SESSION),
@@ -63,7 +63,7 @@ class TextTests(SynchronousTestCase):
         )
         self.assertEqual(
             report.session_text(TLSSession("TLSv1.2", "X", None, None, (), -2, False)),
-            "TLSv1.2; X; certificate for nobody; expired 2 days ago; NOT VERIFIED (--insecure)",
+            "TLSv1.2; X; certificate for no name; expired 2 days ago; NOT VERIFIED (--insecure)",
         )
 
     def test_echo(self):
@@ -79,7 +79,7 @@ class TextTests(SynchronousTestCase):
 
     def test_progress(self):
         """
-        Where it is now.
+        The progress is one line.
         """
         self.assertEqual(report.progress_text(3.2, 5, latencies()), "3 s: 5 sent, 0 back")
         self.assertEqual(
@@ -107,7 +107,7 @@ class TextTests(SynchronousTestCase):
 
     def test_case(self):
         """
-        A line of the table: passed or failed, and how many bytes were lost.
+        A case is one line: passed or failed, and the bytes lost.
         """
         self.assertEqual(
             report.case_text(CaseResult("64 MiB", 1 << 26, 0, 0.25, None)).split(),
@@ -120,26 +120,26 @@ class TextTests(SynchronousTestCase):
 
 class JSONTests(SynchronousTestCase):
     """
-    Objects for programs.
+    Tests for the JSON.
     """
 
     def test_answer(self):
         """
-        All that is known stands there under its own name, and what is not is null.
+        A result has each field, C{null} when it is not known.
         """
         answer = CheckResult("192.0.2.1:7", "", 64, Times(connect=0.00123456), SESSION)
-        found = json.loads(json.dumps(report.answer_json("echo:7", answer)))
+        found = json.loads(json.dumps(report.result_json("echo:7", answer)))
         self.assertEqual(found["ms"]["connect"], 1.235)
         self.assertIsNone(found["ms"]["resolve"])
         self.assertEqual((found["outcome"], found["status"]), ("ok", 0))
         self.assertEqual(found["tls"]["names"], ["a", "b"])
-        failed = report.answer_json("x", CheckResult(failure=CheckFailed(Outcome.LOST, "1 byte")))
+        failed = report.result_json("x", CheckResult(failure=CheckFailed(Outcome.LOST, "1 byte")))
         self.assertEqual((failed["outcome"], failed["detail"]), ("lost", "1 byte"))
         self.assertEqual((failed["status"], failed["tls"]), (9, None))
 
     def test_ping(self):
         """
-        The summary of no echo at all has no times.
+        A summary without echoes has no times.
         """
         found = report.ping_json("x", 3, latencies(0.001, 0.001), 1.5)
         self.assertEqual((found["sent"], found["received"], found["lost"]), (3, 2, 1))
@@ -149,7 +149,7 @@ class JSONTests(SynchronousTestCase):
 
     def test_case(self):
         """
-        A case has its name, its bytes and its class.
+        A case has its name, bytes and outcome.
         """
         found = report.case_json(CaseResult("x", 9, 3, 0.25, CheckFailed(Outcome.LOST, "3 bytes")))
         self.assertEqual(

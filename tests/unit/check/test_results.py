@@ -1,5 +1,5 @@
 """
-The words and statuses of C{echod-check}.
+Tests for the outcomes and results.
 """
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -9,12 +9,12 @@ from echod.check.results import CaseResult, CheckFailed, CheckResult, Outcome, T
 
 class OutcomeTests(SynchronousTestCase):
     """
-    Tests for L{Outcome} and the records of what was found.
+    Tests for L{Outcome} and the records.
     """
 
     def test_statuses(self):
         """
-        Each end has a status and a word of its own; only success is 0.
+        Each outcome has a status and a word of its own; only success is 0.
         """
         self.assertEqual(len({each.status for each in Outcome}), len(Outcome))
         self.assertEqual(len({each.word for each in Outcome}), len(Outcome))
@@ -22,7 +22,7 @@ class OutcomeTests(SynchronousTestCase):
 
     def test_answer(self):
         """
-        An answer is as its failure is.
+        The outcome of a result is that of its failure.
         """
         answer = CheckResult()
         self.assertIs(answer.outcome, Outcome.OK)
@@ -32,7 +32,7 @@ class OutcomeTests(SynchronousTestCase):
 
     def test_times(self):
         """
-        The stages that there were are told in order.
+        The completed stages are listed in order.
         """
         self.assertEqual(
             Times(connect=1.0, first_byte=2.0).stages(), [("connect", 1.0), ("first byte", 2.0)]

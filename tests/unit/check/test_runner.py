@@ -1,5 +1,5 @@
 """
-Runs of C{echod-check} against servers in memory.
+Tests for runs of C{echod-check}, with servers in memory.
 """
 
 import io
@@ -20,16 +20,16 @@ SESSION = TLSSession("TLSv1.3", "TLS_AES_256_GCM_SHA384", "x25519", None, ("loca
 
 class Terminal(io.StringIO):
     """
-    Somebody who watches.
+    A terminal.
     """
 
     def isatty(self):
         return True
 
 
-class FakeDialler:
+class FakeConnector:
     """
-    A dialler for servers in memory.
+    A connector for servers in memory.
     """
 
     def __init__(self, dial):
@@ -50,8 +50,8 @@ class RunTests(SynchronousTestCase):
         options = CheckOptions()
         options.parseOptions([*arguments, "localhost:9000"])
         self.out, self.errors = io.StringIO(), self.err()
-        dialler = FakeDialler(dial or Dials(echo))
-        return Runner(self.clock, options, dialler, self.out, self.errors)
+        connector = FakeConnector(dial or Dials(echo))
+        return Runner(self.clock, options, connector, self.out, self.errors)
 
     def outcome(self, *arguments, dial=None, step=0.05):
         return turn(self.clock, self.start(*arguments, dial=dial).run(), step)
@@ -61,7 +61,7 @@ class RunTests(SynchronousTestCase):
 
     def test_ok(self):
         """
-        One line on standard output.
+        A passed check is one line on standard output.
         """
         self.assertIs(self.outcome(), Outcome.OK)
         out, err = self.said()
@@ -71,7 +71,7 @@ class RunTests(SynchronousTestCase):
 
     def test_failed(self):
         """
-        One line on standard error.
+        A failed check is one line on standard error.
         """
         self.assertIs(self.outcome(dial=fails(Outcome.REFUSED)), Outcome.REFUSED)
         line = "echod-check: localhost:9000: refused: of course\n"
@@ -79,7 +79,7 @@ class RunTests(SynchronousTestCase):
 
     def test_quiet(self):
         """
-        Not a word, whatever happens.
+        With --quiet nothing is printed.
         """
         self.assertIs(self.outcome("-q"), Outcome.OK)
         self.assertEqual(self.said(), ("", ""))
@@ -88,7 +88,7 @@ class RunTests(SynchronousTestCase):
 
     def test_json(self):
         """
-        An object on standard output, whatever happens.
+        With --json each check is one object on standard output.
         """
         self.outcome("--json", dial=fails(Outcome.REFUSED))
         out, err = self.said()
@@ -96,7 +96,7 @@ class RunTests(SynchronousTestCase):
 
     def test_count(self):
         """
-        Several checks, some time apart; the first that fails is the outcome.
+        Several checks run at an interval; the first failure is the outcome.
         """
         served = []
 
@@ -113,8 +113,7 @@ class RunTests(SynchronousTestCase):
 
     def test_session(self):
         """
-        With TLS, a second line says what was agreed on; without verification, another
-        one warns.
+        With TLS, a second line has the session; without verification, a warning is printed.
         """
         dials = Dials(echo)
 
@@ -125,11 +124,11 @@ class RunTests(SynchronousTestCase):
         self.outcome("--tls", "--insecure", dial=dial)
         out, err = self.said()
         self.assertIn("\n  TLSv1.3; TLS_AES_256_GCM_SHA384; x25519; certificate for localhost", out)
-        self.assertEqual(err, "echod-check: --insecure: anybody could be answering\n")
+        self.assertEqual(err, "echod-check: --insecure: the server's identity is not verified\n")
 
     def test_conformance(self):
         """
-        A line for each case as it is known, and how many passed.
+        Each case is a line when it ends; then the number that passed.
         """
         self.assertIs(self.outcome("--conformance"), Outcome.OK)
         lines = self.said()[0].splitlines()
@@ -158,7 +157,8 @@ class RunTests(SynchronousTestCase):
 
     def test_ping_lost(self):
         """
-        Where some came back, the status is that some were lost; where none did, it is why.
+        If some messages came back, the outcome is that some are lost; if none did, the
+        reason.
         """
         self.assertIs(
             self.outcome("--ping", "-c", "2", dial=fails(Outcome.REFUSED)), Outcome.REFUSED
@@ -183,8 +183,8 @@ class RunTests(SynchronousTestCase):
 
     def test_ping_stopped(self):
         """
-        Ctrl-C ends with the summary; it is a success when nothing was lost, unless there
-        was nothing at all.
+        Ctrl-C prints the summary; the run has passed when no message is lost, unless none
+        was sent.
         """
 
         async def answers(end):
@@ -195,8 +195,8 @@ class RunTests(SynchronousTestCase):
             await Deferred()
 
         for server, expected in ((answers, Outcome.OK), (hangs, Outcome.INTERRUPTED)):
-            work = self.start("--ping", dial=Dials(server))
-            running = Deferred.fromCoroutine(work.run())
+            runner = self.start("--ping", dial=Dials(server))
+            running = Deferred.fromCoroutine(runner.run())
             self.clock.advance(0.5)
             running.cancel()
             self.assertIs(self.successResultOf(running), expected)
@@ -204,7 +204,7 @@ class RunTests(SynchronousTestCase):
 
     def test_no_progress(self):
         """
-        Where nobody watches, no progress is shown.
+        Without a terminal, no progress is printed.
         """
         self.outcome("--ping", "--rate", "10", "-c", "30")
         self.assertEqual(self.said()[1], "")
@@ -213,14 +213,14 @@ class RunTests(SynchronousTestCase):
 
 class ProgressTests(RunTests):
     """
-    The same, on a terminal.
+    The same tests, on a terminal.
     """
 
     err = Terminal
 
     def test_no_progress(self):
         """
-        On a terminal the progress is shown in one line, which is gone at the end.
+        On a terminal the progress is one line, which is erased at the end.
         """
         self.outcome("--ping", "--rate", "10", "-c", "30")
         shown = self.said()[1]
@@ -237,7 +237,7 @@ class OutputTests(SynchronousTestCase):
 
     def test_broken_pipe(self):
         """
-        A pipe that nobody reads is told once, and not again at exit.
+        A pipe without a reader is reported once, and not again at exit.
         """
         reading, writing = os.pipe()
         os.close(reading)
@@ -245,9 +245,9 @@ class OutputTests(SynchronousTestCase):
         options.parseOptions(["localhost:9000"])
         errors = io.StringIO()
         with os.fdopen(writing, "w") as out:
-            work = Runner(None, options, None, out, errors)
+            runner = Runner(None, options, None, out, errors)
             try:
-                work._say("hello")
+                runner._print("hello")
             except OSError as error:
-                self.assertIs(work.output_failed(error), Outcome.USAGE)
+                self.assertIs(runner.output_failed(error), Outcome.USAGE)
         self.assertEqual(errors.getvalue(), "echod-check: standard output: Broken pipe\n")

@@ -1,5 +1,5 @@
 """
-The client's half of a plain connection.
+Tests for the plain stream.
 """
 
 from twisted.internet.address import IPv4Address
@@ -11,12 +11,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from echod.check.results import CheckFailed, Outcome
-from echod.check.stream import MAX_UNREAD, Stream
+from echod.check.stream import MAX_UNREAD_BYTES, Stream
 
 
 class Transport:
     """
-    A transport that notes what is asked of it.
+    A transport that records its calls.
     """
 
     def __init__(self):
@@ -46,7 +46,7 @@ class Transport:
 
 class TCPTransport(Transport):
     """
-    One that can be told not to wait for more.
+    A transport with C{setTcpNoDelay}.
     """
 
     def setTcpNoDelay(self, yes):
@@ -72,7 +72,7 @@ class StreamTests(SynchronousTestCase):
 
     def test_connected(self):
         """
-        Small messages leave at once, and the transport tells when it is full.
+        Nagle's algorithm is disabled, and the stream is the transport's producer.
         """
         verifyObject(IHalfCloseableProtocol, self.stream)
         verifyObject(IPushProducer, self.stream)
@@ -81,7 +81,7 @@ class StreamTests(SynchronousTestCase):
 
     def test_no_tcp(self):
         """
-        A transport that is not TCP does as well.
+        A transport without TCP options works.
         """
         transport = Transport()
         Stream().makeConnection(transport)
@@ -89,7 +89,7 @@ class StreamTests(SynchronousTestCase):
 
     def test_read(self):
         """
-        What comes is read, before or after somebody waits, and then the end.
+        Bytes are read, before or after a reader waits; then the end of the stream.
         """
         waiting = self.begin(self.stream.read())
         self.assertNoResult(waiting)
@@ -103,9 +103,9 @@ class StreamTests(SynchronousTestCase):
 
     def test_bounded(self):
         """
-        With much unread, the peer is made to wait, until somebody reads all of it.
+        With a full buffer the stream stops receiving, until it is empty.
         """
-        self.stream.dataReceived(bytes(MAX_UNREAD))
+        self.stream.dataReceived(bytes(MAX_UNREAD_BYTES))
         self.assertTrue(self.transport.paused)
         self.successResultOf(self.begin(self.stream.read()))
         self.begin(self.stream.read())
@@ -113,7 +113,7 @@ class StreamTests(SynchronousTestCase):
 
     def test_pause_after_the_end(self):
         """
-        Behind its end a stream is neither paused nor resumed: Twisted would tell the end
+        After its end a stream is neither paused nor resumed: Twisted would report the end
         again.
         """
         self.stream.readConnectionLost()
@@ -122,7 +122,7 @@ class StreamTests(SynchronousTestCase):
 
     def test_write(self):
         """
-        Writing waits while the transport is full.
+        A write waits while the transport is full.
         """
         self.assertIsNone(self.successResultOf(self.begin(self.stream.write(b"a"))))
         self.stream.pauseProducing()
@@ -135,7 +135,7 @@ class StreamTests(SynchronousTestCase):
 
     def test_reset(self):
         """
-        Reader, writer and closer are told of a reset.
+        A reset wakes the reader, the writer and the closer.
         """
         self.stream.pauseProducing()
         reading = self.begin(self.stream.read())
@@ -150,7 +150,7 @@ class StreamTests(SynchronousTestCase):
 
     def test_what_came_before_a_reset(self):
         """
-        What came before a reset is read first.
+        Bytes from before a reset are read first.
         """
         self.stream.dataReceived(b"a")
         self.stream.connectionLost(Failure(ConnectionLost()))
@@ -158,7 +158,7 @@ class StreamTests(SynchronousTestCase):
 
     def test_closed(self):
         """
-        A connection that was closed reads as its end, and takes nothing more.
+        A closed connection reads as its end, and refuses writes.
         """
         self.stream.connectionLost(Failure(ConnectionDone()))
         self.assertEqual(self.successResultOf(self.begin(self.stream.read())), b"")
@@ -166,7 +166,7 @@ class StreamTests(SynchronousTestCase):
 
     def test_finish(self):
         """
-        Our direction ends, and the transport does not wait for a producer.
+        A half-close unregisters the producer.
         """
         self.successResultOf(self.begin(self.stream.finish()))
         self.stream.writeConnectionLost()
@@ -174,7 +174,7 @@ class StreamTests(SynchronousTestCase):
 
     def test_lose(self):
         """
-        Closing is over when the connection is gone; until then one can give up on it.
+        Closing ends when the connection is lost, and can be canceled.
         """
         impatient = self.begin(self.stream.lose())
         impatient.cancel()
@@ -186,14 +186,14 @@ class StreamTests(SynchronousTestCase):
 
     def test_abort(self):
         """
-        Abort is the transport's.
+        An abort is the transport's.
         """
         self.stream.abort()
         self.assertEqual(self.done[2:], ["abortConnection"])
 
     def test_given_up(self):
         """
-        Who no longer waits is not told.
+        A canceled reader is not woken.
         """
         self.stream.pauseProducing()
         for work in (self.stream.read(), self.stream.write(b"a")):

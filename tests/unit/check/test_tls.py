@@ -1,5 +1,5 @@
 """
-TLS as the client sees all of it, over a connection in memory.
+Tests for the TLS client, in memory.
 """
 
 import os
@@ -29,7 +29,7 @@ def server_context(made=GOOD):
 
 async def serve(end, context):
     """
-    Shake hands as a server does.
+    Perform the handshake as a server does.
     """
     connection = SSL.Connection(context, None)
     connection.set_accept_state()
@@ -67,7 +67,7 @@ class ClientTLSTestCase(SynchronousTestCase):
 
     def refused(self, client=None, context=None, outcome=Outcome.TLS_REFUSED):
         """
-        @return: why the client does not go on.
+        @return: why the client fails.
         """
         securing, serving = self.connect(client, context)
         serving.addErrback(lambda _: None)
@@ -83,14 +83,14 @@ class HandshakeTests(ClientTLSTestCase):
 
     def test_session(self):
         """
-        What was agreed on can be told.
+        The session has what the handshake negotiated.
         """
         context = server_context()
         context.set_alpn_select_callback(lambda _, offered: offered[-1])
         for version in ("1.2", "1.3"):
             self.client_end, self.server_end = pair()
             client = ClientTLS(
-                "localhost", authorities=self.ca, alpn=("h2", "echo"), version=version
+                "localhost", authorities=self.ca, alpn=(b"h2", b"echo"), version=version
             )
             session = self.successResultOf(self.connect(client, context)[0]).session()
             self.assertEqual(session.version, f"TLSv{version}")
@@ -103,8 +103,8 @@ class HandshakeTests(ClientTLSTestCase):
 
     def test_anonymous(self):
         """
-        A server without a certificate has no names and no days left; only one who does
-        not verify gets so far.
+        A server without a certificate has no names and no days left; only a client that
+        does not verify connects.
         """
         context = SSL.Context(SSL.TLS_SERVER_METHOD)
         context.set_cipher_list(b"aNULL:@SECLEVEL=0")
@@ -118,7 +118,7 @@ class HandshakeTests(ClientTLSTestCase):
 
     def test_odd(self):
         """
-        Of a certificate that the parser rejects the names are malformed.
+        The names of a certificate that the parser rejects are malformed.
         """
         for what in ODD:
             made = make_certificate(["localhost"], AUTHORITY)
@@ -149,7 +149,7 @@ class HandshakeTests(ClientTLSTestCase):
 
     def test_wrong_name(self):
         """
-        A certificate for others is refused, with the names that it is for.
+        A certificate for other names is refused, with these names.
         """
         for name in ("echo.example", "192.0.2.2"):
             self.client_end, self.server_end = pair()
@@ -159,14 +159,14 @@ class HandshakeTests(ClientTLSTestCase):
 
     def test_insecure(self):
         """
-        Who does not verify is told so by the session.
+        Without verification the session says so.
         """
         client = ClientTLS("echo.example", verify=False)
         self.assertFalse(self.successResultOf(self.connect(client)[0]).session().verified)
 
     def test_not_trusted(self):
         """
-        Each way not to be trusted has its words.
+        Each common verification error has a text.
         """
         stranger = make_certificate(("A stranger",), authority=True)
         for made, text in (
@@ -179,7 +179,7 @@ class HandshakeTests(ClientTLSTestCase):
 
     def test_other_checks(self):
         """
-        A check that seldom fails is told by OpenSSL's number.
+        Another verification error has its number.
         """
         context = server_context(make_certificate(issuer=GOOD))
         context.add_extra_chain_cert(GOOD.certificate)
@@ -187,14 +187,14 @@ class HandshakeTests(ClientTLSTestCase):
 
     def test_system(self):
         """
-        Without a file, the system's authorities are asked, which do not know ours.
+        Without a file, the system's authorities are used, which do not trust the test's.
         """
         text = self.refused(ClientTLS("localhost"))
         self.assertEqual(text, "the certificate's issuer is not trusted")
 
     def test_alert(self):
         """
-        What the server's alert says is told.
+        The server's alert is reported.
         """
         context = server_context()
         context.set_min_proto_version(SSL.TLS1_3_VERSION)
@@ -203,11 +203,11 @@ class HandshakeTests(ClientTLSTestCase):
 
     def test_not_tls(self):
         """
-        A server that does not speak TLS is found out, also one that echoes.
+        A server without TLS is reported, also one that echoes.
         """
         for answer, text in (
-            (b"220 mail.example ESMTP\r\n", "the server does not speak TLS"),
-            (None, "the server does not speak TLS, it echoes"),
+            (b"220 mail.example ESMTP\r\n", "the server does not use TLS"),
+            (None, "the server does not use TLS, it echoes"),
         ):
             client_end, server_end = pair()
             client = ClientTLS("localhost", authorities=self.ca)
@@ -218,7 +218,7 @@ class HandshakeTests(ClientTLSTestCase):
 
     def test_closed(self):
         """
-        A server that closes in the middle is found out.
+        A server that closes during the handshake is reported.
         """
         securing = self.start(ClientTLS("localhost").secure(self.client_end))
         self.start(self.server_end.finish())
@@ -227,7 +227,7 @@ class HandshakeTests(ClientTLSTestCase):
 
     def test_client_certificate(self):
         """
-        A certificate is shown to a server that asks for one.
+        The client certificate is sent to a server that requests one.
         """
         mine = make_certificate(("me",), AUTHORITY)
         pem, key = self.file(mine.chain + mine.key_pem), self.file(mine.key_pem)
@@ -244,12 +244,12 @@ class HandshakeTests(ClientTLSTestCase):
 
 class FileTests(ClientTLSTestCase):
     """
-    Files that cannot be used.
+    Tests for unusable files.
     """
 
     def test_bad(self):
         """
-        Each is one line that names the option.
+        Each error is one line that names the option.
         """
         junk = self.file(b"junk")
         made = make_certificate()

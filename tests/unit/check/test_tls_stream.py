@@ -1,5 +1,5 @@
 """
-A stream inside TLS, in memory.
+Tests for the stream with TLS, in memory.
 """
 
 import datetime
@@ -18,7 +18,7 @@ from tests.unit.check.test_tls import GOOD, ClientTLSTestCase
 
 class SecureStreamTests(ClientTLSTestCase):
     """
-    Tests for L{TLSStream}, once it is secured.
+    Tests for L{TLSStream} after the handshake.
     """
 
     def secured(self, version=None):
@@ -41,8 +41,8 @@ class SecureStreamTests(ClientTLSTestCase):
 
     def test_half_close(self):
         """
-        With both versions, what is sent behind the client's close_notify still comes,
-        and then the server's.
+        In both versions, bytes after the client's close_notify still arrive, and then the
+        server's.
         """
         message = os.urandom(100_000)
         for version in ("1.2", "1.3"):
@@ -59,7 +59,7 @@ class SecureStreamTests(ClientTLSTestCase):
 
     def test_cut(self):
         """
-        An end without a close_notify is not taken for the end.
+        An end without a close_notify is an error.
         """
         client, _ = self.secured()
         self.result(self.server_end.finish())
@@ -67,7 +67,7 @@ class SecureStreamTests(ClientTLSTestCase):
 
     def test_broken_record(self):
         """
-        A record that was tampered with is an error, and so is going on after it.
+        A corrupt record is an error, and so is each later call.
         """
         client, _ = self.secured()
         self.result(self.server_end.write(b"\x17\x03\x03\0\x20" + bytes(32)))
@@ -77,7 +77,7 @@ class SecureStreamTests(ClientTLSTestCase):
 
     def test_ends(self):
         """
-        The rude ends are those of the stream below.
+        Abort and close are those of the plain stream.
         """
         client, _ = self.secured()
         client.pause()
@@ -88,16 +88,16 @@ class SecureStreamTests(ClientTLSTestCase):
 
 class WordTests(SynchronousTestCase):
     """
-    Reasons and names, fit to be shown.
+    Tests for the texts of reasons and names.
     """
 
     def test_reasons(self):
         """
-        OpenSSL's errors are told in words.
+        OpenSSL's errors have texts.
         """
         for error, text in (
             (SSL.SysCallError(-1, "Unexpected EOF"), "the server closed the connection"),
-            (SSL.Error([("ssl", "", "wrong version number")]), "the server does not speak TLS"),
+            (SSL.Error([("ssl", "", "wrong version number")]), "the server does not use TLS"),
             (
                 SSL.Error([("ssl", "", "tls alert handshake failure")]),
                 "the server's alert: handshake failure",
@@ -107,7 +107,7 @@ class WordTests(SynchronousTestCase):
                 "the server's alert: unrecognized name",
             ),
             (SSL.Error([("a", "", "b"), ("c", "", "d")]), "b, d"),
-            (SSL.Error(), "OpenSSL does not say why"),
+            (SSL.Error(), "OpenSSL gives no reason"),
         ):
             self.assertEqual(reason_text(error), text)
 

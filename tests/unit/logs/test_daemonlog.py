@@ -1,5 +1,5 @@
 """
-The log as twistd's own options have it.
+Tests for the daemon's log, built from twistd's options.
 """
 
 import errno
@@ -22,7 +22,7 @@ from tests.support import needs
 
 class LogTestCase(SynchronousTestCase):
     """
-    A log, with options of twistd's that the test gives.
+    A log with the twistd options of a test.
     """
 
     def setUp(self):
@@ -51,7 +51,7 @@ class LogTestCase(SynchronousTestCase):
 
     def empty_folder(self):
         """
-        Go into an empty folder until the test ends.
+        Change to an empty directory until the test ends.
         """
         folder = self.mktemp()
         os.mkdir(folder)
@@ -111,7 +111,7 @@ class OpenTests(LogTestCase):
 
     def test_worker_of_old(self):
         """
-        So does one of Twisted's older logging.
+        A record of Twisted's older logging names the worker, too.
         """
         log = self.log()
         log.worker = "3"
@@ -126,7 +126,7 @@ class OpenTests(LogTestCase):
 
     def test_lines_of_workers(self):
         """
-        Lines of workers go to the log file, and nowhere if there is none.
+        Lines of workers go to the log file, if there is one.
         """
         self.empty_folder()
         log = self.log(logfile="a.log")
@@ -138,13 +138,13 @@ class OpenTests(LogTestCase):
 
     def test_debug(self):
         """
-        All is logged when debug is asked for.
+        With level debug, all records are logged.
         """
         self.assertEqual(len(self.said(level=LogLevel.debug)), 4)
 
     def test_file(self):
         """
-        A log file is written to, and is there to be rotated.
+        A log file is written to, and can be rotated.
         """
         path = self.file(b"earlier\n")
         log = self.log(logfile=path)
@@ -161,7 +161,7 @@ class OpenTests(LogTestCase):
 
     def test_logger_of_the_user(self):
         """
-        A logger that the user gave to twistd is left in place, and no file is opened.
+        A logger that the user gives to twistd stays, and no file is opened.
         """
         path = self.mktemp()
         log = self.log(logger="some.logger", logfile=path)
@@ -170,7 +170,7 @@ class OpenTests(LogTestCase):
 
     def test_without_twistd(self):
         """
-        Under twist, which logs for us, there is nothing to open or to try.
+        Under twist, which has its own log, there is nothing to open or check.
         """
         log = DaemonLog(None, "json", LogLevel.debug)
         self.assertIsNone(log.open())
@@ -182,8 +182,8 @@ class OpenTests(LogTestCase):
 
     def test_background(self):
         """
-        In the background, without a name, the log file is twistd.log; lines that come
-        before it has gone there are in the file at once.
+        In the background, the default log file is twistd.log; lines before the fork are in
+        it at once.
         """
         self.empty_folder()
         log = self.log(nodaemon=0)
@@ -196,8 +196,7 @@ class OpenTests(LogTestCase):
 
     def test_no_stdout(self):
         """
-        Where Python has found no standard output, lines go to its number, which is
-        nowhere by then.
+        Without sys.stdout, lines go to descriptor 1, which is /dev/null by then.
         """
         descriptors = []
         self.patch(daemonlog, "StreamDestination", descriptors.append)
@@ -207,14 +206,14 @@ class OpenTests(LogTestCase):
 
     def test_syslog(self):
         """
-        With C{--syslog} lines go there and nowhere else, a log file or not; nor does it
-        matter then that the background has no standard output.
+        With C{--syslog}, lines go to syslog only, with or without a log file or standard
+        output.
         """
         path = self.mktemp()
         for given in ({"logfile": path}, {"logfile": "-", "nodaemon": 0}):
             sent = []
 
-            class Paper(StreamDestination):
+            class FakeDestination(StreamDestination):
                 def __init__(self, prefix, sent=sent):
                     self.sent = sent
                     sent.append(prefix)
@@ -225,7 +224,7 @@ class OpenTests(LogTestCase):
                 def write(self, records):
                     self.sent.extend(records)
 
-            self.patch(daemonlog, "SyslogDestination", Paper)
+            self.patch(daemonlog, "SyslogDestination", FakeDestination)
             log = self.log(syslog=1, prefix="name", **given)
             self.say(log.open())
             self.assertEqual(sent[0], "name")
@@ -237,14 +236,14 @@ class OpenTests(LogTestCase):
 
     def test_no_syslogd(self):
         """
-        Without a syslogd the start goes on, and says so, but in no worker.
+        Without a syslogd the start continues with a warning, which workers do not repeat.
         """
 
-        class Nobody(SyslogDestination):
+        class FailingDestination(SyslogDestination):
             def __init__(self, prefix):
                 super().__init__(prefix, "/no/such/socket")
 
-        self.patch(daemonlog, "SyslogDestination", Nobody)
+        self.patch(daemonlog, "SyslogDestination", FailingDestination)
         for worker in ("3", None):
             stderr = io.StringIO()
             self.patch(sys, "__stderr__", stderr)
@@ -258,7 +257,7 @@ class OpenTests(LogTestCase):
 
     def test_dropped(self):
         """
-        What a log does not take is dropped and counted, and nothing is left of it but that.
+        When the log output is blocked, lines are dropped and counted.
         """
         needs.file("/dev/full")
         log = self.log(logfile="/dev/full", nodaemon=0)
@@ -289,7 +288,7 @@ class RefusedTests(LogTestCase):
 
     def test_no_folder(self):
         """
-        A file in a folder that is not there is named, control characters escaped.
+        A file in a directory that does not exist is named, with control characters escaped.
         """
         path = os.path.abspath(os.path.join(self.mktemp(), "log"))
         self.assertEqual(
@@ -301,7 +300,7 @@ class RefusedTests(LogTestCase):
 
     def test_in_the_background(self):
         """
-        In the background twistd.log is the file that is named when it cannot be opened.
+        In the background, the error names twistd.log.
         """
         self.empty_folder()
         os.mkdir("twistd.log")
@@ -312,7 +311,7 @@ class RefusedTests(LogTestCase):
 
     def test_stdout_in_the_background(self):
         """
-        Standard output in the background is refused: the log would go nowhere.
+        Standard output as the log is refused in the background.
         """
         self.assertEqual(
             self.refused(logfile="-", nodaemon=0),
@@ -322,7 +321,7 @@ class RefusedTests(LogTestCase):
 
     def test_pipe(self):
         """
-        A log file that is none, but a pipe that nobody reads, is named as well.
+        A FIFO without a reader is named as well.
         """
         path = os.path.abspath(self.mktemp())
         os.mkfifo(path)
@@ -333,12 +332,12 @@ class RefusedTests(LogTestCase):
 
 class TryTests(LogTestCase):
     """
-    Whether it could be opened, without a trace.
+    L{DaemonLog.check_open}.
     """
 
     def test_new_file(self):
         """
-        No file is left behind for the trial.
+        The check leaves no file behind.
         """
         path = self.mktemp()
         log = self.log(logfile=path)
@@ -348,7 +347,7 @@ class TryTests(LogTestCase):
 
     def test_file_of_earlier(self):
         """
-        A log file that is there already is left as it is.
+        An existing log file is not changed.
         """
         path = self.file(b"earlier\n")
         self.log(logfile=path).check_open()
@@ -357,7 +356,7 @@ class TryTests(LogTestCase):
 
     def test_behind_a_link(self):
         """
-        A symbolic link to where the log file will be is left in place, and no file behind it.
+        A symbolic link to a future log file stays, and its target is not created.
         """
         target, path = os.path.abspath(self.mktemp()), self.mktemp()
         os.symlink(target, path)
@@ -366,7 +365,7 @@ class TryTests(LogTestCase):
 
     def test_stdout(self):
         """
-        In the foreground the log needs no file, and one that is called - is left alone.
+        In the foreground no file is needed, and a file named - is not touched.
         """
         self.empty_folder()
         for logfile in (None, "-"):

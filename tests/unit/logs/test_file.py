@@ -1,5 +1,5 @@
 """
-The log's file, and how it is rotated.
+Tests for the log file and its rotation.
 """
 
 import errno
@@ -16,7 +16,7 @@ from tests.support import needs
 
 class LogFileTestCase(SynchronousTestCase):
     """
-    A log file in a folder of its own.
+    A log file in a directory of its own.
     """
 
     def setUp(self):
@@ -42,12 +42,12 @@ class LogFileTestCase(SynchronousTestCase):
 
 class WriteTests(LogFileTestCase):
     """
-    Adding lines.
+    Tests for writing.
     """
 
     def test_added_to(self):
         """
-        What is there already stays, also when somebody cuts the file in the meantime.
+        Lines are appended to what the file has, also after another process truncates it.
         """
         with open(self.path, "wb") as earlier:
             earlier.write(b"earlier\n")
@@ -60,21 +60,21 @@ class WriteTests(LogFileTestCase):
 
     def full_after(self, size):
         """
-        Let the disk be full: a file takes so many bytes, and then says why not more.
+        Simulate a full disk: a file takes some bytes, and then writing fails.
         """
         real = os.write
 
         def write(descriptor, data):
-            room = size - os.fstat(descriptor).st_size
-            if room <= 0:
+            space = size - os.fstat(descriptor).st_size
+            if space <= 0:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            return real(descriptor, data[:room])
+            return real(descriptor, data[:space])
 
         self.unpatch = self.patch(os, "write", write).restore
 
     def test_full_disk(self):
         """
-        On a full disk no half of a line stays in the file.
+        On a full disk no part of a line stays in the file.
         """
         file = self.open()
         self.write(file, b"first\n")
@@ -88,20 +88,20 @@ class WriteTests(LogFileTestCase):
 
     def test_no_regular_file(self):
         """
-        A device takes lines, is never cut and never moved.
+        A device is written to, and never truncated or renamed.
         """
         needs.file("/dev/full")
         file = LogFile("/dev/full", rotate_bytes=0)
         self.addCleanup(file.close)
         self.assertRaises(OSError, self.write, file, b"a\n")
         file.rotate()
-        self.assertFalse(file.is_due())
+        self.assertFalse(file.should_rotate())
         self.assertTrue(os.path.exists("/dev/full"))
 
     def test_own_descriptor(self):
         """
-        A pipe or a socket that this process has open is written to by the path of its
-        descriptor, through links too, and stays open for others.
+        The path of an open pipe or socket of this process, also through links, is written
+        to; the original stays open.
         """
         reading, writing = os.pipe()
         ours, theirs = socket.socketpair()
@@ -112,8 +112,8 @@ class WriteTests(LogFileTestCase):
                 self.write(file, b"a\n")
                 file.rotate()
                 self.write(file, b"b\n")
-                self.assertEqual((os.read(far, 100), file.is_due()), (b"a\nb\n", False))
-                self.assertTrue(file.has_room(0))
+                self.assertEqual((os.read(far, 100), file.should_rotate()), (b"a\nb\n", False))
+                self.assertTrue(file.is_writable(0))
                 file.close()
             os.close(near)
             os.close(far)
@@ -122,8 +122,8 @@ class WriteTests(LogFileTestCase):
 
     def test_own_file(self):
         """
-        A file that this process has open is moved and cut by its own name, unless it has none
-        any more.
+        The path of an open file's descriptor is rotated by the file's name, unless the file
+        was deleted.
         """
         with open(self.path, "w") as opened:
             path = f"/dev/fd/{opened.fileno()}"
@@ -137,11 +137,11 @@ class WriteTests(LogFileTestCase):
             nameless = LogFile(path, rotate_bytes=0)
             self.addCleanup(nameless.close)
             self.write(nameless, b"b\n")
-            self.assertEqual((nameless.is_due(), self.names()), (False, []))
+            self.assertEqual((nameless.should_rotate(), self.names()), (False, []))
 
     def test_endless_link(self):
         """
-        A link that leads to itself is told as such.
+        A symbolic link to itself is an error.
         """
         os.symlink(self.path, self.path)
         error = self.assertRaises(OSError, LogFile, self.path)
@@ -149,7 +149,7 @@ class WriteTests(LogFileTestCase):
 
     def test_pipe_that_nobody_reads(self):
         """
-        A pipe without a reader is not waited for.
+        Opening a FIFO without a reader does not block.
         """
         os.mkfifo(self.path)
         error = self.assertRaises(OSError, LogFile, self.path)
@@ -158,12 +158,12 @@ class WriteTests(LogFileTestCase):
 
 class RotateTests(LogFileTestCase):
     """
-    Beginning a new file.
+    Tests for the rotation.
     """
 
     def test_rotate(self):
         """
-        The older files are kept, the newest as C{.1}, and the new one has their mode.
+        The rotated files are kept, the newest as C{.1}, and the new file has their mode.
         """
         file = self.open()
         os.chmod(self.path, 0o640)
@@ -180,7 +180,7 @@ class RotateTests(LogFileTestCase):
 
     def test_link(self):
         """
-        Behind a link, it is the file that is moved.
+        With a symbolic link, its target is renamed.
         """
         os.mkdir(os.path.join(self.folder, "real"))
         os.symlink("real/file", self.path)
@@ -195,24 +195,24 @@ class RotateTests(LogFileTestCase):
 
     def test_size(self):
         """
-        It is time for a new file when this one has grown enough, what it had before
-        counted in.
+        The file is rotated at a size that includes what it had at the start.
         """
         with open(self.path, "wb") as earlier:
             earlier.write(b"0123")
         file = self.open(rotate_bytes=10)
         self.write(file, b"56789")
-        self.assertFalse(file.is_due())
+        self.assertFalse(file.should_rotate())
         self.write(file, b"\n")
-        self.assertTrue(file.is_due())
+        self.assertTrue(file.should_rotate())
         file.rotate()
-        self.assertFalse(file.is_due())
+        self.assertFalse(file.should_rotate())
         self.write(file, b"123456789\n")
-        self.assertTrue(file.is_due())
+        self.assertTrue(file.should_rotate())
 
     def test_moved_away(self):
         """
-        A file that somebody else has moved, or replaced, is let go, and nothing is moved.
+        A file that another program has renamed or replaced is closed, and nothing is
+        renamed.
         """
         file = self.open()
         self.write(file, b"a\n")
@@ -230,7 +230,7 @@ class RotateTests(LogFileTestCase):
 
     def refuse(self, name, number=errno.EACCES):
         """
-        Let the system refuse one of its calls.
+        Let a system call fail.
         """
 
         def refusing(*args, **kwargs):
@@ -240,18 +240,18 @@ class RotateTests(LogFileTestCase):
 
     def test_failures(self):
         """
-        Whatever fails, the old file goes on, and it is not tried again for each line.
+        After any failure the old file stays in use, and the next try comes much later.
         """
         file = self.open(rotate_bytes=4)
         self.write(file, b"123\n")
         for name in ("rename", "open", "fchmod"):
-            self.assertTrue(file.is_due())
+            self.assertTrue(file.should_rotate())
             patched = getattr(os, name)
             self.refuse(name)
             error = self.assertRaises(OSError, file.rotate)
             setattr(os, name, patched)
             self.assertEqual(error.errno, errno.EACCES)
-            self.assertFalse(file.is_due())
+            self.assertFalse(file.should_rotate())
             self.write(file, b"456\n")
         # The second had moved the file before it failed.
         self.assertEqual(self.read(".1"), b"123\n" + b"456\n" * 3)

@@ -1,5 +1,5 @@
 """
-Places for the lines of a log.
+Tests for the stream destination.
 """
 
 import errno
@@ -9,7 +9,7 @@ from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.logs import file
-from echod.logs.file import StreamDestination, wait_for_room
+from echod.logs.file import StreamDestination, wait_writable
 
 
 def records(*lines):
@@ -18,7 +18,7 @@ def records(*lines):
 
 class StreamTests(SynchronousTestCase):
     """
-    A descriptor that lines go to.
+    Tests for L{StreamDestination} on a pipe.
     """
 
     def setUp(self):
@@ -26,12 +26,12 @@ class StreamTests(SynchronousTestCase):
         self.addCleanup(os.close, self.reading)
         self.addCleanup(os.close, self.writing)
         os.set_blocking(self.reading, False)
-        self.patch(file, "WAIT_SECONDS", 0)
+        self.patch(file, "WRITE_TIMEOUT", 0)
         self.stream = StreamDestination(self.writing)
 
     def read(self):
         """
-        All that there is to read.
+        All bytes in the pipe.
         """
         data = b""
         try:
@@ -43,18 +43,18 @@ class StreamTests(SynchronousTestCase):
 
     def test_lines(self):
         """
-        Lines go out one after the other, and rotation means nothing here.
+        Lines are written in order, and rotation does nothing.
         """
         self.stream.write(records(b"a\n", b"b\n"))
         self.stream.rotate()
         self.stream.write(records(b"c\n"))
         self.assertEqual(self.read(), b"a\nb\nc\n")
-        self.assertFalse(self.stream.is_due())
+        self.assertFalse(self.stream.should_rotate())
 
     def test_non_blocking(self):
         """
-        Where somebody has made it non-blocking, what it has begun is ended when it takes
-        again, and no line is torn.
+        On a non-blocking descriptor that is full, a line continues when it is writable
+        again.
         """
         os.set_blocking(self.writing, False)
         lines = records(b"x" * 99_999 + b"\n", b"y\n")
@@ -67,17 +67,17 @@ class StreamTests(SynchronousTestCase):
 
     def test_room_in_time(self):
         """
-        Where it takes again soon, it is only waited for.
+        A write waits a short time for a full descriptor.
         """
         os.set_blocking(self.writing, False)
         data = []
-        self.patch(file, "wait_for_room", lambda _: data.append(self.read()) or True)
+        self.patch(file, "wait_writable", lambda _: data.append(self.read()) or True)
         self.stream.write(records(b"x" * 99_999 + b"\n"))
         self.assertEqual(b"".join(data) + self.read(), b"x" * 99_999 + b"\n")
 
     def test_nobody_reads(self):
         """
-        A pipe whose reader has gone is a failure like any other.
+        A pipe without a reader raises C{OSError}.
         """
         reading, writing = os.pipe()
         os.close(reading)
@@ -85,13 +85,13 @@ class StreamTests(SynchronousTestCase):
         error = self.assertRaises(OSError, StreamDestination(writing).write, records(b"a\n"))
         self.assertEqual(error.errno, errno.EPIPE)
 
-    def test_wait_for_room(self):
+    def test_wait_writable(self):
         """
-        Whether there is room is asked of the system.
+        A full pipe is not writable.
         """
         os.set_blocking(self.writing, False)
-        self.assertTrue(wait_for_room(self.writing))
+        self.assertTrue(wait_writable(self.writing))
         with self.assertRaises(BlockingIOError):
             while True:
                 os.write(self.writing, bytes(4096))
-        self.assertFalse(wait_for_room(self.writing))
+        self.assertFalse(wait_writable(self.writing))

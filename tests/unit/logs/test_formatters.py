@@ -1,5 +1,5 @@
 """
-How log events become lines.
+Tests for the formatters.
 """
 
 import ast
@@ -61,12 +61,12 @@ def a_failure(text="went wrong"):
 
 class TextLineTests(SynchronousTestCase):
     """
-    Lines for people.
+    Tests for L{text_line}.
     """
 
     def test_line(self):
         """
-        A line has the time, the room that speaks, the level and what it says.
+        A line has the time, the namespace, the level and the text.
         """
         logged = event(lambda log: log.info("{n} bytes", n=5))
         line = text_line(logged)
@@ -74,13 +74,13 @@ class TextLineTests(SynchronousTestCase):
 
     def test_nothing_to_say(self):
         """
-        An event without words writes no line, not an empty one.
+        An event without text gives no line.
         """
         self.assertIsNone(text_line(event(lambda log: log.info(""))))
 
     def test_control_characters(self):
         """
-        A peer cannot move the cursor, nor begin a line that looks like another event.
+        Control characters are escaped: a peer cannot move the cursor or forge a line.
         """
         logged = event(lambda log: log.info("{peer}", peer="a\x1b[2J\r\n2026 [x] \x9b\x7f\0\tb"))
         line = text_line(logged)
@@ -90,8 +90,8 @@ class TextLineTests(SynchronousTestCase):
 
     def test_what_is_not_seen(self):
         """
-        Nor can a peer turn the direction of the text, end a line in other ways, hide
-        something, or have the line refused because it is no UTF-8.
+        So are characters that change the direction of text, end a line otherwise, or are
+        invisible.
         """
         hidden = "\u2028\u2029\x85\u202a\u202e\u2066\u2069\u200b\ufeff\ud800"
         line = text_line(event(lambda log: log.info("{peer}", peer=f"\u20ac{hidden}")))
@@ -100,7 +100,7 @@ class TextLineTests(SynchronousTestCase):
 
     def test_length(self):
         """
-        Of what is too long, the middle is left out.
+        The middle of a long text is left out.
         """
         line = text_line(event(lambda log: log.info("{s}", s="a" * 50_000 + "b" * 50_000)))
         self.assertTrue(line.startswith("20") and line.endswith("b\n"))
@@ -108,7 +108,7 @@ class TextLineTests(SynchronousTestCase):
 
     def test_traceback(self):
         """
-        A failure comes with its traceback, every line but the first indented.
+        A failure has its traceback, each line but the first indented.
         """
         line = text_line(event(lambda log: log.failure("bug", a_failure())))
         first, *rest = line.splitlines()
@@ -118,9 +118,9 @@ class TextLineTests(SynchronousTestCase):
         self.assertIn("RuntimeError: went wrong", line)
 
 
-class Told(FakeConnection):
+class FactsConnection(FakeConnection):
     """
-    A connection whose peer is who it says.
+    A connection with any peer and facts.
     """
 
     def __init__(self, connections, peer, facts):
@@ -134,13 +134,13 @@ class Told(FakeConnection):
 
 class PeerTests(SynchronousTestCase):
     """
-    What peers chose, in records of their connections.
+    Tests for values that peers choose, in records of their connections.
     """
 
     def logged(self, peer, facts, reason=Reason.CLIENT):
         with capturedLogs() as logged:
             connections = Connections(Clock(), Timeouts(), access_log=True)
-            connection = Told(connections, peer, facts)
+            connection = FactsConnection(connections, peer, facts)
             connection.bytes_echoed = 5
             connections.remove(connection, reason, "late")
             connections.refusals.log_summary()
@@ -152,8 +152,8 @@ class PeerTests(SynchronousTestCase):
     @example('" ', {"proxy_alpn": "\\", "tls_sni": '\\"; tls_subject "', "proxy": ""})
     def test_access(self, peer, facts):
         """
-        A line has the fields that it was made of, whatever is in them; JSON has them as they
-        are, in its sentence too.
+        A line can be parsed back into its fields, whatever is in them; JSON has them
+        unchanged.
         """
         event = self.logged(peer, facts)
         match = re.fullmatch(
@@ -178,7 +178,7 @@ class PeerTests(SynchronousTestCase):
     @example(f"x to tcp, there is none{FORGED}")
     def test_refused(self, peer):
         """
-        Likewise, of a refusal.
+        The same holds for a refusal.
         """
         line = text_line(self.logged(peer, {}, Reason.PROXY_HEADER))
         match = re.fullmatch(
@@ -189,8 +189,8 @@ class PeerTests(SynchronousTestCase):
 
     def test_longest(self):
         """
-        The longest values that a peer can have logged are not cut: a peer on a UNIX socket
-        with a name of 108 bytes, all escapes; 6 values of a PROXY header, 4 of TLS.
+        The longest values that a peer can choose are not cut: the name of a UNIX socket, of 108
+        bytes, all escaped; 6 values of a PROXY header, and 4 of TLS.
         """
         longest = "\\" * 512
         facts = {f"proxy_{number}": longest for number in range(6)}
@@ -203,7 +203,7 @@ class PeerTests(SynchronousTestCase):
 
 class JSONLineTests(SynchronousTestCase):
     """
-    Lines for programs.
+    Tests for L{json_line}.
     """
 
     def record(self, emit):
@@ -216,7 +216,7 @@ class JSONLineTests(SynchronousTestCase):
 
     def test_line(self):
         """
-        A line is one object with the event's words and its own values.
+        A line is one object with the event's text and values.
         """
         record = self.record(
             lambda log: log.warn("{peer} has {n}", peer="\x1e\n\u20ac", n=5, s=0.5, b=True, o=[])
@@ -237,7 +237,7 @@ class JSONLineTests(SynchronousTestCase):
 
     def test_values(self):
         """
-        Whatever a value is, a strict parser takes the line, which is ASCII.
+        Any value gives a line in ASCII that a strict parser accepts.
         """
         values = {
             "nan": float("nan"),
@@ -273,7 +273,7 @@ class JSONLineTests(SynchronousTestCase):
 
     def test_names_of_ours(self):
         """
-        An event's own values do not displace the line's, and older logging adds none.
+        An event's values do not replace the fields of the line; older logging adds none.
         """
         logged = event(lambda log: log.info("words", logger="x"))
         # What a call of twisted.python.log leaves in an event.
@@ -285,7 +285,7 @@ class JSONLineTests(SynchronousTestCase):
 
     def test_traceback(self):
         """
-        A failure's traceback is one value of the object, even without words.
+        The traceback is a field, also without a text.
         """
         for words in ("bug", ""):
             record = self.record(lambda log, words=words: log.failure(words, a_failure()))
@@ -294,27 +294,28 @@ class JSONLineTests(SynchronousTestCase):
 
     def test_nothing_to_say(self):
         """
-        An event without words writes no line.
+        An event without text gives no line.
         """
         self.assertIsNone(json_line(event(lambda log: log.info(""))))
 
 
 class LineObserverTests(SynchronousTestCase):
     """
-    From an event to the sink.
+    Tests for L{LineObserver}.
     """
 
     def test_lines(self):
         """
-        Each event's line is put into the sink with its level; one without words is not.
+        The line of each event is passed to the writer with its level; no line for an event
+        without text.
         """
         put = []
 
-        class Basin:
+        class FakeWriter:
             def put(self, level, line):
                 put.append((level, line))
 
-        observer = LineObserver(Basin(), lambda event: event["log_format"] or None)
+        observer = LineObserver(FakeWriter(), lambda event: event["log_format"] or None)
         verifyObject(ILogObserver, observer)
         for name in ("debug", "critical"):
             observer(event(lambda log, name=name: log.emit(LogLevel.levelWithName(name), name)))

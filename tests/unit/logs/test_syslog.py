@@ -1,5 +1,5 @@
 """
-The system's log, as a place for lines.
+Tests for the syslog destination.
 """
 
 import contextlib
@@ -16,12 +16,12 @@ from echod.logs.syslog import SyslogDestination, datagrams
 
 class DatagramTests(SynchronousTestCase):
     """
-    What is sent for a line.
+    Tests for L{datagrams}.
     """
 
     def test_priorities(self):
         """
-        Each line has the facility of daemons and the severity of its level.
+        Each message has the facility of daemons and the severity of its level.
         """
         levels = (
             (LogLevel.debug, 31),
@@ -48,19 +48,19 @@ class DatagramTests(SynchronousTestCase):
         )
 
 
-class SysloggerTests(SynchronousTestCase):
+class SyslogDestinationTests(SynchronousTestCase):
     """
-    The way to a syslogd.
+    Tests for L{SyslogDestination}, with a fake syslogd.
     """
 
     def setUp(self):
-        # The path of a socket has room for a hundred characters.
+        # The path of a socket holds about a hundred characters.
         self.folder = os.path.relpath(self.mktemp())
         os.makedirs(self.folder)
         self.path = os.path.relpath(os.path.join(self.folder, "s"))
-        self.patch(file, "WAIT_SECONDS", 0)
-        self.syslogger = SyslogDestination("ec\nhod", self.path, lambda: "now")
-        self.addCleanup(self.syslogger.close)
+        self.patch(file, "WRITE_TIMEOUT", 0)
+        self.destination = SyslogDestination("ec\nhod", self.path, lambda: "now")
+        self.addCleanup(self.destination.close)
 
     def syslogd(self):
         daemon = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -70,11 +70,11 @@ class SysloggerTests(SynchronousTestCase):
         return daemon
 
     def write(self, *lines):
-        self.syslogger.write([(LogLevel.info, line) for line in lines])
+        self.destination.write([(LogLevel.info, line) for line in lines])
 
     def received(self, daemon):
         """
-        The words that have come.
+        The last words of the messages that arrived.
         """
         words = []
         try:
@@ -85,17 +85,17 @@ class SysloggerTests(SynchronousTestCase):
 
     def test_write(self):
         """
-        Lines come with the name, its control characters escaped, and the process's number.
+        Messages have the tag, escaped, and the process id.
         """
         daemon = self.syslogd()
         self.write(b"a\n")
         self.assertEqual(daemon.recv(100), rf"<30>now ec\nhod[{os.getpid()}]: a".encode())
-        self.syslogger.rotate()
-        self.assertFalse(self.syslogger.is_due())
+        self.destination.rotate()
+        self.assertFalse(self.destination.should_rotate())
 
     def test_time(self):
         """
-        The time is as syslogd has it.
+        The timestamp has the format of RFC 3164.
         """
         daemon = self.syslogd()
         another = SyslogDestination("echod", self.path)
@@ -107,7 +107,7 @@ class SysloggerTests(SynchronousTestCase):
 
     def test_nobody_there(self):
         """
-        Without a syslogd there is an error; when one comes, what has not been sent is.
+        Without a syslogd writing fails; when syslogd starts, the rest is sent.
         """
         error = self.assertRaises(OSError, self.write, b"a\n")
         self.assertEqual(error.errno, errno.ENOENT)
@@ -117,7 +117,7 @@ class SysloggerTests(SynchronousTestCase):
 
     def test_started_anew(self):
         """
-        A syslogd that is started anew gets the next line.
+        A restarted syslogd gets the next line.
         """
         daemon = self.syslogd()
         self.write(b"a\n")
@@ -136,8 +136,8 @@ class SysloggerTests(SynchronousTestCase):
 
     def test_stopped(self):
         """
-        A syslogd that takes nothing is not waited for; what it did not take is sent when it
-        does, and nothing twice.
+        A syslogd that hangs does not block the writer; the rest is sent later, and nothing
+        twice.
         """
         daemon = self.syslogd()
         lines = [b"%d\n" % number for number in range(1000)]
@@ -151,7 +151,7 @@ class SysloggerTests(SynchronousTestCase):
 
     def stream(self):
         """
-        A syslogd that takes a stream, with a little room in each connection.
+        A syslogd with a stream socket and small buffers.
 
         @return: what takes the next connection, a socket that does not block.
         """
@@ -170,7 +170,7 @@ class SysloggerTests(SynchronousTestCase):
 
     def test_stream(self):
         """
-        Where syslogd takes a stream, a null byte ends each line.
+        On a stream socket, a null byte ends each message.
         """
         accept = self.stream()
         self.write(b"a\n", b"b\n")
@@ -179,8 +179,7 @@ class SysloggerTests(SynchronousTestCase):
 
     def test_stopped_stream(self):
         """
-        What a stream did not take is sent when it does, whole, and nothing twice, also when
-        half of a line had gone.
+        The rest of a message on a full stream is sent later, and nothing twice.
         """
         accept = self.stream()
         lines = [b"%d " % number * 3000 + b"\n" for number in range(100)]
@@ -198,7 +197,7 @@ class SysloggerTests(SynchronousTestCase):
 
     def test_stream_started_anew(self):
         """
-        A line that had begun is whole in the next connection.
+        After a reconnect, a partly sent message is sent whole.
         """
         accept = self.stream()
         line = b"x" * 400_000 + b"\n"
@@ -209,18 +208,18 @@ class SysloggerTests(SynchronousTestCase):
 
     def test_room(self):
         """
-        There is room as long as syslogd takes lines, and to try to connect.
+        A full socket is not writable; without a connection it always is.
         """
-        self.assertTrue(self.syslogger.has_room(0))
+        self.assertTrue(self.destination.is_writable(0))
         self.syslogd()
         self.write(b"a\n")
-        self.assertTrue(self.syslogger.has_room(0))
+        self.assertTrue(self.destination.is_writable(0))
         self.assertRaises(BlockingIOError, self.write, *[b"b\n"] * 5000)
-        self.assertFalse(self.syslogger.has_room(0))
+        self.assertFalse(self.destination.is_writable(0))
 
     def test_room_in_time(self):
         """
-        When it takes again soon, it is only waited for.
+        A write waits a short time for a full socket.
         """
         daemon = self.syslogd()
         words = []
@@ -229,7 +228,7 @@ class SysloggerTests(SynchronousTestCase):
             words.extend(self.received(daemon))
             return True
 
-        self.patch(syslog, "wait_for_room", wait)
+        self.patch(syslog, "wait_writable", wait)
         lines = [b"%d\n" % number for number in range(1000)]
         self.write(*lines)
         self.assertEqual(words + self.received(daemon), [line.strip() for line in lines])

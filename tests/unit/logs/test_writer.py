@@ -1,5 +1,5 @@
 """
-What stands between the daemon and its log.
+Tests for the bounded queue and the writer thread.
 """
 
 import errno
@@ -11,19 +11,19 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.logs.writer import MAX_BYTES, PATIENCE_SECONDS, ThreadedWriter
+from echod.logs.writer import MAX_BLOCKING_TIME, MAX_QUEUE_BYTES, ThreadedWriter
 
 LINE = b"x" * 1023 + b"\n"
 
 
-class Paper:
+class FakeDestination:
     """
-    A place that notes what is written, and does what the test says.
+    A destination that records what is written, and fails as the test says.
 
     @ivar error: what it fails with.
     @ivar batches: the lines of each write.
     @ivar due: whether it says that it is to be rotated.
-    @ivar room: whether it says that it has room, and C{waited} for how long it was asked.
+    @ivar writable: whether it is writable, and C{waited}: the times that it was asked to wait.
     """
 
     def __init__(self):
@@ -32,7 +32,7 @@ class Paper:
         self.batches = []
         self.due = False
         self.rotated = 0
-        self.room = True
+        self.writable = True
         self.waited = []
 
     @property
@@ -49,11 +49,11 @@ class Paper:
             raise self.error
         self.batches.append(batch)
 
-    def has_room(self, seconds):
+    def is_writable(self, seconds):
         self.waited.append(seconds)
-        return self.room
+        return self.writable
 
-    def is_due(self):
+    def should_rotate(self):
         return self.due
 
     def rotate(self):
@@ -67,41 +67,41 @@ def full():
     return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-class SinkTestCase(SynchronousTestCase):
+class WriterTestCase(SynchronousTestCase):
     """
-    A sink, and what it logs itself, which comes back to it as it does in the daemon.
+    A writer; the records that it logs itself come back to it, as in the daemon.
     """
 
     def setUp(self):
         self.clock = Clock()
-        self.paper = Paper()
-        self.works = []
-        self.told = []
+        self.destination = FakeDestination()
+        self.threads = []
+        self.reports = []
         globalLogPublisher.addObserver(self.hear)
         self.addCleanup(globalLogPublisher.removeObserver, self.hear)
 
     def writer(self, **given):
         self.writer = ThreadedWriter(
-            self.paper, clock=self.clock.seconds, **{"start": self.works.append} | given
+            self.destination, clock=self.clock.seconds, **{"start": self.threads.append} | given
         )
         return self.writer
 
     def hear(self, event):
         if event.get("event") == "log-without-thread":
-            self.told.append(event)
+            self.reports.append(event)
             self.writer.put(event["log_level"], b"no thread\n")
         if event.get("event") == "log-dropped":
-            self.told.append(event)
-            self.writer.put(event["log_level"], f"told {event['count']}\n".encode())
+            self.reports.append(event)
+            self.writer.put(event["log_level"], f"dropped {event['count']}\n".encode())
 
     def put(self, *lines):
         for line in lines:
             self.writer.put(LogLevel.info, line)
 
 
-class AtOnceTests(SinkTestCase):
+class AtOnceTests(WriterTestCase):
     """
-    Before it goes to the background: there is no thread, and each line is written at once.
+    Before the process goes to the background, no thread runs, and each line is written at once.
     """
 
     def setUp(self):
@@ -110,44 +110,44 @@ class AtOnceTests(SinkTestCase):
 
     def test_order(self):
         """
-        Lines are written one by one, as they come.
+        Lines are written one by one, in order.
         """
         self.put(b"a\n", b"b\n")
-        self.assertEqual(self.paper.batches, [[b"a\n"], [b"b\n"]])
-        self.assertEqual((self.writer.dropped, self.works, self.told), (0, [], []))
+        self.assertEqual(self.destination.batches, [[b"a\n"], [b"b\n"]])
+        self.assertEqual((self.writer.dropped, self.threads, self.reports), (0, [], []))
 
     def test_failure(self):
         """
-        What a place did not take is written when it takes again, and nothing is told if
-        nothing is missing.
+        Lines of a failed write are written later, and no record reports a loss.
         """
-        self.paper.error = full()
+        self.destination.error = full()
         self.put(b"a\n", b"b\n")
-        self.paper.error = None
+        self.destination.error = None
         self.put(b"c\n")
-        self.assertEqual(self.paper.lines, [b"a\n", b"b\n", b"c\n"])
-        self.assertEqual((self.writer.dropped, self.told), (0, []))
+        self.assertEqual(self.destination.lines, [b"a\n", b"b\n", b"c\n"])
+        self.assertEqual((self.writer.dropped, self.reports), (0, []))
 
     def test_batches(self):
         """
-        What waits is written in pieces that a pipe takes whole, and never a part of a line;
-        one that failed is given again as it was.
+        Queued lines are written in batches that a pipe takes whole; a failed batch is
+        passed again.
         """
-        self.paper.error = full()
+        self.destination.error = full()
         self.put(LINE, LINE, LINE, LINE, b"short\n", LINE * 5)
-        self.paper.error = None
+        self.destination.error = None
         self.put(b"end\n")
         self.assertEqual(
-            self.paper.batches, [[LINE], [LINE, LINE, LINE, b"short\n"], [LINE * 5], [b"end\n"]]
+            self.destination.batches,
+            [[LINE], [LINE, LINE, LINE, b"short\n"], [LINE * 5], [b"end\n"]],
         )
 
     def test_bound(self):
         """
-        What does not fit in is dropped, and so is all that follows until half of what waits
-        is written; then it is told how many are missing, where they are missing.
+        When the queue is full, lines are dropped until it is half empty; then one record
+        reports how many, at their place.
         """
-        self.paper.error = full()
-        fitting = MAX_BYTES // len(LINE)
+        self.destination.error = full()
+        fitting = MAX_QUEUE_BYTES // len(LINE)
         self.put(*[LINE] * fitting)
         self.assertEqual(self.writer.dropped, 0)
         self.assertFalse(self.writer.put(LogLevel.info, LINE))
@@ -155,12 +155,12 @@ class AtOnceTests(SinkTestCase):
         self.put(b"short\n")
         self.assertEqual(self.writer.dropped, 2)
         self.clock.advance(1.5)
-        self.paper.error = None
+        self.destination.error = None
         self.writer.flush()
         self.put(b"after\n")
-        lines = self.paper.lines
-        self.assertEqual(lines, [LINE] * fitting + [b"told 2\n", b"after\n"])
-        (event,) = self.told
+        lines = self.destination.lines
+        self.assertEqual(lines, [LINE] * fitting + [b"dropped 2\n", b"after\n"])
+        (event,) = self.reports
         self.assertEqual(event["log_level"], LogLevel.warn)
         self.assertEqual(event["event"], "log-dropped")
         self.assertEqual((event["count"], event["seconds"], event["total"]), (2, 3.5, 2))
@@ -168,54 +168,54 @@ class AtOnceTests(SinkTestCase):
 
     def test_total(self):
         """
-        Each time is told for itself, with the total of all, and its own reason.
+        Each period of drops is reported on its own, with its reason and the total.
         """
         for reason in (full(), OSError("odd")):
-            self.paper.error = reason
-            self.put(*[LINE] * (MAX_BYTES // len(LINE) + 3))
-            self.paper.error = None
+            self.destination.error = reason
+            self.put(*[LINE] * (MAX_QUEUE_BYTES // len(LINE) + 3))
+            self.destination.error = None
             self.writer.flush()
-        self.assertEqual([(e["count"], e["total"]) for e in self.told], [(3, 3), (3, 6)])
+        self.assertEqual([(e["count"], e["total"]) for e in self.reports], [(3, 3), (3, 6)])
         self.assertEqual(
-            [event["reason"] for event in self.told], ["No space left on device", "odd"]
+            [event["reason"] for event in self.reports], ["No space left on device", "odd"]
         )
 
     def test_rotation_when_due(self):
         """
-        A place is rotated before the next line when it is time for that.
+        A destination that is due is rotated before the next line.
         """
-        self.paper.due = True
+        self.destination.due = True
         self.put(b"a\n")
-        self.assertEqual((self.paper.rotated, self.paper.lines), (1, [b"a\n"]))
+        self.assertEqual((self.destination.rotated, self.destination.lines), (1, [b"a\n"]))
 
     def test_rotation_that_fails(self):
         """
-        A rotation that fails is a line in the old file.
+        A failed rotation is reported in the old file.
         """
-        self.paper.due = True
-        self.paper.rotation_error = OSError(errno.EACCES, "Permission denied")
+        self.destination.due = True
+        self.destination.rotation_error = OSError(errno.EACCES, "Permission denied")
         heard = []
         globalLogPublisher.removeObserver(self.hear)
         globalLogPublisher.addObserver(heard.append)
         self.put(b"a\n")
         globalLogPublisher.removeObserver(heard.append)
         globalLogPublisher.addObserver(self.hear)
-        self.assertEqual(self.paper.lines, [b"a\n"])
+        self.assertEqual(self.destination.lines, [b"a\n"])
         (event,) = heard
         self.assertEqual(event["event"], "log-rotation-failed")
         self.assertEqual(event["reason"], "Permission denied")
 
 
-class ThreadTests(SinkTestCase):
+class ThreadTests(WriterTestCase):
     """
-    When the reactor runs: a thread writes, and nobody waits for it.
+    While the reactor runs, a thread writes, and no caller waits.
     """
 
     def started(self):
         """
-        Start the thread that the sink has asked for.
+        Start the thread that the writer has asked for.
         """
-        (work,) = self.works
+        (work,) = self.threads
         thread = Thread(target=work, daemon=True)
         thread.start()
         self.addCleanup(self.end, thread)
@@ -223,9 +223,9 @@ class ThreadTests(SinkTestCase):
 
     def end(self, thread):
         """
-        Have the thread end: it does when its place breaks it off.
+        End the thread, by an exception of its destination.
         """
-        self.paper.error = SystemExit()
+        self.destination.error = SystemExit()
         self.writer.set_async()
         self.put(b"the end\n")
         self.writer.rotate()
@@ -234,19 +234,19 @@ class ThreadTests(SinkTestCase):
 
     def test_nobody_waits(self):
         """
-        A line waits for the thread, not the other way round.
+        A caller does not wait for its line.
         """
         self.writer().set_async()
         self.put(b"a\n", b"b\n")
-        self.assertEqual(self.paper.lines, [])
-        self.assertEqual(len(self.works), 1)
+        self.assertEqual(self.destination.lines, [])
+        self.assertEqual(len(self.threads), 1)
         self.started()
         self.writer.flush()
-        self.assertEqual(self.paper.lines, [b"a\n", b"b\n"])
+        self.assertEqual(self.destination.lines, [b"a\n", b"b\n"])
 
     def test_waiting_for_the_last(self):
         """
-        After the reactor has stopped, as before it runs, each line is waited for.
+        Before the reactor runs and after it has stopped, callers wait for their lines.
         """
         self.writer().set_async()
         self.put(b"a\n")
@@ -254,14 +254,14 @@ class ThreadTests(SinkTestCase):
         self.writer.flush()
         for line in (b"b\n", b"c\n", b"d\n"):
             self.put(line)
-            self.assertEqual(self.paper.lines[-1], line)
+            self.assertEqual(self.destination.lines[-1], line)
 
     def test_signals(self):
         """
-        The thread leaves signals to the reactor's.
+        The thread blocks all signals.
         """
         masks = []
-        self.paper.write = lambda records: masks.append(
+        self.destination.write = lambda records: masks.append(
             signal.pthread_sigmask(signal.SIG_BLOCK, [])
         )
         self.writer().set_async()
@@ -269,86 +269,86 @@ class ThreadTests(SinkTestCase):
         thread = self.started()
         self.writer.flush()
         self.assertIn(signal.SIGTERM, masks[0])
-        del self.paper.write
+        del self.destination.write
         self.assertTrue(thread.is_alive())
 
     def test_blocked(self):
         """
-        A place that takes nothing stops nobody: lines wait, then are dropped, and a stop
-        waits no longer than it has patience.
+        A destination that blocks delays no caller: lines are queued, then dropped, and a
+        stop waits for a limited time.
         """
         writes, goes_on = Event(), Event()
         self.addCleanup(goes_on.set)
-        take = self.paper.write
+        take = self.destination.write
 
         def write(records):
             writes.set()
             goes_on.wait(20)
             take(records)
 
-        self.paper.write = write
+        self.destination.write = write
         self.writer().set_async()
         self.put(b"a\n")
         self.started()
         self.assertTrue(writes.wait(20))
-        self.put(*[LINE] * (MAX_BYTES // len(LINE) + 10))
+        self.put(*[LINE] * (MAX_QUEUE_BYTES // len(LINE) + 10))
         self.assertEqual(self.writer.dropped, 11)
-        self.writer._clock = iter((0, PATIENCE_SECONDS, 0, 0)).__next__
+        self.writer._clock = iter((0, MAX_BLOCKING_TIME, 0, 0)).__next__
         self.writer.flush()
         self.put(b"not waited for\n")
-        self.assertEqual((self.paper.lines, self.writer.dropped), ([], 12))
+        self.assertEqual((self.destination.lines, self.writer.dropped), ([], 12))
         goes_on.set()
         self.writer._clock = self.clock.seconds
         self.writer.flush()
-        self.assertEqual([event["count"] for event in self.told], [12])
-        self.assertEqual(self.told[0]["reason"], "the log was not taken fast enough")
-        self.assertEqual(self.paper.lines[-1], b"told 12\n")
+        self.assertEqual([event["count"] for event in self.reports], [12])
+        self.assertEqual(self.reports[0]["reason"], "the log was not taken fast enough")
+        self.assertEqual(self.destination.lines[-1], b"dropped 12\n")
 
     def test_failing(self):
         """
-        A stop does not wait for a place that fails, but has it tried once more.
+        A stop does not wait for a destination that fails; it lets the thread try once.
         """
         self.writer().set_async()
-        self.paper.error = full()
+        self.destination.error = full()
         self.put(b"a\n")
         self.started()
         self.writer.flush()
         self.put(b"b\n")
-        self.assertEqual(self.paper.lines, [])
-        self.paper.error = None
+        self.assertEqual(self.destination.lines, [])
+        self.destination.error = None
         self.put(b"c\n")
-        self.assertEqual(self.paper.lines, [b"a\n", b"b\n", b"c\n"])
+        self.assertEqual(self.destination.lines, [b"a\n", b"b\n", b"c\n"])
 
     def test_rotation(self):
         """
-        The thread rotates, also when no line has come yet, and a stop waits for it.
+        The thread rotates without a line, and a stop waits for it.
         """
         self.writer().set_async()
         self.writer.rotate()
         self.started()
         self.writer.flush()
-        self.assertEqual(self.paper.rotated, 1)
+        self.assertEqual(self.destination.rotated, 1)
         self.writer.rotate()
         self.writer.flush()
-        self.assertEqual((self.paper.rotated, len(self.works)), (2, 1))
+        self.assertEqual((self.destination.rotated, len(self.threads)), (2, 1))
 
     def test_lines_from_before(self):
         """
-        What could not be written before the background was reached waits for the thread.
+        Lines that could not be written before the fork are written by the thread.
         """
         self.writer(forks=True)
-        self.paper.error = full()
+        self.destination.error = full()
         self.put(b"a\n")
-        self.assertEqual(self.works, [])
+        self.assertEqual(self.threads, [])
         self.writer.set_async()
-        self.paper.error = None
+        self.destination.error = None
         self.started()
         self.writer.flush()
-        self.assertEqual(self.paper.lines, [b"a\n"])
+        self.assertEqual(self.destination.lines, [b"a\n"])
 
     def without_threads(self, **given):
         """
-        A sink while there can be no threads.
+        A writer while the system allows no threads.
 
         @return: when each was asked for; a list to be emptied when there can be again.
         """
@@ -356,7 +356,7 @@ class ThreadTests(SinkTestCase):
 
         def start(work):
             if not asked:
-                self.works.append(work)
+                self.threads.append(work)
                 return
             asked.append(self.clock.seconds())
             raise RuntimeError("can't start new thread")
@@ -366,8 +366,8 @@ class ThreadTests(SinkTestCase):
 
     def test_no_thread(self):
         """
-        When there can be no more threads, lines are written all the same, and that is told
-        once; a second later a line asks for a thread again, which takes over.
+        Without a thread, lines are written by the caller, with one warning; a second later
+        a line starts the thread.
         """
         asked = self.without_threads()
         self.put(b"a\n", b"b\n")
@@ -376,76 +376,76 @@ class ThreadTests(SinkTestCase):
         self.clock.advance(1)
         self.put(b"d\n", b"e\n")
         lines = [b"a\n", b"no thread\n", b"b\n", b"c\n", b"d\n", b"e\n"]
-        self.assertEqual(self.paper.lines, lines)
-        self.assertEqual((asked, len(self.told)), ([0.0, 0.0, 1.0], 1))
-        self.assertEqual(self.told[0]["reason"], "can't start new thread")
+        self.assertEqual(self.destination.lines, lines)
+        self.assertEqual((asked, len(self.reports)), ([0.0, 0.0, 1.0], 1))
+        self.assertEqual(self.reports[0]["reason"], "can't start new thread")
         asked.clear()
         self.clock.advance(1)
         self.put(b"f\n")
-        self.assertEqual(self.paper.lines, lines)
+        self.assertEqual(self.destination.lines, lines)
         self.started()
         self.writer.flush()
         self.put(b"g\n")
-        self.assertEqual(self.paper.lines, [*lines, b"f\n", b"g\n"])
+        self.assertEqual(self.destination.lines, [*lines, b"f\n", b"g\n"])
 
     def test_no_thread_in_the_background(self):
         """
-        So it is with what could not be written before the background was reached.
+        The same holds for lines from before the fork.
         """
         self.without_threads(forks=True)
-        self.paper.error = full()
+        self.destination.error = full()
         self.put(b"a\n")
-        self.paper.error = None
+        self.destination.error = None
         self.writer.set_async()
-        self.assertEqual(self.paper.lines, [b"a\n", b"no thread\n"])
+        self.assertEqual(self.destination.lines, [b"a\n", b"no thread\n"])
 
     def test_no_thread_and_no_room(self):
         """
-        The loop does not wait for a place without room: it tries with each line, also with
-        those that are dropped, and a stop waits no longer than it has patience.
+        Without a thread, the loop does not wait for a full destination: it tries at each
+        line, and a stop waits for a limited time.
         """
         asked = self.without_threads()
         self.writer.set_async()
         self.put(b"a\n")
-        self.paper.room = False
-        fitting = MAX_BYTES // len(LINE)
+        self.destination.writable = False
+        fitting = MAX_QUEUE_BYTES // len(LINE)
         self.put(*[LINE] * (fitting + 3))
-        self.assertEqual((self.writer.dropped, len(self.paper.lines)), (3, 2))
-        self.assertEqual(set(self.paper.waited), {0})
-        self.paper.room = True
+        self.assertEqual((self.writer.dropped, len(self.destination.lines)), (3, 2))
+        self.assertEqual(set(self.destination.waited), {0})
+        self.destination.writable = True
         # None is started in the middle of writing.
-        told = self.told[:]
+        told = self.reports[:]
         asked.clear()
         self.clock.advance(0.5)
         self.put(LINE)
-        self.assertEqual(self.paper.lines[2:], [LINE] * fitting + [b"told 4\n"])
-        self.assertEqual((self.works, len(self.told)), ([], len(told) + 1))
+        self.assertEqual(self.destination.lines[2:], [LINE] * fitting + [b"dropped 4\n"])
+        self.assertEqual((self.threads, len(self.reports)), ([], len(told) + 1))
         asked.append(0.0)
-        self.paper.room = False
+        self.destination.writable = False
         self.put(b"last\n")
-        self.paper.waited.clear()
-        self.paper.has_room = lambda seconds: (
-            self.paper.waited.append(seconds) or (self.clock.advance(seconds))
+        self.destination.waited.clear()
+        self.destination.is_writable = lambda seconds: (
+            self.destination.waited.append(seconds) or (self.clock.advance(seconds))
         )
         self.writer.flush()
         self.put(b"very last\n")
-        self.assertEqual(self.paper.waited, [PATIENCE_SECONDS, 0])
+        self.assertEqual(self.destination.waited, [MAX_BLOCKING_TIME, 0])
 
     def test_no_thread_to_rotate(self):
         """
-        Without a thread, the loop rotates.
+        Without a thread, the caller rotates.
         """
         self.without_threads()
         self.writer.set_async()
         self.writer.rotate()
-        self.assertEqual((self.paper.rotated, self.paper.lines), (1, [b"no thread\n"]))
+        self.assertEqual((self.destination.rotated, self.destination.lines), (1, [b"no thread\n"]))
 
     def test_real_thread(self):
         """
-        Without being told how, it starts a thread that no end of the process waits for.
+        By default the writer starts a daemon thread.
         """
         threads = []
-        take = self.paper.write
+        take = self.destination.write
 
         def write(records):
             from threading import current_thread
@@ -453,12 +453,12 @@ class ThreadTests(SinkTestCase):
             threads.append(current_thread())
             take(records)
 
-        self.paper.write = write
-        writer = self.writer = ThreadedWriter(self.paper)
+        self.destination.write = write
+        writer = self.writer = ThreadedWriter(self.destination)
         self.put(b"a\n")
-        self.assertEqual(self.paper.lines, [b"a\n"])
+        self.assertEqual(self.destination.lines, [b"a\n"])
         (thread,) = threads
         self.assertTrue(thread.daemon)
-        del self.paper.write
+        del self.destination.write
         self.end(thread)
         self.assertEqual(writer.dropped, 0)

@@ -1,5 +1,5 @@
 """
-What is watched of a process, and its snapshot.
+Tests for the collector and its snapshots.
 """
 
 from datetime import UTC, datetime
@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from echod.connections.connection import Reason
 from echod.connections.timeouts import Timeouts
 from echod.connections.tracker import Connections
-from echod.stats.collector import NEWEST, Collector
+from echod.stats.collector import MAX_NEWEST, Collector
 from echod.stats.snapshot import (
     CertificateInfo,
     ConnectionInfo,
@@ -41,7 +41,7 @@ class FakeListener:
 
 class NamelessConnection(FakeConnection):
     """
-    A connection whose address is nonsense.
+    A connection whose peer() fails.
     """
 
     def peer(self):
@@ -50,7 +50,7 @@ class NamelessConnection(FakeConnection):
 
 class ObservationTests(SynchronousTestCase):
     """
-    A process as it is seen from outside.
+    Tests for L{Collector}.
     """
 
     def setUp(self):
@@ -80,7 +80,7 @@ class ObservationTests(SynchronousTestCase):
 
     def test_beginning(self):
         """
-        Before anybody came, all that can be counted is there and 0.
+        Before the first connection, all counters exist and are 0.
         """
         self.clock.advance(3)
         now = self.collector.snapshot()
@@ -118,7 +118,7 @@ class ObservationTests(SynchronousTestCase):
 
     def test_traffic(self):
         """
-        Each listener has its own, live connections and ended ones together.
+        Each listener has its own counters, of live and closed connections together.
         """
         self.connection("tls", 5)
         live, gone = self.connection(bytes_echoed=100), self.connection(bytes_echoed=20)
@@ -134,7 +134,7 @@ class ObservationTests(SynchronousTestCase):
 
     def test_never_back(self):
         """
-        What a connection echoed stays counted when it ends, and so does the connection.
+        A closed connection and its bytes stay counted.
         """
         connection = self.connection(bytes_echoed=100)
         before = self.traffic()
@@ -145,7 +145,8 @@ class ObservationTests(SynchronousTestCase):
 
     def test_refused_after_accept(self):
         """
-        Who is refused for its handshake counts as ended, too, so that the sums agree.
+        A client that is refused for its handshake counts as closed too, so that the sums
+        agree.
         """
         self.connections.remove(self.connection(), Reason.HANDSHAKE)
         now = self.traffic()
@@ -165,7 +166,7 @@ class ObservationTests(SynchronousTestCase):
 
     def test_certificates(self):
         """
-        What is served is shown, and with it what handshakes may come to.
+        The certificates that are served are listed, and the possible results of handshakes.
         """
         made = make_certificate(names=("a.example",))
         path = self.mktemp()
@@ -201,20 +202,20 @@ class ObservationTests(SynchronousTestCase):
 
     def test_newest(self):
         """
-        The newest connections come first, so many and no more.
+        The newest connections come first, up to a limit.
         """
-        for _ in range(NEWEST + 5):
+        for _ in range(MAX_NEWEST + 5):
             self.connection()
         self.clock.advance(2)
         newest = self.collector.snapshot().newest
-        self.assertEqual([each.connection for each in newest], list(range(NEWEST + 5, 5, -1)))
+        self.assertEqual([each.connection for each in newest], list(range(MAX_NEWEST + 5, 5, -1)))
         self.assertEqual(
-            newest[0], ConnectionInfo(NEWEST + 5, "tcp", "192.0.2.7:40000", "open", 2.0, 0, {})
+            newest[0], ConnectionInfo(MAX_NEWEST + 5, "tcp", "192.0.2.7:40000", "open", 2.0, 0, {})
         )
 
     def test_broken(self):
         """
-        One that cannot be looked at is left out, and the rest is told.
+        A connection that fails is left out, and the others are listed.
         """
         self.connection()
         broken = NamelessConnection()
@@ -240,15 +241,14 @@ class ObservationTests(SynchronousTestCase):
 
     def test_facts(self):
         """
-        What TLS agreed on is told of each.
+        The facts of TLS are listed.
         """
         self.connection().known = {"tls_version": "TLSv1.3"}
         self.assertEqual(self.collector.snapshot().newest[0].facts, {"tls_version": "TLSv1.3"})
 
     def test_odd_names(self):
         """
-        A listener's name, which the operator or systemd gave, is shown without what could
-        move a cursor.
+        The name of a listener is escaped.
         """
         self.listeners = [FakeListener("a\n\x1b[2J")]
         self.connection("a\n\x1b[2J")
@@ -259,7 +259,7 @@ class ObservationTests(SynchronousTestCase):
 
     def test_history(self):
         """
-        Once started, it keeps a history and looks how late the loop is.
+        When it runs, it keeps a history and measures the lag.
         """
         self.collector.startService()
         self.connection(bytes_echoed=50)

@@ -1,5 +1,5 @@
 """
-The last minutes, a sample a second.
+Tests for the history.
 """
 
 from twisted.internet.task import Clock
@@ -11,7 +11,7 @@ from echod.stats.snapshot import Sample
 
 class HistoryTests(SynchronousTestCase):
     """
-    What has been, a sample for each second.
+    Tests for L{History}.
     """
 
     def setUp(self):
@@ -21,7 +21,7 @@ class HistoryTests(SynchronousTestCase):
 
     def test_samples(self):
         """
-        Numbers that only grow become what was added in the second.
+        A sample has the difference of a counter to the second before.
         """
         self.history.startService()
         self.now = Sample(3, 1500, 12, 0.25)
@@ -34,7 +34,7 @@ class HistoryTests(SynchronousTestCase):
 
     def test_too_late(self):
         """
-        When the loop comes late, each second that it missed has its share.
+        When the loop is late, each missed second gets its share.
         """
         self.history.startService()
         self.now = Sample(1, 1400, 10, 3.5)
@@ -43,7 +43,7 @@ class HistoryTests(SynchronousTestCase):
 
     def test_bounded(self):
         """
-        What is older than some minutes is forgotten.
+        Samples older than the limit are dropped.
         """
         self.history.startService()
         self.clock.advance(10 * HISTORY_SECONDS)
@@ -62,7 +62,7 @@ class HistoryTests(SynchronousTestCase):
 
     def test_failure(self):
         """
-        A bug in what it asks is logged, and ends the history alone.
+        An exception of the callback is logged, and does not stop the history.
         """
         self.history.startService()
         self.now = None

@@ -1,5 +1,5 @@
 """
-What the operating system says of a process.
+Tests for the figures of the process.
 """
 
 import os
@@ -36,7 +36,7 @@ class ProcessTests(SynchronousTestCase):
 
     def test_nothing_told(self):
         """
-        Where there is no /proc, what it would tell is unknown, and the rest is there.
+        Without /proc its figures are C{None}, and the others are there.
         """
         now = this_process(self.proc)
         told = (now.started, now.resident_bytes, now.virtual_bytes, now.descriptors)
@@ -45,7 +45,7 @@ class ProcessTests(SynchronousTestCase):
 
     def test_pages(self):
         """
-        Memory is told in pages.
+        Memory is read in pages.
         """
         (self.proc / "self/statm").write_text("70 30 5 1 0 20 0\n")
         now, page = this_process(self.proc), resource.getpagesize()
@@ -53,7 +53,7 @@ class ProcessTests(SynchronousTestCase):
 
     def test_name_with_parentheses(self):
         """
-        The name of a program does not hide when it was started.
+        Any program name is skipped before the start time.
         """
         ticks = os.sysconf("SC_CLK_TCK")
         booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -63,8 +63,7 @@ class ProcessTests(SynchronousTestCase):
 
     def test_older_linux(self):
         """
-        Where the size of the directory does not tell, descriptors are counted; the one that
-        counts is not.
+        Before Linux 6.2 descriptors are counted, without the one that counts.
         """
 
         class Directory:
@@ -81,7 +80,7 @@ class ProcessTests(SynchronousTestCase):
 
     def test_any_number(self):
         """
-        Without a bound on descriptors there is none to tell.
+        Without a limit on descriptors there is no figure.
         """
         self.patch(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY,) * 2)
         self.assertIsNone(this_process(self.proc).most_descriptors)

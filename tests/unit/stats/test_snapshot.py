@@ -1,5 +1,5 @@
 """
-Snapshots: there and back, and whether one can serve.
+Tests for snapshots: JSON, and readiness.
 """
 
 import json
@@ -12,12 +12,12 @@ from tests.support.snapshots import make_snapshot
 
 class JSONTests(SynchronousTestCase):
     """
-    From a process to another.
+    Tests for JSON.
     """
 
     def test_there_and_back(self):
         """
-        What comes back is the same, in one line.
+        A snapshot is one line, and is equal when it is read back.
         """
         snapshot = make_snapshot(worker="3")
         text = snapshot.to_json()
@@ -36,7 +36,7 @@ class JSONTests(SynchronousTestCase):
 
     def test_not_a_snapshot(self):
         """
-        Whatever is no snapshot is a C{ValueError}.
+        Any other text is a C{ValueError}.
         """
         good = json.loads(make_snapshot().to_json())
         for bad in (
@@ -59,19 +59,19 @@ class ReadinessTests(SynchronousTestCase):
 
     def test_ready(self):
         """
-        It can when every listener is bound.
+        A process is ready when every listener is bound.
         """
         self.assertEqual(make_snapshot().not_ready(), "")
 
     def test_draining(self):
         """
-        It cannot from the beginning of the drain on.
+        It is not ready from the beginning of the drain on.
         """
         self.assertEqual(make_snapshot(draining=True, listeners=[]).not_ready(), "draining")
 
     def test_not_bound(self):
         """
-        It cannot when a listener is not bound, and says which.
+        It is not ready when a listener is not bound, and names its option.
         """
         unbound = [ListenerInfo("tcp", "--port 7", "x"), ListenerInfo("b", "--listen b", None)]
         self.assertEqual(make_snapshot(listeners=unbound).not_ready(), "not listening: --listen b")

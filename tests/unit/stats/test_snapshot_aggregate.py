@@ -1,5 +1,5 @@
 """
-Several processes seen as one.
+Tests for the aggregate of several processes.
 """
 
 from dataclasses import replace
@@ -25,14 +25,14 @@ class NotReadyTests(SynchronousTestCase):
 
     def test_ready(self):
         """
-        They are ready when each is.
+        Workers are ready when each is.
         """
         self.assertEqual(not_ready([make_snapshot()]), "")
         self.assertEqual(not_ready([make_snapshot(worker="0"), make_snapshot(worker="1")]), "")
 
     def test_not_ready(self):
         """
-        One that is not is told by its name, if it has one.
+        A worker that is not ready is named.
         """
         self.assertEqual(not_ready([make_snapshot(draining=True)]), "draining")
         workers = [make_snapshot(worker="0"), make_snapshot(worker="1", draining=True)]
@@ -40,19 +40,19 @@ class NotReadyTests(SynchronousTestCase):
 
     def test_nobody(self):
         """
-        Nobody is not ready.
+        Without workers the daemon is not ready.
         """
         self.assertEqual(not_ready([]), "no worker answers")
 
 
 class TogetherTests(SynchronousTestCase):
     """
-    Sums, and the worst.
+    Tests for L{aggregate}.
     """
 
     def test_one(self):
         """
-        One is what it is.
+        The aggregate of one snapshot is that snapshot.
         """
         self.assertEqual(aggregate([make_snapshot()]), make_snapshot())
 
@@ -101,7 +101,7 @@ class TogetherTests(SynchronousTestCase):
 
     def test_states(self):
         """
-        The worst is told.
+        The maximum lag counts.
         """
         other = make_snapshot(draining=True, lag_last=2.0, uptime=1.0, taken=1.0)
         now = aggregate([make_snapshot(), other])
@@ -110,7 +110,7 @@ class TogetherTests(SynchronousTestCase):
 
     def test_shared(self):
         """
-        What they share, the listeners and certificates, is there once.
+        Listeners and certificates that workers share are listed once.
         """
         more = ListenerInfo("echo", "--listen systemd:name=echo", None)
         renewed = CertificateInfo(["a.example"], 1.0, "0B", "/etc/a.pem", 0.0)
@@ -124,7 +124,7 @@ class TogetherTests(SynchronousTestCase):
 
     def test_silent(self):
         """
-        A listener that one of them does not tell of is there once, where others have it.
+        A listener is listed once, as bound if it is bound in one worker.
         """
         first = make_snapshot()
         nowhere = [replace(each, address=None) for each in first.listeners]
@@ -134,7 +134,7 @@ class TogetherTests(SynchronousTestCase):
 
     def test_history(self):
         """
-        The same second of each is added, counted from now, and the worst lag is told.
+        Samples are added by second, aligned at the end; the maximum lag counts.
         """
         other = make_snapshot(
             history=[Sample(1, 1, 1, 9), Sample(2, 2, 2, 0.5), Sample(3, 3, 3, 0)]
@@ -146,7 +146,7 @@ class TogetherTests(SynchronousTestCase):
 
     def test_newest(self):
         """
-        The newest of all come first, as many as of one, and each says whose it is.
+        The newest connections of all come first, each with its worker.
         """
         workers = [make_snapshot(worker="0"), make_snapshot(worker="1")]
         now = aggregate(workers)

@@ -1,5 +1,5 @@
 """
-Both ends of a lifeline.
+Tests for the channel.
 """
 
 import os
@@ -8,61 +8,59 @@ import socket
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.workers.channel import MAX_BYTES, Channel, adopt
+from echod.workers.channel import MAX_MESSAGE_BYTES, Channel, adopt
 from tests.support.fakeprocesses import FarEnd, ProcessReactor
 
 
-class LifelineTests(SynchronousTestCase):
+class ChannelTests(SynchronousTestCase):
     """
-    Messages.
+    Tests for L{Channel}.
     """
 
     def setUp(self):
-        self.messageReceived = []
+        self.messages = []
         self.lost = []
-        self.end = Channel(self.messageReceived.append, lambda: self.lost.append(True))
+        self.end = Channel(self.messages.append, lambda: self.lost.append(True))
         self.transport = StringTransport()
         self.end.makeConnection(self.transport)
 
-    def test_there_and_back(self):
+    def test_messages(self):
         """
-        What is told at one end is heard at the other, however it was cut on its way.
+        A message arrives as it was sent, in pieces of any size.
         """
         self.end.send(do="stop", text="ä\n")
         self.end.send()
         for byte in self.transport.value():
             self.end.dataReceived(bytes([byte]))
-        self.assertEqual(self.messageReceived, [{"do": "stop", "text": "ä\n"}, {}])
+        self.assertEqual(self.messages, [{"do": "stop", "text": "ä\n"}, {}])
 
     def test_bounded(self):
         """
-        One who announces too long a message is not listened to any more.
+        A message that is too long closes the channel.
         """
-        self.end.dataReceived((MAX_BYTES + 1).to_bytes(4, "big"))
+        self.end.dataReceived((MAX_MESSAGE_BYTES + 1).to_bytes(4, "big"))
         self.assertTrue(self.transport.disconnecting)
-        self.assertEqual(self.messageReceived, [])
+        self.assertEqual(self.messages, [])
 
     def test_lost(self):
         """
-        When the other end is gone, that is told.
+        A lost connection calls back.
         """
         self.end.connectionLost()
         self.assertEqual(self.lost, [True])
 
-    def test_hold(self):
+    def test_adopt(self):
         """
-        A descriptor becomes an end, and is the reactor's from then on.
+        An adopted descriptor is closed, and the channel works.
         """
         reactor = ProcessReactor()
         ours, theirs = socket.socketpair()
         self.addCleanup(theirs.close)
         descriptor = ours.detach()
-        end = adopt(reactor, descriptor, self.messageReceived.append, lambda: None)
+        end = adopt(reactor, descriptor, self.messages.append, lambda: None)
         self.assertRaises(OSError, os.fstat, descriptor)
         (far,) = reactor.far_ends
         self.assertIsInstance(far, FarEnd)
         far.send(up=True)
         end.send(do="x")
-        self.assertEqual(
-            (self.messageReceived, far.messageReceived()), ([{"up": True}], [{"do": "x"}])
-        )
+        self.assertEqual((self.messages, far.messageReceived()), ([{"up": True}], [{"do": "x"}]))

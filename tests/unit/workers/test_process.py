@@ -1,5 +1,5 @@
 """
-One worker, as its parent sees it.
+Tests for the process of a worker.
 """
 
 from twisted.internet.defer import CancelledError
@@ -10,22 +10,22 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from echod.workers.channel import Channel
-from echod.workers.process import MAX_LINE_BYTES, Lines, WorkerProcess
+from echod.workers.process import MAX_LINE_BYTES, LineBuffer, WorkerProcess
 from tests.support.fakeprocesses import FakeProcess, FarEnd
 
 
-class LinesTests(SynchronousTestCase):
+class LineBufferTests(SynchronousTestCase):
     """
-    Lines that come in pieces.
+    Tests for L{LineBuffer}.
     """
 
     def setUp(self):
         self.lines = []
-        self.taken = Lines(self.lines.append)
+        self.taken = LineBuffer(self.lines.append)
 
     def test_pieces(self):
         """
-        A line is given when it is whole, and the last one also without its end.
+        A line is passed when it is complete, and the last one without a newline.
         """
         for piece in (b"on", b"e\ntw", b"o\n\nthr", b"", b"ee"):
             self.taken.add(piece)
@@ -44,9 +44,9 @@ class LinesTests(SynchronousTestCase):
         self.assertEqual(self.lines, [b"x" * (MAX_LINE_BYTES + 1) + b"\n"])
 
 
-class ChildTests(SynchronousTestCase):
+class WorkerProcessTests(SynchronousTestCase):
     """
-    A worker whose process and lifeline are the test's.
+    A worker with a fake process and channel.
     """
 
     def setUp(self):
@@ -73,7 +73,7 @@ class ChildTests(SynchronousTestCase):
 
     def test_up(self):
         """
-        It is up when it says so.
+        A worker is up when it says so.
         """
         self.assertFalse(self.child.up)
         self.far.send(up=True)
@@ -82,7 +82,7 @@ class ChildTests(SynchronousTestCase):
 
     def test_end(self):
         """
-        How it ended is told in words, with the process that it was.
+        The exit is reported in words.
         """
         for end, how in (
             ({"signal": 9}, "was ended by SIGKILL"),
@@ -95,7 +95,7 @@ class ChildTests(SynchronousTestCase):
 
     def test_log(self):
         """
-        What it logs is handed on by lines, the last one at its end.
+        Its log is passed on by lines, the last one at the exit.
         """
         self.child.childDataReceived(1, b"a line\nand")
         self.assertEqual(self.log, [b"a line\n"])
@@ -104,7 +104,7 @@ class ChildTests(SynchronousTestCase):
 
     def test_log_dropped(self):
         """
-        What of it is not taken is counted.
+        Lines that are not written are counted.
         """
         self.child.childDataReceived(1, b"one\n")
         self.room = False
@@ -113,7 +113,7 @@ class ChildTests(SynchronousTestCase):
 
     def test_complaint(self):
         """
-        The last that it says before it is up is why it is not.
+        The last line before it is up is kept.
         """
         self.child.childDataReceived(2, b"Traceback\n  x\nechod: b\xffd\x1b[2J\n\n")
         self.assertEqual(self.child.complaint, "echod: b\\xffd\\x1b[2J")
@@ -123,7 +123,7 @@ class ChildTests(SynchronousTestCase):
 
     def test_later_complaints(self):
         """
-        What it writes to its standard error later is logged.
+        Later lines of its standard error are logged.
         """
         self.far.send(up=True)
         with capturedLogs() as events:
@@ -135,7 +135,7 @@ class ChildTests(SynchronousTestCase):
 
     def test_ask(self):
         """
-        Answers go to whoever asked; what nobody asked for changes nothing.
+        An answer goes to its question; other answers do nothing.
         """
         one, other = self.child.ask(snapshot=True), self.child.ask()
         self.assertEqual(self.far.messageReceived(), [{"ask": 1, "snapshot": True}, {"ask": 2}])
@@ -147,9 +147,9 @@ class ChildTests(SynchronousTestCase):
         self.far.send(answer=1, snapshot="x")
         self.assertEqual(self.successResultOf(one)["snapshot"], "x")
 
-    def test_any_word_counts(self):
+    def test_any_message_counts(self):
         """
-        Whatever it says, it is not silent.
+        Any message resets the count of heartbeats.
         """
         for message in ({"up": True}, {"answer": 5}, {}):
             self.child.silent = 3
@@ -158,7 +158,7 @@ class ChildTests(SynchronousTestCase):
 
     def test_late_answer(self):
         """
-        An answer that is not waited for any more changes nothing.
+        A late answer to a canceled question does nothing.
         """
         asked = self.child.ask()
         asked.cancel()
@@ -167,7 +167,7 @@ class ChildTests(SynchronousTestCase):
 
     def test_lost(self):
         """
-        One that is gone answers nothing, and hears nothing.
+        After the channel is closed, questions are canceled, and messages are not sent.
         """
         asked = self.child.ask()
         self.far.messageReceived()
@@ -177,16 +177,16 @@ class ChildTests(SynchronousTestCase):
         self.child.send(do="stop")
         self.assertEqual(self.far.messageReceived(), [])
 
-    def test_tell(self):
+    def test_send(self):
         """
-        It hears what it is told.
+        A message is sent to the worker.
         """
         self.child.send(do="stop")
         self.assertEqual(self.far.messageReceived(), [{"do": "stop"}])
 
     def test_kill(self):
         """
-        It can be killed, also when it has just ended.
+        It can be killed, also just after its exit.
         """
         self.child.kill()
         self.assertEqual(self.process.signals, ["KILL"])

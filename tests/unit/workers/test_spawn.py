@@ -1,5 +1,5 @@
 """
-What a worker is told.
+Tests for the configuration of a worker.
 """
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -7,36 +7,36 @@ from twisted.trial.unittest import SynchronousTestCase
 from echod.workers.spawn import VARIABLE, InheritedListener, WorkerConfig, shares
 
 
-class AssignmentTests(SynchronousTestCase):
+class WorkerConfigTests(SynchronousTestCase):
     """
-    On its way to the worker.
+    Tests for L{WorkerConfig} and L{shares}.
     """
 
-    def test_way(self):
+    def test_round_trip(self):
         """
-        It arrives as it was sent, and is read once.
+        The configuration is read as it was written, once.
         """
-        handed = [
+        listeners = [
             InheritedListener("tcp", "--port 7", False, False),
             InheritedListener("ä:\n", "--x", True, True),
         ]
-        told = WorkerConfig("1", [5, 4], handed)
-        environ = {VARIABLE: told.to_text(), "HOME": "/"}
-        self.assertEqual(WorkerConfig.take_from(environ), told)
+        config = WorkerConfig("1", [5, 4], listeners)
+        environ = {VARIABLE: config.to_text(), "HOME": "/"}
+        self.assertEqual(WorkerConfig.take_from(environ), config)
         self.assertEqual(environ, {"HOME": "/"})
         self.assertIsNone(WorkerConfig.take_from(environ))
 
-    def test_places(self):
+    def test_descriptors(self):
         """
-        It says which one it is, its share, and where its descriptors are.
+        The configuration has the index, the limit and the descriptors of the worker.
         """
-        told = WorkerConfig("1", [5, 4], [InheritedListener("tcp", "--port 7", False, False)] * 3)
-        self.assertEqual((told.place, told.max_connections), (1, 4))
-        self.assertEqual((told.channel, told.table), (6, 7))
+        config = WorkerConfig("1", [5, 4], [InheritedListener("tcp", "--port 7", False, False)] * 3)
+        self.assertEqual((config.place, config.max_connections), (1, 4))
+        self.assertEqual((config.channel, config.table), (6, 7))
 
     def test_shares(self):
         """
-        The shares of a total are as equal as can be, and their sum is the total.
+        Shares differ by one at most, and their sum is the total.
         """
         self.assertEqual(shares(10, 3), [4, 3, 3])
         self.assertEqual(shares(2, 2), [1, 1])

@@ -1,5 +1,5 @@
 """
-The command line of a worker.
+Tests for the command line of a worker.
 """
 
 import os
@@ -11,8 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from echod.options import PARAMETERS, Options
 from echod.workers.spawn import (
-    PATHS,
-    RUN,
+    PATH_OPTIONS,
+    WORKER_PROGRAM,
     absolute_argv,
     twistd_options,
     worker_command,
@@ -26,9 +26,9 @@ def logger():
     """
 
 
-class RewrittenTests(SynchronousTestCase):
+class ArgvTests(SynchronousTestCase):
     """
-    The options of echod, written anew.
+    Tests for L{absolute_argv}.
     """
 
     def rewrite(self, *given):
@@ -38,7 +38,7 @@ class RewrittenTests(SynchronousTestCase):
 
     def test_names(self):
         """
-        Short and cut names come out whole, and values stay what they were.
+        Abbreviated names become full names, and values stay.
         """
         self.assertEqual(
             self.rewrite("-p7", "-i", "::1", "--idle", "5m", "--listen=unix:a b", "--deny", "::/0"),
@@ -49,7 +49,7 @@ class RewrittenTests(SynchronousTestCase):
 
     def test_the_same(self):
         """
-        What they say is what the given ones said.
+        The new options are parsed to the same values.
         """
         given = ("--port", "7", "--tls-port=8", "--tls-cert", "a", "--tls-key", "b", "--allow=::/0")
         given += ("--max-connections", "9", "--workers", "0", "--log-format", "json")
@@ -60,7 +60,7 @@ class RewrittenTests(SynchronousTestCase):
 
     def test_paths(self):
         """
-        A path is named in full: twistd may go to another directory before it is used.
+        A path is absolute: twistd may change its directory.
         """
         here = os.getcwd()
         self.assertEqual(
@@ -70,7 +70,7 @@ class RewrittenTests(SynchronousTestCase):
 
     def test_every_path(self):
         """
-        No option that takes a path is forgotten.
+        Every option with a path is known.
         """
         options = Options()
         taken = {f"--{name}" for name, _, _, _, coerce in PARAMETERS if self.is_path(coerce)}
@@ -78,7 +78,7 @@ class RewrittenTests(SynchronousTestCase):
             getattr(options, f"opt_{name.replace('-', '_')}")("x")
             taken.add(f"--{name}")
         self.assertEqual(options["tls-cert"], [(os.path.abspath("x"), os.path.abspath("x"))])
-        self.assertEqual(taken, PATHS)
+        self.assertEqual(taken, PATH_OPTIONS)
 
     def is_path(self, coerce):
         try:
@@ -89,7 +89,7 @@ class RewrittenTests(SynchronousTestCase):
 
 class CommandTests(SynchronousTestCase):
     """
-    The program that is started.
+    Tests for L{worker_command} and the environment.
     """
 
     def twistd(self, *args):
@@ -101,18 +101,27 @@ class CommandTests(SynchronousTestCase):
 
     def test_plain(self):
         """
-        A worker runs in the foreground, without a pidfile and, whatever the parent has, with
-        its log on standard output.
+        A worker runs in the foreground, without a pidfile, and logs to standard output,
+        whatever the master's options are.
         """
         for args in ((), (("logfile", "x"), ("uid", 7), ("pidfile", "y"), ("nodaemon", 0))):
             self.assertEqual(
                 worker_command(self.twistd(*args), ["--port=7"]),
-                [sys.executable, "-P", "-c", RUN, "--nodaemon", "--pidfile=", "echod", "--port=7"],
+                [
+                    sys.executable,
+                    "-P",
+                    "-c",
+                    WORKER_PROGRAM,
+                    "--nodaemon",
+                    "--pidfile=",
+                    "echod",
+                    "--port=7",
+                ],
             )
 
     def test_handed_on(self):
         """
-        The reactor, syslog and a logger of the operator's own are the worker's, too.
+        A worker gets the master's reactor, syslog and logger.
         """
         self.assertEqual(
             twistd_options(
@@ -130,7 +139,7 @@ class CommandTests(SynchronousTestCase):
 
     def test_parsed(self):
         """
-        twistd understands them.
+        twistd accepts the options.
         """
         options = ServerOptions()
         options.parseOptions([*twistd_options(self.twistd(("logger", logger))), "ftp"])
@@ -139,8 +148,7 @@ class CommandTests(SynchronousTestCase):
 
     def test_environment(self):
         """
-        It finds its modules where the parent does, and what was for the parent alone is
-        not there.
+        A worker gets the import path of the master, and none of systemd's variables.
         """
         environ = {"HOME": "/h", "LISTEN_FDS": "2", "LISTEN_PID": "7", "LISTEN_FDNAMES": "a:b"}
         environ |= {"NOTIFY_SOCKET": "@x", "WATCHDOG_USEC": "1", "WATCHDOG_PID": "7"}
