@@ -10,7 +10,7 @@ import socket
 import sys
 from ipaddress import ip_address
 
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -350,6 +350,7 @@ class QuotedTests(SynchronousTestCase):
         ):
             self.assertEqual(quoted(text), expected)
 
+    @settings(deadline=None, database=None, derandomize=True)
     @given(st.text())
     def test_recovered(self, value):
         """

@@ -6,7 +6,7 @@ import ast
 import json
 import re
 
-from hypothesis import example, given, strategies as st
+from hypothesis import example, given, settings, strategies as st
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, Logger, LogLevel, LogPublisher, capturedLogs
 from twisted.python.failure import Failure
@@ -147,6 +147,7 @@ class PeerTests(SynchronousTestCase):
         (only,) = logged
         return only
 
+    @settings(deadline=None, database=None, derandomize=True)
     @given(st.text(), st.dictionaries(st.sampled_from(NAMES), st.text()))
     @example(FORGED, {"proxy_alpn": FORGED, "tls_sni": f'"{FORGED}'})
     @example('" ', {"proxy_alpn": "\\", "tls_sni": '\\"; tls_subject "', "proxy": ""})
@@ -174,6 +175,7 @@ class PeerTests(SynchronousTestCase):
             + "".join(f"; {name} {value}" for name, value in facts.items()),
         )
 
+    @settings(deadline=None, database=None, derandomize=True)
     @given(st.text())
     @example(f"x to tcp, there is none{FORGED}")
     def test_refused(self, peer):
