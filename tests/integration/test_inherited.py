@@ -16,11 +16,10 @@ from pathlib import Path
 from twisted.trial.unittest import TestCase
 
 from tests.support import handover
+from tests.support.activation import HandedDaemon
 from tests.support.certificates import make_certificate
 from tests.support.daemons import (
     PATIENCE_SECONDS,
-    REACTOR,
-    Daemon,
     echo,
     receive_rest,
     show,
@@ -29,23 +28,6 @@ from tests.support.daemons import (
 from tests.support.tlsclient import VERSIONS, TLSClient, context
 
 RESTARTS = 3
-
-
-class HandedDaemon(Daemon):
-    """
-    A daemon that is given listening sockets.
-    """
-
-    def __init__(self, sockets: dict[str, list[socket.socket]], *options: str):
-        """
-        @param sockets: those that it is given, by name.
-        """
-        super().__init__(*options, reactor=REACTOR)
-        given = [(name, each.fileno()) for name, several in sockets.items() for each in several]
-        self.pass_fds = tuple(descriptor for _, descriptor in given)
-        self._expected = len(given)
-        names = [f"{name}={descriptor}" for name, descriptor in given]
-        self._command = (sys.executable, handover.__file__, *names, "--", *self._command)
 
 
 class InheritedTests(TestCase):

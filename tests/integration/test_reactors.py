@@ -11,7 +11,6 @@ import time
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.integration.test_stop import refuses
 from tests.support.daemons import (
     LOOPBACK,
     Daemon,
@@ -20,6 +19,7 @@ from tests.support.daemons import (
     echo,
     receive,
     receive_rest,
+    refuses,
     show,
     tls_daemon,
     wait_until,

@@ -16,12 +16,12 @@ from typing import Self
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.integration.test_facts import Stock
 from tests.soak.__main__ import soak
 from tests.soak.clients import burst, half_closer
 from tests.soak.run import Listener, Soak
 from tests.support.daemons import PATIENCE_SECONDS, receive, receive_rest, show
 from tests.support.faultproxy import FaultProxy, Link
+from tests.support.stock import Stock
 from tests.support.toxics import (
     DOWN,
     UP,

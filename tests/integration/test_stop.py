@@ -28,6 +28,7 @@ from tests.support.daemons import (
     connect,
     echo,
     receive,
+    refuses,
     show,
     wait_until,
 )
@@ -38,20 +39,6 @@ KIB = 1024
 STOPS = (signal.SIGTERM, signal.SIGINT)
 
 DRAINED = r"drained: (\d+) connections finished, (\d+) aborted"
-
-
-def refuses(address: str) -> bool:
-    """
-    Whether nobody listens there any more.
-    """
-    try:
-        connect(address).close()
-    except ConnectionRefusedError:
-        return True
-    except ConnectionResetError:
-        # It came between the last accept and the close.
-        return False
-    return False
 
 
 def begin_to_stop(daemon: Daemon, number: signal.Signals = signal.SIGTERM) -> None:

@@ -10,9 +10,9 @@ from unittest import SkipTest
 
 from twisted.trial.unittest import TestCase
 
-from tests.integration.test_exactness import listener
-from tests.integration.test_inherited import HandedDaemon
+from tests.support.activation import HandedDaemon
 from tests.support.daemons import REACTOR, Daemon, connect, echo, receive
+from tests.support.listeners import listener
 from tests.support.proxyheaders import v1
 
 TRUST = ("--proxy-protocol", "require", "--proxy-trust", "127.0.0.1/32")

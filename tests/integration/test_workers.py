@@ -16,7 +16,7 @@ from pathlib import Path
 from twisted.trial.unittest import TestCase
 
 from echod.tls.credentials import serial_text
-from tests.integration.test_inherited import HandedDaemon
+from tests.support.activation import HandedDaemon
 from tests.support.admin import ADMIN, ask, samples, shown
 from tests.support.certificates import make_certificate
 from tests.support.daemons import (

@@ -7,7 +7,9 @@ Invariant: every instruction is carried out as it stands, or known to need
 nothing; one that is not known is an error.
 """
 
+import atexit
 import fnmatch
+import functools
 import json
 import os
 import re
@@ -17,6 +19,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -377,3 +380,17 @@ class Container(Process):
                 yield
             finally:
                 client.kill()
+
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCKERFILE = ROOT / "deploy" / "Dockerfile"
+
+
+@functools.cache
+def image() -> Stage:
+    """
+    The image, which is built once.
+    """
+    directory = Path(tempfile.mkdtemp(prefix="echod-image-"))
+    atexit.register(shutil.rmtree, directory)
+    return Image(DOCKERFILE, ROOT, directory).build()

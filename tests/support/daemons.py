@@ -35,6 +35,9 @@ REACTOR = os.environ.get("ECHOD_TEST_REACTOR", "")
 LOOPBACK = ("--port", "0", "--interface", "127.0.0.1")
 """The options of a daemon on a free port that this machine alone can reach."""
 
+ON_A_SOCKET = ("--listen", "unix:{}/echo.sock")
+"""Somewhere to listen that is known even when nothing is logged."""
+
 PATIENCE_SECONDS = 120.0
 """How long to wait for what a busy machine may be slow to do, but must do."""
 
@@ -416,6 +419,35 @@ def connect(address: str, receive_buffer: int = 0) -> socket.socket:
         client.close()
         raise
     return client
+
+
+def refuses(address: str) -> bool:
+    """
+    Whether nobody listens there any more.
+    """
+    try:
+        connect(address).close()
+    except ConnectionRefusedError:
+        return True
+    except ConnectionResetError:
+        # It came between the last accept and the close.
+        return False
+    return False
+
+
+def socket_path(daemon: Daemon) -> Path:
+    return daemon.directory / "echo.sock"
+
+
+def socket_listens(daemon: Daemon) -> bool:
+    """
+    Whether a client can connect to it.
+    """
+    try:
+        connect(f"unix:{socket_path(daemon)}").close()
+    except (FileNotFoundError, ConnectionRefusedError):
+        return False
+    return True
 
 
 def receive(client: socket.socket, size: int) -> bytes:

@@ -9,8 +9,13 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.interfaces import IHalfCloseableProtocol, IPullProducer, IPushProducer
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.interfaces import (
+    IAddress,
+    IHalfCloseableProtocol,
+    IPullProducer,
+    IPushProducer,
+)
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
@@ -49,6 +54,26 @@ class Recorder(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.lost.append(reason)
+
+
+class Recording(Factory):
+    """
+    A factory that keeps what it makes.
+
+    @ivar protocols: the protocols.
+    @ivar addresses: for whom they were made.
+    """
+
+    noisy = False
+
+    def __init__(self) -> None:
+        self.protocols: list[Recorder] = []
+        self.addresses: list[IAddress] = []
+
+    def buildProtocol(self, address: IAddress) -> Recorder:
+        self.addresses.append(address)
+        self.protocols.append(Recorder())
+        return self.protocols[-1]
 
 
 @implementer(IHalfCloseableProtocol)

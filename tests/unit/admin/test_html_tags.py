@@ -2,31 +2,10 @@
 HTML out of values.
 """
 
-from html.parser import HTMLParser
-
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.admin.html import Markup, joined, tag
-
-HOSTILE = "<script>alert(\"1\")</script>&amp;' onload='x' \u202e\x00"
-
-
-class Seen(HTMLParser):
-    """
-    What a reader of HTML finds: tags with their attributes, and text.
-    """
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.text = [], ""
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.text += data
+from tests.support.html import HOSTILE, Seen
 
 
 class MarkupTests(SynchronousTestCase):

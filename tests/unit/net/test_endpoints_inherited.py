@@ -15,8 +15,7 @@ from echod.net.endpoints import InheritedEndpoint
 from echod.net.unix import EagerUNIXTransport
 from echod.systemd import InheritedSocket, InheritedSockets, initial_environ
 from tests.support.fakes import PortReactor
-from tests.support.pairs import PairTestCase
-from tests.unit.net.test_port import Recording
+from tests.support.pairs import PairTestCase, Recording
 
 
 class EnvironmentTests(SynchronousTestCase):

@@ -12,7 +12,6 @@ from twisted.internet import tcp, unix
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.interfaces import IListeningPort
-from twisted.internet.protocol import Factory
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
@@ -21,27 +20,7 @@ from echod.net.balance import YIELD_DELAY
 from echod.net.port import ACCEPT_RETRY_DELAY, MAX_ACCEPTS, EagerPort
 from echod.net.transport import EagerTransport
 from echod.net.unix import EagerUNIXPort, EagerUNIXTransport, balance_accepts, use_eager_transport
-from tests.support.pairs import PairTestCase, Recorder
-
-
-class Recording(Factory):
-    """
-    A factory that keeps what it makes.
-
-    @ivar protocols: the protocols.
-    @ivar addresses: for whom they were made.
-    """
-
-    noisy = False
-
-    def __init__(self):
-        self.protocols = []
-        self.addresses = []
-
-    def buildProtocol(self, address):
-        self.addresses.append(address)
-        self.protocols.append(Recorder())
-        return self.protocols[-1]
+from tests.support.pairs import PairTestCase, Recorder, Recording
 
 
 class ScriptedSocket:

@@ -13,61 +13,46 @@ from twisted.trial.unittest import SynchronousTestCase
 from echod.proxyprotocol.parser import (
     V1_SIGNATURE,
     V2_MOST_BYTES,
-    V2_SIGNATURE,
     InvalidProxyHeader,
     ProxyInfo,
     ProxyParser,
     crc32c,
 )
+from tests.support.proxyheaders import (
+    ALPN,
+    AUTHORITY,
+    CRC32C,
+    FOUR,
+    LOCAL,
+    NETNS,
+    NOOP,
+    PROXY,
+    SSL,
+    SSL_CIPHER,
+    SSL_CN,
+    SSL_KEY_ALG,
+    SSL_SIG_ALG,
+    SSL_VERSION,
+    TCP4,
+    TCP6,
+    TLS_VECTORS,
+    UDP4,
+    UDP6,
+    UNIQUE_ID,
+    UNIX as STREAM,
+    UNIX_DGRAM as DGRAM,
+    UNSPEC,
+    checksummed as summed,
+    tls_vector as tls,
+    unix_addresses as unix,
+    v2_header as v2,
+    vector as tlv,
+)
 
 PAYLOAD = b"\r\nPROXY \0payload"
 """What follows a header and is none of it, though it looks like one."""
 
-LOCAL, PROXY = 0x20, 0x21
-UNSPEC, TCP4, UDP4, TCP6, UDP6, STREAM, DGRAM = 0x00, 0x11, 0x12, 0x21, 0x22, 0x31, 0x32
-ALPN, AUTHORITY, CRC32C, NOOP, UNIQUE_ID, SSL, NETNS = 1, 2, 3, 4, 5, 0x20, 0x30
-SSL_VERSION, SSL_CN, SSL_CIPHER, SSL_SIG_ALG, SSL_KEY_ALG = 0x21, 0x22, 0x23, 0x24, 0x25
-
-FOUR = struct.pack("!4s4sHH", bytes((192, 0, 2, 1)), bytes((198, 51, 100, 2)), 40000, 9000)
 SIX = struct.pack("!16s16sHH", IPv6Address("2001:db8::1").packed, bytes(16), 65535, 0)
-
-
-def v2(body=b"", family=TCP4, command=PROXY, size=None):
-    """
-    A header of version 2.
-    """
-    size = len(body) if size is None else size
-    return V2_SIGNATURE + struct.pack("!BBH", command, family, size) + body
-
-
-def tlv(kind, value=b"", size=None):
-    """
-    A type-length-value vector.
-    """
-    return struct.pack("!BH", kind, len(value) if size is None else size) + value
-
-
-def tls(*inner, flags=0x07, verify=0):
-    """
-    What a header says of TLS.
-    """
-    return tlv(SSL, struct.pack("!BI", flags, verify) + b"".join(inner))
-
-
-def summed(before=b"", after=b"", wrong=0, addresses=FOUR, family=TCP4):
-    """
-    A header with a checksum among its vectors.
-    """
-    unsummed = v2(addresses + before + tlv(CRC32C, bytes(4)) + after, family)
-    number = crc32c(unsummed) ^ wrong
-    return v2(addresses + before + tlv(CRC32C, number.to_bytes(4, "big")) + after, family)
-
-
-def unix(source, destination=b""):
-    """
-    The two names of a connection on a UNIX socket.
-    """
-    return struct.pack("!108s108s", source, destination)
 
 
 def told(header):
@@ -249,12 +234,6 @@ TLS_FACTS = {
     "proxy_tls_cipher": "TLS_AES_128_GCM_SHA256",
     "proxy_tls_cn": "client.example",
 }
-TLS_VECTORS = (
-    tlv(SSL_VERSION, b"TLSv1.3"),
-    tlv(SSL_CIPHER, b"TLS_AES_128_GCM_SHA256"),
-    tlv(SSL_CN, b"client.example"),
-)
-
 GOOD_V2 = {
     "LOCAL": (v2(family=UNSPEC, command=LOCAL), None, {}),
     "LOCAL with addresses": (v2(FOUR, command=LOCAL), None, {}),

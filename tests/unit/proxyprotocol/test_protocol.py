@@ -29,24 +29,24 @@ from echod.proxyprotocol.protocol import ProxyHeaderProtocol, ProxyPolicy
 from tests.support.certificates import make_certificate
 from tests.support.handshakes import CertificateInfo
 from tests.support.pairs import BIG, PairTestCase, drained
-from tests.support.tlsclient import VERSIONS, context as client_context
-from tests.unit.proxyprotocol.test_parser import (
+from tests.support.proxyheaders import (
     ALPN,
     AUTHORITY,
     FOUR,
     LOCAL,
     NOOP,
-    STREAM,
     TCP6,
     TLS_VECTORS,
     UNIQUE_ID,
+    UNIX as STREAM,
     UNSPEC,
-    summed,
-    tls,
-    tlv,
-    unix,
-    v2,
+    checksummed as summed,
+    tls_vector as tls,
+    unix_addresses as unix,
+    v2_header as v2,
+    vector as tlv,
 )
+from tests.support.tlsclient import VERSIONS, context as client_context
 
 V1 = b"PROXY TCP4 203.0.113.5 198.51.100.2 1234 9000\r\n"
 V2 = v2(FOUR + tlv(ALPN, b"h2"))
