@@ -118,7 +118,7 @@ class HandshakeTests(ClientTLSTestCase):
         """
         A check that seldom fails is told by OpenSSL's number.
         """
-        context = server_context(make_certificate(issuer=GOOD))
+        context = server_context(make_certificate(("below.localhost",), GOOD))
         context.add_extra_chain_cert(GOOD.certificate)
         self.assertEqual(self.refused(context=context), "the certificate fails check 79")
 
