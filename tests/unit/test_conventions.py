@@ -5,6 +5,7 @@ Invariant: a package of tests works without the others, and a test module withou
 """
 
 import ast
+import functools
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -41,13 +42,13 @@ def imported(path):
     return [name for name in names if name.startswith("tests.")]
 
 
+@functools.cache
 def arrows():
     """
     Each import of C{tests} by C{tests}: the importing file, in this folder, and the name.
     """
-    for path in sorted(FOLDER.rglob("*.py")):
-        for name in imported(path):
-            yield path.relative_to(FOLDER), name
+    paths = sorted(FOLDER.rglob("*.py"))
+    return [(path.relative_to(FOLDER), name) for path in paths for name in imported(path)]
 
 
 class ImportTests(SynchronousTestCase):
