@@ -1,8 +1,8 @@
 """
 What becomes of a client whose network fails: two network namespaces with a wire between them.
 
-Invariant: the kernel decides, with the options that L{set_socket_options} sets, in their
-proportions.  Only the unit differs: ten seconds are one here, so that a test takes seconds.
+Invariant: the kernel decides, with the options that L{set_socket_options} sets, and in their proportions.
+Only the unit differs: ten seconds are one here, so that a test takes seconds.
 """
 
 import contextlib

@@ -5,7 +5,7 @@ Tables.
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.admin.html import number, size, table, tag
-from tests.support.html import HOSTILE, Seen
+from tests.support.markup import HOSTILE, Seen
 
 
 class TableTests(SynchronousTestCase):

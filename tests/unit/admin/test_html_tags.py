@@ -5,7 +5,7 @@ HTML out of values.
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.admin.html import Markup, joined, tag
-from tests.support.html import HOSTILE, Seen
+from tests.support.markup import HOSTILE, Seen
 
 
 class MarkupTests(SynchronousTestCase):

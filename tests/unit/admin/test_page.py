@@ -17,7 +17,7 @@ from echod.stats.snapshot import (
     Sample,
     Snapshot,
 )
-from tests.support.html import HOSTILE, Seen
+from tests.support.markup import HOSTILE, Seen
 from tests.support.snapshots import make_snapshot
 
 EVERYWHERE = Snapshot.from_json(
