@@ -21,7 +21,7 @@ from tests.support.daemons import (
     tls_daemon,
     wait_until,
 )
-from tests.support.visitors import Place, Visitors, come_from, is_in, loopback_addresses
+from tests.support.shortclients import Place, Visitors, connect_from, is_served, loopback_addresses
 
 DUAL_STACK = ("--port", "0")
 """The options of a daemon that takes IPv4 and IPv6 on one socket."""
@@ -43,7 +43,7 @@ class GateTestCase(SynchronousTestCase):
         return ("127.0.0.1", port), ("::1", port), ("127.0.0.1", daemon.port("--listen"))
 
     def come(self, source: str, place: Place) -> socket.socket:
-        client = come_from(source, place)
+        client = connect_from(source, place)
         self.addCleanup(client.close)
         return client
 
@@ -54,7 +54,7 @@ class GateTestCase(SynchronousTestCase):
         @return: those who were let in.
         """
         clients = [self.come(*source) for source in sources]
-        return [client for client in clients if is_in(client)]
+        return [client for client in clients if is_served(client)]
 
 
 class ChurnTests(GateTestCase):
@@ -83,7 +83,7 @@ class ChurnTests(GateTestCase):
             def visit() -> tuple[socket.socket, str]:
                 place = rng.choice((mapped, mapped, mapped, four, six))
                 source = "" if place is six else rng.choice(addresses)
-                return come_from(source, place, wait=False), source or "::1"
+                return connect_from(source, place, wait=False), source or "::1"
 
             start = time.monotonic()
             visitors.run(self.clients, self.at_once, visit)
@@ -226,9 +226,9 @@ class RateTests(GateTestCase):
 
             def knock() -> bool:
                 nonlocal count, knocks
-                with come_from("127.0.0.1", next(doors)) as client:
+                with connect_from("127.0.0.1", next(doors)) as client:
                     knocks += 1
-                    answer = is_in(client)
+                    answer = is_served(client)
                 count += answer
                 return answer
 
@@ -242,8 +242,8 @@ class RateTests(GateTestCase):
             show(f"a rate of {rate}: of {knocks} in {took:.2f} s, {count} let in of {most:.1f} due")
             self.assertLessEqual(count, most + 1)
             for source, place in (("127.0.0.2", mapped), ("", six)):
-                with come_from(source, place) as client:
-                    self.assertTrue(is_in(client))
+                with connect_from(source, place) as client:
+                    self.assertTrue(is_served(client))
             daemon.stop()
             daemon.turned_away({"connect-rate": knocks - count})
 

@@ -1,5 +1,5 @@
 """
-C{python -m tests.soak [--seconds N] [--seed N]}: a daemon under clients of different habits,
+C{python -m tests.soak [--seconds N] [--seed N]}: a daemon under clients of different behaviors,
 behind a network that changes all the time.
 
 Invariant: every byte that comes back is the one that was due; a stream that
@@ -110,7 +110,7 @@ def soak(seconds: float, seed: object, clients: int = CLIENTS) -> tuple[str, lis
 
         load = Soak(listeners_of(daemon), seed, clients)
         asyncio.run(run())
-        tally = load.tally
+        totals = load.totals
         wait_until(lambda: daemon.descriptors() <= fresh, "the last connection to be gone")
         after = daemon.descriptors()
         cpu = daemon.cpu()
@@ -119,7 +119,7 @@ def soak(seconds: float, seed: object, clients: int = CLIENTS) -> tuple[str, lis
         reasons = Counter(record[4] for record in daemon.records())
     rss, rss_grown = samples.slope(samples.rss_kib)
     held, held_grown = samples.slope(samples.descriptors)
-    wrong += tally.bad
+    wrong += totals.bad
     judged = seconds >= LEAST_SECONDS
     if judged and rss_grown > MOST_GROWTH_KIB:
         wrong.append(f"memory grows: {rss_grown:.0f} KiB, more than {MOST_GROWTH_KIB}")
@@ -128,10 +128,10 @@ def soak(seconds: float, seed: object, clients: int = CLIENTS) -> tuple[str, lis
     if int(opened) != load.accepted:
         wrong.append(f"{opened} connections of {load.accepted} were counted")
     lines = [
-        f"{tally.visits} streams, {tally.sent} bytes sent, {tally.received} back, "
-        f"{tally.corrupt} corrupt, {len(tally.bad)} for which nobody is to blame",
-        "ends: " + counted(tally.ends),
-        "clients: " + counted(tally.habits),
+        f"{totals.visits} streams, {totals.sent} bytes sent, {totals.received} back, "
+        f"{totals.corrupt} corrupt, {len(totals.bad)} for which nobody is to blame",
+        "ends: " + counted(totals.ends),
+        "clients: " + counted(totals.behaviors),
         f"the daemon: {opened} connections, {echoed} bytes echoed; by reason: {counted(reasons)}; "
         f"{cpu:.1f} s of CPU; gone {took:.2f} s after TERM",
         f"memory: {samples.rss_kib[0]:.0f} KiB at first, {max(samples.rss_kib):.0f} at most, "

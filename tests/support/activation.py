@@ -5,11 +5,11 @@ Daemons that inherit listening sockets, as from a socket unit of systemd.
 import socket
 import sys
 
-from tests.support import handover
+from tests.support import socketactivate
 from tests.support.daemons import REACTOR, Daemon
 
 
-class HandedDaemon(Daemon):
+class ActivatedDaemon(Daemon):
     """
     A daemon that is given listening sockets.
     """
@@ -23,4 +23,4 @@ class HandedDaemon(Daemon):
         self.pass_fds = tuple(descriptor for _, descriptor in given)
         self._expected = len(given)
         names = [f"{name}={descriptor}" for name, descriptor in given]
-        self._command = (sys.executable, handover.__file__, *names, "--", *self._command)
+        self._command = (sys.executable, socketactivate.__file__, *names, "--", *self._command)

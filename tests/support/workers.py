@@ -29,7 +29,7 @@ from tests.support.daemons import (
 _UP = re.compile(r"worker (\d+) is up, process (\d+)")
 
 
-class Crew(Daemon):
+class WorkersDaemon(Daemon):
     """
     A daemon with workers.
     """

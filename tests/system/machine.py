@@ -199,7 +199,7 @@ class Machine:
 
         @return: what it tells of.
         """
-        return json.loads(self.run("python3", "/visitors/visitor.py", *arguments))
+        return json.loads(self.run("python3", "/visitors/client.py", *arguments))
 
     @contextmanager
     def visitors(self, *arguments: str) -> Iterator[Visit]:
@@ -208,7 +208,7 @@ class Machine:
         """
         visit = Visit()
         process = subprocess.Popen(
-            self._inside("python3", "/visitors/visitor.py", *arguments),
+            self._inside("python3", "/visitors/client.py", *arguments),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -26,7 +26,7 @@ IP_BIND_ADDRESS_NO_PORT = 24
 Place = tuple[str, int]
 
 
-def come_from(source: str, place: Place, wait: bool = True) -> socket.socket:
+def connect_from(source: str, place: Place, wait: bool = True) -> socket.socket:
     """
     Connect.
 
@@ -54,7 +54,7 @@ def come_from(source: str, place: Place, wait: bool = True) -> socket.socket:
     return client
 
 
-def is_in(client: socket.socket) -> bool:
+def is_served(client: socket.socket) -> bool:
     """
     Whether a client that has come is let in.  Only one that is never hears a byte.
     """
@@ -92,7 +92,7 @@ WAYS_OUT: tuple[Callable[[socket.socket], None], ...] = (socket.socket.close, re
 
 
 @dataclass(eq=False)
-class Visitor:
+class Attempt:
     """
     One of them, on its way in.
 
@@ -117,7 +117,7 @@ class Visitors:
     def __init__(self, rng: random.Random):
         self._rng = rng
         self._selector = selectors.DefaultSelector()
-        self._inside: list[Visitor] = []
+        self._inside: list[Attempt] = []
         self._of: Counter[str] = Counter()
         self.served = self.refused = self.most = self.most_of_one = 0
 
@@ -153,14 +153,14 @@ class Visitors:
                 raise AssertionError(f"{len(waiting)} were neither let in nor refused")
             while number and len(waiting) < at_once:
                 number -= 1
-                visitor = Visitor(*come())
+                visitor = Attempt(*come())
                 self._selector.register(visitor.socket, selectors.EVENT_WRITE, visitor)
             for key, _ in self._selector.select(1):
                 self._on(key.data)
             for _ in range(self._rng.randrange(len(self._inside) // 4 + 1) if goes else 0):
                 self._one_goes()
 
-    def _on(self, visitor: Visitor) -> None:
+    def _on(self, visitor: Attempt) -> None:
         answer = b""
         try:
             if not visitor.asked:
@@ -207,7 +207,7 @@ class Visitors:
 
 
 @dataclass(eq=False)
-class Sitter:
+class IdleClient:
     """
     A client that has come to stay, and says little or nothing.
 
@@ -260,21 +260,21 @@ class Sitter:
             self.gone_after = after
 
 
-def sitter(
+def idle_client(
     come: Callable[[], socket.socket], drip: Iterator[bytes] | None = None, closes: bool = True
-) -> Sitter:
+) -> IdleClient:
     """
     Come to stay.
 
     @param come: connects.
     """
     came = time.monotonic()
-    return Sitter(come(), drip or iter(()), closes, came)
+    return IdleClient(come(), drip or iter(()), closes, came)
 
 
-def sit(
-    sitters: Iterable[Sitter],
-    until: Callable[[Sitter], bool],
+def wait_for_all(
+    idle_clients: Iterable[IdleClient],
+    until: Callable[[IdleClient], bool],
     what: str,
     seconds: float = 60.0,
 ) -> None:
@@ -287,9 +287,9 @@ def sit(
     """
     deadline = time.monotonic() + seconds
     with selectors.DefaultSelector() as selector:
-        for sitter in sitters:
-            sitter.socket.setblocking(False)
-            selector.register(sitter.socket, selectors.EVENT_READ, sitter)
+        for idle_client in idle_clients:
+            idle_client.socket.setblocking(False)
+            selector.register(idle_client.socket, selectors.EVENT_READ, idle_client)
         waiting = selector.get_map()
         next_drop = time.monotonic()
         while waiting:

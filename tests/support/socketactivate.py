@@ -1,6 +1,6 @@
 """
 Starts a command with listening sockets, as systemd does for a socket unit:
-C{python handover.py NAME=DESCRIPTOR... -- COMMAND...}.
+C{python socketactivate.py NAME=DESCRIPTOR... -- COMMAND...}.
 
 Invariant: the command is the process that was started, and has these
 sockets and its standard streams only.

@@ -1,6 +1,6 @@
 """
 Clients that stream at full speed, in a process of their own so that they take nothing
-from the test's: C{streamers.py PORT CLIENTS}.
+from the test's: C{bulkclients.py PORT CLIENTS}.
 
 It prints a line once bytes have come back to each of them, and goes on until it is
 ended.  What comes back is not looked at, so that it is the server that is busy.

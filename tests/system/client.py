@@ -1,6 +1,6 @@
 """
 Clients of echod that run inside the machine, on its own Python and nothing else:
-C{python3 visitor.py WHAT --port PORT ...}.
+C{python3 client.py WHAT --port PORT ...}.
 
 Invariant: a visitor notes what happens to it, and tells of it as JSON at the
 end.  What ought to have happened is for the test to say.
@@ -72,7 +72,7 @@ def once(arguments, timeout=DEADLINE_SECONDS):
     }
 
 
-class Guest(threading.Thread):
+class IdleClient(threading.Thread):
     """
     A client that stays, and has a message echoed every so often.
     """
@@ -120,7 +120,7 @@ def stay(arguments):
     Several guests, until we are told to leave.
     """
     leaving = threading.Event()
-    guests = [Guest(arguments, leaving) for _ in range(arguments.count)]
+    guests = [IdleClient(arguments, leaving) for _ in range(arguments.count)]
     for guest in guests:
         guest.start()
     print("here", flush=True)

@@ -21,7 +21,7 @@ class Truncated(ConnectionError):
     """
 
 
-class Wire:
+class AsyncSocket:
     """
     A connected socket, as bytes go through it.
     """
@@ -64,7 +64,7 @@ class Wire:
         self.sock.close()
 
 
-class SecureWire(Wire):
+class AsyncTLSSocket(AsyncSocket):
     """
     The same with TLS, whose close_notify ends the sending side.
     """
