@@ -1,5 +1,5 @@
 """
-Daemons that inherit listening sockets, as from a socket unit of systemd.
+Daemons that inherit listening sockets, as a socket unit of systemd passes them.
 """
 
 import socket
@@ -11,12 +11,12 @@ from tests.support.daemons import REACTOR, Daemon
 
 class ActivatedDaemon(Daemon):
     """
-    A daemon that is given listening sockets.
+    A daemon that inherits listening sockets.
     """
 
     def __init__(self, sockets: dict[str, list[socket.socket]], *options: str):
         """
-        @param sockets: those that it is given, by name.
+        @param sockets: the sockets that it inherits, by name (C{LISTEN_FDNAMES}).
         """
         super().__init__(*options, reactor=REACTOR)
         given = [(name, each.fileno()) for name, several in sockets.items() for each in several]

@@ -1,7 +1,7 @@
 """
-Stand-ins for a listening port, the reactor that makes them, and a connection.
+Fakes of a listening port, of the reactor that makes it, and of a connection.
 
-Invariant: each keeps the order in which it was used, and does nothing by itself.
+Invariant: a fake records its calls in order, and does nothing by itself.
 """
 
 import os
@@ -25,9 +25,9 @@ from echod.connections.tracker import Connections
 
 class FakeConnection(Connection):
     """
-    A connection that does what the test says, and notes how it was asked to end.
+    A connection that records how it was asked to end.
 
-    @ivar asked: the ends it was asked for, in order.
+    @ivar asked: these calls, in order, each with its reason.
     @ivar in_kernel: what L{unread} answers.
     @ivar not_taken: what L{pending} answers.
     @ivar known: what L{log_fields} answers.

@@ -1,8 +1,7 @@
 """
 A real HAProxy, in front of real daemons.
 
-Invariant: hAProxy listens on sockets that were made here, so that no port has
-to be guessed.
+Invariant: HAProxy inherits its listening sockets from this process, so no port is guessed.
 """
 
 import socket

@@ -1,8 +1,7 @@
 """
 A real nginx with its stream module, in front of real daemons.
 
-Invariant: nginx listens on sockets that were made here, so that no port has to
-be guessed.
+Invariant: nginx inherits its listening sockets from this process, so no port is guessed.
 """
 
 import signal

@@ -41,6 +41,6 @@ class Stock(Process):
 
     def polite(self) -> None:
         """
-        Tell it to do what it is named for.
+        Make it do what its kind is named after.
         """
         self.signal(signal.SIGUSR1)

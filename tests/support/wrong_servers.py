@@ -1,9 +1,7 @@
 """
-Echo servers that are wrong, each in its own way, on real sockets; and C{echod-check} as
-a process that is asked about them.
+Echo servers with one fault each, on real sockets; and C{echod-check} as a process.
 
-Invariant: a server does one thing wrong and all else right, and never waits
-for longer than its client lives.
+Invariant: a server has one fault and is correct otherwise, and ends when its client does.
 """
 
 import json
@@ -70,7 +68,7 @@ class WrongServer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # It wakes up the thread that accepts, which closing alone does not.
+        # shutdown(2) wakes the thread that accepts; close(2) alone does not.
         self._listening.shutdown(socket.SHUT_RDWR)
         self._accepting.join(PATIENCE_SECONDS)
         self._listening.close()
@@ -93,7 +91,7 @@ class WrongServer:
 
 def receive(client: Any) -> bytes:
     """
-    All that C{echod-check} sends.
+    Receive all that C{echod-check} sends.
     """
     came = b""
     while len(came) < SIZE and (piece := client.recv(SIZE)):
