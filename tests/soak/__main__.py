@@ -1,5 +1,5 @@
 """
-C{python -m tests.soak.__main__ [--seconds N] [--seed N]}: a daemon under clients of different habits,
+C{python -m tests.soak [--seconds N] [--seed N]}: a daemon under clients of different habits,
 behind a network that changes all the time.
 
 Invariant: every byte that comes back is the one that was due; a stream that
@@ -154,7 +154,7 @@ def main() -> None:
     """
     The command.
     """
-    parser = argparse.ArgumentParser(prog="python -m tests.soak.__main__", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--seed", default=str(secrets.randbelow(10**9)))
     parser.add_argument("--clients", type=int, default=CLIENTS, help="at a time")
