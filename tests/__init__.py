@@ -24,7 +24,7 @@ warnings.filterwarnings("error", category=DeprecationWarning)
 # wrapped, pyOpenSSL takes itself for the caller.
 OBJECTS = "Passing pyOpenSSL "
 warnings.filterwarnings("ignore", category=DeprecationWarning, module=r".*\b_sslverify\Z")
-warnings.filterwarnings("ignore", OBJECTS, DeprecationWarning, r"OpenSSL\.SSL\Z")
+warnings.filterwarnings("ignore", OBJECTS, DeprecationWarning, r".*\bOpenSSL[./]SSL\Z")
 os.environ.setdefault(
     "PYTHONWARNINGS",
     "error::DeprecationWarning,ignore::DeprecationWarning:twisted.internet._sslverify,"
