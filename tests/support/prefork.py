@@ -128,8 +128,8 @@ def serve(path: str) -> dict[str, Any]:
                 os.dup2(descriptor, number)
                 os.close(descriptor)
             # Those of before know whether they could seek, which a pipe cannot.
-            for name, number in (("stdout", 1), ("stderr", 2)):
-                stream = open(number, "w", closefd=False, line_buffering=number == 2)  # noqa: SIM115
+            for name, number, buffering in (("stdout", 1, -1), ("stderr", 2, 1)):
+                stream = open(number, "w", buffering, closefd=False)  # noqa: SIM115
                 setattr(sys, name, stream)
                 setattr(sys, f"__{name}__", stream)
             return asked
