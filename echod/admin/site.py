@@ -216,6 +216,7 @@ class AdminSite(Site):
     tls: IOpenSSLContextFactory | None = None
     noisy = False
     protocol = AdminChannel  # type: ignore[assignment]  # HTTP/2, which the other knows, needs TLS
+    _closing = False
 
     def __init__(self, root: IResource, reactor: Any):
         super().__init__(root, AdminRequest, timeout=IDLE_TIMEOUT, reactor=reactor)
@@ -239,8 +240,11 @@ class AdminSite(Site):
     @property
     def acceptsAtOnce(self) -> int:
         """
-        How many clients the port may accept now; 0 while C{HARD_LIMIT} of them wait.
+        How many clients the port may accept now; 0 while C{HARD_LIMIT} of them wait.  At the
+        end, the port empties the kernel's queue at once.
         """
+        if self._closing:
+            return ACCEPTS
         waiting = sum(channel.waits() for channel in self.channels)
         return min(ACCEPTS, max(0, HARD_LIMIT - waiting))
 
@@ -261,5 +265,6 @@ class AdminSite(Site):
         """
         Close the connections, when they have been sent what they are owed.
         """
+        self._closing = True
         for channel in list(self.channels):
             channel.loseConnection()

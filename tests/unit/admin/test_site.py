@@ -297,12 +297,18 @@ class SiteTests(SynchronousTestCase):
 
     def test_lose_all(self):
         """
-        At the end, idle connections are closed.
+        At the end, idle connections are closed, and the clients in the kernel's queue accepted,
+        however many wait.
         """
+        for _ in range(HARD_LIMIT):
+            self.connect().client.send(b"GET")
         transport = self.connect()
         self.ask(transport)
+        self.assertFalse(transport.disconnecting)
+        self.assertLess(self.site.acceptsAtOnce, ACCEPTS)
         self.site.close_all()
         self.assertTrue(transport.disconnecting)
+        self.assertEqual(self.site.acceptsAtOnce, ACCEPTS)
 
     def test_no_log(self):
         """
