@@ -20,9 +20,13 @@ if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
 
 # trial shows the warnings of a test again by the filters that hold outside of it.
 warnings.filterwarnings("error", category=DeprecationWarning)
-# What Twisted asks of pyOpenSSL for its ssl: endpoints is not ours to mend.
+# What Twisted asks of pyOpenSSL for its ssl: endpoints is not ours to mend.  For a method that is
+# wrapped, pyOpenSSL takes itself for the caller.
+OBJECTS = "Passing pyOpenSSL "
 warnings.filterwarnings("ignore", category=DeprecationWarning, module=r".*\b_sslverify\Z")
+warnings.filterwarnings("ignore", OBJECTS, DeprecationWarning, r".*\bOpenSSL[./]SSL\Z")
 os.environ.setdefault(
     "PYTHONWARNINGS",
-    "error::DeprecationWarning,ignore::DeprecationWarning:twisted.internet._sslverify",
+    "error::DeprecationWarning,ignore::DeprecationWarning:twisted.internet._sslverify,"
+    f"ignore:{OBJECTS}:DeprecationWarning:OpenSSL.SSL",
 )

@@ -21,18 +21,17 @@ from echod.proxyprotocol.protocol import ProxyPolicy
 SOFT_LIMIT = 32
 """
 How many clients there may be.  The descriptors for them are of those that are kept from the
-echo's connections.  For a moment there are a few more: those that were just accepted, and
-whose request has not been read yet.
+echo's connections.  There are more while more than that wait for an answer.
 """
 
 ACCEPTS = 8
-"""How many clients are accepted before the requests of those who came earlier are read."""
+"""How many clients the port accepts at once."""
 
 HARD_LIMIT = SOFT_LIMIT + 2 * ACCEPTS
 """
-How many there are at that moment: the port may be first in one turn of the loop, and again in
-the next.  Where there are more, the longest connected have been read from in between, and go on
-sending without asking for anything.
+How many clients may wait for an answer.  While so many do, the port accepts none, and the others
+stay in the kernel's queue.  A port of another reactor goes on accepting; there, the clients that
+connected first are cut off, unless their requests are being answered.
 """
 
 IDLE_TIMEOUT = 30
@@ -108,6 +107,7 @@ class AdminChannel(HTTPChannel):
     _leaving = False
     _blocked = False
     _excused = False
+    _read = False
 
     def connectionMade(self) -> None:
         self.factory.channels[self] = None
@@ -119,13 +119,20 @@ class AdminChannel(HTTPChannel):
 
     def waits(self) -> bool:
         """
-        Whether the client waits for an answer: its request is being answered, or will be read
-        in the next turn of the loop.
+        Whether the client waits for an answer: its request is being answered, or has come and
+        is still to be read.  A client that has been read from, and has not asked, does not wait.
         """
         if self.answering:
             return True
-        reads = not (self._blocked or self.transport.disconnecting)
+        reads = not (self._read or self._blocked or self.transport.disconnecting)
         return reads and unread(self.transport.fileno()) > 0
+
+    def dataReceived(self, data: bytes) -> None:
+        """
+        A request has come, or a part of one.
+        """
+        self._read = True
+        super().dataReceived(data)
 
     def pauseProducing(self) -> None:
         """
@@ -163,8 +170,7 @@ class AdminChannel(HTTPChannel):
         A request is answered.  Of one who has sent more before that, it was the last:
         Twisted would make all those answers in one turn of the loop, and hold them.
         """
-        self.answering = False
-        self._excused = False
+        self.answering = self._excused = self._read = False
         if self.clearLineBuffer() or any(self._dataBuffer):
             self.persistent = False
         super().requestDone(request)
@@ -209,8 +215,8 @@ class AdminSite(Site):
     proxies: ProxyPolicy | None = None
     tls: IOpenSSLContextFactory | None = None
     noisy = False
-    acceptsAtOnce = ACCEPTS
     protocol = AdminChannel  # type: ignore[assignment]  # HTTP/2, which the other knows, needs TLS
+    _closing = False
 
     def __init__(self, root: IResource, reactor: Any):
         super().__init__(root, AdminRequest, timeout=IDLE_TIMEOUT, reactor=reactor)
@@ -231,6 +237,17 @@ class AdminSite(Site):
         A scrape every few seconds is no news.
         """
 
+    @property
+    def acceptsAtOnce(self) -> int:
+        """
+        How many clients the port may accept now; 0 while C{HARD_LIMIT} of them wait.  At the
+        end, the port empties the kernel's queue at once.
+        """
+        if self._closing:
+            return ACCEPTS
+        waiting = sum(channel.waits() for channel in self.channels)
+        return min(ACCEPTS, max(0, HARD_LIMIT - waiting))
+
     def close_oldest(self) -> None:
         """
         Cut off those who have been there longest and wait for nothing, when there are too many.
@@ -248,5 +265,6 @@ class AdminSite(Site):
         """
         Close the connections, when they have been sent what they are owed.
         """
+        self._closing = True
         for channel in list(self.channels):
             channel.loseConnection()

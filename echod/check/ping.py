@@ -19,7 +19,6 @@ from echod.check.results import CheckFailed, CheckResult, Outcome
 from echod.check.stream import ByteStream
 
 _STEP = math.log(1.01)
-BAR_WIDTH = 40
 
 
 class LatencyHistogram:

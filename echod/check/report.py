@@ -5,11 +5,15 @@ Invariant: whatever a server said is shown in printable characters, and a
 figure has its unit beside it.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from echod._util.text import escape
-from echod.check.ping import BAR_WIDTH, LatencyHistogram
 from echod.check.results import CaseResult, CheckFailed, CheckResult, TLSSession
+
+if TYPE_CHECKING:
+    from echod.check.ping import LatencyHistogram
+
+BAR_WIDTH = 40
 
 
 def duration(seconds: float) -> str:
@@ -93,7 +97,7 @@ def echo_text(number: int, size: int, peer: str, result: float | CheckFailed) ->
     return f"{size} bytes from {peer}: seq={number} time={duration(result)}"
 
 
-def progress_text(elapsed: float, sent: int, latencies: LatencyHistogram) -> str:
+def progress_text(elapsed: float, sent: int, latencies: "LatencyHistogram") -> str:
     """
     Where C{--ping} is now.
     """
@@ -104,7 +108,7 @@ def progress_text(elapsed: float, sent: int, latencies: LatencyHistogram) -> str
     return text
 
 
-def ping_text(target: str, sent: int, latencies: LatencyHistogram, elapsed: float) -> str:
+def ping_text(target: str, sent: int, latencies: "LatencyHistogram", elapsed: float) -> str:
     """
     The summary of C{--ping}: counts, times, and how they are spread.
     """
@@ -125,12 +129,12 @@ def ping_text(target: str, sent: int, latencies: LatencyHistogram, elapsed: floa
     return "\n".join(lines)
 
 
-def _figures(latencies: LatencyHistogram) -> tuple[float, float, float, float]:
+def _figures(latencies: "LatencyHistogram") -> tuple[float, float, float, float]:
     return latencies.least, latencies.percentile(50), latencies.percentile(99), latencies.most
 
 
 def ping_json(
-    target: str, sent: int, latencies: LatencyHistogram, elapsed: float
+    target: str, sent: int, latencies: "LatencyHistogram", elapsed: float
 ) -> dict[str, Any]:
     """
     The same for a program.

@@ -2,8 +2,8 @@
 The live set: every open connection, how many there have been, how each ended, and
 how all of them come to an end together.
 
-Invariant: nothing here is called for each message.  A connection reports
-its birth and its death; in between, L{Connections.check_timeouts} has the limits in time look at it.
+Invariant: nothing here is called for each message.  A connection reports its start and its end;
+in between, L{Connections.check_timeouts} has the limits in time look at it.
 """
 
 from collections import Counter

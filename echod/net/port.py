@@ -48,8 +48,8 @@ class _EagerAccepting:
 
     def doRead(self: Any) -> None:
         """
-        Accept those who wait, up to C{numberAccepts} of them, and up to C{acceptsAtOnce}, if
-        the factory has that.
+        Accept the clients that wait, up to C{numberAccepts} of them, and up to C{acceptsAtOnce},
+        if the factory has that; if it is 0, look again a moment later.
         """
         balancer = self.balancer
         if balancer is None:
@@ -97,6 +97,10 @@ class _EagerAccepting:
     def _accept(self: Any) -> None:
         accept = self.socket.accept
         most = min(self.numberAccepts, getattr(self.factory, "acceptsAtOnce", sys.maxsize))
+        if not most:
+            # The socket stays readable: reading on would turn the loop without end.
+            self._pauseAccepting(YIELD_DELAY)
+            return
         for accepted in range(most):
             try:
                 sock, peer = accept()

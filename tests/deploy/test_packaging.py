@@ -325,10 +325,10 @@ class PackagingTests(SynchronousTestCase):
             self.assertEqual((source / "deploy" / "man" / page).read_bytes(), shipped)
         package = {
             str(path.relative_to(source))
-            for pattern in ("echod/*.py", "echod/static/*")
+            for pattern in ("echod/**/*.py", "echod/admin/static/*")
             for path in source.glob(pattern)
         }
-        self.assertIn("echod/static/page.css", package)
+        self.assertIn("echod/admin/static/page.css", package)
         self.assertEqual(
             package | {"echod/py.typed", "twisted/plugins/echod_plugin.py"}, set(content)
         )

@@ -23,7 +23,7 @@ from tests.support.daemons import Daemon, echo, show
 from tests.support.streamclients import stream
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
-UNIT = DEPLOY / "echod.tap"
+UNIT = DEPLOY / "echod.service"
 SOCKETS = ("echod.socket", "echod-tls.socket")
 INSTALLED = "/opt/echod/bin/twistd"
 PATIENCE_SECONDS = 60.0
@@ -75,7 +75,7 @@ class UnitTests(SynchronousTestCase):
         twistd = Path(sys.executable).with_name("twistd")
         # systemd wants to find the program, and it is not installed where it will be.
         service = self.text.replace(f"ExecStart={INSTALLED}", f"ExecStart={twistd}")
-        (folder / "echod.tap").write_text(service)
+        (folder / "echod.service").write_text(service)
         for name in SOCKETS:
             shutil.copy(DEPLOY / name, folder)
         for name in drop_ins:
@@ -122,7 +122,7 @@ class UnitTests(SynchronousTestCase):
         How exposed the service is by systemd's own measure, of 10 for an open one.
         """
         folder = self.installed(drop_ins)
-        done = analyze(folder, "security", "--offline=true", str(folder / "echod.tap"))
+        done = analyze(folder, "security", "--offline=true", str(folder / "echod.service"))
         found = re.search(r"Overall exposure level for echod\.service: ([\d.]+)", done.stdout)
         assert found is not None, done
         show(f"systemd-analyze security {' '.join(drop_ins)}: exposure {found[1]} of 10")
@@ -135,7 +135,7 @@ class UnitTests(SynchronousTestCase):
         """
         for drop_ins in VARIANTS:
             folder = self.installed(drop_ins)
-            units = [str(folder / name) for name in ("echod.tap", *SOCKETS)]
+            units = [str(folder / name) for name in ("echod.service", *SOCKETS)]
             done = analyze(folder, "verify", *units)
             self.assertEqual((0, "", ""), (done.returncode, done.stdout, done.stderr))
 

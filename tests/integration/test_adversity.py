@@ -130,7 +130,7 @@ class ClockTests(SynchronousTestCase):
         wait_until(lambda: len(daemon.records()) >= before + 3, "the records")
         self.assertTrue(self.is_set(daemon, offset), daemon.log[-200:])
         *_, (*_, seconds, reason) = daemon.records()
-        self.assertEqual(reason, "idle")
+        self.assertEqual(reason, "idle-timeout")
         # By its own account, too.
         self.assertTrue(self.idle_seconds <= seconds <= took + 0.1, (seconds, took))
         return took

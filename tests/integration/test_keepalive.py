@@ -1,8 +1,8 @@
 """
 What becomes of a client whose network fails: two network namespaces with a wire between them.
 
-Invariant: the kernel decides, with the options that L{set_socket_options} sets, and in their proportions.
-Only the unit differs: ten seconds are one here, so that a test takes seconds.
+Invariant: the kernel decides, with the options that L{set_socket_options} sets, and in their
+proportions.  Only the unit differs: ten seconds are one here, so that a test takes seconds.
 """
 
 import contextlib
@@ -95,7 +95,7 @@ class KeepaliveTests(SynchronousTestCase):
     def setUp(self) -> None:
         # A tenth of what they are in the daemon.
         for name, seconds in (("IDLE", 6), ("INTERVAL", 1)):
-            self.patch(sockets, f"KEEPALIVE_{name}_SECONDS", seconds)
+            self.patch(sockets, f"KEEPALIVE_{name}", seconds)
         self.patch(sockets, "KEEPALIVE_SECONDS", 12)
 
     @contextlib.contextmanager

@@ -258,7 +258,7 @@ class TrustTests(HeaderTestCase):
                 said = v1("192.0.2.2", 1) + b"hello"
                 self.assertEqual(self.converse(PROXY_ADDRESS, daemon, said)[0], b"")
             daemon.turned_away({"denied": 2, "max-per-client": 4, "connect-rate": 2})
-            self.assertIn("address, the last from 192.0.2.66:1 to tcp", daemon.log)
+            self.assertIn("denied, the last from 192.0.2.66:1 to tcp", daemon.log)
 
 
 class LateTests(HeaderTestCase):

@@ -64,9 +64,9 @@ class FloodTests(SynchronousTestCase):
             wait_until(lambda: daemon.log.count('"event": "access"') == 2, "those two to be gone")
             others = loopback_addresses()
             kinds: dict[str, Callable[[], bytes]] = {
-                "address": lambda: knock("127.0.0.2", plain),
+                "denied": lambda: knock("127.0.0.2", plain),
                 "max-per-client": lambda: knock("127.0.0.3", plain),
-                "rate": lambda: knock("127.0.0.4", plain),
+                "connect-rate": lambda: knock("127.0.0.4", plain),
                 "handshake": lambda: knock(next(others), secure, b"GET / HTTP/1.0\r\n\r\n"),
             }
             sent: Counter[str] = Counter()
@@ -92,8 +92,8 @@ class FloodTests(SynchronousTestCase):
                 # One for each second that has begun, and one for the rest.
                 self.assertLessEqual(lines[reason], took + 2, reason)
             peers = {record["reason"]: record["peer"] for record in told}
-            self.assertRegex(peers["address"], r"^127\.0\.0\.2:\d+$")
-            self.assertRegex(peers["rate"], r"^127\.0\.0\.4:\d+$")
+            self.assertRegex(peers["denied"], r"^127\.0\.0\.2:\d+$")
+            self.assertRegex(peers["connect-rate"], r"^127\.0\.0\.4:\d+$")
             self.assertEqual({record["level"] for record in told}, {"info"})
 
     def told(self, daemon: Daemon, sent: Counter[str]) -> list[dict[str, object]] | None:

@@ -215,7 +215,7 @@ class WarningTests(RotationTestCase):
         """
         It tells of each certificate, of one that ends soon, and of a key that others can read.
         """
-        soon = certificate(self.authority, "localhost", "192.0.2.1", days=13)
+        soon = certificate(self.authority, "localhost", "192.0.2.1", days=0.25)
         daemon = TLSDaemon([soon, certificate(self.authority, "b.example")])
         (daemon.directory / "1.key").chmod(0o640)
         with daemon:

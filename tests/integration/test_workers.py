@@ -606,7 +606,7 @@ class SeenTests(TestCase):
                     self.assertEqual(echo(client, b"hello"), b"hello")
             self.assertEqual(master.ended("client", 20), 20)
             found = samples(master)
-            for name, sum_of_all in (("connections", 20), ("echoed_bytes", 100)):
+            for name, sum_of_all in (("connections_accepted", 20), ("echoed_bytes", 100)):
                 each = [found[f"echod_{name}_total", "tcp", worker] for worker in "01"]
                 self.assertEqual(sum(each), sum_of_all)
                 self.assertGreater(min(each), 0)

@@ -127,6 +127,11 @@ def serve(path: str) -> dict[str, Any]:
             for number, descriptor in enumerate(descriptors, 1):
                 os.dup2(descriptor, number)
                 os.close(descriptor)
+            # Those of before know whether they could seek, which a pipe cannot.
+            for name, number, buffering in (("stdout", 1, -1), ("stderr", 2, 1)):
+                stream = open(number, "w", buffering, closefd=False)  # noqa: SIM115
+                setattr(sys, name, stream)
+                setattr(sys, f"__{name}__", stream)
             return asked
         for descriptor in (1, *descriptors):
             os.close(descriptor)

@@ -6,6 +6,7 @@ It says C{ready} when all are connected and under way.
 """
 
 import contextlib
+import itertools
 import os
 import select
 import socket
@@ -24,6 +25,8 @@ from tests.support.admin import ADMIN
 from tests.support.certificates import make_certificate
 from tests.support.daemons import LOOPBACK, Daemon, connect
 from tests.support.proxyheaders import v1, v2, vector
+from tests.support.sealing import CLIENT_HELLO, HANDSHAKE, OldSealer, Sealer, keep_secrets
+from tests.support.tlsclient import context
 from tests.support.tlswire import WireClient
 
 ROOT = Path(tests.__file__).parent.parent
@@ -37,7 +40,8 @@ class Kind:
     What each connection does.
 
     @ivar option: the listener that it is for.
-    @ivar payload: makes what it sends, given its connected socket.
+    @ivar payload: makes what it sends, given its connected socket: bytes, or several of them,
+        one after the other.
     @ivar piece: how much of that goes into one segment.
     @ivar repeat: whether it begins anew on the same connection; else it closes and connects
         again.
@@ -47,7 +51,7 @@ class Kind:
     """
 
     option: str
-    payload: Callable[[socket.socket], bytes]
+    payload: Callable[[socket.socket], bytes | Iterator[bytes]]
     piece: int = 65536
     repeat: bool = False
     flags: int = 0
@@ -97,9 +101,30 @@ def _hello(sock: socket.socket) -> bytes:
     return WireClient(sock, _context()).flight()
 
 
-def _empty_records(sock: socket.socket) -> bytes:
+def _small_records(sock: socket.socket) -> Iterator[bytes]:
     client = WireClient(sock, _context()).handshake()
-    return b"".join(client.record(b".") for _ in range(2000))
+    while True:
+        yield b"".join(client.record(b".") for _ in range(500))
+
+
+def _key_updates(sock: socket.socket) -> Iterator[bytes]:
+    made = context("TLS 1.3")
+    secrets = keep_secrets(made)
+    WireClient(sock, made).handshake()
+    sealer = Sealer(secrets)
+    # They take longer to make than to handle: many are made before the flood begins.
+    yield b"".join(sealer.key_update() for _ in range(500))
+    while True:
+        yield b"".join(sealer.key_update() for _ in range(50))
+
+
+def _renegotiations(sock: socket.socket) -> Iterator[bytes]:
+    made = context("TLS 1.2")
+    secrets = keep_secrets(made)
+    client = WireClient(sock, made).handshake()
+    sealer = OldSealer(secrets, client.tls.server_random())
+    while True:
+        yield b"".join(sealer.seal(HANDSHAKE, CLIENT_HELLO) for _ in range(1000))
 
 
 PADDING = [_extension(0xFE00 + number, bytes(16000)) for number in range(4)]
@@ -140,7 +165,9 @@ TLS = {
     "ClientHello with many ALPN protocols": Kind(
         "--tls-port", _always(client_hello(_extension(16, _vector(2, b"\1a" * 31500))))
     ),
-    "small records": Kind("--tls-port", _empty_records),
+    "small records": Kind("--tls-port", _small_records),
+    "KeyUpdates": Kind("--tls-port", _key_updates),
+    "ClientHellos behind the handshake": Kind("--tls-port", _renegotiations),
 }
 """The kinds that are about TLS."""
 
@@ -163,8 +190,9 @@ class Attacker:
         self.sock = connect(self._address)
         with contextlib.suppress(OSError):
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._payload = memoryview(self.kind.payload(self.sock))
-        self._at = 0
+        made = self.kind.payload(self.sock)
+        self._more = iter((made,)) if isinstance(made, bytes) else made
+        self._payload, self._at = memoryview(next(self._more)), 0
         self.sock.setblocking(False)
         reads = select.EPOLLIN if self.kind.reads else 0
         self._poller.register(self.sock, select.EPOLLOUT | reads)
@@ -194,7 +222,11 @@ class Attacker:
             return False
         if self._at == len(self._payload):
             self._at = 0
-            return self.kind.repeat
+            if self.kind.repeat:
+                return True
+            more = next(self._more, b"")
+            self._payload = memoryview(more)
+            return bool(more)
         return not event & (select.EPOLLHUP | select.EPOLLERR)
 
 
@@ -206,8 +238,10 @@ def flood(kind: Kind, address: str, number: int) -> None:
     found = (Attacker(kind, address, poller) for _ in range(number))
     attackers = {each.sock.fileno(): each for each in found}
     poller.register(0, select.EPOLLIN)
-    print("ready", flush=True)
-    while True:
+    for turn in itertools.count():
+        if turn == 1:
+            # Each has sent something.
+            print("ready", flush=True)
         for fd, event in poller.poll():
             if fd == 0:
                 return

@@ -83,8 +83,11 @@ def run(*command: str, seconds: float = MAX_SECONDS) -> str:
     """
     Run a command, with its output for whoever reads why it failed.
     """
+    # A deprecated call of Debian's own programs is no error.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
     done = subprocess.run(
         command,
+        env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

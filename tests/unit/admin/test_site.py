@@ -11,6 +11,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from echod.admin.site import (
+    ACCEPTS,
     HARD_LIMIT,
     IDLE_TIMEOUT,
     MAX_BODY_BYTES,
@@ -234,6 +235,26 @@ class SiteTests(SynchronousTestCase):
         self.assertFalse(answering.disconnected)
         self.assertEqual([each.disconnected for each in sending[:3]], [True, True, False])
 
+    def test_all_wait(self):
+        """
+        When so many wait for an answer, the port accepts no more, until one is answered, or has
+        been read from and has not asked.
+        """
+        self.assertEqual(self.site.acceptsAtOnce, ACCEPTS)
+        waiting = []
+        for number in range(HARD_LIMIT - 1, -1, -1):
+            waiting.append(self.connect())
+            waiting[-1].client.send(b"GET")
+            self.assertEqual(self.site.acceptsAtOnce, min(ACCEPTS, number))
+        first, second, *_ = waiting
+        self.ask(first)
+        first.protocol.pauseProducing()
+        self.assertEqual(self.site.acceptsAtOnce, 1)
+        second.protocol.dataReceived(b"GET")
+        self.assertEqual(self.site.acceptsAtOnce, 2)
+        self.connect()
+        self.assertEqual([each.disconnected for each in waiting[:3]], [True, True, False])
+
     def test_not_waiting(self):
         """
         One that is being closed, or does not take its answers, is not read from: it makes room,
@@ -276,12 +297,18 @@ class SiteTests(SynchronousTestCase):
 
     def test_lose_all(self):
         """
-        At the end, idle connections are closed.
+        At the end, idle connections are closed, and the clients in the kernel's queue accepted,
+        however many wait.
         """
+        for _ in range(HARD_LIMIT):
+            self.connect().client.send(b"GET")
         transport = self.connect()
         self.ask(transport)
+        self.assertFalse(transport.disconnecting)
+        self.assertLess(self.site.acceptsAtOnce, ACCEPTS)
         self.site.close_all()
         self.assertTrue(transport.disconnecting)
+        self.assertEqual(self.site.acceptsAtOnce, ACCEPTS)
 
     def test_no_log(self):
         """

@@ -11,7 +11,8 @@ from tests.support.pinging import PingTestCase
 
 class LaneTests(PingTestCase):
     """
-    Tests for L{PingConnection<echod.check.ping.PingConnection>}, as L{Ping<echod.check.ping.Ping>} uses it.
+    Tests for L{PingConnection<echod.check.ping.PingConnection>}, as
+    L{Ping<echod.check.ping.Ping>} uses it.
     """
 
     def test_late(self):

@@ -427,6 +427,23 @@ class AcceptTests(PortTestCase):
             counts.append(len(self.factory.protocols) - sum(counts))
         self.assertEqual(counts, [8, 8, 4, 0])
 
+    def test_none_for_now(self):
+        """
+        While the factory takes none, the clients wait, and the port does not read.
+        """
+        self.factory.acceptsAtOnce = 0
+        port = self.scripted(self.arrival()[0])
+        port.connected = True
+        port.startReading()
+        port.doRead()
+        self.assertNotIn(port, self.reactor.getReaders())
+        self.factory.acceptsAtOnce = 1
+        self.reactor.advance(YIELD_DELAY)
+        self.assertIn(port, self.reactor.getReaders())
+        self.assertEqual(self.factory.protocols, [])
+        port.doRead()
+        self.assertEqual(len(self.factory.protocols), 1)
+
     def test_link_local(self):
         """
         A link-local address comes with its interface, without which it means nothing.
