@@ -21,7 +21,13 @@ from tests.support.daemons import (
     tls_daemon,
     wait_until,
 )
-from tests.support.shortclients import Place, Visitors, connect_from, is_served, loopback_addresses
+from tests.support.shortclients import (
+    Place,
+    ShortClients,
+    connect_from,
+    is_served,
+    loopback_addresses,
+)
 
 DUAL_STACK = ("--port", "0")
 """The options of a daemon that takes IPv4 and IPv6 on one socket."""
@@ -76,7 +82,7 @@ class ChurnTests(GateTestCase):
         rng = random.Random(4)
         addresses = list(itertools.islice(loopback_addresses(), self.addresses))
         options = ("--max-connections", str(self.most), "--max-per-client", str(self.most_of_one))
-        with Daemon(*DUAL_STACK, *SECOND, *options) as daemon, Visitors(rng) as visitors:
+        with Daemon(*DUAL_STACK, *SECOND, *options) as daemon, ShortClients(rng) as clients:
             mapped, six, four = self.places(daemon)
             empty = daemon.descriptors()
 
@@ -86,34 +92,34 @@ class ChurnTests(GateTestCase):
                 return connect_from(source, place, wait=False), source or "::1"
 
             start = time.monotonic()
-            visitors.run(self.clients, self.at_once, visit)
+            clients.run(self.clients, self.at_once, visit)
             came = self.clients
             # The daemon counts each of them until it has seen it go.  When none goes, as
             # many are in as may be, sooner or later, and then nobody else.
             deadline = start + 10 * PATIENCE_SECONDS
-            while visitors.inside < self.most:
-                self.assertLess(time.monotonic(), deadline, visitors.inside)
-                visitors.run(self.at_once, self.at_once, visit, goes=False)
+            while clients.inside < self.most:
+                self.assertLess(time.monotonic(), deadline, clients.inside)
+                clients.run(self.at_once, self.at_once, visit, goes=False)
                 came += self.at_once
-            visitors.run(self.at_once, self.at_once, visit, goes=False)
+            clients.run(self.at_once, self.at_once, visit, goes=False)
             came += self.at_once
-            self.assertEqual(visitors.inside, self.most)
+            self.assertEqual(clients.inside, self.most)
             took = time.monotonic() - start
-            visitors.all_go()
+            clients.all_go()
             wait_until(lambda: daemon.descriptors() == empty, "all descriptors to be closed")
             show(
                 f"{came} visits from {self.addresses + 1} addresses in {took:.1f} s: "
-                f"{visitors.served} let in, {visitors.refused} refused; at once "
-                f"{visitors.most} of {self.most}, {visitors.most_of_one} of {self.most_of_one} "
+                f"{clients.served} let in, {clients.refused} refused; at once "
+                f"{clients.most} of {self.most}, {clients.most_of_one} of {self.most_of_one} "
                 f"of one client"
             )
-            self.assertEqual(visitors.served + visitors.refused, came)
-            self.assertEqual(visitors.most, self.most)
-            self.assertLessEqual(visitors.most_of_one, self.most_of_one)
+            self.assertEqual(clients.served + clients.refused, came)
+            self.assertEqual(clients.most, self.most)
+            self.assertLessEqual(clients.most_of_one, self.most_of_one)
             # Those who were let in have a record each, those who were not are counted.
-            wait_until(lambda: len(daemon.records()) == visitors.served, "the records")
+            wait_until(lambda: len(daemon.records()) == clients.served, "the records")
             wait_until(
-                lambda: daemon.refused().total() == visitors.refused, "the refusals to be told"
+                lambda: daemon.refused().total() == clients.refused, "the refusals to be told"
             )
             self.assertEqual(set(daemon.refused()), {"max-connections", "max-per-client"})
             self.assert_empty(daemon, addresses)

@@ -31,7 +31,7 @@ from tests.support.daemons import (
     wait_until,
 )
 from tests.support.tlsclient import TLSClient, context
-from tests.support.workers import Visitors, WorkersDaemon, lives, many
+from tests.support.workers import ClientLoop, WorkersDaemon, lives, many
 
 
 class SpreadTests(TestCase):
@@ -118,8 +118,8 @@ class DeathTests(TestCase):
             # Those that the other worker has, and the lifeline's and listener's sockets.
             kept = master.sockets()["1"] - before["1"]
             self.assertTrue(0 < kept < 20)
-            visitors = [Visitors(master.address()) for _ in range(2)]
-            wait_until(lambda: all(each.ends["ok"] > 50 for each in visitors), "some load")
+            loops = [ClientLoop(master.address()) for _ in range(2)]
+            wait_until(lambda: all(each.ends["ok"] > 50 for each in loops), "some load")
             killed = time.monotonic()
             old = master.signal_worker("0", signal.SIGKILL)
             master.wait_for_another("0", old)
@@ -130,12 +130,12 @@ class DeathTests(TestCase):
                     alive += echo(client, b"hello") == b"hello"
                 except ConnectionError:
                     continue
-            for each in visitors:
+            for each in loops:
                 so_far = each.ends["ok"]
                 wait_until(lambda e=each, n=so_far: e.ends["ok"] > n + 50, "more load")
                 each.stop()
-            ends = visitors[0].ends + visitors[1].ends
-            slowest = max(each.slowest for each in visitors)
+            ends = loops[0].ends + loops[1].ends
+            slowest = max(each.slowest for each in loops)
             show(f"worker back {back:.2f} s after kill -9; slowest visit {slowest:.3f} s; {ends}")
             self.assertEqual(alive, kept)
             self.assertEqual(ends["ConnectionRefusedError"] + ends["TimeoutError"], 0)
@@ -165,13 +165,13 @@ class DeathTests(TestCase):
             for _ in range(10):
                 clients.append(master.connect())
                 self.assertEqual(echo(clients[-1], b"hello"), b"hello")
-            visitors = Visitors(master.address())
+            loop = ClientLoop(master.address())
             old = master.signal_worker("1", signal.SIGTERM)
             # However often.
             os.kill(old, signal.SIGTERM)
             master.wait_for_another("1", old)
-            visitors.stop()
-            self.assertEqual(set(visitors.ends), {"ok"})
+            loop.stop()
+            self.assertEqual(set(loop.ends), {"ok"})
             ended = 0
             for client in clients:
                 with client:
@@ -216,17 +216,17 @@ class DeathTests(TestCase):
             stopped = time.monotonic()
             master.signal_worker("0", signal.SIGSTOP)
             old = master.pids()["0"]
-            visitors = Visitors(master.address())
+            loop = ClientLoop(master.address())
             master.wait_for_another("0", old)
             took = time.monotonic() - stopped
-            visitors.stop()
+            loop.stop()
             show(
                 f"stuck worker replaced after {took:.1f} s; "
-                f"slowest visit {visitors.slowest:.2f} s; {visitors.ends}"
+                f"slowest visit {loop.slowest:.2f} s; {loop.ends}"
             )
-            self.assertEqual(set(visitors.ends), {"ok"})
+            self.assertEqual(set(loop.ends), {"ok"})
             # One that waited for the killed one would have been the only one so far.
-            self.assertGreater(visitors.ends["ok"], 20)
+            self.assertGreater(loop.ends["ok"], 20)
             self.assertGreater(took, 8)
             self.assertIn("worker 0 has not answered for 10 s; it is killed", master.log)
             self.assertFalse(lives(old))
@@ -499,16 +499,16 @@ class SocketsTests(TestCase):
         address = f"127.0.0.1:{lent.getsockname()[1]}"
         options = ("--listen", "systemd:name=echo", "--workers", "2")
         with ActivatedDaemon({"echo": [lent]}, *options) as daemon:
-            visitors = Visitors(address)
-            wait_until(lambda: visitors.ends["ok"] > 20, "some load")
+            loop = ClientLoop(address)
+            wait_until(lambda: loop.ends["ok"] > 20, "some load")
             daemon.stop()
-            so_far = visitors.ends["ok"]
+            so_far = loop.ends["ok"]
             with ActivatedDaemon({"echo": [lent]}, *options):
-                wait_until(lambda: visitors.ends["ok"] > so_far + 20, "more load")
-                visitors.stop()
-        show(f"restart with lent sockets: {visitors.ends}")
-        self.assertEqual(visitors.ends["ConnectionRefusedError"], 0)
-        self.assertEqual(set(visitors.ends), {"ok"})
+                wait_until(lambda: loop.ends["ok"] > so_far + 20, "more load")
+                loop.stop()
+        show(f"restart with lent sockets: {loop.ends}")
+        self.assertEqual(loop.ends["ConnectionRefusedError"], 0)
+        self.assertEqual(set(loop.ends), {"ok"})
 
 
 class LimitsTests(TestCase):
@@ -561,23 +561,23 @@ class SeenTests(TestCase):
         """
         options = (*LOOPBACK, "--log-format", "json")
         with WorkersDaemon(2, *options, before=("--logfile", "{}/twistd.log")) as master:
-            visitors = [Visitors(master.address()) for _ in range(2)]
-            wait_until(lambda: all(each.ends["ok"] > 100 for each in visitors), "some records")
+            loops = [ClientLoop(master.address()) for _ in range(2)]
+            wait_until(lambda: all(each.ends["ok"] > 100 for each in loops), "some records")
             master.signal(signal.SIGUSR1)
             rotated = master.directory / "twistd.log.1"
             wait_until(rotated.exists, "the old log")
-            so_far = [each.ends["ok"] for each in visitors]
+            so_far = [each.ends["ok"] for each in loops]
             wait_until(
-                lambda: all(v.ends["ok"] > n + 50 for v, n in zip(visitors, so_far, strict=True)),
+                lambda: all(v.ends["ok"] > n + 50 for v, n in zip(loops, so_far, strict=True)),
                 "more records",
             )
-            for each in visitors:
+            for each in loops:
                 each.stop()
             master.stop()
             lines = rotated.read_text().splitlines() + master.log.splitlines()
             records = [json.loads(line) for line in lines]
             access = [each for each in records if each.get("event") == "access"]
-            self.assertEqual(len(access), sum(each.ends["ok"] for each in visitors))
+            self.assertEqual(len(access), sum(each.ends["ok"] for each in loops))
             self.assertEqual({each["worker"] for each in access}, {"0", "1"})
             self.assertEqual(master.stdout, "")
 
@@ -586,14 +586,14 @@ class SeenTests(TestCase):
         On standard output, too, every record of every worker is a line of its own.
         """
         with WorkersDaemon(2, *LOOPBACK, "--log-format", "json") as master:
-            visitors = [Visitors(master.address()) for _ in range(3)]
-            wait_until(lambda: all(each.ends["ok"] > 200 for each in visitors), "some records")
-            for each in visitors:
+            loops = [ClientLoop(master.address()) for _ in range(3)]
+            wait_until(lambda: all(each.ends["ok"] > 200 for each in loops), "some records")
+            for each in loops:
                 each.stop()
             master.stop()
             records = [json.loads(line) for line in master.log.splitlines()]
             access = [each for each in records if each.get("event") == "access"]
-            self.assertEqual(len(access), sum(each.ends["ok"] for each in visitors))
+            self.assertEqual(len(access), sum(each.ends["ok"] for each in loops))
 
     def test_admin(self) -> None:
         """

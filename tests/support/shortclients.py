@@ -103,7 +103,7 @@ class Attempt:
     asked: bool = False
 
 
-class Visitors:
+class ShortClients:
     """
     Clients that connect, get an echo or are refused, and close; many at a time.
 
@@ -120,7 +120,7 @@ class Visitors:
         self._of: Counter[str] = Counter()
         self.served = self.refused = self.most = self.most_of_one = 0
 
-    def __enter__(self) -> "Visitors":
+    def __enter__(self) -> "ShortClients":
         return self
 
     def __exit__(self, *_: object) -> None:

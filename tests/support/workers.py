@@ -112,7 +112,7 @@ def count_sockets(pid: int) -> int:
     return found
 
 
-class Visitors(threading.Thread):
+class ClientLoop(threading.Thread):
     """
     Clients one after the other, until L{stop}: connect, echo 64 bytes, close.
 
