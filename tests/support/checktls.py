@@ -27,7 +27,7 @@ def server_context(made=GOOD):
 
 async def serve(end, context):
     """
-    Shake hands as a server does.
+    Do the handshake as a server.
     """
     connection = SSL.Connection(context, None)
     connection.set_accept_state()
@@ -65,7 +65,7 @@ class ClientTLSTestCase(SynchronousTestCase):
 
     def refused(self, client=None, context=None, outcome=Outcome.TLS_REFUSED):
         """
-        @return: why the client does not go on.
+        @return: the detail of the client's error.
         """
         securing, serving = self.connect(client, context)
         serving.addErrback(lambda _: None)

@@ -9,7 +9,7 @@ HOSTILE = "<script>alert(\"1\")</script>&amp;' onload='x' \u202e\x00"
 
 class Seen(HTMLParser):
     """
-    What a reader of HTML finds: tags with their attributes, and text.
+    The tags of an HTML text with their attributes, and its text.
     """
 
     def __init__(self, text):

@@ -45,7 +45,7 @@ class Nginx(Process):
 
     def start(self) -> None:
         """
-        Start it.  Clients may come at once: the socket listens already.
+        Start it.  Clients may connect at once, since the socket listens already.
         """
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
         with ExitStack() as stack:

@@ -13,7 +13,7 @@ from tests.support.daemons import PATIENCE_SECONDS
 
 def converse(command: Sequence[str], line: bytes) -> tuple[bytes, bytes]:
     """
-    Type a line into a program, as a person would, and wait until the line has come back.
+    Write a line to a program's input, as a person would type it, and wait until it comes back.
 
     @return: what the program wrote to its standard output and standard error.
     """

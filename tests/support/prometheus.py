@@ -9,10 +9,10 @@ from tests.support import needs
 
 def promtool(*arguments: str) -> str:
     """
-    Run it.
+    Run C{promtool}.
 
-    @return: what it said.
-    @raise AssertionError: when it finds fault with something.
+    @return: its output.
+    @raise AssertionError: it has failed.
     """
     done = subprocess.run(
         [needs.program("promtool"), *arguments],

@@ -1,8 +1,7 @@
 """
-Headers of the PROXY protocol, as a proxy would send them and as none would.
+Headers of the PROXY protocol, valid and invalid.
 
-Invariant: nothing of echod's is used, so that both would have to make the
-same mistake.
+Invariant: nothing of echod is used, so a mistake would have to be made twice.
 """
 
 import socket

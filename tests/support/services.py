@@ -1,5 +1,5 @@
 """
-Daemons for the tests, on a reactor that the test turns.
+A daemon on a reactor that the test turns.
 """
 
 import io
@@ -20,7 +20,7 @@ from tests.support.fakes import FakeConnection, PortReactor
 
 class Stuck(FakeConnection):
     """
-    A connection that takes nothing and ends only by force.
+    A connection that reads nothing and ends only by an abort.
     """
 
     bytes_echoed = 7
@@ -36,7 +36,7 @@ class Stuck(FakeConnection):
 
 class BrokenService(Service):
     """
-    A part of the daemon with a bug.
+    A service with a bug.
     """
 
     def startService(self):
