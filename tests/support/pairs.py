@@ -55,26 +55,6 @@ class Recorder(Protocol):
         self.lost.append(reason)
 
 
-class Recording(Factory):
-    """
-    A factory that keeps the protocols that it makes.
-
-    @ivar protocols: the protocols.
-    @ivar addresses: the address of each.
-    """
-
-    noisy = False
-
-    def __init__(self) -> None:
-        self.protocols: list[Recorder] = []
-        self.addresses: list[IAddress] = []
-
-    def buildProtocol(self, address: IAddress) -> Recorder:
-        self.addresses.append(address)
-        self.protocols.append(Recorder())
-        return self.protocols[-1]
-
-
 @implementer(IHalfCloseableProtocol)
 class HalfCloseable(Recorder):
     """
@@ -168,6 +148,26 @@ def drained(sock: socket.socket, most: int = 1 << 20) -> bytes:
     finally:
         sock.settimeout(patience)
     return bytes(got)
+
+
+class RecordingFactory(Factory):
+    """
+    A factory that keeps its protocols.
+
+    @ivar protocols: the protocols.
+    @ivar addresses: the addresses for which they were made.
+    """
+
+    noisy = False
+
+    def __init__(self) -> None:
+        self.protocols: list[Recorder] = []
+        self.addresses: list[IAddress] = []
+
+    def buildProtocol(self, address: IAddress) -> Recorder:  # type: ignore[override]
+        self.addresses.append(address)
+        self.protocols.append(Recorder())
+        return self.protocols[-1]
 
 
 class PairTestCase(SynchronousTestCase):

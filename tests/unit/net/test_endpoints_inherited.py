@@ -15,7 +15,7 @@ from echod.net.endpoints import InheritedEndpoint
 from echod.net.unix import EagerUNIXTransport
 from echod.systemd import InheritedSocket, InheritedSockets, initial_environ
 from tests.support.fakes import PortReactor
-from tests.support.pairs import PairTestCase, Recording
+from tests.support.pairs import PairTestCase, RecordingFactory
 
 
 class EnvironmentTests(SynchronousTestCase):
@@ -172,7 +172,7 @@ class EndpointTests(PairTestCase):
         bound = socket.create_server(("127.0.0.1", 0))
         endpoint = InheritedEndpoint(reactor, self.hand_over(bound))
         verifyObject(IStreamServerEndpoint, endpoint)
-        port = self.successResultOf(endpoint.listen(Recording()))
+        port = self.successResultOf(endpoint.listen(RecordingFactory()))
         self.assertEqual(port.socket.getsockname(), bound.getsockname())
         self.assertEqual([asked[1] for asked in reactor.adoptedPorts], [socket.AF_INET])
 
@@ -186,7 +186,7 @@ class EndpointTests(PairTestCase):
         bound.listen(3)
         os.chmod(path, 0o600)
         inherited = self.hand_over(bound)
-        factory = Recording()
+        factory = RecordingFactory()
         endpoint = InheritedEndpoint(self.reactor, inherited)
         port = self.successResultOf(endpoint.listen(factory))
         verifyObject(IListeningPort, port)

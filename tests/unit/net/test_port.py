@@ -20,7 +20,7 @@ from echod.net.balance import YIELD_DELAY
 from echod.net.port import ACCEPT_RETRY_DELAY, MAX_ACCEPTS, EagerPort
 from echod.net.transport import EagerTransport
 from echod.net.unix import EagerUNIXPort, EagerUNIXTransport, balance_accepts, use_eager_transport
-from tests.support.pairs import PairTestCase, Recorder, Recording
+from tests.support.pairs import PairTestCase, Recorder, RecordingFactory
 
 
 class ScriptedSocket:
@@ -49,7 +49,7 @@ class PortTestCase(PairTestCase):
 
     def setUp(self):
         super().setUp()
-        self.factory = Recording()
+        self.factory = RecordingFactory()
 
     def listen(self, port):
         """
