@@ -86,7 +86,7 @@ QUICK = [
 
 def measure(scenario: Scenario, peers: list[Peer], rounds: int, seconds: float) -> list[Row]:
     """
-    Let each peer have its turn in each round.
+    Measure each peer in turn, in each round.
 
     @return: for each peer, the medians.
     """
@@ -204,7 +204,7 @@ def beside_streams(names: list[str], streams: int, rounds: int, seconds: float) 
     try:
         for turn in range(rounds + 1):
             for peer in peers:
-                command = ("-m", "tests.support.streamers", str(peer.port), str(streams))
+                command = ("-m", "tests.support.bulkclients", str(peer.port), str(streams))
                 with subprocess.Popen(
                     (sys.executable, *command), stdout=subprocess.PIPE
                 ) as streaming:
@@ -240,8 +240,7 @@ SWEPT = ("--max-connections", "20000", "--idle-timeout", "1h", "--max-lifetime",
 
 def swept(idle: int, rounds: int, seconds: float) -> list[Row]:
     """
-    CPU in one second of an echod that only looks after idle connections, and of another
-    with one of them.
+    CPU per second of an echod with idle connections only, and of another with one of them.
     """
     peers = {"echod": Peer("echod", False, *SWEPT), "one idle": Peer("echod", False, *SWEPT)}
     samples: dict[str, list[float]] = {name: [] for name in peers}
@@ -271,7 +270,7 @@ def in_turns(
     scenario: str, peer: Peer, operations: dict[str, Callable[[], object]], rounds: int, count: int
 ) -> list[Row]:
     """
-    What several things cost one server, in interleaved rounds.
+    The cost of several operations on one server, in interleaved rounds.
 
     @param count: how often each is done in a round.
     """
@@ -292,7 +291,7 @@ def in_turns(
 
 def turned_away(tls: bool, rounds: int) -> list[Row]:
     """
-    What a client costs that is refused by its address, and one that is served a byte.
+    The cost of a client that is refused by its address, and of one that gets one byte back.
     """
     context = load.tls_context() if tls else None
     peer = Peer("echod", tls, "--deny", "127.0.0.2")
@@ -318,7 +317,7 @@ def turned_away(tls: bool, rounds: int) -> list[Row]:
 
 def scrape(connections: int, rounds: int) -> list[Row]:
     """
-    What a scrape costs, and the pages, with many live connections.
+    The cost of a scrape and of the pages, with many connections.
     """
     peer = Peer("echod", False, *SWEPT, "--admin", "unix:{}/admin")
     sitting = []
@@ -401,7 +400,7 @@ def memory(tls: bool, connections: int, names: list[str]) -> list[Row]:
 
 def figure_of(row: Row) -> tuple[str, str]:
     """
-    What a scenario is about, and its unit.
+    The figure of a scenario, and its unit.
     """
     for figure in ("bytes", "cost_us", "cpu_us"):
         if figure in row:

@@ -2,8 +2,8 @@
 C{python -m tests.bench.conformance [--only WORD]}: the exactness suite of C{echod-check}, run
 against echod and against others, as a table in Markdown.
 
-Invariant: every server is a real one, started here on a free port, and the
-table is what C{echod-check --conformance --json} printed about it.
+Invariant: each server is a real one, started here on a free port, and the table is what
+C{echod-check --conformance --json} has printed about it.
 """
 
 import argparse
@@ -66,7 +66,7 @@ class Column:
 
 def columns() -> list[Column]:
     """
-    All that can be run here.
+    The servers that are installed.
     """
     proxies = ["tcp"] if shutil.which("haproxy") else []
     found = [Column("echod", False), *(Column("echod", False, proxy) for proxy in proxies)]

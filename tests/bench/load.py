@@ -29,7 +29,7 @@ class Outcome:
 
 def tls_context() -> ssl.SSLContext:
     """
-    A client that takes any certificate: the servers' are made for the run.
+    A client's context that accepts any certificate: the servers' are made for the run.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
@@ -134,7 +134,7 @@ def play(clients: list[Client], size: int, seconds: float) -> Outcome:
 
 def _settle(players: "object", poller: select.epoll) -> None:
     """
-    Bring every client back to rest, so that the connections can be used again.
+    Receive all outstanding echoes, so that the connections can be used again.
     """
     waiting = [p for p in players if p.left]  # type: ignore[attr-defined]
     deadline = time.perf_counter() + 20

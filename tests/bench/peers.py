@@ -137,7 +137,7 @@ class Peer:
     @property
     def admin(self) -> str:
         """
-        Where it is seen, when it was told C{--admin unix:{}/admin}.
+        The path of its admin socket, with C{--admin unix:{}/admin}.
         """
         return str(self._path / "admin")
 

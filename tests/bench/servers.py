@@ -1,7 +1,7 @@
 """
-The echo servers that echod is measured beside, each as its documentation writes it:
-C{python -m tests.bench.servers KIND [CERT_AND_KEY]}.  The port stands alone on the first
-line of standard output.
+Echo servers for comparison with echod, each as in its documentation:
+C{python -m tests.bench.servers KIND [CERT_AND_KEY]}.  The first
+line of standard output is the port.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """
 C{python -m tests.bench.workers}: what an echo costs with several workers, by that with one.
 
-Each CPU has a worker and a load of its own.  So what is compared is one such CPU with two of
-them, and not two processes that have a CPU each with three that have to share two.
+Each CPU has one worker and one load.  So one such CPU is compared with two of them, and not two
+processes on two CPUs with three.
 """
 
 import multiprocessing

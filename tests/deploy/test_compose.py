@@ -14,12 +14,11 @@ import yaml
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.options import Options
-from tests.deploy.test_image import DOCKERFILE, image
-from tests.deploy.test_monitoring import promtool
 from tests.support import needs
 from tests.support.certificates import make_certificate
-from tests.support.container import Container, command_of, instructions
+from tests.support.container import DOCKERFILE, Container, command_of, image, instructions
 from tests.support.daemons import Daemon, Process, tls_daemon, wait_until
+from tests.support.prometheus import promtool
 from tests.support.wrong_servers import WrongServer
 
 DEPLOY = DOCKERFILE.parent

@@ -5,14 +5,10 @@ Docker, read-only, without a capability, as process number 1.
 Invariant: a command is run as it stands in the file.
 """
 
-import atexit
-import functools
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -20,11 +16,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from echod.check.options import CheckOptions
 from echod.check.results import Outcome
 from echod.options import Options
-from tests.support.container import Container, Image, Stage, instructions
+from tests.support.container import DOCKERFILE, Container, image, instructions
 from tests.support.daemons import show, wait_until
 
-ROOT = Path(__file__).resolve().parents[2]
-DOCKERFILE = ROOT / "deploy" / "Dockerfile"
 MIB = 1 << 20
 
 CAPABILITY_SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
@@ -36,16 +30,6 @@ from twisted.python import log
 log.startLogging(sys.stdout)
 print([name for each in getPlugins(IPlugin) if (name := getattr(each, "name", "")) == "echod"])
 """
-
-
-@functools.cache
-def image() -> Stage:
-    """
-    The image, which is built once.
-    """
-    directory = Path(tempfile.mkdtemp(prefix="echod-image-"))
-    atexit.register(shutil.rmtree, directory)
-    return Image(DOCKERFILE, ROOT, directory).build()
 
 
 class DockerfileTests(SynchronousTestCase):

@@ -18,10 +18,9 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from echod.check.options import CheckOptions
 from echod.options import Options
-from tests.deploy.test_image import DOCKERFILE, image
 from tests.support import needs
 from tests.support.certificates import MadeCertificate, make_certificate
-from tests.support.container import Container, instructions
+from tests.support.container import DOCKERFILE, Container, image, instructions
 from tests.support.daemons import wait_until
 from tests.support.kustomize import Resource, build
 

@@ -8,7 +8,6 @@ up here.
 
 import json
 import re
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from echod.admin.prometheus import render_metrics
 from echod.connections.connection import Reason
 from echod.stats.snapshot import Snapshot
-from tests.support import needs
+from tests.support.prometheus import promtool
 from tests.support.snapshots import make_snapshot
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,26 +79,6 @@ def known() -> dict[str, set[str]]:
     for name, has in [*exposed(make_snapshot()), *OTHERS]:
         labels.setdefault(name, {*EVERYWHERE, "worker"}).update(has)
     return labels
-
-
-def promtool(*arguments: str) -> str:
-    """
-    Run it.
-
-    @return: what it said.
-    @raise AssertionError: when it finds fault with something.
-    """
-    done = subprocess.run(
-        [needs.program("promtool"), *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=60,
-    )
-    if done.returncode:
-        raise AssertionError(done.stdout)
-    return done.stdout
 
 
 def series(name: str, labels: Mapping[str, str]) -> dict[str, str]:

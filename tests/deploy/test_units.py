@@ -20,7 +20,7 @@ from echod.options import Options
 from tests.support import needs, sandbox
 from tests.support.certificates import make_certificate
 from tests.support.daemons import Daemon, echo, show
-from tests.support.talkers import stream
+from tests.support.streamclients import stream
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 UNIT = DEPLOY / "echod.service"

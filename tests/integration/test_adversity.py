@@ -21,17 +21,19 @@ from unittest import SkipTest
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.integration.test_twistd import ON_A_SOCKET, socket_listens, socket_path
 from tests.support import needs
 from tests.support.certificates import make_certificate
 from tests.support.daemons import (
     LOOPBACK,
+    ON_A_SOCKET,
     PATIENCE_SECONDS,
     Daemon,
     connect,
     echo,
     receive_rest,
     show,
+    socket_listens,
+    socket_path,
     wait_until,
 )
 from tests.support.tlsclient import TLSClient, context

@@ -36,7 +36,7 @@ from tests.support.daemons import (
     show,
     wait_until,
 )
-from tests.support.talkers import Crowd, End, Talker
+from tests.support.streamclients import End, StreamClient, StreamClients
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -72,18 +72,18 @@ class NeverReadTests(SynchronousTestCase):
             before = daemon.rss()
             address = daemon.address()
             # Small buffers in the clients leave it to the daemon to hold what is owed.
-            talkers = [
-                Talker(connect(address, 64 * KIB), 1000 * number, reads=False)
+            stream_clients = [
+                StreamClient(connect(address, 64 * KIB), 1000 * number, reads=False)
                 for number in range(self.clients)
             ]
-            with Crowd(talkers) as crowd:
+            with StreamClients(stream_clients) as group:
 
                 def goes_on(done: int) -> bool:
                     time.sleep(0.002)
-                    return not crowd.over
+                    return not group.over
 
                 pinging = Worker(lambda: ping_pong(other, goes_on))
-                crowd.run(lambda: crowd.over, "all of them to be aborted")
+                group.run(lambda: group.over, "all of them to be aborted")
                 times = pinging.result()
             p99 = percentile(times, 99)
             aborted = daemon.ended("write-timeout", self.clients)
@@ -96,10 +96,12 @@ class NeverReadTests(SynchronousTestCase):
                 f"write-timeout, the first after {lived:.1f} s"
             )
             self.assertLessEqual(most - before, 50 * MIB)
-            self.assertEqual({talker.end for talker in talkers}, {End.RESET})
+            self.assertEqual({stream_client.end for stream_client in stream_clients}, {End.RESET})
             # Each was really held back: it could send no more than the buffers hold.
-            self.assertLess(max(talker.sent for talker in talkers), 16 * MIB)
-            self.assertGreater(min(talker.sent for talker in talkers), 64 * KIB)
+            self.assertLess(max(stream_client.sent for stream_client in stream_clients), 16 * MIB)
+            self.assertGreater(
+                min(stream_client.sent for stream_client in stream_clients), 64 * KIB
+            )
             self.assertEqual(aborted, self.clients)
             # The daemon looks twice a second.
             self.assertGreaterEqual(lived, self.write_timeout - 0.5)

@@ -3,11 +3,8 @@ The programs that people talk to an echo server with, against a real daemon.
 """
 
 import os
-import select
 import shutil
 import subprocess
-import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from unittest import SkipTest
 
@@ -16,39 +13,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.support import needs
 from tests.support.certificates import make_certificate
 from tests.support.daemons import LOOPBACK, PATIENCE_SECONDS, Daemon, show
+from tests.support.programs import converse
 
 RUNS = 250
 AT_A_TIME = 8
-
-
-def converse(command: Sequence[str], line: bytes) -> tuple[bytes, bytes]:
-    """
-    Type a line into a program, as a person would, and wait until the line has come back.
-
-    @return: what the program wrote to its standard output and standard error.
-    """
-    child = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
-    )
-    with child:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        assert child.stderr is not None
-        try:
-            child.stdin.write(line)
-            output = b""
-            deadline = time.monotonic() + PATIENCE_SECONDS
-            while line not in output and time.monotonic() < deadline:
-                if select.select([child.stdout], [], [], 0.1)[0]:
-                    piece = os.read(child.stdout.fileno(), 4096)
-                    output += piece
-                    if not piece:
-                        break
-            child.stdin.close()
-        finally:
-            # Not each of them ends when its input does.
-            child.kill()
-        return output, child.stderr.read()
 
 
 class PipedTests(SynchronousTestCase):

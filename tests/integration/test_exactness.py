@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.support import needs
 from tests.support.daemons import PATIENCE_SECONDS, Daemon, Worker, show
+from tests.support.listeners import listener
 
 RUNS = 20
 SLOW_AT_A_TIME = 10
@@ -26,21 +26,6 @@ SLOW_PAUSE_SECONDS = 0.002
 SLOW_PAUSES = 200
 
 SIZES = (0, 1, 65535, 65536, 65537, 64 * MIB)
-
-TRANSPORTS = {
-    "IPv4": "tcp:0:interface=127.0.0.1",
-    "IPv6": r"tcp:0:interface=\:\:1",
-    "unix": "unix:{}/echo.sock",
-}
-
-
-def listener(transport: str) -> tuple[str, str]:
-    """
-    The options of a daemon for one kind of transport.
-    """
-    if transport == "IPv6":
-        needs.ipv6()
-    return "--listen", TRANSPORTS[transport]
 
 
 def send_all(client: socket.socket, data: bytes | memoryview) -> None:

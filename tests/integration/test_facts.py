@@ -11,29 +11,27 @@ import random
 import select
 import signal
 import socket
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from OpenSSL import SSL
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.integration.test_stop import refuses
-from tests.support.certificates import make_certificate
 from tests.support.daemons import (
     LOOPBACK,
     Daemon,
-    Process,
     Worker,
     connect,
     echo,
     receive,
     receive_rest,
+    refuses,
     server_side,
     show,
     tls_daemon,
     wait_until,
 )
+from tests.support.stock import Stock
 from tests.support.tlsclient import VERSIONS, context
 from tests.support.tlswire import WireClient
 
@@ -51,40 +49,6 @@ DATA = random.Random(862).randbytes(8 * MIB)
 
 Outcome = tuple[int, int]
 """How many came back, and how many were owed: bytes, or clients."""
-
-
-class Stock(Process):
-    """
-    One of the servers of C{stock_echo.py}.
-    """
-
-    def __init__(self, kind: str, tls: bool = False):
-        super().__init__()
-        command = [sys.executable, str(SUPPORT / "stock_echo.py"), kind]
-        if tls:
-            made = make_certificate()
-            pem = self.directory / "pem"
-            pem.write_bytes(made.cert_pem + made.key_pem)
-            command.append(str(pem))
-        self._command = tuple(command)
-
-    def start(self) -> None:
-        super().start()
-        line = wait_until(lambda: self.stdout or not self.running(), "the stock echo to listen")
-        assert isinstance(line, str), self.stderr
-        self._address = line.split()[2].rstrip(",")
-
-    def address(self) -> str:
-        """
-        Where it listens.
-        """
-        return self._address
-
-    def polite(self) -> None:
-        """
-        Tell it to do what it is named for.
-        """
-        self.signal(signal.SIGUSR1)
 
 
 class Echod(Daemon):

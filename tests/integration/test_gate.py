@@ -21,7 +21,13 @@ from tests.support.daemons import (
     tls_daemon,
     wait_until,
 )
-from tests.support.visitors import Place, Visitors, come_from, is_in, loopback_addresses
+from tests.support.shortclients import (
+    Place,
+    ShortClients,
+    connect_from,
+    is_served,
+    loopback_addresses,
+)
 
 DUAL_STACK = ("--port", "0")
 """The options of a daemon that takes IPv4 and IPv6 on one socket."""
@@ -43,7 +49,7 @@ class GateTestCase(SynchronousTestCase):
         return ("127.0.0.1", port), ("::1", port), ("127.0.0.1", daemon.port("--listen"))
 
     def come(self, source: str, place: Place) -> socket.socket:
-        client = come_from(source, place)
+        client = connect_from(source, place)
         self.addCleanup(client.close)
         return client
 
@@ -54,7 +60,7 @@ class GateTestCase(SynchronousTestCase):
         @return: those who were let in.
         """
         clients = [self.come(*source) for source in sources]
-        return [client for client in clients if is_in(client)]
+        return [client for client in clients if is_served(client)]
 
 
 class ChurnTests(GateTestCase):
@@ -76,44 +82,44 @@ class ChurnTests(GateTestCase):
         rng = random.Random(4)
         addresses = list(itertools.islice(loopback_addresses(), self.addresses))
         options = ("--max-connections", str(self.most), "--max-per-client", str(self.most_of_one))
-        with Daemon(*DUAL_STACK, *SECOND, *options) as daemon, Visitors(rng) as visitors:
+        with Daemon(*DUAL_STACK, *SECOND, *options) as daemon, ShortClients(rng) as clients:
             mapped, six, four = self.places(daemon)
             empty = daemon.descriptors()
 
             def visit() -> tuple[socket.socket, str]:
                 place = rng.choice((mapped, mapped, mapped, four, six))
                 source = "" if place is six else rng.choice(addresses)
-                return come_from(source, place, wait=False), source or "::1"
+                return connect_from(source, place, wait=False), source or "::1"
 
             start = time.monotonic()
-            visitors.run(self.clients, self.at_once, visit)
+            clients.run(self.clients, self.at_once, visit)
             came = self.clients
             # The daemon counts each of them until it has seen it go.  When none goes, as
             # many are in as may be, sooner or later, and then nobody else.
             deadline = start + 10 * PATIENCE_SECONDS
-            while visitors.inside < self.most:
-                self.assertLess(time.monotonic(), deadline, visitors.inside)
-                visitors.run(self.at_once, self.at_once, visit, goes=False)
+            while clients.inside < self.most:
+                self.assertLess(time.monotonic(), deadline, clients.inside)
+                clients.run(self.at_once, self.at_once, visit, goes=False)
                 came += self.at_once
-            visitors.run(self.at_once, self.at_once, visit, goes=False)
+            clients.run(self.at_once, self.at_once, visit, goes=False)
             came += self.at_once
-            self.assertEqual(visitors.inside, self.most)
+            self.assertEqual(clients.inside, self.most)
             took = time.monotonic() - start
-            visitors.all_go()
+            clients.all_go()
             wait_until(lambda: daemon.descriptors() == empty, "all descriptors to be closed")
             show(
                 f"{came} visits from {self.addresses + 1} addresses in {took:.1f} s: "
-                f"{visitors.served} let in, {visitors.refused} refused; at once "
-                f"{visitors.most} of {self.most}, {visitors.most_of_one} of {self.most_of_one} "
+                f"{clients.served} let in, {clients.refused} refused; at once "
+                f"{clients.most} of {self.most}, {clients.most_of_one} of {self.most_of_one} "
                 f"of one client"
             )
-            self.assertEqual(visitors.served + visitors.refused, came)
-            self.assertEqual(visitors.most, self.most)
-            self.assertLessEqual(visitors.most_of_one, self.most_of_one)
+            self.assertEqual(clients.served + clients.refused, came)
+            self.assertEqual(clients.most, self.most)
+            self.assertLessEqual(clients.most_of_one, self.most_of_one)
             # Those who were let in have a record each, those who were not are counted.
-            wait_until(lambda: len(daemon.records()) == visitors.served, "the records")
+            wait_until(lambda: len(daemon.records()) == clients.served, "the records")
             wait_until(
-                lambda: daemon.refused().total() == visitors.refused, "the refusals to be told"
+                lambda: daemon.refused().total() == clients.refused, "the refusals to be told"
             )
             self.assertEqual(set(daemon.refused()), {"max-connections", "max-per-client"})
             self.assert_empty(daemon, addresses)
@@ -226,9 +232,9 @@ class RateTests(GateTestCase):
 
             def knock() -> bool:
                 nonlocal count, knocks
-                with come_from("127.0.0.1", next(doors)) as client:
+                with connect_from("127.0.0.1", next(doors)) as client:
                     knocks += 1
-                    answer = is_in(client)
+                    answer = is_served(client)
                 count += answer
                 return answer
 
@@ -242,8 +248,8 @@ class RateTests(GateTestCase):
             show(f"a rate of {rate}: of {knocks} in {took:.2f} s, {count} let in of {most:.1f} due")
             self.assertLessEqual(count, most + 1)
             for source, place in (("127.0.0.2", mapped), ("", six)):
-                with come_from(source, place) as client:
-                    self.assertTrue(is_in(client))
+                with connect_from(source, place) as client:
+                    self.assertTrue(is_served(client))
             daemon.stop()
             daemon.turned_away({"connect-rate": knocks - count})
 

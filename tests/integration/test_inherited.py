@@ -15,12 +15,11 @@ from pathlib import Path
 
 from twisted.trial.unittest import TestCase
 
-from tests.support import handover
+from tests.support import socketactivate
+from tests.support.activation import ActivatedDaemon
 from tests.support.certificates import make_certificate
 from tests.support.daemons import (
     PATIENCE_SECONDS,
-    REACTOR,
-    Daemon,
     echo,
     receive_rest,
     show,
@@ -29,23 +28,6 @@ from tests.support.daemons import (
 from tests.support.tlsclient import VERSIONS, TLSClient, context
 
 RESTARTS = 3
-
-
-class HandedDaemon(Daemon):
-    """
-    A daemon that is given listening sockets.
-    """
-
-    def __init__(self, sockets: dict[str, list[socket.socket]], *options: str):
-        """
-        @param sockets: those that it is given, by name.
-        """
-        super().__init__(*options, reactor=REACTOR)
-        given = [(name, each.fileno()) for name, several in sockets.items() for each in several]
-        self.pass_fds = tuple(descriptor for _, descriptor in given)
-        self._expected = len(given)
-        names = [f"{name}={descriptor}" for name, descriptor in given]
-        self._command = (sys.executable, handover.__file__, *names, "--", *self._command)
 
 
 class InheritedTests(TestCase):
@@ -80,7 +62,7 @@ class InheritedTests(TestCase):
         path = os.path.relpath(directory / "s")
         sockets = self.listen("127.0.0.1", "::1", path)
         os.chmod(path, 0o640)
-        with HandedDaemon({"echo": sockets}, "--listen", "systemd:name=echo") as daemon:
+        with ActivatedDaemon({"echo": sockets}, "--listen", "systemd:name=echo") as daemon:
             for each in sockets:
                 with socket.socket(each.family) as client:
                     client.settimeout(60)
@@ -101,7 +83,7 @@ class InheritedTests(TestCase):
         options = ("--listen", "systemd:index=0")
         twistd = shlex.join([program, "-n", "--pidfile=", "echod", *options])
         given = f"echo={listening.fileno()}"
-        command = [sys.executable, handover.__file__, given, "--", "/bin/sh", "-c"]
+        command = [sys.executable, socketactivate.__file__, given, "--", "/bin/sh", "-c"]
         done = subprocess.run(
             [*command, f"echo $$; {twistd}; exit $?"],
             cwd=Path(self.mktemp()).parent,
@@ -123,7 +105,7 @@ class InheritedTests(TestCase):
         directory.mkdir()
         path = os.path.relpath(directory / "s")
         plain, secure, unix = self.listen("127.0.0.1", "127.0.0.1", path)
-        daemon = HandedDaemon(
+        daemon = ActivatedDaemon(
             {"echo": [plain], "echo-tls": [secure, unix]},
             *("--listen", "systemd:name=echo", "--tls-listen", "systemd:name=echo-tls"),
             *("--tls-cert", "{}/pem"),
@@ -173,7 +155,7 @@ class InheritedTests(TestCase):
         try:
             for _ in range(RESTARTS):
                 sockets = {"echo": [listening]}
-                with HandedDaemon(sockets, "--listen", "systemd:name=echo") as daemon:
+                with ActivatedDaemon(sockets, "--listen", "systemd:name=echo") as daemon:
                     before = served
                     wait_until(lambda n=before: served >= n + 20, "some to be served")
                     daemon.signal(signal.SIGTERM)
@@ -182,7 +164,7 @@ class InheritedTests(TestCase):
         finally:
             # Whoever waits now is served by the last one.
             over.set()
-            with HandedDaemon({"echo": [listening]}, "--listen", "systemd:name=echo"):
+            with ActivatedDaemon({"echo": [listening]}, "--listen", "systemd:name=echo"):
                 client.join(PATIENCE_SECONDS)
         self.assertEqual(wrong, [])
         show(f"{RESTARTS} restarts: {served} clients served, 0 refused, longest {longest:.2f} s")

@@ -30,10 +30,17 @@ from tests.support.daemons import (
     wait_until,
 )
 from tests.support.proxyheaders import v1
-from tests.support.talkers import Crowd, End, Talker
+from tests.support.shortclients import (
+    IdleClient,
+    connect_from,
+    idle_client,
+    is_served,
+    loopback_addresses,
+    wait_for_all,
+)
+from tests.support.streamclients import End, StreamClient, StreamClients
 from tests.support.tlsclient import VERSIONS, context
 from tests.support.tlswire import WireClient
-from tests.support.visitors import Sitter, come_from, is_in, loopback_addresses, sit, sitter
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -44,7 +51,7 @@ CHECK_INTERVAL = 0.5
 
 class SittersTests(SynchronousTestCase):
     """
-    Five hundred clients that only sit there.
+    Five hundred clients that only wait_for_all there.
     """
 
     each = 100
@@ -54,42 +61,42 @@ class SittersTests(SynchronousTestCase):
     lifetime_seconds = 6.0
     warm_ups = 2
 
-    def silent(self, option: str) -> Callable[[], Sitter]:
-        return lambda: sitter(lambda: self.daemon.connect(option))
+    def silent(self, option: str) -> Callable[[], IdleClient]:
+        return lambda: idle_client(lambda: self.daemon.connect(option))
 
-    def dripping(self) -> Sitter:
+    def dripping(self) -> IdleClient:
         """
         A byte a second, and each comes back.
         """
-        return sitter(lambda: self.daemon.connect("--port"), itertools.repeat(b"."))
+        return idle_client(lambda: self.daemon.connect("--port"), itertools.repeat(b"."))
 
-    def dripping_hello(self) -> Sitter:
+    def dripping_hello(self) -> IdleClient:
         """
         A byte a second of a good beginning.
         """
         drip: Iterator[bytes] = (bytes([byte]) for byte in self.hello)
-        return sitter(lambda: self.daemon.connect("--tls-port"), drip)
+        return idle_client(lambda: self.daemon.connect("--tls-port"), drip)
 
-    def half_way(self) -> Sitter:
+    def half_way(self) -> IdleClient:
         """
         All of the handshake, but for the last byte.
         """
-        made = sitter(lambda: self.daemon.connect("--tls-port"))
+        made = idle_client(lambda: self.daemon.connect("--tls-port"))
         made.socket.sendall(WireClient(made.socket, self.context).last_flight()[:-1])
         return made
 
-    def come(self, kinds: Iterable[Callable[[], Sitter]]) -> list[list[Sitter]]:
+    def come(self, kinds: Iterable[Callable[[], IdleClient]]) -> list[list[IdleClient]]:
         found = [[kind() for _ in range(self.each)] for kind in kinds]
         for each in itertools.chain(*found):
             self.addCleanup(each.socket.close)
         return found
 
-    def come_and_go(self, kinds: Iterable[Callable[[], Sitter]], empty: int) -> None:
+    def come_and_go(self, kinds: Iterable[Callable[[], IdleClient]], empty: int) -> None:
         """
         Have all of them there at once, and go by themselves.
         """
-        sitters = list(itertools.chain(*self.come(kinds)))
-        for each in sitters:
+        idle_clients = list(itertools.chain(*self.come(kinds)))
+        for each in idle_clients:
             # Those who came first may have been ended before the last have come.
             with contextlib.suppress(ConnectionError):
                 each.socket.send(next(each.drip, b""))
@@ -97,7 +104,7 @@ class SittersTests(SynchronousTestCase):
         with self.daemon.connect("--port") as client:
             for _ in range(10):
                 self.assertEqual(echo(client, b"x"), b"x")
-        for each in sitters:
+        for each in idle_clients:
             each.socket.close()
         wait_until(lambda: self.daemon.descriptors() == empty, "them to be gone")
 
@@ -139,15 +146,15 @@ class SittersTests(SynchronousTestCase):
             self.come_and_go(makers, empty)
         most = self.most_memory()
         crowds = self.come(makers)
-        sit(itertools.chain(*crowds), lambda _: False, "to be gone")
+        wait_for_all(itertools.chain(*crowds), lambda _: False, "to be gone")
         wait_until(lambda: self.daemon.descriptors() == empty, "the descriptors to be closed")
         # What had been left behind by those would now come on top.
         self.come_and_go(makers, empty)
         after = self.most_memory()
-        for (name, (_, limit)), crowd in zip(kinds.items(), crowds, strict=True):
-            times = [each.gone_after for each in crowd if each.gone_after is not None]
+        for (name, (_, limit)), group in zip(kinds.items(), crowds, strict=True):
+            times = [each.gone_after for each in group if each.gone_after is not None]
             late = max(times) - limit
-            resets = sum(each.was_reset for each in crowd)
+            resets = sum(each.was_reset for each in group)
             show(
                 f"{len(times)} {name}: gone {min(times) - limit:+.2f} to {late:+.2f} s from "
                 f"their limit of {limit} s, {resets} by a reset"
@@ -263,18 +270,18 @@ class PoliteTests(SynchronousTestCase):
         """
         with Daemon(*LOOPBACK, "--max-lifetime", "1s") as daemon:
             came = time.monotonic()
-            talkers = [
-                Talker(daemon.connect(receive_buffer=size), start=number * 1000)
+            stream_clients = [
+                StreamClient(daemon.connect(receive_buffer=size), start=number * 1000)
                 for number, size in enumerate((0, self.small, 0, self.small))
             ]
-            with Crowd(talkers) as crowd:
-                crowd.run(lambda: crowd.over, "the ends")
-            daemon.ended("max-lifetime", len(talkers))
-            after = [talker.ended - came for talker in talkers]
+            with StreamClients(stream_clients) as group:
+                group.run(lambda: group.over, "the ends")
+            daemon.ended("max-lifetime", len(stream_clients))
+            after = [stream_client.ended - came for stream_client in stream_clients]
             show(f"a lifetime of 1 s: over after {min(after):.2f} to {max(after):.2f} s")
-            self.assertEqual({talker.end for talker in talkers}, {End.EOF})
-            self.assertTrue(all(talker.exact for talker in talkers))
-            received = sorted(talker.received for talker in talkers)
+            self.assertEqual({stream_client.end for stream_client in stream_clients}, {End.EOF})
+            self.assertTrue(all(stream_client.exact for stream_client in stream_clients))
+            received = sorted(stream_client.received for stream_client in stream_clients)
             self.assertEqual(sorted(record[2] for record in daemon.records()), received)
             self.assertGreaterEqual(min(after), 1.0)
 
@@ -285,15 +292,15 @@ class PoliteTests(SynchronousTestCase):
         """
         limits = ("--max-lifetime", "3s", "--idle-timeout", "3s", "--write-timeout", "2s")
         with tls_daemon("--port", "0", *limits) as daemon:
-            stuck = Talker(daemon.connect("--port", self.small), reads=False)
+            stuck = StreamClient(daemon.connect("--port", self.small), reads=False)
             owed, stays = daemon.connect("--port", self.small), daemon.connect("--port")
             tls = WireClient(daemon.connect("--tls-port"), context("TLS 1.3")).handshake()
             for client in (owed, stays, tls.socket):
                 self.addCleanup(client.close)
             owe(owed, self.data)
             # That one sends as long as anybody takes it.
-            with Crowd([stuck]) as crowd:
-                crowd.run(lambda: len(daemon.records()) == 4, "all to be gone")
+            with StreamClients([stuck]) as group:
+                group.run(lambda: len(daemon.records()) == 4, "all to be gone")
             self.assertGreater(stuck.sent, 0)
             self.assertEqual(receive_rest(stays), b"")
             tls.decrypt(receive_rest(tls.socket))
@@ -375,10 +382,10 @@ class StandstillTests(SynchronousTestCase):
         limits = ("--idle-timeout", limit, "--handshake-timeout", limit)
         with tls_daemon("--port", "0", *limits) as daemon, Daemon(*LOOPBACK, *proxies) as proxied:
             before = daemon.descriptors() + proxied.descriptors()
-            talker = daemon.connect("--port")
+            stream_client = daemon.connect("--port")
             secure = daemon.connect("--tls-port")
             behind = proxied.connect()
-            for client in (talker, secure, behind):
+            for client in (stream_client, secure, behind):
                 self.addCleanup(client.close)
 
             def are_in() -> bool:
@@ -388,14 +395,14 @@ class StandstillTests(SynchronousTestCase):
             for each in (daemon, proxied):
                 each.signal(signal.SIGSTOP)
             over = time.monotonic() + self.seconds + 1
-            talker.sendall(b"talks")
+            stream_client.sendall(b"talks")
             client = WireClient(secure, context("TLS 1.3"))
             secure.sendall(client.flight())
             behind.sendall(v1("192.0.2.7", 40000) + b"hello")
             wait_until(lambda: time.monotonic() > over, "the limits to be over")
             for each in (daemon, proxied):
                 each.signal(signal.SIGCONT)
-            self.assertEqual(receive(talker, 5), b"talks")
+            self.assertEqual(receive(stream_client, 5), b"talks")
             self.assertEqual(receive(behind, 5), b"hello")
             client.handshake()
             secure.sendall(client.record(b"secret"))
@@ -460,11 +467,11 @@ class TenThousandTests(SynchronousTestCase):
             addresses = itertools.cycle(itertools.islice(loopback_addresses(), 100))
             clients: list[socket.socket] = []
             for _ in range(self.clients + self.turned_away):
-                clients.append(come_from(next(addresses), place))
+                clients.append(connect_from(next(addresses), place))
                 self.addCleanup(clients[-1].close)
-                is_in(clients[-1])
+                is_served(clients[-1])
             # They are counted, and told, by the sweep.
             daemon.turned_away({"max-connections": self.turned_away})
-            answers = [is_in(client) for client in clients]
+            answers = [is_served(client) for client in clients]
             self.assertEqual(answers, [True] * self.clients + [False] * self.turned_away)
             self.assertEqual(daemon.records(), [])

@@ -33,8 +33,8 @@ class PageTests(SynchronousTestCase):
     What the page shows.
     """
 
-    talkers = 4
-    sitters = 6
+    stream_clients = 4
+    idle_clients = 6
 
     def setUp(self) -> None:
         self.daemon = self.enterContext(
@@ -67,17 +67,17 @@ class PageTests(SynchronousTestCase):
                     if echo(client, data) != data:
                         raise AssertionError("the echo is not what was sent")
 
-        for worker in [Worker(talk) for _ in range(self.talkers)]:
+        for worker in [Worker(talk) for _ in range(self.stream_clients)]:
             self.addCleanup(worker.result)
         self.addCleanup(over.set)
-        for _ in range(self.sitters):
-            sitter = TLSClient(daemon.connect("--tls-port"), context("TLS 1.3"))
-            self.addCleanup(sitter.close)
-            sitter.tls.set_tlsext_host_name(b"sitter.example")
-            sitter.tls.set_alpn_protos([b"echo"])
-            sitter.handshake()
-            peers.append("{}:{}".format(*sitter.socket.getsockname()))
-        wait_until(lambda: len(peers) == self.talkers + self.sitters, "all clients")
+        for _ in range(self.idle_clients):
+            idle_client = TLSClient(daemon.connect("--tls-port"), context("TLS 1.3"))
+            self.addCleanup(idle_client.close)
+            idle_client.tls.set_tlsext_host_name(b"idle.example")
+            idle_client.tls.set_alpn_protos([b"echo"])
+            idle_client.handshake()
+            peers.append("{}:{}".format(*idle_client.socket.getsockname()))
+        wait_until(lambda: len(peers) == self.stream_clients + self.idle_clients, "all clients")
         return peers
 
     def test_at_work(self) -> None:
@@ -92,7 +92,7 @@ class PageTests(SynchronousTestCase):
             browser.window.get(self.url)
             self.assertEqual(browser.window.title.split()[0], "echod")
             self.assertEqual(sorted(browser.column("Newest", "Peer")), sorted(peers))
-            self.assertEqual(browser.column("Newest", "SNI").count("sitter.example"), 6)
+            self.assertEqual(browser.column("Newest", "SNI").count("idle.example"), 6)
             self.assertEqual(browser.column("Newest", "ALPN").count("echo"), 6)
             self.assertEqual(browser.column("Newest", "TLS").count("TLSv1.3"), 6)
             self.assertEqual(browser.column("Listeners", "Open"), ["4", "6"])

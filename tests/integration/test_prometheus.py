@@ -87,7 +87,7 @@ class PrometheusTests(SynchronousTestCase):
     What Prometheus knows in the end.
     """
 
-    talkers = 6
+    stream_clients = 6
 
     def test_scrape(self) -> None:
         """
@@ -111,14 +111,14 @@ class PrometheusTests(SynchronousTestCase):
             return echoed, connections
 
         with Daemon(*LOOPBACK, *ADMIN) as daemon, Prometheus(daemon.address("--admin")) as server:
-            talkers = [
+            stream_clients = [
                 Worker(lambda seed=seed: talk(daemon, seed))  # type: ignore[misc]
-                for seed in range(self.talkers)
+                for seed in range(self.stream_clients)
             ]
             until = time.monotonic() + SECONDS
             wait_until(lambda: time.monotonic() > until, "the end of the load", SECONDS + 30)
             over.set()
-            results = [talker.result() for talker in talkers]
+            results = [stream_client.result() for stream_client in stream_clients]
             echoed, connections = (sum(column) for column in zip(*results, strict=True))  # type: ignore[call-overload]
             closed = 'sum(echod_connections_closed_total{reason="client"})'
             wait_until(lambda: server.value(closed) == connections, "the last scrape")

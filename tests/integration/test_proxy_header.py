@@ -41,9 +41,9 @@ from tests.support.proxyheaders import (
     v2_raw,
     vector,
 )
+from tests.support.shortclients import IdleClient, connect_from, idle_client, wait_for_all
 from tests.support.tlsclient import VERSIONS, context
 from tests.support.tlswire import WireClient
-from tests.support.visitors import Sitter, come_from, sit, sitter
 
 KIB = 1024
 
@@ -112,7 +112,7 @@ class HeaderTestCase(SynchronousTestCase):
     """
 
     def come(self, source: str, daemon: Daemon, option: str = "--port") -> socket.socket:
-        client = come_from(source, ("127.0.0.1", daemon.port(option)))
+        client = connect_from(source, ("127.0.0.1", daemon.port(option)))
         self.addCleanup(client.close)
         return client
 
@@ -275,13 +275,13 @@ class LateTests(HeaderTestCase):
         "dripping": b"",
     }
 
-    def sitters(self, daemon: Daemon, option: str = "--port") -> dict[str, Sitter]:
+    def idle_clients(self, daemon: Daemon, option: str = "--port") -> dict[str, IdleClient]:
         found = {}
         for name, beginning in self.beginnings.items():
             drip: Iterator[bytes] = iter(())
             if name == "dripping":
                 drip = (bytes([byte]) for byte in HEADERS["v1 TCP4"][0])
-            found[name] = sitter(lambda: self.come(PROXY_ADDRESS, daemon, option), drip)
+            found[name] = idle_client(lambda: self.come(PROXY_ADDRESS, daemon, option), drip)
             found[name].socket.sendall(beginning)
         return found
 
@@ -300,28 +300,30 @@ class LateTests(HeaderTestCase):
             tls_daemon("--port", "0", *options("optional", PROXY_ADDRESS)) as optional,
             tls_daemon("--port", "0", *options("require", PROXY_ADDRESS)) as require,
         ):
-            gone = self.sitters(require)
-            gone_tls = self.sitters(require, "--tls-port")
-            data = self.sitters(optional)
-            data_tls = self.sitters(optional, "--tls-port")
+            gone = self.idle_clients(require)
+            gone_tls = self.idle_clients(require, "--tls-port")
+            data = self.idle_clients(optional)
+            data_tls = self.idle_clients(optional, "--tls-port")
             # Who has said nothing so far may still begin with TLS.
             silent = data.pop("silent")
             silent_tls = data_tls.pop("silent")
             everybody = [*gone.values(), *gone_tls.values(), *data.values(), *data_tls.values()]
-            sit(everybody, lambda sitter: bool(sitter.heard), "to hear something")
+            wait_for_all(
+                everybody, lambda idle_client: bool(idle_client.heard), "to hear something"
+            )
             self.assertEqual({s.heard for s in (*gone.values(), *gone_tls.values())}, {b""})
             self.in_time(
                 "required headers that never came",
-                [sitter.gone_after for sitter in (*gone.values(), *gone_tls.values())],
+                [idle_client.gone_after for idle_client in (*gone.values(), *gone_tls.values())],
             )
-            for name, sitter in data.items():
+            for name, idle_client in data.items():
                 if name != "dripping":
-                    self.assertEqual((name, sitter.heard), (name, self.beginnings[name]))
+                    self.assertEqual((name, idle_client.heard), (name, self.beginnings[name]))
             # About five of them.
             self.assertTrue(HEADERS["v1 TCP4"][0].startswith(data["dripping"].heard))
             self.in_time("optional headers: data", [s.heard_after for s in data.values()])
             # No TLS begins like that.
-            self.assertEqual({sitter.heard for sitter in data_tls.values()}, {b""})
+            self.assertEqual({idle_client.heard for idle_client in data_tls.values()}, {b""})
             self.in_time("optional headers: no TLS", [s.gone_after for s in data_tls.values()])
             client = silent.socket
             client.settimeout(60)
@@ -383,10 +385,12 @@ class LateTests(HeaderTestCase):
         """
         with Daemon(*LOOPBACK, *options("require", PROXY_ADDRESS)) as daemon:
             empty = daemon.descriptors()
-            sitters = self.sitters(daemon)
-            wait_until(lambda: daemon.descriptors() == empty + len(sitters), "all to be accepted")
+            idle_clients = self.idle_clients(daemon)
+            wait_until(
+                lambda: daemon.descriptors() == empty + len(idle_clients), "all to be accepted"
+            )
             took = daemon.stop()
-            show(f"{len(sitters)} unfinished headers: exit {took:.2f} s after TERM")
+            show(f"{len(idle_clients)} unfinished headers: exit {took:.2f} s after TERM")
             # They were not waited for until they were late.
             self.assertEqual(daemon.refused(), {})
 

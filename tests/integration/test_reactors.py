@@ -11,7 +11,6 @@ import time
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.integration.test_stop import refuses
 from tests.support.daemons import (
     LOOPBACK,
     Daemon,
@@ -20,14 +19,15 @@ from tests.support.daemons import (
     echo,
     receive,
     receive_rest,
+    refuses,
     show,
     tls_daemon,
     wait_until,
 )
 from tests.support.proxyheaders import v1, v2
+from tests.support.shortclients import connect_from, idle_client, is_served, wait_for_all
 from tests.support.tlsclient import VERSIONS, TLSClient, context
 from tests.support.tlswire import WireClient
-from tests.support.visitors import come_from, is_in, sit, sitter
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -162,7 +162,7 @@ class GateTests(SynchronousTestCase):
     )
 
     def come(self, source: str, daemon: Daemon, option: str = "--port") -> socket.socket:
-        client = come_from(source, ("127.0.0.1", daemon.port(option)))
+        client = connect_from(source, ("127.0.0.1", daemon.port(option)))
         self.addCleanup(client.close)
         return client
 
@@ -191,18 +191,18 @@ class GateTests(SynchronousTestCase):
         Clients that are not let in hear nothing.
         """
         for option in ("--port", "--tls-port"):
-            self.assertFalse(is_in(self.come("127.0.0.9", daemon, option)))
+            self.assertFalse(is_served(self.come("127.0.0.9", daemon, option)))
         three = [self.come("127.0.0.3", daemon) for _ in range(3)]
-        self.assertEqual([is_in(client) for client in three], [True, True, False])
+        self.assertEqual([is_served(client) for client in three], [True, True, False])
         for client in three:
             client.close()
         for _ in range(3):
             with self.come("127.0.0.4", daemon) as client:
-                self.assertTrue(is_in(client))
+                self.assertTrue(is_served(client))
                 client.shutdown(socket.SHUT_WR)
                 self.assertEqual(client.recv(1), b"")
         daemon.ended("client", 7)
-        self.assertFalse(is_in(self.come("127.0.0.4", daemon)))
+        self.assertFalse(is_served(self.come("127.0.0.4", daemon)))
         bad = self.come("127.0.0.2", daemon)
         bad.sendall(b"PROXY nonsense\r\n")
         self.assertEqual(receive_rest(bad), b"")
@@ -220,17 +220,18 @@ class GateTests(SynchronousTestCase):
         for daemon in daemons:
             self.behind(daemon)
             self.refused(daemon)
-        idle = [sitter(lambda d=daemon: self.come("127.0.0.5", d)) for daemon in daemons]
+        idle = [idle_client(lambda d=daemon: self.come("127.0.0.5", d)) for daemon in daemons]
         silent = [
-            sitter(lambda d=daemon: self.come("127.0.0.6", d, "--tls-port")) for daemon in daemons
+            idle_client(lambda d=daemon: self.come("127.0.0.6", d, "--tls-port"))
+            for daemon in daemons
         ]
-        sit([*idle, *silent], lambda _: False, "to be gone")
-        for reactor, daemon, descriptors, *sitters in zip(
+        wait_for_all([*idle, *silent], lambda _: False, "to be gone")
+        for reactor, daemon, descriptors, *idle_clients in zip(
             self.reactors, daemons, empty, idle, silent, strict=True
         ):
-            after = [each.gone_after or 0.0 for each in sitters]
+            after = [each.gone_after or 0.0 for each in idle_clients]
             show(f"{reactor}: idle, gone after {after[0]:.2f} s; no handshake, {after[1]:.2f} s")
-            self.assertEqual([each.was_reset for each in sitters], [False, True], reactor)
+            self.assertEqual([each.was_reset for each in idle_clients], [False, True], reactor)
             self.assertGreaterEqual(min(after), 3.0, reactor)
             wait_until(lambda d=daemon, n=descriptors: d.descriptors() <= n, "the descriptors")
             daemon.stop()

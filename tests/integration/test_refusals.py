@@ -19,8 +19,8 @@ from tests.support.daemons import (
     tls_daemon,
     wait_until,
 )
+from tests.support.shortclients import connect_from, is_served, loopback_addresses, reset
 from tests.support.tlsclient import TLSClient, context
-from tests.support.visitors import come_from, is_in, loopback_addresses, reset
 
 SSL_LISTENER = ("--listen", "ssl:0:privateKey={}/pem:interface=127.0.0.1")
 
@@ -29,7 +29,7 @@ def knock(source: str, port: int, said: bytes = b"") -> bytes:
     """
     Connect, say something, and listen to the end.
     """
-    with come_from(source, ("127.0.0.1", port)) as client:
+    with connect_from(source, ("127.0.0.1", port)) as client:
         try:
             client.sendall(said)
         except ConnectionError:
@@ -55,12 +55,12 @@ class FloodTests(SynchronousTestCase):
         with tls_daemon(*options, *denied) as daemon:
             plain, secure = daemon.port("--port"), daemon.port("--tls-port")
             place = ("127.0.0.1", plain)
-            for client in (come_from("127.0.0.3", place), come_from("127.0.0.3", place)):
+            for client in (connect_from("127.0.0.3", place), connect_from("127.0.0.3", place)):
                 self.addCleanup(client.close)
-                self.assertTrue(is_in(client))
+                self.assertTrue(is_served(client))
             for _ in range(2):
-                with come_from("127.0.0.4", place) as client:
-                    self.assertTrue(is_in(client))
+                with connect_from("127.0.0.4", place) as client:
+                    self.assertTrue(is_served(client))
             wait_until(lambda: daemon.log.count('"event": "access"') == 2, "those two to be gone")
             others = loopback_addresses()
             kinds: dict[str, Callable[[], bytes]] = {

@@ -16,12 +16,12 @@ from typing import Self
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.integration.test_facts import Stock
 from tests.soak.__main__ import soak
 from tests.soak.clients import burst, half_closer
 from tests.soak.run import Listener, Soak
 from tests.support.daemons import PATIENCE_SECONDS, receive, receive_rest, show
 from tests.support.faultproxy import FaultProxy, Link
+from tests.support.stock import Stock
 from tests.support.toxics import (
     DOWN,
     UP,
@@ -251,7 +251,7 @@ class SoakTests(SynchronousTestCase):
         """
         listeners = {"plain": Listener(address, header=lambda rng: b"")}
         for seconds in (1.0, 4.0, 16.0, 60.0):
-            load = Soak(listeners, SEED, habits={half_closer: 1, burst: 1})
+            load = Soak(listeners, SEED, behaviors={half_closer: 1, burst: 1})
             asyncio.run(load.run(seconds))
             if enough(load):
                 break
@@ -263,11 +263,11 @@ class SoakTests(SynchronousTestCase):
         """
         with Stock("echo") as server:
             host, _, port = server.address().rpartition(":")
-            found = self.judged((host, int(port)), lambda load: load.tally.ends["LOST"] > 0)
-            tally = found.tally
-        self.assertEqual(tally.corrupt, 0)
-        self.assertGreater(tally.ends["LOST"], 0)
-        self.assertEqual(len(tally.bad), tally.ends["LOST"])
+            found = self.judged((host, int(port)), lambda load: load.totals.ends["LOST"] > 0)
+            totals = found.totals
+        self.assertEqual(totals.corrupt, 0)
+        self.assertGreater(totals.ends["LOST"], 0)
+        self.assertEqual(len(totals.bad), totals.ends["LOST"])
 
     def test_corrupts(self) -> None:
         """
@@ -275,8 +275,8 @@ class SoakTests(SynchronousTestCase):
         """
         for alter in (lambda data: data[:-1] + b"!", lambda data: data + data[-1:]):
             with Server(alter) as server:
-                tally = self.judged(server.address, lambda load: load.tally.corrupt > 0).tally
-            self.assertGreater(tally.corrupt, tally.visits // 2)
+                totals = self.judged(server.address, lambda load: load.totals.corrupt > 0).totals
+            self.assertGreater(totals.corrupt, totals.visits // 2)
 
     def test_echod(self) -> None:
         """

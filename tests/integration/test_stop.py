@@ -28,30 +28,17 @@ from tests.support.daemons import (
     connect,
     echo,
     receive,
+    refuses,
     show,
     wait_until,
 )
-from tests.support.talkers import Crowd, End, Talker
+from tests.support.streamclients import End, StreamClient, StreamClients
 
 KIB = 1024
 
 STOPS = (signal.SIGTERM, signal.SIGINT)
 
 DRAINED = r"drained: (\d+) connections finished, (\d+) aborted"
-
-
-def refuses(address: str) -> bool:
-    """
-    Whether nobody listens there any more.
-    """
-    try:
-        connect(address).close()
-    except ConnectionRefusedError:
-        return True
-    except ConnectionResetError:
-        # It came between the last accept and the close.
-        return False
-    return False
 
 
 def begin_to_stop(daemon: Daemon, number: signal.Signals = signal.SIGTERM) -> None:
@@ -63,20 +50,22 @@ def begin_to_stop(daemon: Daemon, number: signal.Signals = signal.SIGTERM) -> No
     wait_until(lambda: refuses(address), "the port to be closed")
 
 
-def stuck_crowd(daemon: Daemon, number: int) -> Crowd:
+def stuck_clients(daemon: Daemon, number: int) -> StreamClients:
     """
     Clients that have sent all that fits into the buffers on the way, and read nothing.
     """
     address = daemon.address()
-    talkers = [Talker(connect(address, 64 * KIB), reads=False) for _ in range(number)]
-    crowd = Crowd(talkers)
+    stream_clients = [StreamClient(connect(address, 64 * KIB), reads=False) for _ in range(number)]
+    group = StreamClients(stream_clients)
 
     def all_stuck() -> bool:
-        last = max(talker.progress for talker in talkers)
-        return last < time.monotonic() - 0.3 and all(talker.sent for talker in talkers)
+        last = max(stream_client.progress for stream_client in stream_clients)
+        return last < time.monotonic() - 0.3 and all(
+            stream_client.sent for stream_client in stream_clients
+        )
 
-    crowd.run(all_stuck, "the clients to be held back")
-    return crowd
+    group.run(all_stuck, "the clients to be held back")
+    return group
 
 
 class UnderLoadTests(SynchronousTestCase):
@@ -89,14 +78,14 @@ class UnderLoadTests(SynchronousTestCase):
     clients = 50
     buffer = 32 * KIB
 
-    def talker(self, address: str, turn: int) -> Talker:
+    def stream_client(self, address: str, turn: int) -> StreamClient:
         """
         A client with small buffers: how much it is owed when it half-closes shall not
         depend on how fast the machine happens to be.
         """
         client = connect(address, self.buffer)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.buffer)
-        return Talker(client, 997 * turn)
+        return StreamClient(client, 997 * turn)
 
     def stop(self, number: int) -> tuple[int, float]:
         """
@@ -110,41 +99,44 @@ class UnderLoadTests(SynchronousTestCase):
         rng = random.Random(number)
         with Daemon(*LOOPBACK, "--drain-timeout", "10m") as daemon:
             address = daemon.address()
-            talkers = [self.talker(address, turn) for turn in range(self.clients)]
+            stream_clients = [self.stream_client(address, turn) for turn in range(self.clients)]
             start = time.monotonic()
             term = start + rng.uniform(0, 0.4)
-            closes = {talker: term + rng.uniform(-0.2, 0.2) for talker in talkers[::2]}
+            closes = {
+                stream_client: term + rng.uniform(-0.2, 0.2)
+                for stream_client in stream_clients[::2]
+            }
 
             def after(moment: float) -> Callable[[], bool]:
                 def reached() -> bool:
                     now = time.monotonic()
-                    for talker, when in closes.items():
-                        if now >= when and talker.sending and not talker.end:
-                            talker.close_sending()
+                    for stream_client, when in closes.items():
+                        if now >= when and stream_client.sending and not stream_client.end:
+                            stream_client.close_sending()
                     return now >= moment
 
                 return reached
 
-            with Crowd(talkers) as crowd:
-                crowd.run(after(term), "the moment")
+            with StreamClients(stream_clients) as group:
+                group.run(after(term), "the moment")
                 daemon.signal(signal.SIGTERM)
                 told = time.monotonic()
-                crowd.run(after(max(closes.values())), "the last half-close")
-                for talker in talkers:
+                group.run(after(max(closes.values())), "the last half-close")
+                for stream_client in stream_clients:
                     # Busy enough not to be quiet, and no more.
-                    talker.piece = KIB
-                crowd.run(lambda: all(each.end for each in closes), "those that half-close")
-                self.assertTrue(daemon.running() or crowd.over)
+                    stream_client.piece = KIB
+                group.run(lambda: all(each.end for each in closes), "those that half-close")
+                self.assertTrue(daemon.running() or group.over)
                 daemon.signal(signal.SIGTERM)
-                crowd.run(lambda: crowd.over, "the end of every connection")
+                group.run(lambda: group.over, "the end of every connection")
                 daemon.wait()
                 took = time.monotonic() - told
-            for talker in talkers:
-                self.assertTrue(talker.exact, "what came back was not what had been sent")
-                self.assertLessEqual(talker.received, talker.sent)
+            for stream_client in stream_clients:
+                self.assertTrue(stream_client.exact, "what came back was not what had been sent")
+                self.assertLessEqual(stream_client.received, stream_client.sent)
             finished, aborted = map(int, re.findall(DRAINED, daemon.log)[0])
             self.assertLessEqual(finished + aborted, self.clients)
-            return sum(talker.whole for talker in closes), took
+            return sum(stream_client.whole for stream_client in closes), took
 
     def test_what_came_back_is_a_prefix(self) -> None:
         """
@@ -205,15 +197,17 @@ class StopTests(SynchronousTestCase):
         A client that has sent all it will and begins to read after the stop has begun
         still gets all of it.
         """
-        with self.daemon("--drain-timeout", "10m") as daemon, stuck_crowd(daemon, 3) as crowd:
-            for talker in crowd.talkers:
-                talker.close_sending()
+        with self.daemon("--drain-timeout", "10m") as daemon, stuck_clients(daemon, 3) as group:
+            for stream_client in group.stream_clients:
+                stream_client.close_sending()
             begin_to_stop(daemon)
             self.assertTrue(daemon.running())
-            for talker in crowd.talkers:
-                talker.reads = True
-            crowd.run(lambda: crowd.over, "the end of every connection")
-            self.assertEqual([talker.whole for talker in crowd.talkers], [True] * 3)
+            for stream_client in group.stream_clients:
+                stream_client.reads = True
+            group.run(lambda: group.over, "the end of every connection")
+            self.assertEqual(
+                [stream_client.whole for stream_client in group.stream_clients], [True] * 3
+            )
             daemon.wait()
 
     def test_busy_client_is_served_until_it_is_done(self) -> None:
@@ -221,16 +215,18 @@ class StopTests(SynchronousTestCase):
         A client that is in the middle of its work goes on after the stop has begun.
         """
         with self.daemon("--drain-timeout", "10m") as daemon:
-            talker = Talker(daemon.connect())
-            with Crowd([talker]) as crowd:
-                crowd.run(lambda: talker.received > 0, "the first bytes")
+            stream_client = StreamClient(daemon.connect())
+            with StreamClients([stream_client]) as group:
+                group.run(lambda: stream_client.received > 0, "the first bytes")
                 daemon.signal(signal.SIGTERM)
-                enough = talker.received + 8 * 1024 * KIB
-                crowd.run(lambda: refuses(daemon.address()), "the port to be closed")
-                crowd.run(lambda: talker.received > enough or bool(talker.end), "more bytes")
-                talker.close_sending()
-                crowd.run(lambda: crowd.over, "the end")
-            self.assertTrue(talker.whole)
+                enough = stream_client.received + 8 * 1024 * KIB
+                group.run(lambda: refuses(daemon.address()), "the port to be closed")
+                group.run(
+                    lambda: stream_client.received > enough or bool(stream_client.end), "more bytes"
+                )
+                stream_client.close_sending()
+                group.run(lambda: group.over, "the end")
+            self.assertTrue(stream_client.whole)
             daemon.wait()
 
     def test_quiet_clients_see_the_end_at_once(self) -> None:
@@ -279,29 +275,33 @@ class StopTests(SynchronousTestCase):
             quiet = [daemon.connect() for _ in range(3)]
             for client in quiet:
                 self.assertEqual(echo(client, b"hello"), b"hello")
-            with stuck_crowd(daemon, 2) as crowd:
+            with stuck_clients(daemon, 2) as group:
                 told = time.monotonic()
                 daemon.signal(signal.SIGTERM)
                 for client in quiet:
                     with client:
                         self.assertEqual(client.recv(1), b"")
-                crowd.run(lambda: crowd.over, "the abort")
+                group.run(lambda: group.over, "the abort")
                 daemon.wait()
                 took = time.monotonic() - told
-                self.assertEqual([talker.end for talker in crowd.talkers], [End.RESET] * 2)
+                self.assertEqual(
+                    [stream_client.end for stream_client in group.stream_clients], [End.RESET] * 2
+                )
             self.assertGreater(took, 1.9)
             self.assertEqual(re.findall(DRAINED, daemon.log), [("3", "2")])
             self.assertEqual(daemon.ended("aborted", 2), 2)
             self.assertEqual(daemon.ended("drain", 3), 3)
 
     def second(self, first: signal.Signals, second: signal.Signals) -> None:
-        with self.daemon("--drain-timeout", "10m") as daemon, stuck_crowd(daemon, 2) as crowd:
+        with self.daemon("--drain-timeout", "10m") as daemon, stuck_clients(daemon, 2) as group:
             begin_to_stop(daemon, first)
             self.assertTrue(daemon.running())
             daemon.signal(second)
             took = daemon.wait()
-            crowd.run(lambda: crowd.over, "the abort")
-            self.assertEqual([talker.end for talker in crowd.talkers], [End.RESET] * 2)
+            group.run(lambda: group.over, "the abort")
+            self.assertEqual(
+                [stream_client.end for stream_client in group.stream_clients], [End.RESET] * 2
+            )
             show(f"{self.program}: exit {took:.2f} s after the second signal")
             # Whoever asked whether the port is closed may count among the finished.
             self.assertEqual([aborted for _, aborted in re.findall(DRAINED, daemon.log)], ["2"])
@@ -337,7 +337,7 @@ class StopTests(SynchronousTestCase):
         """
         stops = (signal.SIGTERM, signal.SIGINT)
         for first, second in (stops, stops[::-1]):
-            with self.daemon("--drain-timeout", "60s") as daemon, stuck_crowd(daemon, 2):
+            with self.daemon("--drain-timeout", "60s") as daemon, stuck_clients(daemon, 2):
                 begin_to_stop(daemon, first)
                 for _ in range(20):
                     daemon.signal(second)

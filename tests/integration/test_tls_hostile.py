@@ -20,6 +20,7 @@ from OpenSSL import SSL
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support import needs
+from tests.support.clienthellos import extension, hello, records, vector
 from tests.support.daemons import (
     REACTOR,
     Daemon,
@@ -30,9 +31,8 @@ from tests.support.daemons import (
     tls_daemon,
     wait_until,
 )
-from tests.support.hellos import extension, hello, records, vector
-from tests.support.sealing import CLIENT_HELLO, DATA, HANDSHAKE, OldSealer, Sealer, keep_secrets
 from tests.support.tlsclient import VERSIONS, TLSClient, context
+from tests.support.tlsrecords import CLIENT_HELLO, DATA, HANDSHAKE, OldSealer, Sealer, keep_secrets
 from tests.support.tlswire import WireClient, spoil
 
 KIB = 1024

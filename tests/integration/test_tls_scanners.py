@@ -7,10 +7,10 @@ import subprocess
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.integration.test_clients import converse
 from tests.support import needs
 from tests.support.certificates import MadeCertificate
 from tests.support.daemons import PATIENCE_SECONDS
+from tests.support.programs import converse
 from tests.support.tlsfiles import TLSDaemon, authority, certificate
 
 SCAN_SECONDS = 120.0

@@ -8,31 +8,21 @@ import os
 import pwd
 import signal
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support import needs
-from tests.support.daemons import LOOPBACK, Daemon, connect, echo, wait_until
-
-ON_A_SOCKET = ("--listen", "unix:{}/echo.sock")
-"""Somewhere to listen that is known even when nothing is logged."""
-
-
-def socket_path(daemon: Daemon) -> Path:
-    return daemon.directory / "echo.sock"
-
-
-def socket_listens(daemon: Daemon) -> bool:
-    """
-    Whether a client can connect to it.
-    """
-    try:
-        connect(f"unix:{socket_path(daemon)}").close()
-    except (FileNotFoundError, ConnectionRefusedError):
-        return False
-    return True
+from tests.support.daemons import (
+    LOOPBACK,
+    ON_A_SOCKET,
+    Daemon,
+    connect,
+    echo,
+    socket_listens,
+    socket_path,
+    wait_until,
+)
 
 
 def stop(daemon: Daemon) -> None:

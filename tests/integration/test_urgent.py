@@ -10,9 +10,9 @@ from unittest import SkipTest
 
 from twisted.trial.unittest import TestCase
 
-from tests.integration.test_exactness import listener
-from tests.integration.test_inherited import HandedDaemon
+from tests.support.activation import ActivatedDaemon
 from tests.support.daemons import REACTOR, Daemon, connect, echo, receive
+from tests.support.listeners import listener
 from tests.support.proxyheaders import v1
 
 TRUST = ("--proxy-protocol", "require", "--proxy-trust", "127.0.0.1/32")
@@ -135,7 +135,7 @@ class UrgentTests(TestCase):
             client.sendall(b"early")
         for options in ((), ("--workers", "2")):
             given = {"echo": [tcp, unix]}
-            with HandedDaemon(given, "--listen", "systemd:name=echo", *options) as daemon:
+            with ActivatedDaemon(given, "--listen", "systemd:name=echo", *options) as daemon:
                 for client in early:
                     self.assertEqual(receive(client, 5), b"early")
                     self.all_came_back(client)

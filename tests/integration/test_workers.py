@@ -16,7 +16,7 @@ from pathlib import Path
 from twisted.trial.unittest import TestCase
 
 from echod.tls.credentials import serial_text
-from tests.integration.test_inherited import HandedDaemon
+from tests.support.activation import ActivatedDaemon
 from tests.support.admin import ADMIN, ask, samples, shown
 from tests.support.certificates import make_certificate
 from tests.support.daemons import (
@@ -31,7 +31,7 @@ from tests.support.daemons import (
     wait_until,
 )
 from tests.support.tlsclient import TLSClient, context
-from tests.support.workers import Crew, Visitors, lives, many
+from tests.support.workers import ClientLoop, WorkersDaemon, lives, many
 
 
 class SpreadTests(TestCase):
@@ -39,7 +39,9 @@ class SpreadTests(TestCase):
     Who gets the clients.
     """
 
-    def spread(self, crew: Crew, clients: list[socket.socket], before: dict[str, int]) -> float:
+    def spread(
+        self, master: WorkersDaemon, clients: list[socket.socket], before: dict[str, int]
+    ) -> float:
         """
         Wait until all have been accepted.
 
@@ -47,7 +49,7 @@ class SpreadTests(TestCase):
         """
 
         def got() -> dict[str, int]:
-            return {name: now - before[name] for name, now in crew.sockets().items()}
+            return {name: now - before[name] for name, now in master.sockets().items()}
 
         wait_until(lambda: sum(got().values()) >= len(clients), "all to be accepted")
         self.assertEqual(sum(got().values()), len(clients))
@@ -59,30 +61,30 @@ class SpreadTests(TestCase):
         after the other.  How evenly depends on which worker the machine lets run; who is
         ahead steps back, by C{tests/test_turns.py}.
         """
-        with many_descriptors(2000), Crew(2) as crew:
+        with many_descriptors(2000), WorkersDaemon(2) as master:
             for how in ("at once", "one after the other"):
-                before = crew.sockets()
+                before = master.sockets()
                 if how == "at once":
-                    clients = many(crew.address(), 1000)
+                    clients = many(master.address(), 1000)
                 else:
-                    clients = [crew.connect() for _ in range(1000)]
-                share = self.spread(crew, clients, before)
+                    clients = [master.connect() for _ in range(1000)]
+                share = self.spread(master, clients, before)
                 show(f"1000 connections {how}: {share:.1%} to one of 2 workers")
                 for client in clients:
                     client.close()
                 self.assertLess(share, 1)
-                wait_until(lambda b=before: crew.sockets() == b, "all to be gone")
+                wait_until(lambda b=before: master.sockets() == b, "all to be gone")
 
     def test_in_turn(self) -> None:
         """
         Clients who come when there is time for them are served in turn.
         """
-        with Crew(3) as crew, ExitStack() as stack:
-            before = crew.sockets()
+        with WorkersDaemon(3) as master, ExitStack() as stack:
+            before = master.sockets()
             for _ in range(90):
-                client = stack.enter_context(crew.connect())
+                client = stack.enter_context(master.connect())
                 self.assertEqual(echo(client, b"hello"), b"hello")
-            got = [now - before[name] for name, now in crew.sockets().items()]
+            got = [now - before[name] for name, now in master.sockets().items()]
             show(f"90 connections in turn: {got}")
             self.assertGreater(min(got), 0)
 
@@ -90,11 +92,11 @@ class SpreadTests(TestCase):
         """
         On a reactor of Twisted's, too, all clients are served.
         """
-        with Crew(2, reactor="poll") as crew:
+        with WorkersDaemon(2, reactor="poll") as master:
             for _ in range(50):
-                with crew.connect() as client:
+                with master.connect() as client:
                     self.assertEqual(echo(client, b"hello"), b"hello")
-            self.assertEqual(crew.ended("client", 50), 50)
+            self.assertEqual(master.ended("client", 50), 50)
 
 
 class DeathTests(TestCase):
@@ -107,20 +109,20 @@ class DeathTests(TestCase):
         When a worker is killed under load, clients of the others notice nothing, nobody is
         refused, and soon it is back.
         """
-        with Crew(2) as crew, ExitStack() as stack:
-            before = crew.sockets()
+        with WorkersDaemon(2) as master, ExitStack() as stack:
+            before = master.sockets()
             residents = []
             for _ in range(20):
-                residents.append(stack.enter_context(crew.connect()))
+                residents.append(stack.enter_context(master.connect()))
                 self.assertEqual(echo(residents[-1], b"hello"), b"hello")
             # Those that the other worker has, and the lifeline's and listener's sockets.
-            kept = crew.sockets()["1"] - before["1"]
+            kept = master.sockets()["1"] - before["1"]
             self.assertTrue(0 < kept < 20)
-            visitors = [Visitors(crew.address()) for _ in range(2)]
-            wait_until(lambda: all(each.ends["ok"] > 50 for each in visitors), "some load")
+            loops = [ClientLoop(master.address()) for _ in range(2)]
+            wait_until(lambda: all(each.ends["ok"] > 50 for each in loops), "some load")
             killed = time.monotonic()
-            old = crew.signal_worker("0", signal.SIGKILL)
-            crew.wait_for_another("0", old)
+            old = master.signal_worker("0", signal.SIGKILL)
+            master.wait_for_another("0", old)
             back = time.monotonic() - killed
             alive = 0
             for client in residents:
@@ -128,27 +130,27 @@ class DeathTests(TestCase):
                     alive += echo(client, b"hello") == b"hello"
                 except ConnectionError:
                     continue
-            for each in visitors:
+            for each in loops:
                 so_far = each.ends["ok"]
                 wait_until(lambda e=each, n=so_far: e.ends["ok"] > n + 50, "more load")
                 each.stop()
-            ends = visitors[0].ends + visitors[1].ends
-            slowest = max(each.slowest for each in visitors)
+            ends = loops[0].ends + loops[1].ends
+            slowest = max(each.slowest for each in loops)
             show(f"worker back {back:.2f} s after kill -9; slowest visit {slowest:.3f} s; {ends}")
             self.assertEqual(alive, kept)
             self.assertEqual(ends["ConnectionRefusedError"] + ends["TimeoutError"], 0)
             # What it was in the middle of is lost: one visit of each visitor at most.
             self.assertLessEqual(ends.total() - ends["ok"], 2)
-            self.assertRegex(crew.log, rf"worker 0, process {old}, was ended by SIGKILL")
+            self.assertRegex(master.log, rf"worker 0, process {old}, was ended by SIGKILL")
 
     def test_all_killed(self) -> None:
         """
         While there is no worker at all nobody is refused: clients wait until there is one.
         """
-        with Crew(2) as crew:
+        with WorkersDaemon(2) as master:
             for name in ("0", "1"):
-                crew.signal_worker(name, signal.SIGKILL)
-            clients = [crew.connect() for _ in range(20)]
+                master.signal_worker(name, signal.SIGKILL)
+            clients = [master.connect() for _ in range(20)]
             for client in clients:
                 with client:
                     self.assertEqual(echo(client, b"hello"), b"hello")
@@ -158,18 +160,18 @@ class DeathTests(TestCase):
         A worker that is sent TERM drains: its quiet clients see the end of file, and another
         takes its place; nobody is refused meanwhile.
         """
-        with Crew(2) as crew:
+        with WorkersDaemon(2) as master:
             clients = []
             for _ in range(10):
-                clients.append(crew.connect())
+                clients.append(master.connect())
                 self.assertEqual(echo(clients[-1], b"hello"), b"hello")
-            visitors = Visitors(crew.address())
-            old = crew.signal_worker("1", signal.SIGTERM)
+            loop = ClientLoop(master.address())
+            old = master.signal_worker("1", signal.SIGTERM)
             # However often.
             os.kill(old, signal.SIGTERM)
-            crew.wait_for_another("1", old)
-            visitors.stop()
-            self.assertEqual(set(visitors.ends), {"ok"})
+            master.wait_for_another("1", old)
+            loop.stop()
+            self.assertEqual(set(loop.ends), {"ok"})
             ended = 0
             for client in clients:
                 with client:
@@ -186,45 +188,47 @@ class DeathTests(TestCase):
         the accept queue, and the replacement serves them.
         """
         with (
-            Crew(2, *LOOPBACK, "--max-connections", "8", "--drain-timeout", "60s") as crew,
+            WorkersDaemon(
+                2, *LOOPBACK, "--max-connections", "8", "--drain-timeout", "60s"
+            ) as master,
             ExitStack() as stack,
         ):
-            residents = [stack.enter_context(stuck(crew)) for _ in range(8)]
-            old = crew.signal_worker("1", signal.SIGTERM)
-            wait_until(lambda: re.search(r"\[worker 1 .*Closed\)", crew.log), "its port to close")
-            waiting = [stack.enter_context(crew.connect()) for _ in range(4)]
+            residents = [stack.enter_context(stuck(master)) for _ in range(8)]
+            old = master.signal_worker("1", signal.SIGTERM)
+            wait_until(lambda: re.search(r"\[worker 1 .*Closed\)", master.log), "its port to close")
+            waiting = [stack.enter_context(master.connect()) for _ in range(4)]
             for client in waiting:
                 client.sendall(b"hello")
             for client in residents:
                 client.close()
             for client in waiting:
                 self.assertEqual(receive(client, 5), b"hello")
-            crew.wait_for_another("1", old)
-            crew.stop()
-            self.assertNotIn("max-connections", crew.log)
+            master.wait_for_another("1", old)
+            master.stop()
+            self.assertNotIn("max-connections", master.log)
 
     def test_stuck(self) -> None:
         """
         A worker that stands still is killed after some ten seconds and replaced; clients are
         served by the other all the time.
         """
-        with Crew(2) as crew:
+        with WorkersDaemon(2) as master:
             stopped = time.monotonic()
-            crew.signal_worker("0", signal.SIGSTOP)
-            old = crew.pids()["0"]
-            visitors = Visitors(crew.address())
-            crew.wait_for_another("0", old)
+            master.signal_worker("0", signal.SIGSTOP)
+            old = master.pids()["0"]
+            loop = ClientLoop(master.address())
+            master.wait_for_another("0", old)
             took = time.monotonic() - stopped
-            visitors.stop()
+            loop.stop()
             show(
                 f"stuck worker replaced after {took:.1f} s; "
-                f"slowest visit {visitors.slowest:.2f} s; {visitors.ends}"
+                f"slowest visit {loop.slowest:.2f} s; {loop.ends}"
             )
-            self.assertEqual(set(visitors.ends), {"ok"})
+            self.assertEqual(set(loop.ends), {"ok"})
             # One that waited for the killed one would have been the only one so far.
-            self.assertGreater(visitors.ends["ok"], 20)
+            self.assertGreater(loop.ends["ok"], 20)
             self.assertGreater(took, 8)
-            self.assertIn("worker 0 has not answered for 10 s; it is killed", crew.log)
+            self.assertIn("worker 0 has not answered for 10 s; it is killed", master.log)
             self.assertFalse(lives(old))
 
 
@@ -259,23 +263,23 @@ class BrokenStartTests(TestCase):
         """
         The daemon ends with status 1 and the worker's one line.
         """
-        crew = Crew(2)
+        master = WorkersDaemon(2)
         with self.broken(), self.assertRaises(AssertionError):
-            crew.start()
-        self.addCleanup(crew.__exit__, None, None, None)
-        self.assertEqual(crew.status, 1)
-        self.assertRegex(crew.stderr, r"\Aechod: worker [01]: --port 7: broken\n\Z")
+            master.start()
+        self.addCleanup(master.__exit__, None, None, None)
+        self.assertEqual(master.status, 1)
+        self.assertRegex(master.stderr, r"\Aechod: worker [01]: --port 7: broken\n\Z")
 
     def test_background(self) -> None:
         """
         Whoever sends the daemon to the background is told.
         """
-        crew = Crew(2, background=True)
+        master = WorkersDaemon(2, background=True)
         with self.broken(), self.assertRaises(AssertionError):
-            crew.start()
-        self.assertEqual(crew.status, 1)
-        self.assertIn("--port 7: broken", crew.stderr)
-        self.assertFalse(crew.pidfile.exists())
+            master.start()
+        self.assertEqual(master.status, 1)
+        self.assertIn("--port 7: broken", master.stderr)
+        self.assertFalse(master.pidfile.exists())
 
 
 class StopTests(TestCase):
@@ -288,64 +292,64 @@ class StopTests(TestCase):
         TERM lets every worker drain; when the last has gone, the parent ends as one process
         would, and its port is closed.
         """
-        with Crew(2) as crew:
-            address = crew.address()
-            clients = [crew.connect() for _ in range(10)]
+        with WorkersDaemon(2) as master:
+            address = master.address()
+            clients = [master.connect() for _ in range(10)]
             for client in clients:
                 self.assertEqual(echo(client, b"hello"), b"hello")
             clients[0].sendall(b"x" * 500_000)
-            crew.signal(signal.SIGTERM)
+            master.signal(signal.SIGTERM)
             self.assertEqual(receive_rest(clients[0]), b"x" * 500_000)
             for client in clients[1:]:
                 self.assertEqual(client.recv(1), b"")
             for client in clients:
                 client.close()
-            crew.wait()
-            self.assertEqual(crew.status, -signal.SIGTERM)
-            self.assertEqual(crew.living(), [])
+            master.wait()
+            self.assertEqual(master.status, -signal.SIGTERM)
+            self.assertEqual(master.living(), [])
             self.assertRaises(ConnectionRefusedError, connect, address)
-            drained = re.findall(r"drained: (\d+) connections finished, (\d+) aborted", crew.log)
+            drained = re.findall(r"drained: (\d+) connections finished, (\d+) aborted", master.log)
             self.assertEqual(sum(int(finished) for finished, _ in drained), 10)
             self.assertEqual(len(drained), 2)
-            self.assertIn("all workers have gone", crew.log)
+            self.assertIn("all workers have gone", master.log)
 
     def test_clients_in_the_queue(self) -> None:
         """
         Clients who came just before the stop are served.
         """
-        with Crew(2) as crew:
-            clients = many(crew.address(), 100)
+        with WorkersDaemon(2) as master:
+            clients = many(master.address(), 100)
             for client in clients:
                 client.setblocking(True)
                 client.settimeout(60)
                 client.sendall(b"hello")
-            crew.signal(signal.SIGTERM)
+            master.signal(signal.SIGTERM)
             for client in clients:
                 with client:
                     self.assertEqual(receive_rest(client), b"hello")
-            crew.wait()
+            master.wait()
 
     def test_whole_group(self) -> None:
         """
         A terminal's Ctrl-C, which reaches every process, and a second one for the workers,
         are a drain like any other.
         """
-        with Crew(2, "--drain-timeout", "10m", *LOOPBACK) as crew:
-            clients = [crew.connect() for _ in range(6)]
+        with WorkersDaemon(2, "--drain-timeout", "10m", *LOOPBACK) as master:
+            clients = [master.connect() for _ in range(6)]
             for client in clients:
                 self.assertEqual(echo(client, b"hello"), b"hello")
             for name in ("0", "1", "0", "1"):
-                crew.signal_worker(name, signal.SIGINT)
+                master.signal_worker(name, signal.SIGINT)
             for client in clients:
                 self.assertEqual(echo(client, b"hello"), b"hello")
-            crew.signal(signal.SIGINT)
+            master.signal(signal.SIGINT)
             for client in clients:
                 with client:
                     self.assertEqual(client.recv(1), b"")
-            crew.wait()
-            self.assertEqual(crew.status, -signal.SIGINT)
-            self.assertNotIn("aborted: 1", crew.log)
-            self.assertEqual(len(crew.ups()), 2)
+            master.wait()
+            self.assertEqual(master.status, -signal.SIGINT)
+            self.assertNotIn("aborted: 1", master.log)
+            self.assertEqual(len(master.ups()), 2)
 
     def test_term_to_the_group(self) -> None:
         """
@@ -353,63 +357,66 @@ class StopTests(TestCase):
         sent again, it aborts, and no process logs a traceback.
         """
         for _ in range(3):
-            with Crew(2, "--drain-timeout", "60s", *LOOPBACK) as crew, ExitStack() as stack:
+            with (
+                WorkersDaemon(2, "--drain-timeout", "60s", *LOOPBACK) as master,
+                ExitStack() as stack,
+            ):
                 for _ in range(4):
-                    stack.enter_context(stuck(crew))
-                quiet = stack.enter_context(crew.connect())
+                    stack.enter_context(stuck(master))
+                quiet = stack.enter_context(master.connect())
                 self.assertEqual(echo(quiet, b"hello"), b"hello")
-                signal_all(crew, signal.SIGTERM)
+                signal_all(master, signal.SIGTERM)
                 self.assertEqual(quiet.recv(1), b"")
-                self.assertTrue(crew.running())
-                signal_all(crew, signal.SIGTERM)
-                crew.wait()
-                self.assertEqual((crew.status, crew.living()), (-signal.SIGTERM, []))
-                self.assertEqual(len(crew.ups()), 2)
+                self.assertTrue(master.running())
+                signal_all(master, signal.SIGTERM)
+                master.wait()
+                self.assertEqual((master.status, master.living()), (-signal.SIGTERM, []))
+                self.assertEqual(len(master.ups()), 2)
 
     def test_second_term(self) -> None:
         """
         A second TERM ends every connection and every process at once.
         """
-        with Crew(2, "--drain-timeout", "10m", *LOOPBACK) as crew, ExitStack() as stack:
+        with WorkersDaemon(2, "--drain-timeout", "10m", *LOOPBACK) as master, ExitStack() as stack:
             for _ in range(4):
-                stack.enter_context(stuck(crew))
-            crew.signal(signal.SIGTERM)
-            wait_until(lambda: not listens(crew.address()), "the port to be closed")
-            self.assertTrue(crew.running())
-            crew.signal(signal.SIGTERM)
-            took = crew.wait()
+                stack.enter_context(stuck(master))
+            master.signal(signal.SIGTERM)
+            wait_until(lambda: not listens(master.address()), "the port to be closed")
+            self.assertTrue(master.running())
+            master.signal(signal.SIGTERM)
+            took = master.wait()
             show(f"2 workers: exit {took:.2f} s after the second signal")
-            self.assertEqual(crew.living(), [])
+            self.assertEqual(master.living(), [])
 
     def test_parent_killed(self) -> None:
         """
         Workers whose parent was killed drain and end.
         """
-        with Crew(2) as crew:
-            pids = list(crew.pids().values())
-            with crew.connect() as client:
+        with WorkersDaemon(2) as master:
+            pids = list(master.pids().values())
+            with master.connect() as client:
                 self.assertEqual(echo(client, b"hello"), b"hello")
-                crew.signal(signal.SIGKILL)
+                master.signal(signal.SIGKILL)
                 self.assertEqual(client.recv(1), b"")
             wait_until(lambda: not any(map(lives, pids)), "the workers to end")
-            self.assertIn("the parent is gone; stopping", crew.log)
+            self.assertIn("the parent is gone; stopping", master.log)
 
 
-def signal_all(crew: Crew, number: signal.Signals) -> None:
+def signal_all(master: WorkersDaemon, number: signal.Signals) -> None:
     """
     Signal the parent and its workers, those first.
     """
-    for name, pid in crew.pids().items():
+    for name, pid in master.pids().items():
         if lives(pid):
-            crew.signal_worker(name, number)
-    crew.signal(number)
+            master.signal_worker(name, number)
+    master.signal(number)
 
 
-def stuck(crew: Crew) -> socket.socket:
+def stuck(master: WorkersDaemon) -> socket.socket:
     """
     A client that has been accepted, is owed more than it can be sent, and does not read.
     """
-    client = crew.connect(receive_buffer=4096)
+    client = master.connect(receive_buffer=4096)
     if echo(client, b"hello") != b"hello":
         raise AssertionError("the echo is not what was sent")
     client.setblocking(False)
@@ -442,11 +449,11 @@ class SocketsTests(TestCase):
         Plain, TLS and UNIX sockets work together; HUP lets all workers serve a new
         certificate; and the UNIX socket's file outlives a worker, and not the daemon.
         """
-        crew = Crew(
+        master = WorkersDaemon(
             *(2, *LOOPBACK, "--tls-port", "0", "--tls-cert", "{}/pem"),
             *("--listen", "unix:{}/echo.sock:mode=600"),
         )
-        pem, path = crew.directory / "pem", crew.directory / "echo.sock"
+        pem, path = master.directory / "pem", master.directory / "echo.sock"
 
         def renew() -> int:
             made = make_certificate(["localhost"])
@@ -455,30 +462,32 @@ class SocketsTests(TestCase):
             return made.certificate.serial_number
 
         def serial() -> int:
-            with crew.connect("--tls-port") as sock:
+            with master.connect("--tls-port") as sock:
                 client = TLSClient(sock, context("TLS 1.3")).handshake()
                 certificate = client.tls.get_peer_certificate()
                 assert certificate is not None
                 return certificate.get_serial_number()
 
         old = renew()
-        with crew:
+        with master:
             self.assertEqual(path.stat().st_mode & 0o777, 0o600)
             for option in ("--port", "--listen"):
-                with crew.connect(option) as client:
+                with master.connect(option) as client:
                     self.assertEqual(echo(client, b"x" * 100_000), b"x" * 100_000)
             self.assertEqual({serial() for _ in range(6)}, {old})
             new = renew()
-            crew.signal(signal.SIGHUP)
-            wait_until(lambda: crew.log.count(f"serial {serial_text(new)}") >= 2, "both to read it")
+            master.signal(signal.SIGHUP)
+            wait_until(
+                lambda: master.log.count(f"serial {serial_text(new)}") >= 2, "both to read it"
+            )
             self.assertEqual({serial() for _ in range(6)}, {new})
-            killed = crew.signal_worker("0", signal.SIGTERM)
-            crew.wait_for_another("0", killed)
-            with crew.connect("--listen") as client:
+            killed = master.signal_worker("0", signal.SIGTERM)
+            master.wait_for_another("0", killed)
+            with master.connect("--listen") as client:
                 self.assertEqual(echo(client, b"hello"), b"hello")
-            names = {name for _, name, *_ in crew.records()}
+            names = {name for _, name, *_ in master.records()}
             self.assertEqual(names, {"tcp", f"unix:{path}:mode=600"})
-            crew.stop()
+            master.stop()
             self.assertFalse(path.exists())
 
     def test_lent_sockets(self) -> None:
@@ -489,17 +498,17 @@ class SocketsTests(TestCase):
         self.addCleanup(lent.close)
         address = f"127.0.0.1:{lent.getsockname()[1]}"
         options = ("--listen", "systemd:name=echo", "--workers", "2")
-        with HandedDaemon({"echo": [lent]}, *options) as daemon:
-            visitors = Visitors(address)
-            wait_until(lambda: visitors.ends["ok"] > 20, "some load")
+        with ActivatedDaemon({"echo": [lent]}, *options) as daemon:
+            loop = ClientLoop(address)
+            wait_until(lambda: loop.ends["ok"] > 20, "some load")
             daemon.stop()
-            so_far = visitors.ends["ok"]
-            with HandedDaemon({"echo": [lent]}, *options):
-                wait_until(lambda: visitors.ends["ok"] > so_far + 20, "more load")
-                visitors.stop()
-        show(f"restart with lent sockets: {visitors.ends}")
-        self.assertEqual(visitors.ends["ConnectionRefusedError"], 0)
-        self.assertEqual(set(visitors.ends), {"ok"})
+            so_far = loop.ends["ok"]
+            with ActivatedDaemon({"echo": [lent]}, *options):
+                wait_until(lambda: loop.ends["ok"] > so_far + 20, "more load")
+                loop.stop()
+        show(f"restart with lent sockets: {loop.ends}")
+        self.assertEqual(loop.ends["ConnectionRefusedError"], 0)
+        self.assertEqual(set(loop.ends), {"ok"})
 
 
 class LimitsTests(TestCase):
@@ -512,10 +521,10 @@ class LimitsTests(TestCase):
         However many come at once, there are never more than --max-connections; all places
         are taken; and a place that becomes free is taken again, whoever had it.
         """
-        with Crew(3, "--max-connections", "20", *LOOPBACK) as crew:
+        with WorkersDaemon(3, "--max-connections", "20", *LOOPBACK) as master:
             for _ in range(2):
-                before = sum(crew.sockets().values())
-                clients = many(crew.address(), 200)
+                before = sum(master.sockets().values())
+                clients = many(master.address(), 200)
                 most = 0
 
                 def served(clients: list[socket.socket] = clients) -> int:
@@ -537,7 +546,7 @@ class LimitsTests(TestCase):
                 self.assertEqual(most, 20)
                 for client in clients:
                     client.close()
-                wait_until(lambda n=before: sum(crew.sockets().values()) == n, "all to be gone")
+                wait_until(lambda n=before: sum(master.sockets().values()) == n, "all to be gone")
 
 
 class SeenTests(TestCase):
@@ -551,84 +560,84 @@ class SeenTests(TestCase):
         rotated by the parent alone.
         """
         options = (*LOOPBACK, "--log-format", "json")
-        with Crew(2, *options, before=("--logfile", "{}/twistd.log")) as crew:
-            visitors = [Visitors(crew.address()) for _ in range(2)]
-            wait_until(lambda: all(each.ends["ok"] > 100 for each in visitors), "some records")
-            crew.signal(signal.SIGUSR1)
-            rotated = crew.directory / "twistd.log.1"
+        with WorkersDaemon(2, *options, before=("--logfile", "{}/twistd.log")) as master:
+            loops = [ClientLoop(master.address()) for _ in range(2)]
+            wait_until(lambda: all(each.ends["ok"] > 100 for each in loops), "some records")
+            master.signal(signal.SIGUSR1)
+            rotated = master.directory / "twistd.log.1"
             wait_until(rotated.exists, "the old log")
-            so_far = [each.ends["ok"] for each in visitors]
+            so_far = [each.ends["ok"] for each in loops]
             wait_until(
-                lambda: all(v.ends["ok"] > n + 50 for v, n in zip(visitors, so_far, strict=True)),
+                lambda: all(v.ends["ok"] > n + 50 for v, n in zip(loops, so_far, strict=True)),
                 "more records",
             )
-            for each in visitors:
+            for each in loops:
                 each.stop()
-            crew.stop()
-            lines = rotated.read_text().splitlines() + crew.log.splitlines()
+            master.stop()
+            lines = rotated.read_text().splitlines() + master.log.splitlines()
             records = [json.loads(line) for line in lines]
             access = [each for each in records if each.get("event") == "access"]
-            self.assertEqual(len(access), sum(each.ends["ok"] for each in visitors))
+            self.assertEqual(len(access), sum(each.ends["ok"] for each in loops))
             self.assertEqual({each["worker"] for each in access}, {"0", "1"})
-            self.assertEqual(crew.stdout, "")
+            self.assertEqual(master.stdout, "")
 
     def test_standard_output(self) -> None:
         """
         On standard output, too, every record of every worker is a line of its own.
         """
-        with Crew(2, *LOOPBACK, "--log-format", "json") as crew:
-            visitors = [Visitors(crew.address()) for _ in range(3)]
-            wait_until(lambda: all(each.ends["ok"] > 200 for each in visitors), "some records")
-            for each in visitors:
+        with WorkersDaemon(2, *LOOPBACK, "--log-format", "json") as master:
+            loops = [ClientLoop(master.address()) for _ in range(3)]
+            wait_until(lambda: all(each.ends["ok"] > 200 for each in loops), "some records")
+            for each in loops:
                 each.stop()
-            crew.stop()
-            records = [json.loads(line) for line in crew.log.splitlines()]
+            master.stop()
+            records = [json.loads(line) for line in master.log.splitlines()]
             access = [each for each in records if each.get("event") == "access"]
-            self.assertEqual(len(access), sum(each.ends["ok"] for each in visitors))
+            self.assertEqual(len(access), sum(each.ends["ok"] for each in loops))
 
     def test_admin(self) -> None:
         """
         The metrics of all workers are those of the clients, each with its worker; ready is
         who has all workers; and a counter never goes back while a worker lives.
         """
-        with Crew(2, *LOOPBACK, *ADMIN) as crew:
+        with WorkersDaemon(2, *LOOPBACK, *ADMIN) as master:
             for _ in range(20):
-                with crew.connect() as client:
+                with master.connect() as client:
                     self.assertEqual(echo(client, b"hello"), b"hello")
-            self.assertEqual(crew.ended("client", 20), 20)
-            found = samples(crew)
+            self.assertEqual(master.ended("client", 20), 20)
+            found = samples(master)
             for name, sum_of_all in (("connections_accepted", 20), ("echoed_bytes", 100)):
                 each = [found[f"echod_{name}_total", "tcp", worker] for worker in "01"]
                 self.assertEqual(sum(each), sum_of_all)
                 self.assertGreater(min(each), 0)
-            self.assertEqual(ask(crew, "/readyz"), (200, "ready\n"))
-            with crew.connect() as client:
+            self.assertEqual(ask(master, "/readyz"), (200, "ready\n"))
+            with master.connect() as client:
                 self.assertEqual(echo(client, b"hello"), b"hello")
-                self.assertEqual(shown(crew)["traffic"][0]["connections"], 1)
-            crew.signal_worker("0", signal.SIGSTOP)
-            status, why = ask(crew, "/readyz")
+                self.assertEqual(shown(master)["traffic"][0]["connections"], 1)
+            master.signal_worker("0", signal.SIGSTOP)
+            status, why = ask(master, "/readyz")
             self.assertEqual(status, 503)
             self.assertEqual(why.strip(), "worker 0: does not answer")
-            now = samples(crew)
+            now = samples(master)
             for key, value in found.items():
                 if key[0].endswith(("_total", "_count", "_sum")) and "0" in key:
                     self.assertGreaterEqual(now[key], value, key)
-            crew.signal_worker("0", signal.SIGCONT)
-            wait_until(lambda: ask(crew, "/readyz")[0] == 200, "it to be ready again")
+            master.signal_worker("0", signal.SIGCONT)
+            wait_until(lambda: ask(master, "/readyz")[0] == 200, "it to be ready again")
 
     def test_background(self) -> None:
         """
         In the background the workers are up when twistd returns, log to the daemon's file,
         and go with it.
         """
-        with Crew(2, background=True) as crew:
-            self.assertEqual(len(crew.pids()), 2)
-            with crew.connect() as client:
+        with WorkersDaemon(2, background=True) as master:
+            self.assertEqual(len(master.pids()), 2)
+            with master.connect() as client:
                 self.assertEqual(echo(client, b"hello"), b"hello")
-            self.assertEqual(crew.ended("client", 1), 1)
-            crew.stop()
-            self.assertEqual(crew.living(), [])
-            self.assertEqual((crew.stdout, crew.stderr), ("", ""))
+            self.assertEqual(master.ended("client", 1), 1)
+            master.stop()
+            self.assertEqual(master.living(), [])
+            self.assertEqual((master.stdout, master.stderr), ("", ""))
 
     def test_check(self) -> None:
         """

@@ -1,3 +1,3 @@
 """
-A long run with clients of different habits.
+A long run of clients that behave in different ways.
 """

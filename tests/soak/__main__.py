@@ -1,10 +1,10 @@
 """
-C{python -m tests.soak [--seconds N] [--seed N]}: a daemon under clients of different habits,
+C{python -m tests.soak [--seconds N] [--seed N]}: a daemon with clients of several behaviors,
 behind a network that changes all the time.
 
-Invariant: every byte that comes back is the one that was due; a stream that
-ends clean is whole; and one that does not has a toxic, or its own client, to blame.  What
-the daemon holds does not grow.  Exits with 1 when any of that is not so.
+Invariant: every byte that comes back is the one that was sent.  A connection that ends cleanly
+has its whole stream; if not, a toxic or its client ended it.  The daemon's memory and descriptors
+do not grow.  The exit status is 1 if any of this fails.
 """
 
 import argparse
@@ -24,22 +24,22 @@ from tests.support.tlsclient import VERSIONS, context
 KIB = 1024
 
 WARM_UP = 0.25
-"""The share of the run after which memory and descriptors have to be flat."""
+"""The share of the run after which memory and descriptors must not grow."""
 
 LEAST_SECONDS = 60.0
 """
-How long a soak has to be for a slope to mean anything; a sample a second of a few seconds shows
-how busy the machine is.
+The shortest run, in seconds, whose slope is judged: in a few samples, the load of the machine
+hides it.
 """
 
 MOST_GROWTH_KIB = 1024
-"""How much the straight line through the memory may rise over the rest of the run."""
+"""How much the fitted line of the memory may rise over the rest of the run."""
 
 
 @dataclass
 class Samples:
     """
-    What a process held, second by second.
+    Memory and descriptors of a process, once a second.
     """
 
     moments: list[float] = field(default_factory=list)
@@ -48,7 +48,7 @@ class Samples:
 
     async def take(self, daemon: Daemon, seconds: float) -> None:
         """
-        Look once a second for so long.
+        Take a sample once a second, for this long.
         """
         start = time.monotonic()
         while time.monotonic() < start + seconds:
@@ -59,7 +59,7 @@ class Samples:
 
     def slope(self, values: Sequence[float]) -> tuple[float, float]:
         """
-        The straight line through them, past the warm-up (least squares).
+        The fitted line through the samples after the warm-up (least squares).
 
         @return: how much it rises in a minute, and how much over all of it.
         """
@@ -84,7 +84,7 @@ def soak_daemon() -> Daemon:
 
 def listeners_of(daemon: Daemon) -> dict[str, Listener]:
     """
-    The ways to that daemon.
+    The listeners of that daemon.
     """
     return {
         "plain": Listener(("127.0.0.1", daemon.port("--port"))),
@@ -97,9 +97,9 @@ def listeners_of(daemon: Daemon) -> dict[str, Listener]:
 
 def soak(seconds: float, seed: object, clients: int = CLIENTS) -> tuple[str, list[str]]:
     """
-    Run a daemon, and all that befalls it.
+    Run a daemon and its clients.
 
-    @return: the report, and what is wrong.
+    @return: the report, and the failures.
     """
     samples, wrong = Samples(), []
     with soak_daemon() as daemon:
@@ -110,7 +110,7 @@ def soak(seconds: float, seed: object, clients: int = CLIENTS) -> tuple[str, lis
 
         load = Soak(listeners_of(daemon), seed, clients)
         asyncio.run(run())
-        tally = load.tally
+        totals = load.totals
         wait_until(lambda: daemon.descriptors() <= fresh, "the last connection to be gone")
         after = daemon.descriptors()
         cpu = daemon.cpu()
@@ -119,7 +119,7 @@ def soak(seconds: float, seed: object, clients: int = CLIENTS) -> tuple[str, lis
         reasons = Counter(record[4] for record in daemon.records())
     rss, rss_grown = samples.slope(samples.rss_kib)
     held, held_grown = samples.slope(samples.descriptors)
-    wrong += tally.bad
+    wrong += totals.bad
     judged = seconds >= LEAST_SECONDS
     if judged and rss_grown > MOST_GROWTH_KIB:
         wrong.append(f"memory grows: {rss_grown:.0f} KiB, more than {MOST_GROWTH_KIB}")
@@ -128,10 +128,10 @@ def soak(seconds: float, seed: object, clients: int = CLIENTS) -> tuple[str, lis
     if int(opened) != load.accepted:
         wrong.append(f"{opened} connections of {load.accepted} were counted")
     lines = [
-        f"{tally.visits} streams, {tally.sent} bytes sent, {tally.received} back, "
-        f"{tally.corrupt} corrupt, {len(tally.bad)} for which nobody is to blame",
-        "ends: " + counted(tally.ends),
-        "clients: " + counted(tally.habits),
+        f"{totals.visits} streams, {totals.sent} bytes sent, {totals.received} back, "
+        f"{totals.corrupt} corrupt, {len(totals.bad)} for which nobody is to blame",
+        "ends: " + counted(totals.ends),
+        "clients: " + counted(totals.behaviors),
         f"the daemon: {opened} connections, {echoed} bytes echoed; by reason: {counted(reasons)}; "
         f"{cpu:.1f} s of CPU; gone {took:.2f} s after TERM",
         f"memory: {samples.rss_kib[0]:.0f} KiB at first, {max(samples.rss_kib):.0f} at most, "

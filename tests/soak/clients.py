@@ -1,9 +1,9 @@
 """
-Clients of different habits, each of which knows its stream by heart and checks what comes
-back as it comes.
+Clients that behave in different ways.  Each compares every byte that it receives with what it
+sent.
 
-Invariant: whatever happens, what has come back is compared with what was sent,
-and a client says how it ended; whether it may have ended so is for others to judge.
+Invariant: a client notes how its connection ended.  L{tests.soak.run} judges whether it may
+have ended so.
 """
 
 import asyncio
@@ -13,13 +13,13 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from tests.support.talkers import PERIOD, stream
-from tests.support.wires import Wire
+from tests.support.asyncsockets import AsyncSocket
+from tests.support.streamclients import PERIOD, stream
 
 KIB = 1024
 
 PIECE = 16 * KIB
-"""How much is sent at a time, at most; one record of TLS."""
+"""Most bytes of one send; one TLS record."""
 
 
 @dataclass
@@ -27,19 +27,18 @@ class Visit:
     """
     One client's connection.
 
-    @ivar habit: what sort of client it is.
-    @ivar listener: where it went.
+    @ivar behavior: the name of its behavior.
+    @ivar listener: the name of the listener that it connected to.
     @ivar sent: bytes that were sent, or may have been.
     @ivar received: bytes that came back.
-    @ivar exact: whether all of them were the ones that were due.
-    @ivar whole: whether it got all that it had sent, and then the end, where there was to
-        be one.
-    @ivar left: whether it broke off on its own account.
-    @ivar error: what ended it before its time.
+    @ivar exact: whether all of these are the bytes that were sent.
+    @ivar whole: whether all came back, and then the end of file if the client waits for it.
+    @ivar left: whether the client ended the connection early.
+    @ivar error: the error that ended it early.
     """
 
     number: int
-    habit: str
+    behavior: str
     listener: str
     sent: int = 0
     received: int = 0
@@ -52,16 +51,16 @@ class Visit:
 @dataclass
 class Client:
     """
-    One client at work.
+    One connected client.
     """
 
-    wire: Wire
+    wire: AsyncSocket
     rng: random.Random
     visit: Visit
     start: int = field(init=False)
 
     def __post_init__(self) -> None:
-        # A place of its own in the stream: an echo that goes astray is seen.
+        # Each begins at another place in the stream, so an echo to the wrong client is seen.
         self.start = self.rng.randrange(PERIOD)
 
     def next(self, size: int) -> memoryview:
@@ -74,7 +73,7 @@ class Client:
 
     async def say(self, size: int, last: bool = False) -> None:
         """
-        Send so many bytes, in pieces, and close the sending side if they are the last.
+        Send this many bytes, in pieces; close the sending side if they are the last.
         """
         while size > PIECE:
             await self.wire.send(self.next(PIECE))
@@ -96,7 +95,7 @@ class Client:
 
     async def hear_all(self, most: int = 64 * KIB, pause: float = 0.0) -> None:
         """
-        Receive to the end.
+        Receive until the end of file.
         """
         while await self.hear(most):
             if pause:
@@ -105,7 +104,7 @@ class Client:
 
     async def hear_back(self) -> None:
         """
-        Receive until all has come back that was sent.
+        Receive until everything that was sent has come back.
         """
         while self.visit.received < self.visit.sent and await self.hear():
             pass
@@ -120,7 +119,7 @@ class Client:
 
     def leave(self, rudely: bool) -> None:
         """
-        Break off.
+        End the connection early.
         """
         self.visit.left = True
         (self.wire.reset if rudely else self.wire.close)()
@@ -128,7 +127,7 @@ class Client:
 
 async def half_closer(client: Client) -> None:
     """
-    Sends, closes its sending side, and reads all the while.
+    Reads while it sends, and closes its sending side at the end.
     """
     size = client.rng.choice((1, 100, 8 * KIB, 64 * KIB, 300 * KIB))
     await client.both(client.say(size, last=True), client.hear_all())
@@ -136,7 +135,7 @@ async def half_closer(client: Client) -> None:
 
 async def burst(client: Client) -> None:
     """
-    Sends data and the end in one burst, and reads then.
+    Sends its data and closes its sending side at once, and reads then.
     """
     await client.say(client.rng.choice((1, 500, PIECE)), last=True)
     await client.hear_all()
@@ -144,7 +143,7 @@ async def burst(client: Client) -> None:
 
 async def slow_reader(client: Client) -> None:
     """
-    Reads nothing for a while, and then slowly.
+    Reads nothing at first, then slowly.
     """
 
     async def hear() -> None:
@@ -156,7 +155,7 @@ async def slow_reader(client: Client) -> None:
 
 async def chatter(client: Client) -> None:
     """
-    Asks, waits for the answer, and asks again.
+    Sends a message, waits for its echo, and sends the next.
     """
     for _ in range(client.rng.randrange(1, 60)):
         await client.say(client.rng.randrange(1, 2 * KIB))
@@ -165,9 +164,9 @@ async def chatter(client: Client) -> None:
     await client.hear_all()
 
 
-async def sitter(client: Client) -> None:
+async def idle_client(client: Client) -> None:
     """
-    Says nothing for most of the time.
+    Is idle most of the time.
     """
     for _ in range(3):
         await asyncio.sleep(client.rng.uniform(0.2, 3.0))
@@ -179,7 +178,7 @@ async def sitter(client: Client) -> None:
 
 async def stayer(client: Client) -> None:
     """
-    Has all that it sent, and closes without having closed its sending side before.
+    Receives everything that it sent, and closes without a half-close.
     """
     await client.say(client.rng.randrange(1, 64 * KIB))
     await client.hear_back()
@@ -189,7 +188,7 @@ async def stayer(client: Client) -> None:
 
 async def byte_dropper(client: Client) -> None:
     """
-    Reads some of what it is owed, and closes.
+    Reads a part of its echo, and closes.
     """
     size = client.rng.randrange(KIB, 128 * KIB)
     await client.say(size)
@@ -200,7 +199,7 @@ async def byte_dropper(client: Client) -> None:
 
 async def resetter(client: Client) -> None:
     """
-    Breaks off with a reset in the middle of its sending.
+    Resets the connection while it sends.
     """
     with suppress(TimeoutError):
         async with asyncio.timeout(client.rng.uniform(0, 0.05)):
@@ -210,7 +209,7 @@ async def resetter(client: Client) -> None:
 
 async def truncator(client: Client) -> None:
     """
-    Ends with a FIN in the middle of everything; with TLS, no close_notify goes before it.
+    Sends a FIN in the middle of its stream; with TLS, without a close_notify.
     """
     await client.say(client.rng.randrange(1, 8 * KIB))
     await client.hear()
@@ -220,17 +219,17 @@ async def truncator(client: Client) -> None:
         pass
 
 
-Habit = Callable[[Client], Awaitable[None]]
+Behavior = Callable[[Client], Awaitable[None]]
 
-HABITS: dict[Habit, int] = {
+BEHAVIORS: dict[Behavior, int] = {
     half_closer: 6,
     burst: 6,
     slow_reader: 2,
     chatter: 4,
-    sitter: 2,
+    idle_client: 2,
     stayer: 3,
     byte_dropper: 2,
     resetter: 2,
     truncator: 1,
 }
-"""Each habit, and how many of all these clients have it."""
+"""Each behavior with its weight."""

@@ -1,8 +1,8 @@
 """
-Many clients, the network that they come through, and the judgement of what became of each.
+Many clients behind a faulty network, and the judgment of how each connection ended.
 
-Invariant: what comes back is a prefix of what was sent, and all of it when the
-end is a clean one; whose end is not has a toxic to blame, or its own client.
+Invariant: a client receives a prefix of what it sent, and all of it if the connection ended
+cleanly.  If it did not, a toxic or the client itself ended it; else the server has failed.
 """
 
 import asyncio
@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 
 from OpenSSL import SSL
 
-from tests.soak.clients import HABITS, Client, Habit, Visit
+from tests.soak.clients import BEHAVIORS, Behavior, Client, Visit
 from tests.support import proxyheaders
+from tests.support.asyncsockets import AsyncSocket, AsyncTLSSocket
 from tests.support.faultproxy import FaultProxy, Link
 from tests.support.toxics import (
     DOWN,
@@ -32,18 +33,17 @@ from tests.support.toxics import (
     Timeout,
     Toxic,
 )
-from tests.support.wires import SecureWire, Wire
 
 KIB = 1024
 
 CLIENTS = 64
-"""How many there are at a time."""
+"""How many are connected at a time."""
 
-ERA_VISITS = 100
-"""After so many visits the weather changes."""
+CONDITIONS_VISITS = 100
+"""After this many connections, the network's faults change."""
 
 VISIT_SECONDS = 120.0
-"""How long a visit may take before it counts as one that hangs."""
+"""How long a connection may take before it counts as hung."""
 
 TOXICS: tuple[Callable[[random.Random, str], Toxic], ...] = (
     lambda rng, way: Latency(way, 0.5, rng.uniform(0.001, 0.1), 0.001),
@@ -58,18 +58,18 @@ TOXICS: tuple[Callable[[random.Random, str], Toxic], ...] = (
 )
 
 
-def weather(seed: object, era: int) -> list[Toxic]:
+def conditions(seed: object, era: int) -> list[Toxic]:
     """
-    What is wrong with the network for a while.
+    Choose the faults of the network for a while.
     """
-    rng = random.Random(f"{seed}/weather/{era}")
+    rng = random.Random(f"{seed}/conditions/{era}")
     kinds = rng.sample(TOXICS, rng.randrange(5))
     return [kind(rng, rng.choice((UP, DOWN))) for kind in kinds]
 
 
 def proxy_header(rng: random.Random) -> bytes:
     """
-    What a proxy says of its client, every other time.
+    A PROXY header for half of the connections, none for the others.
     """
     port = rng.randrange(1, 65536)
     return rng.choice((b"", b"", proxyheaders.v1("192.0.2.7", port), proxyheaders.v2("::7", port)))
@@ -78,10 +78,10 @@ def proxy_header(rng: random.Random) -> bytes:
 @dataclass
 class Listener:
     """
-    A way to the server.
+    A listener of the server.
 
-    @ivar server: where it listens: the path of a UNIX socket, or a host and a port.
-    @ivar contexts: those of TLS, one of which is taken; none for plain.
+    @ivar server: its address: the path of a UNIX socket, or a host and a port.
+    @ivar contexts: TLS contexts to choose from; none for plain TCP.
     """
 
     server: str | tuple[str, int]
@@ -90,16 +90,16 @@ class Listener:
 
 
 @dataclass
-class Tally:
+class Totals:
     """
-    What became of all visits.
+    How all connections ended.
 
-    @ivar ends: how many, by what ended them.
-    @ivar bad: those for whose end nobody is to blame but the server, in words.
+    @ivar ends: number of connections, by what ended them.
+    @ivar bad: descriptions of those that only the server can have ended.
     """
 
     ends: Counter[str] = field(default_factory=Counter)
-    habits: Counter[str] = field(default_factory=Counter)
+    behaviors: Counter[str] = field(default_factory=Counter)
     sent: int = 0
     received: int = 0
     corrupt: int = 0
@@ -107,9 +107,9 @@ class Tally:
 
     def add(self, visit: Visit, link: Link) -> None:
         """
-        Judge a visit.
+        Judge a connection.
         """
-        self.habits[f"{visit.habit} {visit.listener}"] += 1
+        self.behaviors[f"{visit.behavior} {visit.listener}"] += 1
         self.sent += visit.sent
         self.received += visit.received
         if not visit.exact or visit.received > visit.sent:
@@ -137,7 +137,7 @@ class Tally:
 
 class Soak:
     """
-    Clients, and the network between them and a server.
+    Clients, a server, and the network between them.
     """
 
     def __init__(
@@ -145,25 +145,25 @@ class Soak:
         listeners: Mapping[str, Listener],
         seed: object,
         clients: int = CLIENTS,
-        habits: Mapping[Habit, int] = HABITS,
+        behaviors: Mapping[Behavior, int] = BEHAVIORS,
     ):
         """
-        @param clients: how many there are at a time.
-        @param habits: each, and how many of all clients have it.
+        @param clients: how many are connected at a time.
+        @param behaviors: each with its weight.
         """
-        self.tally = Tally()
+        self.totals = Totals()
         self.accepted = 0
         self._listeners = listeners
         self._seed = seed
         self._clients = clients
-        self._habits = habits
+        self._habits = behaviors
         self._numbers = itertools.count()
         self._ports: dict[str, int] = {}
         self._proxies: dict[str, FaultProxy] = {}
 
     async def run(self, seconds: float) -> None:
         """
-        Let them come for so long, and wait for the last.
+        Open connections for this long, and wait for the last to end.
         """
         for name, listener in self._listeners.items():
             proxy = FaultProxy(listener.server, f"{self._seed}/{name}", listener.header)
@@ -188,24 +188,26 @@ class Soak:
     async def _visit(self, number: int, rng: random.Random) -> None:
         name = rng.choice(list(self._listeners))
         listener, proxy = self._listeners[name], self._proxies[name]
-        [habit] = rng.choices(list(self._habits), list(self._habits.values()))
-        visit = Visit(number, habit.__name__, name)
+        [behavior] = rng.choices(list(self._habits), list(self._habits.values()))
+        visit = Visit(number, behavior.__name__, name)
         with socket.socket() as sock:
             sock.setblocking(False)
             sock.bind(("127.0.0.1", 0))
             port = sock.getsockname()[1]
-            proxy.toxics = weather(self._seed, number // ERA_VISITS)
+            proxy.toxics = conditions(self._seed, number // CONDITIONS_VISITS)
             link = proxy.announce(port, number)
-            wire = SecureWire(sock, rng.choice(listener.contexts)) if listener.contexts else None
-            client = Client(wire or Wire(sock), rng, visit)
+            wire = (
+                AsyncTLSSocket(sock, rng.choice(listener.contexts)) if listener.contexts else None
+            )
+            client = Client(wire or AsyncSocket(sock), rng, visit)
             try:
                 async with asyncio.timeout(VISIT_SECONDS):
                     await asyncio.get_running_loop().sock_connect(sock, self._address(name))
                     await client.wire.begin()
-                    await habit(client)
+                    await behavior(client)
             except* (OSError, SSL.Error) as errors:
                 [visit.error, *_] = errors.exceptions
-        self.tally.add(visit, link)
+        self.totals.add(visit, link)
 
     def _address(self, name: str) -> tuple[str, int]:
         return "127.0.0.1", self._ports[name]

@@ -1,7 +1,7 @@
 """
-Daemons that can be seen from outside, and programs that look at them.
+Daemons with C{--admin}, and clients of it.
 
-Invariant: what is asked is asked over HTTP, as anybody would.
+Invariant: every question is a real HTTP request.
 """
 
 import http.client
@@ -14,14 +14,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.daemons import PATIENCE_SECONDS, Daemon, connect
 
 ADMIN = ("--admin", "tcp:0:interface=127.0.0.1")
-"""The option of a daemon that is seen on a free port."""
+"""The option for the admin endpoint on a free port."""
 
 Samples = dict[tuple[Any, ...], float]
 
 
 class AdminConnection(http.client.HTTPConnection):
     """
-    A connection to where a daemon is seen, on TCP or a UNIX socket.
+    An HTTP connection to an admin endpoint, on TCP or a UNIX socket.
     """
 
     def __init__(self, daemon: Daemon):
@@ -46,7 +46,7 @@ class AdminConnection(http.client.HTTPConnection):
 
 def ask(daemon: Daemon, path: str, headers: dict[str, str] | None = None) -> tuple[int, str]:
     """
-    Ask once.
+    Send one request.
 
     @return: the status and the body.
     """
@@ -59,7 +59,7 @@ def ask(daemon: Daemon, path: str, headers: dict[str, str] | None = None) -> tup
 
 def shown(daemon: Daemon) -> dict[str, Any]:
     """
-    What the page shows, as JSON.
+    The figures of the status page, as JSON.
     """
     found: dict[str, Any] = json.loads(ask(daemon, "/connections")[1])
     return found

@@ -1,8 +1,8 @@
 """
-A real browser that looks at a page: Chromium, through its own driver.
+A real browser: Chromium, through its own driver.
 
-Invariant: it starts with an empty profile and goes nowhere by itself, so every
-request that it makes is the page's.
+Invariant: it starts with an empty profile and sends no requests of its own, so every request is
+the page's.
 """
 
 import json
@@ -31,7 +31,7 @@ class Browser:
         @param profile: an empty directory.
         @param script: whether scripts run.
         @param dark: what the user prefers.
-        @raise SkipTest: when there is no Chromium.
+        @raise SkipTest: Chromium is not installed.
         """
         chromium, driver = needs.program("chromium"), needs.program("chromedriver")
         options = webdriver.ChromeOptions()
@@ -74,13 +74,13 @@ class Browser:
 
     def complaints(self) -> list[str]:
         """
-        What stands in the console.
+        The messages in the console.
         """
         return [entry["message"] for entry in self.window.get_log("browser")]
 
     def requests(self, page: str) -> list[str]:
         """
-        Where a page has sent requests since this was asked for last.
+        The URLs that were requested since the last call.
         """
         events = [
             json.loads(entry["message"])["message"] for entry in self.window.get_log("performance")
@@ -94,7 +94,7 @@ class Browser:
 
     def picture(self, path: Path) -> None:
         """
-        Save what is to be seen.
+        Save a picture of the window.
         """
         self.window.save_screenshot(str(path))
 

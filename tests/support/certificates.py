@@ -1,8 +1,8 @@
 """
 Certificates for tests, made while the tests run.
 
-Invariant: nothing is read from or written to a file, and every key that is
-made here is a small elliptic-curve key, so that one costs about a millisecond.
+Invariant: no files.  Keys are elliptic-curve keys (P-256), so a certificate costs about a
+millisecond.
 """
 
 import base64
@@ -30,9 +30,9 @@ GOOD_FOR_BOTH = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUT
 @dataclass(frozen=True)
 class MadeCertificate:
     """
-    A certificate, its private key and whoever signed it.
+    A certificate, its private key, and its issuer.
 
-    @ivar issuer: the signer; C{None} when the certificate signed itself.
+    @ivar issuer: the signer; C{None} if the certificate is self-signed.
     """
 
     certificate: x509.Certificate
@@ -56,8 +56,7 @@ class MadeCertificate:
     @property
     def chain(self) -> bytes:
         """
-        What a server sends: the certificate, then its issuers without the self-signed
-        root, which the client has.
+        What a server sends: the certificate and its issuers, without the self-signed root.
         """
         above = self.issuer
         pem = self.cert_pem
@@ -98,9 +97,10 @@ def make_certificate(
     Make a key and a certificate for it.
 
     @param names: host names and IP addresses.
-    @param issuer: who signs it, made with C{authority=True}; C{None} for self-signed.
-    @param authority: whether it may sign others.
-    @param days: until it expires, from now; negative for one that has expired.
+    @param issuer: the authority that signs it, made with C{authority=True}; C{None} for a
+        self-signed one.
+    @param authority: whether it may sign other certificates.
+    @param days: days until it expires; negative for an expired one.
     @param valid_in_days: until it becomes valid, from now; C{None} for one that is, or was.
     @param key: the key to certify; C{None} for a new one.
     @param usages: what it is good for: servers, clients.
@@ -222,12 +222,12 @@ ODD = {
     "duplicate extension": _duplicate_extension,
     "unsupported name": _unsupported_name,
 }
-"""Certificates that a parser rejects, at once or when a part is asked for, by what is odd."""
+"""Certificates that a parser rejects, at once or when a part is read, by their fault."""
 
 
 def odd_certificate(made: MadeCertificate, what: str) -> bytes:
     """
-    A certificate with something odd in it, signed again by its issuer's key.
+    A certificate with a fault, signed by its issuer's key.
 
     @param what: a key of L{ODD}.
     @return: PEM.

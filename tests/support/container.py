@@ -1,13 +1,15 @@
 """
-Images and containers where there is no container engine: each instruction of a Dockerfile
-is done by the kernel's own means, namespaces(7) and overlayfs, on top of this machine's
-own root, whose Python stands for that of the base image.
+Images and containers without a container engine: the instructions of a Dockerfile run in
+namespaces(7) on overlayfs over this machine's root.  Its Python takes the place of the base
+image's.
 
-Invariant: every instruction is carried out as it stands, or known to need
-nothing; one that is not known is an error.
+Invariant: each instruction is carried out, or is known to need nothing; an unknown one is an
+error.
 """
 
+import atexit
 import fnmatch
+import functools
 import json
 import os
 import re
@@ -17,6 +19,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -46,9 +49,9 @@ while True:
     except ConnectionError:
         break
 """
-"""A client that sends, and takes nothing of its echo, so that a drain waits for it."""
+"""A client that sends and never reads, so that a drain waits for it."""
 
-# Private mounts end with the namespace; lo is up so that the container can talk to itself.
+# Private mounts end with the namespace; lo is up for connections inside of the container.
 RUN = f'{MOUNT} && mount -t proc proc "$2/proc" && ip link set lo up'
 
 BIND = ' && mount --bind {} "$2"{} && mount -o remount,bind,ro "$2"{}'
@@ -65,7 +68,7 @@ UNPRIVILEGED = (
 def _can_be_done(directory: Path) -> None:
     """
     @param directory: where the layers are to be kept.
-    @raise SkipTest: when this user or machine cannot do what a container engine does.
+    @raise SkipTest: this user or machine lacks what a container engine needs.
     """
     for program in ("unshare", "nsenter", "setpriv", "ip"):
         needs.program(program)
@@ -377,3 +380,17 @@ class Container(Process):
                 yield
             finally:
                 client.kill()
+
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCKERFILE = ROOT / "deploy" / "Dockerfile"
+
+
+@functools.cache
+def image() -> Stage:
+    """
+    The image of echod; built once.
+    """
+    directory = Path(tempfile.mkdtemp(prefix="echod-image-"))
+    atexit.register(shutil.rmtree, directory)
+    return Image(DOCKERFILE, ROOT, directory).build()

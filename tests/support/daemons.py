@@ -1,9 +1,8 @@
 """
-Real daemons for the integration tests: each is a process of its own on a free port,
-with a directory of its own, and is gone when its C{with} block ends.
+Real daemons for the integration tests.  Each is a process on a free port with a temporary
+directory, and ends with its C{with} block.
 
-Invariant: whatever is waited for has a deadline, and only a process that was
-started here is ever signalled.
+Invariant: every wait has a deadline, and only processes that were started here get signals.
 """
 
 import os
@@ -30,19 +29,22 @@ from tests.support.certificates import make_certificate
 T = TypeVar("T")
 
 REACTOR = os.environ.get("ECHOD_TEST_REACTOR", "")
-"""The reactor that every daemon is started on; empty for the one that it takes itself."""
+"""The reactor of all daemons; empty for echod's choice."""
 
 LOOPBACK = ("--port", "0", "--interface", "127.0.0.1")
-"""The options of a daemon on a free port that this machine alone can reach."""
+"""The options of a daemon on a free port of the loopback interface."""
+
+ON_A_SOCKET = ("--listen", "unix:{}/echo.sock")
+"""A listener whose address is known although nothing is logged."""
 
 PATIENCE_SECONDS = 120.0
-"""How long to wait for what a busy machine may be slow to do, but must do."""
+"""The deadline for what must happen, also on a busy machine."""
 
 POLL_SECONDS = 0.005
 
 _LISTENING = re.compile(r"listening on (\S+), (--[^\n\"]+)")
 TEXT_VALUE = r"""(?:[^\s"\\;=,]+|"(?:[^"\\]|\\.)*")"""
-"""What a peer chose, as it stands in a line of the text log: bare, or in quotes."""
+"""A value from a peer in a line of the text log: bare, or in quotes."""
 
 _LISTENERS = ("--port", "--tls-port", "--listen", "--tls-listen", "--admin")
 
@@ -52,10 +54,11 @@ _TROUBLE = re.compile(r"Traceback|Unhandled|Unable to format|Temporarily disabli
 
 def wait_until(condition: Callable[[], T], what: str, seconds: float = PATIENCE_SECONDS) -> T:
     """
-    Ask again and again, until the answer is true.
+    Call a condition until it is true.
 
-    @return: that answer.
-    @raise AssertionError: naming C{what} was waited for, when the time is over.
+    @param what: what is waited for, for the error.
+    @return: its true value.
+    @raise AssertionError: the deadline has passed.
     """
     deadline = time.monotonic() + seconds
     while not (answer := condition()):
@@ -67,11 +70,11 @@ def wait_until(condition: Callable[[], T], what: str, seconds: float = PATIENCE_
 
 class Process:
     """
-    A program in a directory of its own, with its output in two files there.
+    A program in a temporary directory, with its output in two files there.
 
-    @cvar stdin: where its input comes from, as L{subprocess} has it.
-    @ivar output: where its output goes; C{None} for the file.
-    @ivar pass_fds: the descriptors that it inherits, as L{subprocess} has it.
+    @cvar stdin: its input, as in L{subprocess}.
+    @ivar output: its output; C{None} for the file.
+    @ivar pass_fds: the descriptors that it inherits, as in L{subprocess}.
     """
 
     stdin = subprocess.DEVNULL
@@ -82,15 +85,15 @@ class Process:
         self._command = command
         self._temporary = tempfile.TemporaryDirectory(prefix="echod-")
         self.directory = Path(self._temporary.name)
-        # So that a daemon that gives up root finds its directory and can write there.
+        # A daemon that drops root must be able to write there.
         self.directory.chmod(0o777)
         self.pid = 0
         self._pidfd = -1
 
     def start(self) -> None:
         """
-        Start the program.  It is told apart by a descriptor (pidfd_open(2)), so no
-        signal can ever reach another process.
+        Start the program.  Signals go through a descriptor (pidfd_open(2)), so they cannot
+        reach another process.
         """
         with (self.directory / "out").open("wb") as out, (self.directory / "err").open("wb") as err:
             self._child = subprocess.Popen(
@@ -151,7 +154,7 @@ class Process:
     @property
     def log(self) -> str:
         """
-        All that has been logged so far.
+        The log so far.
         """
         return self.stdout
 
@@ -165,7 +168,7 @@ class Process:
 
     def wait(self, what: str = "the exit", seconds: float = PATIENCE_SECONDS) -> float:
         """
-        Wait for its end.
+        Wait until it has ended.
 
         @return: how many seconds that took.
         """
@@ -217,8 +220,8 @@ class Daemon(Process):
     """
     echod under C{twistd} or C{twist}.
 
-    It is ready once each of its listeners has been logged and its reactor runs, which takes
-    over SIGCHLD then; with workers, these are up by then.
+    It is ready when the log names each listener and the reactor runs, which handles SIGCHLD
+    then.  Its workers are up by then.
     """
 
     def __init__(
@@ -234,9 +237,10 @@ class Daemon(Process):
         @param options: for echod.  C{{}} in one stands for the daemon's directory.
         @param program: C{"twistd"} or C{"twist"}.
         @param before: options for that program; C{{}} as above.
-        @param background: whether it shall go there, with C{twistd.pid} and C{twistd.log}.
-        @param reactor: the reactor's name; empty for the one that it takes itself.
-        @param ready: what to wait for, when it is not the log's lines.
+        @param background: whether twistd goes to the background, with C{twistd.pid} and
+            C{twistd.log}.
+        @param reactor: the reactor's name; empty for echod's choice.
+        @param ready: what to wait for instead of the log's lines.
         """
         super().__init__()
         self._background = background
@@ -296,13 +300,13 @@ class Daemon(Process):
     @property
     def addresses(self) -> list[tuple[str, str]]:
         """
-        Where it listens, and the option that asked for it, as it logged them.
+        Each address that it listens on, and the option for it, as logged.
         """
         return _LISTENING.findall(self.log)
 
     def address(self, option: str = "--port") -> str:
         """
-        Where the first listener that this option asked for listens.
+        The address of the first listener of this option.
         """
         for address, asked in self.addresses:
             if asked.startswith(option):
@@ -325,7 +329,7 @@ class Daemon(Process):
 
     def stop(self) -> float:
         """
-        Tell it to stop, and wait for its end.
+        Send TERM, and wait until it has ended.
 
         @return: how many seconds that took.
         """
@@ -352,7 +356,7 @@ class Daemon(Process):
 
     def refused(self) -> Counter[str]:
         """
-        How many have been logged to be refused, by reason.
+        How many clients the log says were refused, by reason.
         """
         total: Counter[str] = Counter()
         for number, reason, _ in self.refusals():
@@ -361,7 +365,7 @@ class Daemon(Process):
 
     def turned_away(self, expected: Mapping[str, int]) -> None:
         """
-        Wait until so many have been logged to be refused, by reason, and no more.
+        Wait until the log says that this many clients were refused, by reason, and no more.
         """
         try:
             wait_until(lambda: self.refused().total() >= sum(expected.values()), "the refusals")
@@ -371,9 +375,9 @@ class Daemon(Process):
 
     def ended(self, reason: str, number: int) -> int:
         """
-        Wait until so many connections have been logged to have ended for this reason.
+        Wait until the log has this many connections that ended for this reason.
 
-        @return: how many have.
+        @return: how many it has.
         """
 
         def enough() -> int:
@@ -385,7 +389,7 @@ class Daemon(Process):
 
 def tls_daemon(*options: str, program: str = "twistd", reactor: str = REACTOR) -> Daemon:
     """
-    A daemon that listens for TLS, with a certificate made for it.
+    A daemon with a TLS listener and a new certificate.
     """
     listener = ("--tls-port", "0", "--tls-cert", "{}/pem", "--interface", "127.0.0.1")
     daemon = Daemon(*listener, *options, program=program, reactor=reactor)
@@ -418,9 +422,38 @@ def connect(address: str, receive_buffer: int = 0) -> socket.socket:
     return client
 
 
+def refuses(address: str) -> bool:
+    """
+    Whether connections to this address are refused.
+    """
+    try:
+        connect(address).close()
+    except ConnectionRefusedError:
+        return True
+    except ConnectionResetError:
+        # The connection was made between the last accept and the close.
+        return False
+    return False
+
+
+def socket_path(daemon: Daemon) -> Path:
+    return daemon.directory / "echo.sock"
+
+
+def socket_listens(daemon: Daemon) -> bool:
+    """
+    Whether a client can connect to it.
+    """
+    try:
+        connect(f"unix:{socket_path(daemon)}").close()
+    except (FileNotFoundError, ConnectionRefusedError):
+        return False
+    return True
+
+
 def receive(client: socket.socket, size: int) -> bytes:
     """
-    Receive exactly so many bytes, or fewer when the stream ends before.
+    Receive this many bytes, or fewer if the stream ends before.
     """
     data = bytearray()
     while len(data) < size and (piece := client.recv(size - len(data))):
@@ -430,7 +463,7 @@ def receive(client: socket.socket, size: int) -> bytes:
 
 def receive_rest(client: socket.socket) -> bytes:
     """
-    Receive until the stream ends, or breaks.
+    Receive until the stream ends or the connection breaks.
     """
     data = bytearray()
     with suppress(ConnectionError):
@@ -441,10 +474,10 @@ def receive_rest(client: socket.socket) -> bytes:
 
 def server_side(client: socket.socket) -> tuple[int, int, int]:
     """
-    The server's end of a connection, as C{/proc/net/tcp} (proc(5)) has it.
+    The server's socket of a connection, from C{/proc/net/tcp} (proc(5)).
 
-    @return: its state, and the bytes in its queues for sending and receiving; the state
-        is 0 when it is gone.
+    @return: its state, and the bytes in its send and receive queues; the state is 0 if there is
+        no such socket.
     """
     server_port, client_port = client.getpeername()[1], client.getsockname()[1]
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
@@ -468,9 +501,9 @@ def ping_pong(
     client: socket.socket, goes_on: Callable[[int], bool], message: bytes = bytes(64)
 ) -> list[float]:
     """
-    Send a message and wait for its echo, over and over.
+    Send a message and wait for its echo, repeatedly.
 
-    @param goes_on: told how often it has been done, says whether to do it again.
+    @param goes_on: called with the number of echoes so far; whether to continue.
     @return: how long each took, in seconds, sorted.
     """
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -485,15 +518,14 @@ def ping_pong(
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
     """
-    The value that so many percent of a sorted sequence do not exceed.
+    A percentile of a sorted sequence.
     """
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
 
 
 class Worker(threading.Thread):
     """
-    A function that runs beside the test; C{result()} waits for it, and raises what it
-    raised.
+    A function in a thread; C{result()} waits for it, and raises its exception.
     """
 
     def __init__(self, function: Callable[[], object]):
@@ -520,7 +552,7 @@ class Worker(threading.Thread):
 
 def half_close(client: socket.socket, data: bytes) -> bytes:
     """
-    Send, close the sending side, and read to the end, both at the same time.
+    Send and close the sending side, and meanwhile read until the end of file.
     """
 
     def send() -> None:
@@ -536,9 +568,9 @@ def half_close(client: socket.socket, data: bytes) -> bytes:
 @contextmanager
 def many_descriptors(number: int) -> Iterator[None]:
     """
-    Let this process, and what it starts, have so many descriptors open.
+    Let this process and its children have this many descriptors open.
 
-    @raise SkipTest: when the system does not allow that.
+    @raise SkipTest: the system does not allow that.
     """
     needs.descriptors(number)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -552,6 +584,6 @@ def many_descriptors(number: int) -> Iterator[None]:
 
 def show(figures: str) -> None:
     """
-    Print the figures of a test in a line of their own, for whoever reads the run.
+    Print the figures of a test on a line of their own.
     """
     print(f"\n  {figures}")

@@ -1,5 +1,5 @@
 """
-A listener without a socket, for the tests of what happens on its connections.
+An C{EchoFactory} without a socket, for tests of its connections.
 """
 
 from ipaddress import ip_network
@@ -17,8 +17,8 @@ from echod.protocol import EchoFactory
 
 class SocketTransport(StringTransport):
     """
-    What L{StringTransport} lacks of a socket's transport.  It refuses to be closed under
-    a registered producer, where Twisted's transports would wait for ever (#4719).
+    L{StringTransport} with more of a socket's transport.  A close with a registered producer is
+    an error here; Twisted's transports would wait for ever (#4719).
 
     @ivar half_closes: how often our sending side was closed.
     @ivar tls: what TLS was started with.
@@ -61,7 +61,7 @@ class SocketTransport(StringTransport):
 
 class ProtocolTestCase(SynchronousTestCase):
     """
-    A listener without a socket.
+    An C{EchoFactory} without a socket.
     """
 
     def setUp(self):

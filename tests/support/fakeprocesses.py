@@ -1,8 +1,8 @@
 """
-Stand-ins for processes, and for the reactor that starts them.
+Fakes of processes, and of the reactor that starts them.
 
-Invariant: nothing is started.  The test says what a process does, by the
-lifeline that it was given, and when and how it ends.
+Invariant: no process starts.  The test sends what a process would send on its channel, and says
+when and how it ends.
 """
 
 import json
@@ -24,10 +24,10 @@ from tests.support.fakes import PortReactor
 @implementer(IProcessTransport)
 class FakeProcess(StringTransport):
     """
-    A process that was asked for.
+    A process that was spawned.
 
-    @ivar signals: those that it was sent.
-    @ivar inherited: what its descriptors are, by number, as L{os.fstat} told at the start.
+    @ivar signals: the signals that it was sent.
+    @ivar inherited: its descriptors by number, each with its L{os.fstat} at the start.
     """
 
     pid: int | None = None
@@ -77,7 +77,7 @@ class FakeProcess(StringTransport):
 
 class FarEnd:
     """
-    A lifeline's end, as the other process uses it.
+    The other process's end of a channel.
     """
 
     def __init__(self, near: Any):
@@ -96,7 +96,7 @@ class FarEnd:
 
     def messageReceived(self) -> list[dict[str, Any]]:
         """
-        What has come since this was asked last.
+        The messages since the last call.
         """
         data = self.near.transport.value()[self._heard :]
         self._heard += len(data)
@@ -112,11 +112,10 @@ class ProcessReactor(PortReactor):
     """
     A reactor that starts no process, and whose loop does what the test says.
 
-    @ivar processes: those that were asked for.
-    @ivar far_ends: the lifelines that were taken hold of.
-    @ivar balancer: what happens in the next turns of the loop that are made by hand; when
-        nothing is left, time passes.
-    @ivar broken: why no process can be started, if so.
+    @ivar processes: those that were spawned.
+    @ivar far_ends: the channels that were adopted.
+    @ivar balancer: calls for the next turns of the loop; when none is left, time passes.
+    @ivar broken: the error of each spawn; C{None} for none.
     @ivar stopped: how often it was told to stop.
     """
 

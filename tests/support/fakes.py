@@ -1,7 +1,7 @@
 """
-Stand-ins for a listening port, the reactor that makes them, and a connection.
+Fakes of a listening port, of the reactor that makes it, and of a connection.
 
-Invariant: each keeps the order in which it was used, and does nothing by itself.
+Invariant: a fake records its calls in order, and does nothing by itself.
 """
 
 import os
@@ -25,9 +25,9 @@ from echod.connections.tracker import Connections
 
 class FakeConnection(Connection):
     """
-    A connection that does what the test says, and notes how it was asked to end.
+    A connection that records how it was asked to end.
 
-    @ivar asked: the ends it was asked for, in order.
+    @ivar asked: these calls, in order, each with its reason.
     @ivar in_kernel: what L{unread} answers.
     @ivar not_taken: what L{pending} answers.
     @ivar known: what L{log_fields} answers.
@@ -80,7 +80,7 @@ class FakeConnection(Connection):
 
 class SocketTransport(StringTransport):
     """
-    A transport that keeps what is written to it, and has a socket for what is still to be read.
+    A transport that keeps what is written to it, and has a real socket to read from.
 
     @ivar client: the other end of the socket.
     @ivar last: what L{readLast} was asked.
@@ -108,7 +108,7 @@ class SocketTransport(StringTransport):
 @implementer(IListeningPort)
 class FakePort:
     """
-    A port that listens on nothing.
+    A port without a listening socket.
 
     @ivar socket: a socket, for its options.
     @ivar closing: what L{stopListening} answers.
@@ -143,7 +143,7 @@ class FakePort:
 @implementer(IReadDescriptor)
 class AcceptingPort(FakePort):
     """
-    A port on a listening socket, which accepts a client at each turn.
+    A port on a real listening socket, which accepts one client each turn.
 
     @ivar done: what happened, in order: how many bytes each client had sent, then C{"closed"}.
     @ivar broken: whether it fails to accept, as when there is no descriptor left.
@@ -182,7 +182,7 @@ class AcceptingPort(FakePort):
 
 class PortReactor(MemoryReactorClock):
     """
-    A reactor whose ports have a socket, and which has not begun to run.
+    A reactor whose ports have a real socket; it does not run.
 
     @ivar ports: the ports, in the order in which they were made.
     @ivar stop_signals: those that have stopped it.
@@ -232,10 +232,10 @@ class PortReactor(MemoryReactorClock):
 @implementer(IReactorFDSet)
 class DescriptorReactor(Clock, _DisconnectSelectableMixin):
     """
-    A reactor that looks at real descriptors, but only when it is told to.
+    A reactor that polls real descriptors, but only in L{turn}.
 
-    @ivar readers: who waits for input.
-    @ivar writers: who waits for room.
+    @ivar readers: descriptors that wait to read.
+    @ivar writers: descriptors that wait to write.
     """
 
     def __init__(self) -> None:
@@ -272,9 +272,10 @@ class DescriptorReactor(Clock, _DisconnectSelectableMixin):
 
     def turn(self, milliseconds: int = 0) -> None:
         """
-        Make the calls that are due, then let each read and write who can.
+        Make the delayed calls that are due, then call C{doRead} and C{doWrite} of all that are
+        ready.
 
-        @param milliseconds: how long to wait for somebody who can.
+        @param milliseconds: how long to wait for one that is ready.
         """
         self.advance(0)
         poller = select.poll()

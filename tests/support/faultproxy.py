@@ -1,10 +1,10 @@
 """
-A proxy that makes a network worse than it is: toxics on the way up to the server and on the
-way down to the client.
+A proxy that adds faults (toxics) to a network, upstream to the server and downstream to the
+client.
 
-Invariant: it hands on every byte, in order, and each end as the end it was, but
-for what a toxic does; and what has broken a connection, it notes.  It knows nothing of
-echod.  All chance comes from a seed and the number of the connection.
+Invariant: without toxics it forwards every byte in order, and each end as it was: a FIN as a FIN,
+a reset as a reset.  It records what broke a connection.  All random choices come from a seed
+and the number of the connection.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from tests.support.toxics import DOWN, UP, Broken, Chunk, Toxic
 
 READ_BYTES = 64 * 1024
 UNDER_WAY = 16
-"""How many chunks may be on their way in one direction; then the sender has to wait."""
+"""Most chunks in flight in one direction; then the proxy stops reading."""
 
 
 def reset(sock: socket.socket) -> None:
@@ -34,10 +34,10 @@ class Link:
     """
     One connection through the proxy.
 
-    @ivar toxics: what befalls it.
-    @ivar rng: where its chance comes from.
+    @ivar toxics: its faults.
+    @ivar rng: its random numbers.
     @ivar broken_by: the toxic that ended it, if one did.
-    @ivar failure: what else ended it before its time, in words.
+    @ivar failure: any other error that ended it early, in words.
     """
 
     def __init__(self, toxics: Sequence[Toxic], rng: random.Random):
@@ -48,9 +48,9 @@ class Link:
 
     async def run(self, client: socket.socket, server: socket.socket, first: bytes) -> None:
         """
-        Hand on until both ends have ended.
+        Forward until both sides have ended.
 
-        @param first: what goes up to the server before all else.
+        @param first: bytes to send to the server first.
         """
         end = socket.socket.close
         rngs = [random.Random(self.rng.random()) for _ in range(2)]

@@ -1,7 +1,7 @@
 """
 TLS handshakes in memory.
 
-Invariant: both sides are run to their end, and what each says of it is kept.
+Invariant: both sides run to their end, and the error of each is kept.
 """
 
 import contextlib
@@ -24,10 +24,10 @@ def client_context(
     alpn: tuple[bytes, ...] = (),
 ) -> SSL.Context:
     """
-    A client's context, which takes any server's certificate.
+    A client's context, which accepts any certificate of a server.
 
-    @param version: the only one that it speaks, C{None} for all there are.
-    @param certificate: what it shows when it is asked for one.
+    @param version: its only version; C{None} for all versions.
+    @param certificate: its client certificate.
     """
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
     if version is not None:
@@ -47,7 +47,7 @@ def client_context(
 @implementer(IOpenSSLContextFactory)
 class CertificateInfo:
     """
-    What C{startTLS} takes: a certificate, by the daemon's policy.
+    The argument of C{startTLS}: a certificate, with the daemon's TLS policy.
     """
 
     def __init__(self, made: MadeCertificate):
@@ -61,11 +61,11 @@ class CertificateInfo:
 
 class Handshake:
     """
-    A client and a server that shake hands, and then exchange a word.
+    A handshake of a client and a server, and then one message.
 
-    @ivar client_error: why the client gave up, C{None} if it did not.
-    @ivar server_error: likewise.
-    @ivar heard: what the server has been told afterwards.
+    @ivar client_error: the client's error, C{None} without one.
+    @ivar server_error: the server's error.
+    @ivar heard: what the server received after the handshake.
     """
 
     def __init__(
@@ -76,8 +76,8 @@ class Handshake:
         session: SSL.Session | None = None,
     ):
         """
-        @param name: the name that the client asks for, C{None} for none.
-        @param session: the one that it would like to resume.
+        @param name: the client's server name (SNI), C{None} for none.
+        @param session: the session to resume.
         """
         self.server = SSL.Connection(server, None)
         self.server.set_accept_state()
@@ -93,7 +93,7 @@ class Handshake:
 
     def step(self) -> None:
         """
-        Let each side act once on what it has been told.
+        Let each side act once on what it has received.
         """
         self.client_error = self.client_error or self._act(self.client)
         self._carry(self.client, self.server)
@@ -102,7 +102,7 @@ class Handshake:
 
     def run(self) -> "Handshake":
         """
-        Shake hands, and have the client send C{word} if it thinks that went well.
+        Do the handshake; the client sends C{word} if it succeeds.
         """
         for _ in range(4):
             self.step()
@@ -139,7 +139,7 @@ class Handshake:
     @property
     def shown(self) -> list[str]:
         """
-        The subjects of the certificates that the server showed.
+        The subjects of the server's certificates.
         """
         chain = self.client.get_peer_cert_chain(as_cryptography=True) or []
         return [each.subject.rfc4514_string() for each in chain]

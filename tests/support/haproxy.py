@@ -1,8 +1,7 @@
 """
 A real HAProxy, in front of real daemons.
 
-Invariant: hAProxy listens on sockets that were made here, so that no port has
-to be guessed.
+Invariant: HAProxy inherits its listening sockets from this process, so no port is guessed.
 """
 
 import socket
@@ -30,7 +29,7 @@ defaults
 @dataclass(frozen=True)
 class Way:
     """
-    A way through HAProxy: one frontend, and a backend of one server.
+    One frontend of HAProxy, and its backend with one server.
 
     @ivar name: its name.
     @ivar server: the server's address, C{HOST:PORT}, and the options for it.
@@ -48,15 +47,15 @@ class Way:
 
 def program() -> str:
     """
-    @return: where HAProxy is.
-    @raise SkipTest: when it is not here.
+    @return: the path of HAProxy.
+    @raise SkipTest: it is not installed.
     """
     return needs.program("haproxy")
 
 
 class HAProxy(Process):
     """
-    HAProxy, with so many ways through it.
+    HAProxy with these frontends.
     """
 
     def __init__(self, ways: Sequence[Way]):
@@ -66,8 +65,8 @@ class HAProxy(Process):
 
     def start(self) -> None:
         """
-        Start it.  Clients may come at once: the sockets listen already, and if it finds
-        fault with its configuration, they are closed.
+        Start it.  Clients may connect at once, since the sockets listen already; they are
+        closed if the configuration is wrong.
         """
         made = make_certificate()
         (self.directory / "pem").write_bytes(made.cert_pem + made.key_pem)
@@ -95,7 +94,7 @@ class HAProxy(Process):
 
     def connect(self, name: str) -> socket.socket:
         """
-        Connect to the beginning of a way.
+        Connect to a frontend.
         """
         place = self.places[name]
         client = socket.socket(socket.AF_INET6 if ":" in place[0] else socket.AF_INET)

@@ -1,7 +1,7 @@
 """
-What C{kustomize build} makes of a folder, as far as ours ask for it.
+C{kustomize build}, as far as our manifests need it.
 
-Invariant: a setting that is not known is an error, never passed over.
+Invariant: an unknown setting is an error.
 """
 
 import copy

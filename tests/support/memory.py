@@ -1,8 +1,7 @@
 """
-Two ends of a connection that is nowhere but in memory, servers to put at one of them,
-and a clock that somebody has to turn.
+A connection in memory, servers for one of its ends, and work on a clock that the test advances.
 
-Invariant: everything happens in the turn of whoever causes it.
+Invariant: nothing is asynchronous: an effect happens inside of the call that causes it.
 """
 
 from collections import deque
@@ -14,14 +13,14 @@ from twisted.internet.task import Clock, deferLater
 
 from echod.check.results import CheckFailed, CheckResult, Outcome
 
-ROOM = 1 << 20
+MAX_UNREAD = 1 << 20
 
 
 class End:
     """
     One end; a C{ByteStream}.
 
-    @ivar done: what has been done to it, besides reading and writing.
+    @ivar done: the other calls that were made on it.
     """
 
     other: "End"
@@ -34,7 +33,7 @@ class End:
         self._pieces: deque[bytes] = deque()
         self._unread = 0
         self._wait: Deferred[None] | None = None
-        self._room: Deferred[None] | None = None
+        self._writable: Deferred[None] | None = None
 
     async def read(self) -> bytes:
         while not self._pieces:
@@ -46,9 +45,9 @@ class End:
             await self._wait
         piece = self._pieces.popleft()
         self._unread -= len(piece)
-        room, self.other._room = self.other._room, None
-        if room:
-            room.callback(None)
+        writable, self.other._writable = self.other._writable, None
+        if writable:
+            writable.callback(None)
         return piece
 
     async def write(self, piece: bytes) -> None:
@@ -60,9 +59,9 @@ class End:
         other._pieces.append(piece)
         other._unread += len(piece)
         other.wake()
-        while other._unread > ROOM and not self.broken:
-            self._room = Deferred()
-            await self._room
+        while other._unread > MAX_UNREAD and not self.broken:
+            self._writable = Deferred()
+            await self._writable
 
     def wake(self) -> None:
         waiting, self._wait = self._wait, None
@@ -105,7 +104,7 @@ Server = Callable[[End], Coroutine[Any, Any, None]]
 
 async def echo(end: End) -> None:
     """
-    The server that is right.
+    A correct echo server.
     """
     while piece := await end.read():
         await end.write(piece)
@@ -135,7 +134,7 @@ class Dials:
 
 def fails(outcome: Outcome) -> Callable[[CheckResult], Any]:
     """
-    A dial that comes to nothing.
+    A connect that fails.
     """
 
     async def dial(answer: CheckResult) -> Any:
@@ -147,7 +146,7 @@ def fails(outcome: Outcome) -> Callable[[CheckResult], Any]:
 
 async def never(answer: CheckResult) -> Any:
     """
-    A dial that does not come to an end.
+    A connect that does not end.
     """
     answer.stage = "connecting"
     await Deferred()
@@ -155,7 +154,7 @@ async def never(answer: CheckResult) -> Any:
 
 def turn(clock: Clock, work: Awaitable[Any], step: float = 0.1, most: int = 5000) -> Any:
     """
-    Turn the clock until the work is done.
+    Advance the clock until the work is done.
 
     @return: its result.
     """
@@ -167,7 +166,7 @@ def turn(clock: Clock, work: Awaitable[Any], step: float = 0.1, most: int = 5000
             break
         clock.advance(step)
     if not outcome:
-        raise AssertionError("it has not come to an end")
+        raise AssertionError("the work has not ended")
     if hasattr(outcome[0], "raiseException"):
         outcome[0].raiseException()
     return outcome[0]

@@ -1,8 +1,8 @@
 """
-What a test needs of the machine, beyond Python: programs, rights and devices.
+What a test needs besides Python: programs, rights and devices.
 
-Invariant: each is tried, not guessed from the user or the system, and what is missing skips
-the test with its name: C{needs curl}.  trial lists these at the end of a run, each with its
+Invariant: a right is tried, never derived from the user or the system.  What is missing skips the
+test and is named: C{needs curl}.  trial lists these reasons at the end of a run, each with its
 tests.
 """
 
@@ -16,21 +16,21 @@ from pathlib import Path
 from unittest import SkipTest
 
 SYSTEM_FOLDERS = "/usr/sbin:/usr/local/sbin:/sbin"
-"""Where programs stand that not every user has in the path."""
+"""Where programs are that are not in every user's PATH."""
 
 TRIAL_SECONDS = 60.0
 
 
 def found(name: str) -> str | None:
     """
-    Where a program is; C{None} when it is not installed.
+    The path of a program; C{None} if it is not installed.
     """
     return shutil.which(name) or shutil.which(name, path=SYSTEM_FOLDERS)
 
 
 def lacking(*names: str) -> str | None:
     """
-    Why a class of tests is skipped that takes all of these programs; C{None} when it is not.
+    Why a class of tests that needs all of these programs is skipped; C{None} if it is not.
     """
     return next((f"needs {name}" for name in names if found(name) is None), None)
 
@@ -39,7 +39,7 @@ def program(*names: str) -> str:
     """
     Find a program by any of its names.
 
-    @raise SkipTest: when it has none of them.
+    @raise SkipTest: none is installed.
     """
     for name in names:
         if path := found(name):
@@ -49,9 +49,9 @@ def program(*names: str) -> str:
 
 def file(path: str | Path, what: str = "") -> None:
     """
-    Make sure that there is a file, or a device.
+    Require a file or a device.
 
-    @param what: what to call it, if not by its path.
+    @param what: its name in the reason; its path by default.
     """
     if not os.path.exists(path):
         raise SkipTest(f"needs {what or path}")
@@ -59,7 +59,7 @@ def file(path: str | Path, what: str = "") -> None:
 
 def terminal() -> None:
     """
-    Make sure that a pseudo-terminal can be had (pty(7)).
+    Require pseudo-terminals (pty(7)).
     """
     try:
         for descriptor in os.openpty():
@@ -70,7 +70,7 @@ def terminal() -> None:
 
 def ipv6() -> None:
     """
-    Make sure that IPv6 works on this machine.
+    Require IPv6.
     """
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
@@ -97,9 +97,9 @@ def _works(*command: str, user: int | None = None) -> bool:
 
 def command(*command: str, what: str) -> None:
     """
-    Make sure that a command works here.
+    Require that a command succeeds.
 
-    @param what: what it takes, in words.
+    @param what: what it needs, in words.
     """
     program(command[0])
     if not _works(*command):
@@ -108,7 +108,7 @@ def command(*command: str, what: str) -> None:
 
 def namespaces(*kinds: str) -> None:
     """
-    Make sure that namespaces can be made (unshare(1)).
+    Require namespaces (unshare(1)).
 
     @param kinds: unshare's options.
     """
@@ -117,9 +117,9 @@ def namespaces(*kinds: str) -> None:
 
 def mount(*options: str) -> None:
     """
-    Make sure that something can be mounted, in a namespace of its own.
+    Require mount(2) in a new namespace.
 
-    @param options: more of unshare's.
+    @param options: further options of unshare.
     """
     script = 'mount -t tmpfs -o size=64k none "$0"'
     command(
@@ -130,7 +130,7 @@ def mount(*options: str) -> None:
 
 def other_user(uid: int = 65534) -> None:
     """
-    Make sure that a process can become another user.
+    Require the right to become another user.
     """
     if os.getuid() == uid or not _works("true", user=uid):
         raise SkipTest("needs to become another user (CAP_SETUID)")
@@ -138,14 +138,14 @@ def other_user(uid: int = 65534) -> None:
 
 def prlimit(number: int | str) -> None:
     """
-    Make sure that the bound on descriptors can be set by prlimit(1).
+    Require prlimit(1) for the limit of descriptors.
     """
     command("prlimit", f"--nofile={number}", "true", what="prlimit --nofile")
 
 
 def descriptors(number: int) -> None:
     """
-    Make sure that a process may have so many descriptors open.
+    Require a hard limit of at least this many descriptors.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < number:

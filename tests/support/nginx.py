@@ -1,8 +1,7 @@
 """
 A real nginx with its stream module, in front of real daemons.
 
-Invariant: nginx listens on sockets that were made here, so that no port has to
-be guessed.
+Invariant: nginx inherits its listening sockets from this process, so no port is guessed.
 """
 
 import signal
@@ -46,7 +45,7 @@ class Nginx(Process):
 
     def start(self) -> None:
         """
-        Start it.  Clients may come at once: the socket listens already.
+        Start it.  Clients may connect at once, since the socket listens already.
         """
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
         with ExitStack() as stack:

@@ -1,8 +1,7 @@
 """
-A transport of ours on one end of a connection, and a plain socket on the other.
+A transport of echod on one end of a connection, and a plain socket on the other.
 
-Invariant: the two ends are in one process and one thread, so a test decides
-which of them acts, and nothing happens in between.
+Invariant: both ends are in one thread, so the test decides which of them acts.
 """
 
 import socket
@@ -29,10 +28,10 @@ BIG = bytes(range(256)) * 4096
 
 class Recorder(Protocol):
     """
-    A protocol that notes what happens to it.
+    A protocol that records its calls.
 
-    @ivar received: what has come, a piece for each call.
-    @ivar lost: why the connection ended, a failure for each call.
+    @ivar received: the data of each C{dataReceived}.
+    @ivar lost: the reason of each C{connectionLost}.
     @ivar on_data: what to call after each piece.
     """
 
@@ -59,11 +58,11 @@ class Recorder(Protocol):
 @implementer(IHalfCloseableProtocol)
 class HalfCloseable(Recorder):
     """
-    The same, and the two sides may close one after the other.
+    The same, half-closeable.
 
-    @ivar ended: how often it was told that the peer has sent all.
-    @ivar write_ended: how often it was told that our side is closed.
-    @ivar at_end: what it does when the peer has sent all.
+    @ivar ended: how often C{readConnectionLost} was called.
+    @ivar write_ended: how often C{writeConnectionLost} was called.
+    @ivar at_end: called at C{readConnectionLost}.
     """
 
     def __init__(self, at_end: Callable[[Any], object] = lambda transport: None) -> None:
@@ -82,7 +81,7 @@ class HalfCloseable(Recorder):
 @implementer(IPushProducer)
 class Pusher:
     """
-    A producer that notes what it is told.
+    A push producer that records its calls.
 
     @ivar told: C{"pause"}, C{"resume"} and C{"stop"}, in order.
     @ivar on_pause: what to call at each pause.
@@ -106,7 +105,7 @@ class Pusher:
 @implementer(IPullProducer)
 class Puller:
     """
-    A producer that writes a piece whenever it is asked, and unregisters at the end.
+    A pull producer that writes a piece at each call, and unregisters after the last.
     """
 
     def __init__(self, transport: Any, pieces: list[bytes]) -> None:
@@ -136,7 +135,7 @@ def tcp_pair(host: str = "127.0.0.1") -> tuple[socket.socket, socket.socket]:
 
 def drained(sock: socket.socket, most: int = 1 << 20) -> bytes:
     """
-    What a socket has for us now, without waiting; nothing at its end either.
+    What can be read from a socket without waiting.
     """
     got = bytearray()
     patience = sock.gettimeout()
@@ -215,7 +214,7 @@ class PairTestCase(SynchronousTestCase):
 
     def drain(self, peer: socket.socket, size: int) -> bytes:
         """
-        Turn until a peer has got so many bytes.
+        Turn the reactor until a peer has received this many bytes.
         """
         got = bytearray()
 
@@ -228,6 +227,6 @@ class PairTestCase(SynchronousTestCase):
 
     def assert_lost(self, protocol: Recorder, *reasons: type[Exception]) -> None:
         """
-        The protocol was told of its end so often, and for these reasons.
+        Assert that C{connectionLost} was called with these reasons.
         """
         self.assertEqual([failure.type for failure in protocol.lost], list(reasons))

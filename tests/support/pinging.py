@@ -1,5 +1,5 @@
 """
-Runs of messages to servers in memory, by a clock that somebody has to turn.
+Pings of servers in memory, on a clock that the test advances.
 """
 
 from twisted.internet.task import Clock

@@ -1,5 +1,5 @@
 """
-What an ordinary user may not do, for tests that root runs too.
+Limits of ordinary users, for tests that root may run.
 """
 
 import os
@@ -10,9 +10,8 @@ from tests.support import needs
 
 def unprivileged_command() -> list[str]:
     """
-    What to put before a command so that the modes of files and the privileged ports
-    hold for it: root without capabilities (capabilities(7)) is an ordinary user, one
-    that can still reach an interpreter in root's own folder.
+    A prefix for a command to which file modes and privileged ports apply: root without
+    capabilities (capabilities(7)).  Unlike another user, it can read an interpreter in /root.
     """
     if os.geteuid() != 0:
         return []

@@ -1,8 +1,7 @@
 """
-Headers of the PROXY protocol, as a proxy would send them and as none would.
+Headers of the PROXY protocol, valid and invalid.
 
-Invariant: nothing of echod's is used, so that both would have to make the
-same mistake.
+Invariant: nothing of echod is used, so a mistake would have to be made twice.
 """
 
 import socket
@@ -11,8 +10,12 @@ import struct
 SIGNATURE = bytes.fromhex("0d0a0d0a000d0a515549540a")
 
 LOCAL, PROXY = 0x20, 0x21
-UNSPEC, TCP4, TCP6, UNIX = 0x00, 0x11, 0x21, 0x31
-ALPN, AUTHORITY, UNIQUE_ID, SSL, SSL_VERSION, SSL_CN = 0x01, 0x02, 0x05, 0x20, 0x21, 0x22
+UNSPEC, TCP4, UDP4, TCP6, UDP6, UNIX, UNIX_DGRAM = 0x00, 0x11, 0x12, 0x21, 0x22, 0x31, 0x32
+ALPN, AUTHORITY, CRC32C, NOOP, UNIQUE_ID, SSL, NETNS = 1, 2, 3, 4, 5, 0x20, 0x30
+SSL_VERSION, SSL_CN, SSL_CIPHER, SSL_SIG_ALG, SSL_KEY_ALG = 0x21, 0x22, 0x23, 0x24, 0x25
+
+FOUR = struct.pack("!4s4sHH", bytes((192, 0, 2, 1)), bytes((198, 51, 100, 2)), 40000, 9000)
+"""The addresses of a TCP connection over IPv4, as a header of version 2 has them."""
 
 
 def v1(client: str, port: int) -> bytes:
@@ -34,22 +37,82 @@ def v2(client: str, port: int, *vectors: bytes) -> bytes:
     return v2_raw(PROXY, TCP6 if six else TCP4, addresses + b"".join(vectors))
 
 
-def v2_raw(command: int, family: int, rest: bytes = b"") -> bytes:
+def v2_raw(command: int, family: int, rest: bytes = b"", size: int | None = None) -> bytes:
     """
-    A header of version 2, with whatever in it.
+    A header of version 2, valid or not.
+
+    @param rest: what follows the first 16 bytes.
+    @param size: the length that it states; C{None} for that of C{rest}.
     """
-    return SIGNATURE + struct.pack("!BBH", command, family, len(rest)) + rest
+    size = len(rest) if size is None else size
+    return SIGNATURE + struct.pack("!BBH", command, family, size) + rest
 
 
-def vector(kind: int, value: bytes) -> bytes:
+def v2_header(
+    body: bytes = b"", family: int = TCP4, command: int = PROXY, size: int | None = None
+) -> bytes:
+    """
+    The same, with the arguments that tests of the parser change most often first.
+    """
+    return v2_raw(command, family, body, size)
+
+
+def vector(kind: int, value: bytes = b"", size: int | None = None) -> bytes:
     """
     A type-length-value vector.
+
+    @param size: the length that it states; C{None} for that of C{value}.
     """
-    return struct.pack("!BH", kind, len(value)) + value
+    return struct.pack("!BH", kind, len(value) if size is None else size) + value
 
 
-def tls_vector(*vectors: bytes) -> bytes:
+def tls_vector(*vectors: bytes, flags: int = 0x07, verify: int = 0) -> bytes:
     """
-    What a proxy tells of the TLS that it has ended.
+    The vector about the client's TLS session, which the proxy has ended.
     """
-    return vector(SSL, b"\x01" + bytes(4) + b"".join(vectors))
+    return vector(SSL, struct.pack("!BI", flags, verify) + b"".join(vectors))
+
+
+def unix_addresses(source: bytes, destination: bytes = b"") -> bytes:
+    """
+    The two names of a connection on a UNIX socket.
+    """
+    return struct.pack("!108s108s", source, destination)
+
+
+def crc32c(data: bytes) -> int:
+    """
+    The checksum of RFC 3720 (appendix B.4), bit by bit.
+    """
+    value = 0xFFFFFFFF
+    for byte in data:
+        value ^= byte
+        for _ in range(8):
+            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+    return value ^ 0xFFFFFFFF
+
+
+def checksummed(
+    before: bytes = b"",
+    after: bytes = b"",
+    wrong: int = 0,
+    addresses: bytes = FOUR,
+    family: int = TCP4,
+) -> bytes:
+    """
+    A header with a checksum between its vectors.
+
+    @param wrong: bits of the checksum to flip.
+    """
+    head = len(SIGNATURE) + 4 + len(addresses + before) + 3
+    zeroed = v2_raw(PROXY, family, addresses + before + vector(CRC32C, bytes(4)) + after)
+    number = crc32c(zeroed) ^ wrong
+    return zeroed[:head] + number.to_bytes(4, "big") + zeroed[head + 4 :]
+
+
+TLS_VECTORS = (
+    vector(SSL_VERSION, b"TLSv1.3"),
+    vector(SSL_CIPHER, b"TLS_AES_128_GCM_SHA256"),
+    vector(SSL_CN, b"client.example"),
+)
+"""What a proxy can say about a TLS session."""

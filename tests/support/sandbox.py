@@ -1,9 +1,9 @@
 """
-Runs a command under the filters that systemd would set for a unit, where there is no
-systemd that runs: C{python sandbox.py UNIT COMMAND...}.
+Runs a command under the seccomp filters of a systemd unit, without systemd:
+C{python sandbox.py UNIT COMMAND...}.
 
-Invariant: it reads the unit, asks C{systemd-analyze} what the groups of
-system calls mean, and denies what the unit denies; if it cannot, it fails.
+Invariant: what the unit denies is denied, or the command does not run.  C{systemd-analyze} lists
+the groups of system calls.
 """
 
 import ctypes
@@ -27,7 +27,7 @@ MOST_FAMILIES = 46
 
 class Comparison(ctypes.Structure):
     """
-    C{struct scmp_arg_cmp}: what one argument of a system call has to be.
+    C{struct scmp_arg_cmp}: a condition for one argument of a system call.
     """
 
     _fields_ = [  # ctypes wants a list
@@ -40,14 +40,14 @@ class Comparison(ctypes.Structure):
 
 def settings(unit: str, name: str) -> list[str]:
     """
-    Every value that a unit gives to a setting, in its order.
+    All values of a setting of a unit, in order.
     """
     return re.findall(rf"(?m)^{name}=(.*)$", unit)
 
 
 def expand(names: str) -> set[str]:
     """
-    System calls by name, groups such as C{@system-service} written out.
+    Names of system calls, with groups such as C{@system-service} expanded.
     """
     calls: set[str] = set()
     for name in names.split():

@@ -1,7 +1,7 @@
 """
-A stand-in for systemd: the socket that a service tells it things on.
+A fake of systemd's notification socket (sd_notify(3)).
 
-Invariant: it takes what it is told and says nothing, as systemd does.
+Invariant: it receives and never answers, as systemd.
 """
 
 import contextlib
@@ -12,15 +12,14 @@ from collections.abc import Iterator
 
 class ServiceManager:
     """
-    Where C{NOTIFY_SOCKET} leads.
+    The receiver of C{NOTIFY_SOCKET}.
 
-    @ivar messages: what has been taken, in order, each a list of assignments.
+    @ivar messages: all messages, in order, each a list of assignments.
     """
 
     def __init__(self, path: str = ""):
         """
-        @param path: where the socket shall be; none for an abstract name (unix(7)) that
-            is nobody else's.
+        @param path: the path of the socket; empty for a new abstract name (unix(7)).
         """
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(path)
@@ -37,13 +36,13 @@ class ServiceManager:
     @property
     def environment(self) -> dict[str, str]:
         """
-        What it gives to a service that it starts.
+        The environment of a service that it starts.
         """
         return {"NOTIFY_SOCKET": self.address}
 
     def take(self) -> list[list[str]]:
         """
-        Take what has come since the last time.
+        Receive what has arrived since the last call.
         """
         taken = []
         while True:
@@ -55,22 +54,22 @@ class ServiceManager:
 
     def told(self) -> list[str]:
         """
-        All the assignments that have come so far.
+        All assignments so far.
         """
         self.take()
         return [assignment for message in self.messages for assignment in message]
 
     def fill(self) -> int:
         """
-        Send to it until it can take no more, from anybody.
+        Send to it until its queue is full.
 
         @return: how many messages it holds.
         """
         number = 0
         with contextlib.ExitStack() as senders:
             while True:
-                # How much one may have under way is bounded as well (SO_SNDBUF): it takes
-                # one that has nothing under way to find out.
+                # SO_SNDBUF limits each sender as well, so the queue is full only when a new
+                # sender cannot send.
                 sender = senders.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
                 sender.setblocking(False)
                 sender.connect(self._socket.getsockname())

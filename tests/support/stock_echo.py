@@ -1,9 +1,9 @@
 """
-The echo of Twisted's documentation on Twisted's own reactor, and what its documentation
-says to do with it, for the facts about both: C{stock_echo.py KIND [PEM]}.
+The echo server of Twisted's documentation on Twisted's default reactor:
+C{stock_echo.py KIND [PEM]}.
 
-It prints its free port.  On C{SIGUSR1} it does the polite thing that its kind is named
-for.
+It prints its free port.  On SIGUSR1 it makes the call that its kind is named after, such as
+C{loseConnection}.
 """
 
 import signal
@@ -20,7 +20,7 @@ from zope.interface import implementer
 
 class RememberedEcho(Echo):
     """
-    An echo whose factory knows it.
+    An echo that its factory keeps in a list.
     """
 
     def connectionMade(self) -> None:
@@ -30,7 +30,7 @@ class RememberedEcho(Echo):
 @implementer(IHalfCloseableProtocol)
 class HalfCloseableEcho(Echo):
     """
-    An echo that is told when the client has sent all it will.
+    An echo that closes when the client has closed its sending side.
     """
 
     def readConnectionLost(self) -> None:

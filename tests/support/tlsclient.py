@@ -1,10 +1,9 @@
 """
 A TLS client that can do what Python's C{ssl} cannot: close its sending side with a
-close_notify and go on reading, send records of a chosen length, update its keys, or
-break off anywhere.
+close_notify and still read, send records of a chosen length, update its keys, or end at any
+point.
 
-Invariant: openSSL works on the client's socket directly, so what the test
-sees is what the wire carried.
+Invariant: OpenSSL works on the client's socket directly, so the test sees what the wire carried.
 """
 
 import contextlib
@@ -20,7 +19,7 @@ VERSIONS = {"TLS 1.2": SSL.TLS1_2_VERSION, "TLS 1.3": SSL.TLS1_3_VERSION}
 
 def context(version: str) -> SSL.Context:
     """
-    A client's context for one version, which takes any certificate.
+    A client's context for one version, which accepts any certificate.
     """
     made = SSL.Context(SSL.TLS_CLIENT_METHOD)
     made.set_min_proto_version(VERSIONS[version])
@@ -37,7 +36,7 @@ class TLSClient:
 
     def __init__(self, sock: socket.socket, context: SSL.Context, seconds: float = 60.0):
         """
-        @param seconds: how long its handshake, and each exchange, may take.
+        @param seconds: the deadline of the handshake, and of each exchange.
         """
         sock.setblocking(False)
         self.socket = sock
@@ -55,11 +54,11 @@ class TLSClient:
         poller = select.poll()
         poller.register(self.socket, select.POLLOUT if writable else select.POLLIN)
         if not poller.poll(max(0, self._deadline - time.monotonic()) * 1000):
-            raise TimeoutError("the server neither sends nor takes")
+            raise TimeoutError("the server neither sends nor receives")
 
     def handshake(self) -> "TLSClient":
         """
-        Do the whole of it.
+        Complete the handshake.
         """
         while True:
             try:
@@ -71,16 +70,16 @@ class TLSClient:
 
     def verify(self, name: str) -> None:
         """
-        Make sure that the server's certificate, which its chain has already shown to be
-        good, is for this name (RFC 9525).
+        Check that the server's certificate is for this name (RFC 9525).  The handshake has
+        verified its chain.
 
-        @raise service_identity.VerificationError: when it is for others.
+        @raise service_identity.VerificationError: it is not.
         """
         verify_hostname(self.tls, name)
 
     def receive(self, most: int = 65536) -> bytes | None:
         """
-        What has come; C{None} if nothing has, empty at the server's close_notify.
+        What has arrived; C{None} if nothing has, empty at the server's close_notify.
         """
         try:
             return self.tls.recv(most)
@@ -98,12 +97,11 @@ class TLSClient:
         close: bool = True,
     ) -> bytes:
         """
-        Send C{data}, close our sending side with a close_notify, and receive until the
-        server closes its own; both at the same time.
+        Send C{data} and a close_notify, and meanwhile receive until the server's close_notify.
 
-        @param record: the most that one record carries.
-        @param slow: whether to read a little at a time, with pauses.
-        @param close: whether to close; else receive as much as was sent.
+        @param record: most bytes of one record.
+        @param slow: whether to read a little at a time.
+        @param close: whether to send a close_notify; else receive as much as was sent.
         """
         self._deadline = time.monotonic() + self._seconds
         view = memoryview(data)
@@ -127,7 +125,7 @@ class TLSClient:
 
     def rest(self) -> bytes:
         """
-        What comes until the server's close_notify, which is not answered.
+        Receive until the server's close_notify, without an answer to it.
         """
         back = bytearray()
         while not self.closed:
@@ -142,10 +140,10 @@ class TLSClient:
         poller = select.poll()
         poller.register(self.socket, select.POLLIN | (select.POLLOUT if sending else 0))
         if not poller.poll(max(0, self._deadline - time.monotonic()) * 1000):
-            raise TimeoutError("the server neither sends nor takes")
+            raise TimeoutError("the server neither sends nor receives")
 
     def close(self) -> None:
         """
-        Close the socket, without a word.
+        Close the socket without a close_notify.
         """
         self.socket.close()

@@ -1,8 +1,8 @@
 """
-Daemons with certificates in files, and what they log of them.
+Daemons with certificates in files, and what they log about them.
 
-Invariant: every certificate here is signed by an authority that the test
-knows, and every file is replaced at once, as certbot and Kubernetes do it.
+Invariant: an authority of the test signs each certificate, and files are replaced by rename(2), as
+certbot and Kubernetes do.
 """
 
 import json
@@ -19,14 +19,13 @@ from tests.support.tlsclient import TLSClient
 
 DAYS = 80
 """
-What is left of a new certificate: not so little that it is warned of, and not so much that
-a browser would mind.
+Days left of a new certificate: enough for no warning, and few enough for a browser.
 """
 
 
 def authority(name: str = "authority") -> MadeCertificate:
     """
-    Somebody who signs others.
+    A certificate authority.
     """
     return make_certificate([name], authority=True, days=DAYS)
 
@@ -40,7 +39,7 @@ def certificate(issuer: MadeCertificate, *names: str, days: float = DAYS) -> Mad
 
 def put(path: Path, content: bytes) -> None:
     """
-    Put a file, for its owner only, in the place of another.
+    Replace a file; the new one is readable by its owner only.
     """
     new = path.with_name(path.name + ".new")
     new.write_bytes(content)
@@ -50,7 +49,7 @@ def put(path: Path, content: bytes) -> None:
 
 class TLSDaemon(Daemon):
     """
-    A daemon that listens for TLS alone, and logs as JSON.
+    A daemon with a TLS listener only, and a log in JSON.
     """
 
     def __init__(
@@ -63,7 +62,7 @@ class TLSDaemon(Daemon):
     ):
         """
         @param certificates: the first is in C{0.pem} with its key in C{0.key}, and so on.
-        @param files: what else shall be in its directory.
+        @param files: further files in its directory.
         """
         pairs: list[str] = []
         for number in range(len(certificates)):
@@ -77,7 +76,7 @@ class TLSDaemon(Daemon):
 
     def install(self, made: MadeCertificate, number: int = 0) -> None:
         """
-        Put a certificate and its key in the place of those there are.
+        Replace a certificate and its key.
         """
         put(self.directory / f"{number}.pem", made.chain)
         put(self.directory / f"{number}.key", made.key_pem)
@@ -89,7 +88,7 @@ class TLSDaemon(Daemon):
         session: SSL.Session | None = None,
     ) -> TLSClient:
         """
-        A client that has shaken hands.
+        A client after its handshake.
         """
         client = TLSClient(self.connect("--tls-port"), context)
         try:
@@ -104,7 +103,7 @@ class TLSDaemon(Daemon):
 
     def events(self, kind: str) -> list[dict[str, Any]]:
         """
-        What it has logged of a kind, the lines that are whole.
+        The logged events of this name.
         """
         lines = self.log.splitlines(keepends=True)
         events = [json.loads(line) for line in lines if line.endswith("\n")]
@@ -113,7 +112,7 @@ class TLSDaemon(Daemon):
 
 def trusting(authority: MadeCertificate, version: int | None = None) -> SSL.Context:
     """
-    A client's context that takes the certificates of one authority only.
+    A client's context that trusts one authority.
     """
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
     if version is not None:
@@ -128,7 +127,7 @@ def trusting(authority: MadeCertificate, version: int | None = None) -> SSL.Cont
 
 def serial(client: TLSClient) -> int:
     """
-    The serial number of the certificate that a client was shown.
+    The serial number of the server's certificate.
     """
     shown = client.tls.get_peer_certificate(as_cryptography=True)
     assert shown is not None

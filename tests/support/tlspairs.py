@@ -1,5 +1,5 @@
 """
-Starting TLS on both ends of a pair of sockets, for the tests of the TLS half.
+TLS on both ends of a pair of sockets.
 """
 
 import contextlib
@@ -24,10 +24,10 @@ CLIENT = make_certificate(("client",))
 @implementer(IHandshakeListener)
 class Secured(HalfCloseable):
     """
-    A half-closeable protocol that is told when the handshake is done.
+    A half-closeable protocol that counts completed handshakes.
 
-    @ivar handshakes: how often it was told.
-    @ivar on_handshake: what to call then.
+    @ivar handshakes: how many.
+    @ivar on_handshake: called after each.
     """
 
     def __init__(self, at_end=lambda transport: None, on_handshake=lambda transport: None):
@@ -42,7 +42,7 @@ class Secured(HalfCloseable):
 
 class ScriptedTLS:
     """
-    What OpenSSL's connection is for a transport, with answers from a script.
+    A fake of OpenSSL's connection, with answers from a script.
 
     @ivar script: for each method, what it does at its next calls: an error is raised, and
         all else returned.  After that, all goes well, and there is nothing to read.
@@ -80,7 +80,7 @@ class ScriptedTLS:
 
 def finished(operation):
     """
-    Whether a client's operation is done, where it may have to wait for us.
+    Whether a client's operation is done; if not, it waits for our side.
     """
     try:
         operation()
@@ -96,7 +96,7 @@ class SecureTestCase(PairTestCase):
 
     def factory(self):
         """
-        What a server starts TLS with.
+        The server's argument of C{startTLS}.
         """
         return CertificateInfo(SERVER)
 
@@ -110,7 +110,7 @@ class SecureTestCase(PairTestCase):
         tcp=False,
     ):
         """
-        Start TLS on both ends; what comes next is up to the test.
+        Start TLS on both ends.
 
         @param client: the client's context.
         @return: the transport, the client, and the client's socket.
@@ -121,7 +121,7 @@ class SecureTestCase(PairTestCase):
 
     def shake(self, client):
         """
-        Turn until the handshake is done, on both ends.
+        Turn the reactor until both ends have completed the handshake.
         """
         self.reactor.until(lambda: finished(client.tls.do_handshake))
         for _ in range(5):
@@ -137,9 +137,9 @@ class SecureTestCase(PairTestCase):
 
     def scripted(self, protocol, handshaken=True, **script):
         """
-        Start TLS with a stand-in for OpenSSL, by default past the handshake.
+        Start TLS with a fake of OpenSSL, by default after the handshake.
 
-        @return: the transport, the stand-in and the peer's socket.
+        @return: the transport, the fake and the peer's socket.
         """
         transport, peer = self.connect(protocol)
         transport.startTLS(self.factory())
@@ -154,7 +154,7 @@ class SecureTestCase(PairTestCase):
 
     def deliver(self, client, data, record=RECORD_BYTES):
         """
-        Let a client send data, in records of a chosen size, all in one go.
+        Let a client send data at once, in records of a chosen size.
         """
         for start in range(0, len(data), record):
             self.assertEqual(
@@ -163,7 +163,7 @@ class SecureTestCase(PairTestCase):
 
     def receive(self, client, size):
         """
-        Turn until a client has so many bytes.
+        Turn the reactor until a client has received this many bytes.
         """
         got = bytearray()
 
@@ -177,7 +177,7 @@ class SecureTestCase(PairTestCase):
 
     def received_now(self, client):
         """
-        What a client has already, without a turn of ours.
+        What a client can receive without a turn of the reactor.
         """
         got = b""
         while piece := client.receive():
@@ -186,9 +186,9 @@ class SecureTestCase(PairTestCase):
 
     def fill(self, transport):
         """
-        Fill what the kernel takes with rubbish, behind OpenSSL's back.
+        Fill the kernel's send buffer with bytes that OpenSSL does not know of.
 
-        @return: how much that was.
+        @return: how many.
         """
         size = 0
         for piece in (4096, 1):
@@ -199,9 +199,9 @@ class SecureTestCase(PairTestCase):
 
     def blocked(self, protocol):
         """
-        A connection on which the kernel takes nothing.
+        A connection with a full send buffer.
 
-        @return: the transport, the client, and what takes all that the kernel holds.
+        @return: the transport, the client, and a function that reads all that the kernel holds.
         """
         transport, client, peer = self.secured(protocol)
         drained(peer)

@@ -1,9 +1,9 @@
 """
-The bytes of TLS in the client's hands: OpenSSL here never touches the socket, so each
-flight and each record can be spoiled before it is sent.
+A TLS client on memory BIOs: OpenSSL never touches the socket, so a test can change each flight
+and each record before it is sent.
 
-Invariant: all chance comes from the generator that is passed in, so a seed
-and a number are a case.
+Invariant: all random choices come from the generator that is passed in, so a case can be
+repeated from its seed and number.
 """
 
 import random
@@ -15,10 +15,10 @@ from OpenSSL import SSL
 
 class WireClient:
     """
-    A TLS client that hands out what it would send.
+    A TLS client that returns the bytes to send.
 
     @ivar socket: connected, and blocking.
-    @ivar end: what L{decrypt} stopped at: a close_notify, an alert, or the need for more.
+    @ivar end: why L{decrypt} stopped: a close_notify, an alert, or more bytes are needed.
     """
 
     end: SSL.Error | None = None
@@ -30,9 +30,9 @@ class WireClient:
 
     def flight(self) -> bytes:
         """
-        Go on with the handshake.
+        Continue the handshake.
 
-        @return: what is to be sent for it; empty while it is the server's turn.
+        @return: the bytes to send; empty while the server has to send.
         """
         with suppress(SSL.WantReadError):
             self.tls.do_handshake()
@@ -48,7 +48,7 @@ class WireClient:
 
     def last_flight(self) -> bytes:
         """
-        Do the handshake but for our last flight.
+        Do the handshake up to our last flight.
 
         @return: that flight.
         """
@@ -59,7 +59,7 @@ class WireClient:
 
     def record(self, piece: bytes) -> bytes:
         """
-        The record for a piece of data, or as many as it takes; the handshake must be over.
+        Encrypt data into one record, or more if it is too long; after the handshake only.
         """
         self.tls.sendall(piece)
         return self._outgoing()
@@ -74,7 +74,7 @@ class WireClient:
 
     def handshake(self) -> "WireClient":
         """
-        Do the whole of it, with TLS 1.2 up to the server's last flight.
+        Complete the handshake; with TLS 1.2, up to the server's last flight.
         """
         self.socket.sendall(self.last_flight())
         while self.tls.get_state_string() != b"SSL negotiation finished successfully":
@@ -84,7 +84,7 @@ class WireClient:
 
     def decrypt(self, data: bytes) -> bytes:
         """
-        What the server said in these bytes of its stream, up to an alert.
+        Decrypt bytes from the server, up to an alert.
         """
         out = b""
         try:
@@ -99,12 +99,12 @@ class WireClient:
 
 def spoil(rng: random.Random, data: bytes) -> bytes:
     """
-    The same bytes, but for one change or a few.
+    Change the bytes in one place or a few.
     """
     spoiled = bytearray(data)
     while spoiled == data:
         for _ in range(rng.choice((1, 1, 1, 2, 5))):
-            # One more than there are bytes, so that something comes after the last, too.
+            # One more than there are bytes: a change may also follow the last.
             place = rng.randrange(len(spoiled) + 1)
             size = min(rng.choice((1, 1, 2, 3, 16, 100)), len(spoiled) - place)
             match rng.randrange(6):

@@ -1,8 +1,8 @@
 """
-What can be wrong with a network, in the words of toxiproxy.
+Faults of a network, named as in Toxiproxy.
 
-Invariant: a toxic may hold bytes up, cut them into pieces or break the
-connection; it changes none, and drops none but at the end.
+Invariant: a toxic may delay bytes, split them, or break the connection.  It changes no byte, and
+drops bytes only at the end.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 Chunk = tuple[float, bytes]
-"""When some bytes came, by the loop's clock, and the bytes."""
+"""The arrival time of some bytes, on the loop's clock, and the bytes."""
 
 UP, DOWN = "upstream", "downstream"
 
@@ -31,10 +31,10 @@ class Broken(Exception):
 @dataclass(frozen=True)
 class Toxic:
     """
-    One thing that is wrong with the network.
+    One fault of the network.
 
     @ivar stream: C{UP} or C{DOWN}.
-    @ivar toxicity: the share of all connections that it befalls.
+    @ivar toxicity: the share of connections that have it.
     """
 
     name: ClassVar[str]
@@ -44,7 +44,7 @@ class Toxic:
 
     def through(self, chunks: AsyncIterator[Chunk], rng: random.Random) -> AsyncIterator[Chunk]:
         """
-        What becomes of the bytes of one direction.
+        Apply it to the bytes of one direction.
         """
         raise NotImplementedError
 
@@ -52,7 +52,7 @@ class Toxic:
 @dataclass(frozen=True)
 class Latency(Toxic):
     """
-    Everything takes longer.
+    Delay everything.
     """
 
     name = "latency"
@@ -71,7 +71,7 @@ class Latency(Toxic):
 @dataclass(frozen=True)
 class Bandwidth(Toxic):
     """
-    No more than so many bytes a second.
+    Limit the bytes per second.
     """
 
     name = "bandwidth"

@@ -1,9 +1,8 @@
 """
-A daemon of several workers for the integration tests: who they are, what each of them has,
-and how one is done away with.
+A daemon with several workers for the integration tests: its worker processes and their sockets.
 
-Invariant: only workers that the daemon has named in its log, and whose parent it
-is, are ever signalled.
+Invariant: a signal is sent only to a worker that the daemon has named in its log and is the
+parent of.
 """
 
 import os
@@ -29,7 +28,7 @@ from tests.support.daemons import (
 _UP = re.compile(r"worker (\d+) is up, process (\d+)")
 
 
-class Crew(Daemon):
+class WorkersDaemon(Daemon):
     """
     A daemon with workers.
     """
@@ -64,7 +63,7 @@ class Crew(Daemon):
 
     def living(self) -> list[int]:
         """
-        Its processes that there are, according to the system.
+        Its worker processes that have not ended.
         """
         return [pid for pid in {pid for _, pid in self.ups()} if lives(pid)]
 
@@ -81,7 +80,7 @@ class Crew(Daemon):
 
     def wait_for_another(self, name: str, old: int) -> int:
         """
-        Wait until another process stands in for a worker.
+        Wait until another process has replaced a worker.
         """
         wait_until(lambda: self.pids()[name] != old, f"another worker {name}")
         return self.pids()[name]
@@ -113,13 +112,12 @@ def count_sockets(pid: int) -> int:
     return found
 
 
-class Visitors(threading.Thread):
+class ClientLoop(threading.Thread):
     """
-    Clients who come one after the other, until they are told to stop: connect, echo 64 bytes,
-    close.
+    Clients one after the other, until L{stop}: connect, echo 64 bytes, close.
 
-    @ivar ends: how often what happened: C{"ok"}, or the name of the error.
-    @ivar slowest: the longest that a visit took, in seconds.
+    @ivar ends: how often each result came: C{"ok"}, or the name of the error.
+    @ivar slowest: the longest time from connect to close, in seconds.
     """
 
     def __init__(self, address: str):
@@ -149,7 +147,7 @@ class Visitors(threading.Thread):
 
 def many(address: str, number: int) -> list[socket.socket]:
     """
-    Clients who come all at once, and are not waited for one by one.
+    Connect clients without waiting for each.
     """
     host, _, port = address.rpartition(":")
     clients = []

@@ -1,5 +1,5 @@
 """
-C{python -m tests.support.worst KIND ADDRESS NUMBER}: the worst that a client can do to the others,
+C{python -m tests.support.worst KIND ADDRESS NUMBER}: a client that costs the others the most,
 by so many of its connections at once, until standard input ends.
 
 It says C{ready} when all are connected and under way.
@@ -25,8 +25,8 @@ from tests.support.admin import ADMIN
 from tests.support.certificates import make_certificate
 from tests.support.daemons import LOOPBACK, Daemon, connect
 from tests.support.proxyheaders import v1, v2, vector
-from tests.support.sealing import CLIENT_HELLO, HANDSHAKE, OldSealer, Sealer, keep_secrets
 from tests.support.tlsclient import context
+from tests.support.tlsrecords import CLIENT_HELLO, HANDSHAKE, OldSealer, Sealer, keep_secrets
 from tests.support.tlswire import WireClient
 
 ROOT = Path(tests.__file__).parent.parent
@@ -232,7 +232,7 @@ class Attacker:
 
 def flood(kind: Kind, address: str, number: int) -> None:
     """
-    Go on until standard input ends.
+    Attack until standard input ends.
     """
     poller = select.epoll()
     found = (Attacker(kind, address, poller) for _ in range(number))
@@ -276,7 +276,7 @@ def daemon(*options: str) -> Daemon:
 
 def daemon_for(kind: Kind) -> Daemon:
     """
-    One that this kind can do its worst to.
+    A daemon with the listener that this kind needs.
     """
     if kind.option != "--tls-listen":
         return daemon()
@@ -288,7 +288,7 @@ def daemon_for(kind: Kind) -> Daemon:
 @contextmanager
 def under_way(name: str, address: str, number: int) -> Iterator[None]:
     """
-    Have this done by another process, meanwhile.
+    Run the attack in another process meanwhile.
     """
     command = (sys.executable, "-m", "tests.support.worst", name, address, str(number))
     pipe = subprocess.PIPE

@@ -1,9 +1,7 @@
 """
-Echo servers that are wrong, each in its own way, on real sockets; and C{echod-check} as
-a process that is asked about them.
+Echo servers with one fault each, on real sockets; and C{echod-check} as a process.
 
-Invariant: a server does one thing wrong and all else right, and never waits
-for longer than its client lives.
+Invariant: a server has one fault and is correct otherwise, and ends when its client does.
 """
 
 import json
@@ -70,7 +68,7 @@ class WrongServer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # It wakes up the thread that accepts, which closing alone does not.
+        # shutdown(2) wakes the thread that accepts; close(2) alone does not.
         self._listening.shutdown(socket.SHUT_RDWR)
         self._accepting.join(PATIENCE_SECONDS)
         self._listening.close()
@@ -93,7 +91,7 @@ class WrongServer:
 
 def receive(client: Any) -> bytes:
     """
-    All that C{echod-check} sends.
+    Receive all that C{echod-check} sends.
     """
     came = b""
     while len(came) < SIZE and (piece := client.recv(SIZE)):
@@ -103,7 +101,7 @@ def receive(client: Any) -> bytes:
 
 def until_end(client: Any) -> None:
     """
-    Wait until the client is done sending, and be done as well.
+    Wait until the client has closed its sending side, and close.
     """
     while client.recv(4096):
         pass
@@ -113,7 +111,7 @@ def until_end(client: Any) -> None:
 
 def changed(change: Callable[[bytes], bytes]) -> Serve:
     """
-    A server that sends something else, and is polite about it.
+    It sends other bytes, and closes cleanly.
     """
 
     def serve(client: Any) -> None:
@@ -125,14 +123,14 @@ def changed(change: Callable[[bytes], bytes]) -> Serve:
 
 def flipped(at: int) -> Serve:
     """
-    One bit is another.
+    It changes one bit.
     """
     return changed(lambda came: came[:at] + bytes((came[at] ^ 1,)) + came[at + 1 :])
 
 
 def stalls(after: int) -> Serve:
     """
-    It stops in the middle, and stays.
+    It stops in the middle, and keeps the connection open.
     """
 
     def serve(client: Any) -> None:
@@ -146,7 +144,7 @@ def stalls(after: int) -> Serve:
 
 def resets(after: int | None) -> Serve:
     """
-    It breaks off: at once, or after so many bytes.
+    It resets the connection: at once, or after this many bytes.
     """
 
     def serve(client: Any) -> None:
@@ -159,7 +157,7 @@ def resets(after: int | None) -> Serve:
 
 def closes(after: int) -> Serve:
     """
-    It ends its direction early.
+    It closes its sending side early.
     """
 
     def serve(client: Any) -> None:
@@ -173,7 +171,7 @@ def closes(after: int) -> Serve:
 
 def truncates(client: Any) -> None:
     """
-    It holds back some bytes, and drops them at the end.
+    It delays some bytes, and drops them at the end.
     """
     client.sendall(receive(client)[:-10])
     until_end(client)
@@ -188,7 +186,7 @@ def cuts(client: Any) -> None:
 
 def banner(client: Any) -> None:
     """
-    It speaks before it is asked.
+    It sends before the client does.
     """
     client.sendall(b"hello ")
     changed(bytes)(client)
@@ -196,7 +194,7 @@ def banner(client: Any) -> None:
 
 def echoes(client: Any) -> None:
     """
-    It is right, as far as it goes.
+    It echoes correctly.
     """
     while piece := client.recv(4096):
         client.sendall(piece)
@@ -225,7 +223,7 @@ def alert(number: int) -> Serve:
 
 def silent(client: Any) -> None:
     """
-    It says nothing at all.
+    It sends nothing.
     """
     while client.recv(4096):
         pass
@@ -287,8 +285,8 @@ PLAIN: dict[str, tuple[Serve, str, str]] = {
     "speaks before it is asked": (banner, "surplus", "6 bytes at offset [012] never sent"),
 }
 """
-What each does, how that is to be named, and a pattern for the detail.  What is sent is
-random: where a byte happens to be as its neighbour is, a change shows a byte or two later.
+Each server, the outcome that C{echod-check} must report, and a pattern for the detail.  The data
+is random: if neighboring bytes are equal, a change shows a byte or two later.
 """
 
 NO_TLS: dict[str, tuple[Serve, str, str]] = {

@@ -1,9 +1,8 @@
 """
-A Debian that runs: booted under systemd, with echod's units installed, and gone when its
-C{with} block ends.
+A Debian that is booted under systemd, with echod's units installed; it ends with its C{with}
+block.
 
-Invariant: nothing is waited for without a deadline, and what was started here
-ends here, whatever becomes of the test.
+Invariant: every wait has a deadline, and what was started here ends here, also if the test fails.
 """
 
 import json
@@ -21,7 +20,7 @@ from tests.support.daemons import wait_until
 from tests.system.tree import REPOSITORY, alone, container, installation, tree
 
 LIFE_SECONDS = 120
-"""After so long a machine is ended, even if this process is there no more."""
+"""After this time the machine is ended, even if this process has been killed."""
 
 COMMAND_SECONDS = 120.0
 
@@ -44,11 +43,11 @@ def children(pid: int) -> dict[int, str]:
     return found
 
 
-class Visit:
+class ClientRun:
     """
-    A visitor at work.
+    A run of C{client.py}.
 
-    @ivar found: what it tells of at the end.
+    @ivar found: what it has printed at the end.
     """
 
     found: Any = None
@@ -74,7 +73,7 @@ class Machine:
         return self
 
     def _boot(self) -> None:
-        binds = {installation(): "/opt/echod", REPOSITORY / "deploy": "/deploy", HERE: "/visitors"}
+        binds = {installation(): "/opt/echod", REPOSITORY / "deploy": "/deploy", HERE: "/clients"}
         root, _ = tree()
         self._stack.enter_context(alone())
         temporary = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="echod-io-"))
@@ -193,22 +192,22 @@ class Machine:
         status = self.run("cat", f"/proc/{self.show('MainPID')}/status")
         return dict(line.replace("\t", " ").split(": ", 1) for line in status.splitlines())
 
-    def visit(self, *arguments: str) -> Any:
+    def run_client(self, *arguments: str) -> Any:
         """
-        Run a visitor in there until it has done what it came for.
+        Run C{client.py} in the machine until it ends.
 
-        @return: what it tells of.
+        @return: what it has printed.
         """
-        return json.loads(self.run("python3", "/visitors/visitor.py", *arguments))
+        return json.loads(self.run("python3", "/clients/client.py", *arguments))
 
     @contextmanager
-    def visitors(self, *arguments: str) -> Iterator[Visit]:
+    def clients(self, *arguments: str) -> Iterator[ClientRun]:
         """
-        Have visitors in there for the length of a C{with} block.
+        Clients in the machine for the length of a C{with} block.
         """
-        visit = Visit()
+        told = ClientRun()
         process = subprocess.Popen(
-            self._inside("python3", "/visitors/visitor.py", *arguments),
+            self._inside("python3", "/clients/client.py", *arguments),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -216,10 +215,10 @@ class Machine:
         assert process.stdout is not None
         try:
             if process.stdout.readline() != "here\n":
-                raise AssertionError("the visitors did not get in")
-            yield visit
+                raise AssertionError("the clients did not connect")
+            yield told
             written, _ = process.communicate("", COMMAND_SECONDS)
-            visit.found = json.loads(written)
+            told.found = json.loads(written)
         finally:
             process.kill()
             process.communicate()

@@ -44,7 +44,7 @@ class SystemTests(TestCase):
 
     def certify(self, machine: Machine, mode: int = 0o600) -> int:
         """
-        Give the machine a certificate that it is to serve and its visitors trust.
+        Give the machine a certificate that it is to serve and its clients trust.
 
         @return: its serial number.
         """
@@ -63,9 +63,9 @@ class SystemTests(TestCase):
             machine.run("systemctl", "start", "echod")
             took = time.monotonic() - began
             # At once: a port that is not bound yet would refuse.
-            self.assertTrue(machine.visit("once", "--port=9000")["exact"])
+            self.assertTrue(machine.run_client("once", "--port=9000")["exact"])
             self.assertEqual("active\n", machine.run("systemctl", "is-active", "echod"))
-            with machine.visitors("stay", "--port=9000", "--count=3"):
+            with machine.clients("stay", "--port=9000", "--count=3"):
                 status = wait_until(
                     lambda: re.search(
                         r'Status: "(3 connections, \S+ \S+/s, 0 refused)"',
@@ -83,8 +83,8 @@ class SystemTests(TestCase):
         with boot("echod.service.d/tls.conf") as machine:
             serial = self.certify(machine)
             machine.run("systemctl", "start", "echod")
-            plain = machine.visit("once", "--port=9000", "--bytes=1000000")
-            secure = machine.visit("once", "--port=9443", "--bytes=1000000", "--ca=/io/ca.pem")
+            plain = machine.run_client("once", "--port=9000", "--bytes=1000000")
+            secure = machine.run_client("once", "--port=9443", "--bytes=1000000", "--ca=/io/ca.pem")
             self.assertEqual((True, None), (plain["exact"], plain["serial"]))
             self.assertEqual((True, serial), (secure["exact"], secure["serial"]))
             show("1000000 bytes each, plain and TLS: exact")
@@ -149,20 +149,20 @@ class SystemTests(TestCase):
         """
         with self.reloadable() as (machine, old):
             ca = "--ca=/io/ca.pem"
-            plain = machine.visitors("stay", "--port=9000", "--count=10", "--every=0.02")
-            secure = machine.visitors("stay", "--port=9443", "--count=10", "--every=0.02", ca)
-            with plain as guests, secure as secure_guests:
-                self.assertEqual(old, machine.visit("once", "--port=9443", ca)["serial"])
+            plain = machine.clients("stay", "--port=9000", "--count=10", "--every=0.02")
+            secure = machine.clients("stay", "--port=9443", "--count=10", "--every=0.02", ca)
+            with plain as staying, secure as secure_staying:
+                self.assertEqual(old, machine.run_client("once", "--port=9443", ca)["serial"])
                 new = self.certify(machine, 0o640)
                 machine.run("systemctl", "reload", "echod")
                 # ExecReload= is over when HUP is sent.
                 wait_until(lambda: machine.journal().count("] certificate for") > 1, "the reload")
-                self.assertEqual(new, machine.visit("once", "--port=9443", ca)["serial"])
-            found = guests.found + secure_guests.found
-            for guest in found:
-                self.assertEqual((None, True), (guest["end"], guest["right"]))
-                self.assertEqual(guest["sent"], guest["received"])
-            self.assertEqual({None, old}, {guest["serial"] for guest in found})
+                self.assertEqual(new, machine.run_client("once", "--port=9443", ca)["serial"])
+            found = staying.found + secure_staying.found
+            for client in found:
+                self.assertEqual((None, True), (client["end"], client["right"]))
+                self.assertEqual(client["sent"], client["received"])
+            self.assertEqual({None, old}, {client["serial"] for client in found})
             self.assertEqual("active", machine.show("ActiveState"))
             show(f"reload: the new certificate is served; of {len(found)} connections 0 were lost")
 
@@ -179,8 +179,8 @@ class SystemTests(TestCase):
             for _ in range(3):
                 new = self.certify(machine, 0o640)
                 machine.run("systemctl", "reload", "echod")
-                visit = machine.visit("once", "--port=9443", "--ca=/io/ca.pem")
-                self.assertEqual(new, visit["serial"])
+                told = machine.run_client("once", "--port=9443", "--ca=/io/ca.pem")
+                self.assertEqual(new, told["serial"])
             self.assertNotIn("Unknown key", machine.run("journalctl", "--no-pager"))
             show(f"systemd {version}: reload returned with the new certificate 3 times of 3")
 
@@ -192,7 +192,7 @@ class SystemTests(TestCase):
         with boot(watchdog=f"WatchdogSec={WATCHDOG_SECONDS}") as machine:
             machine.run("systemctl", "start", "echod")
             pid = machine.show("MainPID")
-            took = machine.visit("stall", "--port=9000", f"--pid={pid}")
+            took = machine.run_client("stall", "--port=9000", f"--pid={pid}")
             self.assertEqual(
                 ("1", "active"), (machine.show("NRestarts"), machine.show("ActiveState"))
             )
@@ -216,24 +216,28 @@ class SystemTests(TestCase):
             self.assertEqual("inactive", machine.show("ActiveState"))
             ca = "--ca=/io/ca.pem"
             # The first client starts it, of whichever socket.
-            self.assertEqual(old, machine.visit("once", "--port=9443", ca)["serial"])
+            self.assertEqual(old, machine.run_client("once", "--port=9443", ca)["serial"])
             first = machine.show("MainPID")
-            plain = machine.visitors("knock", "--port=9000", "--count=6")
-            secure = machine.visitors("knock", "--port=9443", "--count=2", ca)
-            stay = machine.visitors("stay", "--port=9000", "--count=5", "--every=0.02")
-            with plain as knocks, secure as secure_knocks, stay as guests:
+            plain = machine.clients("reconnect", "--port=9000", "--count=6")
+            secure = machine.clients("reconnect", "--port=9443", "--count=2", ca)
+            stay = machine.clients("stay", "--port=9000", "--count=5", "--every=0.02")
+            with plain as reconnecting, secure as secure_reconnecting, stay as staying:
                 time.sleep(0.5)
                 machine.run("systemctl", "restart", "echod")
                 time.sleep(0.5)
             new = machine.show("MainPID")
             self.assertNotEqual(first, new)
-            self.assertEqual(old, machine.visit("once", "--port=9443", ca)["serial"])
+            self.assertEqual(old, machine.run_client("once", "--port=9443", ca)["serial"])
             journal = machine.journal()
-            both = (knocks.found, secure_knocks.found)
+            both = (reconnecting.found, secure_reconnecting.found)
             for found in both:
                 self.assertEqual(0, found["refused"])
                 self.assertGreater(found["exact"], 0)
-            ended = [*guests.found, *knocks.found["others"], *secure_knocks.found["others"]]
+            ended = [
+                *staying.found,
+                *reconnecting.found["others"],
+                *secure_reconnecting.found["others"],
+            ]
             for client in ended:
                 self.assertTrue(client["right"], client)
                 record = rf"(?m)^.* of 127\.0\.0\.1:{client['port']} .*, (aborted|drain)\b"
@@ -253,11 +257,13 @@ class SystemTests(TestCase):
         parts = ("echod.socket", "echod.service.d/socket.conf", "echod.service.d/admin.conf")
         with boot(*parts, options='Environment="ECHOD_OPTIONS=--workers 2"') as machine:
             machine.run("systemctl", "start", "echod")
-            self.assertTrue(machine.visit("once", "--port=9000", "--bytes=1000")["exact"])
+            self.assertTrue(machine.run_client("once", "--port=9000", "--bytes=1000")["exact"])
             path = "/run/echod/admin.sock"
             self.assertEqual("660", machine.run("stat", "--format=%a", path).strip())
-            self.assertEqual("ready", machine.visit("ask", f"--socket={path}", "--path=/readyz"))
-            metrics = machine.visit("ask", f"--socket={path}", "--path=/metrics")
+            self.assertEqual(
+                "ready", machine.run_client("ask", f"--socket={path}", "--path=/readyz")
+            )
+            metrics = machine.run_client("ask", f"--socket={path}", "--path=/metrics")
             found = re.findall(
                 r'(?m)^echod_echoed_bytes_total\{listener="echo",worker="[01]"\} (\S+)$', metrics
             )
@@ -274,7 +280,7 @@ class SystemTests(TestCase):
         options = 'Environment="ECHOD_OPTIONS=--workers 2 --drain-timeout 1s"'
         with boot(*parts, options=options) as machine:
             machine.run("systemctl", "start", "echod.socket")
-            self.assertTrue(machine.visit("once", "--port=9000")["exact"])
+            self.assertTrue(machine.run_client("once", "--port=9000")["exact"])
 
             def workers() -> set[str]:
                 parent = machine.show("MainPID")
@@ -285,14 +291,14 @@ class SystemTests(TestCase):
             for pid in before:
                 self.assertIn("NoNewPrivs:\t1", machine.run("cat", f"/proc/{pid}/status"))
             victim = min(before)
-            with machine.visitors("knock", "--port=9000", "--count=6") as knocks:
+            with machine.clients("reconnect", "--port=9000", "--count=6") as reconnecting:
                 machine.run("sh", "-c", f"kill -KILL {victim}")
                 wait_until(lambda: len(workers() - {victim}) == 2, "another in its place")
                 wait_until(lambda: machine.journal().count(" is up, process ") == 3, "it to serve")
                 machine.run("systemctl", "restart", "echod")
                 self.assertEqual(set(), workers() & before)
-                self.assertTrue(machine.visit("once", "--port=9000")["exact"])
-            found = knocks.found
+                self.assertTrue(machine.run_client("once", "--port=9000")["exact"])
+            found = reconnecting.found
             self.assertEqual(0, found["refused"])
             self.assertGreater(found["exact"], 0)
             self.assertIn("was ended by SIGKILL; it is started again", machine.journal())
@@ -308,7 +314,7 @@ class SystemTests(TestCase):
         parts = ("echod.socket", "echod.service.d/socket.conf")
         with boot(*parts) as machine:
             machine.run("systemctl", "start", "echod.socket")
-            self.assertTrue(machine.visit("once", "--port=9000")["exact"])
+            self.assertTrue(machine.run_client("once", "--port=9000")["exact"])
             pid = machine.show("MainPID")
             networks = [machine.run("readlink", f"/proc/{each}/ns/net") for each in (pid, "1")]
             self.assertNotEqual(*networks)
@@ -328,11 +334,11 @@ class SystemTests(TestCase):
             old = self.certify(machine)
             machine.run("systemctl", "start", "echod")
             ca = "--ca=/io/ca.pem"
-            self.assertEqual(old, machine.visit("once", "--port=9443", ca)["serial"])
+            self.assertEqual(old, machine.run_client("once", "--port=9443", ca)["serial"])
             new = self.certify(machine)
             machine.run("systemctl", "restart", "echod")
-            self.assertEqual(new, machine.visit("once", "--port=9443", ca)["serial"])
-            self.assertTrue(machine.visit("once", "--port=9000")["exact"])
+            self.assertEqual(new, machine.run_client("once", "--port=9443", ca)["serial"])
+            self.assertTrue(machine.run_client("once", "--port=9000")["exact"])
 
     def test_drain(self) -> None:
         """
@@ -342,9 +348,9 @@ class SystemTests(TestCase):
         options = f'Environment="ECHOD_OPTIONS=--drain-timeout {DRAIN_SECONDS}s"\nTimeoutStopSec=2'
         with boot(options=options) as machine:
             machine.run("systemctl", "start", "echod")
-            quiet = machine.visitors("stay", "--port=9000", "--count=4")
-            busy = machine.visitors("stay", "--port=9000", "--count=2", "--every=0.05")
-            with quiet as quiet_guests, busy as busy_guests:
+            quiet = machine.clients("stay", "--port=9000", "--count=4")
+            busy = machine.clients("stay", "--port=9000", "--count=2", "--every=0.05")
+            with quiet as quiet_staying, busy as busy_staying:
                 began = time.monotonic()
                 machine.run("systemctl", "stop", "--no-block", "echod")
                 wait_until(lambda: "draining, " in machine.show("StatusText"), "the drain")
@@ -355,10 +361,10 @@ class SystemTests(TestCase):
                 ("inactive", "success"), (machine.show("ActiveState"), machine.show("Result"))
             )
             self.assertGreaterEqual(took, DRAIN_SECONDS)
-            for guest in quiet_guests.found:
-                self.assertEqual(("EOFError", True), (guest["end"], guest["right"]))
-                self.assertEqual(guest["sent"], guest["received"])
-            self.assertEqual({True}, {guest["right"] for guest in busy_guests.found})
+            for client in quiet_staying.found:
+                self.assertEqual(("EOFError", True), (client["end"], client["right"]))
+                self.assertEqual(client["sent"], client["received"])
+            self.assertEqual({True}, {client["right"] for client in busy_staying.found})
             journal = machine.journal()
             self.assertIn("drained: 4 connections finished, 2 aborted", journal)
             self.assertNotIn("timed out", journal)
@@ -371,7 +377,7 @@ class SystemTests(TestCase):
         """
         with boot("echod.service.d/port-7.conf") as machine:
             machine.run("systemctl", "start", "echod")
-            self.assertTrue(machine.visit("once", "--port=7")["exact"])
+            self.assertTrue(machine.run_client("once", "--port=7")["exact"])
             status = machine.process()
             self.assertNotEqual("0", status["Uid"].split()[0])
             self.assertEqual(1 << 10, int(status["CapEff"], 16), "CAP_NET_BIND_SERVICE alone")
@@ -383,7 +389,7 @@ class SystemTests(TestCase):
             )
             machine.install("echod.socket", "echod.service.d/socket.conf")
             machine.run("systemctl", "start", "echod.socket")
-            self.assertTrue(machine.visit("once", "--port=7")["exact"])
+            self.assertTrue(machine.run_client("once", "--port=7")["exact"])
             self.assertEqual(0, int(machine.process()["CapEff"], 16))
             show("port 7: with CAP_NET_BIND_SERVICE alone, and from echod.socket with nothing")
 

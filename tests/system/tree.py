@@ -1,9 +1,9 @@
 """
-A Debian with systemd to boot, and echod installed as its unit says: made once, kept in a
+A Debian with systemd, and echod installed by the commands of its unit.  It is made once, kept in a
 cache, and never written to again.
 
-Invariant: the cache is named after what it was made of, so that what is found
-there is what would be made now.
+Invariant: the name of the cache is derived from what it was made of, so a cached tree equals a new
+one.
 """
 
 import atexit
@@ -36,7 +36,7 @@ PROGRAMS = ("debootstrap", "systemd-nspawn", "nsenter", "unshare")
 
 def missing() -> str | None:
     """
-    Why there can be no such system here; C{None} when there can.
+    Why the system tests are skipped; C{None} if they are not.
     """
     if not ASKED:
         return "boots a Debian of its own: set ECHOD_TEST_SYSTEM=1, as root, to run it"
@@ -63,8 +63,8 @@ def cache() -> Path:
 @contextmanager
 def alone(seconds: float = MAX_SECONDS) -> Iterator[None]:
     """
-    Wait until nobody else makes or boots a tree, and let nobody as long as the C{with}
-    block takes: systemd-nspawn refuses to share one.
+    Lock the tree against other processes that make or boot it, for the length of the C{with}
+    block: systemd-nspawn refuses to share one.
     """
     deadline = time.monotonic() + seconds
     with (cache() / "lock").open("w") as lock:
@@ -81,7 +81,7 @@ def alone(seconds: float = MAX_SECONDS) -> Iterator[None]:
 
 def run(*command: str, seconds: float = MAX_SECONDS) -> str:
     """
-    Run a command, with its output for whoever reads why it failed.
+    Run a command; its output is in the error if it fails.
     """
     # A deprecated call of Debian's own programs is no error.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
@@ -104,7 +104,7 @@ def tree() -> tuple[Path, str]:
     """
     The folder with the Debian.
 
-    @return: the folder, and how it was come by, in words.
+    @return: the folder, and how it was made, in words.
     """
     made_of = " ".join((SUITE, *RECIPE, os.uname().machine))
     name = f"{SUITE}-{hashlib.sha256(made_of.encode()).hexdigest()[:12]}"
@@ -126,8 +126,8 @@ def tree() -> tuple[Path, str]:
 
 def container(folder: Path, *arguments: str) -> list[str]:
     """
-    The command that runs something in the Debian.  Whatever that writes is gone when it
-    ends.
+    The command that runs a program in the Debian.  What the program writes is dropped at its
+    end.
     """
     return [
         *("systemd-nspawn", "--quiet", f"--directory={folder}", f"--machine=echod-{os.getpid()}"),

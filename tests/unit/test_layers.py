@@ -13,6 +13,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 import echod
+from tests.support.python import run
 
 ROOT = Path(echod.__file__).resolve().parent
 
@@ -24,21 +25,6 @@ def modules():
     for path in sorted(ROOT.rglob("*.py")):
         parts = ("echod", *path.relative_to(ROOT).with_suffix("").parts)
         yield ".".join(part for part in parts if part != "__init__")
-
-
-def run(code):
-    """
-    Run Python code in another process.
-
-    @return: the words that it writes to standard output.
-    """
-    environment = dict(os.environ, PYTHONPATH=str(ROOT.parent))
-    finished = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
-    )
-    if finished.returncode:
-        raise AssertionError(finished.stderr)
-    return finished.stdout.split()
 
 
 class ReactorTests(SynchronousTestCase):

@@ -5,7 +5,7 @@ Tests for tables.
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.admin.html import number, size, table, tag
-from tests.unit.admin.test_html_tags import HOSTILE, Seen
+from tests.support.markup import HOSTILE, Seen
 
 
 class TableTests(SynchronousTestCase):

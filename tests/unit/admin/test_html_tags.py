@@ -2,31 +2,10 @@
 Tests for elements.
 """
 
-from html.parser import HTMLParser
-
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.admin.html import Markup, join, tag
-
-HOSTILE = "<script>alert(\"1\")</script>&amp;' onload='x' \u202e\x00"
-
-
-class Seen(HTMLParser):
-    """
-    What a parser of HTML finds: tags with their attributes, and text.
-    """
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.text = [], ""
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.text += data
+from tests.support.markup import HOSTILE, Seen
 
 
 class MarkupTests(SynchronousTestCase):

@@ -17,8 +17,8 @@ from echod.stats.snapshot import (
     Sample,
     Snapshot,
 )
+from tests.support.markup import HOSTILE, Seen
 from tests.support.snapshots import make_snapshot
-from tests.unit.admin.test_html_tags import HOSTILE, Seen
 
 EVERYWHERE = Snapshot.from_json(
     make_snapshot(

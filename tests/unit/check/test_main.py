@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from echod import check
 from echod.check.results import Outcome
-from tests.unit.test_layers import run
+from tests.support.python import run
 
 
 class MainTests(SynchronousTestCase):

@@ -12,8 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from echod.check.results import CheckFailed, Outcome
 from echod.check.tls import ClientTLS, certificate_names, reason_text
+from tests.support.checktls import GOOD, ClientTLSTestCase
 from tests.support.memory import pair
-from tests.unit.check.test_tls import GOOD, ClientTLSTestCase
 
 
 class SecureStreamTests(ClientTLSTestCase):

@@ -25,7 +25,9 @@ from echod.net.tls import MAX_RECORDS
 from echod.net.unix import EagerUNIXTransport
 from echod.tls._openssl import RECORD_BYTES
 from tests.support.pairs import BIG, Puller, Pusher, Recorder, drained
-from tests.support.sealing import (
+from tests.support.tlsclient import VERSIONS, TLSClient, context as client_context
+from tests.support.tlspairs import CLIENT, Secured, SecureTestCase, finished
+from tests.support.tlsrecords import (
     ALERT,
     CLIENT_HELLO,
     DATA,
@@ -34,8 +36,6 @@ from tests.support.sealing import (
     Sealer,
     keep_secrets,
 )
-from tests.support.tlsclient import VERSIONS, TLSClient, context as client_context
-from tests.support.tlspairs import CLIENT, Secured, SecureTestCase, finished
 
 
 class InterfaceTests(SecureTestCase):

@@ -1,5 +1,5 @@
 """
-ClientHellos made by hand, of any length and in any records.
+ClientHello messages of any length, in any records.
 """
 
 import struct
@@ -7,7 +7,7 @@ import struct
 
 def vector(size: int, content: bytes) -> bytes:
     """
-    A vector with a length of so many bytes before it (RFC 8446 3.4).
+    A vector after its length in C{size} bytes (RFC 8446 3.4).
     """
     return len(content).to_bytes(size, "big") + content
 
@@ -25,10 +25,9 @@ SIGNATURES = extension(13, vector(2, b"\4\3"))
 
 def hello(size: int = 0, *extensions: bytes) -> bytes:
     """
-    The message of a ClientHello of TLS 1.2.
+    A ClientHello message of TLS 1.2.
 
-    @param size: how long it is to be, which an extension of no meaning makes it; 0 for as
-        short as it can be.
+    @param size: its length in bytes, by an unknown extension; 0 for the shortest.
     """
     body = b"\3\3" + bytes(32) + b"\0" + vector(2, b"\xc0\x2b") + b"\1\0"
     more = b"".join((GROUPS, SIGNATURES, *extensions))
@@ -39,7 +38,7 @@ def hello(size: int = 0, *extensions: bytes) -> bytes:
 
 def records(message: bytes, most: int = 16384) -> bytes:
     """
-    A handshake message in records of so many bytes at most.
+    A handshake message in records of at most C{most} bytes.
     """
     pieces = [message[place : place + most] for place in range(0, len(message), most)]
     return b"".join(b"\x16\3\3" + vector(2, piece) for piece in pieces)

@@ -1,9 +1,9 @@
 """
 Starts a command with listening sockets, as systemd does for a socket unit:
-C{python handover.py NAME=DESCRIPTOR... -- COMMAND...}.
+C{python socketactivate.py NAME=DESCRIPTOR... -- COMMAND...}.
 
-Invariant: the command is the process that was started, and has these
-sockets and its standard streams only.
+Invariant: the command replaces this process, and has only these sockets and its standard
+streams.
 """
 
 import os
@@ -12,7 +12,7 @@ import sys
 
 def main(arguments: list[str]) -> None:
     """
-    Put the descriptors where they are looked for (sd_listen_fds(3)), say so, and become
+    Move the descriptors to where sd_listen_fds(3) looks for them, set the environment, and run
     the command.
     """
     split = arguments.index("--")

@@ -1,9 +1,7 @@
 """
-Many clients in one thread, each of which sends a stream that it knows by heart and
-checks, byte by byte, what comes back.
+Clients that send a fixed stream and compare every byte that comes back; many in one thread.
 
-Invariant: a client only notes what happens to it.  What ought to have
-happened is for the test to say.
+Invariant: a client notes what happens to it.  The test says what must happen.
 """
 
 import random
@@ -15,8 +13,8 @@ from enum import Enum
 
 PERIOD = 1_048_573
 """
-The stream repeats after so many bytes.  The number is prime, so no lost run of whole
-pieces, pages or buffers falls in step with it and goes unseen.
+The stream repeats after this many bytes.  The number is prime, so the loss of whole pieces,
+pages or buffers cannot go unseen.
 """
 
 PIECE = 64 * 1024
@@ -26,7 +24,7 @@ _BLOCK = memoryview(random.Random(862).randbytes(PERIOD) * 2)
 
 def stream(start: int, size: int) -> memoryview:
     """
-    A part of the endless stream that the talkers send.
+    A part of the endless stream that each client sends.
 
     @param size: at most C{PERIOD}.
     """
@@ -36,23 +34,23 @@ def stream(start: int, size: int) -> memoryview:
 
 class End(Enum):
     """
-    How a talker's connection ended, as the talker saw it.
+    How a connection ended, as its client saw it.
     """
 
     EOF = "end of file"
     RESET = "reset"
 
 
-class Talker:
+class StreamClient:
     """
     One client.
 
-    @ivar piece: how much it sends at a time, at most.
-    @ivar sent: bytes the kernel took.
+    @ivar piece: most bytes of one C{send(2)}.
+    @ivar sent: bytes that the kernel has taken.
     @ivar received: bytes that came back.
-    @ivar exact: whether all of them were the ones that were due.
-    @ivar end: how it ended; C{None} while it goes on.
-    @ivar progress: the monotonic time at which the kernel last took a byte from it.
+    @ivar exact: whether all of these are the bytes that were sent.
+    @ivar end: how the connection ended; C{None} while it is open.
+    @ivar progress: the monotonic time of the last C{send(2)} that took a byte.
     @ivar ended: the monotonic time of the end.
     """
 
@@ -60,10 +58,10 @@ class Talker:
         self, client: socket.socket, start: int = 0, limit: int | None = None, reads: bool = True
     ):
         """
-        @param start: where in the stream it begins; give each talker a place of its own,
-            and an echo that goes to the wrong client is seen.
-        @param limit: after so many bytes it closes its sending side; C{None} for never.
-        @param reads: whether it reads at all.
+        @param start: where in the stream it begins; with another place for each client, an
+            echo that goes to the wrong client is seen.
+        @param limit: after this many bytes it closes its sending side; C{None} for never.
+        @param reads: whether it reads.
         """
         client.setblocking(False)
         self.socket = client
@@ -79,13 +77,13 @@ class Talker:
 
     def events(self) -> int:
         """
-        What it waits for.
+        The events that it waits for.
         """
         return self.reads * selectors.EVENT_READ | self.sending * selectors.EVENT_WRITE
 
     def on(self, events: int) -> None:
         """
-        Do what can be done without waiting.
+        Read and write what is possible without waiting.
         """
         try:
             if events & selectors.EVENT_READ:
@@ -115,7 +113,7 @@ class Talker:
 
     def close_sending(self) -> None:
         """
-        Send no more, and say so: behind what the kernel has taken comes the end of file.
+        Close the sending side: the end of file follows what the kernel has taken.
         """
         self.limit = self.sent
         self.sending = False
@@ -128,67 +126,68 @@ class Talker:
     @property
     def whole(self) -> bool:
         """
-        Whether it sent all that it was to send, and all of that came back, and then the
-        end of file.
+        Whether it sent C{limit} bytes, all of them came back, and then the end of file.
         """
         return self.exact and self.end is End.EOF and self.received == self.sent == self.limit
 
 
-class Crowd:
+class StreamClients:
     """
-    Many talkers, served in turn by whoever calls L{run}.
+    Many clients, which work while L{run} runs.
     """
 
-    def __init__(self, talkers: Iterable[Talker]):
-        self.talkers = list(talkers)
+    def __init__(self, stream_clients: Iterable[StreamClient]):
+        self.stream_clients = list(stream_clients)
         self._selector = selectors.DefaultSelector()
-        self._registered: dict[Talker, int] = {}
+        self._registered: dict[StreamClient, int] = {}
 
-    def __enter__(self) -> "Crowd":
+    def __enter__(self) -> "StreamClients":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._selector.close()
-        for talker in self.talkers:
-            talker.socket.close()
+        for stream_client in self.stream_clients:
+            stream_client.socket.close()
 
-    def _update(self, talker: Talker) -> None:
-        events = 0 if talker.end else talker.events()
-        before = self._registered.get(talker, 0)
+    def _update(self, stream_client: StreamClient) -> None:
+        events = 0 if stream_client.end else stream_client.events()
+        before = self._registered.get(stream_client, 0)
         if events == before:
             return
         if not before:
-            self._selector.register(talker.socket, events, talker)
+            self._selector.register(stream_client.socket, events, stream_client)
         elif not events:
-            self._selector.unregister(talker.socket)
+            self._selector.unregister(stream_client.socket)
         else:
-            self._selector.modify(talker.socket, events, talker)
-        self._registered[talker] = events
+            self._selector.modify(stream_client.socket, events, stream_client)
+        self._registered[stream_client] = events
 
     def run(self, until: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
         """
-        Let them talk.
+        Let the clients send and receive.
 
-        @param until: asked after each turn, says whether that is enough.
-        @raise AssertionError: naming C{what} was waited for, when the time is over.
+        @param until: called after each turn; whether to return.
+        @param what: what is waited for, for the error.
+        @param seconds: the deadline.
+        @raise AssertionError: the deadline has passed.
         """
-        for talker in self.talkers:
-            # The test may have told it to read, or to fall silent.
-            self._update(talker)
+        for stream_client in self.stream_clients:
+            # The test may have changed whether it reads or sends.
+            self._update(stream_client)
         deadline = time.monotonic() + seconds
         while not until():
             if time.monotonic() > deadline:
                 raise AssertionError(f"waited {seconds} s in vain for {what}")
             for key, events in self._selector.select(0.02):
-                talker: Talker = key.data
-                talker.on(events)
-                self._update(talker)
-                if talker.end:
-                    talker.socket.close()
+                stream_client: StreamClient = key.data
+                stream_client.on(events)
+                self._update(stream_client)
+                if stream_client.end:
+                    stream_client.socket.close()
 
     @property
     def over(self) -> bool:
         """
-        Whether every talker has come to its end.
+        Whether all connections have ended.
         """
-        return all(talker.end for talker in self.talkers)
+        return all(stream_client.end for stream_client in self.stream_clients)

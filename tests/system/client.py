@@ -1,9 +1,9 @@
 """
-Clients of echod that run inside the machine, on its own Python and nothing else:
-C{python3 visitor.py WHAT --port PORT ...}.
+Clients of echod that run inside the machine, with Python's standard library only:
+C{python3 client.py WHAT --port PORT ...}.
 
-Invariant: a visitor notes what happens to it, and tells of it as JSON at the
-end.  What ought to have happened is for the test to say.
+Invariant: a client notes what happens to it and prints it as JSON at the end.  The test says
+what must happen.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def serial(client):
 
 def once(arguments, timeout=DEADLINE_SECONDS):
     """
-    One client: sends, has its echo, and closes; without TLS its sending side first.
+    One client: sends, receives its echo, and closes; without TLS, with a half-close.
     """
     data = BYTES[: arguments.bytes]
     with connect(arguments, timeout) as client:
@@ -72,9 +72,9 @@ def once(arguments, timeout=DEADLINE_SECONDS):
     }
 
 
-class Guest(threading.Thread):
+class IdleClient(threading.Thread):
     """
-    A client that stays, and has a message echoed every so often.
+    A client that stays connected, and sends a message from time to time.
     """
 
     def __init__(self, arguments, leaving):
@@ -117,37 +117,37 @@ class Guest(threading.Thread):
 
 def stay(arguments):
     """
-    Several guests, until we are told to leave.
+    Several idle clients, until standard input ends.
     """
     leaving = threading.Event()
-    guests = [Guest(arguments, leaving) for _ in range(arguments.count)]
-    for guest in guests:
-        guest.start()
+    clients = [IdleClient(arguments, leaving) for _ in range(arguments.count)]
+    for client in clients:
+        client.start()
     print("here", flush=True)
     sys.stdin.read()
     leaving.set()
-    for guest in guests:
-        if guest.is_alive() and not guest.every:
-            guest.client.shutdown(socket.SHUT_RD)
-        guest.join(DEADLINE_SECONDS)
-    return [guest.report() for guest in guests]
+    for client in clients:
+        if client.is_alive() and not client.every:
+            client.client.shutdown(socket.SHUT_RD)
+        client.join(DEADLINE_SECONDS)
+    return [client.report() for client in clients]
 
 
-def knock(arguments):
+def reconnect(arguments):
     """
-    Several clients, each of which comes again and again, until we are told to leave.
+    Several clients, each of which connects again and again, until standard input ends.
     """
     leaving = threading.Event()
     told = {"exact": 0, "refused": 0, "others": [], "slowest": 0.0}
     lock = threading.Lock()
 
-    def come():
+    def connect_again():
         while not leaving.is_set():
             began = time.monotonic()
             outcome = "refused"
             try:
-                visit = once(arguments)
-                outcome = "exact" if visit["exact"] else visit
+                found = once(arguments)
+                outcome = "exact" if found["exact"] else found
             except ConnectionRefusedError:
                 pass
             except OSError as error:
@@ -160,7 +160,7 @@ def knock(arguments):
                     told["others"].append(outcome)
             time.sleep(0.01)
 
-    threads = [threading.Thread(target=come) for _ in range(arguments.count)]
+    threads = [threading.Thread(target=connect_again) for _ in range(arguments.count)]
     for thread in threads:
         thread.start()
     print("here", flush=True)
@@ -173,7 +173,7 @@ def knock(arguments):
 
 def stall(arguments):
     """
-    Stop a process, as if its loop were blocked, and see when echoes come again.
+    Stop a process, as if its event loop were blocked, and wait until echoes come again.
 
     @return: how many seconds that took.
     """
@@ -190,7 +190,7 @@ def stall(arguments):
 
 def ask(arguments):
     """
-    Ask what C{--admin} shows, on its UNIX socket.
+    Get a resource of C{--admin}, on its UNIX socket.
 
     @return: the body of the answer.
     """
@@ -206,7 +206,7 @@ def ask(arguments):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=("once", "stay", "knock", "stall", "ask"))
+    parser.add_argument("what", choices=("once", "stay", "reconnect", "stall", "ask"))
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int)
     parser.add_argument("--socket")

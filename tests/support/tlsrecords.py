@@ -1,9 +1,9 @@
 """
-TLS records that no ordinary client sends, encrypted by hand with the keys of a handshake
-that OpenSSL has done: both versions, with AES-128-GCM and SHA-256 only.
+TLS records that OpenSSL does not send, encrypted here with the keys of a handshake of OpenSSL;
+TLS 1.2 and 1.3, with AES-128-GCM and SHA-256 only.
 
-Invariant: each record gets the next sequence number, so they are to be sent in
-the order in which they were made.
+Invariant: each record has the next sequence number, so records are sent in the order in which
+they are made.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ CLIENT_HELLO = b"\1" + struct.pack(">I", len(_HELLO))[1:] + _HELLO
 
 def keep_secrets(context: SSL.Context) -> dict[str, bytes]:
     """
-    Have a client's context tell the secrets of its next handshake, by label.
+    Get the secrets of the next handshake of a client's context, by label.
     """
     secrets: dict[str, bytes] = {}
 

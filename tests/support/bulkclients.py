@@ -1,9 +1,8 @@
 """
-Clients that stream at full speed, in a process of their own so that they take nothing
-from the test's: C{streamers.py PORT CLIENTS}.
+Clients that send at full speed, in a process of their own: C{bulkclients.py PORT CLIENTS}.
 
-It prints a line once bytes have come back to each of them, and goes on until it is
-ended.  What comes back is not looked at, so that it is the server that is busy.
+It prints a line once each client has received bytes, and runs until it is killed.  It does not
+look at what comes back, so the server is what limits the speed.
 """
 
 import selectors

@@ -1,7 +1,7 @@
 """
-Connected sockets of asyncio, as a client's bytes go through them: plain, and with TLS.
+Connected client sockets for asyncio, plain and with TLS.
 
-Invariant: an end without a close_notify is not the end of a stream of TLS.
+Invariant: with TLS, an end of file without a close_notify is an error.
 """
 
 import asyncio
@@ -17,13 +17,13 @@ MAX_READ = 64 * 1024
 
 class Truncated(ConnectionError):
     """
-    The stream of TLS has ended without a close_notify.
+    The TLS stream has ended without a close_notify.
     """
 
 
-class Wire:
+class AsyncSocket:
     """
-    A connected socket, as bytes go through it.
+    A connected socket.
     """
 
     def __init__(self, sock: socket.socket):
@@ -31,7 +31,7 @@ class Wire:
 
     async def begin(self) -> None:
         """
-        Do what comes before the first byte.
+        Prepare for the first byte; with TLS, the handshake.
         """
 
     async def send(self, data: bytes | memoryview) -> None:
@@ -39,34 +39,34 @@ class Wire:
 
     async def receive(self, most: int) -> bytes:
         """
-        @return: some bytes, none at the end.
+        @return: some bytes; empty at the end of file.
         """
         return await asyncio.get_running_loop().sock_recv(self.sock, most)
 
     async def send_last(self, data: bytes | memoryview) -> None:
         """
-        Send, and close the sending side right behind it.
+        Send, and close the sending side.
         """
         await self.send(data)
         self.sock.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         """
-        Be gone, without a word.
+        Close; with TLS, without a close_notify.
         """
         self.sock.close()
 
     def reset(self) -> None:
         """
-        Be gone, with a reset.
+        Close with a reset.
         """
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.sock.close()
 
 
-class SecureWire(Wire):
+class AsyncTLSSocket(AsyncSocket):
     """
-    The same with TLS, whose close_notify ends the sending side.
+    The same with TLS; a close_notify closes the sending side.
     """
 
     def __init__(self, sock: socket.socket, context: SSL.Context):

@@ -1,10 +1,9 @@
 """
-Many clients from many addresses, each of which wants to learn one thing: whether it is
-let in.
+Short and idle clients from many addresses, for limits of connections and limits in time.
 
-Invariant: a visitor is in from the moment its echo has come to the moment it
-begins to go.  The daemon counts it for longer than that, so as many visitors as are in at
-once, the daemon has let in at once.
+Invariant: a client counts as served from the moment it has received its echo to the moment it
+begins to close.  The daemon counts it for longer than that.  So the clients that are served at
+once are at most the connections that the daemon has admitted at once.
 """
 
 import errno
@@ -18,20 +17,20 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-QUESTION = b"?"
+MESSAGE = b"?"
 
 IP_BIND_ADDRESS_NO_PORT = 24
-"""ip(7): a port is chosen at connect(2), so that only pairs of addresses have to differ."""
+"""ip(7): connect(2) chooses the port, so one port serves for several destinations."""
 
 Place = tuple[str, int]
 
 
-def come_from(source: str, place: Place, wait: bool = True) -> socket.socket:
+def connect_from(source: str, place: Place, wait: bool = True) -> socket.socket:
     """
     Connect.
 
-    @param source: the client's own address; empty for the one that the system takes.
-    @param wait: whether to do so until it is connected.
+    @param source: the client's address; empty for the system's choice.
+    @param wait: whether to wait until it is connected.
     """
     client = socket.socket(socket.AF_INET6 if ":" in place[0] else socket.AF_INET)
     try:
@@ -40,7 +39,7 @@ def come_from(source: str, place: Place, wait: bool = True) -> socket.socket:
             client.bind((source, 0))
         if wait:
             client.settimeout(60)
-            # Who is turned away that soon finds out about it when it speaks or listens.
+            # A client that is refused at once gets the same error at its next system call.
             with suppress(ConnectionResetError):
                 client.connect(place)
         else:
@@ -54,16 +53,16 @@ def come_from(source: str, place: Place, wait: bool = True) -> socket.socket:
     return client
 
 
-def is_in(client: socket.socket) -> bool:
+def is_served(client: socket.socket) -> bool:
     """
-    Whether a client that has come is let in.  Only one that is never hears a byte.
+    Whether a connected client gets an echo.  A refused client never receives a byte.
     """
     try:
-        client.sendall(QUESTION)
+        client.sendall(MESSAGE)
         answer = client.recv(100)
     except ConnectionError:
         return False
-    if answer not in (b"", QUESTION):
+    if answer not in (b"", MESSAGE):
         raise AssertionError(f"neither echo nor end: {answer!r}")
     return bool(answer)
 
@@ -78,25 +77,25 @@ def reset(client: socket.socket) -> None:
 
 def half_close(client: socket.socket) -> None:
     """
-    Close the sending side, read to the end, and close.
+    Close the sending side, read until the end of file, and close.
     """
     client.settimeout(60)
     client.shutdown(socket.SHUT_WR)
     rest = client.recv(1)
     client.close()
     if rest:
-        raise AssertionError("more came back than had been sent")
+        raise AssertionError("more came back than was sent")
 
 
-WAYS_OUT: tuple[Callable[[socket.socket], None], ...] = (socket.socket.close, reset, half_close)
+CLOSES: tuple[Callable[[socket.socket], None], ...] = (socket.socket.close, reset, half_close)
 
 
 @dataclass(eq=False)
-class Visitor:
+class Attempt:
     """
-    One of them, on its way in.
+    A client that waits for its echo.
 
-    @ivar who: what the daemon is to count it as.
+    @ivar who: the client that the daemon counts it for.
     """
 
     socket: socket.socket
@@ -104,24 +103,24 @@ class Visitor:
     asked: bool = False
 
 
-class Visitors:
+class ShortClients:
     """
-    Visitors that come and go, many on their way at any time.
+    Clients that connect, get an echo or are refused, and close; many at a time.
 
-    @ivar served: how many have been let in.
-    @ivar refused: how many were not.
-    @ivar most: how many were in at once.
-    @ivar most_of_one: how many of one client were in at once.
+    @ivar served: how many got an echo.
+    @ivar refused: how many did not.
+    @ivar most: how many were served at once.
+    @ivar most_of_one: how many of one client were served at once.
     """
 
     def __init__(self, rng: random.Random):
         self._rng = rng
         self._selector = selectors.DefaultSelector()
-        self._inside: list[Visitor] = []
+        self._inside: list[Attempt] = []
         self._of: Counter[str] = Counter()
         self.served = self.refused = self.most = self.most_of_one = 0
 
-    def __enter__(self) -> "Visitors":
+    def __enter__(self) -> "ShortClients":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -140,31 +139,34 @@ class Visitors:
         seconds: float = 300.0,
     ) -> None:
         """
-        Have so many come, and those who are in go again, in any order and in any way.
+        Connect this many clients; meanwhile, close served ones in random order, with and without
+        a reset or a half-close.
 
-        @param at_once: how many are on their way at a time.
-        @param come: begins to connect with one, and says what it is to be counted as.
-        @param goes: whether any go at all.
+        @param at_once: how many connect at a time.
+        @param come: starts to connect a client; returns its socket, and the client that the
+            daemon counts it for.
+        @param goes: whether to close any.
+        @param seconds: the deadline.
         """
         deadline = time.monotonic() + seconds
         waiting = self._selector.get_map()
         while number or waiting:
             if time.monotonic() > deadline:
-                raise AssertionError(f"{len(waiting)} were neither let in nor refused")
+                raise AssertionError(f"{len(waiting)} were neither served nor refused")
             while number and len(waiting) < at_once:
                 number -= 1
-                visitor = Visitor(*come())
+                visitor = Attempt(*come())
                 self._selector.register(visitor.socket, selectors.EVENT_WRITE, visitor)
             for key, _ in self._selector.select(1):
                 self._on(key.data)
             for _ in range(self._rng.randrange(len(self._inside) // 4 + 1) if goes else 0):
                 self._one_goes()
 
-    def _on(self, visitor: Visitor) -> None:
+    def _on(self, visitor: Attempt) -> None:
         answer = b""
         try:
             if not visitor.asked:
-                visitor.socket.send(QUESTION)
+                visitor.socket.send(MESSAGE)
                 visitor.asked = True
                 self._selector.modify(visitor.socket, selectors.EVENT_READ, visitor)
                 return
@@ -176,7 +178,7 @@ class Visitors:
             self.refused += 1
             visitor.socket.close()
             return
-        if answer != QUESTION:
+        if answer != MESSAGE:
             raise AssertionError(f"not the echo: {answer!r}")
         self.served += 1
         self._inside.append(visitor)
@@ -187,7 +189,7 @@ class Visitors:
     @property
     def inside(self) -> int:
         """
-        How many are in now.
+        How many are served now.
         """
         return len(self._inside)
 
@@ -196,29 +198,29 @@ class Visitors:
         self._inside[place], self._inside[-1] = self._inside[-1], self._inside[place]
         visitor = self._inside.pop()
         self._of[visitor.who] -= 1
-        self._rng.choice(WAYS_OUT)(visitor.socket)
+        self._rng.choice(CLOSES)(visitor.socket)
 
     def all_go(self) -> None:
         """
-        Have those who are in go, too.
+        Close all that are served.
         """
         while self._inside:
             self._one_goes()
 
 
 @dataclass(eq=False)
-class Sitter:
+class IdleClient:
     """
-    A client that has come to stay, and says little or nothing.
+    A client that sends little or nothing.
 
-    @ivar drip: what it says, a piece each second.
-    @ivar closes: whether it closes when the daemon has.
-    @ivar came: the monotonic time at which it came, or one before that: what is judged by
-        it may have lasted longer than the limit, and never less.
-    @ivar heard: what it has heard.
-    @ivar heard_after: how many seconds after it came it heard the first byte.
-    @ivar gone_after: how many seconds after it came the daemon's side was closed.
-    @ivar was_reset: whether that was by a reset.
+    @ivar drip: what it sends, a piece each second.
+    @ivar closes: whether it closes after the daemon has.
+    @ivar came: the monotonic time just before it connected, so measured times are never too
+        short.
+    @ivar heard: what it has received.
+    @ivar heard_after: seconds until the first byte.
+    @ivar gone_after: seconds until the daemon closed its side.
+    @ivar was_reset: whether that was a reset.
     """
 
     socket: socket.socket
@@ -232,20 +234,20 @@ class Sitter:
 
     def say(self) -> None:
         """
-        Say the next piece, if there is one.
+        Send the next piece, if there is one.
         """
         if piece := next(self.drip, b""):
             try:
                 self.socket.send(piece)
             except ConnectionResetError:
-                # It is told once, here or at the next recv(2).
+                # The error is reported once, here or at the next recv(2).
                 self.was_reset = True
             except OSError:
                 pass
 
     def on(self) -> None:
         """
-        Hear what there is.
+        Receive what has arrived.
         """
         after = time.monotonic() - self.came
         piece = b""
@@ -260,36 +262,36 @@ class Sitter:
             self.gone_after = after
 
 
-def sitter(
+def idle_client(
     come: Callable[[], socket.socket], drip: Iterator[bytes] | None = None, closes: bool = True
-) -> Sitter:
+) -> IdleClient:
     """
-    Come to stay.
+    Connect an idle client.
 
     @param come: connects.
     """
     came = time.monotonic()
-    return Sitter(come(), drip or iter(()), closes, came)
+    return IdleClient(come(), drip or iter(()), closes, came)
 
 
-def sit(
-    sitters: Iterable[Sitter],
-    until: Callable[[Sitter], bool],
+def wait_for_all(
+    idle_clients: Iterable[IdleClient],
+    until: Callable[[IdleClient], bool],
     what: str,
     seconds: float = 60.0,
 ) -> None:
     """
-    Let them wait.
+    Let the clients wait, until each is closed by the daemon or done.
 
-    @param until: asked of each when it has heard something, says whether it is done.
-    @param what: what that is.
-    @param seconds: how long all may take together.
+    @param until: called with a client that has received something; whether it is done.
+    @param what: what is waited for, for the error.
+    @param seconds: the deadline for all of them.
     """
     deadline = time.monotonic() + seconds
     with selectors.DefaultSelector() as selector:
-        for sitter in sitters:
-            sitter.socket.setblocking(False)
-            selector.register(sitter.socket, selectors.EVENT_READ, sitter)
+        for idle_client in idle_clients:
+            idle_client.socket.setblocking(False)
+            selector.register(idle_client.socket, selectors.EVENT_READ, idle_client)
         waiting = selector.get_map()
         next_drop = time.monotonic()
         while waiting:
@@ -310,7 +312,7 @@ def sit(
 
 def loopback_addresses() -> Iterator[str]:
     """
-    Addresses that are this machine's own, one after the other.
+    Loopback addresses of this machine, one after the other.
     """
     for number in range(256, 1 << 24):
         low = number & 255
