@@ -305,10 +305,6 @@ def format_time(moment: datetime) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
 
 
-format_duration = format_time
-"""The same, by the name that its callers outside of this package use."""
-
-
 Stamp = tuple[int, ...] | None
 """
 What changes whenever a file changes: device, inode, size and times (stat(2)); C{None} if there is

@@ -169,21 +169,20 @@ class WorkerSnapshots:
         Take one snapshot of each worker.  A worker that does not answer in time has its last one,
         and does not count as listening.  As soon as the master drains, all count as draining.
         """
+        asked = {worker.name: worker for worker in self._workers}
         answers = await self._workers.ask_all(ANSWER_TIMEOUT, snapshot=True)
         snapshots = [
-            self._received(name, answer) if answer else self._silent(name)
+            self._received(asked[name], answer) if answer else self._silent(name)
             for name, answer in answers.items()
         ]
         stopping = self._collector.draining
         return [replace(each, draining=each.draining or stopping) for each in snapshots]
 
-    def _received(self, name: str, answer: Message) -> Snapshot:
+    def _received(self, worker: WorkerProcess, answer: Message) -> Snapshot:
         snapshot = Snapshot.from_json(answer["snapshot"])
-        worker = self._workers.get(name)
-        if worker is not None:
-            # The lines that the worker has dropped, and those that the master has dropped for it.
-            snapshot = replace(snapshot, log_dropped=snapshot.log_dropped + worker.dropped)
-            self._last[name] = worker, snapshot
+        # The lines that the worker has dropped, and those that the master has dropped for it.
+        snapshot = replace(snapshot, log_dropped=snapshot.log_dropped + worker.dropped)
+        self._last[worker.name] = worker, snapshot
         return snapshot
 
     def _silent(self, name: str) -> Snapshot:

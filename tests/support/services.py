@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from echod._util.signals import OTHER_SIGNALS, STOP_SIGNALS
 from echod.options import Options
-from echod.tap import build
+from echod.tap.build import build
 from tests.support.fakes import FakeConnection, PortReactor
 
 

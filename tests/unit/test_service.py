@@ -18,7 +18,8 @@ from twisted.scripts.twistd import ServerOptions
 from echod.connections.connection import Reason
 from echod.protocol import EchoFactory
 from echod.systemd import Notifier, NotifyConfig
-from echod.tap import check_config, makeService
+from echod.tap import makeService
+from echod.tap.check import check_config
 from tests.support.certificates import make_certificate
 from tests.support.fakes import FakeConnection
 from tests.support.servicemanager import ServiceManager

@@ -432,7 +432,7 @@ class AcceptTests(PortTestCase):
         While the factory takes none, the clients wait, and the port does not read.
         """
         self.factory.acceptsAtOnce = 0
-        port = self.scripted(self.arrival()[0])
+        port = self.scripted(self.accepted()[0])
         port.connected = True
         port.startReading()
         port.doRead()

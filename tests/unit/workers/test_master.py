@@ -16,7 +16,7 @@ from echod.net.balance import ABSENT, SharedCounters
 from echod.net.listener import ListenError
 from echod.stats.snapshot import Snapshot
 from echod.systemd import InheritedSocket, InheritedSockets, NotifyConfig
-from echod.tap import build
+from echod.tap.build import build
 from echod.workers.master import RELOAD_TIMEOUT, HeldListener, MasterService, WorkerSnapshots
 from echod.workers.spawn import VARIABLE, WorkerConfig
 from tests.support.certificates import make_certificate

@@ -12,9 +12,8 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 from echod.connections.connection import Reason
 from echod.net.balance import ABSENT, SharedCounters, make_counters
-from echod.settings import RESERVED_DESCRIPTORS
 from echod.stats.snapshot import Snapshot
-from echod.tap import build_worker
+from echod.tap.build import RESERVED_DESCRIPTORS, build_worker
 from echod.workers.spawn import InheritedListener, WorkerConfig
 from tests.support.certificates import make_certificate
 from tests.support.fakeprocesses import ProcessReactor

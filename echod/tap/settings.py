@@ -7,7 +7,6 @@ it as constructor arguments; no part sees the options.
 """
 
 import socket
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -19,7 +18,6 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import Logger
 
 from echod._util.errors import StartupError
-from echod._util.sockets import descriptor_limit
 from echod._util.text import escape
 from echod.connections.admission import AccessRules, Admission, RateLimiter
 from echod.connections.timeouts import Timeouts
@@ -46,30 +44,6 @@ log = Logger(namespace="echod")
 
 Endpoints = Callable[[str, str, str], list[tuple[str, IStreamServerEndpoint]]]
 """Makes endpoints, each with its listener's name, of an option, an endpoint string and a mode."""
-
-RESERVED_DESCRIPTORS = 64
-"""Descriptors for listeners, files, the reactor, and the clients of the status page."""
-
-
-def connection_limit(reactor: Any, asked: int) -> int:
-    """
-    The limit of connections of this process: what is asked for, or less, with a warning, if there
-    are too few file descriptors.
-    """
-    # select(2) takes no descriptor above 1023.
-    module = sys.modules.get("twisted.internet.selectreactor")
-    selects = module is not None and isinstance(reactor, module.SelectReactor)
-    available = min(descriptor_limit(), 1024 if selects else sys.maxsize) - RESERVED_DESCRIPTORS
-    limit = max(1, min(asked, available))
-    if limit < asked:
-        log.warn(
-            "--max-connections {asked}: limited to {most}: too few file descriptors; raise the "
-            "hard limit (ulimit -Hn, LimitNOFILE=)",
-            event="descriptor-limit",
-            asked=asked,
-            most=limit,
-        )
-    return limit
 
 
 @dataclass(frozen=True)

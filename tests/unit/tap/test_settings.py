@@ -1,5 +1,5 @@
 """
-Tests for L{echod.settings}: what the options on clients do in a built daemon.
+Tests for L{echod.tap.settings}: what the options on clients do in a built daemon.
 """
 
 from twisted.internet.address import IPv4Address, UNIXAddress

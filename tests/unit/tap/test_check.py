@@ -14,7 +14,8 @@ from twisted.scripts.twistd import ServerOptions
 
 import echod
 from echod.systemd import InheritedSockets
-from echod.tap import build_service, check_config
+from echod.tap.build import build_service
+from echod.tap.check import check_config
 from tests.support.certificates import make_certificate
 from tests.support.fakes import FakePort
 from tests.support.services import BrokenService, ServiceTestCase

@@ -1,45 +1,36 @@
 """
-The composition root: C{makeService} prepares the process, makes typed settings of the options,
-builds the parts of the daemon, and passes them to each other's constructors.
+Builds the daemon: as one process, as the master of several workers, or as one of those.
 
-Invariant: a wrong option, file or endpoint is found here, and ends the start with one line.
-Nothing here opens a socket, starts a timer or forks; the start of the service does.
+Invariant: each part gets all that it needs as constructor arguments; nothing is set on a part
+from outside after it is made.
 """
 
 import os
-import select
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from twisted.internet.defer import Deferred
-from twisted.internet.task import react
 from twisted.logger import Logger
-from twisted.python import runtime
 
-from echod import __version__
-from echod._util.signals import Signals, restore_interrupt
-from echod._util.stdio import prepare_standard_streams, report_output_error
-from echod._util.text import escape
-from echod._util.twistd import Pidfile, preflight
+from echod._util.signals import Signals
+from echod._util.sockets import descriptor_limit
+from echod._util.twistd import Pidfile
 from echod.connections.admission import Admission
 from echod.connections.timeouts import Timeouts
 from echod.connections.tracker import Connections
-from echod.logs.capture import captured_warnings
 from echod.logs.daemonlog import DaemonLog
 from echod.net.balance import AcceptBalancer, SharedCounters
 from echod.net.endpoints import InheritedEndpoint
-from echod.net.listener import ListenError, ListenerService
+from echod.net.listener import ListenerService
 from echod.options import Options
 from echod.protocol import EchoFactory
 from echod.service import DaemonService, EchodService, ProcessContext
-from echod.settings import Settings, connection_limit
 from echod.stats.collector import Collector
 from echod.systemd import InheritedSocket, InheritedSockets, NotifyConfig
+from echod.tap.settings import Settings
 from echod.tls.keylog import KeyLog
-from echod.tls.reload import CertificateStore, format_duration, names_text
+from echod.tls.reload import CertificateStore
 from echod.workers.master import HeldListener, MasterService, Spawner, WorkerSnapshots
 from echod.workers.spawn import (
     WorkerConfig,
@@ -51,63 +42,31 @@ from echod.workers.spawn import (
 from echod.workers.supervisor import Supervisor
 from echod.workers.worker import WorkerService
 
-__all__ = ["Options", "makeService"]
-
 log = Logger(namespace="echod")
 
+RESERVED_DESCRIPTORS = 64
+"""Descriptors for listeners, files, the reactor, and the clients of the status page."""
 
-def makeService(options: Options) -> DaemonService:
+
+def connection_limit(reactor: Any, asked: int) -> int:
     """
-    Build the daemon: the entry point of twistd and twist.
-
-    @raise SystemExit: with one line, if an option, a file or an endpoint is wrong.
+    The limit of connections of this process: what is asked for, or less, with a warning, if there
+    are too few file descriptors.
     """
-    prepare_standard_streams()
-    if "twisted.internet.reactor" not in sys.modules and hasattr(select, "epoll"):
-        # No reactor is installed: the user has not chosen one.
-        from echod.net.reactor import install
-
-        install()
-    # The only place that imports the reactor; all other code gets it as an argument.
-    from twisted.internet import reactor
-
-    use_monotonic_clock(reactor)
-    signals = Signals(reactor)
-    if options["check"]:
-        # With Python's own handler, the reactor installs its handler, and SIGINT ends the check.
-        restore_interrupt()
-    else:
-        signals.take_over(forks=options.twistd is not None and not options.twistd["nodaemon"])
-    preflight(options.twistd)
-    config = WorkerConfig.take_from(os.environ)
-    if config is not None:
-        return build_worker(reactor, options, config, signals)
-    workers = worker_count(options["workers"], options["max-connections"])
-    inherited = InheritedSockets.from_process(os.getpid())
-    notify = NotifyConfig.from_environment(os.environ, os.getpid())
-    if options["check"]:
-        # A check does not notify the service manager.
-        check_config(reactor, lambda: build_service(reactor, options, inherited, workers), workers)
-    service = build(reactor, options, inherited, notify, workers, signals)
-    log.info("echod {version} starting", event="starting", version=__version__)
-    return service
-
-
-def use_monotonic_clock(reactor: Any) -> None:
-    """
-    Let a reactor of Twisted run its timers by the monotonic clock.  By the wall clock, which can be
-    set, a step of an hour fires all timeouts at once, or none of them for an hour.
-    """
-    if getattr(reactor, "seconds", None) is runtime.seconds and not reactor.getDelayedCalls():
-        reactor.seconds = time.monotonic
-
-
-def worker_count(asked: int, limit: int) -> int:
-    """
-    The number of processes: what is asked for; for 0, one for each CPU that this process may use,
-    but not more than there may be connections.
-    """
-    return asked or min(len(os.sched_getaffinity(0)), limit)
+    # select(2) takes no descriptor above 1023.
+    module = sys.modules.get("twisted.internet.selectreactor")
+    selects = module is not None and isinstance(reactor, module.SelectReactor)
+    available = min(descriptor_limit(), 1024 if selects else sys.maxsize) - RESERVED_DESCRIPTORS
+    limit = max(1, min(asked, available))
+    if limit < asked:
+        log.warn(
+            "--max-connections {asked}: limited to {most}: too few file descriptors; raise the "
+            "hard limit (ulimit -Hn, LimitNOFILE=)",
+            event="descriptor-limit",
+            asked=asked,
+            most=limit,
+        )
+    return limit
 
 
 def build(
@@ -338,56 +297,3 @@ def build_worker(
         certificates,
         base.key_log,
     )
-
-
-def _print_check(service: EchodService, warnings: list[str], workers: int) -> None:
-    for text in warnings:
-        print(f"echod: warning: {text}", file=sys.__stderr__)
-    judgment = "all is well"
-    if warnings:
-        judgment = "1 warning" if len(warnings) == 1 else f"{len(warnings)} warnings"
-    print(f"echod {__version__}: {judgment}; this would listen on")
-    for listener in service.all_listeners():
-        print(f"  {listener.address()}, {listener.option}")
-    print(f"for at most {service.collector.max_connections} connections at once")
-    if workers > 1:
-        print(f"with {workers} workers")
-    if service.certificates is not None:
-        print("with")
-        for each in service.certificates.served:
-            until, path = format_duration(each.not_after), escape(each.path)
-            print(f"  {names_text(each)}, until {until}, {path}")
-
-
-def check_config(reactor: Any, build: Callable[[], EchodService], workers: int = 1) -> None:
-    """
-    Do what C{--check} asks for: build and start a service, print what would run, and stop it again.
-    The warnings that a start would log go to standard error; they are no failure.  No file is left
-    behind.
-
-    @raise SystemExit: always: with 0 if the service could start, else with one line or 1.
-    """
-    with captured_warnings() as warnings:
-        service = build()
-        service.check_log()
-        if service.key_log is not None:
-            service.key_log.undo()
-
-        async def start_and_stop(_: Any) -> None:
-            failed = False
-            try:
-                service.startService()
-                _print_check(service, warnings, workers)
-                sys.stdout.flush()
-            except OSError as error:
-                report_output_error("echod: --check", error, sys.stdout, sys.stderr)
-                failed = True
-            except ListenError:
-                # The listener has written why to standard error.  react() takes an exit status
-                # only from SystemExit itself, not from a subclass.
-                failed = True
-            await service.stopService()
-            if failed:
-                raise SystemExit(1)
-
-        react(lambda r: Deferred.fromCoroutine(start_and_stop(r)), _reactor=reactor)

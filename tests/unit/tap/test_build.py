@@ -13,9 +13,8 @@ from twisted.internet.selectreactor import SelectReactor
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from zope.interface.verify import verifyObject
 
-from echod.settings import connection_limit
 from echod.systemd import InheritedSocket, InheritedSockets
-from echod.tap import build
+from echod.tap.build import build, connection_limit
 from echod.tls import context
 from tests.support.certificates import make_certificate
 from tests.support.fakes import FakeConnection
