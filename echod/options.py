@@ -16,6 +16,7 @@ from twisted.python.usage import Options as UsageOptions, UsageError
 from echod import __version__
 from echod._util.text import escape
 from echod._util.values import (
+    Network,
     backlog,
     connect_rate,
     count,
@@ -32,7 +33,6 @@ from echod._util.values import (
     protocols,
     seconds,
 )
-from echod.connections.admission import Network
 
 DEFAULT_PORT = 9000
 

@@ -25,6 +25,9 @@ MAX_UNIX_PATH_BYTES = 107 if sys.platform == "linux" else 103
 _UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
+Network = IPv4Network | IPv6Network
+
+
 def port_number(text: str) -> int:
     """
     @return: a TCP port, 0 to 65535.
@@ -211,7 +214,7 @@ def connect_rate(text: str) -> tuple[float, int] | None:
     return rate, int(match[2] or ceil(rate))
 
 
-def network(text: str) -> IPv4Network | IPv6Network:
+def network(text: str) -> Network:
     """
     @return: a network, from C{192.0.2.0/24}, C{2001:db8::/32}, or an address.  An IPv4-mapped
         network becomes the IPv4 network in it (RFC 4291 2.5.5.2).
