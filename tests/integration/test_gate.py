@@ -294,7 +294,7 @@ class DescriptorTests(GateTestCase):
             self.assertEqual(
                 resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE), (self.hard, self.hard)
             )
-            self.assertIn(f"--max-connections 10000: {most} it is", daemon.log)
+            self.assertIn(f"--max-connections 10000: limited to {most}", daemon.log)
             self.assertRegex(daemon.log, r"#warn\] --max-connections")
             empty = daemon.descriptors()
             place = ("127.0.0.1", daemon.port())

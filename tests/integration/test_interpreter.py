@@ -113,8 +113,8 @@ class WithoutThreadsTests(SynchronousTestCase):
             for host, status, text in (
                 ("127.0.0.1:{}", 0, ""),
                 ("tcp:127.0.0.1:{}", 0, ""),
-                ("localhost:{}", 3, "no thread can be started to look it up; "),
-                ("tcp:host=localhost:port={}", 3, "no thread can be started to look it up; "),
+                ("localhost:{}", 3, "no thread for the lookup; "),
+                ("tcp:host=localhost:port={}", 3, "no thread for the lookup; "),
             ):
                 done = subprocess.run(
                     [*self.limited, PROGRAM, host.format(daemon.port())],

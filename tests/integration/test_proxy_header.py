@@ -98,12 +98,14 @@ BAD_HEADERS: dict[str, bytes] = {
 }
 
 
-def options(mode: str, *trusted: str) -> tuple[str, ...]:
+def options(mode: str, *trusted: str, timeout: str = "10m") -> tuple[str, ...]:
     """
     The options for one mode.
+
+    @param timeout: C{--proxy-header-timeout}; by default longer than any test.
     """
     trust = (option for each in trusted for option in ("--proxy-trust", each))
-    return ("--proxy-protocol", mode, *trust)
+    return ("--proxy-protocol", mode, *trust, "--proxy-header-timeout", timeout)
 
 
 class HeaderTestCase(SynchronousTestCase):
@@ -297,8 +299,10 @@ class LateTests(HeaderTestCase):
         where it is optional, what has come by then is taken for data.
         """
         with (
-            tls_daemon("--port", "0", *options("optional", PROXY_ADDRESS)) as optional,
-            tls_daemon("--port", "0", *options("require", PROXY_ADDRESS)) as require,
+            tls_daemon(
+                "--port", "0", *options("optional", PROXY_ADDRESS, timeout="5s")
+            ) as optional,
+            tls_daemon("--port", "0", *options("require", PROXY_ADDRESS, timeout="5s")) as require,
         ):
             gone = self.idle_clients(require)
             gone_tls = self.idle_clients(require, "--tls-port")
@@ -346,7 +350,7 @@ class LateTests(HeaderTestCase):
         A balancer that sends the header with the client's first bytes may take as long as the
         client does, when there is no limit.
         """
-        options_given = options("require", PROXY_ADDRESS)
+        options_given = options("require", PROXY_ADDRESS, timeout="5s")
         with Daemon(*LOOPBACK, *options_given, "--proxy-header-timeout", "0") as daemon:
             client = self.come(PROXY_ADDRESS, daemon)
             # Longer than the limit would be, with the looks that it takes.
@@ -363,7 +367,7 @@ class LateTests(HeaderTestCase):
         """
         partial = [beginning for beginning in self.beginnings.values() if beginning]
         for mode in MODES:
-            with Daemon(*LOOPBACK, *options(mode, PROXY_ADDRESS)) as daemon:
+            with Daemon(*LOOPBACK, *options(mode, PROXY_ADDRESS, timeout="5s")) as daemon:
                 for said in partial:
                     heard, own = self.converse(PROXY_ADDRESS, daemon, said)
                     if mode == "optional":
@@ -383,7 +387,7 @@ class LateTests(HeaderTestCase):
         """
         Headers that have not come to an end do not hold up the daemon's stop.
         """
-        with Daemon(*LOOPBACK, *options("require", PROXY_ADDRESS)) as daemon:
+        with Daemon(*LOOPBACK, *options("require", PROXY_ADDRESS, timeout="5s")) as daemon:
             empty = daemon.descriptors()
             idle_clients = self.idle_clients(daemon)
             wait_until(

@@ -59,7 +59,9 @@ def _cases() -> dict[str, type[TestCase]]:
                 for test, reason in NOT_RUN.items():
                     if hasattr(case, test):
                         setattr(case, test, _skipped(reason))
-                cases[f"{name}_{case.__name__}"] = case
+                # By this name, trial's workers find it again.
+                case.__name__ = case.__qualname__ = f"{name}_{case.__name__}"
+                cases[case.__name__] = case
     return cases
 
 
