@@ -399,7 +399,7 @@ class StopTests(TestCase):
                 master.signal(signal.SIGKILL)
                 self.assertEqual(client.recv(1), b"")
             wait_until(lambda: not any(map(lives, pids)), "the workers to end")
-            self.assertIn("the parent is gone; stopping", master.log)
+            self.assertIn("the master is gone; stopping", master.log)
 
 
 def signal_all(master: WorkersDaemon, number: signal.Signals) -> None:
