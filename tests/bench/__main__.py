@@ -144,7 +144,7 @@ EVERYTHING = (
 
 class Onlooker(threading.Thread):
     """
-    Somebody who has the page open, and a Prometheus that scrapes once a second, until the
+    A browser that has the page open, and a Prometheus that scrapes once a second, until the
     server is gone.
     """
 
