@@ -16,5 +16,5 @@ tools = [each for each in extras["test"] if re.match(r"[\w.-]+", each)[0] in FOR
 assert len(tools) == len(FOR_UNIT_TESTS), "pyproject.toml no longer names these"
 for requirement in (*project["dependencies"], *extras["metrics"], *tools):
     # A requirement of another form has no lowest version that can be told from it.
-    [(package, lowest)] = re.findall(r"^([\w.-]+(?:\[\w+\])?)>=([\w.]+)$", requirement)
+    [(package, lowest)] = re.findall(r"^([\w.-]+(?:\[\w+\])?)>=([\w.]+)(?:,<\w+)?$", requirement)
     print(f"{package}=={lowest}")

@@ -6,8 +6,8 @@ give, before any part of the daemon is made.
 """
 
 import os
-from collections.abc import Callable, Sequence
-from typing import TypedDict, TypeVar, cast
+from collections.abc import Sequence
+from typing import TypedDict, cast
 
 from constantly import NamedConstant
 from twisted.application.app import ServerOptions
@@ -16,6 +16,7 @@ from twisted.python.usage import Options as UsageOptions, UsageError
 from echod import __version__
 from echod._util.text import escape
 from echod._util.values import (
+    Network,
     backlog,
     connect_rate,
     count,
@@ -23,8 +24,10 @@ from echod._util.values import (
     host,
     interface,
     log_level,
+    named,
     network,
     one_of,
+    parameter,
     path,
     port_number,
     positive,
@@ -32,35 +35,8 @@ from echod._util.values import (
     protocols,
     seconds,
 )
-from echod.connections.admission import Network
 
 DEFAULT_PORT = 9000
-
-T = TypeVar("T")
-
-
-def parameter(
-    long: str, short: str | None, default: object, help: str, coerce: Callable[[str], object]
-) -> list[object]:
-    """
-    Make an entry of C{optParameters} (C{twisted.python.usage.Options}).
-
-    @param coerce: makes the value of the text; raises C{ValueError} with what to give instead.
-    """
-    return [long, short, default, help, lambda text: named(long, text, coerce)]
-
-
-def named(option: str, text: str, coerce: Callable[[str], T]) -> T:
-    """
-    Make the value of an option.
-
-    @raise UsageError: if the text is wrong; it names the option.
-    """
-    try:
-        return coerce(text)
-    except ValueError as error:
-        raise UsageError(f"--{option} '{escape(text)}': {error}") from None
-
 
 PARAMETERS = [
     parameter(
@@ -237,15 +213,8 @@ class Options(UsageOptions):
         # Join the lines of each docstring: Twisted's help keeps their breaks.
         # Under python -OO there are no docstrings.
         self.docs = {name: " ".join((text or "").split()) for name, text in self.docs.items()}
-        for name in (
-            "listen",
-            "tls-listen",
-            "tls-cert",
-            "allow",
-            "deny",
-            "proxy-trust",
-            "admin-host",
-        ):
+        lists = ("listen", "tls-listen", "tls-cert", "allow", "deny", "proxy-trust", "admin-host")
+        for name in lists:
             self[name] = []
         self["admin"] = None
 

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred, gatherResults
@@ -28,9 +28,6 @@ from echod.stats.collector import Collector
 from echod.systemd import Notifier, NotifyConfig, StatusLine
 from echod.tls.keylog import KeyLog
 from echod.tls.reload import CertificateStore
-
-if TYPE_CHECKING:
-    from echod.admin.resource import AdminService
 
 log = Logger(namespace="echod")
 
@@ -54,6 +51,33 @@ class ProcessContext:
     notify: NotifyConfig = field(default_factory=NotifyConfig)
 
 
+@dataclass(frozen=True)
+class Serving:
+    """
+    What a process serves its clients with.
+
+    @ivar admission: decides which clients may connect.
+    @ivar certificates: the certificates that TLS serves, C{None} without TLS.
+    @ivar key_log: the file that gets the secrets of TLS, C{None} without C{--tls-keylog}.
+    """
+
+    admission: Admission
+    certificates: CertificateStore | None = None
+    key_log: KeyLog | None = None
+
+
+class IAdminService(Protocol):
+    """
+    The status page, metrics and health: a service with listeners of its own.
+    """
+
+    listeners: list[ListenerService]
+
+    def privilegedStartService(self) -> None: ...
+    def startService(self) -> None: ...
+    def stopService(self) -> Deferred[Any]: ...
+
+
 class DaemonService(MultiService, ABC):
     """
     What all processes of the daemon have in common: listeners, log, signals, notification of the
@@ -73,7 +97,7 @@ class DaemonService(MultiService, ABC):
         listeners: Sequence[ListenerService],
         collector: Collector,
         drain_timeout: float,
-        admin: "AdminService | None" = None,
+        admin: IAdminService | None = None,
         work: Sequence[IService] = (),
     ):
         """
@@ -248,16 +272,15 @@ class EchodService(DaemonService):
         listeners: Sequence[ListenerService],
         collector: Collector,
         drain_timeout: float,
-        admission: Admission,
-        admin: "AdminService | None" = None,
-        certificates: CertificateStore | None = None,
-        key_log: KeyLog | None = None,
+        serving: Serving,
+        admin: IAdminService | None = None,
         work: Sequence[IService] = (),
     ):
+        admission, certificates = serving.admission, serving.certificates
         connections = self.connections = admission.connections
         self.admission = admission
         self.certificates = certificates
-        self.key_log = key_log
+        self.key_log = serving.key_log
         timers = [
             periodic(process.reactor, interval, doing, action)
             for interval, doing, action in (

@@ -12,9 +12,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from math import ceil
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.logger import LogLevel
+from twisted.python.usage import UsageError
+
+from echod._util.text import escape
 
 MAX_SECONDS = 7 * 24 * 3600
 MAX_CONNECTIONS = 10_000_000
@@ -23,6 +26,34 @@ MAX_UNIX_PATH_BYTES = 107 if sys.platform == "linux" else 103
 """The size of C{sun_path} (unix(7)), less its null terminator."""
 
 _UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+T = TypeVar("T")
+
+Network = IPv4Network | IPv6Network
+
+
+def parameter(
+    long: str, short: str | None, default: object, help: str, coerce: Callable[[str], object]
+) -> list[object]:
+    """
+    Make an entry of C{optParameters} (C{twisted.python.usage.Options}).
+
+    @param coerce: makes the value of the text; raises C{ValueError} with what to give instead.
+    """
+    return [long, short, default, help, lambda text: named(long, text, coerce)]
+
+
+def named(option: str, text: str, coerce: Callable[[str], T]) -> T:
+    """
+    Make the value of an option.
+
+    @raise UsageError: if the text is wrong; it names the option.
+    """
+    try:
+        return coerce(text)
+    except ValueError as error:
+        raise UsageError(f"--{option} '{escape(text)}': {error}") from None
 
 
 def port_number(text: str) -> int:
@@ -211,7 +242,7 @@ def connect_rate(text: str) -> tuple[float, int] | None:
     return rate, int(match[2] or ceil(rate))
 
 
-def network(text: str) -> IPv4Network | IPv6Network:
+def network(text: str) -> Network:
     """
     @return: a network, from C{192.0.2.0/24}, C{2001:db8::/32}, or an address.  An IPv4-mapped
         network becomes the IPv4 network in it (RFC 4291 2.5.5.2).

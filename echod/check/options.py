@@ -15,7 +15,7 @@ from twisted.python.usage import Options as UsageOptions, UsageError
 
 from echod import __version__
 from echod._util.text import escape
-from echod._util.values import one_of, path, protocols, seconds, server_name
+from echod._util.values import one_of, parameter, path, protocols, seconds, server_name
 from echod.check.connect import parse_target
 from echod.check.results import Outcome
 from echod.proxyprotocol.encoder import parse_address
@@ -70,18 +70,6 @@ def _positive_seconds(text: str) -> float:
     return value
 
 
-def _parameter(
-    long: str, short: str | None, default: object, help: str, coerce: Callable[[str], object]
-) -> list[object]:
-    def coerce_or_name(text: str) -> object:
-        try:
-            return coerce(text)
-        except ValueError as error:
-            raise UsageError(f"--{long} '{escape(text)}': {error}") from None
-
-    return [long, short, default, help, coerce_or_name]
-
-
 class CheckOptions(UsageOptions):
     """
     The command line.
@@ -100,49 +88,49 @@ class CheckOptions(UsageOptions):
     )
 
     optParameters = [
-        _parameter(
+        parameter(
             "timeout", "t", None,
             "Time limit for a check, a message of --ping or a case of --conformance. "
             "[default: 5s; for a case 30s]",
             _positive_seconds,
         ),
-        _parameter("size", "s", DEFAULT_SIZE, "Bytes in a check, or in a message of --ping.", size),
-        _parameter(
+        parameter("size", "s", DEFAULT_SIZE, "Bytes in a check, or in a message of --ping.", size),
+        parameter(
             "count", "c", None,
             "Number of checks or messages. [default: 1 check; messages without end]",
             integer(10**9),
         ),
-        _parameter(
+        parameter(
             "interval", "i", None, "Time between checks or messages. [default: 1s]",
             _positive_seconds,
         ),
-        _parameter("ca", None, None, "PEM file: authorities to trust. [default: the system's]",
+        parameter("ca", None, None, "PEM file: authorities to trust. [default: the system's]",
                    path),
-        _parameter("cert", None, None, "PEM file: client certificate and its chain.", path),
-        _parameter("key", None, None, "PEM file: key of --cert. [default: in the same file]", path),
-        _parameter(
+        parameter("cert", None, None, "PEM file: client certificate and its chain.", path),
+        parameter("key", None, None, "PEM file: key of --cert. [default: in the same file]", path),
+        parameter(
             "servername", None, None,
             "Server name for SNI and for the verification of the certificate. [default: HOST]",
             server_name,
         ),
-        _parameter("alpn", None, None, "ALPN protocols to offer: A,B", protocols),
-        _parameter(
+        parameter("alpn", None, None, "ALPN protocols to offer: A,B", protocols),
+        parameter(
             "tls-version", None, None, "1.2 or 1.3: this version only. [default: 1.2 or 1.3]",
             one_of("1.2", "1.3"),
         ),
-        _parameter(
+        parameter(
             "rate", None, None, "With --ping: messages a second, without a line for each.", rate
         ),
-        _parameter(
+        parameter(
             "connections", None, None, "With --ping: number of connections to send on, in turn. "
             "[default: 1]",
             integer(MAX_CONNECTIONS),
         ),
-        _parameter(
+        parameter(
             "proxy-header", None, None, "v1 or v2: send a PROXY header first, as a load balancer.",
             one_of("v1", "v2"),
         ),
-        _parameter(
+        parameter(
             "proxy-source", None, None,
             "Client address in the PROXY header: IP:PORT. [default: none]",
             parse_address,

@@ -7,15 +7,14 @@ Invariant: a client is an IPv4 address or an IPv6 /64, the smallest network that
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
-from ipaddress import IPv4Network, IPv6Network
 
 from twisted.internet.interfaces import IAddress, IReactorTime
 
 from echod._util.text import IP, ip_of
+from echod._util.values import Network
 from echod.connections.connection import Reason
 from echod.connections.tracker import Connections
 
-Network = IPv4Network | IPv6Network
 Client = tuple[int, int]
 
 ROUNDING_TOKENS = 1e-4

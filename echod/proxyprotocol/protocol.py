@@ -17,7 +17,8 @@ from zope.interface import implementer
 
 from echod._util.sockets import unread
 from echod._util.text import format_address, ip_of
-from echod.connections.admission import Network, Networks
+from echod._util.values import Network
+from echod.connections.admission import Networks
 from echod.connections.connection import Reason, reason_from_failure
 from echod.connections.tracker import Connections
 from echod.proxyprotocol.parser import MAX_V2_BYTES, InvalidProxyHeader, ProxyInfo, ProxyParser

@@ -25,7 +25,7 @@ from echod.net.endpoints import InheritedEndpoint
 from echod.net.listener import ListenerService
 from echod.options import Options
 from echod.protocol import EchoFactory
-from echod.service import DaemonService, EchodService, ProcessContext
+from echod.service import DaemonService, EchodService, ProcessContext, Serving
 from echod.stats.collector import Collector
 from echod.systemd import InheritedSocket, InheritedSockets, NotifyConfig
 from echod.tap.settings import Settings
@@ -191,10 +191,8 @@ def build_service(
         listeners,
         collector,
         settings.drain_timeout,
-        admission,
+        Serving(admission, certificates, base.key_log),
         admin,
-        certificates,
-        base.key_log,
     )
 
 
@@ -233,8 +231,7 @@ def build_master(
     # Before the start: twistd then changes the working directory, which paths are relative to.
     argv = absolute_argv(options.given, options.shortOpt, options.longOpt)
     spawner = Spawner(
-        reactor,
-        process.log,
+        process,
         listeners,
         limits,
         worker_command(options.twistd or {}, argv),
@@ -291,9 +288,7 @@ def build_worker(
         listeners,
         base.collector(connections, limit, listeners),
         settings.drain_timeout,
-        admission,
+        Serving(admission, certificates, base.key_log),
         config,
         balancer,
-        certificates,
-        base.key_log,
     )

@@ -12,17 +12,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.logger import Logger
 
-from echod.logs.daemonlog import DaemonLog
 from echod.net.balance import ABSENT, SharedCounters, make_counters
 from echod.net.endpoints import InheritedEndpoint
 from echod.net.listener import IListeningFactory, ListenError, ListenerService
-from echod.service import DaemonService, ProcessContext
+from echod.service import DaemonService, IAdminService, ProcessContext
 from echod.stats.collector import Collector
 from echod.stats.process import ProcessStats
 from echod.stats.snapshot import HistogramData, Snapshot
@@ -30,9 +29,6 @@ from echod.workers.channel import Message, adopt
 from echod.workers.process import WorkerProcess
 from echod.workers.spawn import FIRST_DESCRIPTOR, VARIABLE, InheritedListener, WorkerConfig
 from echod.workers.supervisor import KILL_TIMEOUT, Supervisor, WorkerSet, spin_until
-
-if TYPE_CHECKING:
-    from echod.admin.resource import AdminService
 
 log = Logger(namespace="echod")
 
@@ -87,8 +83,7 @@ class Spawner:
 
     def __init__(
         self,
-        reactor: Any,
-        daemon_log: DaemonLog,
+        process: ProcessContext,
         listeners: Sequence[HeldListener],
         limits: Sequence[int],
         command: Sequence[str],
@@ -98,8 +93,8 @@ class Spawner:
         @param limits: the limit of connections of each worker.
         @param command: the program of a worker, and its arguments.
         """
-        self._reactor = reactor
-        self._log = daemon_log
+        self._reactor = process.reactor
+        self._log = process.log
         self._listeners = listeners
         self._limits = limits
         self._command = command
@@ -225,7 +220,7 @@ class MasterService(DaemonService):
         drain_timeout: float,
         spawner: Spawner,
         workers: Supervisor,
-        admin: "AdminService | None" = None,
+        admin: IAdminService | None = None,
     ):
         self.workers = workers
         super().__init__(process, listeners, collector, drain_timeout + KILL_TIMEOUT, admin)

@@ -12,14 +12,11 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from echod._util.timers import periodic
-from echod.connections.admission import Admission
 from echod.connections.timeouts import CHECK_INTERVAL
 from echod.net.balance import AcceptBalancer
 from echod.net.listener import ListenerService
-from echod.service import EchodService, ProcessContext
+from echod.service import EchodService, ProcessContext, Serving
 from echod.stats.collector import Collector
-from echod.tls.keylog import KeyLog
-from echod.tls.reload import CertificateStore
 from echod.workers.channel import Channel, Message, adopt
 from echod.workers.spawn import WorkerConfig
 
@@ -42,11 +39,9 @@ class WorkerService(EchodService):
         listeners: Sequence[ListenerService],
         collector: Collector,
         drain_timeout: float,
-        admission: Admission,
+        serving: Serving,
         config: WorkerConfig,
         balancer: AcceptBalancer,
-        certificates: CertificateStore | None = None,
-        key_log: KeyLog | None = None,
     ):
         """
         @param config: what the master has started this worker with.
@@ -58,9 +53,7 @@ class WorkerService(EchodService):
             listeners,
             collector,
             drain_timeout,
-            admission,
-            certificates=certificates,
-            key_log=key_log,
+            serving,
             work=[rearming],
         )
         self._config = config

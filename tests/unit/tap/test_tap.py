@@ -2,6 +2,7 @@
 Tests for L{makeService}: how it prepares the process, and which service it builds.
 """
 
+import gc
 import os
 import select
 import sys
@@ -45,6 +46,18 @@ class MakeServiceTests(ServiceTestCase):
         self.assertEqual(self.reactor.adoptedPorts, [])
         service.startService()
         self.assertEqual(len(self.reactor.adoptedPorts), 1)
+
+    def test_garbage(self):
+        """
+        When the reactor runs, what the start has made is no longer visited by the garbage
+        collector.
+        """
+        self.addCleanup(gc.unfreeze)
+        before = gc.get_freeze_count()
+        makeService(self.options(*self.local)).startService()
+        self.assertEqual(gc.get_freeze_count(), before)
+        self.reactor.run()
+        self.assertGreater(gc.get_freeze_count(), before)
 
     def test_workers(self):
         """
