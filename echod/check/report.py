@@ -159,7 +159,7 @@ def case_text(result: CaseResult) -> str:
     One line: a case of C{--conformance}.
     """
     word = "pass" if result.passed else "FAIL"
-    line = f"{result.name:<36}{word}{result.lost:>12} lost{duration(result.seconds):>10}"
+    line = f"{result.name:<38}{word}{result.lost:>12} lost{duration(result.seconds):>10}"
     return line if result.failure is None else f"{line}  {escape(str(result.failure))}"
 
 

@@ -60,6 +60,7 @@ def makeService(options: Options) -> DaemonService:
     else:
         signals.take_over(forks=options.twistd is not None and not options.twistd["nodaemon"])
     preflight(options.twistd)
+    # The master passes this to a worker; other processes have none.
     config = WorkerConfig.take_from(os.environ)
     if config is not None:
         return build_worker(reactor, options, config, signals)
@@ -67,7 +68,7 @@ def makeService(options: Options) -> DaemonService:
     inherited = InheritedSockets.from_process(os.getpid())
     notify = NotifyConfig.from_environment(os.environ, os.getpid())
     if options["check"]:
-        # A check does not notify the service manager.
+        # This does not return.  A check does not notify the service manager.
         check_config(reactor, lambda: build_service(reactor, options, inherited, workers), workers)
     service = build(reactor, options, inherited, notify, workers, signals)
     log.info("echod {version} starting", event="starting", version=__version__)

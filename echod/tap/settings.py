@@ -272,8 +272,8 @@ class Settings:
                 built.append((replace(each, name=name), found))
             if wraps and not each.tls:
                 log.warn(
-                    "{option}: its layer around the connection loses what is owed to a client "
-                    "that closes its sending side; for TLS, use --tls-port",
+                    "{option}: its layer around the connection loses data when a client closes "
+                    "its sending side; for TLS, use --tls-port",
                     event="lossy-listener",
                     option=each.option,
                 )

@@ -78,8 +78,8 @@ class KeyLog:
         Warn that there is a key log, and if other users can read it.
         """
         log.warn(
-            "--tls-keylog: the secrets of EVERY TLS connection go to {path}; whoever reads it "
-            "can read what they carry. For tests only!",
+            "--tls-keylog: the secrets of EVERY TLS connection go to {path}; with this file, all "
+            "their data can be decrypted. For tests only!",
             event="keylog-enabled",
             path=self.path,
         )

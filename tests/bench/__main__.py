@@ -144,7 +144,7 @@ EVERYTHING = (
 
 class Onlooker(threading.Thread):
     """
-    Somebody who has the page open, and a Prometheus that scrapes once a second, until the
+    A browser that has the page open, and a Prometheus that scrapes once a second, until the
     server is gone.
     """
 
@@ -459,14 +459,21 @@ def main() -> None:
     """
     Run the benchmark.
     """
-    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench",
+        description="Measure the CPU time that an echo costs a server, for echod and for others.",
+    )
     parser.add_argument("--quick", action="store_true", help="a few scenarios, under a minute")
     parser.add_argument("--json", metavar="FILE", help="write all figures there")
-    parser.add_argument("--only", metavar="WORD", default="", help="scenarios with it in the name")
-    parser.add_argument("--rounds", type=int, default=0, help="how often each peer has its turn")
+    parser.add_argument(
+        "--only", metavar="WORD", default="", help="only scenarios with this word in their name"
+    )
+    parser.add_argument("--rounds", type=int, default=0, help="how many rounds to measure")
     parser.add_argument("--markdown", action="store_true", help="print a table at the end")
     parser.add_argument(
-        "--worst", action="store_true", help="how long one waits beside the worst of another"
+        "--worst",
+        action="store_true",
+        help="measure the delay of one client beside the most expensive clients",
     )
     chosen = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -199,8 +199,13 @@ def main() -> int:
 
     @return: 0 when echod passed everything.
     """
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.conformance", description=__doc__)
-    parser.add_argument("--only", metavar="WORD", default="", help="servers with it in the name")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench.conformance",
+        description="Run echod-check --conformance against echod and against other servers.",
+    )
+    parser.add_argument(
+        "--only", metavar="WORD", default="", help="only servers with this word in their name"
+    )
     chosen = parser.parse_args()
     system = platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())
     print(

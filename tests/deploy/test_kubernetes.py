@@ -50,7 +50,7 @@ class Manifests(SynchronousTestCase):
 
     def overlay(self, *components: str, **more: Any) -> Path:
         """
-        A kustomization of somebody's own.
+        A kustomization as an operator writes it.
 
         @return: its folder.
         """
@@ -147,7 +147,7 @@ class ManifestTests(Manifests):
 
     def test_selectors(self) -> None:
         """
-        Whoever selects pods selects these, and the autoscaler has this deployment.
+        Each selector selects these pods, and the autoscaler has this deployment.
         """
         kinds = self.kinds(self.overlay("podmonitor"))
         spec = {kind: resource.get("spec", {}) for kind, resource in kinds.items()}

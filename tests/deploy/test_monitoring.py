@@ -122,8 +122,8 @@ class RulesTests(SynchronousTestCase):
 
     def test_words(self) -> None:
         """
-        Each says in a line what is wrong, then what that means, and what to do; and how
-        soon somebody has to.
+        Each says in a line what is wrong, then what that means, and what to do; its severity says
+        how soon.
         """
         for alert, rule in self.alerts.items():
             said = rule["annotations"]

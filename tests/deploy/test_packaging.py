@@ -367,7 +367,7 @@ class PackagingTests(SynchronousTestCase):
     def test_metadata(self) -> None:
         """
         The version is written in one place, C{echod.__version__}; the package says that
-        it is typed, and asks for what it imports at run time, each with a floor.
+        it is typed, and asks for what it imports at run time, each with a lowest version.
         """
         _, sdist, wheel = built()
         self.assertEqual(f"echod-{VERSION}.tar.gz", sdist.name)
@@ -385,4 +385,4 @@ class PackagingTests(SynchronousTestCase):
         )
         self.assertEqual({"tls"}, always["twisted"].extras)
         for need in always.values():
-            self.assertIn(">=", str(need.specifier), "has no floor")
+            self.assertIn(">=", str(need.specifier), "has no lowest version")

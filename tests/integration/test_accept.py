@@ -163,9 +163,9 @@ class FullTests(SynchronousTestCase):
 
     def test_nothing_in_reserve(self) -> None:
         """
-        With a bound below what is open, nobody can be accepted nor turned away: those who are
-        in go on, those who wait cost nothing, certificates stay what they are, and all is well
-        when there is room again.
+        With a limit on descriptors below what is open, echod can neither accept nor turn away a
+        client: live connections go on, waiting clients cost no CPU, the certificates stay, and
+        all clients are served when descriptors are free again.
         """
         if REACTOR not in ("", "echod"):
             raise SkipTest("with the others it is Twisted's own port that accepts")

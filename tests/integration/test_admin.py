@@ -97,7 +97,7 @@ class ScrapeTests(SynchronousTestCase):
 
     def test_host(self) -> None:
         """
-        Over TCP, a name that somebody else may own is not served, unless the operator says so.
+        Over TCP, a name that another site may own is not served, unless the operator allows it.
         """
         with Daemon(*LOOPBACK, *ADMIN, "--admin-host", "echod.example") as daemon:
             for host, status in (
@@ -226,10 +226,10 @@ class CountTests(SynchronousTestCase):
                 for number in range(1, 4):
                     echo(client, bytes(100_000))
                     self.assertEqual(samples(daemon)[key], number * 100_000)
-                (guest,) = shown(daemon)["newest"]
-                self.assertEqual((guest["bytes"], guest["state"]), (300_000, "open"))
+                (shown_client,) = shown(daemon)["newest"]
+                self.assertEqual((shown_client["bytes"], shown_client["state"]), (300_000, "open"))
                 host, port = client.getsockname()
-                self.assertEqual(guest["peer"], f"{host}:{port}")
+                self.assertEqual(shown_client["peer"], f"{host}:{port}")
             ended = ("echod_connections_closed_total", "tcp", "client")
             wait_until(lambda: samples(daemon)[ended] == 1, "the end to be counted")
             now = samples(daemon)

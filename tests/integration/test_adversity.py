@@ -203,7 +203,7 @@ class FullDiskTests(SynchronousTestCase):
 
     def fill(self, daemon: Daemon) -> None:
         """
-        Write until there is no room for a byte.
+        Write until the disk has no space for a byte.
         """
         with (self.disk(daemon) / "filler").open("wb", buffering=0) as file:
             for size in (4096, 1):
@@ -226,8 +226,8 @@ class FullDiskTests(SynchronousTestCase):
 
     def test_tls(self) -> None:
         """
-        A key log that cannot be written costs its lines and is told once; certificates that
-        arrive cut short are not served; both go on when there is room again.
+        A key log that cannot be written loses its lines, and one warning says so; truncated
+        certificates are not served; both work again when the disk has space.
         """
         with self.daemon(*LOOPBACK, *TLS, "--tls-keylog", "{}/disk/keys") as daemon:
             keys, pem = self.disk(daemon) / "keys", self.disk(daemon) / "pem"
@@ -259,7 +259,7 @@ class FullDiskTests(SynchronousTestCase):
 
     def test_log(self) -> None:
         """
-        A log file on it keeps no echo waiting, can be rotated, and goes on when there is room.
+        A log file on it delays no echo, can be rotated, and goes on when the disk has space.
         """
         before = ("--logfile", "{}/disk/log")
         with self.daemon(*ON_A_SOCKET, before=before, ready=socket_listens) as daemon:

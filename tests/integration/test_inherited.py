@@ -162,7 +162,7 @@ class InheritedTests(TestCase):
                     daemon.wait()
                     self.assertEqual(daemon.status, -signal.SIGTERM)
         finally:
-            # Whoever waits now is served by the last one.
+            # The last daemon serves the clients that wait now.
             over.set()
             with ActivatedDaemon({"echo": [listening]}, "--listen", "systemd:name=echo"):
                 client.join(PATIENCE_SECONDS)

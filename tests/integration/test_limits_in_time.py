@@ -1,6 +1,6 @@
 """
-Limits in time: who says nothing, or too little, or stays too long, is gone in time; and
-whoever takes what it is owed gets it first.
+Limits in time: a client that sends nothing, or too little, or stays too long, is ended in time; and
+a client that reads gets the rest of its echo first.
 """
 
 import contextlib
@@ -100,7 +100,7 @@ class SittersTests(SynchronousTestCase):
             # Those who came first may have been ended before the last have come.
             with contextlib.suppress(ConnectionError):
                 each.socket.send(next(each.drip, b""))
-        # Whoever is served now has waited until all of that had been read.
+        # A client that is served now has waited until all of that was read.
         with self.daemon.connect("--port") as client:
             for _ in range(10):
                 self.assertEqual(echo(client, b"x"), b"x")
@@ -163,13 +163,13 @@ class SittersTests(SynchronousTestCase):
             self.assertGreaterEqual(min(times), limit)
             # Those who could be told goodbye were.
             self.assertEqual(resets, 0 if name in ("silent", "dripping") else self.each, name)
-        room, more = most - cold, after - most
+        first, more = most - cold, after - most
         show(
-            f"memory: {room / KIB:.0f} KiB for the first {len(kinds) * self.each} clients, "
+            f"memory: {first / KIB:.0f} KiB for the first {len(kinds) * self.each} clients, "
             f"{more / KIB:.0f} KiB more after as many that had to be ended"
         )
         # How many of them were there at once, the last time, depends on the machine.
-        self.assertLessEqual(more, room / 2)
+        self.assertLessEqual(more, first / 2)
         self.daemon.stop()
         # With those of the other rounds who were too slow, if any.
         self.assertGreaterEqual(self.daemon.refused()["handshake"], 3 * self.each)

@@ -1,5 +1,5 @@
 """
-Logs that are not taken, and logs that somebody would like to spoil.
+Logs whose output is blocked, and clients that try to forge log lines.
 """
 
 import ast
@@ -140,8 +140,8 @@ class NotTakenTests(SynchronousTestCase):
 
     def test_pipe_that_nobody_reads(self) -> None:
         """
-        With a pipe that nobody reads, all is echoed; when somebody does, it is told how many
-        records are missing, and nothing is torn.
+        With a pipe that no program reads, all is echoed; when a program reads it, the log says how
+        many records are missing, and no line is cut.
         """
         reading, writing = os.pipe()
         self.addCleanup(os.close, reading)
@@ -249,8 +249,8 @@ class NotTakenTests(SynchronousTestCase):
 
     def test_full_disk(self) -> None:
         """
-        With a log file on a full disk, all is echoed; when there is room again, it is told
-        how many records are missing, and nothing is torn.
+        With a log file on a full disk, all is echoed; when the disk has space again, the log says
+        how many records are missing, and no line is cut.
         """
         daemon = SocketDaemon("--log-format", "json", before=("--logfile", "{}/disk/log"))
         self.full_disk(daemon, self.tmpfs(daemon))
@@ -264,13 +264,13 @@ class NotTakenTests(SynchronousTestCase):
 
     def full_disk(self, daemon: SocketDaemon, path: Callable[[str], Path]) -> None:
         """
-        Have a log on a full disk, make room, and look at what is there.
+        Have a log on a full disk, free space, and look at the log.
 
         @param path: tells the path of a file on that disk.
         """
 
         def text() -> str:
-            # When there is room, it is soon rotated.
+            # When the disk has space, it is soon rotated.
             names = (path("log.1"), path("log"))
             return "".join(name.read_text() for name in names if name.exists())
 
@@ -491,7 +491,7 @@ class HostileTests(SynchronousTestCase):
 
     def headers(self, number: int) -> Iterator[bytes]:
         """
-        PROXY headers with hostile strings wherever there is room for one.
+        PROXY headers with hostile strings in each field that can have one.
         """
         chance = random.Random(number)
         for _ in range(number):

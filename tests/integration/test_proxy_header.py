@@ -156,8 +156,8 @@ class TrustTests(HeaderTestCase):
 
     def test_trusted(self) -> None:
         """
-        From a trusted proxy, a good header says who the client is, and what follows it is
-        echoed; whoever sends a bad one hears nothing.
+        From a trusted proxy, a good header gives the client's address, and what follows it is
+        echoed; a client that sends a bad one gets nothing back.
         """
         for mode in MODES:
             with Daemon(*LOOPBACK, *options(mode, PROXY_ADDRESS)) as daemon:
@@ -295,8 +295,8 @@ class LateTests(HeaderTestCase):
 
     def test_deadline(self) -> None:
         """
-        Whoever has not finished its header after five seconds is gone where it is required;
-        where it is optional, what has come by then is taken for data.
+        A client whose header is not complete after five seconds is refused if it is required; if
+        it is optional, what has come by then is data.
         """
         with (
             tls_daemon(

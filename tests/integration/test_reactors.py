@@ -149,9 +149,9 @@ class PromisesTests(SynchronousTestCase):
         self.promises("asyncio", "twisted.internet.asyncioreactor.AsyncioSelectorReactor")
 
 
-class GateTests(SynchronousTestCase):
+class AdmissionTests(SynchronousTestCase):
     """
-    The gate on reactors that are not ours, and on ours.
+    Admission on Twisted's reactors, and on ours.
     """
 
     reactors = ("epoll", "poll", "select", "asyncio", "echod")

@@ -1,5 +1,5 @@
 """
-How the daemon stops: whoever is owed something gets it, and nobody waits for long.
+How the daemon stops: each client gets the rest of its echo, and no client waits for long.
 
 A wait that must not be is told from a short one by its length: what it would be for lasts
 ten minutes.
@@ -141,7 +141,7 @@ class UnderLoadTests(SynchronousTestCase):
     def test_what_came_back_is_a_prefix(self) -> None:
         """
         At 20 random moments under load, every client gets back a prefix of what it sent,
-        whoever half-closes gets all, and a second TERM ends the rest.
+        a client that half-closes gets all, and a second TERM ends the rest.
         """
         with ThreadPoolExecutor(self.at_a_time) as pool:
             outcomes = list(pool.map(self.stop, range(self.stops)))
@@ -303,7 +303,7 @@ class StopTests(SynchronousTestCase):
                 [stream_client.end for stream_client in group.stream_clients], [End.RESET] * 2
             )
             show(f"{self.program}: exit {took:.2f} s after the second signal")
-            # Whoever asked whether the port is closed may count among the finished.
+            # The client that asked whether the port is closed may count among the finished.
             self.assertEqual([aborted for _, aborted in re.findall(DRAINED, daemon.log)], ["2"])
 
     def test_second_term_aborts(self) -> None:

@@ -115,7 +115,7 @@ class DeathTests(TestCase):
             for _ in range(20):
                 residents.append(stack.enter_context(master.connect()))
                 self.assertEqual(echo(residents[-1], b"hello"), b"hello")
-            # Those that the other worker has, and the lifeline's and listener's sockets.
+            # Those that the other worker has, and the sockets of the channel and the listener.
             kept = master.sockets()["1"] - before["1"]
             self.assertTrue(0 < kept < 20)
             loops = [ClientLoop(master.address()) for _ in range(2)]
@@ -272,7 +272,7 @@ class BrokenStartTests(TestCase):
 
     def test_background(self) -> None:
         """
-        Whoever sends the daemon to the background is told.
+        The command that sends the daemon to the background reports a start that fails.
         """
         master = WorkersDaemon(2, background=True)
         with self.broken(), self.assertRaises(AssertionError):
@@ -519,7 +519,7 @@ class LimitsTests(TestCase):
     def test_max_connections(self) -> None:
         """
         However many come at once, there are never more than --max-connections; all places
-        are taken; and a place that becomes free is taken again, whoever had it.
+        are taken; and a place that becomes free is taken again, at all workers.
         """
         with WorkersDaemon(3, "--max-connections", "20", *LOOPBACK) as master:
             for _ in range(2):

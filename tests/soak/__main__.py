@@ -154,10 +154,14 @@ def main() -> None:
     """
     The command.
     """
-    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.soak",
+        description="Run a daemon and many clients behind a faulty network, and check every byte.  "
+        "The exit status is 1 if a byte is wrong or lost, or if memory or descriptors grow.",
+    )
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--seed", default=str(secrets.randbelow(10**9)))
-    parser.add_argument("--clients", type=int, default=CLIENTS, help="at a time")
+    parser.add_argument("--clients", type=int, default=CLIENTS, help="how many clients at a time")
     given = parser.parse_args()
     print(f"seed {given.seed}, {given.seconds:g} s, {given.clients} clients at a time", flush=True)
     report, wrong = soak(given.seconds, given.seed, given.clients)

@@ -95,7 +95,7 @@ class SystemTests(TestCase):
         anybody else's.
         """
         with boot() as machine:
-            machine.write("/home/somebody/secret", "secret")
+            machine.write("/home/user/secret", "secret")
             machine.run("systemctl", "start", "echod")
             pid, status = machine.show("MainPID"), machine.process()
             uid = int(status["Uid"].split()[0])
@@ -115,7 +115,7 @@ class SystemTests(TestCase):
                 self.assertRegex(said, "Read-only file system|Permission denied", folder)
             machine.run(*inside, "touch", "/tmp/x")
             machine.run("ls", "/tmp/x", status=2)
-            said = machine.run(*inside, "cat", "/home/somebody/secret", status=1)
+            said = machine.run(*inside, "cat", "/home/user/secret", status=1)
             self.assertRegex(said, "No such file|Permission denied")
             processes = machine.run(*inside, "ls", "/proc").split()
             self.assertEqual(set(), {"1", "sys", "meminfo"} & set(processes))

@@ -7,6 +7,7 @@ import json
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.check import report
+from echod.check.conformance import CASES
 from echod.check.ping import LatencyHistogram
 from echod.check.results import CaseResult, CheckFailed, CheckResult, Outcome, Times, TLSSession
 
@@ -116,6 +117,14 @@ class TextTests(SynchronousTestCase):
         text = report.case_text(CaseResult("x", 9, 3, 0.25, CheckFailed(Outcome.LOST, "3\x07")))
         self.assertIn("FAIL", text)
         self.assertTrue(text.endswith("lost: 3\\x07"), text)
+
+    def test_case_columns(self):
+        """
+        A space follows the name of each case.
+        """
+        for name, _ in CASES:
+            text = report.case_text(CaseResult(name, 1, 0, 0.25, None))
+            self.assertTrue(text.startswith(f"{name} "), text)
 
 
 class JSONTests(SynchronousTestCase):

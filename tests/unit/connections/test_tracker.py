@@ -236,8 +236,8 @@ class RefusedTests(ConnectionsTestCase):
         Every other end is no refusal, and has its access record.
         """
         words = {reason.value for reason in REFUSED}
-        gate = {"denied", "max-connections", "max-per-client", "connect-rate"}
-        self.assertEqual(words, gate | {"proxy-header", "handshake"})
+        admission = {"denied", "max-connections", "max-per-client", "connect-rate"}
+        self.assertEqual(words, admission | {"proxy-header", "handshake"})
         connections = self.make(access_log=True)
         for reason in set(Reason) - REFUSED:
             with capturedLogs() as events:

@@ -223,8 +223,8 @@ class BuildTests(ServiceTestCase):
             self.assertIs(event["log_level"], LogLevel.warn)
             self.assertEqual(
                 formatEvent(event),
-                f"--listen {description}: its layer around the connection loses what is owed "
-                "to a client that closes its sending side; for TLS, use --tls-port",
+                f"--listen {description}: its layer around the connection loses data when "
+                "a client closes its sending side; for TLS, use --tls-port",
             )
             self.assertEqual(len(service.listeners), 1)
 

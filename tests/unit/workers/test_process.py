@@ -52,7 +52,7 @@ class WorkerProcessTests(SynchronousTestCase):
     def setUp(self):
         self.told = []
         self.log = []
-        self.room = True
+        self.log_accepts = True
         self.child = WorkerProcess("1", 5.0, self, self.write_log)
         self.process = FakeProcess(77, self.child, [], {}, {})
         verifyObject(IProcessTransport, self.process)
@@ -61,9 +61,9 @@ class WorkerProcessTests(SynchronousTestCase):
         self.far = FarEnd(self.child.channel)
 
     def write_log(self, line):
-        if self.room:
+        if self.log_accepts:
             self.log.append(line)
-        return self.room
+        return self.log_accepts
 
     def worker_up(self, child):
         self.told.append((child.name, "up"))
@@ -107,7 +107,7 @@ class WorkerProcessTests(SynchronousTestCase):
         Lines that are not written are counted.
         """
         self.child.childDataReceived(1, b"one\n")
-        self.room = False
+        self.log_accepts = False
         self.child.childDataReceived(1, b"two\nthree\n")
         self.assertEqual((self.log, self.child.dropped), ([b"one\n"], 2))
 

@@ -1,5 +1,5 @@
 """
-The gate: who may come in, how many at once, and how often, as the clients see it.
+Admission: which clients may connect, how many at once, and how often, as the clients see it.
 """
 
 import itertools
@@ -36,9 +36,9 @@ SECOND = ("--listen", "tcp:0:interface=127.0.0.1")
 """A listener for IPv4 alone, beside it."""
 
 
-class GateTestCase(SynchronousTestCase):
+class AdmissionTestCase(SynchronousTestCase):
     """
-    What the tests of the gate have in common.
+    What the tests of admission have in common.
     """
 
     def places(self, daemon: Daemon) -> tuple[Place, Place, Place]:
@@ -63,7 +63,7 @@ class GateTestCase(SynchronousTestCase):
         return [client for client in clients if is_served(client)]
 
 
-class ChurnTests(GateTestCase):
+class ChurnTests(AdmissionTestCase):
     """
     Ten thousand clients from many addresses, who come and go.
     """
@@ -139,7 +139,7 @@ class ChurnTests(GateTestCase):
         self.assertEqual(len(rest), self.most - taken)
 
 
-class AddressTests(GateTestCase):
+class AddressTests(AdmissionTestCase):
     """
     C{--allow} and C{--deny}.
     """
@@ -148,18 +148,18 @@ class AddressTests(GateTestCase):
 
     def admitted(self, daemon: Daemon) -> tuple[set[str], int]:
         """
-        Who is let in, at each door alike; and how often somebody was not.
+        The addresses that are admitted, at all listeners alike; and the number of refusals.
         """
         mapped, six, four = self.places(daemon)
         found, refused = set(), 0
         for source in self.sources:
-            doors = [("", six)] if source == "::1" else [(source, mapped), (source, four)]
-            clients = self.admit(doors)
+            places = [("", six)] if source == "::1" else [(source, mapped), (source, four)]
+            clients = self.admit(places)
             served = len(clients)
             for client in clients:
                 client.close()
-            self.assertIn(served, (0, len(doors)), source)
-            refused += len(doors) - served
+            self.assertIn(served, (0, len(places)), source)
+            refused += len(places) - served
             if served:
                 found.add(source)
         return found, refused
@@ -209,7 +209,7 @@ class AddressTests(GateTestCase):
             self.assertEqual(daemon.records(), [])
 
 
-class RateTests(GateTestCase):
+class RateTests(AdmissionTestCase):
     """
     C{--connect-rate}.
     """
@@ -220,19 +220,19 @@ class RateTests(GateTestCase):
 
     def test_burst_and_rate(self) -> None:
         """
-        A client may come so many times at once, and then so often, at whichever door; what
-        one has used up, another still has.
+        A client may connect so many times at once, and then so often, at all listeners together;
+        each client has a limit of its own.
         """
         rate = f"{self.rate}:{self.burst}"
         with Daemon(*DUAL_STACK, *SECOND, "--connect-rate", rate) as daemon:
             mapped, six, four = self.places(daemon)
-            doors = itertools.cycle([mapped, four])
+            places = itertools.cycle([mapped, four])
             count = knocks = 0
             start = time.monotonic()
 
             def knock() -> bool:
                 nonlocal count, knocks
-                with connect_from("127.0.0.1", next(doors)) as client:
+                with connect_from("127.0.0.1", next(places)) as client:
                     knocks += 1
                     answer = is_served(client)
                 count += answer
@@ -276,7 +276,7 @@ class Limited(Daemon):
         self._command = ("prlimit", f"--nofile={nofile}", *self._command)
 
 
-class DescriptorTests(GateTestCase):
+class DescriptorTests(AdmissionTestCase):
     """
     C{--max-connections} where there are not so many descriptors.
     """

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """
-Print what pip is to install for the unit tests on the lowest versions that pyproject.toml
-allows: what echod depends on, with its metrics, and what the unit tests import besides.
+Print the requirements for the unit tests on the lowest versions that pyproject.toml allows: the
+dependencies of echod with its metrics, and the packages that only the unit tests import.
 """
 
 import re
@@ -16,5 +16,5 @@ tools = [each for each in extras["test"] if re.match(r"[\w.-]+", each)[0] in FOR
 assert len(tools) == len(FOR_UNIT_TESTS), "pyproject.toml no longer names these"
 for requirement in (*project["dependencies"], *extras["metrics"], *tools):
     # A requirement of another form has no lowest version that can be told from it.
-    [(package, floor)] = re.findall(r"^([\w.-]+(?:\[\w+\])?)>=([\w.]+)(?:,<\w+)?$", requirement)
-    print(f"{package}=={floor}")
+    [(package, lowest)] = re.findall(r"^([\w.-]+(?:\[\w+\])?)>=([\w.]+)(?:,<\w+)?$", requirement)
+    print(f"{package}=={lowest}")
