@@ -400,7 +400,7 @@ class SystemTests(TestCase):
         """
         with boot(limit="LimitNOFILE=100:200") as machine:
             machine.run("systemctl", "start", "echod")
-            self.assertIn("--max-connections 10000: 136 it is", machine.journal())
+            self.assertIn("--max-connections 10000: limited to 136", machine.journal())
             limits = machine.run("cat", f"/proc/{machine.show('MainPID')}/limits")
             self.assertRegex(limits, r"Max open files +200 +200")
 
