@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from socket import AF_INET6, inet_ntop, inet_pton
 
 from twisted.internet.interfaces import IAddress
 
@@ -133,6 +134,21 @@ def ip_of(address: IAddress) -> IP | None:
     return getattr(ip, "ipv4_mapped", None) or ip
 
 
+_BYTE = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
+_IPV4 = re.compile(rf"(?:::ffff:)?({_BYTE}(?:\.{_BYTE}){{3}})", re.ASCII)
+"""An IPv4 address, or one that is mapped into IPv6."""
+
+
+def _is_plain_ipv6(host: str) -> bool:
+    """
+    Whether a text is an IPv6 address in its usual form, with no IPv4 address in it and no zone.
+    """
+    try:
+        return "." not in host and inet_ntop(AF_INET6, inet_pton(AF_INET6, host)) == host
+    except (OSError, ValueError):
+        return False
+
+
 def format_address(address: IAddress) -> str:
     """
     An address as text: C{192.0.2.1:9000}, C{[2001:db8::1]:9000}, C{unix:/run/echod}.
@@ -141,8 +157,13 @@ def format_address(address: IAddress) -> str:
     if host is None:
         name = getattr(address, "name", None) or b""
         return escape("unix:" + name.decode("utf-8", "backslashreplace"))
+    # An access record needs this text.  ipaddress gives the same for ten times the CPU.
+    if ipv4 := _IPV4.fullmatch(host):
+        return f"{ipv4[1]}:{address.port}"  # type: ignore[attr-defined]  # as in ip_of
+    if _is_plain_ipv6(host):
+        return f"[{host}]:{address.port}"  # type: ignore[attr-defined]  # as in ip_of
     ip = ip_of(address)
     text = escape(str(ip or host))
     if ip is not None and ip.version == 6:
         text = f"[{text}]"
-    return f"{text}:{address.port}"  # type: ignore[attr-defined]  # as above
+    return f"{text}:{address.port}"  # type: ignore[attr-defined]  # as in ip_of

@@ -12,10 +12,10 @@ from itertools import islice
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
-from twisted.logger import Logger, LogLevel
+from twisted.logger import Logger
 
-from echod._util.text import PeerText
 from echod._util.timers import surviving
+from echod.connections.access import IAccessLog, emit_access
 from echod.connections.connection import REFUSED, Connection, Reason
 from echod.connections.counters import ConnectionStats, Refusals
 from echod.connections.timeouts import Activity, Timeouts
@@ -45,12 +45,12 @@ class Connections:
         self,
         clock: IReactorTime,
         limits: Timeouts,
-        access_log: bool,
+        access_log: IAccessLog | None,
         on_removed: Callable[[], object] | None = None,
     ):
         """
         @param limits: the timeouts of the connections.
-        @param access_log: whether to log an access record for each connection.
+        @param access_log: writes an access record for each connection; C{None} for no records.
         @param on_removed: called after each connection that has ended; C{None} for nothing.
         """
         self._clock = clock
@@ -129,8 +129,8 @@ class Connections:
         self.totals.add(connection.listener, reason, connection.bytes_echoed, seconds)
         if reason in REFUSED:
             self.refusals.add(connection.listener, reason, connection.peer(), detail)
-        elif self._access_log:
-            self._log_access(connection, activity.number, seconds, reason, detail)
+        elif self._access_log is not None:
+            self._log_access(self._access_log, connection, activity.number, seconds, reason, detail)
         if self._on_removed is not None:
             self._on_removed()
         if self._drained is not None and not self._live:
@@ -139,30 +139,40 @@ class Connections:
         return True
 
     def _log_access(
-        self, connection: Connection, number: int, seconds: float, reason: Reason, detail: str
+        self,
+        access_log: IAccessLog,
+        connection: Connection,
+        number: int,
+        seconds: float,
+        reason: Reason,
+        detail: str,
     ) -> None:
         # A load balancer checks every few seconds whether a port accepts connections.  A
         # connection that waits for its PROXY header is idle only if nothing has come.
         empty = reason is Reason.IDLE_TIMEOUT and connection.waiting_for is Reason.PROXY_HEADER
         probe = (empty or reason in (Reason.CLIENT, Reason.RESET)) and not connection.bytes_echoed
-        with log.failuresHandled("while logging the end of a connection", event="unhandled-error"):
-            fields = dict(connection.log_fields())
+        # Asked before anything is looked up: a record that goes nowhere costs nothing more.
+        if not access_log.wants(probe):
+            return
+        try:
+            fields = connection.log_fields()
             if reason is Reason.ERROR:
                 fields = {"detail": detail, **fields}
-            log.emit(
-                LogLevel.debug if probe else LogLevel.info,
-                "connection {connection} of {peer} to {listener}: "
-                "{bytes} bytes echoed in {seconds:.3f} s, {reason}"
-                + "".join(f"; {name} {{{name}}}" for name in fields),
-                event="access",
-                connection=number,
-                listener=connection.listener,
-                peer=PeerText(connection.peer()),
-                bytes=connection.bytes_echoed,
-                seconds=seconds,
-                reason=reason.value,
-                **{name: PeerText(value) for name, value in fields.items()},
+            record = (
+                probe,
+                number,
+                connection.listener,
+                connection.peer(),
+                connection.bytes_echoed,
+                seconds,
+                reason,
+                fields,
             )
+            if not access_log.write(*record):
+                emit_access(*record)
+        except Exception:
+            # The connection is removed all the same.
+            log.failure("while logging the end of a connection", event="unhandled-error")
 
     def check_timeouts(self) -> None:
         """

@@ -16,10 +16,13 @@ from twisted.logger import (
     ILogObserver,
     LogLevel,
     LogLevelFilterPredicate,
+    LogPublisher,
+    globalLogPublisher,
 )
 
 from echod._util.errors import StartupError
 from echod._util.text import escape
+from echod.logs.access import AccessLog
 from echod.logs.file import IDestination, LogFile, StreamDestination
 from echod.logs.formatters import LINES, LineObserver, of_worker
 from echod.logs.syslog import SOCKET, SyslogDestination
@@ -48,6 +51,7 @@ class DaemonLog:
 
     @ivar file: the log file; C{None} when the log goes elsewhere.
     @ivar worker: the name of this worker; C{None} in a process that is not a worker.
+    @ivar access: writes the access records.
     """
 
     file: LogFile | None = None
@@ -59,17 +63,20 @@ class DaemonLog:
         format: str | None,
         level: NamedConstant | None,
         worker: str | None = None,
+        publisher: LogPublisher = globalLogPublisher,
     ):
         """
         @param twistd: twistd's options; C{None} when the process has a log already.
         @param format: C{"text"} or C{"json"}; C{None} for text.
         @param level: the lowest level that is logged; C{None} for info.
         @param worker: the name of this worker; C{None} in a process that is not a worker.
+        @param publisher: where twistd adds the observer of this log.
         """
         self._twistd = twistd
         self._line = LINES[format or "text"]
         self._level = level or LogLevel.info
         self.worker = worker
+        self.access = AccessLog(format or "text", self._level, worker, publisher)
 
     @property
     def dropped(self) -> int:
@@ -98,7 +105,10 @@ class DaemonLog:
         self._writer = ThreadedWriter(destination, forks=not twistd["nodaemon"])
         observer: ILogObserver = LineObserver(self._writer, self._line)
         observer = FilteringLogObserver(observer, [LogLevelFilterPredicate(self._level)])
-        return observer if self.worker is None else of_worker(self.worker, observer)
+        if self.worker is not None:
+            observer = of_worker(self.worker, observer)
+        self.access.open(observer, self._writer.put)
+        return observer
 
     def write(self, line: bytes) -> bool:
         """

@@ -38,7 +38,7 @@ MAX_INTEGER = 1 << 63
 """Integers from here on are written as hexadecimal text: many JSON parsers hold 64 bits."""
 
 _JSON_TYPES = (str, int, float, bytes, type(None))
-_ENCODER = json.JSONEncoder(allow_nan=False)
+encode_json = json.JSONEncoder(allow_nan=False).encode
 
 # The keys that Twisted's older twisted.python.log adds to each event.
 _LEGACY = frozenset(("message", "time", "system", "format", "isError", "failure", "why"))
@@ -54,9 +54,16 @@ def text_line(event: LogEvent) -> str | None:
     text = eventAsText(event, formatTime=formatTime)
     if not text:
         return None
-    if not text.isprintable() or len(text) > MAX_CHARACTERS:
-        text = "\n    ".join(map(escape, _cut(text).split("\n")))
-    return text + "\n"
+    return printable(text) + "\n"
+
+
+def printable(text: str) -> str:
+    """
+    A text for people, without what could move a terminal's cursor, and not too long.
+    """
+    if text.isprintable() and len(text) <= MAX_CHARACTERS:
+        return text
+    return "\n    ".join(map(escape, _cut(text).split("\n")))
 
 
 def json_line(event: LogEvent) -> str | None:
@@ -85,7 +92,7 @@ def json_line(event: LogEvent) -> str | None:
         added = name.startswith("log_") or name in _LEGACY
         if not added and isinstance(value, _JSON_TYPES):
             record.setdefault(name, _json_value(value))
-    return _ENCODER.encode(record) + "\n"
+    return encode_json(record) + "\n"
 
 
 def _cut(text: str) -> str:
@@ -94,6 +101,13 @@ def _cut(text: str) -> str:
     """
     half = MAX_CHARACTERS // 2
     return text if len(text) <= MAX_CHARACTERS else f"{text[:half]} ... {text[-half:]}"
+
+
+def json_string(text: str) -> str:
+    """
+    A text as a JSON string, with its quotes.
+    """
+    return encode_json(_json_value(text))
 
 
 def _json_value(value: str | int | float | bytes | None) -> str | int | float | None:

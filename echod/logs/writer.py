@@ -167,6 +167,7 @@ class ThreadedWriter:
         self._failed = False
         self._rotation_requested = False
         self._hurry = False
+        self._idle = False
         self._lock = RLock()
         self._work_added = Condition(self._lock)
         self._hurry_requested = Condition(self._lock)
@@ -187,7 +188,8 @@ class ThreadedWriter:
         """
         with self._lock:
             added = self._queue.add(level, line)
-            self._work_added.notify()
+            if self._idle:
+                self._wake()
         if not self._started and (added or self._start_failed):
             self._start()
         waits = self._start_failed or (added and self._time_left > 0)
@@ -217,7 +219,7 @@ class ThreadedWriter:
         """
         with self._lock:
             self._rotation_requested = True
-            self._work_added.notify()
+            self._wake()
             self._request_hurry()
         self._start()
         if self._start_failed:
@@ -247,6 +249,13 @@ class ThreadedWriter:
             else:
                 self._started = True
                 self._start_failed = False
+
+    def _wake(self) -> None:
+        """
+        Wake the thread if it waits for work.
+        """
+        self._idle = False
+        self._work_added.notify()
 
     def _request_hurry(self) -> None:
         """
@@ -282,7 +291,10 @@ class ThreadedWriter:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while True:
             with self._lock:
-                self._work_added.wait_for(self._has_work)
+                while not self._has_work():
+                    self._idle = True
+                    self._work_added.wait()
+                self._idle = False
             written = self._write()
             with self._lock:
                 delay = BATCH_DELAY if written else RETRY_DELAY

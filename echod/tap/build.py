@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from echod._util.signals import Signals
 from echod._util.sockets import descriptor_limit
 from echod._util.twistd import Pidfile
+from echod.connections.access import IAccessLog
 from echod.connections.admission import Admission
 from echod.connections.timeouts import Timeouts
 from echod.connections.tracker import Connections
@@ -128,6 +129,12 @@ class Base:
         tls = settings.tls.load(reactor) if settings.tls is not None else (None, None)
         return cls(settings, process, *tls)
 
+    def access_log(self) -> IAccessLog | None:
+        """
+        What writes the access records; C{None} for C{--access-log off}.
+        """
+        return self.process.log.access if self.settings.log.access else None
+
     def collector(
         self, connections: Connections, limit: int, listeners: Sequence[ListenerService]
     ) -> Collector:
@@ -164,7 +171,7 @@ def build_service(
     settings, certificates = base.settings, base.certificates
     asked = settings.admission.max_connections
     limit = sum(connection_limit(reactor, each) for each in shares(asked, workers))
-    connections = Connections(reactor, settings.timeouts, settings.log.access)
+    connections = Connections(reactor, settings.timeouts, base.access_log())
     admission = settings.admission.build(reactor, connections, limit)
     listeners = [
         ListenerService(
@@ -215,7 +222,7 @@ def build_master(
         # Loading it has shown that it can be opened.  The workers open it again.
         base.key_log.undo()
     limits = shares(settings.admission.max_connections, count)
-    connections = Connections(reactor, Timeouts(), access_log=False)
+    connections = Connections(reactor, Timeouts(), access_log=None)
     admission = Admission(connections, settings.admission.max_connections)
     listeners = [
         HeldListener(
@@ -267,7 +274,7 @@ def build_worker(
     balancer = AcceptBalancer(counters, config.place, limit, lambda: len(connections))
     # Publishing at each end lets the other workers know at once that this one can accept.
     connections = Connections(
-        reactor, settings.timeouts, settings.log.access, on_removed=balancer.publish
+        reactor, settings.timeouts, base.access_log(), on_removed=balancer.publish
     )
     admission = settings.admission.build(reactor, connections, limit)
     listeners = [

@@ -84,6 +84,43 @@ QUICK = [
 ]
 
 
+ACCESS_LOGS: dict[str, tuple[str, ...]] = {
+    "access log to a file": (),
+    "access log to a file, JSON": ("--log-format", "json"),
+    "access log not wanted": ("--log-level", "warn"),
+}
+"""
+Rows of their own for connections, whose other rows are without an access log.  The first is the
+default configuration.
+"""
+
+
+def measure_connections(
+    scenario: Scenario, peers: list[Peer], rounds: int, seconds: float
+) -> list[list[Row]]:
+    """
+    Measure connections, without an access log and with each of L{ACCESS_LOGS}, in the same rounds.
+
+    @return: for each access log, the medians for each peer.
+    """
+    logging = {}
+    try:
+        for name, options in ACCESS_LOGS.items():
+            logging[name] = Peer("echod", scenario.tls, *options, log_to_file=True)
+            logging[name].name = name
+        rows = measure(scenario, [*peers, *logging.values()], rounds, seconds)
+    finally:
+        for peer in logging.values():
+            peer.stop()
+    plain = [row for row in rows if row["peer"] not in logging]
+    groups = [[row | {"scenario": f"{scenario.name}, no access log"} for row in plain]]
+    for name in logging:
+        (ours,) = (row | {"peer": "echod"} for row in rows if row["peer"] == name)
+        others = [row for row in plain if row["peer"] != "echod"]
+        groups.append([row | {"scenario": f"{scenario.name}, {name}"} for row in (ours, *others)])
+    return groups
+
+
 def measure(scenario: Scenario, peers: list[Peer], rounds: int, seconds: float) -> list[Row]:
     """
     Measure each peer in turn, in each round.
@@ -504,9 +541,13 @@ def main() -> None:
         try:
             for scenario in wanted:
                 takes_part = peers + (programs if scenario.programs_too() else [])
-                rows = measure(scenario, takes_part, rounds, seconds)
-                show(rows)
-                results += rows
+                if scenario.kind == "connect":
+                    groups = measure_connections(scenario, takes_part, rounds, seconds)
+                else:
+                    groups = [measure(scenario, takes_part, rounds, seconds)]
+                for rows in groups:
+                    show(rows)
+                    results += rows
         finally:
             for peer in peers + programs:
                 peer.stop()

@@ -74,16 +74,19 @@ class Peer:
     @ivar port: where it listens.
     """
 
-    def __init__(self, name: str, tls: bool, *options: str):
+    def __init__(self, name: str, tls: bool, *options: str, log_to_file: bool = False):
         """
         @param options: for echod.  C{{}} in one stands for the server's own directory.
+        @param log_to_file: whether echod logs to a file, with access records, as by default.
+            Otherwise it logs to a pipe, and has no access log.
         """
         self.name = name
         self._directory = tempfile.TemporaryDirectory(prefix="echod-bench-")
         self._path = Path(self._directory.name)
         self._options = [option.replace("{}", self._directory.name) for option in options]
-        self._announces = name in python_peers()
-        self.port = 0 if self._announces else _free_port()
+        self._log = self._path / "log" if log_to_file else None
+        self._forks = name not in python_peers()
+        self.port = _free_port() if self._forks or log_to_file else 0
         pem = None
         if tls:
             made = make_certificate(names=("localhost",))
@@ -102,11 +105,14 @@ class Peer:
     def _command(self, pem: Path | None) -> list[str]:
         name, port = self.name, str(self.port)
         if name == "echod":
-            listen = ["--tls-port", "0", "--tls-cert", str(pem)] if pem else ["--port", "0"]
+            listen = ["--tls-port", port, "--tls-cert", str(pem)] if pem else ["--port", port]
             twistd = str(Path(sys.executable).with_name("twistd"))
-            command = [twistd, "-n", "--pidfile=", "echod", "--access-log", "off"]
-            return [*command, *listen, *self._options]
-        if self._announces:
+            command = [twistd, "-n", "--pidfile="]
+            log = ["echod", "--access-log", "off"]
+            if self._log is not None:
+                log = ["--logfile", str(self._log), "echod"]
+            return [*command, *log, *listen, *self._options]
+        if not self._forks:
             return [sys.executable, "-m", "tests.bench.servers", name, *([str(pem)] if pem else [])]
         if name == "xinetd":
             config = self._path / "xinetd.conf"
@@ -118,7 +124,7 @@ class Peer:
 
     def _wait(self) -> None:
         deadline = time.monotonic() + 20
-        while self._announces:
+        while not self.port:
             assert self._process.stdout is not None
             line = self._process.stdout.readline().decode()
             if not line or time.monotonic() > deadline:
@@ -143,7 +149,7 @@ class Peer:
 
     def _tree(self) -> list[int]:
         parents: dict[int, int] = {}
-        for entry in Path("/proc").iterdir() if not self._announces else ():
+        for entry in Path("/proc").iterdir() if self._forks else ():
             if entry.name.isdigit() and (fields := _stat(int(entry.name))):
                 parents[int(entry.name)] = int(fields[1])
         found = [self._process.pid]
@@ -153,14 +159,14 @@ class Peer:
 
     def cpu_seconds(self) -> float:
         """
-        CPU used until now, user and system, that of children included.  A process
-        without children has it to the nanosecond (schedstat in proc(5)), others to the
+        CPU used until now, user and system, that of all threads and children included.  A
+        process without children has it to the nanosecond (schedstat in proc(5)), others to the
         clock tick.
         """
         tree = self._tree()
-        if self._announces:
-            nanoseconds = Path(f"/proc/{tree[0]}/schedstat").read_text().split()[0]
-            return int(nanoseconds) / 1e9
+        if not self._forks:
+            threads = Path(f"/proc/{tree[0]}/task").iterdir()
+            return sum(int((each / "schedstat").read_text().split()[0]) for each in threads) / 1e9
         ticks = sum(int(value) for pid in tree for value in _stat(pid)[11:15])
         return ticks / os.sysconf("SC_CLK_TCK")
 

@@ -212,7 +212,7 @@ class FairnessTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.reactor = EagerReactor()
-        self.connections = Connections(self.reactor, Timeouts(), access_log=False)
+        self.connections = Connections(self.reactor, Timeouts(), access_log=None)
         factory = EchoFactory("tcp", Admission(self.connections, 10_000))
         self.port = self.reactor.listenTCP(0, factory, interface="127.0.0.1")
         # Connections that are accepted inherit it (tcp(7)).

@@ -11,6 +11,7 @@ import random
 import re
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -356,6 +357,56 @@ class DescriptorTests(SynchronousTestCase):
                 self.assertEqual(text.count(": 1 bytes echoed in"), 2, text)
                 self.assertIn("Server Shut Down", text)
                 self.assertNotIn("log-rotation", text)
+
+
+WITHOUT_EVENTS = """
+import sys
+from twisted.scripts.twistd import run
+from echod.connections import tracker
+tracker.emit_access = None
+del sys.argv[0]
+run()
+"""
+"""twistd, without the function that emits an access record as an event."""
+
+
+class DirectTests(SynchronousTestCase):
+    """
+    Access records that go to the log without an event.
+    """
+
+    def test_direct(self) -> None:
+        """
+        By default no event is made: the log is the only observer that twistd has.
+        """
+        for before in ((), ("--logfile", "{}/log")):
+            for format in ("text", "json"):
+                daemon = SocketDaemon("--log-format", format, before=before)
+                daemon.within = (sys.executable, "-c", WITHOUT_EVENTS)
+                name = "log" if before else "out"
+                with daemon:
+                    daemon.visit(3)
+                    daemon.stop()
+                    lines = (daemon.directory / name).read_text().splitlines()
+                    found = [line for line in lines if ": 1 bytes echoed in" in line]
+                    self.assertEqual(len(found), 3, lines)
+                    self.assertNotIn("Traceback", "".join(lines))
+
+    def test_workers(self) -> None:
+        """
+        The records of workers name the worker, in both formats.
+        """
+        for format, pattern in (
+            ("text", r"\S+ \[worker [01] echod\.connections#info\] connection \d+ of .*, client"),
+            ("json", r'\{"timestamp": .*, "reason": "client", "worker": "[01]"\}'),
+        ):
+            with SocketDaemon("--log-format", format, "--workers", "2") as daemon:
+                daemon.visit(3)
+                daemon.stop()
+                found = [line for line in daemon.log.splitlines() if ": 1 bytes echoed" in line]
+            self.assertEqual(len(found), 3)
+            for line in found:
+                self.assertRegex(line, f"^{pattern}$")
 
 
 class RotationTests(SynchronousTestCase):

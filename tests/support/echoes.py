@@ -13,6 +13,7 @@ from echod.connections.admission import AccessRules, Admission, RateLimiter
 from echod.connections.timeouts import Timeouts
 from echod.connections.tracker import Connections
 from echod.protocol import EchoFactory
+from tests.support.fakes import EventAccessLog
 
 
 class SocketTransport(StringTransport):
@@ -66,7 +67,7 @@ class ProtocolTestCase(SynchronousTestCase):
 
     def setUp(self):
         self.clock = Clock()
-        self.connections = Connections(self.clock, Timeouts(), access_log=True)
+        self.connections = Connections(self.clock, Timeouts(), EventAccessLog())
         self.factory = self.make()
 
     def make(self, most=1000, allow=(), deny=(), per_client=0, rate=None, tls=None, proxies=None):

@@ -78,6 +78,18 @@ class FakeConnection(Connection):
             self._connections.remove(self, reason or Reason.CLIENT)
 
 
+class EventAccessLog:
+    """
+    An access log that leaves every record to be emitted as an event, and wants each.
+    """
+
+    def wants(self, probe: bool) -> bool:
+        return True
+
+    def write(self, *record: object) -> bool:
+        return False
+
+
 class SocketTransport(StringTransport):
     """
     A transport that keeps what is written to it, and has a real socket to read from.

@@ -7,6 +7,7 @@ import errno
 import os
 import resource
 import socket
+import struct
 import sys
 from ipaddress import ip_address
 
@@ -298,6 +299,8 @@ class TextTests(SynchronousTestCase):
         for address, expected in (
             (IPv4Address("TCP", "192.0.2.1", 9000), "192.0.2.1:9000"),
             (IPv6Address("TCP", "2001:db8::1", 9000), "[2001:db8::1]:9000"),
+            (IPv6Address("TCP", "2001:DB8:0::1", 9000), "[2001:db8::1]:9000"),
+            (IPv6Address("TCP", "::1.2.3.4", 9000), "[::102:304]:9000"),
             (IPv6Address("TCP", "fe80::1%lo", 9000), "[fe80::1%lo]:9000"),
             (IPv6Address("TCP", "::ffff:192.0.2.1", 9000), "192.0.2.1:9000"),
             (UNIXAddress(b"/run/echod.sock"), "unix:/run/echod.sock"),
@@ -311,7 +314,31 @@ class TextTests(SynchronousTestCase):
         """
         An address with any text is escaped.
         """
-        self.assertEqual(format_address(IPv4Address("TCP", "no\nhost", 1)), "no\\nhost:1")
+        for host, expected in (
+            ("no\nhost", "no\\nhost"), ("127.1", "127.1"), ("010.0.0.1", "010.0.0.1"),
+            ("", ""), ("...", "..."), ("1.2.3.4\n", "1.2.3.4\\n"), ("\0", "\\x00"),
+            ("::ffff:1.2.3.256", "::ffff:1.2.3.256"), ("1.2.3.4.", "1.2.3.4."),
+            ("\u0661.2.3.4", "\u0661.2.3.4"), ("256.0.0.1", "256.0.0.1"),
+        ):  # fmt: skip
+            self.assertEqual(format_address(IPv4Address("TCP", host, 1)), f"{expected}:1")
+
+    @settings(deadline=None, database=None, derandomize=True)
+    @given(
+        st.ip_addresses(v=4).map(str)
+        | st.lists(st.sampled_from((0, 1, 0xFFFF)), min_size=8, max_size=8).map(
+            lambda groups: socket.inet_ntop(socket.AF_INET6, struct.pack("!8H", *groups))
+        )
+        | st.ip_addresses(v=6).map(str)
+        | st.text("0123456789abcdf:.%", max_size=20)
+    )
+    def test_same_as_ipaddress(self, host):
+        """
+        The text of an address is that of L{ipaddress}.
+        """
+        address = IPv6Address("TCP", host, 9)
+        ip = ip_of(address)
+        expected = host if ip is None else f"[{ip}]" if ip.version == 6 else str(ip)
+        self.assertEqual(format_address(address), f"{expected}:9")
 
 
 class QuotedTests(SynchronousTestCase):

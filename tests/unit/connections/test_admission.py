@@ -381,7 +381,7 @@ class AdmissionTests(SynchronousTestCase):
 
     def setUp(self):
         self.clock = Clock()
-        self.connections = Connections(self.clock, Timeouts(), access_log=False)
+        self.connections = Connections(self.clock, Timeouts(), access_log=None)
 
     def admission(self, most=1000, allow=(), deny=(), per_client=0, rate=None):
         rules = AccessRules(networks(*allow), networks(*deny))

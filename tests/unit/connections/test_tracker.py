@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from echod.connections.connection import REFUSED, Reason
 from echod.connections.timeouts import CHECK_INTERVAL, LINGER_TIMEOUT, Timeouts
 from echod.connections.tracker import QUIET_INTERVAL, SLICE, Connections
-from tests.support.fakes import FakeConnection
+from tests.support.fakes import EventAccessLog, FakeConnection
 
 
 class BrokenConnection(FakeConnection):
@@ -59,7 +59,8 @@ class ConnectionsTestCase(SynchronousTestCase):
         self.connections = self.make()
 
     def make(self, access_log=False, **limits):
-        return Connections(self.clock, Timeouts(**limits), access_log)
+        log = EventAccessLog() if access_log else None
+        return Connections(self.clock, Timeouts(**limits), log)
 
     def sweep_for(self, seconds):
         """
@@ -205,6 +206,63 @@ class TotalsTests(ConnectionsTestCase):
         with capturedLogs() as events:
             self.connections.remove(connection, Reason.CLIENT)
         self.assertEqual((list(events), self.connections.ended[Reason.CLIENT]), ([], 1))
+
+
+class FakeAccessLog:
+    """
+    An access log that writes the records it wants.
+
+    @ivar wanted: whether it wants each.
+    @ivar written: what it has written.
+    """
+
+    def __init__(self, wanted=True):
+        self.wanted = wanted
+        self.written = []
+
+    def wants(self, probe):
+        return self.wanted
+
+    def write(self, *record):
+        self.written.append(record)
+        return True
+
+
+class AccessLogTests(ConnectionsTestCase):
+    """
+    An access log that writes records itself.
+    """
+
+    def end(self, log, kind, reason):
+        """
+        The events of a connection that ends.
+        """
+        connections = Connections(self.clock, Timeouts(), log)
+        connection = kind(connections)
+        connection.known = {"tls_sni": "a.example"}
+        connection.bytes_echoed = 3
+        self.clock.advance(0.5)
+        with capturedLogs() as events:
+            connections.remove(connection, reason, "bad")
+        return list(events)
+
+    def test_written(self):
+        """
+        A record that is written is not emitted as an event.
+        """
+        log = FakeAccessLog()
+        self.assertEqual(self.end(log, FakeConnection, Reason.ERROR), [])
+        ((*values, fields),) = log.written
+        self.assertEqual(values, [False, 1, "tcp", "192.0.2.7:40000", 3, 0.5, Reason.ERROR])
+        self.assertEqual(list(fields.items()), [("detail", "bad"), ("tls_sni", "a.example")])
+
+    def test_not_wanted(self):
+        """
+        For a record that is not wanted, nothing is looked up.
+        """
+        log = FakeAccessLog(wanted=False)
+        self.assertEqual(self.end(log, NamelessConnection, Reason.CLIENT), [])
+        self.assertEqual(log.written, [])
 
 
 class RefusedTests(ConnectionsTestCase):

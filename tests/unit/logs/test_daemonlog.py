@@ -8,7 +8,7 @@ import json
 import os
 import sys
 
-from twisted.logger import ILogObserver, Logger, LogLevel, LogPublisher
+from twisted.logger import ILogObserver, Logger, LogLevel, LogPublisher, globalLogPublisher
 from twisted.scripts.twistd import ServerOptions
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
@@ -31,10 +31,10 @@ class LogTestCase(SynchronousTestCase):
         self.addCleanup(stdout.close)
         self.patch(sys, "stdout", stdout)
 
-    def log(self, format=None, level=None, **twistd):
+    def log(self, format=None, level=None, worker=None, publisher=globalLogPublisher, **twistd):
         options = ServerOptions()
         options.opts.update({"nodaemon": 1} | twistd)
-        return DaemonLog(options, format, level)
+        return DaemonLog(options, format, level, worker, publisher)
 
     def written(self):
         """
@@ -101,8 +101,7 @@ class OpenTests(LogTestCase):
         Each record of a worker names it, as text and as JSON.
         """
         for format, expected in (("text", "[worker 3 echod.test#info] middle"), ("json", "")):
-            log = self.log(format=format)
-            log.worker = "3"
+            log = self.log(format=format, worker="3")
             self.say(log.open())
             line = self.written()[-3]
             self.assertIn(expected, line)
@@ -113,8 +112,7 @@ class OpenTests(LogTestCase):
         """
         A record of Twisted's older logging names the worker, too.
         """
-        log = self.log()
-        log.worker = "3"
+        log = self.log(worker="3")
         observer = log.open()
         observer(
             {
@@ -123,6 +121,23 @@ class OpenTests(LogTestCase):
             }
         )  # fmt: skip
         self.assertIn("[worker 3 -] said", self.written()[-1])
+
+    def test_access(self):
+        """
+        When the log is open, an access record goes to it directly, unless another log observes
+        the events of the process.
+        """
+        record = (False, 1, "tcp", "192.0.2.7:40000", 5, 0.1, "client", {})
+        publisher = LogPublisher()
+        log = self.log(worker="3", publisher=publisher)
+        self.assertFalse(log.access.write(*record))
+        publisher.addObserver(log.open())
+        self.assertTrue(log.access.write(*record))
+        (line,) = self.written()
+        self.assertIn("[worker 3 echod.connections#info] connection 1 of 192.0.2.7:40000", line)
+        publisher.addObserver(lambda event: None)
+        self.assertFalse(log.access.write(*record))
+        self.assertEqual(self.written(), [line])
 
     def test_lines_of_workers(self):
         """
@@ -247,8 +262,7 @@ class OpenTests(LogTestCase):
         for worker in ("3", None):
             stderr = io.StringIO()
             self.patch(sys, "__stderr__", stderr)
-            log = self.log(syslog=1, prefix="name")
-            log.worker = worker
+            log = self.log(syslog=1, prefix="name", worker=worker)
             self.assertIsNotNone(log.open())
             said = stderr.getvalue()
             self.assertEqual(len(said.splitlines()), worker is None)

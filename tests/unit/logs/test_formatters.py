@@ -17,7 +17,7 @@ from echod.connections.connection import Reason
 from echod.connections.timeouts import Timeouts
 from echod.connections.tracker import Connections
 from echod.logs.formatters import MAX_CHARACTERS, LineObserver, json_line, text_line
-from tests.support.fakes import FakeConnection
+from tests.support.fakes import EventAccessLog, FakeConnection
 
 TOKEN = r"""(?:[^\s"\\;=,]+|"(?:[^"\\]|\\.)*")"""
 """A value that a peer chose, in text."""
@@ -139,7 +139,7 @@ class PeerTests(SynchronousTestCase):
 
     def logged(self, peer, facts, reason=Reason.CLIENT):
         with capturedLogs() as logged:
-            connections = Connections(Clock(), Timeouts(), access_log=True)
+            connections = Connections(Clock(), Timeouts(), EventAccessLog())
             connection = FactsConnection(connections, peer, facts)
             connection.bytes_echoed = 5
             connections.remove(connection, reason, "late")

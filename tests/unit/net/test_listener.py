@@ -36,7 +36,7 @@ def make_factory(clock, proxies=None):
     """
     A factory that admits all clients.
     """
-    connections = Connections(clock, Timeouts(), access_log=False)
+    connections = Connections(clock, Timeouts(), access_log=None)
     return EchoFactory("tcp", Admission(connections, 1000), proxies=proxies)
 
 

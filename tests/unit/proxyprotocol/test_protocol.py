@@ -27,6 +27,7 @@ from echod.protocol import EchoFactory
 from echod.proxyprotocol.parser import MAX_V2_BYTES
 from echod.proxyprotocol.protocol import ProxyHeaderProtocol, ProxyPolicy
 from tests.support.certificates import make_certificate
+from tests.support.fakes import EventAccessLog
 from tests.support.handshakes import CertificateInfo
 from tests.support.pairs import BIG, PairTestCase, drained
 from tests.support.proxyv2 import (
@@ -117,7 +118,7 @@ class ProxyTestCase(PairTestCase):
     """
 
     def make(self, required=True, tls=None, deny=(), per_client=0, rate=None, **limits):
-        self.connections = Connections(self.reactor, Timeouts(**limits), access_log=True)
+        self.connections = Connections(self.reactor, Timeouts(**limits), EventAccessLog())
         self.admission = Admission(
             self.connections,
             1000,

@@ -55,7 +55,7 @@ class ObservationTests(SynchronousTestCase):
 
     def setUp(self):
         self.clock = Clock()
-        self.connections = Connections(self.clock, Timeouts(), False)
+        self.connections = Connections(self.clock, Timeouts(), None)
         self.listeners = [FakeListener("tcp"), FakeListener("tls", bound=False)]
         self.served = []
         self.collector = Collector(

@@ -1,0 +1,220 @@
+"""
+Access records as lines, without an event for each.
+
+A daemon logs little but access records.  Through C{Logger}, C{LogPublisher}, the filter and
+C{eventAsText}, one costs more CPU than the connection itself.  So while the daemon's own log is
+the only observer, the line is formed from the values and goes straight to the writer.
+
+Invariant: a line is the same to the byte as the one that L{formatters} makes of the event, and an
+observer that is not ours gets every event.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+
+from constantly import NamedConstant
+from twisted.logger import ILogObserver, LogLevel, LogPublisher, formatTime, globalLogPublisher
+
+from echod._util.text import quoted
+from echod.logs.formatters import MAX_CHARACTERS, encode_json, json_string, printable
+
+NAMESPACE = "echod.connections"
+"""The namespace of the logger of access records."""
+
+LEVELS = (LogLevel.info, LogLevel.debug)
+"""The levels of a record: of a connection, and of one that is only a probe."""
+
+Put = Callable[[NamedConstant, bytes], object]
+"""Queues a line of a level, as L{ThreadedWriter.put<echod.logs.writer.ThreadedWriter.put>}."""
+
+
+def is_only_observer(publisher: LogPublisher, observer: ILogObserver) -> bool:
+    """
+    Whether no other observer gets the events of a publisher.
+
+    Twisted has no public way to ask this.  C{LogPublisher._observers} is private: without it the
+    answer is C{False}, and each record is emitted as an event.
+    """
+    observers: Sequence[object] = getattr(publisher, "_observers", ())
+    return len(observers) == 1 and observers[0] is observer
+
+
+class TextLines:
+    """
+    Access records as lines of text.
+    """
+
+    def __init__(self, worker: str | None):
+        """
+        @param worker: the name of this worker; C{None} in a process that is not a worker.
+        """
+        prefix = "" if worker is None else f"worker {worker} "
+        self._systems = [f" [{prefix}{NAMESPACE}#{level.name}] " for level in LEVELS]
+        self._second = -1
+        self._time = ""
+
+    def line(
+        self,
+        nanoseconds: int,
+        probe: bool,
+        number: int,
+        listener: str,
+        peer: str,
+        bytes_echoed: int,
+        seconds: float,
+        reason: str,
+        fields: Mapping[str, str],
+    ) -> str:
+        """
+        Form a line.  The arguments are those of C{echod.connections.access.emit_access}, and:
+
+        @param nanoseconds: the time of the record, since 1970.
+        """
+        second = nanoseconds // 1_000_000_000
+        if second != self._second:
+            self._second, self._time = second, formatTime(second)
+        text = (
+            f"{self._time}{self._systems[probe]}connection {number} of {quoted(peer)} to "
+            f"{listener}: {bytes_echoed} bytes echoed in {seconds:.3f} s, {reason}"
+        )
+        if fields:
+            text += "".join([f"; {name} {quoted(value)}" for name, value in fields.items()])
+        return printable(text) + "\n"
+
+
+def _in_quotes(text: str) -> str:
+    return f'"{text}"'
+
+
+class JSONLines:
+    """
+    Access records as lines of JSON.
+    """
+
+    def __init__(self, worker: str | None):
+        """
+        @param worker: the name of this worker; C{None} in a process that is not a worker.
+        """
+        self._systems = [
+            f'", "level": "{level.name}", "logger": "{NAMESPACE}", ' for level in LEVELS
+        ]
+        self._end = "}\n" if worker is None else f', "worker": {json_string(worker)}}}\n'
+        self._second = -1
+        self._time = ""
+
+    def line(
+        self,
+        nanoseconds: int,
+        probe: bool,
+        number: int,
+        listener: str,
+        peer: str,
+        bytes_echoed: int,
+        seconds: float,
+        reason: str,
+        fields: Mapping[str, str],
+    ) -> str:
+        """
+        Form a line.  The arguments are those of C{echod.connections.access.emit_access}, and:
+
+        @param nanoseconds: the time of the record, since 1970.
+        """
+        second, rest = divmod(nanoseconds, 1_000_000_000)
+        if second != self._second:
+            moment = datetime.fromtimestamp(second, UTC).replace(tzinfo=None)
+            self._second, self._time = second, moment.isoformat(timespec="seconds")
+        message = (
+            f"connection {number} of {peer} to {listener}: "
+            f"{bytes_echoed} bytes echoed in {seconds:.3f} s, {reason}"
+        )
+        if fields:
+            message += "".join([f"; {name} {value}" for name, value in fields.items()])
+        told, text = encode_json(message), _in_quotes
+        # If nothing in the message needs an escape or a cut, nothing in its parts does.
+        if not len(message) + 2 == len(told) <= MAX_CHARACTERS:
+            told, text = json_string(message), json_string
+        more = "".join([f', "{name}": {text(value)}' for name, value in fields.items()])
+        return (
+            f'{{"timestamp": "{self._time}.{rest // 1_000_000:03}Z{self._systems[probe]}'
+            f'"message": {told}, "event": "access", "connection": {number}, '
+            f'"listener": {text(listener)}, "peer": {text(peer)}, '
+            f'"bytes": {bytes_echoed}, "seconds": {seconds!r}, "reason": "{reason}"'
+            f"{more}{self._end}"
+        )
+
+
+LINES: dict[str, type[TextLines] | type[JSONLines]] = {"text": TextLines, "json": JSONLines}
+
+
+class AccessLog:
+    """
+    Writes access records to the daemon's log.  Before L{open}, and while there is another
+    observer, each record is left to be emitted as an event.
+    """
+
+    _observer: ILogObserver | None = None
+    _put: Put
+
+    def __init__(
+        self,
+        format: str,
+        level: NamedConstant,
+        worker: str | None = None,
+        publisher: LogPublisher = globalLogPublisher,
+        clock: Callable[[], int] = time.time_ns,
+    ):
+        """
+        @param format: C{"text"} or C{"json"}.
+        @param level: the lowest level that is logged.
+        @param worker: the name of this worker; C{None} in a process that is not a worker.
+        @param publisher: where a record goes that is emitted as an event.
+        @param clock: returns the nanoseconds since 1970.
+        """
+        self._line = LINES[format](worker).line
+        self._wanted = [each >= level for each in LEVELS]
+        self._publisher = publisher
+        self._clock = clock
+
+    def open(self, observer: ILogObserver, put: Put) -> None:
+        """
+        The log has been opened.
+
+        @param observer: what makes lines of events.
+        @param put: queues a line.
+        """
+        self._observer = observer
+        self._put = put
+
+    def wants(self, probe: bool) -> bool:
+        """
+        Whether a record goes anywhere.
+        """
+        return self._wanted[probe] or not self._is_direct()
+
+    def write(
+        self,
+        probe: bool,
+        number: int,
+        listener: str,
+        peer: str,
+        bytes_echoed: int,
+        seconds: float,
+        reason: str,
+        fields: Mapping[str, str],
+    ) -> bool:
+        """
+        Write a record.
+
+        @return: C{False} if the record has to be emitted as an event instead.
+        """
+        if not self._is_direct():
+            return False
+        line = self._line(
+            self._clock(), probe, number, listener, peer, bytes_echoed, seconds, reason, fields
+        )
+        self._put(LEVELS[probe], line.encode())
+        return True
+
+    def _is_direct(self) -> bool:
+        return self._observer is not None and is_only_observer(self._publisher, self._observer)
