@@ -14,7 +14,6 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.python import runtime
 
 import echod
-from echod._util.stdio import prepare_standard_streams
 from echod.net.balance import make_counters
 from echod.net.reactor import EagerReactor
 from echod.service import EchodService
@@ -119,23 +118,6 @@ class MakeServiceTests(ServiceTestCase):
         del select.epoll
         makeService(self.options(*self.local)).startService()
         self.assertEqual(len(self.reactor.adoptedPorts), 1)
-
-    def test_closed_streams(self):
-        """
-        A standard stream that is closed becomes C{/dev/null}, so that no other file gets its
-        descriptor.
-        """
-        found, opened = os.fstat, []
-
-        def fstat(descriptor):
-            if descriptor in (0, 2):
-                raise OSError
-            return found(descriptor)
-
-        self.patch(os, "fstat", fstat)
-        self.patch(os, "open", lambda *args: opened.append(args))
-        prepare_standard_streams()
-        self.assertEqual(opened, [(os.devnull, os.O_RDWR)] * 2)
 
     def test_monotonic_clock(self):
         """
