@@ -24,7 +24,6 @@ from tests.support.daemons import (
     PATIENCE_SECONDS,
     REACTOR,
     Daemon,
-    Process,
     connect,
     echo,
     receive,
@@ -494,19 +493,6 @@ class Starting(Daemon):
         return True
 
 
-class Launcher(Starting):
-    """
-    One of which the process that waits for its start is what is signalled.
-    """
-
-    def start(self) -> None:
-        """
-        Start it, and do not wait until it has gone to the background.
-        """
-        Process.start(self)
-        wait_until(lambda: self._ready(self) or not self.running(), "the pidfile")
-
-
 class FirstMomentsTests(SynchronousTestCase):
     """
     Signals to a daemon that starts.
@@ -530,29 +516,14 @@ class FirstMomentsTests(SynchronousTestCase):
                         self.assertIn(daemon.status, expected)
                         self.assertEqual(daemon.left(), [])
 
-    def test_launcher(self) -> None:
+    def test_background(self) -> None:
         """
-        In the background, the process that waits for the daemon's start passes a stop signal
-        on to it.
+        In the background, too, a stop signal right after the start leaves nothing behind.
         """
         for options in ((), ("--workers", "2")):
             with Starting("pid", *options, background=True) as daemon:
                 daemon.stop()
                 self.assertEqual(daemon.left(), [])
-            # A signal that finds the daemon started already is too late to be passed on.
-            self.assertTrue(any(self._passes_on(*options) for attempt in range(10)))
-
-    def _passes_on(self, *options: str) -> bool:
-        with Launcher("pid", *options, background=True) as launcher:
-            launcher.signal(signal.SIGTERM)
-            launcher.wait()
-            try:
-                wait_until(lambda: not launcher.left(), "the daemon to end", seconds=5)
-            except AssertionError:
-                os.kill(int(launcher.pidfile.read_text()), signal.SIGTERM)
-                wait_until(lambda: not launcher.left(), "the daemon to end")
-                return False
-            return True
 
     def test_others(self) -> None:
         """
