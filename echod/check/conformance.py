@@ -14,7 +14,7 @@ from twisted.internet.task import deferLater
 
 from echod.check.connect import Dial, gather, timeout_after
 from echod.check.probe import HALF_CLOSE_SHARE, PERIOD, Pattern, Probe
-from echod.check.results import CaseResult, CheckFailed, CheckResult, Outcome
+from echod.check.results import CaseResult, CheckError, CheckResult, Outcome
 from echod.check.stream import IByteStream
 
 KIB = 1024
@@ -238,10 +238,10 @@ async def run_case(
     failure = None
     try:
         await timeout_after(clock, timeout_seconds, steps(case))
-    except CheckFailed as error:
+    except CheckError as error:
         failure = error
     except TimeoutError:
-        failure = CheckFailed(Outcome.TIMED_OUT, f"after {timeout_seconds:g} s")
+        failure = CheckError(Outcome.TIMED_OUT, f"after {timeout_seconds:g} s")
     finally:
         case.end()
     lost = sum(each.comparison.lost for each in case.probes)
