@@ -95,7 +95,8 @@ def peer_certificate(connection: Any) -> x509.Certificate | None:
     return found
 
 
-MAX_WARNING_SECONDS = 14 * 86400.0
+MAX_WARNING_TIME = 14 * 86400.0
+"""Seconds: 14 days."""
 
 
 def warning_seconds(lifetime: float) -> float:
@@ -103,4 +104,4 @@ def warning_seconds(lifetime: float) -> float:
     How long before its end a certificate is warned of, both in seconds: a third of its life,
     and at most 14 days.  With a third left, certbot and cert-manager have renewed it.
     """
-    return min(lifetime / 3, MAX_WARNING_SECONDS)
+    return min(lifetime / 3, MAX_WARNING_TIME)
