@@ -135,7 +135,9 @@ class Spawner:
             except BaseException:
                 ours.close()
                 raise
-        worker.channel = adopt(self._reactor, ours.detach(), worker.messageReceived, worker.lost)
+        worker.channel = adopt(
+            self._reactor, ours.detach(), worker.message_received, worker.channel_closed
+        )
 
     def worker_exited(self, worker: WorkerProcess) -> None:
         """

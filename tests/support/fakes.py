@@ -19,11 +19,11 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from zope.interface import implementer
 
-from echod.connections.connection import Connection, Reason
+from echod.connections.connection import IConnection, Reason
 from echod.connections.tracker import Connections
 
 
-class FakeConnection(Connection):
+class FakeConnection(IConnection):
     """
     A connection that records how it was asked to end.
 

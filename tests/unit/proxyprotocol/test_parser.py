@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from echod.proxyprotocol.parser import (
     MAX_V2_BYTES,
     V1_SIGNATURE,
-    InvalidProxyHeader,
+    ProxyHeaderError,
     ProxyInfo,
     ProxyParser,
     crc32c,
@@ -81,7 +81,7 @@ def outcome(pieces):
             continue
         try:
             size = parser.feed(piece)
-        except InvalidProxyHeader as error:
+        except ProxyHeaderError as error:
             assert parser.header is None
             return "bad", str(error)
         assert 0 <= size <= len(piece)

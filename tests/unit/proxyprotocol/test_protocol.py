@@ -19,7 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from echod.connections.admission import AccessRules, Admission, RateLimiter
-from echod.connections.connection import Connection, Reason
+from echod.connections.connection import IConnection, Reason
 from echod.connections.timeouts import Timeouts
 from echod.connections.tracker import Connections
 from echod.net.tls import TLSMixin
@@ -213,13 +213,13 @@ class HeaderTests(ProxyTestCase):
     def test_interfaces(self):
         """
         The protocol provides the half-close interface that Twisted looks for, and is a
-        C{Connection}.
+        C{IConnection}.
         """
         protocol, _, _ = self.accept()
         self.assertIsInstance(protocol, ProxyHeaderProtocol)
         verifyObject(IHalfCloseableProtocol, protocol)
-        asked = set(Connection.__annotations__)
-        asked.update(name for name in vars(Connection) if not name.startswith("_"))
+        asked = set(IConnection.__annotations__)
+        asked.update(name for name in vars(IConnection) if not name.startswith("_"))
         self.assertEqual([name for name in asked if not hasattr(protocol, name)], [])
         self.assertEqual(
             (protocol.listener, protocol.ending, protocol.paused), ("tcp", False, False)

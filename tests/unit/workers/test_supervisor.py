@@ -45,7 +45,7 @@ class FakeSpawner:
     def spawn(self, worker):
         if self.broken is not None:
             raise self.broken
-        worker.channel = Channel(worker.messageReceived, worker.lost)
+        worker.channel = Channel(worker.message_received, worker.channel_closed)
         worker.channel.makeConnection(StringTransport())
         process = FakeProcess(1000 + len(self.workers), worker, [], {}, {})
         process.far = FarEnd(worker.channel)
@@ -60,7 +60,7 @@ class SupervisorTestCase(SynchronousTestCase):
     A supervisor of two workers, with a drain timeout of 3 seconds.
     """
 
-    drain_seconds = 3.0
+    drain_timeout = 3.0
 
     def setUp(self):
         self.reactor = ProcessReactor()
@@ -71,7 +71,7 @@ class SupervisorTestCase(SynchronousTestCase):
         self.signals = SimpleNamespace(stop_signal=None)
         self.supervisor = Supervisor(
             *(self.reactor, ["0", "1"], self.spawner),
-            *(self.log.append, self.drain_seconds, self.signals),
+            *(self.log.append, self.drain_timeout, self.signals),
         )
 
     def up(self, *processes):
@@ -347,7 +347,7 @@ class AskTests(SupervisorTestCase):
         with capturedLogs() as events:
             for _ in range(MAX_MISSED_HEARTBEATS):
                 self.reactor.advance(HEARTBEAT_INTERVAL)
-                (question,) = self.one.far.messageReceived()
+                (question,) = self.one.far.received()
                 self.one.far.send(answer=question["ask"])
             self.assertEqual(self.other.signals, [])
             self.reactor.advance(HEARTBEAT_INTERVAL)
@@ -424,7 +424,7 @@ class AskTests(SupervisorTestCase):
         self.supervisor.live.send_all(do="abort")
         for process in self.spawner.workers:
             self.assertNoResult(reloading)
-            order, abort = process.far.messageReceived()
+            order, abort = process.far.received()
             self.assertEqual(order, {"do": "reload", "ask": order["ask"]})
             self.assertEqual(abort, {"do": "abort"})
             process.far.send(answer=order["ask"])
@@ -461,7 +461,7 @@ class StopTests(SupervisorTestCase):
         stopping = self.stop()
         one, other = self.spawner.workers
         for process in (one, other):
-            self.assertEqual(process.far.messageReceived(), [{"do": "stop"}])
+            self.assertEqual(process.far.received(), [{"do": "stop"}])
             self.assertNoResult(stopping)
             with capturedLogs() as events:
                 process.end()
@@ -478,7 +478,7 @@ class StopTests(SupervisorTestCase):
         one, other = self.spawner.workers
         other.end()
         self.reactor.advance(HEARTBEAT_INTERVAL)
-        stop, question = one.far.messageReceived()
+        stop, question = one.far.received()
         self.assertEqual(stop, {"do": "stop"})
         one.far.send(answer=question["ask"], totals=[3, 40, 1])
         self.assertEqual(self.supervisor.live.totals(), (3, 40, 1))
@@ -493,7 +493,7 @@ class StopTests(SupervisorTestCase):
         stopping = self.stop()
         one, other = self.spawner.workers
         one.end()
-        self.reactor.advance(self.drain_seconds + KILL_TIMEOUT - 0.1)
+        self.reactor.advance(self.drain_timeout + KILL_TIMEOUT - 0.1)
         self.assertEqual(other.signals, [])
         with capturedLogs() as events:
             self.reactor.advance(0.1)
