@@ -263,6 +263,25 @@ class EchoTests(ProtocolTestCase):
             echo.connectionLost(Failure(error))
             self.assertEqual(self.reasons(), [expected], (begin.__name__, error))
 
+    def test_handshake_failure(self):
+        """
+        A handshake that fails is logged with what OpenSSL says of it, also after a whole
+        ClientHello; one that the client leaves says so.
+        """
+        for error, words in (
+            (SSL.Error([("", "", "no shared cipher")]), "no shared cipher"),
+            (ConnectionLost(), "the client went away"),
+            (ConnectionDone(), "the client went away"),
+        ):
+            echo, _ = self.connect()
+            echo.waiting_for = Reason.HANDSHAKE
+            echo.transport.handle = AfterClientHello()
+            echo.connectionLost(Failure(error))
+            with capturedLogs() as events:
+                self.connections.refusals.log_summary()
+            (event,) = events
+            self.assertEqual((event["reason"], event["detail"]), (Reason.HANDSHAKE, words))
+
     def test_error(self):
         """
         The access record has the error, with its control characters escaped.

@@ -227,6 +227,28 @@ class SignalTests(ServiceTestCase):
             finish(*args, **kwargs)
         self.assertTrue(os.path.exists(path) and os.path.exists(path + ".1"))
 
+    def test_log_in_the_background(self):
+        """
+        A daemon in the background writes its first lines itself; as soon as the reactor runs, its
+        loop leaves them to a thread.
+        """
+        path = self.mktemp()
+        twistd = ServerOptions()
+        twistd.opts.update(nodaemon=0, logfile=path)
+        service = self.build(*self.local, twistd=twistd)
+        application = Application("echod")
+        service.setServiceParent(application)
+        threads = []
+        service._log._writer._start_thread = threads.append
+        log = Logger(observer=application.getComponent(ILogObserver))
+        service.startService()
+        log.info("one")
+        self.assertEqual((threads, os.stat(path).st_size > 0), ([], True))
+        size = os.stat(path).st_size
+        self.reactor.run()
+        log.info("two")
+        self.assertEqual((len(threads), os.stat(path).st_size), (1, size))
+
     def test_log_dropped(self):
         """
         The snapshot has the number of log records that were dropped.

@@ -209,6 +209,20 @@ class OpenTests(LogTestCase):
             self.assertEqual([line.split()[-1] for line in file], ["middle", "high", "top"])
         self.assertEqual((os.listdir("."), self.written()), (["twistd.log"], []))
 
+    def test_running_in_the_background(self):
+        """
+        In the background, too, a thread writes the lines as soon as the reactor runs.
+        """
+        self.empty_folder()
+        log = self.log(nodaemon=0)
+        observer = log.open()
+        self.addCleanup(log.file.close)
+        threads = []
+        log._writer._start_thread = threads.append
+        log.set_async()
+        self.say(observer)
+        self.assertEqual((len(threads), os.stat("twistd.log").st_size), (1, 0))
+
     def test_no_stdout(self):
         """
         Without sys.stdout, lines go to descriptor 1, which is /dev/null by then.

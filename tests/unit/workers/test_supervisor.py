@@ -288,6 +288,17 @@ class RestartTests(SupervisorTestCase):
                 if process.pid:
                     process.far.send()
 
+    def test_totals(self):
+        """
+        The bytes and refusals of all workers that have died are kept; their connections are not.
+        """
+        for totals in ([5, 100, 2], [7, 1000, 30]):
+            process = self.spawner.workers[-1]
+            process.far.send(answer=0, totals=totals)
+            self.die(process, signal=9)
+        self.spawner.workers[-1].far.send(answer=0, totals=[1, 20000, 400])
+        self.assertEqual(self.supervisor.live.totals(), (1, 21100, 432))
+
     def test_without_a_word(self):
         """
         A worker that dies before it is up, without a line of its own, is logged without a reason.
@@ -515,6 +526,21 @@ class StopTests(SupervisorTestCase):
         self.spawner.workers[0].end()
         self.successResultOf(stopping)
         self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_after_a_restart(self):
+        """
+        A stop waits for a worker that has been restarted, too: its restart is over, and there is
+        nothing to cancel.
+        """
+        self.spawner.workers[0].end(signal=9)
+        self.reactor.advance(0)
+        self.assertEqual(len(self.spawner.workers), 3)
+        stopping = self.stop()
+        for process in self.spawner.workers[1:]:
+            self.assertEqual(process.far.messageReceived(), [{"do": "stop"}])
+            self.assertNoResult(stopping)
+            process.end()
+        self.assertIsNone(self.successResultOf(stopping))
 
     def test_no_workers(self):
         """
