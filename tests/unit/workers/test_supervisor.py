@@ -537,7 +537,7 @@ class StopTests(SupervisorTestCase):
         self.assertEqual(len(self.spawner.workers), 3)
         stopping = self.stop()
         for process in self.spawner.workers[1:]:
-            self.assertEqual(process.far.messageReceived(), [{"do": "stop"}])
+            self.assertEqual(process.far.received(), [{"do": "stop"}])
             self.assertNoResult(stopping)
             process.end()
         self.assertIsNone(self.successResultOf(stopping))
