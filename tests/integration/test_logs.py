@@ -547,18 +547,18 @@ class HostileTests(SynchronousTestCase):
         chance = random.Random(number)
         for _ in range(number):
             fields = [
-                proxyheaders.vector(proxyheaders.ALPN, hostile(chance, 255)),
-                proxyheaders.vector(proxyheaders.AUTHORITY, hostile(chance, 255)),
-                proxyheaders.vector(proxyheaders.UNIQUE_ID, hostile(chance, 128)),
-                proxyheaders.tls_vector(
-                    proxyheaders.vector(proxyheaders.SSL_VERSION, hostile(chance, 255)),
-                    proxyheaders.vector(proxyheaders.SSL_CN, hostile(chance, 255)),
-                    proxyheaders.vector(0x23, hostile(chance, 255)),
+                proxyheaders.tlv(proxyheaders.ALPN, hostile(chance, 255)),
+                proxyheaders.tlv(proxyheaders.AUTHORITY, hostile(chance, 255)),
+                proxyheaders.tlv(proxyheaders.UNIQUE_ID, hostile(chance, 128)),
+                proxyheaders.tls_tlv(
+                    proxyheaders.tlv(proxyheaders.SSL_VERSION, hostile(chance, 255)),
+                    proxyheaders.tlv(proxyheaders.SSL_CN, hostile(chance, 255)),
+                    proxyheaders.tlv(0x23, hostile(chance, 255)),
                 ),
             ]
             name = hostile(chance, 107).replace(b"\0", b"\1").ljust(108, b"\0")
             rest = name + bytes(108) + b"".join(fields)
-            yield proxyheaders.v2_raw(proxyheaders.PROXY, proxyheaders.UNIX, rest)
+            yield proxyheaders.v2_header(rest, proxyheaders.UNIX)
 
     def test_proxy(self) -> None:
         """
