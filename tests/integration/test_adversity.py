@@ -405,7 +405,7 @@ class SyslogTests(SynchronousTestCase):
             daemon.stop()
             self.assertEqual(daemon.stdout, "")
             self.assertRegex(
-                daemon.stderr, r"\Atwistd: --syslog: nobody listens on /dev/log: [^\n]+\n\Z"
+                daemon.stderr, r"\Atwistd: --syslog: no program listens on /dev/log: [^\n]+\n\Z"
             )
 
 

@@ -443,7 +443,7 @@ class RotationTests(SynchronousTestCase):
             for _ in range(2):
                 daemon.signal(signal.SIGUSR1)
                 daemon.visit(1)
-            told = "cannot rotate the log: Permission denied; the old file goes on"
+            told = "cannot rotate the log: Permission denied; the old file stays in use"
             log = folder / "log"
             wait_until(lambda: log.read_text().count(told), "the line")
             daemon.visit(1)

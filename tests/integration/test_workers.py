@@ -311,7 +311,7 @@ class StopTests(TestCase):
             drained = re.findall(r"drained: (\d+) connections finished, (\d+) aborted", master.log)
             self.assertEqual(sum(int(finished) for finished, _ in drained), 10)
             self.assertEqual(len(drained), 2)
-            self.assertIn("all workers have gone", master.log)
+            self.assertIn("all workers have ended", master.log)
 
     def test_clients_in_the_queue(self) -> None:
         """
@@ -399,7 +399,7 @@ class StopTests(TestCase):
                 master.signal(signal.SIGKILL)
                 self.assertEqual(client.recv(1), b"")
             wait_until(lambda: not any(map(lives, pids)), "the workers to end")
-            self.assertIn("the master is gone; stopping", master.log)
+            self.assertIn("the master has exited; stopping", master.log)
 
 
 def signal_all(master: WorkersDaemon, number: signal.Signals) -> None:

@@ -266,7 +266,7 @@ class OpenTests(LogTestCase):
             self.assertIsNotNone(log.open())
             said = stderr.getvalue()
             self.assertEqual(len(said.splitlines()), worker is None)
-        self.assertIn("--syslog: nobody listens on", said)
+        self.assertIn("--syslog: no program listens on", said)
         self.assertIn(": No such file or directory; lines wait for it", said)
 
     def test_dropped(self):
