@@ -166,13 +166,13 @@ class NotTakenTests(SynchronousTestCase):
         dropped = self.accounted("".join(text), ENOUGH + 10)
         self.assertIn("Server Shut Down", text[-1])
         show(
-            f"a pipe that nobody reads: {ENOUGH} of {ENOUGH} echoes, the slowest connection "
+            f"a pipe without a reader: {ENOUGH} of {ENOUGH} echoes, the slowest connection "
             f"{longest * 1000:.0f} ms, {dropped['count']} records dropped and told"
         )
 
     def test_stop_with_a_pipe_that_nobody_reads(self) -> None:
         """
-        A pipe that nobody reads does not hold up a stop for longer than half a second, nor
+        A pipe that is not read does not hold up a stop for longer than half a second, nor
         a start.
         """
         reading, writing = os.pipe()
@@ -307,7 +307,7 @@ class NotTakenTests(SynchronousTestCase):
     def test_closed_streams(self) -> None:
         """
         Without standard streams it echoes, in the foreground and in the background, and
-        what would be written to one reaches nobody.
+        what would be written to one is discarded.
         """
         for background in (False, True):
             daemon = SocketDaemon(background=background)

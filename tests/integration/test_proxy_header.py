@@ -192,7 +192,7 @@ class TrustTests(HeaderTestCase):
     def test_untrusted(self) -> None:
         """
         From anybody else, a header is never believed: where it is optional, it is echoed
-        like all data; where it is required, nobody else gets in.
+        like all data; where it is required, others are refused.
         """
         said = [header for header, _ in HEADERS.values()] + list(BAD_HEADERS.values()) + [b"x"]
         with Daemon(*LOOPBACK, *options("optional", PROXY_ADDRESS)) as daemon:
@@ -500,7 +500,7 @@ class ListenTests(HeaderTestCase):
             with Daemon(*listeners, *options(mode, "unix")) as daemon:
                 self.assertEqual(self.say(daemon, header + SAID), SAID)
                 self.recorded(daemon, peer, "unix:")
-                # That word trusts nobody else.
+                # The word unix trusts no other peer.
                 heard, _ = self.converse("127.0.0.1", daemon, header)
                 self.assertEqual(heard, header if mode == "optional" else b"")
             with Daemon(*listeners, *options(mode, "0.0.0.0/0", "::/0")) as daemon:

@@ -207,7 +207,7 @@ class NotifyTests(TestCase):
 
     def test_background(self) -> None:
         """
-        In the background without a service manager nobody is told anything; what the daemon
+        In the background without a service manager no notification is sent; what the daemon
         leaves open is no socket for it.
         """
         with Daemon(*LOOPBACK, background=True) as daemon:
