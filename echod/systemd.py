@@ -113,7 +113,7 @@ class Notifier(MultiService):
             self._socket.connect(self._address)
         except OSError as error:
             log.warn(
-                "the service manager cannot be told anything: {address}: {reason}",
+                "cannot notify the service manager: {address}: {reason}",
                 event="notify-failed",
                 address=escape(os.fsdecode(self._address)),
                 reason=error.strerror,

@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from echod._util.access import AccessRecord
 from echod._util.timers import surviving
 from echod.connections.access import IAccessLog, emit_access
 from echod.connections.connection import REFUSED, IConnection, Reason
@@ -158,7 +159,7 @@ class Connections:
             fields = connection.log_fields()
             if reason is Reason.ERROR:
                 fields = {"detail": detail, **fields}
-            record = (
+            record: AccessRecord = (
                 probe,
                 number,
                 connection.listener,
@@ -168,8 +169,8 @@ class Connections:
                 reason,
                 fields,
             )
-            if not access_log.write(*record):
-                emit_access(*record)
+            if not access_log.write(record):
+                emit_access(record)
         except Exception:
             # The connection is removed all the same.
             log.failure("while logging the end of a connection", event="unhandled-error")

@@ -271,4 +271,4 @@ class MasterService(DaemonService):
         return self.workers.stopService()
 
     def _log_stopped(self, _: object) -> None:
-        log.info("echod stopped: all workers have gone", event="stopped")
+        log.info("echod stopped: all workers have ended", event="stopped")

@@ -54,7 +54,7 @@ SPIN_INTERVAL = 0.1
 """How long, in seconds, one iteration of the reactor in L{spin_until} waits at most."""
 
 DRAINED = how_ended(ProcessTerminated(signal=SIGTERM))
-"""How a worker ends after it was told to drain by SIGTERM: as twistd does, by that signal."""
+"""How a worker ends after a SIGTERM and its drain: as twistd does, by that signal."""
 
 
 class ISpawner(Protocol):
@@ -187,7 +187,7 @@ class Supervisor(Service):
             return
         if worker.up and how == DRAINED:
             log.info(
-                "worker {worker}, process {pid}, was told to end, and has; another takes its place",
+                "worker {worker}, process {pid}, ended after SIGTERM; a new process replaces it",
                 event="worker-replaced",
                 worker=worker.name,
                 pid=worker.pid,
@@ -195,7 +195,7 @@ class Supervisor(Service):
         else:
             said = f" ({worker.startup_error})" if worker.startup_error else ""
             log.error(
-                "worker {worker}, process {pid}, {how}; it is started again",
+                "worker {worker}, process {pid}, {how}; restarting it",
                 event="worker-died",
                 worker=worker.name,
                 pid=worker.pid,
@@ -347,10 +347,10 @@ def spin_until(
     deadline = reactor.seconds() + seconds
     while True:
         if signals is not None and signals.stop_signal is not None:
-            return f"{signals.stop_signal.name} came"
+            return f"{signals.stop_signal.name} arrived"
         if done() or reactor.seconds() > deadline:
             break
         reactor.iterate(SPIN_INTERVAL)
         # A running reactor does this when SIGCHLD arrives; this one does not run yet.
         reapAllProcesses()
-    return "" if done() else f"{seconds:.0f} s are over"
+    return "" if done() else f"{seconds:.0f} s passed"

@@ -100,7 +100,7 @@ class WorkerService(EchodService):
     def _master_gone(self) -> None:
         self._channel = None
         if self.running:
-            log.warn("the master is gone; stopping", event="master-gone")
+            log.warn("the master has exited; stopping", event="master-gone")
             self._stop()
 
     def stopService(self) -> Deferred[None]:

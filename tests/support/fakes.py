@@ -19,6 +19,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from zope.interface import implementer
 
+from echod._util.access import AccessRecord
 from echod.connections.connection import IConnection, Reason
 from echod.connections.tracker import Connections
 
@@ -86,7 +87,7 @@ class EventAccessLog:
     def wants(self, probe: bool) -> bool:
         return True
 
-    def write(self, *record: object) -> bool:
+    def write(self, record: AccessRecord) -> bool:
         return False
 
 

@@ -255,7 +255,7 @@ class NotifierTests(NotifierTestCase):
         self.assertEqual(
             [formatEvent(event) for event in events],
             [
-                "the service manager cannot be told anything: \\x00no\\x1bbody: Connection refused",
+                "cannot notify the service manager: \\x00no\\x1bbody: Connection refused",
             ],
         )
 

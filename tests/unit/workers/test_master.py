@@ -309,7 +309,7 @@ class LifeTests(MasterTestCase):
                 process.end()
             self.successResultOf(stopping)
         self.assertEqual(
-            [formatEvent(event) for event in events][-1], "echod stopped: all workers have gone"
+            [formatEvent(event) for event in events][-1], "echod stopped: all workers have ended"
         )
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 

@@ -170,7 +170,7 @@ class StartTests(SupervisorTestCase):
         The start fails if the workers are not up in time.
         """
         # These workers cannot be killed either.
-        self.assertEqual(self.refused(), "60 s are over before all workers were up")
+        self.assertEqual(self.refused(), "60 s passed before all workers were up")
         waited = START_TIMEOUT + KILL_TIMEOUT
         self.assertTrue(waited < self.reactor.seconds() < waited + 1)
 
@@ -185,7 +185,7 @@ class StartTests(SupervisorTestCase):
             self.spawner.workers[0].end(signal=15)
 
         self.reactor.balancer = [came, lambda: self.spawner.workers[1].end(signal=9)]
-        self.assertEqual(self.refused(), "SIGTERM came before all workers were up")
+        self.assertEqual(self.refused(), "SIGTERM arrived before all workers were up")
         self.assertEqual([each.signals for each in self.spawner.workers], [[], ["KILL"]])
         self.assertEqual(self.reactor.balancer, [])
 
@@ -195,7 +195,7 @@ class StartTests(SupervisorTestCase):
         """
         self.signals.stop_signal = signal.SIGINT
         self.reactor.balancer = [lambda: [each.end(signal=9) for each in self.spawner.workers]]
-        self.assertEqual(self.refused(), "SIGINT came before all workers were up")
+        self.assertEqual(self.refused(), "SIGINT arrived before all workers were up")
 
 
 class RestartTests(SupervisorTestCase):
@@ -233,7 +233,7 @@ class RestartTests(SupervisorTestCase):
         self.assertEqual(
             [formatEvent(event) for event in events],
             [
-                "worker 1, process 1001, was ended by SIGKILL; it is started again",
+                "worker 1, process 1001, was ended by SIGKILL; restarting it",
                 "worker 1 is up, process 1002",
             ],
         )
@@ -250,7 +250,7 @@ class RestartTests(SupervisorTestCase):
         (event,) = events
         self.assertEqual(
             formatEvent(event),
-            "worker 0, process 1000, was told to end, and has; another takes its place",
+            "worker 0, process 1000, ended after SIGTERM; a new process replaces it",
         )
         self.assertIs(event["log_level"], LogLevel.info)
         self.assertEqual(self.spawner.exited, ["0"])
@@ -308,7 +308,7 @@ class RestartTests(SupervisorTestCase):
             self.die(self.spawner.workers[2], signal=1)
         self.assertEqual(
             formatEvent(events[0]),
-            "worker 0, process 1002, was ended by SIGHUP before it was up; it is started again",
+            "worker 0, process 1002, was ended by SIGHUP before it was up; restarting it",
         )
 
     def test_why(self):
@@ -322,7 +322,7 @@ class RestartTests(SupervisorTestCase):
         self.assertEqual(
             formatEvent(events[0]),
             "worker 0, process 1002, ended with status 1 before it was up "
-            "(echod: no such file); it is started again",
+            "(echod: no such file); restarting it",
         )
 
     def test_no_process(self):

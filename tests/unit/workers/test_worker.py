@@ -273,7 +273,9 @@ class MessageTests(WorkerTestCase):
         with capturedLogs() as events:
             self.master.near.connectionLost()
             self.master.send(ask=1)
-        self.assertEqual([formatEvent(event) for event in events], ["the master is gone; stopping"])
+        self.assertEqual(
+            [formatEvent(event) for event in events], ["the master has exited; stopping"]
+        )
         self.assertEqual((self.reactor.stopped, self.master.received()), (1, []))
 
     def test_master_gone_while_stopping(self):
