@@ -8,6 +8,7 @@ and neither loses a byte.
 """
 
 import typing
+from collections.abc import Callable
 
 from twisted.internet.interfaces import (
     IAddress,
@@ -258,10 +259,12 @@ class EchoFactory(Factory):
     @ivar tls: starts TLS on each connection; C{None} for plain TCP.
     @ivar proxies: which peers may send a PROXY header; C{None} to read no header.
     @ivar outermost: whether the port calls this factory directly, with no layer between them.
+    @ivar protocol: makes the L{Echo} of an admitted client.
     """
 
     noisy = False
     outermost = False
+    protocol: Callable[[], Echo] = Echo  # type: ignore[assignment]  # Twisted's may be None
 
     def __init__(
         self,
@@ -297,7 +300,7 @@ class EchoFactory(Factory):
         reason = self._refusal(addr, proxies is not None)
         protocol: Echo | ProxyHeaderProtocol | RejectProtocol
         if reason is None:
-            protocol = ProxyHeaderProtocol(proxies.required) if proxies else Echo()
+            protocol = ProxyHeaderProtocol(proxies.required) if proxies else self.protocol()
         else:
             self.connections.refusals.add(self.listener, reason, format_address(addr))
             if self.outermost:
@@ -333,7 +336,7 @@ class EchoFactory(Factory):
         if reason is not None:
             behind.abort(reason)
             return None
-        echo = Echo()
+        echo = self.protocol()
         echo.factory, echo.header = self, behind
         transport.protocol = echo
         echo.makeConnection(transport)
@@ -370,6 +373,7 @@ class IEchoTransport(typing.Protocol):
     def abortConnection(self) -> None: ...
     def stopPeek(self) -> None: ...
     def getPeer(self) -> IAddress: ...
+    def getHost(self) -> IAddress: ...
     def fileno(self) -> int: ...
     def getHandle(self) -> typing.Any: ...
     def startTLS(self, ctx: ServerContext) -> None: ...

@@ -229,6 +229,16 @@ def processes(text: str) -> int:
     return int(text)
 
 
+def seed(text: str) -> int:
+    """
+    @return: a number that random draws are made from.
+    @raise ValueError: when it is not one.
+    """
+    if not re.fullmatch("[0-9]{1,18}", text):
+        raise ValueError("not a seed; give a number such as 42")
+    return int(text)
+
+
 def connect_rate(text: str) -> tuple[float, int] | None:
     """
     @return: connections a second and the burst, from C{10}, C{0.5} or C{10:50}; the default

@@ -43,6 +43,7 @@ MEANINGS = {
     "write-timeout": "the client did not read its echo",
     "drain": "closed gracefully while the daemon stopped",
     "aborted": "aborted while the daemon stopped",
+    "fault": "a fault on purpose (--fault)",
     "error": "a TLS error or an internal error; see the log",
     "denied": "the access rules deny the address",
     "max-connections": "too many connections in all",
@@ -54,6 +55,7 @@ MEANINGS = {
 """What each reason means."""
 
 FACTS = (
+    ("Fault", "fault"),
     ("Proxy", "proxy"),
     ("Proxy authority", "proxy_authority"),
     ("Client CN (proxy)", "proxy_tls_cn"),
@@ -132,6 +134,7 @@ def _content(snapshots: Sequence[Snapshot], now: Snapshot, title: str) -> Iterat
         processes(snapshots),
         reasons("Closed", [(each.listener, each.closed) for each in traffic]),
         reasons("Refused", [(each.listener, each.refused) for each in traffic]),
+        *([faults(now)] if any(each.faults for each in traffic) else ()),
         *([certificates(now)] if now.certificates else ()),
         *([handshakes(now)] if now.handshakes else ()),
         newest(now),
@@ -250,6 +253,18 @@ def reasons(caption: str, counts: Sequence[tuple[str, dict[str, int]]]) -> Marku
         for reason in names
     ]
     return table(caption, ("Reason", "Meaning", *(name for name, _ in columns), "Total"), rows)
+
+
+def faults(now: Snapshot) -> Markup:
+    """
+    The listeners that misbehave on purpose, and how many connections got which fault.
+    """
+    rows = [
+        (each.listener, fault, number(total))
+        for each in now.traffic
+        for fault, total in each.faults.items()
+    ]
+    return table("Faults on purpose", ("Listener", "Fault", "Connections"), rows)
 
 
 def handshakes(now: Snapshot) -> Markup:

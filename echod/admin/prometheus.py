@@ -99,6 +99,12 @@ class SnapshotCollector(Collector):
             ],
         )
         yield self._counter(
+            "echod_faults_total",
+            "Connections that got a fault on purpose (--fault), by its kind.",
+            ["listener", "fault"],
+            [(self._labeled(s, t.listener, f), n) for s, t in traffic for f, n in t.faults.items()],
+        )
+        yield self._counter(
             "echod_echoed_bytes_total",
             "Bytes echoed, those of open connections included.",
             listener,

@@ -32,6 +32,8 @@ class Reason(StrEnum):
     """The daemon is stopping; the connection was quiet and was closed."""
     ABORTED = "aborted"
     """The daemon is stopping and the connection did not end in time."""
+    FAULT = "fault"
+    """The listener ends connections on purpose."""
     ERROR = "error"
     """TLS, or something in the daemon, failed."""
 

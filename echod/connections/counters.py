@@ -28,6 +28,7 @@ class ConnectionStats:
     @ivar seconds: the histogram of their lifetimes.
     @ivar handshakes: the number of TLS handshakes, by result, C{"ok"} or C{"failed"}, and by
         version, C{""} if none was negotiated.
+    @ivar faults: the number of connections that got a fault on purpose, by listener and kind.
     """
 
     def __init__(self) -> None:
@@ -35,6 +36,7 @@ class ConnectionStats:
         self.bytes_echoed: Counter[str] = Counter()
         self.seconds = Histogram(LIFETIME_BUCKETS)
         self.handshakes: Counter[tuple[str, str]] = Counter()
+        self.faults: Counter[tuple[str, str]] = Counter()
 
     def add(self, listener: str, reason: Reason, bytes_echoed: int, seconds: float) -> None:
         """

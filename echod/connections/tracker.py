@@ -101,6 +101,12 @@ class Connections:
         """
         return islice(reversed(self._live.items()), count)
 
+    def number(self, connection: IConnection) -> int:
+        """
+        The number of an open connection, as in its access record.
+        """
+        return self._live[connection].number
+
     def add(self, connection: IConnection) -> None:
         """
         A connection has been made.

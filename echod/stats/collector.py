@@ -158,6 +158,7 @@ class Collector(MultiService):
                 closed=closed,
                 refused={reason.value: 0 for reason in Reason if reason in REFUSED}
                 | _counts_of(name, refused),
+                faults={kind: n for (each, kind), n in totals.faults.items() if each == name},
             )
 
     def _sample(self) -> Sample:

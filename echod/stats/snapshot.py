@@ -10,7 +10,7 @@ Invariant: a snapshot is plain data; it goes through JSON and comes back equal.
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
@@ -43,6 +43,7 @@ class ListenerStats:
     @ivar closed: closed connections, by reason.
     @ivar refused: refused connections, by reason.  Those that were refused for their PROXY
         header or handshake, after they were accepted, count as closed as well.
+    @ivar faults: connections that got a fault on purpose, by its kind.
     """
 
     listener: str
@@ -51,6 +52,7 @@ class ListenerStats:
     echoed_bytes: int
     closed: dict[str, int]
     refused: dict[str, int]
+    faults: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -299,6 +301,7 @@ def _traffic(traffic: Iterable[ListenerStats]) -> list[ListenerStats]:
             echoed_bytes=sum(each.echoed_bytes for each in group),
             closed=_sum(each.closed for each in group),
             refused=_sum(each.refused for each in group),
+            faults=_sum(each.faults for each in group),
         )
         for name, group in by_name.items()
     ]

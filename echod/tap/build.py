@@ -8,7 +8,7 @@ from outside after it is made.
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from twisted.logger import Logger
@@ -29,6 +29,7 @@ from echod.protocol import EchoFactory
 from echod.service import DaemonService, EchodService, ProcessContext, Serving
 from echod.stats.collector import Collector
 from echod.systemd import InheritedSocket, InheritedSockets, NotifyConfig
+from echod.tap.listeners import ListenerSettings
 from echod.tap.settings import Settings
 from echod.tls.keylog import KeyLog
 from echod.tls.reload import CertificateStore
@@ -129,6 +130,28 @@ class Base:
         tls = settings.tls.load(reactor) if settings.tls is not None else (None, None)
         return cls(settings, process, *tls)
 
+    def echo_factory(
+        self, listener: ListenerSettings, admission: Admission, worker: str | None = None
+    ) -> EchoFactory:
+        """
+        Build the factory of a listener.
+
+        @param listener: with its place among all listeners of this process.
+        @param worker: the name of this worker, if the process is one.
+        """
+        tls, settings = self.certificates if listener.tls else None, self.settings
+        if not (listener.faults or listener.greets):
+            return EchoFactory(listener.name, admission, tls, settings.proxies)
+        # Imported here: without --fault and --greet, no byte and no memory goes there.
+        from echod.faults.factory import FaultFactory, Misbehavior
+
+        behavior = Misbehavior(
+            listener.faults, listener.greets, settings.fault_seed, listener.place, worker
+        )
+        return FaultFactory(
+            listener.name, admission, tls, settings.proxies, behavior, self.process.reactor
+        )
+
     def access_log(self) -> IAccessLog | None:
         """
         What writes the access records; C{None} for C{--access-log off}.
@@ -177,16 +200,13 @@ def build_service(
         ListenerService(
             listener.option,
             endpoint,
-            EchoFactory(
-                listener.name,
-                admission,
-                certificates if listener.tls else None,
-                settings.proxies,
-            ),
+            base.echo_factory(replace(listener, place=place), admission),
             reactor,
             settings.timeouts.write,
         )
-        for listener, endpoint in settings.endpoints(reactor, inherited, workers)
+        for place, (listener, endpoint) in enumerate(
+            settings.endpoints(reactor, inherited, workers)
+        )
     ]
     collector = base.collector(connections, limit, listeners)
     admin = settings.admin_service(reactor, inherited, collector.snapshots)
@@ -232,11 +252,15 @@ def build_master(
             reactor,
             settings.timeouts.write,
             listener.tls,
+            listener.place,
         )
         for listener, endpoint in settings.endpoints(reactor, inherited, count)
     ]
     # Before the start: twistd then changes the working directory, which paths are relative to.
     argv = absolute_argv(options.given, options.shortOpt, options.longOpt)
+    if any(each.faults for each in settings.listeners):
+        # The seed that the log names, also if it is a random one.
+        argv.append(f"--fault-seed={settings.fault_seed}")
     spawner = Spawner(
         process,
         listeners,
@@ -281,14 +305,18 @@ def build_worker(
         ListenerService(
             each.option,
             InheritedEndpoint(reactor, InheritedSocket(each.name, descriptor)),
-            EchoFactory(each.name, admission, certificates if each.tls else None, settings.proxies),
+            base.echo_factory(
+                replace(settings.listeners[each.place], name=each.name, tls=each.tls, place=place),
+                admission,
+                config.worker,
+            ),
             reactor,
             settings.timeouts.write,
             balancer,
             # The accept queue of an inherited socket outlives this daemon.
             leaves_queue=each.borrowed,
         )
-        for descriptor, each in enumerate(config.listeners, config.first)
+        for place, (descriptor, each) in enumerate(enumerate(config.listeners, config.first))
     ]
     return WorkerService(
         base.process,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from random import SystemRandom
 from typing import TYPE_CHECKING, Any
 
 from constantly import NamedConstant
@@ -31,6 +32,7 @@ from echod.net.endpoints import (
 from echod.options import Options, OptionValues
 from echod.proxyprotocol.protocol import ProxyPolicy
 from echod.systemd import InheritedSockets
+from echod.tap.listeners import ListenerSettings, listener_settings
 from echod.tls.context import TLSPolicy
 from echod.tls.credentials import CredentialsError
 from echod.tls.keylog import KeyLog
@@ -44,24 +46,6 @@ log = Logger(namespace="echod")
 
 Endpoints = Callable[[str, str, str], list[tuple[str, IStreamServerEndpoint]]]
 """Makes endpoints, each with its listener's name, of an option, an endpoint string and a mode."""
-
-
-@dataclass(frozen=True)
-class ListenerSettings:
-    """
-    Settings of one listener.
-
-    @ivar option: the option with its value, for logs and errors.
-    @ivar name: the listener's name in logs and metrics.
-    @ivar port: the port of C{--port} or C{--tls-port}; C{None} for an endpoint string.
-    @ivar endpoint: the endpoint string of C{--listen} or C{--tls-listen}.
-    """
-
-    option: str
-    name: str
-    tls: bool
-    port: int | None = None
-    endpoint: str = ""
 
 
 @dataclass(frozen=True)
@@ -202,6 +186,7 @@ class Settings:
     @ivar admin: C{None} without C{--admin}.
     @ivar workers: the number of processes; 0 for one for each CPU.
     @ivar drain_timeout: how many seconds a stop waits for busy connections.
+    @ivar fault_seed: what the faults of connections are drawn from; random by default.
     """
 
     listeners: Sequence[ListenerSettings]
@@ -215,6 +200,7 @@ class Settings:
     admin: AdminSettings | None
     workers: int
     drain_timeout: float
+    fault_seed: int
 
     @classmethod
     def from_options(cls, parsed: Options) -> "Settings":
@@ -223,7 +209,7 @@ class Settings:
         """
         options = parsed.typed
         return cls(
-            listeners=_listeners(options),
+            listeners=listener_settings(options),
             interface=options["interface"],
             backlog=options["backlog"],
             admission=AdmissionSettings(
@@ -247,6 +233,7 @@ class Settings:
             admin=_admin(options),
             workers=options["workers"],
             drain_timeout=options["drain-timeout"],
+            fault_seed=_fault_seed(options),
         )
 
     def endpoints(
@@ -261,6 +248,7 @@ class Settings:
         from_string = partial(build_endpoints, reactor, self.backlog, inherited)
         built: list[tuple[ListenerSettings, IStreamServerEndpoint]] = []
         for each in self.listeners:
+            each.warn(self.fault_seed)
             if each.port is not None:
                 endpoint = TCPEndpoint(reactor, each.port, self.interface, self.backlog)
                 built.append((each, endpoint))
@@ -328,29 +316,9 @@ def build_endpoints(
         raise StartupError(f"{option}: {error}{example}") from None
 
 
-def _listeners(options: OptionValues) -> list[ListenerSettings]:
-    interface = options["interface"]
-    at = f" --interface {interface}" if interface else ""
-    ports = (
-        ("--port", options["port"], "tcp", False),
-        ("--tls-port", options["tls-port"], "tls", True),
-    )
-    endpoints = (
-        ("--listen", options["listen"], False),
-        ("--tls-listen", options["tls-listen"], True),
-    )
-    return [
-        *(
-            ListenerSettings(f"{option} {port}{at}", name, tls, port=port)
-            for option, port, name, tls in ports
-            if port is not None
-        ),
-        *(
-            ListenerSettings(f"{option} {escape(text)}", text, tls, endpoint=text)
-            for option, texts, tls in endpoints
-            for text in texts
-        ),
-    ]
+def _fault_seed(options: OptionValues) -> int:
+    given = options["fault-seed"]
+    return SystemRandom().randrange(1 << 32) if given is None else given
 
 
 def _proxies(options: OptionValues) -> ProxyPolicy | None:

@@ -57,10 +57,14 @@ class HeldListener(ListenerService):
         reactor: Any,
         write_timeout: float,
         tls: bool,
+        place: int,
     ):
+        """
+        @param place: the place of its settings among those of all listeners, from 0.
+        """
         super().__init__(option, endpoint, factory, reactor, write_timeout)
         borrowed = isinstance(endpoint, InheritedEndpoint)
-        self.inherited = InheritedListener(factory.listener, option, tls, borrowed)
+        self.inherited = InheritedListener(factory.listener, option, tls, borrowed, place)
 
     def _listening(self, port: IListeningPort) -> None:
         super()._listening(port)

@@ -53,12 +53,14 @@ class InheritedListener:
     @ivar option: the option that asked for it.
     @ivar tls: whether it is for TLS.
     @ivar borrowed: whether the master itself inherited the socket, as from systemd.
+    @ivar place: the place of its settings among those of all listeners, from 0.
     """
 
     name: str
     option: str
     tls: bool
     borrowed: bool
+    place: int
 
 
 @dataclass(frozen=True)

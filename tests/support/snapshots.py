@@ -36,7 +36,13 @@ def make_snapshot(**fields: Any) -> Snapshot:
             ],
             traffic=[
                 ListenerStats(
-                    "tcp", 3, 10, 123_456, {"client": 6, "reset": 1}, {"connect-rate": 2}
+                    "tcp",
+                    3,
+                    10,
+                    123_456,
+                    {"client": 6, "reset": 1},
+                    {"connect-rate": 2},
+                    {"reset": 2},
                 ),
                 ListenerStats("tls", 1, 2, 789, {"client": 1, "reset": 0}, {"connect-rate": 0}),
             ],

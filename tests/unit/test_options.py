@@ -86,6 +86,9 @@ class ValuesTests(OptionsTestCase):
                 "log-format": None,
                 "workers": 1,
                 "access-log": "on",
+                "fault": [],
+                "fault-seed": None,
+                "greet": [],
                 "check": 0,
             },
         )
@@ -487,3 +490,58 @@ class InformationTests(OptionsTestCase):
                     if whose in ("options", "_options"):
                         reads.add(node.slice.value)
         self.assertEqual(reads, set(self.parse()))
+
+
+class ListenerTests(OptionsTestCase):
+    """
+    Options that belong to the listener before them.
+    """
+
+    def test_order(self):
+        """
+        Each C{--fault} and C{--greet} belongs to the listener option before it.
+        """
+        options = self.parse(
+            *("-p0", "--fault", "refuse", "--greet", "--drain-timeout", "1s", "--fault=timeout"),
+            *("--tls-port", "1", "--fault", "latency=1s", "--listen", "tcp:2", "--listen", "tcp:3"),
+            *("--fault", "limit=1", "--tls-listen", "tcp:4", "--gree", "--tls-cert", "x"),
+        )
+        self.assertEqual(
+            options["fault"],
+            [
+                (("port", 0), "refuse"),
+                (("port", 0), "timeout"),
+                (("tls-port", 0), "latency=1s"),
+                (("listen", 1), "limit=1"),
+            ],
+        )
+        self.assertEqual(options["greet"], [("port", 0), ("tls-listen", 0)])
+
+    def test_default_port(self):
+        """
+        Without any listener, they belong to the default port; twice the same port is one listener.
+        """
+        options = self.parse("--fault", "refuse", "--fault-seed", "7")
+        self.assertEqual(options["fault"], [(("port", 0), "refuse")])
+        self.assertEqual((options["port"], options["fault-seed"]), (9000, 7))
+        options = self.parse("--port", "1", "--greet", "--port", "2", "--greet")
+        self.assertEqual((options["port"], options["greet"]), (2, [("port", 0)] * 2))
+
+    def test_too_early(self):
+        """
+        Before the first listener they are refused, and so is a seed without a fault.
+        """
+        for name, value in (("fault", ("refuse",)), ("greet", ())):
+            self.assertEqual(
+                self.refused(f"--{name}", *value, "--port", "1"),
+                f"--{name}: belongs to the listener option before it; give it after --port, "
+                "--tls-port, --listen or --tls-listen",
+            )
+        self.assertEqual(
+            self.refused("--fault-seed", "1"),
+            "--fault-seed: draws nothing without --fault; add one",
+        )
+        self.assertEqual(
+            self.refused("--fault", "refuse", "--fault-seed", "0x1"),
+            "--fault-seed '0x1': not a seed; give a number such as 42",
+        )

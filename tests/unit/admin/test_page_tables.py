@@ -169,6 +169,7 @@ class TablesTests(SynchronousTestCase):
         self.assertEqual(
             heads[6:],
             [
+                "Fault",
                 "Proxy",
                 "Proxy authority",
                 "Client CN (proxy)",

@@ -101,6 +101,7 @@ class ObservationTests(SynchronousTestCase):
             "write-timeout",
             "drain",
             "aborted",
+            "fault",
             "error",
         )
         refusals = ("denied", "max-connections", "max-per-client", "connect-rate")

@@ -74,7 +74,8 @@ class TogetherTests(SynchronousTestCase):
             now.traffic,
             [
                 ListenerStats(
-                    "tcp", 3, 10, 123_456, {"client": 6, "reset": 1}, {"connect-rate": 2}
+                    *("tcp", 3, 10, 123_456, {"client": 6, "reset": 1}, {"connect-rate": 2}),
+                    {"reset": 2},
                 ),
                 ListenerStats(
                     "tls",

@@ -2,12 +2,15 @@
 Tests for L{echod.tap.settings}: what the options on clients do in a built daemon.
 """
 
+from random import Random
+
 from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.testing import StringTransport
 from twisted.logger import capturedLogs, formatEvent
 
+from echod._util.errors import StartupError
 from echod.connections.connection import Reason
-from echod.protocol import Echo, RejectProtocol
+from echod.protocol import Echo, EchoFactory, RejectProtocol
 from echod.proxyprotocol.protocol import ProxyHeaderProtocol
 from tests.support.fakes import FakeConnection
 from tests.support.services import ServiceTestCase
@@ -160,3 +163,65 @@ class SettingsTests(ServiceTestCase):
         self.assertEqual(
             [event.get("event") for event in events], ["drained", "refused", "stopped"]
         )
+
+
+class FaultTests(ServiceTestCase):
+    """
+    The listeners that misbehave on purpose.
+    """
+
+    def factories(self, *args):
+        self.service = self.build(*args)
+        self.service.startService()
+        return [port.factory for port in self.reactor.ports]
+
+    def test_only_the_listener_before(self):
+        """
+        A listener without a fault and a greeting has the ordinary factory.
+        """
+        *faulty, other = self.factories(
+            *(*self.local, "--fault", "refuse", "--listen", "tcp:0", "--greet"),
+            *("--listen", "tcp:0", "--fault-seed", "7"),
+        )
+        self.assertIs(type(other), EchoFactory)
+        self.assertEqual([each.greets for each in faulty], [False, True])
+        ((fault, source),) = faulty[0].draw(1)
+        self.assertEqual((fault.kind, source.random()), ("refuse", drawn("7 0 0 1 0")))
+        self.assertEqual(list(faulty[1].draw(1)), [])
+
+    def test_wrong(self):
+        """
+        A wrong fault ends the start with one line.
+        """
+        error = self.assertRaises(StartupError, self.build, *self.local, "--fault", "x\n")
+        line = str(error)
+        self.assertTrue(line.startswith(r"echod: --fault 'x\n': no such fault; give latency, "))
+        self.assertEqual(len(line.splitlines()), 1)
+
+    def test_warning(self):
+        """
+        A start warns of each listener that misbehaves, with the seed; a random one without the
+        option.
+        """
+        seeds = set()
+        for given in (("--fault-seed", "7"), (), ()):
+            with capturedLogs() as events:
+                self.build(*self.local, "--fault", "refuse", "--fault", "latency=1s", *given)
+            [event] = [each for each in events if each.get("event") == "faults-enabled"]
+            seeds.add(event["seed"])
+            self.assertEqual(
+                formatEvent(event),
+                "--port 0 --interface 127.0.0.1: misbehaves on purpose: refuse latency=1s; "
+                f"seed {event['seed']}",
+            )
+        self.assertIn(7, seeds)
+        self.assertEqual(len(seeds), 3)
+
+
+def drawn(key):
+    """
+    The second number that is drawn for a connection.
+    """
+    source = Random(key)
+    source.random()
+    return source.random()

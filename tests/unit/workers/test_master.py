@@ -201,6 +201,18 @@ class BindTests(MasterTestCase):
         self.assertEqual(process.command[0], sys.executable)
         self.assertEqual(set(process.environment), {"HOME", "PYTHONPATH", VARIABLE})
 
+    def test_fault_seed(self):
+        """
+        All workers draw faults with the seed that the log names, a random one without the option.
+        """
+        for given in ((), ("--fault-seed", "7")):
+            with capturedLogs() as events:
+                self.start(*self.local, "--fault", "refuse", *given)
+            [seed] = [each["seed"] for each in events if each.get("event") == "faults-enabled"]
+            for process in self.reactor.processes[-2:]:
+                self.assertEqual(process.command[-1], f"--fault-seed={seed}")
+        self.assertEqual(seed, 7)
+
     def test_layers(self):
         """
         Workers cannot share an endpoint with a layer of its own.

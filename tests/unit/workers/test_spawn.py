@@ -17,8 +17,8 @@ class WorkerConfigTests(SynchronousTestCase):
         The configuration is read as it was written, once.
         """
         listeners = [
-            InheritedListener("tcp", "--port 7", False, False),
-            InheritedListener("ä:\n", "--x", True, True),
+            InheritedListener("tcp", "--port 7", False, False, 0),
+            InheritedListener("ä:\n", "--x", True, True, 1),
         ]
         config = WorkerConfig("1", [5, 4], listeners)
         environ = {VARIABLE: config.to_text(), "HOME": "/"}
@@ -30,7 +30,9 @@ class WorkerConfigTests(SynchronousTestCase):
         """
         The configuration has the index, the limit and the descriptors of the worker.
         """
-        config = WorkerConfig("1", [5, 4], [InheritedListener("tcp", "--port 7", False, False)] * 3)
+        config = WorkerConfig(
+            "1", [5, 4], [InheritedListener("tcp", "--port 7", False, False, 0)] * 3
+        )
         self.assertEqual((config.index, config.max_connections), (1, 4))
         self.assertEqual((config.channel, config.counters), (6, 7))
 

@@ -30,8 +30,8 @@ class WorkerTestCase(ServiceTestCase):
     """
 
     sockets = (
-        InheritedListener("tcp", "--port 7", tls=False, borrowed=False),
-        InheritedListener("echo", "--listen systemd:name=echo", tls=False, borrowed=True),
+        InheritedListener("tcp", "--port 7", tls=False, borrowed=False, place=0),
+        InheritedListener("echo", "--listen systemd:name=echo", tls=False, borrowed=True, place=0),
     )
 
     def setUp(self):
@@ -113,7 +113,7 @@ class ListenTests(WorkerTestCase):
         """
         made = make_certificate()
         pem = self.file(made.cert_pem + made.key_pem)
-        self.sockets = (InheritedListener("tls", "--tls-port 8", True, False), self.sockets[0])
+        self.sockets = (InheritedListener("tls", "--tls-port 8", True, False, 0), self.sockets[0])
         self.config = WorkerConfig("1", [5, 3], self.sockets, FIRST)
         service = self.start("--tls-port", "8", "--tls-cert", pem)
         factories = [port.factory for port in self.reactor.ports]

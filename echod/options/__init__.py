@@ -5,7 +5,6 @@ Invariant: a wrong option ends the start with one line, which names the option a
 give, before any part of the daemon is made.
 """
 
-import os
 from collections.abc import Sequence
 from typing import TypedDict, cast
 
@@ -34,6 +33,14 @@ from echod._util.values import (
     processes,
     protocols,
     seconds,
+    seed,
+)
+from echod.options.checks import (
+    ListenerOption,
+    check_proxies,
+    check_tls,
+    check_workers,
+    listener_options,
 )
 
 DEFAULT_PORT = 9000
@@ -123,6 +130,11 @@ PARAMETERS = [
         "drain-timeout", None, 5.0, "How long a stop waits for busy connections.", seconds
     ),
     parameter(
+        "fault-seed", None, None,
+        "Number that repeats what --fault draws. [default: a random one, which the log names]",
+        seed,
+    ),
+    parameter(
         "workers", None, 1,
         "Processes that share the ports; 0 for one for each CPU.",
         processes,
@@ -180,6 +192,9 @@ OptionValues = TypedDict(
         "workers": int,
         "admin": str | None,
         "admin-host": list[str],
+        "fault": list[tuple[ListenerOption, str]],
+        "fault-seed": int | None,
+        "greet": list[ListenerOption],
         "check": int,
     },
 )
@@ -214,7 +229,7 @@ class Options(UsageOptions):
         # Under python -OO there are no docstrings.
         self.docs = {name: " ".join((text or "").split()) for name, text in self.docs.items()}
         lists = ("listen", "tls-listen", "tls-cert", "allow", "deny", "proxy-trust", "admin-host")
-        for name in lists:
+        for name in (*lists, "fault", "greet"):
             self[name] = []
         self["admin"] = None
 
@@ -231,6 +246,19 @@ class Options(UsageOptions):
         Endpoint for TLS, as in --listen; repeatable.
         """
         self["tls-listen"].append(named("tls-listen", description, endpoint))
+
+    def opt_fault(self, fault: str) -> None:
+        """
+        For tests: let the listener before it misbehave, such as latency=200ms,jitter=50ms or
+        reset=1MiB,chance=10%; kinds: latency, bandwidth, slicer, limit, reset, timeout,
+        slow-close, corrupt, refuse; repeatable.
+        """
+
+    def opt_greet(self) -> None:
+        """
+        For tests: the listener before it first sends a line of JSON with what it knows of the
+        connection.
+        """
 
     def opt_admin(self, description: str) -> None:
         """
@@ -306,7 +334,7 @@ class Options(UsageOptions):
         """
         Check the options that depend on each other.
         """
-        self._check_tls()
+        check_tls(self, self.serves_tls)
         if self["port"] is None and self["tls-port"] is None:
             if self["interface"] is not None and (self["listen"] or self["tls-listen"]):
                 raise UsageError(
@@ -315,16 +343,14 @@ class Options(UsageOptions):
                 )
             if not (self["listen"] or self["tls-listen"]):
                 self["port"] = DEFAULT_PORT
+        after = [*listener_options(self.given, self.shortOpt, self.longOpt, ("fault", "greet"))]
+        self["fault"] = [(listener, text) for name, text, listener in after if name == "fault"]
+        self["greet"] = [listener for name, _, listener in after if name == "greet"]
+        if self["fault-seed"] is not None and not self["fault"]:
+            raise UsageError("--fault-seed: draws nothing without --fault; add one")
         if self["workers"] != 1:
             self._check_workers()
-        if self["proxy-protocol"] != "off" and not self["proxy-trust"]:
-            raise UsageError(
-                "--proxy-protocol: no proxy is trusted; add --proxy-trust with the proxy's address"
-            )
-        if self["proxy-trust"] and self["proxy-protocol"] == "off":
-            raise UsageError(
-                "--proxy-trust: reads no header; add --proxy-protocol require or optional"
-            )
+        check_proxies(self)
         if self["admin-host"] and self["admin"] is None:
             raise UsageError("--admin-host: names nothing without --admin; add one")
         for name in ("log-level", "log-format"):
@@ -350,29 +376,7 @@ class Options(UsageOptions):
     def _check_workers(self) -> None:
         if self.parent is not None and self.twistd is None:
             raise UsageError("--workers: twist runs one process; give it to twistd -n echod")
-        if not hasattr(os, "memfd_create"):
-            raise UsageError("--workers: needs Linux; start several daemons instead")
-        if self["workers"] > self["max-connections"]:
-            raise UsageError("--workers: more than --max-connections; give fewer")
-
-    def _check_tls(self) -> None:
-        if not self.serves_tls:
-            for name in (name for name in self if name.startswith("tls-") and self[name]):
-                raise UsageError(f"--{name}: serves nothing without --tls-port; add one")
-        elif not self["tls-cert"]:
-            option = "tls-listen" if self["tls-port"] is None else "tls-port"
-            raise UsageError(f"--{option}: needs a certificate; add --tls-cert FILE")
-        if self["tls-client-auth"] in ("request", "require"):
-            if self["tls-client-ca"] is None:
-                raise UsageError(
-                    f"--tls-client-auth {self['tls-client-auth']}: needs the authority "
-                    "of the clients' certificates; add --tls-client-ca FILE"
-                )
-        elif self["tls-client-ca"] is not None:
-            raise UsageError(
-                "--tls-client-ca: is for --tls-client-auth, which is off; "
-                "add --tls-client-auth require, or request"
-            )
+        check_workers(self)
 
     @property
     def twistd(self) -> ServerOptions | None:
