@@ -24,14 +24,18 @@ class Seen(asyncio.Protocol):
 
     @ivar data: all bytes.
     @ivar pieces: for each read, when it was, and how many bytes it had.
+    @ivar sent_at: when the client began to send.
     @ivar ended: C{"eof"} or C{"reset"}; empty while the connection is open.
     @ivar ended_at: when that was.
     """
 
     data: bytearray = field(default_factory=bytearray)
     pieces: list[tuple[float, int]] = field(default_factory=list)
+    sent_at: float = 0.0
     ended: str = ""
     ended_at: float = 0.0
+
+    left = False
 
     def __post_init__(self) -> None:
         self.changed = asyncio.Event()
@@ -48,7 +52,7 @@ class Seen(asyncio.Protocol):
         self._end("reset" if error else "eof")
 
     def _end(self, how: str) -> None:
-        if not self.ended:
+        if not self.ended and not self.left:
             self.ended, self.ended_at = how, time.monotonic()
         self.changed.set()
 
@@ -99,12 +103,14 @@ async def talk(
     except (ConnectionError, ssl.SSLError):
         return Seen(ended="reset", ended_at=time.monotonic())
     seen.changed.clear()
+    seen.sent_at = time.monotonic()
     try:
         transport.write(data)
         if half_close:
             transport.write_eof()
         await seen.until(until, seconds)
     finally:
+        seen.left = True
         transport.abort()
     return seen
 
@@ -123,3 +129,23 @@ async def repeated(runs: int, at_once: int, run: Callable[[int], Awaitable[T]]) 
             return await run(number)
 
     return await asyncio.gather(*map(one, range(runs)))
+
+
+def flipped(data: bytes, back: bytes) -> list[int]:
+    """
+    The numbers of the bits that have changed, counted from the lowest of the first byte.
+    """
+    return [
+        8 * at + bit
+        for at, (one, other) in enumerate(zip(data, back, strict=True))
+        if one != other
+        for bit in range(8)
+        if (one ^ other) >> bit & 1
+    ]
+
+
+def has_all(data: bytes) -> Callable[[Seen], object]:
+    """
+    A condition: as many bytes have come back, or the connection has ended.
+    """
+    return lambda seen: seen.ended or len(seen.data) >= len(data)

@@ -1,0 +1,58 @@
+"""
+What C{echod-check} finds on listeners that misbehave on purpose.
+
+Invariant: daemon and client are the real ones, each in a process of its own.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.support.daemons import LOOPBACK, PATIENCE_SECONDS, Daemon, tls_daemon
+
+PROGRAM = str(Path(sys.executable).with_name("echod-check"))
+
+FAULTS = (
+    ("latency=5ms,jitter=1ms", "60s"),
+    ("bandwidth=64KiB", "2s"),
+    ("slicer=16KiB", "60s"),
+    ("limit=16KiB", "60s"),
+    ("reset=16KiB", "60s"),
+    ("timeout", "1s"),
+    ("slow-close=100ms", "60s"),
+    ("corrupt=16KiB", "60s"),
+    ("refuse", "60s"),
+)
+"""Each fault, and the timeout of a case: short only if nothing can come in time."""
+
+
+def find(fault: str, timeout: str, tls: bool) -> Iterator[tuple[str, str]]:
+    """
+    Run C{echod-check --conformance} against a listener with this fault.
+
+    @param timeout: of each case.
+    @return: for each case its name, and how it ended.
+    """
+    daemon = tls_daemon("--fault", fault) if tls else Daemon(*LOOPBACK, "--fault", fault)
+    with daemon:
+        address = daemon.address("--tls-port" if tls else "--port")
+        options = ("--tls", "--insecure") if tls else ()
+        done = subprocess.run(
+            [PROGRAM, "--conformance", "--json", "--timeout", timeout, *options, address],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=PATIENCE_SECONDS * 5,
+        )
+    for case in json.loads(done.stdout)["cases"]:
+        yield case["case"], case["outcome"]
+
+
+def finding(fault: str, timeout: str, tls: bool) -> str:
+    """
+    The finding in words: how the cases ended that did not pass, or C{ok}.
+    """
+    outcomes = {outcome for _, outcome in find(fault, timeout, tls)}
+    return ", ".join(sorted(outcomes - {"ok"})) or "ok"
