@@ -577,4 +577,4 @@ class FirstMomentsTests(SynchronousTestCase):
                     wait_until(lambda d=daemon, t=told: t.exists() or not d.running(), "USR1")
                     daemon.stop()
                     self.assertEqual(daemon.left(), [])
-                    self.assertIn("SIGUSR2 came", told.read_text() + daemon.log)
+                    self.assertIn("SIGUSR2 ignored", told.read_text() + daemon.log)
