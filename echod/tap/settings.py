@@ -28,7 +28,8 @@ from echod.net.endpoints import (
     TCPEndpoint,
     server_endpoint_from_string,
 )
-from echod.options import Options, OptionValues
+from echod.options import Options
+from echod.options.parameters import OptionValues
 from echod.proxyprotocol.protocol import ProxyPolicy
 from echod.systemd import InheritedSockets
 from echod.tls.context import TLSPolicy
@@ -325,7 +326,9 @@ def build_endpoints(
             ]
         return [(description, server_endpoint_from_string(reactor, description, backlog, mode))]
     except ValueError as error:
-        example = "" if inherits else "; give one such as tcp:9000 or unix:/run/echod.sock"
+        # The status page has no password.
+        port = "9001:interface=127.0.0.1" if option.startswith("--admin") else "9000"
+        example = "" if inherits else f"; give one such as tcp:{port} or unix:/run/echod.sock"
         raise StartupError(f"{option}: {error}{example}") from None
 
 
