@@ -44,8 +44,8 @@ class Options(CommandOptions):
     groups = GROUPS
     examples = (
         (
-            "twistd -n --pidfile= echod --port 9000 --idle-timeout 5m",
-            "Serves plain TCP on port 9000, and closes a connection after 5 quiet minutes.",
+            "twistd -n --pidfile= echod --port 9000 --tls-port 9443 --tls-self-signed",
+            "Serves plain TCP on port 9000 and TLS on port 9443, on IPv4 and IPv6.",
         ),
     )
     repeatable = REPEATABLE
@@ -203,9 +203,14 @@ class Options(CommandOptions):
         if not self.serves_tls:
             for name in (name for name in self if name.startswith("tls-") and self[name]):
                 raise UsageError(f"--{name}: serves nothing without --tls-port; add one")
-        elif not self["tls-cert"]:
+        elif self["tls-self-signed"] and self["tls-cert"]:
+            raise UsageError("--tls-self-signed: excludes --tls-cert; give one of them")
+        elif not (self["tls-self-signed"] or self["tls-cert"]):
             option = "tls-listen" if self["tls-port"] is None else "tls-port"
-            raise UsageError(f"--{option}: needs a certificate; add --tls-cert FILE")
+            raise UsageError(
+                f"--{option}: needs a certificate; add --tls-cert FILE, "
+                "or --tls-self-signed for a test"
+            )
         if self["tls-client-auth"] in ("request", "require"):
             if self["tls-client-ca"] is None:
                 raise UsageError(

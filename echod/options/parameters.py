@@ -133,6 +133,12 @@ The options that take one value: name, letter, default, text and coercion.
 
 FLAGS = [
     [
+        "tls-self-signed",
+        None,
+        "Make a certificate at the start, for localhost, the host name and its addresses; "
+        "it is kept in memory only. For tests.",
+    ],
+    [
         "check",
         None,
         "Check options, files and ports, print the result and each warning, and exit: "
@@ -162,6 +168,7 @@ GROUPS = {
         "tls-listen": "ENDPOINT",
         "tls-cert": "FILE",
         "tls-key": "FILE",
+        "tls-self-signed": "",
         "tls-client-auth": "off|request|require",
         "tls-client-ca": "FILE",
         "tls-min": "1.2|1.3",
@@ -213,6 +220,7 @@ OptionValues = TypedDict(
         "tls-port": int | None,
         "tls-listen": list[str],
         "tls-cert": list[tuple[str, str | None]],
+        "tls-self-signed": int,
         "tls-client-auth": str | None,
         "tls-client-ca": str | None,
         "tls-min": str | None,

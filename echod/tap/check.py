@@ -37,6 +37,8 @@ def _print_check(service: EchodService, warnings: list[str], workers: int) -> No
         for each in service.certificates.served:
             until, path = format_time(each.not_after), escape(each.path)
             print(f"  {names_text(each)}, until {until}, {path}")
+            if each.self_made:
+                print(f"  SHA-256 fingerprint {each.fingerprint}; each start makes a new one")
 
 
 def check_config(reactor: Any, build: Callable[[], EchodService], workers: int = 1) -> None:

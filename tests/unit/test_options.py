@@ -65,6 +65,7 @@ class ValuesTests(OptionsTestCase):
                 "tls-port": None,
                 "tls-listen": [],
                 "tls-cert": [],
+                "tls-self-signed": 0,
                 "tls-client-auth": None,
                 "tls-client-ca": None,
                 "tls-min": None,
@@ -339,8 +340,24 @@ class RefusedTests(OptionsTestCase):
         An option that needs another one is refused without it.
         """
         for args, expected in (
-            (("--tls-port", "1"), "--tls-port: needs a certificate; add --tls-cert FILE"),
-            (("--tls-listen", "tcp:1"), "--tls-listen: needs a certificate; add --tls-cert FILE"),
+            (
+                ("--tls-port", "1"),
+                "--tls-port: needs a certificate; "
+                "add --tls-cert FILE, or --tls-self-signed for a test",
+            ),
+            (
+                ("--tls-listen", "tcp:1"),
+                "--tls-listen: needs a certificate; "
+                "add --tls-cert FILE, or --tls-self-signed for a test",
+            ),
+            (
+                ("--tls-port", "1", "--tls-self-signed", "--tls-cert", "c"),
+                "--tls-self-signed: excludes --tls-cert; give one of them",
+            ),
+            (
+                ("--tls-self-signed",),
+                "--tls-self-signed: serves nothing without --tls-port; add one",
+            ),
             (("--tls-cert", "c"), "--tls-cert: serves nothing without --tls-port; add one"),
             (
                 ("--tls-key", "k"),
