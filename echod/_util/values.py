@@ -304,9 +304,28 @@ def endpoint(text: str) -> str:
     """
     kind, _, rest = text.partition(":")
     if not kind or not rest:
-        raise ValueError("not an endpoint; give one such as tcp:9000 or unix:/run/echod.sock")
+        port = text if _is_port(text) else "9000"
+        raise ValueError(f"not an endpoint; give one such as tcp:{port} or unix:/run/echod.sock")
     if kind in ("tcp", "tcp6", "ssl"):
         port_number(endpoint_settings(text, "port").get("port", ""))
     if kind == "unix":
         unix_path(endpoint_settings(text, "address").get("address", ""))
     return text
+
+
+def admin_endpoint(text: str) -> str:
+    """
+    @return: as L{endpoint}; its example is not reachable from other machines.
+    @raise ValueError: when it is not one.
+    """
+    if not all(text.partition(":")):
+        port = text if _is_port(text) else "9001"
+        raise ValueError(f"not an endpoint; give one such as tcp:{port}:interface=127.0.0.1")
+    return endpoint(text)
+
+
+def _is_port(text: str) -> bool:
+    with suppress(ValueError):
+        port_number(text)
+        return True
+    return False
