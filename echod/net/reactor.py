@@ -51,6 +51,9 @@ allocates memory for all of them at each poll, and timers and signals wait until
 The events that are not returned stay in the kernel's queue, in their order (epoll(7)).
 """
 
+LONGEST_POLL = 86400.0
+"""Seconds.  For a timer that is further away, Twisted's C{timeout} finds what a poll may take."""
+
 LATE_READS_LIMIT = 0.005
 """
 Seconds for which one turn of the loop may serve the transports whose reading was put off, and
@@ -68,6 +71,32 @@ class EagerReactor(EPollReactor):
     def __init__(self) -> None:
         self._late: OrderedDict[Any, None] = OrderedDict()
         super().__init__()
+
+    def mainLoop(self) -> None:
+        """
+        Poll until the reactor has stopped.  Twisted's own loop looks for timers and for calls of
+        other threads before each poll, in nine calls of Python; here a poll follows at once while
+        there are none.
+        """
+        while self._started:
+            try:
+                self.runUntilCurrent()
+                timeout = self.running and self.timeout()
+                self.doPoll(timeout)
+                while self.running and not (
+                    self._newTimedCalls or self.threadCallQueue or self._justStopped
+                ):
+                    if timers := self._pendingTimedCalls:
+                        timeout = timers[0].time - time.monotonic()
+                        if not 0 < timeout < LONGEST_POLL:
+                            break
+                    else:
+                        timeout = None
+                    self.doPoll(timeout)
+            except BaseException:
+                log.failure("in the event loop", event="unhandled-error")
+        # It logs the end.
+        super().mainLoop()
 
     def doPoll(self, timeout: float | None) -> None:
         """

@@ -896,6 +896,9 @@ class PrivateNamesTests(SynchronousTestCase):
         "_fromListeningDescriptor": "Port unix.Port",
         "_getLogPrefix": "Server",
         "_getrealname": "tcp",
+        "_justStopped": "EPollReactor",
+        "_newTimedCalls": "EPollReactor",
+        "_pendingTimedCalls": "EPollReactor",
         "_poller": "EPollReactor",
         "_postLoseConnection": "FileDescriptor Server",
         "_realPortNumber": "Port",
@@ -904,6 +907,7 @@ class PrivateNamesTests(SynchronousTestCase):
         "_selectables": "EPollReactor",
         "_sendmsgQueue": "unix.Server",
         "_shouldShutdown": "Server",
+        "_started": "EPollReactor",
         "_supportedAddressFamilies": "EPollReactor",
         "_tempDataBuffer": "FileDescriptor Server",
         "_tempDataLen": "FileDescriptor Server",
@@ -926,6 +930,7 @@ class PrivateNamesTests(SynchronousTestCase):
         "reserve": "reservation",
         "sessionno": "Server Port",
         "streamingProducer": "Server",
+        "threadCallQueue": "EPollReactor",
         "transport": "Port unix.Port",
     }
     """
