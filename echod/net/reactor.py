@@ -16,8 +16,9 @@ from typing import Any
 
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.error import UnsupportedAddressFamily
-from twisted.internet.main import installReactor
+from twisted.internet.main import CONNECTION_DONE, installReactor
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.python.log import callWithLogger
 
 from echod.net.port import EagerPort
@@ -59,6 +60,9 @@ LATE_READS_LIMIT = 0.005
 Seconds for which one turn of the loop may serve the transports whose reading was put off, and
 for which it may poll for other events before that.
 """
+
+
+_DONE = Failure(CONNECTION_DONE)
 
 
 class EagerReactor(EPollReactor):
@@ -172,6 +176,35 @@ class EagerReactor(EPollReactor):
             log.failure("while ending a connection", event="unhandled-error")
 
     doIteration = doPoll
+
+    def addReader(self, reader: Any) -> None:
+        """
+        Report when a descriptor is readable.
+        """
+        fileno = reader.fileno()
+        if type(reader) not in DIRECT or fileno in self._selectables:
+            super().addReader(reader)
+            return
+        self._poller.register(fileno, EPOLLIN)
+        self._reads.add(fileno)
+        self._selectables[fileno] = reader
+
+    def forget(self, fileno: int) -> None:
+        """
+        Report nothing more of a descriptor, which is about to be closed.
+        """
+        if self._selectables.pop(fileno, None) is not None:
+            # close(2) would do the same, unless a child process has the descriptor too.
+            self._poller.unregister(fileno)
+            self._reads.discard(fileno)
+            self._writes.discard(fileno)
+
+    def _disconnectSelectable(self, selectable: Any, why: Any, isRead: bool, *more: Any) -> None:
+        if why is CONNECTION_DONE and isRead and type(selectable) in DIRECT:
+            # It is still registered, so that an end takes one call of epoll_ctl(2).
+            selectable.readConnectionLost(_DONE)
+        else:
+            super()._disconnectSelectable(selectable, why, isRead, *more)
 
     def rearmExclusive(self, reader: Any) -> None:
         """

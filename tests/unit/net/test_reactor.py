@@ -376,6 +376,32 @@ class DispatchTests(ReactorTestCase):
         self.assertTrue(more)
         self.assertTrue(BIG.startswith(got + more))
 
+    def test_calls(self):
+        """
+        From its start to its end, a connection is added to epoll once and removed once.
+        """
+        made = []
+        real = self.reactor._poller
+
+        class Poller:
+            poll, close = real.poll, real.close
+
+            def register(self, *args):
+                made.append("register")
+                real.register(*args)
+
+            def unregister(self, fileno):
+                made.append("unregister")
+                real.unregister(fileno)
+
+        self.reactor._poller = Poller()
+        protocol = HalfCloseable(lambda transport: transport.loseConnection())
+        _, peer = self.connect(protocol)
+        peer.send(b"hello")
+        peer.close()
+        self.until(lambda: protocol.lost)
+        self.assertEqual((protocol.data, made), (b"hello", ["register", "unregister"]))
+
     def test_end(self):
         """
         An end of input that a read finds reaches the protocol, half or whole.

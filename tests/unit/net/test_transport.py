@@ -890,6 +890,7 @@ class PrivateNamesTests(SynchronousTestCase):
         "_aborting": "Server",
         "_addressType": "Server",
         "_buildAddr": "Port unix.Port",
+        "_closeSocket": "Server",
         "_closeWriteConnection": "FileDescriptor Server",
         "_disconnectSelectable": "EPollReactor _DisconnectSelectableMixin",
         "_doReadOrWrite": "EPollReactor",
@@ -913,6 +914,7 @@ class PrivateNamesTests(SynchronousTestCase):
         "_tempDataLen": "FileDescriptor Server",
         "_writeDisconnected": "FileDescriptor Server",
         "_writeDisconnecting": "FileDescriptor Server",
+        "_writes": "EPollReactor",
     }
     """
     Each name, and where Twisted must have it.
@@ -923,6 +925,7 @@ class PrivateNamesTests(SynchronousTestCase):
         "available": "reservation",
         "connected": "Server Port",
         "dataBuffer": "Server",
+        "disconnected": "Server",
         "disconnecting": "Server Port",
         "numberAccepts": "Port",
         "offset": "Server",
