@@ -298,12 +298,17 @@ def build_worker(
         )
         for descriptor, each in enumerate(config.listeners, config.first)
     ]
-    return WorkerService(
+    collector = base.collector(connections, limit, listeners)
+    service = WorkerService(
         base.process,
         listeners,
-        base.collector(connections, limit, listeners),
+        collector,
         settings.drain_timeout,
         Serving(admission, certificates, base.key_log),
         config,
         balancer,
     )
+    if settings.admin is not None:
+        # The master's status page shows what each worker measures.
+        collector.setServiceParent(service)
+    return service

@@ -117,7 +117,7 @@ class WorkerConfig:
         """
         if not self.self_signed:
             return None
-        with open(self.table + 1, "rb") as memory:
+        with open(self.counters + 1, "rb") as memory:
             # All workers share the offset of the descriptor.
             return from_pem(os.pread(memory.fileno(), MAX_FILE_BYTES, 0))
 

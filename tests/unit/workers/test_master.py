@@ -252,7 +252,7 @@ class BindTests(MasterTestCase):
         found = set()
         for process in (first, second, third):
             self.assertTrue(self.config(process).self_signed)
-            memory = process.childFDs[self.config(process).table + 1]
+            memory = process.childFDs[self.config(process).counters + 1]
             found.add(from_pem(os.pread(memory, 1 << 16, 0)).fingerprint)
         self.assertEqual(len(found), 1)
         # Neither an argument nor the environment has the key.
