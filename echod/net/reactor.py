@@ -23,6 +23,7 @@ from twisted.python.log import callWithLogger
 
 from echod.net.port import EagerPort
 from echod.net.transport import EagerTLSTransport, EagerTransport
+from echod.net.udp import DatagramPort
 from echod.net.unix import (
     EagerUNIXPort,
     EagerUNIXTLSTransport,
@@ -41,6 +42,7 @@ DIRECT = frozenset(
         EagerUNIXTransport,
         EagerTLSTransport,
         EagerUNIXTLSTransport,
+        DatagramPort,
     )
 )
 """The classes whose C{doRead} is called directly."""
