@@ -67,6 +67,22 @@ class Serving:
     key_log: KeyLog | None = None
 
 
+class IListener(Protocol):
+    """
+    A listener, TCP, UNIX or UDP.
+
+    @ivar option: the option that asks for it, with its value.
+    """
+
+    option: str
+
+    def setServiceParent(self, parent: Any) -> None: ...
+    def stopService(self) -> Deferred[None]: ...
+    def when_bound(self) -> Deferred[None]: ...
+    def rearm(self) -> None: ...
+    def address(self) -> str: ...
+
+
 class IAdminService(Protocol):
     """
     The status page, metrics and health: a service with listeners of its own.
@@ -95,7 +111,7 @@ class DaemonService(MultiService, ABC):
     def __init__(
         self,
         process: ProcessContext,
-        listeners: Sequence[ListenerService],
+        listeners: Sequence[IListener],
         collector: Collector,
         drain_timeout: float,
         admin: IAdminService | None = None,
@@ -119,10 +135,11 @@ class DaemonService(MultiService, ABC):
         self.notifier = Notifier(process.reactor, process.notify, self._status)
         # Children start in this order.  The listeners are last: after a bind that fails, all other
         # services have started, and can be stopped.
-        for service in (*work, *listeners):
+        children: list[IService | IListener] = [*work, *listeners]
+        for service in children:
             service.setServiceParent(self)
 
-    def all_listeners(self) -> list[ListenerService]:
+    def all_listeners(self) -> list[IListener]:
         """
         The listeners, including those of the status page.
         """
@@ -273,7 +290,7 @@ class EchodService(DaemonService):
     def __init__(
         self,
         process: ProcessContext,
-        listeners: Sequence[ListenerService],
+        listeners: Sequence[IListener],
         collector: Collector,
         drain_timeout: float,
         serving: Serving,
