@@ -79,13 +79,19 @@ class Runner:
         for number in range(options["count"] or 1):
             if number:
                 await deferLater(self._reactor, options["interval"], lambda: None)
-            result = await check(
-                self._reactor, self._connector.dial, options["size"], options["timeout"]
-            )
-            self._print_result(result)
+            self._print_result(result := await self._check())
             if outcome is Outcome.OK:
                 outcome = result.outcome
         return outcome
+
+    async def _check(self) -> CheckResult:
+        options = self._options
+        limits = options["size"], options["timeout"]
+        if options["udp"]:
+            from echod.check.udp import check_datagram
+
+            return await check_datagram(self._reactor, options.udp_target, *limits)
+        return await check(self._reactor, self._connector.dial, *limits)
 
     def _print_result(self, result: CheckResult) -> None:
         target = self._options.target
@@ -132,10 +138,19 @@ class Runner:
             if prints_echoes:
                 self._print(echo_text(number, options["size"], peer, result))
 
-        ping = Ping(
+        kind: type[Ping] = Ping
+        extra: dict[str, Any] = {}
+        if options["udp"]:
+            from echod.check.udpping import DatagramPing
+
+            kind = DatagramPing
+            note = self._print if prints_echoes else lambda line: None
+            extra = {"target": options.udp_target, "note": note}
+        ping = kind(
             self._reactor,
             self._connector.dial,
             report,
+            **extra,
             size=options["size"],
             rate=options["rate"] or options["connections"] / options["interval"],
             connections=options["connections"],
@@ -162,7 +177,12 @@ class Runner:
                 progress.stop()
                 self._err.write("\r\x1b[K")
         figures = (options.target, ping.sent, ping.latencies, ping.elapsed)
-        self._print(json.dumps(ping_json(*figures)) if options["json"] else ping_text(*figures))
+        if options["json"]:
+            self._print(json.dumps(ping_json(*figures) | ping.extra()))
+        else:
+            self._print(ping_text(*figures))
+            if ping.extra():
+                self._print(", ".join(f"{count} {name}" for name, count in ping.extra().items()))
         if ping.failure is None:
             return Outcome.OK if ping.sent else Outcome.INTERRUPTED
         return Outcome.FAILED if ping.latencies.count else ping.failure.outcome

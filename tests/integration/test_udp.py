@@ -9,8 +9,11 @@ import select
 import signal
 import socket
 import struct
+import subprocess
+import sys
 import threading
 from collections import Counter
+from pathlib import Path
 from unittest import SkipTest
 from urllib.request import urlopen
 
@@ -276,6 +279,31 @@ class EchoTests(SynchronousTestCase):
             daemon.stop()
             source.sendto(b"after", ("127.0.0.7", port))
             self.assertEqual(datagram.recv(9), b"after")
+
+    def test_check(self) -> None:
+        """
+        echod-check over UDP: a check, a ping, and a server that is not there.
+        """
+        daemon = self.daemon("--udp-listen", LOOPBACK)
+        target = "{}:{}".format(*address(daemon))
+        program = str(Path(sys.executable).with_name("echod-check"))
+
+        def run(*arguments: str) -> tuple[int, str]:
+            done = subprocess.run(
+                [program, "--udp", *arguments, target], capture_output=True, text=True, timeout=60
+            )
+            return done.returncode, done.stdout + done.stderr
+
+        status, said = run("--size", "65507")
+        self.assertEqual(status, 0, said)
+        status, said = run("--ping", "--rate", "200", "--count", "50", "--json")
+        self.assertEqual(status, 0, said)
+        summary = json.loads(said)
+        self.assertEqual((summary["received"], summary["duplicates"], summary["wrong"]), (50, 0, 0))
+        daemon.stop()
+        for arguments in ((), ("--ping", "--count", "2", "--interval", "10ms")):
+            status, said = run(*arguments)
+            self.assertEqual(status, 4, said)
 
 
 class AddressTests(SynchronousTestCase):
