@@ -10,8 +10,7 @@ from typing import Protocol
 
 from twisted.logger import Logger, LogLevel
 
-from echod._util.text import PeerText
-from echod.connections.connection import Reason
+from echod._util.text import Described, PeerText
 
 log = Logger(namespace="echod.connections")
 
@@ -33,11 +32,11 @@ class IAccessLog(Protocol):
         self,
         probe: bool,
         number: int,
-        listener: str,
+        listener: Described,
         peer: str,
         bytes_echoed: int,
         seconds: float,
-        reason: Reason,
+        reason: Described,
         fields: Mapping[str, str],
     ) -> bool:
         """
@@ -50,11 +49,11 @@ class IAccessLog(Protocol):
 def emit_access(
     probe: bool,
     number: int,
-    listener: str,
+    listener: Described,
     peer: str,
     bytes_echoed: int,
     seconds: float,
-    reason: Reason,
+    reason: Described,
     fields: Mapping[str, str],
 ) -> None:
     """
@@ -63,8 +62,11 @@ def emit_access(
     @param probe: whether the connection only shows that the port accepts connections, as load
         balancers check every few seconds.  It is logged as debug, others as info.
     @param number: the number of the connection, from 1.
+    @param listener: the listener's name; its address is for people.
     @param peer: the client's address as text.
     @param seconds: how long the connection was open.
+    @param reason: the L{Reason<echod.connections.connection.Reason>} of the end; a phrase is for
+        people.
     @param fields: more about it, by name; each name is an identifier.
     """
     log.emit(
@@ -78,6 +80,6 @@ def emit_access(
         peer=PeerText(peer),
         bytes=bytes_echoed,
         seconds=seconds,
-        reason=reason.value,
+        reason=reason,
         **{name: PeerText(value) for name, value in fields.items()},
     )

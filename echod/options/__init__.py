@@ -33,18 +33,20 @@ __all__ = ["Options"]
 
 class Options(CommandOptions):
     """
-    The options of C{twistd echod} and C{twist echod}.
+    The options of C{echod}, C{twistd echod} and C{twist echod}.
     """
 
     program = "echod"
     longdesc = (
         "A TCP echo daemon (RFC 862): every byte that a client sends comes back. "
-        "SECONDS may have a unit: 500ms, 30s, 5m, 1h."
+        "SECONDS may have a unit: 500ms, 30s, 5m, 1h. "
+        "The command echod runs it in the foreground. For a log file, syslog, another user or the "
+        "background, run: twistd [options of twistd] echod [options]"
     )
     groups = GROUPS
     examples = (
         (
-            "twistd -n --pidfile= echod --port 9000 --tls-port 9443 --tls-self-signed",
+            "echod --port 9000 --tls-port 9443 --tls-self-signed",
             "Serves plain TCP on port 9000 and TLS on port 9443, on IPv4 and IPv6.",
         ),
     )

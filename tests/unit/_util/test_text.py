@@ -2,9 +2,12 @@
 Tests for numbers, sizes and times as text.
 """
 
+import json
+
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod._util.text import (
+    Described,
     format_date,
     format_delay,
     format_duration,
@@ -94,3 +97,19 @@ class FiguresTests(SynchronousTestCase):
             (604800.0, "168h"),
         )
         self.assertEqual(format_timeout(300.0, " "), "5 m")
+
+
+class DescribedTests(SynchronousTestCase):
+    """
+    A word that people read as other words.
+    """
+
+    def test_described(self):
+        """
+        A message has the text, and everything else the word.
+        """
+        described = Described("idle-timeout", "idle for 5 m")
+        self.assertEqual(f"{described}", "idle for 5 m")
+        self.assertEqual(f"{described:>13}", " idle for 5 m")
+        self.assertEqual((described, described.word), ("idle-timeout", "idle-timeout"))
+        self.assertEqual(json.dumps({"reason": described}), '{"reason": "idle-timeout"}')
