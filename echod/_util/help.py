@@ -6,6 +6,7 @@ Invariant: what is printed is at most 80 columns wide, and each option is in one
 """
 
 import shutil
+import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from getopt import GetoptError, getopt
@@ -134,7 +135,7 @@ class CommandOptions(UsageOptions):
 
         @raise UsageError: also if an option that is not repeatable is given twice with a value.
         """
-        self._refuse_repeated(options or ())
+        self._refuse_repeated(sys.argv[1:] if options is None else options)
         super().parseOptions(options)
 
     def _refuse_repeated(self, given: Sequence[str]) -> None:

@@ -198,7 +198,7 @@ def log_ignored(number: signal.Signals) -> None:
     Log a signal that this daemon has no action for.
     """
     log.info(
-        "{signal} came, and there is nothing to do for it",
+        "{signal} ignored: there is no action for it",
         event="signal-ignored",
         signal=number.name,
     )

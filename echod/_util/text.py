@@ -66,7 +66,7 @@ def format_timeout(seconds: float, space: str = "") -> str:
     """
     if not seconds:
         return "0"
-    for length, unit in ((3600, "h"), (60, "m")):
+    for length, unit in ((86400, "d"), (3600, "h"), (60, "m")):
         if seconds % length == 0:
             return f"{seconds / length:.0f}{space}{unit}"
     if seconds < 1:
@@ -184,6 +184,18 @@ def _is_plain_ipv6(host: str) -> bool:
         return "." not in host and inet_ntop(AF_INET6, inet_pton(AF_INET6, host)) == host
     except (OSError, ValueError):
         return False
+
+
+def format_host(host: str | None) -> str:
+    """
+    The address of a client without its port, as L{format_address} has it.
+
+    @param host: the C{host} of its Twisted address; C{None} for a UNIX socket.
+    """
+    if host is None:
+        return "unix"
+    ipv4 = _IPV4.fullmatch(host)
+    return ipv4[1] if ipv4 else escape(host)
 
 
 def format_address(address: IAddress) -> str:

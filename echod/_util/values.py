@@ -19,13 +19,15 @@ from twisted.python.usage import UsageError
 
 from echod._util.text import escape
 
-MAX_SECONDS = 7 * 24 * 3600
+MAX_DURATION = 7 * 24 * 3600
+"""The longest time of an option: a week, in seconds."""
+
 MAX_CONNECTIONS = 10_000_000
 MAX_PROCESSES = 1024
 MAX_UNIX_PATH_BYTES = 107 if sys.platform == "linux" else 103
 """The size of C{sun_path} (unix(7)), less its null terminator."""
 
-_UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+_UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 T = TypeVar("T")
@@ -90,12 +92,12 @@ def interface(text: str) -> str:
 
 def seconds(text: str) -> float:
     """
-    @return: a time in seconds, from C{500ms}, C{30}, C{30s}, C{5m} or C{1h}.
+    @return: a time in seconds, from C{500ms}, C{30}, C{30s}, C{5m}, C{1h} or C{1d}.
     @raise ValueError: when it is not a time, or longer than a week.
     """
-    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|)", text)
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|d|)", text)
     value = float(match[1]) * _UNITS[match[2]] if match else -1.0
-    if not 0 <= value <= MAX_SECONDS:
+    if not 0 <= value <= MAX_DURATION:
         raise ValueError("not a time; give seconds, or such as 500ms, 30s, 5m, up to a week")
     return value
 

@@ -39,7 +39,7 @@ class Options(CommandOptions):
     program = "echod"
     longdesc = (
         "A TCP echo daemon (RFC 862): every byte that a client sends comes back. "
-        "SECONDS may have a unit: 500ms, 30s, 5m, 1h. "
+        "SECONDS may have a unit: 500ms, 30s, 5m, 1h, 1d. "
         "The command echod runs it in the foreground. For a log file, syslog, another user or the "
         "background, run: twistd [options of twistd] echod [options]"
     )
@@ -109,7 +109,7 @@ class Options(CommandOptions):
 
     def opt_proxy_trust(self, cidr: str) -> None:
         """
-        Network whose PROXY headers are believed, such as 192.0.2.0/24, or the word unix for
+        Network whose PROXY headers are trusted, such as 192.0.2.0/24, or the word unix for
         UNIX sockets; repeatable.
         """
         trusted = cidr if cidr == "unix" else named("proxy-trust", cidr, network)
@@ -165,7 +165,7 @@ class Options(CommandOptions):
             self._check_workers()
         if self["proxy-protocol"] != "off" and not self["proxy-trust"]:
             raise UsageError(
-                "--proxy-protocol: believes nobody; add --proxy-trust with the proxy's address"
+                "--proxy-protocol: no proxy is trusted; add --proxy-trust with the proxy's address"
             )
         if self["proxy-trust"] and self["proxy-protocol"] == "off":
             raise UsageError(
@@ -216,12 +216,12 @@ class Options(CommandOptions):
         if self["tls-client-auth"] in ("request", "require"):
             if self["tls-client-ca"] is None:
                 raise UsageError(
-                    f"--tls-client-auth {self['tls-client-auth']}: needs to know who signs "
-                    "clients' certificates; add --tls-client-ca FILE"
+                    f"--tls-client-auth {self['tls-client-auth']}: needs the authority "
+                    "of the clients' certificates; add --tls-client-ca FILE"
                 )
         elif self["tls-client-ca"] is not None:
             raise UsageError(
-                "--tls-client-ca: verifies nobody without --tls-client-auth; "
+                "--tls-client-ca: is for --tls-client-auth, which is off; "
                 "add --tls-client-auth require, or request"
             )
 

@@ -278,9 +278,9 @@ def build_worker(
     base = Base.build(reactor, options, None, signals, config)
     settings, certificates = base.settings, base.certificates
     limit = connection_limit(reactor, config.max_connections)
-    counters = SharedCounters(config.table, len(config.shares))
-    os.close(config.table)
-    balancer = AcceptBalancer(counters, config.place, limit, lambda: len(connections))
+    counters = SharedCounters(config.counters, len(config.shares))
+    os.close(config.counters)
+    balancer = AcceptBalancer(counters, config.index, limit, lambda: len(connections))
     # Publishing at each end lets the other workers know at once that this one can accept.
     connections = Connections(
         reactor, settings.timeouts, base.access_log(), on_removed=balancer.publish
@@ -299,12 +299,17 @@ def build_worker(
         )
         for descriptor, each in enumerate(config.listeners, config.first)
     ]
-    return WorkerService(
+    collector = base.collector(connections, limit, listeners)
+    service = WorkerService(
         base.process,
         listeners,
-        base.collector(connections, limit, listeners),
+        collector,
         settings.drain_timeout,
         Serving(admission, certificates, base.key_log),
         config,
         balancer,
     )
+    if settings.admin is not None:
+        # The master's status page shows what each worker measures.
+        collector.setServiceParent(service)
+    return service

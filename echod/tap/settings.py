@@ -32,7 +32,9 @@ from echod.net.endpoints import (
 from echod.options import Options
 from echod.options.parameters import OptionValues
 from echod.proxyprotocol.protocol import ProxyPolicy
+from echod.stats.snapshot import OptionInfo
 from echod.systemd import InheritedSockets
+from echod.tap.in_force import options_in_force
 from echod.tls.context import TLSPolicy
 from echod.tls.credentials import CredentialsError, KeyPair
 from echod.tls.keylog import KeyLog
@@ -173,10 +175,12 @@ class AdminSettings:
 
     @ivar endpoint: the endpoint string of C{--admin}.
     @ivar hosts: the names of C{--admin-host}.
+    @ivar options: the options in force, which the page shows.
     """
 
     endpoint: str
     hosts: Sequence[str]
+    options: Sequence[OptionInfo]
 
     def build(self, reactor: Any, source: "Source", endpoints: Endpoints) -> "AdminService":
         """
@@ -197,7 +201,7 @@ class AdminSettings:
         names = set(self.hosts)
         with suppress(OSError), open("/etc/hosts", encoding="utf-8", errors="replace") as hosts:
             names |= names_beside(socket.gethostname(), hosts)
-        admin = AdminService(reactor, source, render_metrics, names)
+        admin = AdminService(reactor, source, render_metrics, names, self.options)
         option = f"--admin {escape(self.endpoint)}"
         for _, endpoint in endpoints(option, self.endpoint, "660"):
             admin.add_listener(option, endpoint)
@@ -258,7 +262,7 @@ class Settings:
             log=LogSettings(
                 options["log-format"], options["log-level"], options["access-log"] == "on"
             ),
-            admin=_admin(options),
+            admin=_admin(parsed),
             workers=options["workers"],
             drain_timeout=options["drain-timeout"],
         )
@@ -307,8 +311,7 @@ class Settings:
             admin = self.admin.build(reactor, source, from_string)
         for each in inherited.left:
             log.warn(
-                "a socket was handed over that no option listens on; add --listen "
-                "systemd:name={name}",
+                "no option listens on the inherited socket; add --listen systemd:name={name}",
                 event="socket-unused",
                 name=escape(each.name),
             )
@@ -394,7 +397,8 @@ def _tls(options: OptionValues) -> TLSSettings:
     )
 
 
-def _admin(options: OptionValues) -> AdminSettings | None:
+def _admin(parsed: Options) -> AdminSettings | None:
+    options = parsed.typed
     if options["admin"] is None:
         return None
-    return AdminSettings(options["admin"], options["admin-host"])
+    return AdminSettings(options["admin"], options["admin-host"], options_in_force(parsed))

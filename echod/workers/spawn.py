@@ -83,7 +83,7 @@ class WorkerConfig:
     self_signed: bool = False
 
     @property
-    def place(self) -> int:
+    def index(self) -> int:
         """
         The index of this worker.
         """
@@ -94,7 +94,7 @@ class WorkerConfig:
         """
         The limit on connections of this worker.
         """
-        return self.shares[self.place]
+        return self.shares[self.index]
 
     @property
     def channel(self) -> int:
@@ -104,7 +104,7 @@ class WorkerConfig:
         return self.first + len(self.listeners)
 
     @property
-    def table(self) -> int:
+    def counters(self) -> int:
         """
         The descriptor of the memory with the counters that all workers share.
         """
@@ -117,7 +117,7 @@ class WorkerConfig:
         """
         if not self.self_signed:
             return None
-        with open(self.table + 1, "rb") as memory:
+        with open(self.counters + 1, "rb") as memory:
             # All workers share the offset of the descriptor.
             return from_pem(os.pread(memory.fileno(), MAX_FILE_BYTES, 0))
 

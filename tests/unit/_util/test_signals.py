@@ -127,7 +127,7 @@ class SignalsTests(SynchronousTestCase):
             log_ignored(signal.SIGUSR2)
         self.assertEqual(
             [formatEvent(event) for event in events],
-            ["SIGUSR2 came, and there is nothing to do for it"],
+            ["SIGUSR2 ignored: there is no action for it"],
         )
 
     def test_stop(self):

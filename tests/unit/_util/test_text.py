@@ -94,7 +94,8 @@ class FiguresTests(SynchronousTestCase):
             (90.0, "90s"),
             (300.0, "5m"),
             (5400.0, "90m"),
-            (604800.0, "168h"),
+            (604800.0, "7d"),
+            (90000.0, "25h"),
         )
         self.assertEqual(format_timeout(300.0, " "), "5 m")
 
