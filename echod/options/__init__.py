@@ -15,7 +15,7 @@ from twisted.python.usage import UsageError
 
 from echod import __version__
 from echod._util.errors import StartupError, exit_on_error
-from echod._util.help import CommandOptions, completions
+from echod._util.help import CommandOptions
 from echod._util.text import escape
 from echod._util.twistd import check_old_pidfile
 from echod._util.values import admin_endpoint, endpoint, host, named, network, path
@@ -51,7 +51,6 @@ class Options(CommandOptions):
         ),
     )
     repeatable = REPEATABLE
-    compData = completions(GROUPS, REPEATABLE)
 
     optParameters = PARAMETERS
     optFlags = FLAGS
