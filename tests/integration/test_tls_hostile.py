@@ -56,9 +56,10 @@ class HostileTestCase(SynchronousTestCase):
     """
 
     options: tuple[str, ...] = ()
+    anew = False
 
     def setUp(self) -> None:
-        self.daemon = self.enterContext(tls_daemon(*self.options))
+        self.daemon = self.enterContext(tls_daemon(*self.options, anew=self.anew))
         self.bystander = join(self.daemon, "TLS 1.3")
         self.addCleanup(self.bystander.close)
         self.goes_on()
@@ -191,6 +192,7 @@ class StallTests(HostileTestCase):
     """
 
     options = ("--write-timeout", "1s")
+    anew = True
 
     def test_aborted(self) -> None:
         """
@@ -591,6 +593,7 @@ class BadInputTests(HostileTestCase):
     """
 
     options = ("--log-level", "debug")
+    anew = True
 
     warm_up = 500
     noise = 1000
@@ -746,6 +749,8 @@ class IdleTests(HostileTestCase):
     """
     Clients that are connected and do nothing.
     """
+
+    anew = True
 
     warm_up = 50
     clients = 1000
