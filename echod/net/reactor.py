@@ -21,6 +21,7 @@ from twisted.logger import Logger
 from twisted.python.log import callWithLogger
 
 from echod.net.port import EagerPort
+from echod.net.splice import SPLICE, Splicer
 from echod.net.transport import EagerTLSTransport, EagerTransport
 from echod.net.unix import (
     EagerUNIXPort,
@@ -61,12 +62,15 @@ for which it may poll for other events before that.
 class EagerReactor(EPollReactor):
     """
     Twisted's epoll reactor with direct dispatch, our ports, and a clock that never jumps.
+
+    @ivar splicer: what our transports relay bulk data with; C{None} where splice(2) is missing.
     """
 
     seconds = staticmethod(time.monotonic)
 
     def __init__(self) -> None:
         self._late: OrderedDict[Any, None] = OrderedDict()
+        self.splicer = Splicer(SPLICE) if SPLICE else None
         super().__init__()
 
     def doPoll(self, timeout: float | None) -> None:

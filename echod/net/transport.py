@@ -26,6 +26,7 @@ from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from echod.net.splice import MIN_SPLICE
 from echod.net.tls import TLSMixin, start_tls
 
 MIN_READ = 448
@@ -111,11 +112,58 @@ class EagerTransport(tcp.Server):
         got = len(data)
         if got == asked:
             self._readSize = min(asked * 4, MAX_READ)
+            if got >= MIN_SPLICE:
+                self._relayNext()
         elif not got:
             return CONNECTION_DONE
-        elif got * 8 < asked > MIN_READ:
-            self._readSize = max(asked // 2, MIN_READ)
+        elif asked > MIN_READ:
+            if got * 8 < asked:
+                self._readSize = max(asked // 2, MIN_READ)
+            elif got >= MIN_SPLICE:
+                self._relayNext()
         self.protocol.dataReceived(data)
+        return None
+
+    def _relayNext(self) -> None:
+        """
+        Splice from the next read on, if the reactor can do that (C{splicer}), and the protocol
+        does not need to see the bytes: then it has a method C{bytes_relayed}, which gets the
+        number of bytes that have come and are sent back.
+        """
+        splicer = getattr(self.reactor, "splicer", None)
+        if (
+            splicer is not None
+            and splicer.usable
+            and "doRead" not in self.__dict__
+            and getattr(self.protocol, "bytes_relayed", None) is not None
+        ):
+            self.doRead = self._relay  # type: ignore[method-assign]
+
+    def _relay(self) -> Any:
+        """
+        Receive and send at once, within the kernel.  What the kernel does not take is queued.
+        """
+        received, rest = 0, b""
+        bytes_relayed: Any = getattr(self.protocol, "bytes_relayed", None)
+        # Nothing overtakes what is queued (also during a TLS handshake), and nothing is sent once
+        # our sending side is closed.
+        if not (
+            bytes_relayed is None
+            or "write" in self.__dict__
+            or self.disconnecting
+            or self._writeDisconnecting
+        ):
+            try:
+                received, rest = self.reactor.splicer.relay(self.fileno())
+            except OSError:
+                return CONNECTION_LOST
+        if received < MIN_SPLICE:
+            del self.doRead
+        if not received:
+            return self.doRead()
+        if rest:
+            self._enqueue(rest)
+        bytes_relayed(received)
         return None
 
     def write(self, data: bytes) -> None:
