@@ -141,7 +141,8 @@ class Splicer:
                 sent = 0
             if sent < received:
                 rest = pipe.read(received - sent)
-        self._pipe = pipe
+        if self.usable:
+            self._pipe = pipe
         return received, rest
 
     def _move(self, source: int, target: int, size: int) -> int:
@@ -156,12 +157,12 @@ class Splicer:
             return 0
 
     def _open(self) -> Pipe | None:
+        if not self.usable:
+            return None
         try:
             pipe = self._make_pipe()
+            self.usable = pipe.capacity() >= MIN_PIPE_BYTES
         except OSError:
             # Perhaps there is a descriptor for it the next time.
             return None
-        if pipe.capacity() < MIN_PIPE_BYTES:
-            self.usable = False
-            return None
-        return pipe
+        return pipe if self.usable else None

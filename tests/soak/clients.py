@@ -21,6 +21,9 @@ KIB = 1024
 PIECE = 16 * KIB
 """Most bytes of one send; one TLS record."""
 
+MOST_BULK = 1024 * KIB
+"""The most that a client sends in bulk.  The slowest network takes 16 seconds for it, each way."""
+
 
 @dataclass
 class Visit:
@@ -71,13 +74,13 @@ class Client:
         self.visit.sent += size
         return piece
 
-    async def say(self, size: int, last: bool = False) -> None:
+    async def say(self, size: int, last: bool = False, piece: int = PIECE) -> None:
         """
         Send this many bytes, in pieces; close the sending side if they are the last.
         """
-        while size > PIECE:
-            await self.wire.send(self.next(PIECE))
-            size -= PIECE
+        while size > piece:
+            await self.wire.send(self.next(piece))
+            size -= piece
         await (self.wire.send_last if last else self.wire.send)(self.next(size))
 
     async def hear(self, most: int = 64 * KIB) -> int:
@@ -153,6 +156,21 @@ async def slow_reader(client: Client) -> None:
     await client.both(client.say(client.rng.randrange(KIB, 512 * KIB), last=True), hear())
 
 
+async def bulk_sender(client: Client) -> None:
+    """
+    Sends much in large pieces, and stalls while it reads.
+    """
+
+    async def hear() -> None:
+        while await client.hear(256 * KIB):
+            if client.rng.random() < 0.1:
+                await asyncio.sleep(client.rng.uniform(0, 0.2))
+        client.visit.whole = client.visit.received == client.visit.sent
+
+    size = client.rng.randrange(256 * KIB, MOST_BULK)
+    await client.both(client.say(size, last=True, piece=256 * KIB), hear())
+
+
 async def chatter(client: Client) -> None:
     """
     Sends a message, waits for its echo, and sends the next.
@@ -225,6 +243,7 @@ BEHAVIORS: dict[Behavior, int] = {
     half_closer: 6,
     burst: 6,
     slow_reader: 2,
+    bulk_sender: 3,
     chatter: 4,
     idle_client: 2,
     stayer: 3,

@@ -176,13 +176,16 @@ class SplicerTests(SynchronousTestCase):
 
     def test_refused(self):
         """
-        If the kernel refuses to splice from a socket, nothing is lost, and the splicer says so.
+        If the kernel refuses to splice from a socket, nothing is lost, the splicer says so, and it
+        does not try again.
         """
         for number in UNSUPPORTED:
             splicer, kernel = self.make(receiving=OSError(number, "refused"))
             self.assertEqual(splicer.relay(SOCKET), (0, b""))
             self.assertFalse(splicer.usable)
             self.assertEqual(kernel.arrived, b"abcdef")
+            kernel.receiving = None
+            self.assertEqual(splicer.relay(SOCKET), (0, b""))
 
     def test_refused_to_send(self):
         """
