@@ -12,6 +12,14 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.main import CONNECTION_LOST
+
+if TYPE_CHECKING:
+    from twisted.internet.tcp import Server as _Transport
+else:
+    _Transport = object
 
 MAX_SPLICE = 96 * 1024
 """
@@ -166,3 +174,56 @@ class Splicer:
             # Perhaps there is a descriptor for it the next time.
             return None
         return pipe if self.usable else None
+
+
+class RelayMixin(_Transport):
+    """
+    How a transport relays bulk, with the splicer of its reactor.
+    """
+
+    reactor: Any
+    _enqueue: Callable[[bytes], None]
+    _hidesMethods: bool
+
+    def _relayNext(self) -> None:
+        """
+        Relay from the next read on, if the reactor can do that (C{splicer}), and if the protocol
+        does not need to see the bytes: then it has a method C{bytes_relayed}, which gets the
+        number of bytes that have come and are sent back.
+        """
+        splicer = getattr(self.reactor, "splicer", None)
+        if (
+            splicer is not None
+            and splicer.usable
+            and "doRead" not in self.__dict__
+            and getattr(self.protocol, "bytes_relayed", None) is not None
+        ):
+            self._hidesMethods = True
+            self.doRead = self._relay  # type: ignore[method-assign]
+
+    def _relay(self) -> Any:
+        """
+        Receive and send at once, within the kernel.  What the kernel does not take is queued.
+        """
+        received, rest = 0, b""
+        bytes_relayed: Any = getattr(self.protocol, "bytes_relayed", None)
+        # Nothing overtakes what is queued (also during a TLS handshake), and nothing is sent once
+        # our sending side is closed.
+        if not (
+            bytes_relayed is None
+            or "write" in self.__dict__
+            or self.disconnecting
+            or self._writeDisconnecting
+        ):
+            try:
+                received, rest = self.reactor.splicer.relay(self.fileno())
+            except OSError:
+                return CONNECTION_LOST
+        if received < MIN_SPLICE:
+            del self.doRead
+        if not received:
+            return self.doRead()
+        if rest:
+            self._enqueue(rest)
+        bytes_relayed(received)
+        return None
