@@ -4,6 +4,7 @@ so. Twisted's own reactor tests are in C{integration/test_reactor.py}.
 """
 
 import errno
+import os
 import socket
 import sys
 import time
@@ -245,6 +246,12 @@ class ReactorTests(ReactorTestCase):
         ):
             verifyObject(interface, self.reactor)
         self.assertIsInstance(self.reactor, EPollReactor)
+
+    def test_splicer(self):
+        """
+        Its connections share a splicer, where there is splice(2).
+        """
+        self.assertEqual(self.reactor.splicer is not None, hasattr(os, "splice"))
 
     def test_monotonic(self):
         """
