@@ -263,7 +263,7 @@ class Options(UsageOptions):
 
     def opt_proxy_trust(self, cidr: str) -> None:
         """
-        Network whose PROXY headers are believed, or the word unix for UNIX sockets;
+        Network whose PROXY headers are trusted, or the word unix for UNIX sockets;
         repeatable.
         """
         trusted = cidr if cidr == "unix" else named("proxy-trust", cidr, network)
@@ -319,7 +319,7 @@ class Options(UsageOptions):
             self._check_workers()
         if self["proxy-protocol"] != "off" and not self["proxy-trust"]:
             raise UsageError(
-                "--proxy-protocol: believes nobody; add --proxy-trust with the proxy's address"
+                "--proxy-protocol: no proxy is trusted; add --proxy-trust with the proxy's address"
             )
         if self["proxy-trust"] and self["proxy-protocol"] == "off":
             raise UsageError(
@@ -365,12 +365,12 @@ class Options(UsageOptions):
         if self["tls-client-auth"] in ("request", "require"):
             if self["tls-client-ca"] is None:
                 raise UsageError(
-                    f"--tls-client-auth {self['tls-client-auth']}: needs to know who signs "
-                    "clients' certificates; add --tls-client-ca FILE"
+                    f"--tls-client-auth {self['tls-client-auth']}: needs the authority "
+                    "of the clients' certificates; add --tls-client-ca FILE"
                 )
         elif self["tls-client-ca"] is not None:
             raise UsageError(
-                "--tls-client-ca: verifies nobody without --tls-client-auth; "
+                "--tls-client-ca: is for --tls-client-auth, which is off; "
                 "add --tls-client-auth require, or request"
             )
 

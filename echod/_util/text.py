@@ -58,6 +58,22 @@ def format_delay(seconds: float) -> str:
     return f"{format_number(round(seconds * 1000, 1))} ms"
 
 
+def format_timeout(seconds: float, space: str = "") -> str:
+    """
+    A time in one unit, as options take it, such as C{500ms}, C{30s} or C{5m}.
+
+    @param space: what stands between the number and the unit.
+    """
+    if not seconds:
+        return "0"
+    for length, unit in ((3600, "h"), (60, "m")):
+        if seconds % length == 0:
+            return f"{seconds / length:.0f}{space}{unit}"
+    if seconds < 1:
+        return f"{seconds * 1000:g}{space}ms"
+    return f"{seconds:.10g}{space}s"
+
+
 def format_date(moment: float) -> str:
     """
     A date and time (RFC 3339, UTC) from seconds since 1970.

@@ -19,7 +19,9 @@ from twisted.python.usage import UsageError
 
 from echod._util.text import escape
 
-MAX_SECONDS = 7 * 24 * 3600
+MAX_DURATION = 7 * 24 * 3600
+"""The longest time of an option: a week, in seconds."""
+
 MAX_CONNECTIONS = 10_000_000
 MAX_PROCESSES = 1024
 MAX_UNIX_PATH_BYTES = 107 if sys.platform == "linux" else 103
@@ -95,7 +97,7 @@ def seconds(text: str) -> float:
     """
     match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|)", text)
     value = float(match[1]) * _UNITS[match[2]] if match else -1.0
-    if not 0 <= value <= MAX_SECONDS:
+    if not 0 <= value <= MAX_DURATION:
         raise ValueError("not a time; give seconds, or such as 500ms, 30s, 5m, up to a week")
     return value
 

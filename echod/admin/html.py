@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
 from echod._util.text import format_number, format_size
-from echod.stats.eventloop import HISTORY_SECONDS
+from echod.stats.eventloop import MAX_SAMPLES
 
 VOID = frozenset(("link", "meta"))
 """Void elements: without content and end tag (HTML standard, 13.1.2)."""
@@ -146,7 +146,7 @@ def plot(
     line = " ".join(f"{x},{y:g}" for x, y in points)
     area = ""
     if points:
-        area = f"{points[0][0]},{PLOT_HEIGHT} {line} {HISTORY_SECONDS},{PLOT_HEIGHT}"
+        area = f"{points[0][0]},{PLOT_HEIGHT} {line} {MAX_SAMPLES},{PLOT_HEIGHT}"
     return tag(
         "figure",
         tag("figcaption", title),
@@ -155,7 +155,7 @@ def plot(
             "svg",
             tag("polygon", points=area),
             tag("polyline", points=line),
-            viewBox=f"0 0 {HISTORY_SECONDS} {PLOT_HEIGHT}",
+            viewBox=f"0 0 {MAX_SAMPLES} {PLOT_HEIGHT}",
             preserveAspectRatio="none",
             role="img",
             aria_label=label,
@@ -166,7 +166,7 @@ def plot(
 
 def _points(values: Sequence[float], top: float) -> list[tuple[int, float]]:
     # One unit from the edges: the line is cut there, and a constant value would be invisible.
-    first = HISTORY_SECONDS - len(values) + 1
+    first = MAX_SAMPLES - len(values) + 1
     return [
         (first + index, round(PLOT_HEIGHT - 1 - value / top * (PLOT_HEIGHT - 2), 1))
         for index, value in enumerate(values)

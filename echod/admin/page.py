@@ -14,7 +14,7 @@ from echod._util.text import format_date, format_delay, format_duration, format_
 from echod.admin.html import Markup, number, plot, size, table, tag
 from echod.stats.snapshot import CertificateInfo, ListenerStats, Snapshot, aggregate, not_ready
 
-DAY_SECONDS = 86400
+SECONDS_PER_DAY = 86400
 
 NEARLY_FULL = 0.9
 """The share of C{--max-connections} from which the page warns."""
@@ -264,7 +264,7 @@ def days_left(each: CertificateInfo, now: float) -> int:
     """
     The whole days until a certificate expires; negative when it has expired.
     """
-    return int((each.not_after - now) // DAY_SECONDS)
+    return int((each.not_after - now) // SECONDS_PER_DAY)
 
 
 def certificates(now: Snapshot) -> Markup:
@@ -301,7 +301,7 @@ def processes(snapshots: Sequence[Snapshot]) -> Markup:
                 "td",
                 "/".join(
                     "?" if one is None else f"{one:,}"
-                    for one in (each.process.descriptors, each.process.most_descriptors)
+                    for one in (each.process.descriptors, each.process.max_descriptors)
                 ),
                 class_="number",
             ),

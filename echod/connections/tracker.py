@@ -14,9 +14,10 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from echod._util.access import AccessRecord
 from echod._util.timers import surviving
 from echod.connections.access import IAccessLog, emit_access
-from echod.connections.connection import REFUSED, Connection, Reason
+from echod.connections.connection import REFUSED, IConnection, Reason
 from echod.connections.counters import ConnectionStats, Refusals
 from echod.connections.timeouts import Activity, Timeouts
 
@@ -57,7 +58,7 @@ class Connections:
         self._timeouts = limits
         self._access_log = access_log
         self._on_removed = on_removed
-        self._live: dict[Connection, Activity] = {}
+        self._live: dict[IConnection, Activity] = {}
         self._drained: Deferred[None] | None = None
         self._sweeping = False
         self.opened = 0
@@ -94,13 +95,13 @@ class Connections:
             bytes_echoed[listener] += connection.bytes_echoed
         return numbers, bytes_echoed
 
-    def newest(self, count: int) -> Iterator[tuple[Connection, Activity]]:
+    def newest(self, count: int) -> Iterator[tuple[IConnection, Activity]]:
         """
         The connections that were added last, the newest first, with their activity.
         """
         return islice(reversed(self._live.items()), count)
 
-    def add(self, connection: Connection) -> None:
+    def add(self, connection: IConnection) -> None:
         """
         A connection has been made.
         """
@@ -108,13 +109,13 @@ class Connections:
         now = self._clock.seconds()
         self._live[connection] = Activity(self.opened, now, now)
 
-    def replace(self, connection: Connection, successor: Connection) -> None:
+    def replace(self, connection: IConnection, successor: IConnection) -> None:
         """
         Another protocol takes over the connection: C{successor} stands for it from now on.
         """
         self._live[successor] = self._live.pop(connection)
 
-    def remove(self, connection: Connection, reason: Reason, detail: str = "") -> bool:
+    def remove(self, connection: IConnection, reason: Reason, detail: str = "") -> bool:
         """
         A connection has ended.  A second call for it does nothing.
 
@@ -141,7 +142,7 @@ class Connections:
     def _log_access(
         self,
         access_log: IAccessLog,
-        connection: Connection,
+        connection: IConnection,
         number: int,
         seconds: float,
         reason: Reason,
@@ -158,7 +159,7 @@ class Connections:
             fields = connection.log_fields()
             if reason is Reason.ERROR:
                 fields = {"detail": detail, **fields}
-            record = (
+            record: AccessRecord = (
                 probe,
                 number,
                 connection.listener,
@@ -168,8 +169,8 @@ class Connections:
                 reason,
                 fields,
             )
-            if not access_log.write(*record):
-                emit_access(*record)
+            if not access_log.write(record):
+                emit_access(record)
         except Exception:
             # The connection is removed all the same.
             log.failure("while logging the end of a connection", event="unhandled-error")
@@ -186,7 +187,7 @@ class Connections:
         self._sweeping = False
 
     def _for_each(
-        self, act: Callable[[Connection, Activity, float], None], done: Callable[[], None]
+        self, act: Callable[[IConnection, Activity, float], None], done: Callable[[], None]
     ) -> None:
         """
         Call a function for every connection that is open now: for the first L{SLICE} at once,
@@ -198,8 +199,8 @@ class Connections:
 
     def _next_slice(
         self,
-        rest: Iterator[Connection],
-        act: Callable[[Connection, Activity, float], None],
+        rest: Iterator[IConnection],
+        act: Callable[[IConnection, Activity, float], None],
         done: Callable[[], None],
     ) -> None:
         now, live, remaining = self._clock.seconds(), self._live, SLICE
@@ -256,9 +257,9 @@ class Connections:
         """
         Abort every connection.
         """
-        aborted: set[Connection] = set()
+        aborted: set[IConnection] = set()
 
-        def abort(connection: Connection, *_: object) -> None:
+        def abort(connection: IConnection, *_: object) -> None:
             if connection not in aborted:
                 aborted.add(connection)
                 connection.abort(Reason.ABORTED)
@@ -279,7 +280,7 @@ class Connections:
             self._sweeping = True
             self._for_each(self._check_and_drain, self._sweep_done)
 
-    def _check_and_drain(self, connection: Connection, activity: Activity, now: float) -> None:
+    def _check_and_drain(self, connection: IConnection, activity: Activity, now: float) -> None:
         self._timeouts.check(connection, activity, now)
         if connection.ending or connection.paused:
             return

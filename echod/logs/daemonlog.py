@@ -139,8 +139,8 @@ class DaemonLog:
             # to standard error; with workers, the master alone prints it.
             if self.worker is None:
                 print(
-                    f"twistd: --syslog: nobody listens on {SOCKET}: {error.strerror}; lines wait "
-                    "for it, the newest are dropped; start a syslogd, or give --logfile",
+                    f"twistd: --syslog: no program listens on {SOCKET}: {error.strerror}; lines "
+                    "wait for it, the newest are dropped; start a syslogd, or give --logfile",
                     file=sys.__stderr__,
                 )
         return destination

@@ -162,7 +162,7 @@ class ListenerService(Service):
         use_eager_transport(port)
         for name, error in set_socket_options(listening, self._write_timeout):
             log.warn(
-                "{option}: the kernel refuses {name}: {reason}; the listener goes without it",
+                "{option}: the kernel refuses {name}: {reason}; the listener works without it",
                 event="socket-option-refused",
                 option=self.option,
                 name=name,

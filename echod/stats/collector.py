@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from echod import __version__
 from echod._util.histogram import Histogram
 from echod._util.text import escape
-from echod.connections.connection import REFUSED, Connection, Reason
+from echod.connections.connection import REFUSED, IConnection, Reason
 from echod.connections.timeouts import Activity
 from echod.connections.tracker import Connections
 from echod.net.listener import ListenerService
@@ -175,7 +175,7 @@ class Collector(MultiService):
             with log.failuresHandled("while looking at a connection", event="unhandled-error"):
                 yield self._connection_info(connection, activity)
 
-    def _connection_info(self, connection: Connection, activity: Activity) -> ConnectionInfo:
+    def _connection_info(self, connection: IConnection, activity: Activity) -> ConnectionInfo:
         return ConnectionInfo(
             connection=activity.number,
             listener=escape(connection.listener),
@@ -197,7 +197,7 @@ def _certificate_info(key_pair: KeyPair) -> CertificateInfo:
     )
 
 
-def _state(connection: Connection) -> str:
+def _state(connection: IConnection) -> str:
     if connection.ending:
         return "ending"
     if connection.waiting_for is not None:

@@ -21,7 +21,7 @@ LAG_INTERVAL = 0.25
 LAG_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 """The bounds of its histogram, in seconds."""
 
-HISTORY_SECONDS = 300
+MAX_SAMPLES = 300
 """How many samples are kept, one for each second."""
 
 
@@ -86,7 +86,7 @@ class History(Service):
         self._clock = clock
         self._totals = totals
         self._before = Sample(0, 0, 0, 0)
-        self.samples: deque[Sample] = deque(maxlen=HISTORY_SECONDS)
+        self.samples: deque[Sample] = deque(maxlen=MAX_SAMPLES)
 
     def startService(self) -> None:
         super().startService()
@@ -109,4 +109,4 @@ class History(Service):
             (now.refused - before.refused) / seconds,
             now.lag,
         )
-        self.samples.extend([sample] * min(seconds, HISTORY_SECONDS))
+        self.samples.extend([sample] * min(seconds, MAX_SAMPLES))

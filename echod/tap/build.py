@@ -269,9 +269,9 @@ def build_worker(
     base = Base.build(reactor, options, None, signals, config.worker)
     settings, certificates = base.settings, base.certificates
     limit = connection_limit(reactor, config.max_connections)
-    counters = SharedCounters(config.table, len(config.shares))
-    os.close(config.table)
-    balancer = AcceptBalancer(counters, config.place, limit, lambda: len(connections))
+    counters = SharedCounters(config.counters, len(config.shares))
+    os.close(config.counters)
+    balancer = AcceptBalancer(counters, config.index, limit, lambda: len(connections))
     # Publishing at each end lets the other workers know at once that this one can accept.
     connections = Connections(
         reactor, settings.timeouts, base.access_log(), on_removed=balancer.publish

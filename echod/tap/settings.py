@@ -293,8 +293,7 @@ class Settings:
             admin = self.admin.build(reactor, source, from_string)
         for each in inherited.left:
             log.warn(
-                "a socket was handed over that no option listens on; add --listen "
-                "systemd:name={name}",
+                "no option listens on the inherited socket; add --listen systemd:name={name}",
                 event="socket-unused",
                 name=escape(each.name),
             )

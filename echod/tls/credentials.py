@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 from echod._util.errors import StartupError
-from echod.tls.certificate import MalformedCertificate, load_chain, names, validity
+from echod.tls.certificate import MalformedCertificateError, load_chain, names, validity
 
 MAX_FILE_BYTES = 1 << 20
 """
@@ -155,7 +155,7 @@ def _not_pem(path: str, kind: str, content: bytes) -> str:
 def _certificates(path: str, kind: str, pem: bytes) -> tuple[x509.Certificate, ...]:
     try:
         return load_chain(pem)
-    except MalformedCertificate as error:
+    except MalformedCertificateError as error:
         if b"-----END CERTIFICATE-----" in pem:
             text = f"a certificate in {path} is malformed ({error}); give another"
         else:

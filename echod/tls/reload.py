@@ -155,7 +155,7 @@ class CertificateStore(MultiService):
             self.load()
         except CredentialsError as error:
             log.error(
-                "cannot reload --tls-{kind}: {reason}; the old certificates are served on",
+                "cannot reload --tls-{kind}: {reason}; the old certificates stay in use",
                 event="reload-failed",
                 kind=error.kind,
                 reason=escape(str(error)),
@@ -186,7 +186,7 @@ class CertificateStore(MultiService):
             )
             if each.exposed is not None:
                 log.warn(
-                    "the key in {path} can be read by others than its owner; chmod 600 it",
+                    "the key in {path} can be read by users other than its owner; chmod 600 it",
                     event="key-exposed",
                     path=each.exposed,
                 )

@@ -135,7 +135,9 @@ class Spawner:
             except BaseException:
                 ours.close()
                 raise
-        worker.channel = adopt(self._reactor, ours.detach(), worker.messageReceived, worker.lost)
+        worker.channel = adopt(
+            self._reactor, ours.detach(), worker.message_received, worker.channel_closed
+        )
 
     def worker_exited(self, worker: WorkerProcess) -> None:
         """
@@ -269,4 +271,4 @@ class MasterService(DaemonService):
         return self.workers.stopService()
 
     def _log_stopped(self, _: object) -> None:
-        log.info("echod stopped: all workers have gone", event="stopped")
+        log.info("echod stopped: all workers have ended", event="stopped")

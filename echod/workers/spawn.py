@@ -78,7 +78,7 @@ class WorkerConfig:
     first: int = FIRST_DESCRIPTOR
 
     @property
-    def place(self) -> int:
+    def index(self) -> int:
         """
         The index of this worker.
         """
@@ -89,7 +89,7 @@ class WorkerConfig:
         """
         The limit on connections of this worker.
         """
-        return self.shares[self.place]
+        return self.shares[self.index]
 
     @property
     def channel(self) -> int:
@@ -99,7 +99,7 @@ class WorkerConfig:
         return self.first + len(self.listeners)
 
     @property
-    def table(self) -> int:
+    def counters(self) -> int:
         """
         The descriptor of the memory with the counters that all workers share.
         """

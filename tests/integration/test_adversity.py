@@ -1,7 +1,7 @@
 """
 The daemon where something is wrong with the machine: its clock steps, its disk is full, a
 stream that every process has is closed, there is no system log, a pidfile is left over, and
-nobody stands above it.
+it runs as PID 1.
 
 Of descriptors that run out there is more in C{test_accept}, and of logs in C{test_logs}.
 """
@@ -405,7 +405,7 @@ class SyslogTests(SynchronousTestCase):
             daemon.stop()
             self.assertEqual(daemon.stdout, "")
             self.assertRegex(
-                daemon.stderr, r"\Atwistd: --syslog: nobody listens on /dev/log: [^\n]+\n\Z"
+                daemon.stderr, r"\Atwistd: --syslog: no program listens on /dev/log: [^\n]+\n\Z"
             )
 
 
@@ -450,7 +450,7 @@ class PidfileTests(SynchronousTestCase):
 
     def test_another_process(self) -> None:
         """
-        The number of a living process is respected: nothing is started, and nobody harmed.
+        The number of a living process is respected: nothing is started, and no process ends.
         """
         self.assertIn(f"running, PID {os.getpid()}", self.refused(str(os.getpid())))
 

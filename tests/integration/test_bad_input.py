@@ -558,7 +558,7 @@ class BadInputTests(SynchronousTestCase):
             timeout=PATIENCE_SECONDS,
         )
         self.assertEqual(done.returncode, 0)
-        key = f"echod: warning: the key in {both} can be read by others than its owner; "
+        key = f"echod: warning: the key in {both} can be read by users other than its owner; "
         self.assertEqual(done.stderr, key + "chmod 600 it\n")
         self.assertIn(": 1 warning; this would listen on\n", done.stdout)
 

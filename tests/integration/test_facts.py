@@ -142,7 +142,7 @@ def send_and_close(server: Server, data: bytes) -> Outcome:
 
 class HalfCloseFacts(FactTestCase):
     """
-    A client that closes its sending side, and is still owed something.
+    A client that closes its sending side, and has not received all of its echo yet.
     """
 
     def test_one_byte(self) -> None:
@@ -282,7 +282,7 @@ class PoliteEndFacts(FactTestCase):
     def test_peer_still_sends(self) -> None:
         """
         After C{loseConnection}, what the client still sends is answered with a reset, which
-        destroys the echo under way; echod reads on, and the client gets what it is owed.
+        destroys the echo under way; echod reads on, and the client gets the rest of its echo.
         """
 
         def client(server: Server) -> Outcome:
@@ -302,7 +302,7 @@ class PoliteEndFacts(FactTestCase):
 
     def test_peer_still_sends_tls(self) -> None:
         """
-        Over TLS, too, a client that is still sending when echod ends gets what it is owed.
+        Over TLS, too, a client that is still sending when echod ends gets the rest of its echo.
         """
         for version in VERSIONS:
             with tls_daemon("--drain-timeout", "10m") as daemon:
@@ -320,7 +320,7 @@ class PoliteEndFacts(FactTestCase):
 
 def send_until_stuck(client: socket.socket, data: bytes) -> int:
     """
-    Send without reading, until nobody takes any more.
+    Send without reading, until the kernel takes no more.
 
     @return: how much was taken.
     """
@@ -343,7 +343,7 @@ class StopFacts(FactTestCase):
 
     def test_data_owed(self) -> None:
         """
-        C{reactor.stop()} throws away what is owed; echod's stop waits for who takes it.
+        C{reactor.stop()} discards pending echoes; echod's stop waits for clients that read.
         """
 
         def client(server: Server) -> Outcome:

@@ -46,7 +46,7 @@ KIB = 1024
 MIB = 1024 * KIB
 
 CHECK_INTERVAL = 0.5
-"""How often the daemon looks: nobody is gone any sooner, or by much later, than that."""
+"""How often the daemon checks: it is how exact the timeouts are."""
 
 
 class SittersTests(SynchronousTestCase):
@@ -316,7 +316,7 @@ class PoliteTests(SynchronousTestCase):
 
 class OwedTests(SynchronousTestCase):
     """
-    Clients that are owed something, and take nothing of it.
+    Clients that read nothing of their pending echo.
     """
 
     kernel = 150_000
@@ -375,7 +375,7 @@ class StandstillTests(SynchronousTestCase):
 
     def test_unread(self) -> None:
         """
-        Nobody is idle, and no PROXY header and no ClientHello late, that waits to be read.
+        No client is idle, and no PROXY header or ClientHello late, while its data waits to be read.
         """
         limit = f"{self.seconds}s"
         proxies = ("--proxy-protocol", "require", "--proxy-trust", "127.0.0.0/8")

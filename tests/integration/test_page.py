@@ -83,7 +83,7 @@ class PageTests(SynchronousTestCase):
     def test_at_work(self) -> None:
         """
         It shows the connections that are there, the numbers move, nothing is wrong, and it
-        asks nobody else for anything; dark and light.
+        loads nothing from other hosts; dark and light.
         """
         peers = self.work(self.daemon)
         pictures = Path(tempfile.mkdtemp(prefix="echod-page-"))

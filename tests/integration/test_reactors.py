@@ -1,6 +1,6 @@
 """
 The reactors: on each that Twisted offers here, the daemon keeps its promises; on its own,
-it runs whenever nobody has chosen another.
+it runs unless another one is chosen.
 """
 
 import random

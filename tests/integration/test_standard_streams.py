@@ -37,7 +37,7 @@ class StreamsTests(SynchronousTestCase):
 
     def test_closed(self) -> None:
         """
-        A closed stream changes nothing but that nobody is told; a failure does not go to
+        A closed stream changes nothing but that no message appears; a failure does not go to
         standard output instead.
         """
         with Daemon(*LOOPBACK) as daemon:

@@ -24,6 +24,7 @@ from tests.support.daemons import (
     PATIENCE_SECONDS,
     REACTOR,
     Daemon,
+    Process,
     connect,
     echo,
     receive,
@@ -493,6 +494,30 @@ class Starting(Daemon):
         return True
 
 
+class Launcher(Starting):
+    """
+    The process that waits until a daemon in the background has started.  It stops itself as soon
+    as it has forked, until it gets SIGCONT.
+    """
+
+    stops = """
+import os, signal
+launcher = os.getpid()
+def stop():
+    if os.getpid() == launcher:
+        os.kill(launcher, signal.SIGSTOP)
+os.register_at_fork(after_in_parent=stop)
+"""
+
+    def start(self) -> None:
+        # The interpreter runs this module when it starts.
+        (self.directory / "sitecustomize.py").write_text(self.stops)
+        path = os.pathsep.join(filter(None, (str(self.directory), os.environ.get("PYTHONPATH"))))
+        self._command = ("env", f"PYTHONPATH={path}", *self._command)
+        Process.start(self)
+        wait_until(lambda: self.state("State").startswith("T"), "the launcher to fork")
+
+
 class FirstMomentsTests(SynchronousTestCase):
     """
     Signals to a daemon that starts.
@@ -525,6 +550,20 @@ class FirstMomentsTests(SynchronousTestCase):
                 daemon.stop()
                 self.assertEqual(daemon.left(), [])
 
+    def test_launcher(self) -> None:
+        """
+        A stop signal to the process that waits for the start stops the daemon, also when the
+        daemon runs already.
+        """
+        for options in ((), ("--workers", "2")):
+            for file in ("pid", "log"):
+                with Launcher(file, *options, background=True) as launcher:
+                    wait_until(lambda d=launcher, f=file: d.has_made(f), file)
+                    launcher.signal(signal.SIGTERM)
+                    launcher.signal(signal.SIGCONT)
+                    launcher.wait()
+                    wait_until(lambda d=launcher: not d.left(), "the daemon to stop")
+
     def test_others(self) -> None:
         """
         HUP, USR1 and USR2 are survived as soon as it has been made, and told in the log.
@@ -538,4 +577,4 @@ class FirstMomentsTests(SynchronousTestCase):
                     wait_until(lambda d=daemon, t=told: t.exists() or not d.running(), "USR1")
                     daemon.stop()
                     self.assertEqual(daemon.left(), [])
-                    self.assertIn("SIGUSR2 came", told.read_text() + daemon.log)
+                    self.assertIn("SIGUSR2 ignored", told.read_text() + daemon.log)

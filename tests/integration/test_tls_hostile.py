@@ -1,6 +1,6 @@
 """
 TLS clients that do what they may but seldom do, and clients that do what they may not:
-each costs itself, and nobody else.
+each costs only its own connection.
 """
 
 import contextlib
@@ -578,7 +578,7 @@ class GoneTests(HostileTestCase):
 
     def test_unfinished_handshakes(self) -> None:
         """
-        Clients that stop in the middle of the handshake hold up nobody, and leave nothing
+        Clients that stop in the middle of the handshake delay no other, and leave nothing
         behind when they go.  Those whose first message was whole have failed to shake hands.
         """
         clients = self.stop_half_way(40)

@@ -170,7 +170,7 @@ class ReloadTests(RotationTestCase):
 
 class WatchTests(RotationTestCase):
     """
-    Nobody tells the daemon.
+    No signal tells the daemon.
     """
 
     def test_replaced(self) -> None:
@@ -270,7 +270,7 @@ class KeyLogTests(RotationTestCase):
 
     def test_full_disk(self) -> None:
         """
-        A disk that is full disturbs nobody.
+        A full disk disturbs no client.
         """
         needs.file("/dev/full")
         with TLSDaemon([make_certificate(days=80)], "--tls-keylog", "/dev/full") as daemon:

@@ -19,11 +19,12 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from zope.interface import implementer
 
-from echod.connections.connection import Connection, Reason
+from echod._util.access import AccessRecord
+from echod.connections.connection import IConnection, Reason
 from echod.connections.tracker import Connections
 
 
-class FakeConnection(Connection):
+class FakeConnection(IConnection):
     """
     A connection that records how it was asked to end.
 
@@ -86,7 +87,7 @@ class EventAccessLog:
     def wants(self, probe: bool) -> bool:
         return True
 
-    def write(self, *record: object) -> bool:
+    def write(self, record: AccessRecord) -> bool:
         return False
 
 

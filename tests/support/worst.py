@@ -24,7 +24,7 @@ import tests
 from tests.support.admin import ADMIN
 from tests.support.certificates import make_certificate
 from tests.support.daemons import LOOPBACK, Daemon, connect
-from tests.support.proxyheaders import v1, v2, vector
+from tests.support.proxyheaders import tlv, v1, v2
 from tests.support.tlsclient import context
 from tests.support.tlsrecords import CLIENT_HELLO, HANDSHAKE, OldSealer, Sealer, keep_secrets
 from tests.support.tlswire import WireClient
@@ -143,7 +143,7 @@ PLAIN = {
         "--tls-listen", _always(v1("2001:db8:1111:2222:3333:4444:5555:6666", 40000)), piece=1
     ),
     "PROXY header with many vectors": Kind(
-        "--tls-listen", _always(v2("192.0.2.7", 40000, *(vector(0xE0, b"") for _ in range(170))))
+        "--tls-listen", _always(v2("192.0.2.7", 40000, *(tlv(0xE0, b"") for _ in range(170))))
     ),
     "requests with many headers": Kind(
         "--admin", _always(_request("/", *(b"a%d: b" % n for n in range(490))))

@@ -351,12 +351,12 @@ class RefusedTests(OptionsTestCase):
             (("--tls-keylog", "k"), "--tls-keylog: serves nothing without --tls-port; add one"),
             (
                 ("--tls-port", "1", "--tls-cert", "c", "--tls-client-auth", "require"),
-                "--tls-client-auth require: needs to know who signs clients' certificates; "
+                "--tls-client-auth require: needs the authority of the clients' certificates; "
                 "add --tls-client-ca FILE",
             ),
             (
                 ("--tls-port", "1", "--tls-cert", "c", "--tls-client-ca", "a"),
-                "--tls-client-ca: verifies nobody without --tls-client-auth; "
+                "--tls-client-ca: is for --tls-client-auth, which is off; "
                 "add --tls-client-auth require, or request",
             ),
             (
@@ -370,7 +370,7 @@ class RefusedTests(OptionsTestCase):
             ),
             (
                 ("--proxy-protocol", "optional"),
-                "--proxy-protocol: believes nobody; add --proxy-trust with the proxy's address",
+                "--proxy-protocol: no proxy is trusted; add --proxy-trust with the proxy's address",
             ),
             (
                 ("--proxy-trust", "unix"),

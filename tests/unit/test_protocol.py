@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from zope.interface import directlyProvides
 from zope.interface.verify import verifyObject
 
-from echod.connections.connection import Connection, Reason
+from echod.connections.connection import IConnection, Reason
 from echod.protocol import Echo
 from echod.tls.context import TLSPolicy, server_context
 from echod.tls.credentials import KeyPair
@@ -55,14 +55,14 @@ class EchoTests(ProtocolTestCase):
 
     def test_interfaces(self):
         """
-        L{Echo} provides Twisted's interfaces, and all of L{Connection}.
+        L{Echo} provides Twisted's interfaces, and all of L{IConnection}.
         """
         echo, _ = self.connect()
         verifyObject(IHalfCloseableProtocol, echo)
         verifyObject(IPushProducer, echo)
         verifyObject(IHandshakeListener, echo)
-        asked = set(Connection.__annotations__)
-        asked.update(name for name in vars(Connection) if not name.startswith("_"))
+        asked = set(IConnection.__annotations__)
+        asked.update(name for name in vars(IConnection) if not name.startswith("_"))
         self.assertEqual([name for name in asked if not hasattr(echo, name)], [])
 
     def test_echoes(self):

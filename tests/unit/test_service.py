@@ -172,7 +172,7 @@ class SignalTests(ServiceTestCase):
         self.assertEqual(
             [formatEvent(event) for event in events],
             [
-                f"{name} came, and there is nothing to do for it"
+                f"{name} ignored: there is no action for it"
                 for name in ("SIGHUP", "SIGUSR1", "SIGUSR2")
             ],
         )
@@ -185,7 +185,7 @@ class SignalTests(ServiceTestCase):
         self.reactor.run()
         for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
             said = self.send(number)
-            self.assertEqual(said, [f"{number.name} came, and there is nothing to do for it"])
+            self.assertEqual(said, [f"{number.name} ignored: there is no action for it"])
         self.assertEqual(self.stops, [])
 
     def test_reload(self):

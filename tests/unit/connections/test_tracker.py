@@ -223,7 +223,7 @@ class FakeAccessLog:
     def wants(self, probe):
         return self.wanted
 
-    def write(self, *record):
+    def write(self, record):
         self.written.append(record)
         return True
 

@@ -90,8 +90,8 @@ class CheckTests(ServiceTestCase):
         for word in (
             "--max-connections 60: limited to 36",
             "--tls-keylog: the secrets of EVERY",
-            f"{key_log} is open to others",
-            f"the key in {path} can be read by others",
+            f"{key_log} is open to users",
+            f"the key in {path} can be read by users",
             "the certificate for a.example ended on",
             "other machines can reach it",
         ):

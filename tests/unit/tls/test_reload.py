@@ -160,7 +160,7 @@ class CertificateStoreTests(SynchronousTestCase):
             ((level, text),) = self.said(self.certificates.reload)
             self.assertEqual(level, "error")
             self.assertTrue(text.startswith(f"cannot reload --tls-{option}: "), text)
-            self.assertTrue(text.endswith("; the old certificates are served on"), text)
+            self.assertTrue(text.endswith("; the old certificates stay in use"), text)
             self.assertIn(words, text)
             self.assert_served(self.made)
             self.write(path, before)
@@ -251,7 +251,7 @@ class CertificateStoreTests(SynchronousTestCase):
         """
         os.chmod(self.key, 0o640)
         self.certificates = self.load()
-        warning = ("warn", f"the key in {self.key} can be read by others than its owner; ")
+        warning = ("warn", f"the key in {self.key} can be read by users other than its owner; ")
         warning = (warning[0], warning[1] + "chmod 600 it")
         self.assertEqual(self.start(), [self.described(self.made), warning])
         os.chmod(self.key, 0o644)

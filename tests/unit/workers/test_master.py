@@ -55,7 +55,7 @@ class MasterTestCase(ServiceTestCase):
         service.privilegedStartService()
         service.startService()
         for far in self.reactor.far_ends:
-            far.messageReceived()
+            far.received()
         return service
 
     def config(self, process):
@@ -137,7 +137,7 @@ class BindTests(MasterTestCase):
                     os.path.samestat(process.inherited[number], os.fstat(port.socket.fileno()))
                 )
             self.assertTrue(stat.S_ISSOCK(process.inherited[config.channel].st_mode))
-            self.assertTrue(stat.S_ISREG(process.inherited[config.table].st_mode))
+            self.assertTrue(stat.S_ISREG(process.inherited[config.counters].st_mode))
             self.assertTrue(
                 os.path.samestat(process.inherited[1], os.fstat(sys.__stdout__.fileno()))
             )
@@ -289,7 +289,7 @@ class LifeTests(MasterTestCase):
         service.reload()
         service.abort_all()
         for far in self.reactor.far_ends:
-            self.assertEqual([each["do"] for each in far.messageReceived()], ["reload", "abort"])
+            self.assertEqual([each["do"] for each in far.received()], ["reload", "abort"])
 
     def test_stop(self):
         """
@@ -299,17 +299,17 @@ class LifeTests(MasterTestCase):
         service = self.start()
         early = []
         port = self.reactor.ports[0]
-        port.stopListening = lambda: early.extend(self.reactor.far_ends[0].messageReceived())
+        port.stopListening = lambda: early.extend(self.reactor.far_ends[0].received())
         with capturedLogs() as events:
             stopping = service.stopService()
             self.assertEqual(early, [])
-            self.assertEqual(self.reactor.far_ends[0].messageReceived(), [{"do": "stop"}])
+            self.assertEqual(self.reactor.far_ends[0].received(), [{"do": "stop"}])
             for process in self.reactor.processes:
                 self.assertNoResult(stopping)
                 process.end()
             self.successResultOf(stopping)
         self.assertEqual(
-            [formatEvent(event) for event in events][-1], "echod stopped: all workers have gone"
+            [formatEvent(event) for event in events][-1], "echod stopped: all workers have ended"
         )
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
@@ -341,7 +341,7 @@ class LifeTests(MasterTestCase):
         self.assertEqual(manager.take(), [["READY=1"], ["STATUS=0 connections, 0 B/s, 0 refused"]])
         self.reactor.advance(2)
         for far, totals in zip(self.reactor.far_ends, ([3, 500, 1], [4, 70, 0]), strict=True):
-            (question,) = far.messageReceived()
+            (question,) = far.received()
             far.send(answer=question["ask"], totals=totals)
         self.reactor.advance(10)
         self.assertIn(["STATUS=7 connections, 48 B/s, 1 refused"], manager.take())
@@ -364,12 +364,12 @@ class LifeTests(MasterTestCase):
             ((word, _),) = manager.take()
             self.assertEqual(word, "RELOADING=1")
             one, other = self.reactor.far_ends
-            one.send(answer=one.messageReceived()[0]["ask"])
+            one.send(answer=one.received()[0]["ask"])
             self.assertEqual(manager.take(), [])
             if silent:
                 self.reactor.advance(RELOAD_TIMEOUT)
             else:
-                other.send(answer=other.messageReceived()[0]["ask"])
+                other.send(answer=other.received()[0]["ask"])
             self.assertEqual(manager.take()[0], ["READY=1"])
 
     def test_reload_fails(self):
@@ -394,7 +394,7 @@ class LifeTests(MasterTestCase):
             self.take = WorkerSnapshots(service.workers.live, service.collector, [4, 3])
         asked = Deferred.fromCoroutine(self.take())
         for far, answer in zip(self.reactor.far_ends, answers, strict=True):
-            *_, question = far.messageReceived()
+            *_, question = far.received()
             self.assertTrue(question["snapshot"])
             if answer is not None:
                 far.send(answer=question["ask"], snapshot=answer.to_json())
@@ -438,7 +438,7 @@ class LifeTests(MasterTestCase):
         take = WorkerSnapshots(service.workers.live, service.collector, [1, 1])
         asked = Deferred.fromCoroutine(take())
         for number, far in enumerate(list(self.reactor.far_ends)):
-            *_, question = far.messageReceived()
+            *_, question = far.received()
             far.send(answer=question["ask"], snapshot=given[number].to_json())
             if number == 0:
                 self.reactor.processes[0].end(signal=9)

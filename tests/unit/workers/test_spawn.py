@@ -31,8 +31,8 @@ class WorkerConfigTests(SynchronousTestCase):
         The configuration has the index, the limit and the descriptors of the worker.
         """
         config = WorkerConfig("1", [5, 4], [InheritedListener("tcp", "--port 7", False, False)] * 3)
-        self.assertEqual((config.place, config.max_connections), (1, 4))
-        self.assertEqual((config.channel, config.table), (6, 7))
+        self.assertEqual((config.index, config.max_connections), (1, 4))
+        self.assertEqual((config.channel, config.counters), (6, 7))
 
     def test_shares(self):
         """
