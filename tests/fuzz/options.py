@@ -21,7 +21,7 @@ from twisted.python.usage import UsageError
 from echod._util.values import server_name
 from echod.check.connect import parse_target
 from echod.check.options import CheckOptions
-from echod.check.results import CheckFailed, CheckResult
+from echod.check.results import CheckError, CheckResult
 from echod.options import Options
 from tests.fuzz.target import play
 from tests.support.prefork import Prefork
@@ -167,7 +167,7 @@ def _check_target(text: str) -> None:
     async def run() -> None:
         try:
             await connect(Clock(), CheckResult())
-        except CheckFailed as error:
+        except CheckError as error:
             assert str(error)
 
     failures: list[Failure] = []

@@ -14,7 +14,7 @@ from typing import Any
 from hypothesis import strategies as st
 from twisted.internet.address import UNIXAddress
 
-from echod.proxyprotocol.parser import InvalidProxyHeader, ProxyParser
+from echod.proxyprotocol.parser import ProxyHeaderError, ProxyParser
 from tests.fuzz.target import play
 from tests.support.proxyheaders import SIGNATURE, v2_raw
 
@@ -165,7 +165,7 @@ def parsed(stream: bytes, cuts: list[int]) -> Outcome:
             continue
         try:
             size = parser.feed(stream[start:end])
-        except InvalidProxyHeader as error:
+        except ProxyHeaderError as error:
             assert str(error), "an error without a reason"
             return ("bad",)
         taken += size
