@@ -19,8 +19,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from echod.options import Options
 from tests.support import needs, sandbox
 from tests.support.certificates import make_certificate
+from tests.support.clients import stream
 from tests.support.daemons import Daemon, echo, show
-from tests.support.streamclients import stream
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 UNIT = DEPLOY / "echod.service"

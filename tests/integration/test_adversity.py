@@ -23,6 +23,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support import needs
 from tests.support.certificates import make_certificate
+from tests.support.clients import TLSClient, context
 from tests.support.daemons import (
     LOOPBACK,
     ON_A_SOCKET,
@@ -36,7 +37,6 @@ from tests.support.daemons import (
     socket_path,
     wait_until,
 )
-from tests.support.tlsclient import TLSClient, context
 
 TLS = ("--tls-port", "0", "--tls-cert", "{}/disk/pem")
 

@@ -22,6 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support import needs, proxyheaders
 from tests.support.certificates import make_certificate
+from tests.support.clients import TLSClient
 from tests.support.daemons import (
     LOOPBACK,
     TEXT_VALUE,
@@ -33,7 +34,6 @@ from tests.support.daemons import (
     show,
     wait_until,
 )
-from tests.support.tlsclient import TLSClient
 from tests.support.tlsfiles import authority, certificate, put
 
 ENOUGH = 5000

@@ -13,9 +13,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.admin import ADMIN, shown
 from tests.support.browser import Browser
+from tests.support.clients import TLSClient, context
 from tests.support.daemons import Daemon, Worker, echo, show, tls_daemon, wait_until
 from tests.support.nginx import Nginx
-from tests.support.tlsclient import TLSClient, context
 
 HTTP = "http {{ access_log off; {} %s }}".format(
     " ".join(

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.support.clients import VERSIONS, context
 from tests.support.daemons import (
     LOOPBACK,
     Daemon,
@@ -40,8 +41,7 @@ from tests.support.proxyheaders import (
     v2,
     v2_header,
 )
-from tests.support.shortclients import IdleClient, connect_from, idle_client, wait_for_all
-from tests.support.tlsclient import VERSIONS, context
+from tests.support.shortclients import IdleClient, connect_from, wait_for_all
 from tests.support.tlswire import WireClient
 
 KIB = 1024
@@ -282,7 +282,7 @@ class LateTests(HeaderTestCase):
             drip: Iterator[bytes] = iter(())
             if name == "dripping":
                 drip = (bytes([byte]) for byte in HEADERS["v1 TCP4"][0])
-            found[name] = idle_client(lambda: self.come(PROXY_ADDRESS, daemon, option), drip)
+            found[name] = IdleClient(lambda: self.come(PROXY_ADDRESS, daemon, option), drip)
             found[name].socket.sendall(beginning)
         return found
 

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tests.soak.run import CLIENTS, Listener, Soak
+from tests.support.clients import VERSIONS, context
 from tests.support.daemons import Daemon, tls_daemon, wait_until
-from tests.support.tlsclient import VERSIONS, context
 
 KIB = 1024
 

@@ -27,6 +27,7 @@ from echod.protocol import EchoFactory
 from echod.proxyprotocol.parser import MAX_V2_BYTES
 from echod.proxyprotocol.protocol import ProxyHeaderProtocol, ProxyPolicy
 from tests.support.certificates import make_certificate
+from tests.support.clients import VERSIONS, context as client_context
 from tests.support.fakes import EventAccessLog
 from tests.support.handshakes import CertificateInfo
 from tests.support.pairs import BIG, PairTestCase, drained
@@ -47,7 +48,6 @@ from tests.support.proxyheaders import (
     unix_addresses,
     v2_header,
 )
-from tests.support.tlsclient import VERSIONS, context as client_context
 
 V1 = b"PROXY TCP4 203.0.113.5 198.51.100.2 1234 9000\r\n"
 V2 = v2_header(FOUR + tlv(ALPN, b"h2"))
