@@ -16,7 +16,7 @@ from twisted.internet.address import UNIXAddress
 
 from echod.proxyprotocol.parser import ProxyHeaderError, ProxyParser
 from tests.fuzz.target import play
-from tests.support.proxyheaders import SIGNATURE, v2_raw
+from tests.support.proxyheaders import SIGNATURE, crc32c, v2_header
 
 EXAMPLES = 500
 
@@ -139,20 +139,6 @@ def _vectors(whole: bytes, at: int, end: int, inner: bool = False) -> dict[str, 
     return found
 
 
-def crc32c(data: bytes) -> int:
-    """
-    The checksum bit by bit, by its polynomial (RFC 9260, appendix A).
-    """
-    crc = 0xFFFFFFFF
-    for byte in data:
-        for bit in range(8):
-            odd = (crc ^ (byte >> bit)) & 1
-            crc >>= 1
-            if odd:
-                crc ^= 0x82F63B78
-    return crc ^ 0xFFFFFFFF
-
-
 def parsed(stream: bytes, cuts: list[int]) -> Outcome:
     """
     What echod's parser makes of this stream, cut at these places.
@@ -266,7 +252,7 @@ def _v2(draw: Any) -> bytes:
     rest = addresses + b"".join(vectors)
     stated = draw(st.sampled_from([None, None, None, None, 0, 4080, 4081, 65535, len(rest) // 2]))
     command = draw(st.sampled_from([0x21, 0x21, 0x21, 0x20, 0x11, 0x2F]))
-    header = v2_raw(command, family, rest[:65535], stated)
+    header = v2_header(rest[:65535], family, command, stated)
     if summed:
         at = 16 + len(addresses) + sum(map(len, vectors[:place])) + 3
         number = crc32c(header) ^ draw(st.sampled_from([0, 0, 0, 1]))

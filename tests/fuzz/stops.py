@@ -13,11 +13,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tests.fuzz.clients import LISTEN, LISTENERS, MOST_SENT, TLS, Client, TLSClient, scripts
+from tests.fuzz.clients import LISTENERS, a_daemon, scripts
+from tests.fuzz.player import MOST_SENT, Player
 from tests.fuzz.target import play
-from tests.support.certificates import make_certificate
-from tests.support.daemons import Daemon
-from tests.support.workers import WorkersDaemon
 
 EXAMPLES = 3
 
@@ -33,10 +31,6 @@ class Stops:
 
     name = "stops"
 
-    def __init__(self) -> None:
-        made = make_certificate()
-        self._pem = made.cert_pem + made.key_pem
-
     def __enter__(self) -> "Stops":
         return self
 
@@ -50,19 +44,17 @@ class Stops:
 
     def _check(self, case: tuple[int, Any, list[str]]) -> None:
         workers, (plans, steps), late = case
-        options = (*LISTEN, *TLS, *DRAIN)
-        daemon = WorkersDaemon(workers, *options) if workers > 1 else Daemon(*options)
-        (daemon.directory / "pem").write_bytes(self._pem)
+        daemon = a_daemon(*DRAIN, *(("--workers", str(workers)) if workers > 1 else ()))
         with ExitStack() as stack:
             stack.enter_context(daemon)
             addresses = {name: daemon.address(name) for name in LISTENERS}
 
-            def connect(listener: str, start: int, plan: Any = (0, 0, "TLS 1.3")) -> Client:
-                kind = TLSClient if "tls" in listener else Client
-                client = kind(addresses[listener], start, plan[1], 0)
-                stack.callback(client.socket.close)
-                client.begin(plan[2])
-                return client
+            def connect(listener: str, start: int, plan: Any = (0, 0, "TLS 1.3")) -> Player:
+                version = plan[2] if "tls" in listener else ""
+                player = Player(addresses[listener], start, plan[1], version)
+                stack.callback(player.socket.close)
+                player.begin()
+                return player
 
             clients = [connect(plan[0], n * 1000, plan) for n, plan in enumerate(plans)]
             for number, (action, *arguments) in steps:
@@ -72,9 +64,11 @@ class Stops:
             waiting = [connect(listener, n) for n, listener in enumerate(late)]
             for client in waiting:
                 client.send(100, 100)
+            for client in clients:
+                # What of a record has come is nothing yet that could be sent back.
+                client.settle()
             daemon.signal(signal.SIGTERM)
             for client in (*clients, *waiting):
-                client.settle()
                 client.read(MOST_SENT)
             for client in (*clients, *waiting):
                 # The daemon closes first, unless the client had closed its sending side.
