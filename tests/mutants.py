@@ -364,7 +364,9 @@ class Copy:
             self._end_left()
         if running.returncode == 0:
             return []
-        return re.findall(r"^(tests\.\S+)$", said, re.MULTILINE) or [f"({said.strip()[-300:]})"]
+        # Before the first line of "=", trial tells of what it runs.
+        names = re.findall(r"^(tests\.\S+)$", said.partition("\n=====")[2], re.MULTILINE)
+        return names or [f"({said.strip()[-300:]})"]
 
     def _end_left(self) -> None:
         mark = os.fsencode(self._tree)
