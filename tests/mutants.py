@@ -145,11 +145,7 @@ class Finder(ast.NodeVisitor):
         self._weight = before
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
-        # An interface has no code.
-        if not any(isinstance(b, ast.Name) and b.id == "Protocol" for b in node.bases) or any(
-            name in ast.dump(node) for name in ("dataReceived", "connectionMade")
-        ):
-            self._body(node.body, 1)
+        self._body(node.body, 1)
 
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         self._body(node.body, 1)
