@@ -3,6 +3,7 @@ L{EagerReactor<echod.net.reactor.EagerReactor>}, not installed, and turning only
 so. Twisted's own reactor tests are in C{integration/test_reactor.py}.
 """
 
+import os
 import errno
 import os
 import socket
@@ -841,6 +842,16 @@ class ListeningTests(ReactorTestCase):
         self.assertEqual((port.backlog, port.mode), (7, 0o600))
         self.assertTrue(port.lockFile.locked)
         self.serve(port, EagerUNIXPort, EagerUNIXTransport, self.connect_unix)
+
+    def test_unix_lock(self):
+        """
+        A UNIX port that is closed leaves neither its file nor its lock file.
+        """
+        name = self.mktemp()
+        port = self.reactor.listenUNIX(name, self.factory, wantPID=True)
+        self.assertTrue(os.path.lexists(f"{name}.lock"))
+        port.connectionLost(None)
+        self.assertEqual([os.path.lexists(path) for path in (name, f"{name}.lock")], [False] * 2)
 
     def test_adopted_tcp(self):
         """
