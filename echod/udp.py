@@ -28,6 +28,7 @@ from echod._util.text import format_address
 from echod._util.timers import periodic
 from echod.connections.admission import AccessRules, Client, RateLimiter, client_of
 from echod.connections.timeouts import CHECK_INTERVAL
+from echod.net.announcement import Place, is_dual_stack
 from echod.net.listener import listen_failed, log_listening, log_refused_option
 from echod.net.udp import (
     SEND_BUFFER_FULL,
@@ -376,3 +377,10 @@ class UDPListener(MultiService):
         host, port = self._socket.getsockname()[:2]
         kind = IPv6Address if self._socket.family == socket.AF_INET6 else IPv4Address
         return format_address(kind("UDP", host, port))
+
+    def place(self) -> Place:
+        """
+        Where it listens, for a person.
+        """
+        dual_stack = self._socket is not None and is_dual_stack(self._socket)
+        return Place(self.address(), False, dual_stack, udp=True)

@@ -160,14 +160,14 @@ async def look_up_server(
     @raise CheckError: when there is none.
     """
     result.stage = "resolving"
-    start = reactor.seconds()
+    result.times.begin(reactor.seconds())
     try:
         found = await look_up(reactor, *target)
     except OSError as error:
         raise CheckError(Outcome.UNRESOLVED, error.strerror or str(error)) from None
     except UnicodeError:
         raise CheckError(Outcome.UNRESOLVED, "not a host name") from None
-    result.times.resolve = reactor.seconds() - start
+    result.times.complete("resolve", reactor.seconds())
     return [(each[0], each[4]) for each in found]
 
 
@@ -185,7 +185,6 @@ async def check_datagram(
     @param size: how many random bytes to send.
     """
     result = CheckResult()
-    start = reactor.seconds()
 
     async def run() -> None:
         addresses = await look_up_server(reactor, target, result, look_up)
@@ -206,7 +205,7 @@ async def check_datagram(
     except TimeoutError:
         text = f"{result.stage}, after {timeout_seconds:g} s"
         result.failure = CheckError(Outcome.TIMED_OUT, text)
-    result.times.total = reactor.seconds() - start
+    result.times.end(reactor.seconds())
     return result
 
 
@@ -222,6 +221,7 @@ async def _exchange(
         link.send(pattern.at(0, size))
         datagram = await answer
         result.times.first_byte = reactor.seconds() - start
+        result.times.complete("echo", reactor.seconds())
     finally:
         link.close()
     result.received = len(datagram)

@@ -231,6 +231,7 @@ class ListenerTests(SynchronousTestCase):
         self.assertEqual(
             (listener.bound, listener.address(), listener.fileno()), (False, "nowhere", -1)
         )
+        self.assertEqual(str(listener.place()), "nowhere (UDP)")
         with capturedLogs() as events:
             listener.privilegedStartService()
         self.assertTrue(listener.bound)
@@ -240,6 +241,7 @@ class ListenerTests(SynchronousTestCase):
         self.assertEqual(listening["log_level"], LogLevel.info)
         self.assertEqual(formatEvent(listening), f"listening on {listener.address()}, --udp-port 0")
         self.assertGreater(listener.fileno(), 0)
+        self.assertEqual(str(listener.place()), f"{listener.address()} (UDP)")
         listener.startService()
         self.assertEqual(len(self.reactor.getReaders()), 1)
         self.stop(listener)

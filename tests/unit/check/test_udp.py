@@ -176,9 +176,10 @@ class CheckTests(SynchronousTestCase):
             self.assertIs(result.outcome, Outcome.OK)
             self.assertEqual(result.received, size)
             self.assertEqual(result.peer, f"127.0.0.1:{self.server.target[1]}")
-            self.assertEqual(
-                [name for name, _ in result.times.stages()], ["resolve", "first byte", "total"]
-            )
+            stages = result.times.stages()
+            taken = [name for name, seconds in stages.items() if seconds is not None]
+            self.assertEqual(taken, ["resolve", "echo", "first_byte", "total"])
+            self.assertEqual(stages["total"], stages["resolve"] + stages["echo"])
 
     def test_first_answer(self):
         """
