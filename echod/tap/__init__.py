@@ -86,7 +86,9 @@ def make_service(options: Options) -> DaemonService:
         check_config(reactor, lambda: build_service(reactor, options, inherited, workers), workers)
     service = build(reactor, options, inherited, notify, workers, signals)
     if logs_json_by_default(options, sys.argv):
-        print_error(
+        # Only when the start has not failed.
+        reactor.callWhenRunning(
+            print_error,
             "echod: twist logs JSON, because its output is no terminal; "
             "for lines of text: twist --log-format text echod ...",
             priority=6,

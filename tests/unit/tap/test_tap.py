@@ -16,6 +16,7 @@ from twisted.python import runtime
 from twisted.python.usage import Options as UsageOptions
 
 import echod
+from echod._util.stdio import print_error
 from echod.net.balance import make_counters
 from echod.net.reactor import EagerReactor
 from echod.service import EchodService
@@ -108,6 +109,10 @@ class MakeServiceTests(ServiceTestCase):
             self.patch(sys, "argv", argv)
             options.parent["logFormat"] = format
             makeService(options)
+            self.assertEqual(stderr.getvalue(), "")
+            for hook, args, kwargs in self.reactor.whenRunningHooks:
+                if hook is print_error:
+                    hook(*args, **kwargs)
             self.assertEqual(stderr.getvalue().count("\n"), lines)
         self.assertIn("twist --log-format text echod", stderr.getvalue())
 
