@@ -46,7 +46,7 @@ from echod.workers.worker import WorkerService
 log = Logger(namespace="echod")
 
 RESERVED_DESCRIPTORS = 64
-"""Descriptors for listeners, files, the reactor, and the clients of the status page."""
+"""For listeners, files, the reactor and its pipe, and the clients of the status page."""
 
 
 def connection_limit(reactor: Any, asked: int) -> int:

@@ -6,14 +6,12 @@ version that no release has; so whatever shows that version comes from the copy,
 from an echod that the interpreter of the tests can import.
 """
 
-import functools
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 import venv
 import zipfile
 from collections.abc import Sequence
@@ -26,7 +24,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.support import needs
+from tests.support import needs, session
 from tests.support.privileges import unprivileged_command
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -90,14 +88,14 @@ def copy_checkout(to: Path) -> None:
     (to / "twisted" / "plugins" / "dropin.cache").touch()
 
 
-@functools.cache
-def built() -> tuple[Path, Path, Path]:
+@session.once
+def built(folder: Path) -> tuple[Path, Path, Path]:
     """
     Build once for all tests.
 
     @return: the copied checkout, the sdist, and the wheel that was built from the sdist.
     """
-    source = Path(tempfile.mkdtemp(dir="."), "echod").resolve()
+    source = folder / "echod"
     source.mkdir()
     copy_checkout(source)
     dist = source.with_name("dist")
