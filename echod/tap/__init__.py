@@ -10,14 +10,17 @@ Open C{build.py} next: which parts there are, and which one gets which.
 
 import gc
 import os
+import platform
 import select
 import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
+import twisted
 from twisted.logger import Logger
 from twisted.python import runtime
+from twisted.python.reflect import fullyQualifiedName
 
 from echod import __version__
 from echod._util.errors import exit_on_error
@@ -93,7 +96,14 @@ def make_service(options: Options) -> DaemonService:
             "for lines of text: twist --log-format text echod ...",
             priority=6,
         )
-    log.info("echod {version} starting", event="starting", version=__version__)
+    log.info(
+        "echod {version} starting, on {reactor}, Twisted {twisted}, Python {python}",
+        event="starting",
+        version=__version__,
+        reactor=fullyQualifiedName(type(reactor)),
+        twisted=twisted.__version__,
+        python=platform.python_version(),
+    )
     return service
 
 

@@ -5,6 +5,7 @@ Tests for L{makeService}: how it prepares the process, and which service it buil
 import gc
 import io
 import os
+import re
 import select
 import sys
 import time
@@ -43,7 +44,11 @@ class MakeServiceTests(ServiceTestCase):
         with capturedLogs() as events:
             service = makeService(self.options(*self.local))
         (event,) = events
-        self.assertEqual(formatEvent(event), f"echod {echod.__version__} starting")
+        self.assertRegex(
+            formatEvent(event),
+            rf"\Aechod {re.escape(echod.__version__)} starting, on tests\.support\.\S+, "
+            r"Twisted [\d.]+, Python [\d.]+\Z",
+        )
         self.assertEqual((event["event"], event["version"]), ("starting", echod.__version__))
         self.assertEqual(self.reactor.adoptedPorts, [])
         service.startService()
