@@ -215,6 +215,9 @@ class PackagingTests(SynchronousTestCase):
         self.assertEqual(f"echod {VERSION}\n", shown.stdout)
         self.assertEqual("", shown.stderr + listed.stderr)
         self.assertEqual("[]", environment.python_says(IMPORTS))
+        echod = environment.python.with_name("echod")
+        for command in ((echod,), (environment.python, "-m", "echod")):
+            self.assertEqual(environment.run(*command, "--version").stdout, f"echod {VERSION}\n")
 
     def assert_gone(self, environment: Environment, plugins_before: set[str]) -> None:
         """
