@@ -130,6 +130,7 @@ class Base:
             Pidfile(options.twistd),
             signals or Signals(reactor),
             notify or NotifyConfig(),
+            settings.proxies is not None and settings.proxies.required,
         )
         if settings.tls is None:
             return cls(settings, process, None, None)

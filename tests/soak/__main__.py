@@ -82,6 +82,7 @@ def soak_daemon() -> Daemon:
         *("--port", "0", "--listen", "unix:{}/echo.sock"),
         *("--proxy-protocol", "optional", "--proxy-trust", "127.0.0.0/8", "--proxy-trust", "unix"),
         *("--handshake-timeout", "60s", "--write-timeout", "90s", "--max-lifetime", "5m"),
+        anew=True,
     )
 
 

@@ -842,6 +842,16 @@ class ListeningTests(ReactorTestCase):
         self.assertTrue(port.lockFile.locked)
         self.serve(port, EagerUNIXPort, EagerUNIXTransport, self.connect_unix)
 
+    def test_unix_lock(self):
+        """
+        A UNIX port that is closed leaves neither its file nor its lock file.
+        """
+        name = self.mktemp()
+        port = self.reactor.listenUNIX(name, self.factory, wantPID=True)
+        self.assertTrue(os.path.lexists(f"{name}.lock"))
+        port.connectionLost(None)
+        self.assertEqual([os.path.lexists(path) for path in (name, f"{name}.lock")], [False] * 2)
+
     def test_adopted_tcp(self):
         """
         A port on an inherited TCP socket is ours.
