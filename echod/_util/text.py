@@ -165,6 +165,18 @@ def _is_plain_ipv6(host: str) -> bool:
         return False
 
 
+def format_host(host: str | None) -> str:
+    """
+    The address of a client without its port, as L{format_address} has it.
+
+    @param host: the C{host} of its Twisted address; C{None} for a UNIX socket.
+    """
+    if host is None:
+        return "unix"
+    ipv4 = _IPV4.fullmatch(host)
+    return ipv4[1] if ipv4 else escape(host)
+
+
 def format_address(address: IAddress) -> str:
     """
     An address as text: C{192.0.2.1:9000}, C{[2001:db8::1]:9000}, C{unix:/run/echod}.

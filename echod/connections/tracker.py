@@ -7,7 +7,9 @@ removed when it ends; in between, L{Connections.check_timeouts} checks its timeo
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from heapq import nlargest
 from itertools import islice
+from operator import itemgetter
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -15,6 +17,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from echod._util.access import AccessRecord
+from echod._util.text import format_host
 from echod._util.timers import surviving
 from echod.connections.access import IAccessLog, emit_access
 from echod.connections.connection import REFUSED, IConnection, Reason
@@ -87,13 +90,37 @@ class Connections:
         """
         The number of open connections, and the bytes that they have echoed, by listener.
         """
-        numbers: Counter[str] = Counter()
-        bytes_echoed: Counter[str] = Counter()
+        # Half the time of two Counters: this is called each second for the status page.
+        figures: dict[str, list[int]] = {}
         for connection in self._live:
-            listener = connection.listener
-            numbers[listener] += 1
-            bytes_echoed[listener] += connection.bytes_echoed
-        return numbers, bytes_echoed
+            found = figures.get(connection.listener)
+            if found is None:
+                found = figures[connection.listener] = [0, 0]
+            found[0] += 1
+            found[1] += connection.bytes_echoed
+        return (
+            Counter({name: number for name, (number, _) in figures.items()}),
+            Counter({name: echoed for name, (_, echoed) in figures.items()}),
+        )
+
+    def busiest_clients(self, count: int) -> list[tuple[str, int, int]]:
+        """
+        The clients with the most open connections, by IP address; all clients of UNIX sockets are
+        one, C{unix}.
+
+        @return: the text of the address, the open connections, and the bytes that they have
+            echoed.
+        """
+        figures: dict[str | None, list[int]] = {}
+        for connection in self._live:
+            host = getattr(connection.client, "host", None)
+            found = figures.get(host)
+            if found is None:
+                found = figures[host] = [0, 0]
+            found[0] += 1
+            found[1] += connection.bytes_echoed
+        most = nlargest(count, figures.items(), key=itemgetter(1))
+        return [(format_host(host), number, echoed) for host, (number, echoed) in most]
 
     def newest(self, count: int) -> Iterator[tuple[IConnection, Activity]]:
         """

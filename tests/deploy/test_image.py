@@ -141,7 +141,7 @@ class ImageTests(SynchronousTestCase):
             done = container.execute("echod-check", "--quiet", "localhost:7007")
             self.assertEqual(done.returncode, 0)
             wrong = container.execute("twistd", "-n", "--pidfile=", "echod", "--port", "x")
-            self.assertEqual(wrong.returncode, 1)
+            self.assertEqual(wrong.returncode, 78)
             self.assertEqual(len((wrong.stdout + wrong.stderr).splitlines()), 1, wrong)
 
     def test_plugins(self) -> None:

@@ -273,6 +273,6 @@ class UnitTests(SynchronousTestCase):
             text=True,
             timeout=PATIENCE_SECONDS,
         )
-        self.assertEqual(1, done.returncode)
+        self.assertEqual(78, done.returncode)
         self.assertIn("MemoryDenyWriteExecute=no", done.stderr)
         self.assertEqual(1, done.stderr.count("\n"))

@@ -300,7 +300,7 @@ class FullDiskTests(SynchronousTestCase):
                 text=True,
                 timeout=60,
             )
-            self.assertEqual((done.returncode, done.stdout), (1, ""))
+            self.assertEqual((done.returncode, done.stdout), (78, ""))
             line = r"\Atwistd: --pidfile '\S+': No space left on device; give [^\n]+\n\Z"
             self.assertRegex(done.stderr, line)
 
@@ -434,7 +434,7 @@ class PidfileTests(SynchronousTestCase):
             daemon.stop()
             self.assertFalse(daemon.pidfile.exists())
 
-    def refused(self, content: str) -> str:
+    def refused(self, content: str, status: int = 1) -> str:
         """
         Start with this in the pidfile.
 
@@ -444,7 +444,7 @@ class PidfileTests(SynchronousTestCase):
         daemon.pidfile.write_text(content)
         error = self.assertRaises(AssertionError, daemon.start)
         daemon._child.wait()
-        self.assertEqual((daemon.status, daemon.pidfile.read_text()), (1, content))
+        self.assertEqual((daemon.status, daemon.pidfile.read_text()), (status, content))
         daemon.__exit__(None, None, None)
         return str(error)
 
@@ -456,9 +456,11 @@ class PidfileTests(SynchronousTestCase):
 
     def test_rubbish(self) -> None:
         """
-        What is no number is told.
+        What is no number, and an empty file, is one line.
         """
-        self.assertIn("non-numeric", self.refused("rubbish"))
+        for content, reason in (("rubbish", "holds no process ID"), ("", "is empty")):
+            said = self.refused(content, status=78)
+            self.assertRegex(said, rf"twistd: --pidfile '\S+': {reason}; remove it")
 
 
 class FirstProcess(Under):

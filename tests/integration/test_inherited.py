@@ -94,7 +94,7 @@ class InheritedTests(TestCase):
         )
         shell = done.stdout.split()[0]
         self.assertIn(f"they were handed to process {shell}, and this is process ", done.stderr)
-        self.assertEqual((done.returncode, done.stderr.count("\n")), (1, 1))
+        self.assertEqual((done.returncode, done.stderr.count("\n")), (78, 1))
 
     def test_tls(self) -> None:
         """

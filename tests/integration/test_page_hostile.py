@@ -73,7 +73,7 @@ TAGS = {
         "th",
         "td",
     ],
-    *["footer", "a", "ul", "li"],
+    *["nav", "a", "ul", "li", "time", "path", "details", "summary"],
 }
 """What the page is made of."""
 

@@ -465,6 +465,18 @@ class HandshakeTests(ProtocolTestCase):
             self.assertEqual(handshakes, expected, (hands is begun, error))
             handshakes.clear()
 
+    def test_a_part_of_a_hello(self):
+        """
+        A client that sends less than a whole message and leaves has failed its handshake, as one
+        that sends more.
+        """
+        for begun, refused in ((True, 1), (False, 0)):
+            echo, transport = self.connect()
+            transport.handshakeBegun = begun
+            echo.connectionLost(Failure(ConnectionDone()))
+            self.assertEqual(self.connections.refusals.counts.total(), refused)
+            self.connections.refusals.counts.clear()
+
     def test_fails(self):
         """
         A handshake that fails counts as a refusal, with OpenSSL's reason.

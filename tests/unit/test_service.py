@@ -2,6 +2,7 @@
 Tests for L{echod.service}: how the daemon starts, runs, reloads and stops.
 """
 
+import io
 import json
 import os
 import signal
@@ -466,11 +467,13 @@ class LogObserverTests(ServiceTestCase):
         A log file that cannot be opened ends the start with one line.
         """
         path = os.path.abspath(os.path.join(self.mktemp(), "log"))
+        self.patch(sys, "__stderr__", stderr := io.StringIO())
         error = self.assertRaises(SystemExit, self.observer, logfile=path)
+        self.assertEqual(error.code, os.EX_CONFIG)
         self.assertEqual(
-            error.code,
+            stderr.getvalue(),
             f"twistd: --logfile '{path}': No such file or directory; "
-            "give a file that can be written",
+            "give a file that can be written\n",
         )
 
 

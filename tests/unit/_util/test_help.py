@@ -73,8 +73,8 @@ than one line of forty columns.
 
 First:
   -p, --port PORT         Port to listen
-                          on. [default:
-                          9000]
+                          on.
+                          [default: 9000]
   --wait SECONDS          How long to
                           wait.
                           [default: 5m]

@@ -79,6 +79,24 @@ class LimitTests(ServerHandshakeTestCase):
         answer, why = self.answer(*(message[offset : offset + 1] for offset in range(len(message))))
         self.assertEqual((answer[5:6], why), (b"\2", ""))
 
+    def test_begun(self):
+        """
+        A handshake has begun with its first byte, TLS or not, and not before; afterwards it is no
+        longer one.
+        """
+        for data in (b"x", b"\x16\3\1", records(hello())):
+            protocol = Secured()
+            transport, peer = self.connect(protocol)
+            transport.startTLS(self.factory())
+            self.assertIs(transport.handshakeBegun, False)
+            transport.doRead()
+            self.assertIs(transport.handshakeBegun, False)
+            peer.send(data)
+            transport.doRead()
+            self.assertIs(transport.handshakeBegun, True)
+            transport._handshaking = False
+            self.assertIs(transport.handshakeBegun, False)
+
     def test_large_hello(self):
         """
         A ClientHello of more than 16 KiB is refused before all of it is received.

@@ -174,6 +174,22 @@ class ListenTests(WorkerTestCase):
         self.assertIs(one, other)
         self.assertEqual(one.publish(), 0)
 
+    def test_measures(self):
+        """
+        A worker measures its event loop for the status page of its master.
+        """
+        service = self.start("--admin", "tcp:9001")
+        self.reactor.pump([0.25] * 12)
+        self.assertEqual(len(service.collector.snapshot("0").history), 3)
+
+    def test_measures_nothing(self):
+        """
+        Without a status page, a worker measures nothing.
+        """
+        service = self.start()
+        self.reactor.pump([0.25] * 12)
+        self.assertEqual(len(service.collector.snapshot("0").history), 0)
+
     def test_few_descriptors(self):
         """
         A worker with too few descriptors for its share does not accept more than it has descriptors
