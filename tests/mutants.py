@@ -145,11 +145,7 @@ class Finder(ast.NodeVisitor):
         self._weight = before
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
-        # An interface has no code.
-        if not any(isinstance(b, ast.Name) and b.id == "Protocol" for b in node.bases) or any(
-            name in ast.dump(node) for name in ("dataReceived", "connectionMade")
-        ):
-            self._body(node.body, 1)
+        self._body(node.body, 1)
 
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         self._body(node.body, 1)
@@ -334,16 +330,16 @@ class Copy:
             else:
                 shutil.copy(source, self._tree / name)
 
-    def _trial(self, tests: Sequence[str], seconds: float) -> str:
+    def _trial(self, tests: Sequence[str], seconds: float, *options: str) -> list[str]:
         """
-        @return: which test failed; empty if none did.
+        @return: which tests failed.
         """
         # Daemons import the copy, too, and are found by it if they outlive their test.
         environment = os.environ | {
             "PYTHONPATH": str(self._tree),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
-        command = [sys.executable, "-m", "twisted.trial", "--exitfirst"]
+        command = [sys.executable, "-m", "twisted.trial", *options]
         running = subprocess.Popen(
             [*command, f"--temp-directory={self._folder / 'trial'}", *tests],
             cwd=self._tree,
@@ -359,13 +355,14 @@ class Copy:
         except subprocess.TimeoutExpired:
             running.kill()
             running.communicate()
-            return "(not done in time)"
+            return ["(not done in time)"]
         finally:
             self._end_left()
         if running.returncode == 0:
-            return ""
-        named = re.findall(r"^(tests\.\S+)$", said, re.MULTILINE)
-        return named[-1] if named else f"({said.strip()[-300:]})"
+            return []
+        # Before the first line of "=", trial tells of what it runs.
+        names = re.findall(r"^(tests\.\S+)$", said.partition("\n=====")[2], re.MULTILINE)
+        return names or [f"({said.strip()[-300:]})"]
 
     def _end_left(self) -> None:
         mark = os.fsencode(self._tree)
@@ -378,19 +375,33 @@ class Copy:
         """
         @return: which test has noticed the mutant; empty if none has.
         """
+        for tests, seconds in zip(stages(mutant), TIMEOUTS, strict=True):
+            # Most mutants die at once.  If a test fails without the mutant, too, run all of them.
+            for options in (("--exitfirst",), ()):
+                failed = self._failed(mutant, tests, seconds, *options)
+                noticed = [test for test in failed if self._is_noticed(test, seconds)]
+                if noticed:
+                    return noticed[0]
+                if not failed:
+                    break
+        return ""
+
+    def _failed(
+        self, mutant: Mutant, tests: Sequence[str], seconds: float, *options: str
+    ) -> list[str]:
         path = self._tree / mutant.path
         source = path.read_bytes()
-        for tests, seconds in zip(stages(mutant), TIMEOUTS, strict=True):
-            path.write_bytes(mutant.apply(source))
-            try:
-                failed = self._trial(tests, seconds)
-            finally:
-                path.write_bytes(source)
-            if failed.startswith("(") or (failed and not self._trial([failed], seconds)):
-                return failed
-            if failed:
-                print(f"  {failed} fails without the mutant, too", flush=True)
-        return ""
+        path.write_bytes(mutant.apply(source))
+        try:
+            return self._trial(tests, seconds, *options)
+        finally:
+            path.write_bytes(source)
+
+    def _is_noticed(self, test: str, seconds: float) -> bool:
+        """
+        Whether a test that has failed passes without the mutant.
+        """
+        return test.startswith("(") or not self._trial([test], seconds)
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ from typing import Self, TypeVar
 
 from tests.support import needs, prefork
 from tests.support.certificates import make_certificate
+from tests.support.phrases import PHRASE, reason_of
 from tests.support.prefork import Forked
 
 T = TypeVar("T")
@@ -363,10 +364,10 @@ class Daemon(Process):
         """
         found = re.findall(
             rf"connection \d+ of ({TEXT_VALUE}) to (\S+): "
-            r"(\d+) bytes echoed in ([\d.]+) s, ([\w-]+)",
+            rf"(\d+) bytes echoed in ([\d.]+) s, ({PHRASE})",
             self.log,
         )
-        return [(p, where, int(n), float(s), reason) for p, where, n, s, reason in found]
+        return [(p, where, int(n), float(s), reason_of(end)) for p, where, n, s, end in found]
 
     def refusals(self) -> list[tuple[int, str, str]]:
         """

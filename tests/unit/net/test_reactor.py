@@ -4,6 +4,7 @@ so. Twisted's own reactor tests are in C{integration/test_reactor.py}.
 """
 
 import errno
+import os
 import socket
 import sys
 import time
@@ -245,6 +246,12 @@ class ReactorTests(ReactorTestCase):
         ):
             verifyObject(interface, self.reactor)
         self.assertIsInstance(self.reactor, EPollReactor)
+
+    def test_splicer(self):
+        """
+        Its connections share a splicer, where there is splice(2).
+        """
+        self.assertEqual(self.reactor.splicer is not None, hasattr(os, "splice"))
 
     def test_monotonic(self):
         """
@@ -834,6 +841,16 @@ class ListeningTests(ReactorTestCase):
         self.assertEqual((port.backlog, port.mode), (7, 0o600))
         self.assertTrue(port.lockFile.locked)
         self.serve(port, EagerUNIXPort, EagerUNIXTransport, self.connect_unix)
+
+    def test_unix_lock(self):
+        """
+        A UNIX port that is closed leaves neither its file nor its lock file.
+        """
+        name = self.mktemp()
+        port = self.reactor.listenUNIX(name, self.factory, wantPID=True)
+        self.assertTrue(os.path.lexists(f"{name}.lock"))
+        port.connectionLost(None)
+        self.assertEqual([os.path.lexists(path) for path in (name, f"{name}.lock")], [False] * 2)
 
     def test_adopted_tcp(self):
         """
