@@ -20,7 +20,8 @@ def promtool(*arguments: str) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=60,
+        # It takes ten seconds of CPU, and many threads.
+        timeout=600,
     )
     if done.returncode:
         raise AssertionError(done.stdout)
