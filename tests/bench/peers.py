@@ -109,6 +109,8 @@ class Peer:
             twistd = str(Path(sys.executable).with_name("twistd"))
             command = [twistd, "-n", "--pidfile="]
             log = ["echod", "--access-log", "off"]
+            if "--access-log" in self._options:
+                log = ["echod"]
             if self._log is not None:
                 log = ["--logfile", str(self._log), "echod"]
             return [*command, *log, *listen, *self._options]
