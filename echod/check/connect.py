@@ -63,6 +63,9 @@ NO_TIMEOUT = 3600.0
 CLOSE_TIMEOUT = 0.5
 """How many seconds a failed connection may take to send its TLS alert."""
 
+HOST_PORT = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]/=]+)):([0-9]+)")
+"""A target with a host and a port."""
+
 _FORMS = "give HOST:PORT, [IPv6]:PORT, unix:PATH or a Twisted client endpoint"
 
 
@@ -300,7 +303,7 @@ def parse_target(
         text = text[6:].removesuffix("/")
     if text.startswith("unix:") and ":" not in text[5:]:
         return None, _unix(unix_path(text[5:]))
-    if match := re.fullmatch(r"(?:\[([^\[\]]+)\]|([^:\[\]/=]+)):([0-9]+)", text):
+    if match := HOST_PORT.fullmatch(text):
         host, port = match[1] or match[2], port_number(match[3])
         if not port:
             raise ValueError("no server listens on port 0; give one from 1 to 65535")

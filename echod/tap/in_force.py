@@ -12,6 +12,7 @@ from constantly import NamedConstant
 
 from echod._util.text import escape
 from echod.options import Options
+from echod.options.parameters import DEFAULT_UDP_RATE
 from echod.stats.snapshot import OptionInfo
 
 HIDDEN = "[hidden]"
@@ -25,6 +26,7 @@ _SECRET_ARGUMENT = re.compile(r"(\w*(?:key|pass|secret|token)\w*=)(?:\\.|[^:\\])
 _UNSET = {
     "interface": "all",
     "connect-rate": "0",
+    "udp-rate": str(DEFAULT_UDP_RATE[1]),
     "tls-client-auth": "off",
     "tls-min": "1.2",
     "log-level": "info",

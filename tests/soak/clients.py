@@ -189,8 +189,10 @@ async def bulk_sender(client: Client) -> None:
     """
 
     async def hear() -> None:
+        stall = 0
         while await client.hear(256 * KIB):
-            if client.rng.random() < 0.1:
+            if client.visit.received >= stall:
+                stall = client.visit.received + client.rng.randrange(MOST_BULK // 4)
                 await asyncio.sleep(client.rng.uniform(0, 0.2))
         client.visit.whole = client.visit.received == client.visit.sent
 
