@@ -3,8 +3,8 @@ L{EagerReactor<echod.net.reactor.EagerReactor>}, not installed, and turning only
 so. Twisted's own reactor tests are in C{integration/test_reactor.py}.
 """
 
-import os
 import errno
+import os
 import socket
 import sys
 import time
