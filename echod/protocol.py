@@ -88,6 +88,13 @@ class Echo(Protocol):
         self.bytes_echoed += len(data)
         self.transport.write(data)
 
+    def bytes_relayed(self, count: int) -> None:
+        """
+        The transport has received and sent back so many bytes by itself.  Since this method
+        exists, the transport may do so when data comes in bulk.
+        """
+        self.bytes_echoed += count
+
     def pauseProducing(self) -> None:
         self.paused = True
         self.transport.pauseProducing()

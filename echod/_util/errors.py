@@ -4,16 +4,15 @@ The errors that stop the start of the daemon, and the exit statuses that tell a 
 Invariant: an error of this family is one line for the operator, wherever it is raised or caught.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from echod._util.stdio import print_error
 
-CONFIG_STATUS = os.EX_CONFIG
+CONFIG_STATUS = 78
 """
 The exit status for a wrong option or a file that cannot be used (sysexits(3)): another start would
-fail in the same way.
+fail in the same way.  C{EX_CONFIG} there.
 """
 
 BIND_STATUS = 1

@@ -51,6 +51,11 @@ class CommandOptions(UsageOptions):
     groups: Groups = {}
     examples: Sequence[tuple[str, str]] = ()
     repeatable: frozenset[str] = frozenset()
+    compData: Completions
+
+    def __init_subclass__(cls) -> None:
+        # What Twisted reads when a shell completes the options.
+        cls.compData = completions(cls.groups, cls.repeatable)
 
     def __init__(self) -> None:
         super().__init__()

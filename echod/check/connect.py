@@ -66,6 +66,13 @@ CLOSE_TIMEOUT = 0.5
 _FORMS = "give HOST:PORT, [IPv6]:PORT, unix:PATH or a Twisted client endpoint"
 
 
+def host_and_port(host: str, port: str) -> str:
+    """
+    The target of a host and a port that are given apart.
+    """
+    return f"[{host}]:{port}" if ":" in host and "[" not in host else f"{host}:{port}"
+
+
 def timeout_after(clock: Any, seconds: float, work: Coroutine[Any, Any, T]) -> Deferred[T]:
     """
     Run a coroutine with a deadline.
@@ -199,14 +206,14 @@ def _tcp(
 ) -> Connect:
     async def connect(reactor: Any, result: CheckResult) -> Stream:
         result.stage = "resolving"
-        start = reactor.seconds()
+        result.times.begin(reactor.seconds())
         try:
             addresses = await look_up(reactor, host, port)
         except OSError as error:
             raise CheckError(Outcome.UNRESOLVED, error.strerror or str(error)) from None
         except UnicodeError:
             raise CheckError(Outcome.UNRESOLVED, "not a host name") from None
-        result.times.resolve = reactor.seconds() - start
+        result.times.complete("resolve", reactor.seconds())
         attempts = []
         for family, *_, address in addresses:
             # getaddrinfo has the zone of a link-local IPv6 address in a field of its own
@@ -254,14 +261,14 @@ def _endpoint(description: str) -> Connect:
 
 async def _connected(connecting: Deferred[Stream], reactor: Any, result: CheckResult) -> Stream:
     result.stage = "connecting"
-    start = reactor.seconds()
+    result.times.begin(reactor.seconds())
     try:
         stream = await connecting
     except DNSLookupError as error:
         raise CheckError(Outcome.UNRESOLVED, escape(str(error))) from None
     except ConnectError as error:
         raise _not_connected(error) from None
-    result.times.connect = reactor.seconds() - start
+    result.times.complete("connect", reactor.seconds())
     return stream
 
 
@@ -288,6 +295,9 @@ def parse_target(
         none; and how to connect.
     @raise ValueError: when it is not a target.
     """
+    if text.startswith("tcp://"):
+        # As the URLs of other programs.
+        text = text[6:].removesuffix("/")
     if text.startswith("unix:") and ":" not in text[5:]:
         return None, _unix(unix_path(text[5:]))
     if match := re.fullmatch(r"(?:\[([^\[\]]+)\]|([^:\[\]/=]+)):([0-9]+)", text):
@@ -298,6 +308,8 @@ def parse_target(
         return name, _tcp(_lookup_name(host, name), port, look_up)
     if text.startswith(("tls:", "ssl:")):
         raise ValueError("Twisted's TLS has no half-close; give --tls and HOST:PORT")
+    if "://" in text:
+        raise ValueError(f"not the URL of an echo server; {_FORMS}")
     return None, _from_endpoint(text, look_up)
 
 
@@ -382,9 +394,9 @@ class Connector:
         if self._secure is None:
             return stream
         result.stage = "TLS handshake"
-        start = self._reactor.seconds()
+        result.times.begin(self._reactor.seconds())
         secured = await self._secure(stream)
-        result.times.handshake = self._reactor.seconds() - start
+        result.times.complete("handshake", self._reactor.seconds())
         result.session = secured.session()
         return secured
 

@@ -22,6 +22,7 @@ from echod._util.errors import BIND_STATUS, StartupError
 from echod._util.sockets import set_socket_options
 from echod._util.stdio import print_error
 from echod._util.text import format_address, ip_of
+from echod.net.announcement import Place, is_dual_stack
 from echod.net.balance import AcceptBalancer
 from echod.net.endpoints import InheritedEndpoint, bind_error_text
 from echod.net.unix import balance_accepts, use_eager_transport
@@ -213,6 +214,14 @@ class ListenerService(Service):
         The address that it listens on, as text.
         """
         return format_address(self._port.getHost()) if self._port else "nowhere"
+
+    def place(self) -> Place:
+        """
+        Where it listens, for a person.
+        """
+        port: Any = self._port
+        dual_stack = port is not None and is_dual_stack(port.socket)
+        return Place(self.address(), self.option.startswith("--tls-"), dual_stack)
 
     def stopService(self) -> Deferred[None]:
         """

@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from twisted.python.log import callWithLogger
 
 from echod.net.port import EagerPort
+from echod.net.splice import SPLICE, Splicer
 from echod.net.transport import EagerTLSTransport, EagerTransport
 from echod.net.unix import (
     EagerUNIXPort,
@@ -68,12 +69,15 @@ _DONE = Failure(CONNECTION_DONE)
 class EagerReactor(EPollReactor):
     """
     Twisted's epoll reactor with direct dispatch, our ports, and a clock that never jumps.
+
+    @ivar splicer: what our transports relay bulk data with; C{None} where splice(2) is missing.
     """
 
     seconds = staticmethod(time.monotonic)
 
     def __init__(self) -> None:
         self._late: OrderedDict[Any, None] = OrderedDict()
+        self.splicer = Splicer(SPLICE) if SPLICE else None
         super().__init__()
 
     def mainLoop(self) -> None:

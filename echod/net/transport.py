@@ -29,6 +29,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from echod.net.splice import MIN_SPLICE, RelayMixin
 from echod.net.tls import TLSMixin, start_tls
 
 log = Logger(namespace="echod.net")
@@ -55,7 +56,7 @@ and dropped, which must not be 0 if the callback wants to see more, and what to 
 """
 
 
-class EagerTransport(tcp.Server):
+class EagerTransport(RelayMixin, tcp.Server):
     """
     The server's side of a TCP connection.
 
@@ -118,10 +119,15 @@ class EagerTransport(tcp.Server):
         got = len(data)
         if got == asked:
             self._readSize = min(asked * 4, MAX_READ)
+            if got >= MIN_SPLICE:
+                self._relayNext()
         elif not got:
             return CONNECTION_DONE
-        elif got * 8 < asked > MIN_READ:
-            self._readSize = max(asked // 2, MIN_READ)
+        elif asked > MIN_READ:
+            if got * 8 < asked:
+                self._readSize = max(asked // 2, MIN_READ)
+            elif got >= MIN_SPLICE:
+                self._relayNext()
         self.protocol.dataReceived(data)
         return None
 

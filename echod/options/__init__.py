@@ -15,7 +15,7 @@ from twisted.python.usage import UsageError
 
 from echod import __version__
 from echod._util.errors import StartupError, exit_on_error
-from echod._util.help import CommandOptions, completions
+from echod._util.help import CommandOptions
 from echod._util.text import escape
 from echod._util.twistd import check_old_pidfile
 from echod._util.values import admin_endpoint, endpoint, host, named, network, path
@@ -33,23 +33,24 @@ __all__ = ["Options"]
 
 class Options(CommandOptions):
     """
-    The options of C{twistd echod} and C{twist echod}.
+    The options of C{echod}, C{twistd echod} and C{twist echod}.
     """
 
     program = "echod"
     longdesc = (
         "A TCP echo daemon (RFC 862): every byte that a client sends comes back. "
-        "SECONDS may have a unit: 500ms, 30s, 5m, 1h."
+        "SECONDS may have a unit: 500ms, 30s, 5m, 1h, 1d. "
+        "The command echod runs it in the foreground. For a log file, syslog, another user or the "
+        "background, run: twistd [options of twistd] echod [options]"
     )
     groups = GROUPS
     examples = (
         (
-            "twistd -n --pidfile= echod --port 9000 --tls-port 9443 --tls-self-signed",
+            "echod --port 9000 --tls-port 9443 --tls-self-signed",
             "Serves plain TCP on port 9000 and TLS on port 9443, on IPv4 and IPv6.",
         ),
     )
     repeatable = REPEATABLE
-    compData = completions(GROUPS, REPEATABLE)
 
     optParameters = PARAMETERS
     optFlags = FLAGS

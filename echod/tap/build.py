@@ -46,7 +46,7 @@ from echod.workers.worker import WorkerService
 log = Logger(namespace="echod")
 
 RESERVED_DESCRIPTORS = 64
-"""Descriptors for listeners, files, the reactor, and the clients of the status page."""
+"""For listeners, files, the reactor and its pipe, and the clients of the status page."""
 
 
 def connection_limit(reactor: Any, asked: int) -> int:
@@ -130,6 +130,7 @@ class Base:
             Pidfile(options.twistd),
             signals or Signals(reactor),
             notify or NotifyConfig(),
+            settings.proxies is not None and settings.proxies.required,
         )
         if settings.tls is None:
             return cls(settings, process, None, None)

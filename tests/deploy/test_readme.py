@@ -110,7 +110,7 @@ class SnippetTests(SynchronousTestCase):
         wait_until(lambda: f" of {host}:{port} to " in self.daemon.log, "the record")
         [line] = [each for each in self.daemon.log.splitlines() if f" of {host}:{port} " in each]
         self.assertIn(f"{len(DATA)} bytes echoed", line)
-        self.assertRegex(line, r", client; proxy 127\.0\.0\.1:\d+")
+        self.assertRegex(line, r", closed by client; proxy 127\.0\.0\.1:\d+")
 
     def fitted(self, language: str, option: str = "--port") -> str:
         """

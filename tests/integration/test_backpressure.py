@@ -26,7 +26,7 @@ from tests.support.clients import Clients, End, StreamClient, reset
 from tests.support.daemons import (
     LOOPBACK,
     REACTOR,
-    Daemon,
+    FreshDaemon,
     Worker,
     connect,
     echo,
@@ -64,7 +64,7 @@ class NeverReadTests(SynchronousTestCase):
         """
         timeout = f"{self.write_timeout}s"
         with (
-            Daemon(*LOOPBACK, "--write-timeout", timeout) as daemon,
+            FreshDaemon(*LOOPBACK, "--write-timeout", timeout) as daemon,
             daemon.connect() as other,
         ):
             ping_pong(other, lambda done: done < 200)
@@ -129,7 +129,7 @@ class ResetTests(SynchronousTestCase):
         5000 such clients leave the daemon with the descriptors and the memory that it had.
         """
         # Those who send nothing are recorded at that level only.
-        with Daemon(*LOOPBACK, "--log-level", "debug") as daemon:
+        with FreshDaemon(*LOOPBACK, "--log-level", "debug") as daemon:
             address = daemon.address()
             empty = daemon.descriptors()
             self.connect_and_reset(address, self.warm_up)
@@ -169,7 +169,7 @@ class IdleTests(SynchronousTestCase):
         if REACTOR == "select":
             raise SkipTest("select(2) takes no descriptor above 1023")
         self.enterContext(many_descriptors(self.warm_up + self.clients + 200))
-        with Daemon(*LOOPBACK) as daemon:
+        with FreshDaemon(*LOOPBACK) as daemon:
             address = daemon.address()
             clients: list[socket.socket] = []
 

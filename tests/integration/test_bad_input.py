@@ -27,9 +27,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from echod._util.errors import BIND_STATUS, CONFIG_STATUS
+from tests.support import prefork
 from tests.support.certificates import make_certificate
 from tests.support.daemons import REACTOR, Daemon, echo, show
-from tests.support.prefork import Prefork
 from tests.support.privileges import privileged_ports, unprivileged_command
 
 PROCESSES_AT_A_TIME = 3
@@ -326,7 +326,6 @@ class BadInputTests(SynchronousTestCase):
         self.environment = {
             name: value for name, value in os.environ.items() if not name.startswith("LISTEN_")
         }
-        self.prefork = self.enterContext(Prefork(PATIENCE_SECONDS))
 
     def run_row(self, row: Row, *first: str) -> Ended:
         """
@@ -357,7 +356,9 @@ class BadInputTests(SynchronousTestCase):
                         timeout=PATIENCE_SECONDS,
                     )
                 else:
-                    done = self.prefork.run(parts, directory, self.environment)
+                    done = prefork.shared().run(
+                        parts, directory, self.environment, PATIENCE_SECONDS
+                    )
         except subprocess.TimeoutExpired as late:
             return Ended(None, str(late.stdout), str(late.stderr))
         left = [name for name in os.listdir(directory) if not name.endswith(".lock")]

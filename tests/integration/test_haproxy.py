@@ -90,7 +90,7 @@ class HAProxyTests(SynchronousTestCase):
             return "".join(line for line in lines if start in line and size in line)
 
         line = wait_until(record, f"the record of {peer}, {way}")
-        self.assertRegex(line, r", client; proxy 127\.0\.0\.1:\d+")
+        self.assertRegex(line, r", closed by client; proxy 127\.0\.0\.1:\d+")
         return line
 
     def test_send_proxy(self) -> None:
@@ -201,7 +201,10 @@ class HealthCheckTests(SynchronousTestCase):
             for said in (proxy.stdout, proxy.stderr):
                 self.assertNotIn("DOWN", said)
         size = 5 * rounds
-        wait_until(lambda: f" of {peer} to tcp: {size} bytes" in info.log, "the client's record")
+        wait_until(
+            lambda: f" of {peer} to {info.address()}: {size} bytes" in info.log,
+            "the client's record",
+        )
         for daemon in (info, debug):
             daemon.stop()
             self.assertEqual(daemon.refused(), {})

@@ -131,7 +131,7 @@ class SittersTests(SynchronousTestCase):
             "--max-lifetime": self.lifetime_seconds,
         }
         options = itertools.chain(*((name, f"{limit}s") for name, limit in limits.items()))
-        self.daemon = self.enterContext(tls_daemon("--port", "0", *options))
+        self.daemon = self.enterContext(tls_daemon("--port", "0", *options, anew=True))
         self.context = context("TLS 1.3")
         with socket.socket() as sock:
             self.hello = WireClient(sock, self.context).flight()

@@ -34,6 +34,7 @@ from tests.support.daemons import (
     show,
     wait_until,
 )
+from tests.support.phrases import PHRASE, reason_of
 from tests.support.tlsfiles import authority, certificate, put
 
 ENOUGH = 5000
@@ -397,7 +398,11 @@ class DirectTests(SynchronousTestCase):
         The records of workers name the worker, in both formats.
         """
         for format, pattern in (
-            ("text", r"\S+ \[worker [01] echod\.connections#info\] connection \d+ of .*, client"),
+            (
+                "text",
+                r"\S+ \[worker [01] echod\.connections#info\] "
+                r"connection \d+ of .*, closed by client",
+            ),
             ("json", r'\{"timestamp": .*, "reason": "client", "worker": "[01]"\}'),
         ):
             with SocketDaemon("--log-format", format, "--workers", "2") as daemon:
@@ -465,7 +470,8 @@ def hostile(chance: random.Random, most: int) -> bytes:
         *("\x85", "\x9b31m", "\u2028", "\u2029", "\u202e", "\u2066", "\u2069", "\u200b", "\ufeff"),
         *(b"\xed\xa0\x80", b"\xff\xfe", b"\xc0\xaf", b"{peer}", b"{", b"%s", b'"}', b"\\"),
         *(b"\\u000a", b"; tls_subject CN=admin", b"</pre>", "\U000e0041"),
-        *(b" to tcp:9: 999 bytes echoed in 1.000 s, client", b'"; tls_subject "CN=admin', b'\\"'),
+        b" to tcp:9: 999 bytes echoed in 1.000 s, closed by client",
+        *(b'"; tls_subject "CN=admin', b'\\"'),
         b"2026-11-22T21:00:00+0000 [echod#info] all is well",
         chance.randbytes(20),
         b"x" * chance.choice((1, 30, 1000)),
@@ -476,7 +482,7 @@ def hostile(chance: random.Random, most: int) -> bytes:
 
 RECORD = re.compile(
     rf"\S+ \[\S+\] connection (\d+) of (?P<peer>{TEXT_VALUE}) to (?P<listener>\S+): "
-    rf"\d+ bytes echoed in [\d.]+ s, (?P<reason>[\w-]+)(?P<facts>(?:; \w+ {TEXT_VALUE})*)"
+    rf"\d+ bytes echoed in [\d.]+ s, (?P<reason>{PHRASE})(?P<facts>(?:; \w+ {TEXT_VALUE})*)"
 )
 """An access record in text."""
 
@@ -489,7 +495,8 @@ def text_fields(line: str) -> dict[str, str]:
     if match is None:
         raise AssertionError(f"no access record: {line}")
     facts = re.findall(rf"; (\w+) ({TEXT_VALUE})", match["facts"])
-    found = {name: match[name] for name in ("peer", "listener", "reason")} | dict(facts)
+    found = {name: match[name] for name in ("peer", "listener")} | dict(facts)
+    found["reason"] = reason_of(match["reason"])
     if len(found) != 3 + len(facts):
         raise AssertionError(f"a field twice: {line}")
     found.pop("proxy")

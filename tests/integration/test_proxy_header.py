@@ -141,7 +141,7 @@ class HeaderTestCase(SynchronousTestCase):
         one between.
         """
         told = re.compile(
-            rf" of {re.escape(peer)} to .*, client"
+            rf" of {re.escape(peer)} to .*, closed by client"
             + (rf"; proxy {re.escape(proxy)}(?:;|$)" if proxy else "(?!; proxy)"),
             re.MULTILINE,
         )
@@ -259,7 +259,7 @@ class TrustTests(HeaderTestCase):
                 said = v1("192.0.2.2", 1) + b"hello"
                 self.assertEqual(self.converse(PROXY_ADDRESS, daemon, said)[0], b"")
             daemon.turned_away({"denied": 2, "max-per-client": 4, "connect-rate": 2})
-            self.assertIn("denied, the last from 192.0.2.66:1 to tcp", daemon.log)
+            self.assertIn(f"denied, the last from 192.0.2.66:1 to {daemon.address()}", daemon.log)
 
 
 class LateTests(HeaderTestCase):

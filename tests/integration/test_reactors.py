@@ -14,6 +14,7 @@ from tests.support.clients import VERSIONS, Clients, Connection, StreamClient, T
 from tests.support.daemons import (
     LOOPBACK,
     Daemon,
+    FreshDaemon,
     connect,
     echo,
     receive,
@@ -245,7 +246,7 @@ class OursTests(SynchronousTestCase):
         """
         Plain C{twistd echod} runs on it.
         """
-        with Daemon(*LOOPBACK, reactor="") as daemon:
+        with FreshDaemon(*LOOPBACK, reactor="") as daemon:
             self.assertIn(self.line, daemon.log)
             self.serves(daemon)
 
@@ -253,7 +254,7 @@ class OursTests(SynchronousTestCase):
         """
         So does C{twistd} in the background.
         """
-        with Daemon(*LOOPBACK, reactor="", background=True) as daemon:
+        with FreshDaemon(*LOOPBACK, reactor="", background=True) as daemon:
             self.assertIn(self.line, daemon.log)
             self.serves(daemon)
 
@@ -261,7 +262,7 @@ class OursTests(SynchronousTestCase):
         """
         C{twistd --reactor echod} runs on it.
         """
-        with Daemon(*LOOPBACK, reactor="echod") as daemon:
+        with FreshDaemon(*LOOPBACK, reactor="echod") as daemon:
             self.assertIn(self.line, daemon.log)
             self.serves(daemon)
 
@@ -270,7 +271,7 @@ class OursTests(SynchronousTestCase):
         C{twist --reactor=echod} runs on it: twist does not log a reactor, but what the
         port says when no descriptor is left is ours.
         """
-        with Daemon(*LOOPBACK, program="twist", reactor="echod") as daemon:
+        with FreshDaemon(*LOOPBACK, program="twist", reactor="echod") as daemon:
             before = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
             full = (daemon.descriptors(), before[1])
             resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, full)
@@ -284,5 +285,5 @@ class OursTests(SynchronousTestCase):
         """
         Where C{twist} has chosen for the user, the daemon works on what it chose.
         """
-        with Daemon(*LOOPBACK, program="twist", reactor="") as daemon:
+        with FreshDaemon(*LOOPBACK, program="twist", reactor="") as daemon:
             self.serves(daemon)

@@ -166,7 +166,10 @@ class HealthCheckTests(SynchronousTestCase):
             with daemon.connect() as client:
                 self.assertEqual(echo(client, b"hello"), b"hello")
                 peer = client.getsockname()
-            wait_until(lambda: f"{peer[0]}:{peer[1]} to tcp: 5 bytes" in daemon.log, "its record")
+            wait_until(
+                lambda: f"{peer[0]}:{peer[1]} to {daemon.address()}: 5 bytes" in daemon.log,
+                "its record",
+            )
             daemon.stop()
             return 4 * self.checks + 1, daemon.log
 

@@ -20,6 +20,9 @@ KIB = 1024
 PIECE = 16 * KIB
 """Most bytes of one send; one TLS record."""
 
+MOST_BULK = 1024 * KIB
+"""The most that a client sends in bulk.  The slowest network takes 16 seconds for it, each way."""
+
 
 @dataclass
 class Visit:
@@ -91,13 +94,13 @@ class Client:
         while piece := piece[self.connection.send(piece) :]:
             await ready(self.connection.socket, WRITE)
 
-    async def say(self, size: int, last: bool = False) -> None:
+    async def say(self, size: int, last: bool = False, piece: int = PIECE) -> None:
         """
         Send this many bytes, in pieces; close the sending side if they are the last.
         """
-        while size > PIECE:
-            await self._send(PIECE)
-            size -= PIECE
+        while size > piece:
+            await self._send(piece)
+            size -= piece
         # The end goes out in one segment with the last piece (tcp(7)).
         sock = self.connection.socket
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, last)
@@ -180,6 +183,21 @@ async def slow_reader(client: Client) -> None:
     await client.both(client.say(client.rng.randrange(KIB, 512 * KIB), last=True), hear())
 
 
+async def bulk_sender(client: Client) -> None:
+    """
+    Sends much in large pieces, and stalls while it reads.
+    """
+
+    async def hear() -> None:
+        while await client.hear(256 * KIB):
+            if client.rng.random() < 0.1:
+                await asyncio.sleep(client.rng.uniform(0, 0.2))
+        client.visit.whole = client.visit.received == client.visit.sent
+
+    size = client.rng.randrange(256 * KIB, MOST_BULK)
+    await client.both(client.say(size, last=True, piece=256 * KIB), hear())
+
+
 async def chatter(client: Client) -> None:
     """
     Sends a message, waits for its echo, and sends the next.
@@ -252,6 +270,7 @@ BEHAVIORS: dict[Behavior, int] = {
     half_closer: 6,
     burst: 6,
     slow_reader: 2,
+    bulk_sender: 3,
     chatter: 4,
     idle_client: 2,
     stayer: 3,

@@ -29,8 +29,10 @@ _UP = re.compile(r"worker (\d+) is up, process (\d+)")
 
 class WorkersDaemon(Daemon):
     """
-    A daemon with workers.
+    A daemon with workers, which are started anew as it is.
     """
+
+    anew = True
 
     def __init__(
         self,

@@ -240,7 +240,8 @@ class SystemTests(TestCase):
             ]
             for client in ended:
                 self.assertTrue(client["right"], client)
-                record = rf"(?m)^.* of 127\.0\.0\.1:{client['port']} .*, (aborted|drain)\b"
+                peer = rf"(?m)^.* of 127\.0\.0\.1:{client['port']} "
+                record = peer + ".*, (aborted|closed) because echod stops"
                 self.assertIsNotNone(re.search(record, journal), client)
             exact = sum(found["exact"] for found in both)
             slowest = max(found["slowest"] for found in both)

@@ -75,6 +75,15 @@ class EchoTests(ProtocolTestCase):
         self.assertEqual(transport.value(), b"one\0\xffthree")
         self.assertEqual(echo.bytes_echoed, 10)
 
+    def test_relayed(self):
+        """
+        What the transport sends back by itself is counted.
+        """
+        echo, transport = self.connect()
+        echo.dataReceived(b"one")
+        echo.bytes_relayed(100_000)
+        self.assertEqual((echo.bytes_echoed, transport.value()), (100_003, b"one"))
+
     def test_is_tracked(self):
         """
         A connection is among the live ones from accept to its end.

@@ -40,7 +40,6 @@ class Example(CommandOptions):
         },
     }
     repeatable = frozenset(("many",))
-    compData = completions(groups, repeatable)
     examples = (("example --port 1 --mode fast tcp:host=localhost:port=9000", "Does it."),)
 
     def __init__(self):

@@ -87,7 +87,7 @@ class DiallerTests(SynchronousTestCase):
         """
         self.assertIs(self.successResultOf(self.dial()), self.client)
         self.assertEqual(self.answer.peer, "192.0.2.1:9000")
-        self.assertEqual(self.answer.times.stages(), [("connect", 0.5)])
+        self.assertEqual(self.answer.times.connect, 0.5)
 
     def test_secure(self):
         """

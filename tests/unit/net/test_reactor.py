@@ -247,6 +247,12 @@ class ReactorTests(ReactorTestCase):
             verifyObject(interface, self.reactor)
         self.assertIsInstance(self.reactor, EPollReactor)
 
+    def test_splicer(self):
+        """
+        Its connections share a splicer, where there is splice(2).
+        """
+        self.assertEqual(self.reactor.splicer is not None, hasattr(os, "splice"))
+
     def test_monotonic(self):
         """
         Its clock is the monotonic one.

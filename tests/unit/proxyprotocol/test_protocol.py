@@ -65,6 +65,17 @@ def v1(host, port=1234):
     return b"PROXY %b %b %b %d 9000\r\n" % (kind, host.encode(), other, port)
 
 
+ENDINGS = {
+    "client": "closed by client",
+    "reset": "reset by client",
+    "max-lifetime": "open for 0",
+    "drain": "closed because echod stops",
+    "aborted": "aborted because echod stops",
+    "error": "failed",
+}
+"""What people read at the end of an access record."""
+
+
 class ProxyPolicyTests(SynchronousTestCase):
     """
     Whose headers are accepted.
@@ -166,7 +177,7 @@ class ProxyTestCase(PairTestCase):
             (
                 level,
                 f"connection {number} of {peer} to tcp: {size} bytes echoed in 0.000 s, "
-                f"{reason}{facts}",
+                f"{ENDINGS[reason]}{facts}",
             )
         ]
 
@@ -671,7 +682,7 @@ class LateTests(ProxyTestCase):
         self.assertEqual(self.connections.refusals.counts, {})
         ((level, line),) = self.logged()
         self.assertEqual(level, "debug")
-        self.assertTrue(line.endswith("to tcp: 0 bytes echoed in 5.000 s, idle-timeout"), line)
+        self.assertTrue(line.endswith("to tcp: 0 bytes echoed in 5.000 s, idle for 5 s"), line)
 
     def test_unread(self):
         """
