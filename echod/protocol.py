@@ -8,6 +8,7 @@ and neither loses a byte.
 """
 
 import typing
+from collections.abc import Callable
 
 from twisted.internet.interfaces import (
     IAddress,
@@ -86,6 +87,13 @@ class Echo(Protocol):
             return
         self.bytes_echoed += len(data)
         self.transport.write(data)
+
+    def bytes_relayed(self, count: int) -> None:
+        """
+        The transport has received and sent back so many bytes by itself.  Since this method
+        exists, the transport may do so when data comes in bulk.
+        """
+        self.bytes_echoed += count
 
     def pauseProducing(self) -> None:
         self.paused = True
@@ -277,6 +285,7 @@ class EchoFactory(Factory):
         self.connections = admission.connections
         self.tls = tls
         self.proxies = proxies
+        self._reads_addresses = proxies is not None or admission.needs_ip
 
     def listening(self, bare: bool) -> None:
         """
@@ -290,6 +299,18 @@ class EchoFactory(Factory):
             raise ValueError("this endpoint's own layer stands before a PROXY header")
         if self.tls and not bare:
             raise ValueError("this endpoint's own layer stands before TLS")
+
+    def build_lazily(self, address: Callable[[], IAddress]) -> Protocol | None:
+        """
+        Do what C{buildProtocol} does; our ports call this in its place.
+
+        @param address: makes the client's address, which most connections never need.
+        """
+        if self._reads_addresses or self.admission.is_full():
+            return self.buildProtocol(address())
+        protocol = Echo()
+        protocol.factory = self
+        return protocol
 
     def buildProtocol(self, addr: IAddress) -> Protocol | None:  # type: ignore[override]  # never None
         """

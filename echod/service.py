@@ -17,12 +17,15 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
+from echod import __version__
+from echod._util.errors import exit_on_error
 from echod._util.signals import Action, Signals, log_ignored
 from echod._util.timers import periodic
 from echod._util.twistd import Pidfile
 from echod.connections.admission import Admission
 from echod.connections.timeouts import CHECK_INTERVAL
 from echod.logs.daemonlog import DaemonLog
+from echod.net.announcement import announcement
 from echod.net.listener import ListenerService
 from echod.stats.collector import Collector
 from echod.systemd import Notifier, NotifyConfig, StatusLine
@@ -42,6 +45,7 @@ class ProcessContext:
 
     @ivar signals: keeps the signals that arrive before the reactor runs.
     @ivar notify: how to notify the service manager.
+    @ivar proxied: whether each connection has to begin with a PROXY header.
     """
 
     reactor: Any
@@ -49,6 +53,7 @@ class ProcessContext:
     pidfile: Pidfile
     signals: Signals
     notify: NotifyConfig = field(default_factory=NotifyConfig)
+    proxied: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,7 @@ class DaemonService(MultiService, ABC):
         self._log = process.log
         self._pidfile = process.pidfile
         self._signals = process.signals
+        self._proxied = process.proxied
         self.listeners = listeners
         self.collector = collector
         self.drain_timeout = drain_timeout
@@ -131,9 +137,12 @@ class DaemonService(MultiService, ABC):
         """
         Join an application, and give it our log observer, which twistd then uses instead of its
         own.
+
+        @raise SystemExit: after one line on standard error, if the log cannot be opened.
         """
         super().setServiceParent(parent)
-        observer = self._log.open()
+        with exit_on_error():
+            observer = self._log.open()
         if observer is not None and isinstance(parent, Componentized):
             parent.setComponent(ILogObserver, observer)
 
@@ -156,6 +165,9 @@ class DaemonService(MultiService, ABC):
         super().privilegedStartService()
         if self.admin is not None:
             self.admin.privilegedStartService()
+        if self._log.announces:
+            places = [listener.place() for listener in self.listeners]
+            self._log.announce(announcement(__version__, places, self._proxied))
         self.notifier.privilegedStartService()
 
     def startService(self) -> None:
@@ -315,6 +327,11 @@ class EchodService(DaemonService):
 
     def _drain(self, _: object) -> Deferred[None]:
         return self.connections.drain(self.drain_timeout)
+
+    def _ready(self, _: object) -> None:
+        for each in self.listeners:
+            self.connections.name_listener(each.listener_name, each.address())
+        super()._ready(_)
 
     def _log_stopped(self, _: object) -> None:
         self.connections.refusals.log_summary()

@@ -6,6 +6,7 @@ Invariant: what is printed is at most 80 columns wide, and each option is in one
 """
 
 import shutil
+import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from getopt import GetoptError, getopt
@@ -50,6 +51,11 @@ class CommandOptions(UsageOptions):
     groups: Groups = {}
     examples: Sequence[tuple[str, str]] = ()
     repeatable: frozenset[str] = frozenset()
+    compData: Completions
+
+    def __init_subclass__(cls) -> None:
+        # What Twisted reads when a shell completes the options.
+        cls.compData = completions(cls.groups, cls.repeatable)
 
     def __init__(self) -> None:
         super().__init__()
@@ -125,7 +131,8 @@ class CommandOptions(UsageOptions):
         if default is None or "[default" in text or f"{name}=" not in self.longOpt:
             return text
         shown = format_timeout(default) if isinstance(default, float) else default
-        return f"{text} [default: {shown}]"
+        # With a no-break space, so that the default stays on one line.
+        return f"{text} [default:\xa0{shown}]"
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """
@@ -133,7 +140,7 @@ class CommandOptions(UsageOptions):
 
         @raise UsageError: also if an option that is not repeatable is given twice with a value.
         """
-        self._refuse_repeated(options or ())
+        self._refuse_repeated(sys.argv[1:] if options is None else options)
         super().parseOptions(options)
 
     def _refuse_repeated(self, given: Sequence[str]) -> None:
@@ -180,4 +187,4 @@ def _wrap(text: str, columns: int, first: str = "", other: str | None = None) ->
         break_long_words=False,
         break_on_hyphens=False,
     )
-    return lines or [""]
+    return [line.replace("\xa0", " ") for line in lines] or [""]

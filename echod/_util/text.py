@@ -66,7 +66,7 @@ def format_timeout(seconds: float, space: str = "") -> str:
     """
     if not seconds:
         return "0"
-    for length, unit in ((3600, "h"), (60, "m")):
+    for length, unit in ((86400, "d"), (3600, "h"), (60, "m")):
         if seconds % length == 0:
             return f"{seconds / length:.0f}{space}{unit}"
     if seconds < 1:
@@ -130,6 +130,27 @@ class PeerText(str):
 
     def __format__(self, spec: str) -> str:
         return format(quoted(str(self)), spec)
+
+
+class Described(str):
+    """
+    A word of a log event, with what people read in its place: formatted into a message it is
+    C{text}.  Other records, such as the field of a JSON object, have the word.
+    """
+
+    __slots__ = ("text", "word")
+
+    text: str
+    word: str
+
+    def __new__(cls, word: str, text: str) -> "Described":
+        self = super().__new__(cls, word)
+        self.word = word
+        self.text = text
+        return self
+
+    def __format__(self, spec: str) -> str:
+        return format(self.text, spec)
 
 
 IP = IPv4Address | IPv6Address

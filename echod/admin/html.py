@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from html import escape
 
 from echod._util.text import format_delay, format_number, format_size
-from echod.stats.eventloop import HISTORY_SECONDS
+from echod.stats.eventloop import MAX_SAMPLES
 
 VOID = frozenset(("link", "meta"))
 """Void elements: without content and end tag (HTML standard, 13.1.2)."""
@@ -217,7 +217,7 @@ def plot(
     line = " ".join(f"{x},{y:g}" for x, y in points)
     area = ""
     if points:
-        area = f"{points[0][0]},{PLOT_HEIGHT} {line} {HISTORY_SECONDS},{PLOT_HEIGHT}"
+        area = f"{points[0][0]},{PLOT_HEIGHT} {line} {MAX_SAMPLES},{PLOT_HEIGHT}"
     middle = PLOT_HEIGHT / 2
     return tag(
         "figure",
@@ -227,10 +227,10 @@ def plot(
             "div",
             tag(
                 "svg",
-                tag("path", d=f"M0 1H{HISTORY_SECONDS}M0 {middle:g}H{HISTORY_SECONDS}"),
+                tag("path", d=f"M0 1H{MAX_SAMPLES}M0 {middle:g}H{MAX_SAMPLES}"),
                 tag("polygon", points=area),
                 tag("polyline", points=line),
-                viewBox=f"0 0 {HISTORY_SECONDS} {PLOT_HEIGHT}",
+                viewBox=f"0 0 {MAX_SAMPLES} {PLOT_HEIGHT}",
                 preserveAspectRatio="none",
                 role="img",
                 aria_label=f"{title}, the last 5 minutes: now {now}, at most {peak}",
@@ -258,7 +258,7 @@ def plot(
 
 def _points(values: Sequence[float], top: float) -> list[tuple[int, float]]:
     # One unit from the edges: the line is cut there, and a constant value would be invisible.
-    first = HISTORY_SECONDS - len(values) + 1
+    first = MAX_SAMPLES - len(values) + 1
     return [
         (first + index, round(PLOT_HEIGHT - 1 - value / top * (PLOT_HEIGHT - 2), 1))
         for index, value in enumerate(values)

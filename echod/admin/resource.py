@@ -316,7 +316,7 @@ class AdminService(MultiService):
             if listener.reachable():
                 log.warn(
                     "{address}, {option}: other machines can reach it, and there is no password; "
-                    "keep strangers out by a firewall or a network policy",
+                    "restrict access by a firewall or a network policy",
                     event="admin-reachable",
                     address=listener.address(),
                     option=listener.option,

@@ -143,7 +143,7 @@ def processes(snapshots: Sequence[Snapshot]) -> Markup:
                 "td",
                 "/".join(
                     "?" if one is None else f"{one:,}"
-                    for one in (each.process.descriptors, each.process.most_descriptors)
+                    for one in (each.process.descriptors, each.process.max_descriptors)
                 ),
                 class_="number",
             ),

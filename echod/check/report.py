@@ -7,7 +7,7 @@ Invariant: in text, what the server sent is escaped, and each figure has its uni
 from typing import TYPE_CHECKING, Any
 
 from echod._util.text import escape
-from echod.check.results import CaseResult, CheckFailed, CheckResult, Outcome, TLSSession
+from echod.check.results import CaseResult, CheckError, CheckResult, Outcome, TLSSession
 
 if TYPE_CHECKING:
     # Imported with --ping only.
@@ -43,7 +43,7 @@ def marked(word: str, color: bool, good: bool = True) -> str:
     return f"{_GREEN if good else _RED}{word}{_RESET}" if color else word
 
 
-def failure_text(failure: CheckFailed, color: bool = False) -> str:
+def failure_text(failure: CheckError, color: bool = False) -> str:
     """
     The outcome of a check that failed, and its detail.
     """
@@ -92,7 +92,7 @@ def session_text(session: TLSSession) -> str:
     return "; ".join(parts)
 
 
-def failure_json(failure: CheckFailed | None) -> dict[str, Any]:
+def failure_json(failure: CheckError | None) -> dict[str, Any]:
     """
     The outcome of a check or a case.
     """
@@ -118,12 +118,12 @@ def result_json(target: str, result: CheckResult) -> dict[str, Any]:
 
 
 def echo_text(
-    number: int, size: int, peer: str, result: float | CheckFailed, color: bool = False
+    number: int, size: int, peer: str, result: float | CheckError, color: bool = False
 ) -> str:
     """
     One line: a message of C{--ping}.
     """
-    if isinstance(result, CheckFailed):
+    if isinstance(result, CheckError):
         return f"seq={number} {failure_text(result, color)}"
     return f"{size} bytes from {peer}: seq={number} time={duration(result)}"
 
@@ -181,7 +181,7 @@ def ping_json(
     latencies: "LatencyHistogram",
     elapsed: float,
     outcome: Outcome = Outcome.OK,
-    failure: CheckFailed | None = None,
+    failure: CheckError | None = None,
 ) -> dict[str, Any]:
     """
     The summary of C{--ping} as JSON.

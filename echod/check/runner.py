@@ -18,7 +18,7 @@ from echod.check.connect import Connector
 from echod.check.options import CheckOptions
 from echod.check.probe import check
 from echod.check.report import result_json, result_text, session_text
-from echod.check.results import CaseResult, CheckFailed, CheckResult, Outcome
+from echod.check.results import CaseResult, CheckError, CheckResult, Outcome
 from echod.check.terminal import MIN_PLOT_COLUMNS, LatencyPlot, columns, uses_color
 
 PROGRESS_INTERVAL = 1.0
@@ -141,7 +141,7 @@ class Runner:
         answer = await tls_answer(self._reactor, self._connector.dial)
         if failure is not None and answer is not None:
             text = f"{failure.detail}; the server answers a ClientHello with {answer}: add --tls"
-            result.failure = CheckFailed(failure.outcome, text)
+            result.failure = CheckError(failure.outcome, text)
 
     def _print_result(self, result: CheckResult) -> None:
         target = self._options.target
@@ -193,7 +193,7 @@ class Runner:
             self._print(f"{number} of {len(results)} passed")
         return Outcome.OK if passed else Outcome.FAILED
 
-    def _not_there(self, failure: CheckFailed) -> Outcome:
+    def _not_there(self, failure: CheckError) -> Outcome:
         """
         There is no server for C{--conformance}.
         """
@@ -216,12 +216,12 @@ class Runner:
         plots = not options["json"] and columns(self._out, self._environ) >= MIN_PLOT_COLUMNS
         plot = LatencyPlot()
 
-        def report(number: int, peer: str, result: float | CheckFailed) -> None:
+        def report(number: int, peer: str, result: float | CheckError) -> None:
             if prints_echoes:
                 self._print(echo_text(number, options["size"], peer, result, self._color_out))
             if not plots:
                 return
-            if isinstance(result, CheckFailed):
+            if isinstance(result, CheckError):
                 plot.add_lost(ping.elapsed)
             else:
                 plot.add(ping.elapsed, result)
@@ -252,7 +252,7 @@ class Runner:
         return outcome
 
 
-def _ping_outcome(sent: int, received: int, failure: CheckFailed | None) -> Outcome:
+def _ping_outcome(sent: int, received: int, failure: CheckError | None) -> Outcome:
     if failure is None:
         return Outcome.OK if sent else Outcome.INTERRUPTED
     return Outcome.FAILED if received else failure.outcome

@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet.defer import TimeoutError
 
 from echod.check.connect import Dial, timeout_after
-from echod.check.results import CheckFailed, CheckResult
+from echod.check.results import CheckError, CheckResult
 
 PROBE_TIMEOUT = 1.0
 """Seconds."""
@@ -67,7 +67,7 @@ async def tls_answer(clock: Any, dial: Dial) -> str | None:
 
     try:
         answer = await timeout_after(clock, PROBE_TIMEOUT, ask())
-    except (CheckFailed, TimeoutError):
+    except (CheckError, TimeoutError):
         return None
     if len(answer) < 6 or answer[1] != 3:
         return None

@@ -131,6 +131,7 @@ class Admission:
 
     @ivar connections: the open connections.
     @ivar counts_clients: whether L{acquire} and L{release} have to be called.
+    @ivar needs_ip: whether a client may be refused for its address.
     """
 
     def __init__(
@@ -152,7 +153,7 @@ class Admission:
         self._rate = rate
         self._per_client: Counter[Client] = Counter()
         self.counts_clients = max_per_client > 0
-        self._needs_ip = bool(rules) or self.counts_clients or rate is not None
+        self.needs_ip = bool(rules) or self.counts_clients or rate is not None
 
     def clients(self) -> int:
         """
@@ -173,7 +174,7 @@ class Admission:
         A client on a UNIX socket has no IP address; the permissions of the socket's file limit
         access to it.
         """
-        if not self._needs_ip or (ip := ip_of(address)) is None:
+        if not self.needs_ip or (ip := ip_of(address)) is None:
             return None
         if self._rules and not self._rules.admit(ip):
             return Reason.DENIED

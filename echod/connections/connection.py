@@ -73,7 +73,7 @@ def reason_from_failure(failure: Failure) -> Reason:
     return Reason.RESET if issubclass(kind, ConnectionLost) else Reason.ERROR
 
 
-class Connection(Protocol):
+class IConnection(Protocol):
     """
     What L{Connections<echod.connections.tracker.Connections>} needs of a connection.
     """

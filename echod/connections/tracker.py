@@ -7,6 +7,7 @@ removed when it ends; in between, L{Connections.check_timeouts} checks its timeo
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from heapq import nlargest
 from itertools import islice
 from operator import itemgetter
@@ -16,10 +17,11 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from echod._util.text import format_host
+from echod._util.access import AccessRecord
+from echod._util.text import Described, format_host
 from echod._util.timers import surviving
 from echod.connections.access import IAccessLog, emit_access
-from echod.connections.connection import REFUSED, Connection, Reason
+from echod.connections.connection import REFUSED, IConnection, Reason
 from echod.connections.counters import ConnectionStats, Refusals
 from echod.connections.timeouts import Activity, Timeouts
 
@@ -30,6 +32,9 @@ SLICE = 256
 How many connections are checked, or ended, in one turn of the loop: this takes less than a
 millisecond.
 """
+
+PORT_LISTENERS = ("tcp", "tls")
+"""The names of the listeners of C{--port} and C{--tls-port}."""
 
 QUIET_INTERVAL = 0.5
 """Seconds without a byte after which a drain considers a connection quiet."""
@@ -60,12 +65,27 @@ class Connections:
         self._timeouts = limits
         self._access_log = access_log
         self._on_removed = on_removed
-        self._live: dict[Connection, Activity] = {}
+        self._endings = limits.endings()
+        self._silent = replace(limits, idle=limits.proxy_header).endings()[Reason.IDLE_TIMEOUT]
+        self._listeners: dict[str, Described] = {}
+        self._live: dict[IConnection, Activity] = {}
         self._drained: Deferred[None] | None = None
         self._sweeping = False
         self.opened = 0
         self.totals = ConnectionStats()
-        self.refusals = Refusals()
+        self.refusals = Refusals(self.describe)
+
+    def name_listener(self, name: str, address: str) -> None:
+        """
+        A listener listens.  If its name says nothing but its kind, people read its address.
+        """
+        self._listeners[name] = Described(name, address if name in PORT_LISTENERS else name)
+
+    def describe(self, listener: str) -> Described:
+        """
+        The name of a listener, for the log.
+        """
+        return self._listeners.get(listener) or Described(listener, listener)
 
     def __len__(self) -> int:
         return len(self._live)
@@ -121,13 +141,13 @@ class Connections:
         most = nlargest(count, figures.items(), key=itemgetter(1))
         return [(format_host(host), number, echoed) for host, (number, echoed) in most]
 
-    def newest(self, count: int) -> Iterator[tuple[Connection, Activity]]:
+    def newest(self, count: int) -> Iterator[tuple[IConnection, Activity]]:
         """
         The connections that were added last, the newest first, with their activity.
         """
         return islice(reversed(self._live.items()), count)
 
-    def add(self, connection: Connection) -> None:
+    def add(self, connection: IConnection) -> None:
         """
         A connection has been made.
         """
@@ -135,13 +155,13 @@ class Connections:
         now = self._clock.seconds()
         self._live[connection] = Activity(self.opened, now, now)
 
-    def replace(self, connection: Connection, successor: Connection) -> None:
+    def replace(self, connection: IConnection, successor: IConnection) -> None:
         """
         Another protocol takes over the connection: C{successor} stands for it from now on.
         """
         self._live[successor] = self._live.pop(connection)
 
-    def remove(self, connection: Connection, reason: Reason, detail: str = "") -> bool:
+    def remove(self, connection: IConnection, reason: Reason, detail: str = "") -> bool:
         """
         A connection has ended.  A second call for it does nothing.
 
@@ -168,7 +188,7 @@ class Connections:
     def _log_access(
         self,
         access_log: IAccessLog,
-        connection: Connection,
+        connection: IConnection,
         number: int,
         seconds: float,
         reason: Reason,
@@ -185,18 +205,18 @@ class Connections:
             fields = connection.log_fields()
             if reason is Reason.ERROR:
                 fields = {"detail": detail, **fields}
-            record = (
+            record: AccessRecord = (
                 probe,
                 number,
-                connection.listener,
+                self.describe(connection.listener),
                 connection.peer(),
                 connection.bytes_echoed,
                 seconds,
-                reason,
+                self._silent if empty else self._endings[reason._value_],
                 fields,
             )
-            if not access_log.write(*record):
-                emit_access(*record)
+            if not access_log.write(record):
+                emit_access(record)
         except Exception:
             # The connection is removed all the same.
             log.failure("while logging the end of a connection", event="unhandled-error")
@@ -213,7 +233,7 @@ class Connections:
         self._sweeping = False
 
     def _for_each(
-        self, act: Callable[[Connection, Activity, float], None], done: Callable[[], None]
+        self, act: Callable[[IConnection, Activity, float], None], done: Callable[[], None]
     ) -> None:
         """
         Call a function for every connection that is open now: for the first L{SLICE} at once,
@@ -225,8 +245,8 @@ class Connections:
 
     def _next_slice(
         self,
-        rest: Iterator[Connection],
-        act: Callable[[Connection, Activity, float], None],
+        rest: Iterator[IConnection],
+        act: Callable[[IConnection, Activity, float], None],
         done: Callable[[], None],
     ) -> None:
         now, live, remaining = self._clock.seconds(), self._live, SLICE
@@ -283,9 +303,9 @@ class Connections:
         """
         Abort every connection.
         """
-        aborted: set[Connection] = set()
+        aborted: set[IConnection] = set()
 
-        def abort(connection: Connection, *_: object) -> None:
+        def abort(connection: IConnection, *_: object) -> None:
             if connection not in aborted:
                 aborted.add(connection)
                 connection.abort(Reason.ABORTED)
@@ -306,7 +326,7 @@ class Connections:
             self._sweeping = True
             self._for_each(self._check_and_drain, self._sweep_done)
 
-    def _check_and_drain(self, connection: Connection, activity: Activity, now: float) -> None:
+    def _check_and_drain(self, connection: IConnection, activity: Activity, now: float) -> None:
         self._timeouts.check(connection, activity, now)
         if connection.ending or connection.paused:
             return

@@ -6,7 +6,6 @@ that wait in the accept queue.
 """
 
 import select
-import sys
 from typing import Any, Protocol
 
 from twisted.application.service import Service
@@ -19,9 +18,11 @@ from twisted.internet.interfaces import (
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
-from echod._util.errors import StartupError
+from echod._util.errors import BIND_STATUS, StartupError
 from echod._util.sockets import set_socket_options
+from echod._util.stdio import print_error
 from echod._util.text import format_address, ip_of
+from echod.net.announcement import Place, is_dual_stack
 from echod.net.balance import AcceptBalancer
 from echod.net.endpoints import InheritedEndpoint, bind_error_text
 from echod.net.unix import balance_accepts, use_eager_transport
@@ -38,7 +39,7 @@ class ListenError(StartupError):
 
     def __init__(self, text: str):
         super().__init__(text)
-        self.code = 1
+        self.code = BIND_STATUS
 
 
 class IListeningFactory(Protocol):
@@ -117,8 +118,7 @@ class ListenerService(Service):
                 option=self.option,
                 reason=reason,
             )
-            # Not sys.stderr, which is the log once twistd has started it.
-            print(f"echod: {self.option}: {reason}", file=sys.__stderr__)
+            print_error(f"echod: {self.option}: {reason}")
             failures.append(ListenError(f"{self.option}: {reason}"))
             if late:
                 self._reactor.stop()
@@ -162,7 +162,7 @@ class ListenerService(Service):
         use_eager_transport(port)
         for name, error in set_socket_options(listening, self._write_timeout):
             log.warn(
-                "{option}: the kernel refuses {name}: {reason}; the listener goes without it",
+                "{option}: the kernel refuses {name}: {reason}; the listener works without it",
                 event="socket-option-refused",
                 option=self.option,
                 name=name,
@@ -214,6 +214,14 @@ class ListenerService(Service):
         The address that it listens on, as text.
         """
         return format_address(self._port.getHost()) if self._port else "nowhere"
+
+    def place(self) -> Place:
+        """
+        Where it listens, for a person.
+        """
+        port: Any = self._port
+        dual_stack = port is not None and is_dual_stack(port.socket)
+        return Place(self.address(), self.option.startswith("--tls-"), dual_stack)
 
     def stopService(self) -> Deferred[None]:
         """

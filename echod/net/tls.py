@@ -68,6 +68,7 @@ def start_tls(transport: "TLSMixin", context: SSL.Context, server: bool) -> None
     transport._tls = tls
     transport._recv, transport._send = read_and_write(tls)
     # Until the end of the handshake, all that is written is queued.
+    transport._hidesMethods = True
     transport.write = transport._enqueue  # type: ignore[method-assign]
 
 
@@ -153,6 +154,13 @@ class TLSMixin(_Transport):
         """
         self._paused = False
         super().resumeProducing()
+
+    def readConnectionLost(self, reason: Failure) -> None:
+        """
+        The peer has sent its close_notify.
+        """
+        self.stopReading()
+        super().readConnectionLost(reason)
 
     def _readNow(self) -> None:
         """
@@ -315,6 +323,7 @@ class TLSMixin(_Transport):
             with suppress(OSError):
                 # If the connection is gone, receiving shows it.
                 self.socket.shutdown(socket.SHUT_WR)
+        self._hidesMethods = True
         self.doRead = self._drop  # type: ignore[method-assign]
         # startReading does nothing after the end of the input.
         self.reactor.addReader(self)
@@ -338,5 +347,4 @@ class TLSMixin(_Transport):
         if self.connected and self._isFlushed() and reason.check(ConnectionDone):
             self._notifyClose()
         self.__dict__.update(_send=_closed, _recv=_closed)
-        self.__dict__.pop("doRead", None)
         super().connectionLost(reason)

@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from echod import __version__
 from echod._util.histogram import Histogram
 from echod._util.text import escape
-from echod.connections.connection import REFUSED, Connection, Reason
+from echod.connections.connection import REFUSED, IConnection, Reason
 from echod.connections.timeouts import Activity
 from echod.connections.tracker import Connections
 from echod.net.listener import ListenerService
@@ -207,7 +207,7 @@ class Collector(MultiService):
             for each in self._connections.busiest_clients(MAX_CLIENTS):
                 yield ClientInfo(*each)
 
-    def _connection_info(self, connection: Connection, activity: Activity) -> ConnectionInfo:
+    def _connection_info(self, connection: IConnection, activity: Activity) -> ConnectionInfo:
         return ConnectionInfo(
             connection=activity.number,
             listener=escape(connection.listener),
@@ -229,7 +229,7 @@ def _certificate_info(key_pair: KeyPair) -> CertificateInfo:
     )
 
 
-def _state(connection: Connection) -> str:
+def _state(connection: IConnection) -> str:
     if connection.ending:
         return "ending"
     if connection.waiting_for is not None:

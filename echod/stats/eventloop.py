@@ -22,7 +22,7 @@ LAG_INTERVAL = 0.25
 LAG_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 """The bounds of its histogram, in seconds."""
 
-HISTORY_SECONDS = 300
+MAX_SAMPLES = 300
 """How many samples are kept, one for each second."""
 
 
@@ -128,7 +128,7 @@ class History(Service):
         self._clock = clock
         self._totals = totals
         self._before: Totals = (Sample(0, 0, 0, 0), {})
-        self.samples: deque[Sample] = deque(maxlen=HISTORY_SECONDS)
+        self.samples: deque[Sample] = deque(maxlen=MAX_SAMPLES)
         self.rates: dict[str, ListenerRates] = {}
 
     def startService(self) -> None:
@@ -152,7 +152,7 @@ class History(Service):
             (now.refused - before.refused) / seconds,
             now.lag,
         )
-        self.samples.extend([sample] * min(seconds, HISTORY_SECONDS))
+        self.samples.extend([sample] * min(seconds, MAX_SAMPLES))
         for name, totals in listeners.items():
             rates = self.rates.get(name, ListenerRates())
             earlier = listeners_before.get(name, ListenerTotals(0, 0, 0))

@@ -6,14 +6,12 @@ version that no release has; so whatever shows that version comes from the copy,
 from an echod that the interpreter of the tests can import.
 """
 
-import functools
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 import venv
 import zipfile
 from collections.abc import Sequence
@@ -26,7 +24,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.support import needs
+from tests.support import needs, session
 from tests.support.privileges import unprivileged_command
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -90,14 +88,14 @@ def copy_checkout(to: Path) -> None:
     (to / "twisted" / "plugins" / "dropin.cache").touch()
 
 
-@functools.cache
-def built() -> tuple[Path, Path, Path]:
+@session.once
+def built(folder: Path) -> tuple[Path, Path, Path]:
     """
     Build once for all tests.
 
     @return: the copied checkout, the sdist, and the wheel that was built from the sdist.
     """
-    source = Path(tempfile.mkdtemp(dir="."), "echod").resolve()
+    source = folder / "echod"
     source.mkdir()
     copy_checkout(source)
     dist = source.with_name("dist")
@@ -290,7 +288,7 @@ class PackagingTests(SynchronousTestCase):
 
     def test_read_only(self) -> None:
         """
-        Where nobody may write to site-packages, so that Twisted cannot keep its list of
+        Where no user may write to site-packages, so that Twisted cannot keep its list of
         plugins, twistd has echod all the same and shows no traceback.
         """
         environment = self.environment()
@@ -311,7 +309,7 @@ class PackagingTests(SynchronousTestCase):
 
     def test_wheel_content(self) -> None:
         """
-        The wheel has the package, the plugin, the manual pages and its own records, and
+        The wheel has the package, the plugin, manual pages, completions and its own records, and
         nothing else; it is the same whether built from the sdist or from the checkout.
         """
         source, _, wheel = built()
@@ -319,10 +317,17 @@ class PackagingTests(SynchronousTestCase):
         with zipfile.ZipFile(wheel) as archive:
             names = set(archive.namelist())
             content = {name: archive.read(name) for name in names if records not in name}
-        data = f"echod-{VERSION}.data/data/share/man"
-        for page, section in (("echod.8", "man8"), ("echod-check.1", "man1")):
-            shipped = content.pop(f"{data}/{section}/{page}")
-            self.assertEqual((source / "deploy" / "man" / page).read_bytes(), shipped)
+        data = f"echod-{VERSION}.data/data/share"
+        for there, shared in (
+            ("man/echod.8", "man/man8/echod.8"),
+            ("man/echod-check.1", "man/man1/echod-check.1"),
+            ("completions/echod.bash", "bash-completion/completions/echod"),
+            ("completions/echod-check.bash", "bash-completion/completions/echod-check"),
+            ("completions/_echod", "zsh/site-functions/_echod"),
+            ("completions/_echod-check", "zsh/site-functions/_echod-check"),
+        ):
+            shipped = content.pop(f"{data}/{shared}")
+            self.assertEqual((source / "deploy" / there).read_bytes(), shipped)
         package = {
             str(path.relative_to(source))
             for pattern in ("echod/**/*.py", "echod/admin/static/*")

@@ -17,9 +17,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.support.admin import ADMIN, shown
 from tests.support.axe import VERSION, violations
 from tests.support.browser import Browser
+from tests.support.clients import TLSClient, context
 from tests.support.daemons import Daemon, Worker, echo, show, tls_daemon, wait_until
 from tests.support.nginx import Nginx
-from tests.support.tlsclient import TLSClient, context
 
 HTTP = "http {{ access_log off; {} %s }}".format(
     " ".join(
@@ -87,7 +87,7 @@ class PageTests(SynchronousTestCase):
     def test_at_work(self) -> None:
         """
         It shows the connections that are there, the numbers move, nothing is wrong, and it
-        asks nobody else for anything; dark and light.
+        loads nothing from other hosts; dark and light.
         """
         peers = self.work(self.daemon)
         pictures = Path(tempfile.mkdtemp(prefix="echod-page-"))

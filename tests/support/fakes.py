@@ -19,12 +19,13 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from zope.interface import implementer
 
+from echod._util.access import AccessRecord
 from echod._util.text import format_address
-from echod.connections.connection import Connection, Reason
+from echod.connections.connection import IConnection, Reason
 from echod.connections.tracker import Connections
 
 
-class FakeConnection(Connection):
+class FakeConnection(IConnection):
     """
     A connection that records how it was asked to end.
 
@@ -88,7 +89,7 @@ class EventAccessLog:
     def wants(self, probe: bool) -> bool:
         return True
 
-    def write(self, *record: object) -> bool:
+    def write(self, record: AccessRecord) -> bool:
         return False
 
 

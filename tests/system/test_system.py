@@ -240,7 +240,8 @@ class SystemTests(TestCase):
             ]
             for client in ended:
                 self.assertTrue(client["right"], client)
-                record = rf"(?m)^.* of 127\.0\.0\.1:{client['port']} .*, (aborted|drain)\b"
+                peer = rf"(?m)^.* of 127\.0\.0\.1:{client['port']} "
+                record = peer + ".*, (aborted|closed) because echod stops"
                 self.assertIsNotNone(re.search(record, journal), client)
             exact = sum(found["exact"] for found in both)
             slowest = max(found["slowest"] for found in both)
@@ -301,7 +302,7 @@ class SystemTests(TestCase):
             found = reconnecting.found
             self.assertEqual(0, found["refused"])
             self.assertGreater(found["exact"], 0)
-            self.assertIn("was ended by SIGKILL; it is started again", machine.journal())
+            self.assertIn("was ended by SIGKILL; restarting it", machine.journal())
             show(
                 f"2 workers, one killed, then all restarted: 0 refused, {found['exact']} exact, "
                 f"the slowest in {found['slowest']:.2f} s"

@@ -367,6 +367,18 @@ class WaitingTests(AdminTestCase):
         self.assertEqual(canceled, [self.snapshots])
         self.assertEqual(transport.value(), b"")
 
+    def test_gone_and_canceled(self):
+        """
+        Nothing is logged either when the snapshots that were there already come because of that,
+        as those of several workers do.
+        """
+        self.snapshots = Deferred(lambda waiting: waiting.callback([make_snapshot()]))
+        transport = self.connect()
+        transport.protocol.dataReceived(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        transport.protocol.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual(self.flushLoggedErrors(), [])
+        self.assertEqual(transport.value(), b"")
+
     def test_gone_and_failed(self):
         """
         Nothing is logged either when the snapshots fail because of that.

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from echod.check import report
 from echod.check.conformance import CASES
 from echod.check.ping import LatencyHistogram
-from echod.check.results import CaseResult, CheckFailed, CheckResult, Outcome, Times, TLSSession
+from echod.check.results import CaseResult, CheckError, CheckResult, Outcome, Times, TLSSession
 
 SESSION = TLSSession("TLSv1.3", "TLS_AES_256_GCM_SHA384", "x25519", "h2", ("a", "b"), 7, True)
 
@@ -56,7 +56,7 @@ class TextTests(SynchronousTestCase):
             "close 2.00 ms; total 6.00 ms",
         )
         self.assertIn("echo:7 (192.0.2.1:7): ok", report.result_text("echo:7", answer))
-        answer.failure = CheckFailed(Outcome.RESET, "a\x1bb")
+        answer.failure = CheckError(Outcome.RESET, "a\x1bb")
         self.assertEqual(
             report.result_text("echo\n:7", answer), "echo\\n:7 (192.0.2.1:7): reset: a\\x1bb"
         )
@@ -65,7 +65,7 @@ class TextTests(SynchronousTestCase):
         """
         On a terminal, what passed is green and what failed is red.
         """
-        failure = CheckFailed(Outcome.RESET, "gone")
+        failure = CheckError(Outcome.RESET, "gone")
         self.assertIn(": \x1b[32mok\x1b[0m, 0", report.result_text("x", CheckResult(), True))
         text = report.result_text("x", CheckResult(failure=failure), True)
         self.assertEqual(text, "x: \x1b[31mreset\x1b[0m: gone")
@@ -97,7 +97,7 @@ class TextTests(SynchronousTestCase):
             report.echo_text(3, 64, "192.0.2.1:7", 0.001),
             "64 bytes from 192.0.2.1:7: seq=3 time=1.00 ms",
         )
-        failure = CheckFailed(Outcome.RESET, "gone\n")
+        failure = CheckError(Outcome.RESET, "gone\n")
         self.assertEqual(report.echo_text(3, 64, "", failure), "seq=3 reset: gone\\n")
 
     def test_progress(self):
@@ -136,7 +136,7 @@ class TextTests(SynchronousTestCase):
             report.case_text(CaseResult("64 MiB", 1 << 26, 0, 0.25, None)).split(),
             ["64", "MiB", "pass", "0", "lost", "250.0", "ms"],
         )
-        text = report.case_text(CaseResult("x", 9, 3, 0.25, CheckFailed(Outcome.LOST, "3\x07")))
+        text = report.case_text(CaseResult("x", 9, 3, 0.25, CheckError(Outcome.LOST, "3\x07")))
         self.assertIn("FAIL", text)
         self.assertTrue(text.endswith("lost: 3\\x07"), text)
 
@@ -164,7 +164,7 @@ class JSONTests(SynchronousTestCase):
         self.assertIsNone(found["ms"]["resolve"])
         self.assertEqual((found["outcome"], found["status"]), ("ok", 0))
         self.assertEqual(found["tls"]["names"], ["a", "b"])
-        failed = report.result_json("x", CheckResult(failure=CheckFailed(Outcome.LOST, "1 byte")))
+        failed = report.result_json("x", CheckResult(failure=CheckError(Outcome.LOST, "1 byte")))
         self.assertEqual((failed["outcome"], failed["detail"]), ("lost", "1 byte"))
         self.assertEqual((failed["status"], failed["tls"]), (9, None))
 
@@ -178,7 +178,7 @@ class JSONTests(SynchronousTestCase):
         self.assertEqual((found["ms"]["max"], found["rate"]), (1.0, 1.333))
         self.assertEqual((found["outcome"], found["detail"], found["status"]), ("ok", None, 0))
         self.assertEqual(found["histogram"], [{"ms": 1.024, "number": 2}])
-        failure = CheckFailed(Outcome.RESET, "gone")
+        failure = CheckError(Outcome.RESET, "gone")
         found = report.ping_json("x", 3, latencies(0.001), 1.5, Outcome.FAILED, failure)
         self.assertEqual(
             (found["outcome"], found["detail"], found["status"]), ("failed", "reset: gone", 1)
@@ -189,7 +189,7 @@ class JSONTests(SynchronousTestCase):
         """
         A case has its name, bytes and outcome.
         """
-        found = report.case_json(CaseResult("x", 9, 3, 0.25, CheckFailed(Outcome.LOST, "3 bytes")))
+        found = report.case_json(CaseResult("x", 9, 3, 0.25, CheckError(Outcome.LOST, "3 bytes")))
         self.assertEqual(
             found,
             {

@@ -2,6 +2,7 @@
 The open connections: totals, checks, and the drain.
 """
 
+import re
 import sys
 from collections import Counter
 
@@ -160,7 +161,8 @@ class TotalsTests(ConnectionsTestCase):
         self.assertIs(event["log_level"], LogLevel.info)
         self.assertEqual(
             formatEvent(event),
-            "connection 2 of 192.0.2.7:40000 to tcp: 4096 bytes echoed in 1.500 s, write-timeout",
+            "connection 2 of 192.0.2.7:40000 to tcp: 4096 bytes echoed in 1.500 s, "
+            "read nothing for 30 s",
         )
 
     def test_fields(self):
@@ -175,8 +177,26 @@ class TotalsTests(ConnectionsTestCase):
         (event,) = events
         self.assertEqual((event["proxy"], event["proxy_alpn"]), ("198.51.100.9:1", "{h2}"))
         self.assertTrue(
-            formatEvent(event).endswith(", client; proxy 198.51.100.9:1; proxy_alpn {h2}")
+            formatEvent(event).endswith(", closed by client; proxy 198.51.100.9:1; proxy_alpn {h2}")
         )
+
+    def test_listener(self):
+        """
+        People read the address of a listener that has no name of its own, in refusals too; its
+        name stays in the fields.
+        """
+        connections = self.make(access_log=True)
+        for name, shown in (("tcp", "[::]:9"), ("tls", "[::]:9"), ("echo", "echo")):
+            connections.name_listener(name, "[::]:9")
+            connection = FakeConnection(connections)
+            connection.listener = name
+            with capturedLogs() as events:
+                connections.remove(connection, Reason.CLIENT)
+                connections.refusals.add(name, Reason.DENIED, "192.0.2.7:1")
+                connections.refusals.log_summary()
+            for event in events:
+                self.assertRegex(formatEvent(event), rf" to {re.escape(shown)}(:|$)")
+                self.assertEqual(str(event["listener"]), name)
 
     def test_error(self):
         """
@@ -190,7 +210,7 @@ class TotalsTests(ConnectionsTestCase):
         (event,) = events
         self.assertEqual(event["detail"], "bad record {mac}")
         self.assertTrue(
-            formatEvent(event).endswith(', error; detail "bad record {mac}"; tls_version TLSv1.3')
+            formatEvent(event).endswith(', failed; detail "bad record {mac}"; tls_version TLSv1.3')
         )
 
     def test_health_check(self):
@@ -253,7 +273,7 @@ class FakeAccessLog:
     def wants(self, probe):
         return self.wanted
 
-    def write(self, *record):
+    def write(self, record):
         self.written.append(record)
         return True
 

@@ -13,8 +13,8 @@ from echod.net import tls
 from echod.net.handshake import MAX_HANDSHAKE_RECORDS, MAX_HELLO_BYTES, MAX_HELLO_RECORDS
 from echod.tls._openssl import HandshakeMemory, reason_text
 from tests.support.clienthellos import hello, records, vector
+from tests.support.clients import VERSIONS, context as client_context
 from tests.support.pairs import drained
-from tests.support.tlsclient import VERSIONS, context as client_context
 from tests.support.tlspairs import Secured, SecureTestCase, finished
 from tests.support.tlsrecords import CLIENT_HELLO
 from tests.support.tlswire import WireClient

@@ -5,7 +5,7 @@ Tests for the history.
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.stats.eventloop import HISTORY_SECONDS, History, ListenerRates, ListenerTotals
+from echod.stats.eventloop import MAX_SAMPLES, History, ListenerRates, ListenerTotals
 from echod.stats.snapshot import Sample
 
 
@@ -67,9 +67,9 @@ class HistoryTests(SynchronousTestCase):
         Samples older than the limit are dropped.
         """
         self.history.startService()
-        self.clock.advance(10 * HISTORY_SECONDS)
+        self.clock.advance(10 * MAX_SAMPLES)
         self.clock.pump([1] * 20)
-        self.assertEqual(len(self.history.samples), HISTORY_SECONDS)
+        self.assertEqual(len(self.history.samples), MAX_SAMPLES)
 
     def test_stop(self):
         """
