@@ -88,6 +88,13 @@ class Echo(Protocol):
         self.bytes_echoed += len(data)
         self.transport.write(data)
 
+    def bytes_relayed(self, count: int) -> None:
+        """
+        The transport has received and sent back so many bytes by itself.  Since this method
+        exists, the transport may do so when data comes in bulk.
+        """
+        self.bytes_echoed += count
+
     def pauseProducing(self) -> None:
         self.paused = True
         self.transport.pauseProducing()
@@ -169,12 +176,8 @@ class Echo(Protocol):
     def _end_reason(self, failure: Failure) -> Reason:
         reason = reason_from_failure(failure)
         client_ended = reason is not Reason.ERROR and self._reason in (None, Reason.CLIENT)
-        if (
-            client_ended
-            and self.waiting_for is not None
-            and has_said_hello(self.transport.getHandle())
-        ):
-            # Without a ClientHello, it is a health check that only connects, and no failure.
+        if client_ended and self.waiting_for is not None and self._handshake_begun():
+            # Without a byte of it, it is a health check that only connects, and no failure.
             self._detail = "the client went away"
             return self.waiting_for
         if reason is Reason.CLIENT:
@@ -187,6 +190,12 @@ class Echo(Protocol):
         # A client that resets the connection before it has read its echo has caused the end
         # itself, even if it had closed its sending side before.
         return reason if self._reason in (None, Reason.CLIENT) else self._reason
+
+    def _handshake_begun(self) -> bool:
+        # Transports that are not ours tell only whether the whole ClientHello has come.
+        transport = self.transport
+        begun: bool = getattr(transport, "handshakeBegun", False)
+        return begun or has_said_hello(transport.getHandle())
 
     def handshakeCompleted(self) -> None:
         """
@@ -278,6 +287,7 @@ class EchoFactory(Factory):
         self.connections = admission.connections
         self.tls = tls
         self.proxies = proxies
+        self._reads_addresses = proxies is not None or admission.needs_ip
 
     def listening(self, bare: bool) -> None:
         """
@@ -291,6 +301,18 @@ class EchoFactory(Factory):
             raise ValueError("this endpoint's own layer stands before a PROXY header")
         if self.tls and not bare:
             raise ValueError("this endpoint's own layer stands before TLS")
+
+    def build_lazily(self, address: Callable[[], IAddress]) -> Protocol | None:
+        """
+        Do what C{buildProtocol} does; our ports call this in its place.
+
+        @param address: makes the client's address, which most connections never need.
+        """
+        if self._reads_addresses or self.admission.is_full():
+            return self.buildProtocol(address())
+        protocol = self.protocol()
+        protocol.factory = self
+        return protocol
 
     def buildProtocol(self, addr: IAddress) -> Protocol | None:  # type: ignore[override]  # never None
         """

@@ -17,12 +17,15 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
+from echod import __version__
+from echod._util.errors import exit_on_error
 from echod._util.signals import Action, Signals, log_ignored
 from echod._util.timers import periodic
 from echod._util.twistd import Pidfile
 from echod.connections.admission import Admission
 from echod.connections.timeouts import CHECK_INTERVAL
 from echod.logs.daemonlog import DaemonLog
+from echod.net.announcement import Place, announcement
 from echod.net.listener import ListenerService
 from echod.stats.collector import Collector
 from echod.systemd import Notifier, NotifyConfig, StatusLine
@@ -42,6 +45,7 @@ class ProcessContext:
 
     @ivar signals: keeps the signals that arrive before the reactor runs.
     @ivar notify: how to notify the service manager.
+    @ivar proxied: whether each connection has to begin with a PROXY header.
     """
 
     reactor: Any
@@ -49,6 +53,7 @@ class ProcessContext:
     pidfile: Pidfile
     signals: Signals
     notify: NotifyConfig = field(default_factory=NotifyConfig)
+    proxied: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,25 @@ class Serving:
     admission: Admission
     certificates: CertificateStore | None = None
     key_log: KeyLog | None = None
+
+
+class IListener(Protocol):
+    """
+    A listener, TCP, UNIX or UDP.
+
+    @ivar option: the option that asks for it, with its value.
+    """
+
+    option: str
+
+    @property
+    def listener_name(self) -> str: ...
+    def setServiceParent(self, parent: Any) -> None: ...
+    def stopService(self) -> Deferred[None]: ...
+    def when_bound(self) -> Deferred[None]: ...
+    def rearm(self) -> None: ...
+    def address(self) -> str: ...
+    def place(self) -> Place: ...
 
 
 class IAdminService(Protocol):
@@ -94,7 +118,7 @@ class DaemonService(MultiService, ABC):
     def __init__(
         self,
         process: ProcessContext,
-        listeners: Sequence[ListenerService],
+        listeners: Sequence[IListener],
         collector: Collector,
         drain_timeout: float,
         admin: IAdminService | None = None,
@@ -108,6 +132,7 @@ class DaemonService(MultiService, ABC):
         self._log = process.log
         self._pidfile = process.pidfile
         self._signals = process.signals
+        self._proxied = process.proxied
         self.listeners = listeners
         self.collector = collector
         self.drain_timeout = drain_timeout
@@ -118,10 +143,11 @@ class DaemonService(MultiService, ABC):
         self.notifier = Notifier(process.reactor, process.notify, self._status)
         # Children start in this order.  The listeners are last: after a bind that fails, all other
         # services have started, and can be stopped.
-        for service in (*work, *listeners):
+        children: list[IService | IListener] = [*work, *listeners]
+        for service in children:
             service.setServiceParent(self)
 
-    def all_listeners(self) -> list[ListenerService]:
+    def all_listeners(self) -> list[IListener]:
         """
         The listeners, including those of the status page.
         """
@@ -131,9 +157,12 @@ class DaemonService(MultiService, ABC):
         """
         Join an application, and give it our log observer, which twistd then uses instead of its
         own.
+
+        @raise SystemExit: after one line on standard error, if the log cannot be opened.
         """
         super().setServiceParent(parent)
-        observer = self._log.open()
+        with exit_on_error():
+            observer = self._log.open()
         if observer is not None and isinstance(parent, Componentized):
             parent.setComponent(ILogObserver, observer)
 
@@ -156,6 +185,9 @@ class DaemonService(MultiService, ABC):
         super().privilegedStartService()
         if self.admin is not None:
             self.admin.privilegedStartService()
+        if self._log.announces:
+            places = [listener.place() for listener in self.listeners]
+            self._log.announce(announcement(__version__, places, self._proxied))
         self.notifier.privilegedStartService()
 
     def startService(self) -> None:
@@ -269,7 +301,7 @@ class EchodService(DaemonService):
     def __init__(
         self,
         process: ProcessContext,
-        listeners: Sequence[ListenerService],
+        listeners: Sequence[IListener],
         collector: Collector,
         drain_timeout: float,
         serving: Serving,
@@ -315,6 +347,11 @@ class EchodService(DaemonService):
 
     def _drain(self, _: object) -> Deferred[None]:
         return self.connections.drain(self.drain_timeout)
+
+    def _ready(self, _: object) -> None:
+        for each in self.listeners:
+            self.connections.name_listener(each.listener_name, each.address())
+        super()._ready(_)
 
     def _log_stopped(self, _: object) -> None:
         self.connections.refusals.log_summary()

@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("echod", "tests", "twisted", "deploy", "pyproject.toml", "README.md", "LICENSE", ".ci")
 
 CONCERNS: dict[str, tuple[int, Sequence[str]]] = {
+    "__main__": (0, ()),
     "_util": (2, ("stop", "twistd", "standard_streams")),
     "admin": (2, ("admin", "page", "page_hostile")),
     "check": (3, ("check", "check_proxy")),
@@ -145,11 +146,7 @@ class Finder(ast.NodeVisitor):
         self._weight = before
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
-        # An interface has no code.
-        if not any(isinstance(b, ast.Name) and b.id == "Protocol" for b in node.bases) or any(
-            name in ast.dump(node) for name in ("dataReceived", "connectionMade")
-        ):
-            self._body(node.body, 1)
+        self._body(node.body, 1)
 
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         self._body(node.body, 1)
@@ -280,6 +277,13 @@ class Finder(ast.NodeVisitor):
         self._weight = before
 
 
+def concern(mutant: Mutant) -> tuple[int, Sequence[str]]:
+    """
+    The row of L{CONCERNS} for a mutant; of a package that is not there, a share like most.
+    """
+    return CONCERNS.get(mutant.concern, (2, ()))
+
+
 def choose(number: int, seed: int) -> list[Mutant]:
     """
     Choose mutants by their weights, of each package its share, and one a line at most.
@@ -293,12 +297,11 @@ def choose(number: int, seed: int) -> list[Mutant]:
     chance = random.Random(seed)
     # Of weighted keys the highest are a weighted sample (Efraimidis and Spirakis, 2006).
     found.sort(key=lambda each: chance.random() ** (1 / each.weight), reverse=True)
-    shares = {name: share for name, (share, _) in CONCERNS.items()}
+    shares = {each.concern: concern(each)[0] for each in found}
     left = {name: round(share * number / sum(shares.values())) for name, share in shares.items()}
     chosen: dict[tuple[str, int], Mutant] = {}
     for each in found:
-        # __init__ and the like at the top have no share.
-        if left.get(each.concern) and (each.path, each.line) not in chosen:
+        if left[each.concern] and (each.path, each.line) not in chosen:
             chosen[each.path, each.line] = each
             left[each.concern] -= 1
     return [chosen[place] for place in sorted(chosen)]
@@ -314,7 +317,8 @@ def stages(mutant: Mutant) -> Iterator[list[str]]:
     paths = sorted(folder.glob(f"test_{name}*.py")) or [folder]
     yield [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
     yield ["tests.unit"]
-    yield [f"tests.integration.test_{name}" for name in CONCERNS[mutant.concern][1]]
+    if names := concern(mutant)[1]:
+        yield [f"tests.integration.test_{name}" for name in names]
 
 
 class Copy:
@@ -334,16 +338,16 @@ class Copy:
             else:
                 shutil.copy(source, self._tree / name)
 
-    def _trial(self, tests: Sequence[str], seconds: float) -> str:
+    def _trial(self, tests: Sequence[str], seconds: float, *options: str) -> list[str]:
         """
-        @return: which test failed; empty if none did.
+        @return: which tests failed.
         """
         # Daemons import the copy, too, and are found by it if they outlive their test.
         environment = os.environ | {
             "PYTHONPATH": str(self._tree),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
-        command = [sys.executable, "-m", "twisted.trial", "--exitfirst"]
+        command = [sys.executable, "-m", "twisted.trial", *options]
         running = subprocess.Popen(
             [*command, f"--temp-directory={self._folder / 'trial'}", *tests],
             cwd=self._tree,
@@ -359,13 +363,14 @@ class Copy:
         except subprocess.TimeoutExpired:
             running.kill()
             running.communicate()
-            return "(not done in time)"
+            return ["(not done in time)"]
         finally:
             self._end_left()
         if running.returncode == 0:
-            return ""
-        named = re.findall(r"^(tests\.\S+)$", said, re.MULTILINE)
-        return named[-1] if named else f"({said.strip()[-300:]})"
+            return []
+        # Before the first line of "=", trial tells of what it runs.
+        names = re.findall(r"^(tests\.\S+)$", said.partition("\n=====")[2], re.MULTILINE)
+        return names or [f"({said.strip()[-300:]})"]
 
     def _end_left(self) -> None:
         mark = os.fsencode(self._tree)
@@ -378,19 +383,33 @@ class Copy:
         """
         @return: which test has noticed the mutant; empty if none has.
         """
+        for tests, seconds in zip(stages(mutant), TIMEOUTS, strict=False):
+            # Most mutants die at once.  If a test fails without the mutant, too, run all of them.
+            for options in (("--exitfirst",), ()):
+                failed = self._failed(mutant, tests, seconds, *options)
+                noticed = [test for test in failed if self._is_noticed(test, seconds)]
+                if noticed:
+                    return noticed[0]
+                if not failed:
+                    break
+        return ""
+
+    def _failed(
+        self, mutant: Mutant, tests: Sequence[str], seconds: float, *options: str
+    ) -> list[str]:
         path = self._tree / mutant.path
         source = path.read_bytes()
-        for tests, seconds in zip(stages(mutant), TIMEOUTS, strict=True):
-            path.write_bytes(mutant.apply(source))
-            try:
-                failed = self._trial(tests, seconds)
-            finally:
-                path.write_bytes(source)
-            if failed.startswith("(") or (failed and not self._trial([failed], seconds)):
-                return failed
-            if failed:
-                print(f"  {failed} fails without the mutant, too", flush=True)
-        return ""
+        path.write_bytes(mutant.apply(source))
+        try:
+            return self._trial(tests, seconds, *options)
+        finally:
+            path.write_bytes(source)
+
+    def _is_noticed(self, test: str, seconds: float) -> bool:
+        """
+        Whether a test that has failed passes without the mutant.
+        """
+        return test.startswith("(") or not self._trial([test], seconds)
 
 
 def main() -> None:

@@ -6,18 +6,21 @@ Invariant: the values are plain, and the same whether the record goes out as an 
 
 from collections.abc import Mapping
 
-AccessRecord = tuple[bool, int, str, str, int, float, str, Mapping[str, str]]
+from echod._util.text import Described
+
+AccessRecord = tuple[bool, int, Described, str, int, float, Described, Mapping[str, str]]
 """
 One connection that has ended.  In order:
 
   - C{probe}: whether it only shows that the port accepts connections, as load balancers check
     every few seconds.  It is logged as debug, others as info.
   - C{number}: its number, from 1.
-  - C{listener}: the name of the listener that accepted it.
+  - C{listener}: the name of the listener that accepted it; its address is for people.
   - C{peer}: the client's address as text.
   - C{bytes_echoed}
   - C{seconds}: how long it was open.
-  - C{reason}: why it ended, a C{Reason<echod.connections.connection.Reason>}.
+  - C{reason}: why it ended, a C{Reason<echod.connections.connection.Reason>}; its phrase is for
+    people.
   - C{fields}: more about it, by name; each name is an identifier.
 
 A plain tuple costs nothing more than the values; a named one costs each connection 0.2 µs.

@@ -51,6 +51,12 @@ class CommandOptions(UsageOptions):
     groups: Groups = {}
     examples: Sequence[tuple[str, str]] = ()
     repeatable: frozenset[str] = frozenset()
+    compData: Completions
+
+    def __init_subclass__(cls) -> None:
+        # What Twisted reads when a shell completes the options.
+        super().__init_subclass__()
+        cls.compData = completions(cls.groups, cls.repeatable)
 
     def __init__(self) -> None:
         super().__init__()
@@ -126,7 +132,8 @@ class CommandOptions(UsageOptions):
         if default is None or "[default" in text or f"{name}=" not in self.longOpt:
             return text
         shown = format_timeout(default) if isinstance(default, float) else default
-        return f"{text} [default: {shown}]"
+        # With a no-break space, so that the default stays on one line.
+        return f"{text} [default:\xa0{shown}]"
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """
@@ -181,4 +188,4 @@ def _wrap(text: str, columns: int, first: str = "", other: str | None = None) ->
         break_long_words=False,
         break_on_hyphens=False,
     )
-    return lines or [""]
+    return [line.replace("\xa0", " ") for line in lines] or [""]

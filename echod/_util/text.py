@@ -66,7 +66,7 @@ def format_timeout(seconds: float, space: str = "") -> str:
     """
     if not seconds:
         return "0"
-    for length, unit in ((3600, "h"), (60, "m")):
+    for length, unit in ((86400, "d"), (3600, "h"), (60, "m")):
         if seconds % length == 0:
             return f"{seconds / length:.0f}{space}{unit}"
     if seconds < 1:
@@ -132,6 +132,27 @@ class PeerText(str):
         return format(quoted(str(self)), spec)
 
 
+class Described(str):
+    """
+    A word of a log event, with what people read in its place: formatted into a message it is
+    C{text}.  Other records, such as the field of a JSON object, have the word.
+    """
+
+    __slots__ = ("text", "word")
+
+    text: str
+    word: str
+
+    def __new__(cls, word: str, text: str) -> "Described":
+        self = super().__new__(cls, word)
+        self.word = word
+        self.text = text
+        return self
+
+    def __format__(self, spec: str) -> str:
+        return format(self.text, spec)
+
+
 IP = IPv4Address | IPv6Address
 
 
@@ -163,6 +184,18 @@ def _is_plain_ipv6(host: str) -> bool:
         return "." not in host and inet_ntop(AF_INET6, inet_pton(AF_INET6, host)) == host
     except (OSError, ValueError):
         return False
+
+
+def format_host(host: str | None) -> str:
+    """
+    The address of a client without its port, as L{format_address} has it.
+
+    @param host: the C{host} of its Twisted address; C{None} for a UNIX socket.
+    """
+    if host is None:
+        return "unix"
+    ipv4 = _IPV4.fullmatch(host)
+    return ipv4[1] if ipv4 else escape(host)
 
 
 def format_address(address: IAddress) -> str:

@@ -27,7 +27,7 @@ MAX_PROCESSES = 1024
 MAX_UNIX_PATH_BYTES = 107 if sys.platform == "linux" else 103
 """The size of C{sun_path} (unix(7)), less its null terminator."""
 
-_UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+_UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 T = TypeVar("T")
@@ -92,10 +92,10 @@ def interface(text: str) -> str:
 
 def seconds(text: str) -> float:
     """
-    @return: a time in seconds, from C{500ms}, C{30}, C{30s}, C{5m} or C{1h}.
+    @return: a time in seconds, from C{500ms}, C{30}, C{30s}, C{5m}, C{1h} or C{1d}.
     @raise ValueError: when it is not a time, or longer than a week.
     """
-    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|)", text)
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|d|)", text)
     value = float(match[1]) * _UNITS[match[2]] if match else -1.0
     if not 0 <= value <= MAX_DURATION:
         raise ValueError("not a time; give seconds, or such as 500ms, 30s, 5m, up to a week")
@@ -239,19 +239,36 @@ def seed(text: str) -> int:
     return int(text)
 
 
-def connect_rate(text: str) -> tuple[float, int] | None:
+def _client_rate(text: str, what: str) -> tuple[float, int] | None:
     """
-    @return: connections a second and the burst, from C{10}, C{0.5} or C{10:50}; the default
-        burst is the rate, rounded up.  C{None} from C{0}: no limit.
+    @param what: what the rate is of, for the error.
+    @return: the rate a second and the burst, from C{10}, C{0.5} or C{10:50}; the default burst is
+        the rate, rounded up.  C{None} from C{0}: no limit.
     @raise ValueError: when it is not a rate.
     """
     if text == "0":
         return None
     match = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)(?::(0|[1-9][0-9]{0,5}))?", text)
     if match is None or not float(match[1]) or match[2] == "0":
-        raise ValueError("not a rate; give connections a second, such as 10, 0.5, or 10:50")
+        raise ValueError(f"not a rate; give {what} a second, such as 10, 0.5, or 10:50")
     rate = float(match[1])
     return rate, int(match[2] or ceil(rate))
+
+
+def connect_rate(text: str) -> tuple[float, int] | None:
+    """
+    @return: connections a second and the burst; C{None} for no limit.
+    @raise ValueError: when it is not a rate.
+    """
+    return _client_rate(text, "connections")
+
+
+def datagram_rate(text: str) -> tuple[float, int]:
+    """
+    @return: datagrams a second and the burst; 0 and 0 for no limit.
+    @raise ValueError: when it is not a rate.
+    """
+    return _client_rate(text, "datagrams") or (0.0, 0)
 
 
 def network(text: str) -> Network:
@@ -314,9 +331,50 @@ def endpoint(text: str) -> str:
     """
     kind, _, rest = text.partition(":")
     if not kind or not rest:
-        raise ValueError("not an endpoint; give one such as tcp:9000 or unix:/run/echod.sock")
+        port = text if _is_port(text) else "9000"
+        raise ValueError(f"not an endpoint; give one such as tcp:{port} or unix:/run/echod.sock")
     if kind in ("tcp", "tcp6", "ssl"):
         port_number(endpoint_settings(text, "port").get("port", ""))
     if kind == "unix":
         unix_path(endpoint_settings(text, "address").get("address", ""))
     return text
+
+
+def datagram_endpoint(text: str) -> str:
+    """
+    @return: the description of a UDP socket: C{udp:PORT}, C{udp:PORT:interface=ADDRESS}, or
+        C{systemd:name=NAME} for what a socket unit hands over.
+    @raise ValueError: when it is not one.
+    """
+    kind, _, rest = text.partition(":")
+    if kind not in ("udp", "systemd") or not rest:
+        raise ValueError("not a UDP endpoint; give one such as udp:9000 or systemd:name=echo")
+    if kind == "udp":
+        settings = endpoint_settings(text, "port", "interface")
+        port_number(settings.pop("port", ""))
+        if "interface" in settings:
+            interface(settings.pop("interface"))
+        if settings:
+            raise ValueError(
+                "not a UDP endpoint; give a port and interface=ADDRESS, with a backslash before "
+                "each colon of an IPv6 address"
+            )
+    return text
+
+
+def admin_endpoint(text: str) -> str:
+    """
+    @return: as L{endpoint}; its example is not reachable from other machines.
+    @raise ValueError: when it is not one.
+    """
+    if not all(text.partition(":")):
+        port = text if _is_port(text) else "9001"
+        raise ValueError(f"not an endpoint; give one such as tcp:{port}:interface=127.0.0.1")
+    return endpoint(text)
+
+
+def _is_port(text: str) -> bool:
+    with suppress(ValueError):
+        port_number(text)
+        return True
+    return False

@@ -5,6 +5,7 @@ Invariant: OpenSSL, the conformance suite and the ping are imported only by a co
 them.
 """
 
+import os
 import signal
 import sys
 import time
@@ -43,6 +44,7 @@ def make_tls(options: CheckOptions) -> Secure | None:
             alpn=options["alpn"] or (),
             version=options["tls-version"],
             verify=not options["insecure"],
+            fingerprint=options["fingerprint"],
         ).secure
     except FileError as error:
         raise UsageError(str(error)) from None
@@ -119,5 +121,5 @@ def command(arguments: Sequence[str] | None, run: Callable[..., None] = react) -
     connector = Connector(
         reactor, options.connect, secure, options["proxy-header"], options["proxy-source"]
     )
-    runner = Runner(reactor, options, connector, sys.stdout, sys.stderr)
+    runner = Runner(reactor, options, connector, sys.stdout, sys.stderr, os.environ)
     run(lambda r: Deferred.fromCoroutine(run_and_exit(r, runner)), _reactor=reactor)

@@ -45,6 +45,19 @@ PAIRS = b"".join(bytes((one, other)) for one in range(256) for other in range(25
 """Each pair of byte values."""
 
 
+NOT_THERE = frozenset(
+    (
+        Outcome.UNRESOLVED,
+        Outcome.REFUSED,
+        Outcome.TIMED_OUT,
+        Outcome.TLS_REFUSED,
+        Outcome.WRONG_NAME,
+        Outcome.UNREACHABLE,
+    )
+)
+"""The failures after which no case can pass.  A server that resets a connection may pass some."""
+
+
 class Case:
     """
     One run of one case: its connections, and its probes.
@@ -254,18 +267,41 @@ async def run_case(
     return CaseResult(name, sent, lost, clock.seconds() - start, failure)
 
 
+async def connects(clock: Any, dial: Dial, timeout_seconds: float) -> CheckError | None:
+    """
+    Whether there is a server at all.
+
+    @return: why there is none; C{None} if there is one.
+    """
+    result = CheckResult()
+    try:
+        (await timeout_after(clock, timeout_seconds, dial(result))).abort()
+    except CheckError as failure:
+        return failure if failure.outcome in NOT_THERE else None
+    except TimeoutError:
+        text = f"{result.stage}, after {timeout_seconds:g} s"
+        return CheckError(Outcome.TIMED_OUT, text)
+    return None
+
+
 async def conformance(
-    clock: Any, dial: Dial, timeout_seconds: float, report: Callable[[CaseResult], None]
+    clock: Any,
+    dial: Dial,
+    timeout_seconds: float,
+    report: Callable[[CaseResult], None],
+    starts: Callable[[int, str], None] = lambda number, name: None,
 ) -> bool:
     """
     Run the suite.
 
     @param timeout_seconds: the timeout of each case.
     @param report: called with the result of each case when it ends.
+    @param starts: called with the number of each case, from 1 on, and its name when it starts.
     @return: whether all cases passed.
     """
     passed = True
-    for name, steps in CASES:
+    for number, (name, steps) in enumerate(CASES, 1):
+        starts(number, name)
         result = await run_case(name, steps, clock, dial, timeout_seconds)
         report(result)
         passed = passed and result.passed

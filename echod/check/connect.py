@@ -63,6 +63,9 @@ NO_TIMEOUT = 3600.0
 CLOSE_TIMEOUT = 0.5
 """How many seconds a failed connection may take to send its TLS alert."""
 
+HOST_PORT = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]/=]+)):([0-9]+)")
+"""A target with a host and a port."""
+
 _FORMS = "give HOST:PORT, [IPv6]:PORT, unix:PATH or a Twisted client endpoint"
 
 
@@ -199,14 +202,14 @@ def _tcp(
 ) -> Connect:
     async def connect(reactor: Any, result: CheckResult) -> Stream:
         result.stage = "resolving"
-        start = reactor.seconds()
+        result.times.begin(reactor.seconds())
         try:
             addresses = await look_up(reactor, host, port)
         except OSError as error:
             raise CheckError(Outcome.UNRESOLVED, error.strerror or str(error)) from None
         except UnicodeError:
             raise CheckError(Outcome.UNRESOLVED, "not a host name") from None
-        result.times.resolve = reactor.seconds() - start
+        result.times.complete("resolve", reactor.seconds())
         attempts = []
         for family, *_, address in addresses:
             # getaddrinfo has the zone of a link-local IPv6 address in a field of its own
@@ -254,14 +257,14 @@ def _endpoint(description: str) -> Connect:
 
 async def _connected(connecting: Deferred[Stream], reactor: Any, result: CheckResult) -> Stream:
     result.stage = "connecting"
-    start = reactor.seconds()
+    result.times.begin(reactor.seconds())
     try:
         stream = await connecting
     except DNSLookupError as error:
         raise CheckError(Outcome.UNRESOLVED, escape(str(error))) from None
     except ConnectError as error:
         raise _not_connected(error) from None
-    result.times.connect = reactor.seconds() - start
+    result.times.complete("connect", reactor.seconds())
     return stream
 
 
@@ -288,9 +291,11 @@ def parse_target(
         none; and how to connect.
     @raise ValueError: when it is not a target.
     """
+    if text.startswith("tcp://"):  # as the URLs of other programs
+        text = text[6:].removesuffix("/")
     if text.startswith("unix:") and ":" not in text[5:]:
         return None, _unix(unix_path(text[5:]))
-    if match := re.fullmatch(r"(?:\[([^\[\]]+)\]|([^:\[\]/=]+)):([0-9]+)", text):
+    if match := HOST_PORT.fullmatch(text):
         host, port = match[1] or match[2], port_number(match[3])
         if not port:
             raise ValueError("no server listens on port 0; give one from 1 to 65535")
@@ -298,6 +303,8 @@ def parse_target(
         return name, _tcp(_lookup_name(host, name), port, look_up)
     if text.startswith(("tls:", "ssl:")):
         raise ValueError("Twisted's TLS has no half-close; give --tls and HOST:PORT")
+    if "://" in text:
+        raise ValueError(f"not the URL of an echo server; {_FORMS}")
     return None, _from_endpoint(text, look_up)
 
 
@@ -382,9 +389,8 @@ class Connector:
         if self._secure is None:
             return stream
         result.stage = "TLS handshake"
-        start = self._reactor.seconds()
         secured = await self._secure(stream)
-        result.times.handshake = self._reactor.seconds() - start
+        result.times.complete("handshake", self._reactor.seconds())
         result.session = secured.session()
         return secured
 

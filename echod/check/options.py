@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from getopt import GetoptError, gnu_getopt
 from typing import Any
 
-from twisted.python.usage import Options as UsageOptions, UsageError
+from twisted.python.usage import UsageError
 
 from echod import __version__
+from echod._util.help import CommandOptions, Groups, completions
 from echod._util.text import escape
 from echod._util.values import one_of, parameter, path, protocols, seconds, server_name
 from echod.check.connect import parse_target
@@ -25,18 +26,28 @@ MAX_CONNECTIONS = 10_000
 MAX_RATE = 100_000.0
 DEFAULT_SIZE = 64
 
-_UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_UNITS = {
+    "": 1,
+    "B": 1,
+    **{
+        f"{unit}{rest}": 1 << 10 * power
+        for power, unit in enumerate("KMG", 1)
+        for rest in ("", "IB")
+    },
+    **{f"{unit}B": 1000**power for power, unit in enumerate("KMG", 1)},
+}
+"""The units of sizes, as dd(1) reads them, in capitals: C{K} and C{KIB} are 1024, C{KB} is 1000."""
 
 
 def size(text: str) -> int:
     """
-    @return: a number of bytes, from C{64}, C{64KiB} or C{1MiB}.
+    @return: a number of bytes, from C{64}, C{64K}, C{64KiB}, C{1MB} or C{1MiB}.
     @raise ValueError: when it is not one, or is more than 1 GiB.
     """
-    match = re.fullmatch("([0-9]{1,10})(B|KiB|MiB|GiB|)", text)
-    value = int(match[1]) * _UNITS[match[2]] if match else 0
+    match = re.fullmatch("([0-9]{1,10})(B|[KMG](?:i?B)?|)", text, re.ASCII | re.IGNORECASE)
+    value = int(match[1]) * _UNITS[match[2].upper()] if match else 0
     if not 1 <= value <= MAX_BYTES:
-        raise ValueError("not a size; give bytes, or such as 64KiB or 1MiB, up to 1GiB")
+        raise ValueError("not a size; give bytes, or such as 64K, 64KiB or 1MB, up to 1GiB")
     return value
 
 
@@ -63,6 +74,18 @@ def rate(text: str) -> float:
     return float(text)
 
 
+def fingerprint(text: str) -> bytes:
+    """
+    @return: the SHA-256 fingerprint of a certificate, from its 64 hexadecimal digits, with or
+        without colons, and with C{sha256} before them or not, as C{openssl x509} prints it.
+    @raise ValueError: when it is not one.
+    """
+    digits = re.sub("^sha-?256( fingerprint)?[:=]", "", text.strip(), flags=re.IGNORECASE)
+    if not re.fullmatch("[0-9a-fA-F]{2}(:?[0-9a-fA-F]{2}){31}", digits):
+        raise ValueError("not a SHA-256 fingerprint; give its 64 hexadecimal digits")
+    return bytes.fromhex(digits.replace(":", ""))
+
+
 def _positive_seconds(text: str) -> float:
     value = seconds(text)
     if not value:
@@ -70,22 +93,64 @@ def _positive_seconds(text: str) -> float:
     return value
 
 
-class CheckOptions(UsageOptions):
+GROUPS: Groups = {
+    "What to do (without these, one check)": {
+        "udp": "",
+        "ping": "",
+        "conformance": "",
+        "count": "NUMBER",
+        "interval": "SECONDS",
+        "size": "BYTES",
+        "timeout": "SECONDS",
+        "rate": "NUMBER",
+        "connections": "NUMBER",
+    },
+    "TLS": {
+        "tls": "",
+        "ca": "FILE",
+        "fingerprint": "SHA256",
+        "insecure": "",
+        "servername": "NAME",
+        "cert": "FILE",
+        "key": "FILE",
+        "alpn": "PROTOCOLS",
+        "tls-version": "1.2|1.3",
+    },
+    "PROXY protocol": {"proxy-header": "v1|v2", "proxy-source": "IP:PORT"},
+    "Output": {"quiet": "", "json": "", "version": "", "help": ""},
+}
+"""The options, as the help shows them."""
+
+
+def _host_and_port(host: str, port: str) -> str:
+    """
+    The target of a host and a port that are given apart.
+    """
+    return f"[{host}]:{port}" if ":" in host and "[" not in host else f"{host}:{port}"
+
+
+class CheckOptions(CommandOptions):
     """
     The command line.
 
     @ivar target: the target, as given.
     @ivar host: its host; C{None} when it has none.
     @ivar connect: connects to it.
+    @ivar udp_target: host and port, with C{--udp}.
     """
 
-    synopsis = "[options] HOST:PORT | [IPv6]:PORT | unix:PATH | ENDPOINT"
+    program = "echod-check"
+    synopsis = "[options] SERVER"
     longdesc = (
         "Is this echo server alive, exact and fast?  Sends random bytes, compares what "
-        "comes back, closes, and prints how long each stage took.  ENDPOINT is a Twisted "
-        "client endpoint, such as tcp:host=localhost:port=9000.  A time is in seconds, or "
-        "such as 500ms, 30s, 5m; a size is in bytes, or such as 64KiB, 1MiB."
+        "comes back, closes, and prints how long each stage took.  SERVER is HOST:PORT, HOST PORT, "
+        "[IPv6]:PORT, unix:PATH, or a Twisted client endpoint such as "
+        "tcp:host=localhost:port=9000.  SECONDS may have a unit: 500ms, 30s, 5m.  BYTES may, too: "
+        "64K and 64KiB are 65536, 1MB is 1000000."
     )
+    groups = GROUPS
+    examples = (("echod-check localhost:9000", "Checks once and prints the time of each stage."),)
+    compData = completions(GROUPS)
 
     optParameters = [
         parameter(
@@ -101,22 +166,36 @@ class CheckOptions(UsageOptions):
             integer(10**9),
         ),
         parameter(
-            "interval", "i", None, "Time between checks or messages. [default: 1s]",
+            "interval", "i", None, "Time between two checks or two messages. [default: 1s]",
             _positive_seconds,
         ),
-        parameter("ca", None, None, "PEM file: authorities to trust. [default: the system's]",
-                   path),
-        parameter("cert", None, None, "PEM file: client certificate and its chain.", path),
-        parameter("key", None, None, "PEM file: key of --cert. [default: in the same file]", path),
+        parameter(
+            "ca", None, None,
+            "PEM file with the authorities to trust. [default: those of the system]", path,
+        ),
+        parameter(
+            "fingerprint", None, None,
+            "SHA-256 fingerprint of the only certificate to trust, whatever its name, issuer and "
+            "dates.",
+            fingerprint,
+        ),
+        parameter("cert", None, None, "PEM file with the client certificate and its chain.", path),
+        parameter(
+            "key", None, None,
+            "PEM file with the key of the client certificate. [default: the file of --cert]", path,
+        ),
         parameter(
             "servername", None, None,
-            "Server name for SNI and for the verification of the certificate. [default: HOST]",
+            "Server name to ask for (SNI) and to verify in the certificate. [default: HOST]",
             server_name,
         ),
-        parameter("alpn", None, None, "ALPN protocols to offer: A,B", protocols),
         parameter(
-            "tls-version", None, None, "1.2 or 1.3: this version only. [default: 1.2 or 1.3]",
-            one_of("1.2", "1.3"),
+            "alpn", None, None,
+            "ALPN protocols to offer, in order of preference, such as h2,http/1.1.", protocols,
+        ),
+        parameter(
+            "tls-version", None, None,
+            "TLS version to use, and no other. [default: 1.2 or 1.3]", one_of("1.2", "1.3"),
         ),
         parameter(
             "rate", None, None, "With --ping: messages a second, without a line for each.", rate
@@ -127,13 +206,13 @@ class CheckOptions(UsageOptions):
             integer(MAX_CONNECTIONS),
         ),
         parameter(
-            "proxy-header", None, None, "v1 or v2: send a PROXY header first, as a load balancer.",
+            "proxy-header", None, None,
+            "Version of a PROXY header to send first, as a load balancer does. [default: none]",
             one_of("v1", "v2"),
         ),
         parameter(
             "proxy-source", None, None,
-            "Client address in the PROXY header: IP:PORT. [default: none]",
-            parse_address,
+            "Client address in the PROXY header. [default: none]", parse_address,
         ),
     ]  # fmt: skip
 
@@ -142,6 +221,7 @@ class CheckOptions(UsageOptions):
         ["json", "j", "Print JSON: an object for each check, or one for the whole run."],
         ["tls", None, "Use TLS."],
         ["insecure", "k", "Do not verify the certificate; the output says so."],
+        ["udp", None, "Use UDP: one datagram for a check or a message, 65507 bytes at most."],
         ["ping", None, "Send messages; print each, and a summary at Ctrl-C or after --count."],
         ["conformance", None, "Run the conformance suite and print a table."],
     ]
@@ -154,6 +234,9 @@ class CheckOptions(UsageOptions):
         """
         if not args:
             raise UsageError("no server; give HOST:PORT")
+        if len(args) == 2 and args[1].isdecimal():
+            # As for telnet and nc.
+            args = (_host_and_port(*args),)
         if len(args) > 1:
             raise UsageError(f"unexpected argument '{escape(args[1])}'; give one server")
         self.target = args[0]
@@ -177,11 +260,33 @@ class CheckOptions(UsageOptions):
                     raise UsageError(f"--{name}: has no effect with --conformance; leave it out")
         if self["rate"] and self["interval"]:
             raise UsageError("--rate and --interval exclude each other; give one of them")
-        if self["tls"] and not self["insecure"] and not (self["servername"] or self.host):
+        for name in ("ca", "insecure"):
+            if self["fingerprint"] and self[name]:
+                raise UsageError(f"--fingerprint and --{name} exclude each other; give one of them")
+        verifies_name = self["tls"] and not (self["insecure"] or self["fingerprint"])
+        if verifies_name and not (self["servername"] or self.host):
             raise UsageError("--tls: no name to verify in the certificate; add --servername NAME")
+        if self["udp"]:
+            self._check_udp()
         self["timeout"] = self["timeout"] or (30.0 if self["conformance"] else 5.0)
         self["interval"] = self["interval"] or 1.0
         self["connections"] = self["connections"] or 1
+
+    def _check_udp(self) -> None:
+        from echod.check.udp import MAX_DATAGRAM_BYTES, MIN_PING_BYTES, udp_target
+
+        for name in ("tls", "conformance", "connections", "proxy-header"):
+            if self[name]:
+                raise UsageError(f"--{name}: has no effect with --udp; leave it out")
+        least = MIN_PING_BYTES if self["ping"] else 1
+        if not least <= self["size"] <= MAX_DATAGRAM_BYTES:
+            raise UsageError(
+                f"--size: does not fit a datagram; give {least} to {MAX_DATAGRAM_BYTES} with --udp"
+            )
+        try:
+            self.udp_target = udp_target(self.target)
+        except ValueError as error:
+            raise UsageError(f"'{escape(self.target)}': {error}") from None
 
     def opt_version(self) -> None:
         """
@@ -190,12 +295,12 @@ class CheckOptions(UsageOptions):
         print(f"echod-check {__version__}")
         raise SystemExit(0)
 
-    def getUsage(self, width: int | None = None) -> str:
+    def epilog(self) -> Sequence[tuple[str, Sequence[str]]]:
         """
-        The help, with the exit statuses at its end.
+        The exit statuses.
         """
-        lines = [f"  {each.status:>3}  {each.word}: {each.meaning}" for each in Outcome]
-        return super().getUsage(width) + "\nExit status:\n" + "\n".join(lines) + "\n"
+        lines = [f"{each.status:>3}  {each.word}: {each.meaning}" for each in Outcome]
+        return (("Exit status", lines),)
 
     def _options_first(self, given: list[str]) -> list[str]:
         """
@@ -226,7 +331,9 @@ class CheckOptions(UsageOptions):
 
 
 _NEEDS: dict[str, Any] = {
-    **dict.fromkeys(("ca", "cert", "servername", "alpn", "tls-version", "insecure"), "tls"),
+    **dict.fromkeys(
+        ("ca", "fingerprint", "cert", "servername", "alpn", "tls-version", "insecure"), "tls"
+    ),
     "key": "cert",
     "rate": "ping",
     "connections": "ping",

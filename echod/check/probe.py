@@ -38,6 +38,9 @@ SEARCH_BYTES = 1_048_576
 
 PIECE_BYTES = 65536
 
+ECHOING, CLOSING = "waiting for the echo", "waiting for the server to close"
+"""The stages of a probe."""
+
 HALF_CLOSE_SHARE = 0.5
 """
 The share of the timeout after which the probe half-closes although bytes are missing: a server
@@ -239,7 +242,7 @@ class Probe:
         @param on_stage: called with the name of each stage when it begins.
         @raise CheckError: when a byte is lost or wrong, or the connection ends wrongly.
         """
-        on_stage("waiting for the echo")
+        on_stage(ECHOING)
         sending = Deferred.fromCoroutine(self._send(piece_bytes, half_close, send_pace))
         # The reader reports a lost connection.
         sending.addErrback(lambda failure: failure.trap(CheckError, CancelledError) and None)
@@ -279,7 +282,7 @@ class Probe:
         while True:
             try:
                 if comparison.complete and not self._finished:
-                    on_stage("waiting for the server to close")
+                    on_stage(CLOSING)
                     await self._finish()
                 piece = await self._stream.read()
             except CheckError as failure:
@@ -310,13 +313,16 @@ async def check(clock: Any, dial: Dial, size: int, timeout_seconds: float) -> Ch
 
     @param size: how many random bytes to send.
     """
-    result = CheckResult()
-    start = clock.seconds()
     pattern = Pattern.random(size)
+    result = CheckResult()
+    times, start = result.times, clock.seconds()
+    times.begin(start)
     probe: Probe | None = None
 
     def on_stage(stage: str) -> None:
         result.stage = stage
+        if stage == CLOSING:
+            times.complete("echo", clock.seconds())
 
     async def connect_and_run() -> None:
         nonlocal probe
@@ -325,7 +331,11 @@ async def check(clock: Any, dial: Dial, size: int, timeout_seconds: float) -> Ch
         left = timeout_seconds - (clock.seconds() - start)
         try:
             await probe.run(max(0.0, left) * HALF_CLOSE_SHARE, on_stage=on_stage)
+            if times.echo is None:
+                # The probe has half-closed before the last byte was back.
+                times.complete("echo", clock.seconds())
             await stream.lose()
+            times.complete("close", clock.seconds())
         finally:
             stream.abort()
 
@@ -335,10 +345,10 @@ async def check(clock: Any, dial: Dial, size: int, timeout_seconds: float) -> Ch
         result.failure = failure
     except TimeoutError:
         result.failure = _timed_out(result.stage, probe, timeout_seconds)
-    result.times.total = clock.seconds() - start
+    times.end(clock.seconds())
     if probe is not None:
         result.received = probe.comparison.received
-        result.times.first_byte = probe.first_byte_seconds
+        times.first_byte = probe.first_byte_seconds
     return result
 
 

@@ -63,6 +63,7 @@ class TLSSession:
     @ivar names: the names in the certificate.
     @ivar days_left: days until the certificate expires.
     @ivar verified: whether the certificate was verified.
+    @ivar fingerprint: whether it was verified by its fingerprint alone.
     """
 
     version: str
@@ -72,32 +73,60 @@ class TLSSession:
     names: tuple[str, ...]
     days_left: int
     verified: bool
+    fingerprint: bool = False
 
 
 @dataclass
 class Times:
     """
-    How long each stage took, in seconds; C{None} for a stage that was not completed.
+    How long each stage took, in seconds; C{None} for a stage that was not completed.  A stage
+    begins when the one before it is complete, so the stages of a check that passed add up to its
+    total.
 
-    @ivar first_byte: from the first byte sent to the first byte back.
+    @ivar echo: from the connection, or the TLS handshake, to the last byte back.
+    @ivar close: from the last byte back to the end of the connection.
+    @ivar first_byte: a part of C{echo}: from the first byte sent to the first byte back.
     @ivar total: from the start to the end of the check.
     """
 
     resolve: float | None = None
     connect: float | None = None
     handshake: float | None = None
+    echo: float | None = None
+    close: float | None = None
     first_byte: float | None = None
     total: float | None = None
+    _begun: float | None = field(default=None, repr=False, compare=False)
+    _completed: float = field(default=0.0, repr=False, compare=False)
 
-    def stages(self) -> list[tuple[str, float]]:
+    def begin(self, now: float) -> None:
         """
-        The completed stages, in order: name and seconds.
+        The first stage begins; only the first call counts.
         """
-        return [
-            (name.replace("_", " "), value)
-            for name, value in vars(self).items()
-            if value is not None
-        ]
+        if self._begun is None:
+            self._begun = self._completed = now
+
+    def complete(self, stage: str, now: float) -> None:
+        """
+        A stage is complete, and the next one begins.
+        """
+        self.begin(now)
+        setattr(self, stage, now - self._completed)
+        self._completed = now
+
+    def end(self, now: float) -> None:
+        """
+        The check has ended.
+        """
+        self.begin(now)
+        end = now if self.close is None else self._completed
+        self.total = end - (self._begun or 0.0)
+
+    def stages(self) -> dict[str, float | None]:
+        """
+        Each stage in order, and what is no stage: C{first_byte} and C{total}.
+        """
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
 
 
 @dataclass

@@ -36,6 +36,9 @@ _REASON_TEXTS = {
 _ALERT = re.compile("(?:ssl/tls|tls|sslv3|tlsv1|tlsv13) (?:alert )?(.+)")
 """OpenSSL's reason for an error that the peer's alert caused."""
 
+_TRUST_ERRORS = frozenset((18, 19, 20, 21))
+"""The errors of a certificate that could be trusted."""
+
 _VERIFY_ERRORS = {
     9: "the certificate is not valid yet",
     10: "the certificate has expired",
@@ -99,7 +102,10 @@ class TLSStream:
     A stream with TLS: an L{ISecureStream<echod.check.stream.ISecureStream>}.
     """
 
-    def __init__(self, stream: IByteStream, tls: SSL.Connection, verified: bool):
+    def __init__(
+        self, stream: IByteStream, tls: SSL.Connection, verified: bool, pinned: bool = False
+    ):
+        self._pinned = pinned
         self._stream = stream
         self._tls = tls
         self._verified = verified
@@ -159,6 +165,7 @@ class TLSStream:
             names=peer_names(tls),
             days_left=_days_left(tls),
             verified=self._verified,
+            fingerprint=self._pinned,
         )
 
     async def read(self) -> bytes:
@@ -242,6 +249,7 @@ class ClientTLS:
         alpn: Sequence[bytes] = (),
         version: str | None = None,
         verify: bool = True,
+        fingerprint: bytes | None = None,
     ):
         """
         @param name: the host name or IP address to verify in the certificate, as
@@ -252,10 +260,13 @@ class ClientTLS:
         @param alpn: the ALPN protocols to offer.
         @param version: C{"1.2"} or C{"1.3"}; C{None} for both.
         @param verify: whether to verify the server's certificate.
+        @param fingerprint: the SHA-256 fingerprint of the only certificate to trust; C{None} to
+            verify the chain and the name.
         @raise FileError: when a file cannot be used.
         """
         self._name = name
-        self._verify = verify
+        self._verify = verify and fingerprint is None
+        self._fingerprint = fingerprint
         self._verify_error: str | None = None
         self._context = context = SSL.Context(SSL.TLS_CLIENT_METHOD)
         context.set_min_proto_version(VERSIONS[version or "1.2"])
@@ -264,7 +275,7 @@ class ClientTLS:
         context.set_options(SSL.OP_NO_RENEGOTIATION)
         if alpn:
             context.set_alpn_protos(list(alpn))
-        if verify:
+        if self._verify:
             context.set_verify(SSL.VERIFY_PEER, self._verified)
             if authorities is None:
                 context.set_default_verify_paths()
@@ -276,9 +287,19 @@ class ClientTLS:
             except CredentialsError as error:
                 raise FileError(f"--{error.kind}: {escape(str(error))}") from None
 
-    def _verified(self, _: object, certificate: object, number: int, depth: int, ok: int) -> bool:
+    def _verified(
+        self, connection: SSL.Connection, _: object, number: int, depth: int, ok: int
+    ) -> bool:
         if not ok:
-            self._verify_error = _VERIFY_ERRORS.get(number, f"the certificate fails check {number}")
+            text = _VERIFY_ERRORS.get(number, f"the certificate fails check {number}")
+            chain = connection.get_peer_cert_chain()
+            if number in _TRUST_ERRORS and chain:
+                text += (
+                    "; to trust it, add --ca FILE with its issuer or "
+                    f"--fingerprint {chain[0].digest('sha256').decode()}; "
+                    "--insecure verifies nothing"
+                )
+            self._verify_error = text
         return bool(ok)
 
     async def secure(self, stream: IByteStream) -> TLSStream:
@@ -291,14 +312,17 @@ class ClientTLS:
         connection.set_connect_state()
         if self._name is not None and _address(self._name) is None:
             connection.set_tlsext_host_name(self._name.encode("ascii"))
-        tls_stream = TLSStream(stream, connection, self._verify)
+        pinned = self._fingerprint is not None
+        tls_stream = TLSStream(stream, connection, self._verify or pinned, pinned)
         self._verify_error = None
         try:
             await tls_stream.handshake()
         except SSL.Error as error:
             reason = self._verify_error or reason_text(error)
             raise CheckError(Outcome.TLS_REFUSED, reason) from None
-        if self._verify:
+        if self._fingerprint is not None:
+            _verify_fingerprint(connection, self._fingerprint)
+        elif self._verify:
             _verify_name(connection, self._name or "")
         return tls_stream
 
@@ -321,6 +345,16 @@ def _address(name: str) -> object:
         return ip_address(name)
     except ValueError:
         return None
+
+
+def _verify_fingerprint(connection: SSL.Connection, fingerprint: bytes) -> None:
+    certificate = connection.get_peer_certificate()
+    if certificate is None:
+        raise CheckError(Outcome.TLS_REFUSED, "the server has no certificate")
+    found = certificate.digest("sha256").decode()
+    if found.replace(":", "").lower() != fingerprint.hex():
+        text = f"the certificate has another fingerprint: {found}"
+        raise CheckError(Outcome.TLS_REFUSED, text)
 
 
 def _verify_name(connection: SSL.Connection, name: str) -> None:

@@ -51,6 +51,6 @@ def emit_access(record: AccessRecord) -> None:
         peer=PeerText(peer),
         bytes=bytes_echoed,
         seconds=seconds,
-        reason=str(reason),
+        reason=reason,
         **{name: PeerText(value) for name, value in fields.items()},
     )

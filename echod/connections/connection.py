@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IAddress
 from twisted.python.failure import Failure
 
 
@@ -91,6 +92,12 @@ class IConnection(Protocol):
     def listener(self) -> str:
         """
         The name of the listener that accepted the connection.
+        """
+
+    @property
+    def client(self) -> IAddress:
+        """
+        The client's address: from the PROXY header if there was one, else the peer's.
         """
 
     def unread(self) -> int:

@@ -5,6 +5,7 @@ Invariant: memory and log lines are bounded, however many clients connect.
 """
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from twisted.logger import Logger, LogLevel
@@ -79,8 +80,12 @@ class Refusals:
     @ivar counts: how many there have been, by listener and reason.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, describe: Callable[[str], str] = str) -> None:
+        """
+        @param describe: makes what the log shows of the name of a listener.
+        """
         self.counts: Counter[tuple[str, Reason]] = Counter()
+        self._describe = describe
         self._unlogged: dict[Reason, _Unlogged] = {}
 
     def add(self, listener: str, reason: Reason, peer: str, detail: str = "") -> None:
@@ -110,6 +115,6 @@ class Refusals:
                 reason=reason.value,
                 count=entry.count,
                 peer=PeerText(entry.peer),
-                listener=entry.listener,
+                listener=self._describe(entry.listener),
                 detail=entry.detail,
             )

@@ -8,6 +8,7 @@ the checks, and the connection is ended by the check that finds it.
 
 from dataclasses import dataclass
 
+from echod._util.text import Described, format_timeout
 from echod.connections.connection import IConnection, Reason
 
 CHECK_INTERVAL = 0.5
@@ -38,6 +39,16 @@ system call.  A stall that is found this late is still found before C{TCP_USER_T
 
 PROXY_HEADER_TIMEOUT = 5.0
 """Seconds in which a proxy has to send its header."""
+
+
+PHRASES = {
+    Reason.CLIENT: "closed by client",
+    Reason.RESET: "reset by client",
+    Reason.DRAIN: "closed because echod stops",
+    Reason.ABORTED: "aborted because echod stops",
+    Reason.ERROR: "failed",
+}
+"""What people read at the end of an access record; what a timeout says has its time, too."""
 
 
 @dataclass(slots=True)
@@ -112,6 +123,23 @@ class Timeouts:
     lifetime: float = 0.0
     write: float = 30.0
     proxy_header: float = PROXY_HEADER_TIMEOUT
+
+    def endings(self) -> dict[str, Described]:
+        """
+        The words for each L{Reason}, with the phrases that people read at the end of an access
+        record.
+        """
+        phrases = dict(PHRASES)
+        for reason, phrase, seconds in (
+            (Reason.IDLE_TIMEOUT, "idle for", self.idle),
+            (Reason.MAX_LIFETIME, "open for", self.lifetime),
+            (Reason.WRITE_TIMEOUT, "read nothing for", self.write),
+        ):
+            phrases[reason] = f"{phrase} {format_timeout(seconds, ' ')}"
+        return {
+            reason.value: Described(reason.value, phrases.get(reason, reason.value))
+            for reason in Reason
+        }
 
     def check(self, connection: IConnection, activity: Activity, now: float) -> None:
         """

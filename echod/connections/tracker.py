@@ -7,7 +7,10 @@ removed when it ends; in between, L{Connections.check_timeouts} checks its timeo
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from heapq import nlargest
 from itertools import islice
+from operator import itemgetter
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -15,6 +18,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from echod._util.access import AccessRecord
+from echod._util.text import Described, format_host
 from echod._util.timers import surviving
 from echod.connections.access import IAccessLog, emit_access
 from echod.connections.connection import REFUSED, IConnection, Reason
@@ -28,6 +32,9 @@ SLICE = 256
 How many connections are checked, or ended, in one turn of the loop: this takes less than a
 millisecond.
 """
+
+PORT_LISTENERS = ("tcp", "tls")
+"""The names of the listeners of C{--port} and C{--tls-port}."""
 
 QUIET_INTERVAL = 0.5
 """Seconds without a byte after which a drain considers a connection quiet."""
@@ -58,12 +65,27 @@ class Connections:
         self._timeouts = limits
         self._access_log = access_log
         self._on_removed = on_removed
+        self._endings = limits.endings()
+        self._silent = replace(limits, idle=limits.proxy_header).endings()[Reason.IDLE_TIMEOUT]
+        self._listeners: dict[str, Described] = {}
         self._live: dict[IConnection, Activity] = {}
         self._drained: Deferred[None] | None = None
         self._sweeping = False
         self.opened = 0
         self.totals = ConnectionStats()
-        self.refusals = Refusals()
+        self.refusals = Refusals(self.describe)
+
+    def name_listener(self, name: str, address: str) -> None:
+        """
+        A listener listens.  If its name says nothing but its kind, people read its address.
+        """
+        self._listeners[name] = Described(name, address if name in PORT_LISTENERS else name)
+
+    def describe(self, listener: str) -> Described:
+        """
+        The name of a listener, for the log.
+        """
+        return self._listeners.get(listener) or Described(listener, listener)
 
     def __len__(self) -> int:
         return len(self._live)
@@ -87,13 +109,37 @@ class Connections:
         """
         The number of open connections, and the bytes that they have echoed, by listener.
         """
-        numbers: Counter[str] = Counter()
-        bytes_echoed: Counter[str] = Counter()
+        # Half the time of two Counters: this is called each second for the status page.
+        figures: dict[str, list[int]] = {}
         for connection in self._live:
-            listener = connection.listener
-            numbers[listener] += 1
-            bytes_echoed[listener] += connection.bytes_echoed
-        return numbers, bytes_echoed
+            found = figures.get(connection.listener)
+            if found is None:
+                found = figures[connection.listener] = [0, 0]
+            found[0] += 1
+            found[1] += connection.bytes_echoed
+        return (
+            Counter({name: number for name, (number, _) in figures.items()}),
+            Counter({name: echoed for name, (_, echoed) in figures.items()}),
+        )
+
+    def busiest_clients(self, count: int) -> list[tuple[str, int, int]]:
+        """
+        The clients with the most open connections, by IP address; all clients of UNIX sockets are
+        one, C{unix}.
+
+        @return: the text of the address, the open connections, and the bytes that they have
+            echoed.
+        """
+        figures: dict[str | None, list[int]] = {}
+        for connection in self._live:
+            host = getattr(connection.client, "host", None)
+            found = figures.get(host)
+            if found is None:
+                found = figures[host] = [0, 0]
+            found[0] += 1
+            found[1] += connection.bytes_echoed
+        most = nlargest(count, figures.items(), key=itemgetter(1))
+        return [(format_host(host), number, echoed) for host, (number, echoed) in most]
 
     def newest(self, count: int) -> Iterator[tuple[IConnection, Activity]]:
         """
@@ -168,11 +214,11 @@ class Connections:
             record: AccessRecord = (
                 probe,
                 number,
-                connection.listener,
+                self.describe(connection.listener),
                 connection.peer(),
                 connection.bytes_echoed,
                 seconds,
-                reason,
+                self._silent if empty else self._endings[reason._value_],
                 fields,
             )
             if not access_log.write(record):

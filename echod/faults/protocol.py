@@ -45,6 +45,9 @@ class FaultyEcho(GreetingEcho):
     """
 
     clock: Any
+    bytes_relayed: Any = None
+    """The transport must not send anything back by itself."""
+
     _held = 0
     _full = False
     _at_end = False

@@ -14,11 +14,12 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from constantly import NamedConstant
-from twisted.logger import ILogObserver, LogLevel, LogPublisher, formatTime, globalLogPublisher
+from twisted.logger import ILogObserver, LogLevel, LogPublisher, globalLogPublisher
 
 from echod._util.access import AccessRecord
 from echod._util.text import quoted
 from echod.logs.formatters import MAX_CHARACTERS, encode_json, json_string, printable
+from echod.logs.style import PLAIN, Style
 
 NAMESPACE = "echod.connections"
 """The namespace of the logger of access records."""
@@ -46,12 +47,17 @@ class TextLines:
     Access records as lines of text.
     """
 
-    def __init__(self, worker: str | None):
+    def __init__(self, worker: str | None, style: Style):
         """
         @param worker: the name of this worker; C{None} in a process that is not a worker.
         """
         prefix = "" if worker is None else f"worker {worker} "
-        self._systems = [f" [{prefix}{NAMESPACE}#{level.name}] " for level in LEVELS]
+        self._systems = [
+            f"{style.priority(level)}{style.system(level, f'[{prefix}{NAMESPACE}#{level.name}]')} "
+            for level in LEVELS
+        ]
+        self._separators = [f"\n{style.priority(level)}    " for level in LEVELS]
+        self._format_time = style.time
         self._second = -1
         self._time = ""
 
@@ -64,14 +70,14 @@ class TextLines:
         probe, number, listener, peer, bytes_echoed, seconds, reason, fields = record
         second = nanoseconds // 1_000_000_000
         if second != self._second:
-            self._second, self._time = second, formatTime(second)
+            self._second, self._time = second, self._format_time(second)
         text = (
-            f"{self._time}{self._systems[probe]}connection {number} of {quoted(peer)} to "
-            f"{listener}: {bytes_echoed} bytes echoed in {seconds:.3f} s, {reason}"
+            f"connection {number} of {quoted(peer)} to {listener.text}: "
+            f"{bytes_echoed} bytes echoed in {seconds:.3f} s, {reason.text}"
         )
         if fields:
             text += "".join([f"; {name} {quoted(value)}" for name, value in fields.items()])
-        return printable(text) + "\n"
+        return f"{self._time}{self._systems[probe]}{printable(text, self._separators[probe])}\n"
 
 
 def _in_quotes(text: str) -> str:
@@ -83,13 +89,16 @@ class JSONLines:
     Access records as lines of JSON.
     """
 
-    def __init__(self, worker: str | None):
+    def __init__(self, worker: str | None, style: Style):
         """
         @param worker: the name of this worker; C{None} in a process that is not a worker.
         """
+        self._begins = [style.priority(level) + '{"timestamp": "' for level in LEVELS]
         self._systems = [
             f'", "level": "{level.name}", "logger": "{NAMESPACE}", ' for level in LEVELS
         ]
+        # The names of the listeners, of which there are few, as JSON.
+        self._names: dict[str, str] = {}
         self._end = "}\n" if worker is None else f', "worker": {json_string(worker)}}}\n'
         self._second = -1
         self._time = ""
@@ -106,8 +115,8 @@ class JSONLines:
             moment = datetime.fromtimestamp(second, UTC).replace(tzinfo=None)
             self._second, self._time = second, moment.isoformat(timespec="seconds")
         message = (
-            f"connection {number} of {peer} to {listener}: "
-            f"{bytes_echoed} bytes echoed in {seconds:.3f} s, {reason}"
+            f"connection {number} of {peer} to {listener.text}: "
+            f"{bytes_echoed} bytes echoed in {seconds:.3f} s, {reason.text}"
         )
         if fields:
             message += "".join([f"; {name} {value}" for name, value in fields.items()])
@@ -116,13 +125,18 @@ class JSONLines:
         if not len(message) + 2 == len(told) <= MAX_CHARACTERS:
             told, text = json_string(message), json_string
         more = "".join([f', "{name}": {text(value)}' for name, value in fields.items()])
+        name = self._names.get(listener.word) or self._name(listener.word)
         return (
-            f'{{"timestamp": "{self._time}.{rest // 1_000_000:03}Z{self._systems[probe]}'
+            f"{self._begins[probe]}{self._time}.{rest // 1_000_000:03}Z{self._systems[probe]}"
             f'"message": {told}, "event": "access", "connection": {number}, '
-            f'"listener": {text(listener)}, "peer": {text(peer)}, '
-            f'"bytes": {bytes_echoed}, "seconds": {seconds!r}, "reason": "{reason}"'
+            f'"listener": {name}, "peer": {text(peer)}, '
+            f'"bytes": {bytes_echoed}, "seconds": {seconds!r}, "reason": "{reason.word}"'
             f"{more}{self._end}"
         )
+
+    def _name(self, listener: str) -> str:
+        self._names[listener] = name = json_string(listener)
+        return name
 
 
 LINES: dict[str, type[TextLines] | type[JSONLines]] = {"text": TextLines, "json": JSONLines}
@@ -136,6 +150,7 @@ class AccessLog:
 
     _observer: ILogObserver | None = None
     _put: Put
+    _line: Callable[..., str]
 
     def __init__(
         self,
@@ -152,18 +167,21 @@ class AccessLog:
         @param publisher: where a record goes that is emitted as an event.
         @param clock: returns the nanoseconds since 1970.
         """
-        self._line = LINES[format](worker).line
+        self._format = format
+        self._worker = worker
         self._wanted = [each >= level for each in LEVELS]
         self._publisher = publisher
         self._clock = clock
 
-    def open(self, observer: ILogObserver, put: Put) -> None:
+    def open(self, observer: ILogObserver, put: Put, style: Style = PLAIN) -> None:
         """
         The log has been opened.
 
         @param observer: what makes lines of events.
         @param put: queues a line.
+        @param style: that of the lines.
         """
+        self._line = LINES[self._format](self._worker, style).line
         self._observer = observer
         self._put = put
 

@@ -21,10 +21,12 @@ from twisted.logger import (
 )
 
 from echod._util.errors import StartupError
+from echod._util.stdio import is_journal, print_error
 from echod._util.text import escape
 from echod.logs.access import AccessLog
 from echod.logs.file import IDestination, LogFile, StreamDestination
-from echod.logs.formatters import LINES, LineObserver, of_worker
+from echod.logs.formatters import LINES, LineObserver, of_worker, quieted, text_line
+from echod.logs.style import JOURNAL, PLAIN, terminal_style
 from echod.logs.syslog import SOCKET, SyslogDestination
 from echod.logs.writer import ThreadedWriter
 
@@ -50,11 +52,15 @@ class DaemonLog:
     The daemon's log.
 
     @ivar file: the log file; C{None} when the log goes elsewhere.
+    @ivar announces: whether a person reads the log on a terminal, and is told where the daemon
+        listens.
     @ivar worker: the name of this worker; C{None} in a process that is not a worker.
     @ivar access: writes the access records.
     """
 
     file: LogFile | None = None
+    announces = False
+    _style = PLAIN
     _writer: ThreadedWriter | None = None
 
     def __init__(
@@ -103,12 +109,20 @@ class DaemonLog:
                 f"{error.strerror}; give a file that can be written"
             ) from None
         self._writer = ThreadedWriter(destination, forks=not twistd["nodaemon"])
-        observer: ILogObserver = LineObserver(self._writer, self._line)
+        observer: ILogObserver = LineObserver(self._writer, self._line, self._style)
         observer = FilteringLogObserver(observer, [LogLevelFilterPredicate(self._level)])
+        observer = quieted(observer, self.announces)
         if self.worker is not None:
             observer = of_worker(self.worker, observer)
-        self.access.open(observer, self._writer.put)
+        self.access.open(observer, self._writer.put, self._style)
         return observer
+
+    def announce(self, line: str) -> None:
+        """
+        Write a line for the person who has started the daemon on this terminal.
+        """
+        if self._writer is not None and self.announces:
+            self._writer.put(LogLevel.info, f"{escape(line)}\n".encode())
 
     def write(self, line: bytes) -> bool:
         """
@@ -128,7 +142,13 @@ class DaemonLog:
         if not twistd["nodaemon"]:
             raise OSError(None, "a daemon in the background has no standard output")
         # sys.stdout is None if it was closed at the start; descriptor 1 is /dev/null then.
-        return StreamDestination(1 if sys.stdout is None else sys.stdout.fileno())
+        descriptor = 1 if sys.stdout is None else sys.stdout.fileno()
+        if is_journal(descriptor):
+            self._style = JOURNAL
+        elif os.isatty(descriptor):
+            self._style = terminal_style(os.environ)
+            self.announces = self._line is text_line and self.worker is None
+        return StreamDestination(descriptor)
 
     def _syslog_destination(self, prefix: str) -> SyslogDestination:
         destination = SyslogDestination(prefix)
@@ -138,10 +158,10 @@ class DaemonLog:
             # Not fatal: at boot, syslogd may start later.  There is no log yet, so this goes
             # to standard error; with workers, the master alone prints it.
             if self.worker is None:
-                print(
+                print_error(
                     f"twistd: --syslog: no program listens on {SOCKET}: {error.strerror}; lines "
                     "wait for it, the newest are dropped; start a syslogd, or give --logfile",
-                    file=sys.__stderr__,
+                    priority=4,
                 )
         return destination
 

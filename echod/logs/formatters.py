@@ -12,20 +12,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from twisted.logger import (
-    ILogObserver,
-    LogEvent,
-    LogLevel,
-    eventAsText,
-    formatEvent,
-    formatTime,
-)
+from twisted.logger import ILogObserver, LogEvent, LogLevel, eventAsText, formatEvent
 from zope.interface import implementer, provider
 
 from echod._util.text import PeerText, escape
+from echod.logs.style import PLAIN, Style
 from echod.logs.writer import ThreadedWriter
 
-Line = Callable[[LogEvent], str | None]
+Line = Callable[[LogEvent, Style], str | None]
 
 MAX_CHARACTERS = 12288
 """
@@ -44,29 +38,47 @@ encode_json = json.JSONEncoder(allow_nan=False).encode
 _LEGACY = frozenset(("message", "time", "system", "format", "isError", "failure", "why"))
 
 
-def text_line(event: LogEvent) -> str | None:
+def text_line(event: LogEvent, style: Style = PLAIN) -> str | None:
     """
     An event as text.  Characters that are not visible as themselves are escaped, as by
     L{escape}.
 
     @return: the line; C{None} for an event without text.
     """
-    text = eventAsText(event, formatTime=formatTime)
+    text = eventAsText(event, includeTimestamp=False, includeSystem=False)
     if not text:
         return None
-    return printable(text) + "\n"
+    level = event.get("log_level", LogLevel.info)
+    system = style.system(level, f"[{printable(system_of(event))}]")
+    priority = style.priority(level)
+    # Each line of a traceback is an entry of its own in the journal.
+    message = printable(text, f"\n{priority}    ")
+    return f"{style.time(event.get('log_time', 0.0))}{priority}{system} {message}\n"
 
 
-def printable(text: str) -> str:
+def system_of(event: LogEvent) -> str:
+    """
+    What an event comes from, as Twisted's C{eventAsText} has it: C{echod.net#info}.
+    """
+    system = event.get("log_system")
+    if system is not None:
+        return str(system)
+    level = event.get("log_level")
+    return f"{event.get('log_namespace', '-')}#{'-' if level is None else level.name}"
+
+
+def printable(text: str, separator: str = "\n    ") -> str:
     """
     A text for people, without what could move a terminal's cursor, and not too long.
+
+    @param separator: what separates its lines.
     """
     if text.isprintable() and len(text) <= MAX_CHARACTERS:
         return text
-    return "\n    ".join(map(escape, _cut(text).split("\n")))
+    return separator.join(map(escape, _cut(text).split("\n")))
 
 
-def json_line(event: LogEvent) -> str | None:
+def json_line(event: LogEvent, style: Style = PLAIN) -> str | None:
     """
     An event as one JSON object (RFC 8259), in ASCII: C{timestamp} (RFC 3339, UTC),
     C{level}, C{logger}, C{message}, C{traceback} if there is one, and the event's own
@@ -92,7 +104,7 @@ def json_line(event: LogEvent) -> str | None:
         added = name.startswith("log_") or name in _LEGACY
         if not added and isinstance(value, _JSON_TYPES):
             record.setdefault(name, _json_value(value))
-    return encode_json(record) + "\n"
+    return f"{style.priority(event['log_level'])}{encode_json(record)}\n"
 
 
 def _cut(text: str) -> str:
@@ -133,12 +145,13 @@ class LineObserver:
     The log observer: passes the line of each event to the writer.
     """
 
-    def __init__(self, writer: ThreadedWriter, line: Line):
+    def __init__(self, writer: ThreadedWriter, line: Line, style: Style = PLAIN):
         self._writer = writer
         self._line = line
+        self._style = style
 
     def __call__(self, event: LogEvent) -> None:
-        if line := self._line(event):
+        if line := self._line(event, self._style):
             self._writer.put(event.get("log_level", LogLevel.info), line.encode())
 
 
@@ -153,3 +166,32 @@ def of_worker(worker: str, observer: ILogObserver) -> ILogObserver:
         observer(event | {"worker": worker, "log_system": f"worker {worker} {system}"})
 
     return observe  # type: ignore[no-any-return]  # the decorator is untyped
+
+
+def quieted(observer: ILogObserver, announced: bool) -> ILogObserver:
+    """
+    Give what Twisted says of its own parts (C{Factory starting}, C{Port Closed}) the level debug:
+    echod's own events say the same.  The signal that ends the daemon stays, and so does the reason
+    for which twistd gives up.
+
+    @param announced: whether a person reads on a terminal where the daemon listens; then the events
+        C{starting} and C{listening} are debug, too.
+    """
+    told = ("starting", "listening") if announced else ()
+
+    @provider(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        if event.get("log_level") is LogLevel.info and (
+            event.get("event") in told or _is_routine(event)
+        ):
+            event = event | {"log_level": LogLevel.debug}
+        observer(event)
+
+    return observe  # type: ignore[no-any-return]  # the decorator is untyped
+
+
+def _is_routine(event: LogEvent) -> bool:
+    namespace = event.get("log_namespace", "")
+    if namespace != "log_legacy" and not namespace.startswith("twisted."):
+        return False
+    return not formatEvent(event).startswith(("Received SIG", "failed to set "))

@@ -17,20 +17,11 @@ import syslog
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from twisted.logger import LogLevel
-
 from echod._util.text import escape
 from echod.logs.file import Record, wait_writable
+from echod.logs.style import PRIORITIES
 
 SOCKET = "/var/run/syslog" if sys.platform == "darwin" else "/dev/log"
-
-_SEVERITIES = {
-    LogLevel.debug: syslog.LOG_DEBUG,
-    LogLevel.info: syslog.LOG_INFO,
-    LogLevel.warn: syslog.LOG_WARNING,
-    LogLevel.error: syslog.LOG_ERR,
-    LogLevel.critical: syslog.LOG_CRIT,
-}
 
 
 def datagrams(records: Sequence[Record], prefix: str, pid: int, now: str) -> Iterator[bytes]:
@@ -41,7 +32,7 @@ def datagrams(records: Sequence[Record], prefix: str, pid: int, now: str) -> Ite
     @param now: the timestamp, as RFC 3164 4.1.2 has it.
     """
     for level, lines in records:
-        priority = syslog.LOG_DAEMON | _SEVERITIES[level]
+        priority = syslog.LOG_DAEMON | PRIORITIES[level]
         for line in lines.splitlines():
             yield f"<{priority}>{now} {prefix}[{pid}]: ".encode() + line
 

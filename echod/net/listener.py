@@ -6,7 +6,6 @@ that wait in the accept queue.
 """
 
 import select
-import sys
 from typing import Any, Protocol
 
 from twisted.application.service import Service
@@ -19,9 +18,11 @@ from twisted.internet.interfaces import (
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
-from echod._util.errors import StartupError
+from echod._util.errors import BIND_STATUS, StartupError
 from echod._util.sockets import set_socket_options
+from echod._util.stdio import print_error
 from echod._util.text import format_address, ip_of
+from echod.net.announcement import Place, is_dual_stack
 from echod.net.balance import AcceptBalancer
 from echod.net.endpoints import InheritedEndpoint, bind_error_text
 from echod.net.unix import balance_accepts, use_eager_transport
@@ -38,7 +39,50 @@ class ListenError(StartupError):
 
     def __init__(self, text: str):
         super().__init__(text)
-        self.code = 1
+        self.code = BIND_STATUS
+
+
+def listen_failed(option: str, error: BaseException) -> ListenError:
+    """
+    Log that a listener cannot bind, and write it to standard error.
+
+    @param option: the option that asks for the listener, with its value.
+    @return: the error to raise.
+    """
+    reason = bind_error_text(error)
+    log.error(
+        "cannot listen, {option}: {reason}", event="listen-failed", option=option, reason=reason
+    )
+    print_error(f"echod: {option}: {reason}")
+    return ListenError(f"{option}: {reason}")
+
+
+def log_refused_option(option: str, name: str, error: OSError) -> None:
+    """
+    Log that the kernel refuses an option of a listening socket.
+    """
+    log.warn(
+        "{option}: the kernel refuses {name}: {reason}; the listener works without it",
+        event="socket-option-refused",
+        option=option,
+        name=name,
+        reason=error.strerror,
+    )
+
+
+def log_listening(option: str, address: str, first: bool) -> None:
+    """
+    Log that a listener listens.
+
+    @param first: whether the master has not logged this already, as it has for its workers.
+    """
+    log.emit(
+        LogLevel.info if first else LogLevel.debug,
+        "listening on {address}, {option}",
+        event="listening",
+        address=address,
+        option=option,
+    )
 
 
 class IListeningFactory(Protocol):
@@ -110,16 +154,7 @@ class ListenerService(Service):
         def failed(failure: Failure) -> None:
             if failure.check(CancelledError):
                 return
-            reason = bind_error_text(failure.value)  # type: ignore[arg-type]  # it has one
-            log.error(
-                "cannot listen, {option}: {reason}",
-                event="listen-failed",
-                option=self.option,
-                reason=reason,
-            )
-            # Not sys.stderr, which is the log once twistd has started it.
-            print(f"echod: {self.option}: {reason}", file=sys.__stderr__)
-            failures.append(ListenError(f"{self.option}: {reason}"))
+            failures.append(listen_failed(self.option, failure.value))  # type: ignore[arg-type]  # it has one
             if late:
                 self._reactor.stop()
 
@@ -161,23 +196,10 @@ class ListenerService(Service):
         self._factory.listening(self.bare)
         use_eager_transport(port)
         for name, error in set_socket_options(listening, self._write_timeout):
-            log.warn(
-                "{option}: the kernel refuses {name}: {reason}; the listener works without it",
-                event="socket-option-refused",
-                option=self.option,
-                name=name,
-                reason=error.strerror,
-            )
+            log_refused_option(self.option, name, error)
         if self.balancer is not None:
             balance_accepts(port, self.balancer)
-        # With several workers, the master has logged this.
-        log.emit(
-            LogLevel.info if self.balancer is None else LogLevel.debug,
-            "listening on {address}, {option}",
-            event="listening",
-            address=self.address(),
-            option=self.option,
-        )
+        log_listening(self.option, self.address(), self.balancer is None)
 
     @property
     def listener_name(self) -> str:
@@ -214,6 +236,14 @@ class ListenerService(Service):
         The address that it listens on, as text.
         """
         return format_address(self._port.getHost()) if self._port else "nowhere"
+
+    def place(self) -> Place:
+        """
+        Where it listens, for a person.
+        """
+        port: Any = self._port
+        dual_stack = port is not None and is_dual_stack(port.socket)
+        return Place(self.address(), self.option.startswith("--tls-"), dual_stack)
 
     def stopService(self) -> Deferred[None]:
         """

@@ -10,6 +10,7 @@ import os
 import socket
 import sys
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet import tcp
@@ -55,7 +56,7 @@ class _EagerAccepting(_Port):
     socket: Any
     transport: Any
     _acceptingPaused = False
-    _adopted = False
+    _mayLackOptions = False
     _shed = 0
     _shedLogged = float("-inf")
 
@@ -108,7 +109,8 @@ class _EagerAccepting(_Port):
             self.reactor.rearmExclusive(self)
 
     def _accept(self) -> None:
-        accept = self.socket.accept
+        # What socket.accept() calls, before it looks up its family and type as enums.
+        accept = self.socket._accept
         limit = min(self.numberAccepts, getattr(self.factory, "acceptsAtOnce", sys.maxsize))
         if not limit:
             # The socket stays readable: reading on would turn the loop without end.
@@ -116,29 +118,34 @@ class _EagerAccepting(_Port):
             return
         for accepted in range(limit):
             try:
-                sock, peer = accept()
+                descriptor, peer = accept()
             except BlockingIOError:
                 # As Twisted does: next time, try as many as came this time.
                 self.numberAccepts = max(1, accepted)
+                self._mayLackOptions = False
                 return
             except OSError as error:
                 if not self._acceptFailed(error):
                     return
             else:
-                self._accepted(sock, peer)
+                self._accepted(descriptor, peer)
         self.numberAccepts = min(limit + 20, MAX_ACCEPTS)
 
-    def _accepted(self, sock: socket.socket, peer: Any) -> None:
+    def _accepted(self, descriptor: int, peer: Any) -> None:
+        sock = socket.socket(self.addressFamily, self.socketType, 0, descriptor)
         transport = None
         try:
             if isinstance(peer, tuple) and len(peer) == 4 and peer[3]:
                 # A link-local address means nothing without its interface.
                 peer = tcp._getrealname(peer)
-            protocol = self.factory.buildProtocol(self._buildAddr(peer))
+            if build := getattr(self.factory, "build_lazily", None):
+                protocol = build(partial(self._buildAddr, peer))
+            else:
+                protocol = self.factory.buildProtocol(self._buildAddr(peer))
             if protocol is None:
                 sock.close()
                 return
-            if self._adopted:
+            if self._mayLackOptions:
                 # The client may have connected before the listening socket had the option.
                 keep_urgent(sock)
             number = self.sessionno
@@ -210,5 +217,5 @@ class EagerPort(_EagerAccepting, tcp.Port):
     @classmethod
     def _fromListeningDescriptor(cls, *args: Any) -> Any:
         port = super()._fromListeningDescriptor(*args)
-        port._adopted = True
+        port._mayLackOptions = True
         return port

@@ -68,6 +68,7 @@ def start_tls(transport: "TLSMixin", context: SSL.Context, server: bool) -> None
     transport._tls = tls
     transport._recv, transport._send = read_and_write(tls)
     # Until the end of the handshake, all that is written is queued.
+    transport._hidesMethods = True
     transport.write = transport._enqueue  # type: ignore[method-assign]
 
 
@@ -89,6 +90,14 @@ class TLSMixin(_Transport):
     _paused = False
     _closeNotified = False
     _discarding = False
+
+    @property
+    def handshakeBegun(self) -> bool:
+        """
+        Whether the client has sent a part of a handshake that is not complete.
+        """
+        handshake = getattr(self._proceed, "__self__", None) if self._handshaking else None
+        return isinstance(handshake, ServerHandshake) and handshake.begun
 
     def doRead(self) -> Any:
         """
@@ -145,6 +154,13 @@ class TLSMixin(_Transport):
         """
         self._paused = False
         super().resumeProducing()
+
+    def readConnectionLost(self, reason: Failure) -> None:
+        """
+        The peer has sent its close_notify.
+        """
+        self.stopReading()
+        super().readConnectionLost(reason)
 
     def _readNow(self) -> None:
         """
@@ -307,6 +323,7 @@ class TLSMixin(_Transport):
             with suppress(OSError):
                 # If the connection is gone, receiving shows it.
                 self.socket.shutdown(socket.SHUT_WR)
+        self._hidesMethods = True
         self.doRead = self._drop  # type: ignore[method-assign]
         # startReading does nothing after the end of the input.
         self.reactor.addReader(self)
@@ -330,5 +347,4 @@ class TLSMixin(_Transport):
         if self.connected and self._isFlushed() and reason.check(ConnectionDone):
             self._notifyClose()
         self.__dict__.update(_send=_closed, _recv=_closed)
-        self.__dict__.pop("doRead", None)
         super().connectionLost(reason)

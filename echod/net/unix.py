@@ -57,6 +57,7 @@ class EagerUNIXTransport(EagerTransport, unix.Server):
         """
         Queue a descriptor, to be sent with a byte that is written after it.
         """
+        self._hidesMethods = True
         self.write = self._enqueue  # type: ignore[method-assign]
         super().sendFileDescriptor(fileno)
 

@@ -5,247 +5,94 @@ Invariant: a wrong option ends the start with one line, which names the option a
 give, before any part of the daemon is made.
 """
 
+import os
+import re
 from collections.abc import Sequence
-from typing import TypedDict, cast
+from typing import cast
 
-from constantly import NamedConstant
 from twisted.application.app import ServerOptions
-from twisted.python.usage import Options as UsageOptions, UsageError
+from twisted.python.usage import UsageError
 
 from echod import __version__
+from echod._util.errors import StartupError, exit_on_error
+from echod._util.help import CommandOptions
 from echod._util.text import escape
+from echod._util.twistd import check_old_pidfile
 from echod._util.values import (
-    Network,
-    backlog,
-    connect_rate,
-    count,
+    admin_endpoint,
+    datagram_endpoint,
     endpoint,
     host,
-    interface,
-    log_level,
     named,
     network,
-    one_of,
-    parameter,
     path,
-    port_number,
-    positive,
-    processes,
-    protocols,
-    seconds,
-    seed,
 )
-from echod.options.checks import (
-    ListenerOption,
-    check_proxies,
-    check_tls,
-    check_workers,
-    listener_options,
+from echod.options.listeners import listener_options
+from echod.options.parameters import (
+    DEFAULT_PORT,
+    FLAGS,
+    GROUPS,
+    PARAMETERS,
+    REPEATABLE,
+    OptionValues,
 )
 
-DEFAULT_PORT = 9000
-
-PARAMETERS = [
-    parameter(
-        "port", "p", None,
-        f"Port for plain TCP; 0 takes a free one. [default: {DEFAULT_PORT}, "
-        "when no other listener is given]",
-        port_number,
-    ),
-    parameter(
-        "interface", "i", None,
-        "Address for --port and --tls-port. [default: all, IPv4 and IPv6]",
-        interface,
-    ),
-    parameter("backlog", None, 1024, "Length of the accept queue.", backlog),
-    parameter("tls-port", None, None, "Port for TLS; 0 takes a free one.", port_number),
-    parameter(
-        "tls-client-auth", None, None,
-        "off, request or require: client certificates. [default: off]",
-        one_of("off", "request", "require"),
-    ),
-    parameter(
-        "tls-client-ca", None, None,
-        "PEM file: the authorities that sign client certificates.",
-        path,
-    ),
-    parameter(
-        "tls-min", None, None, "Lowest TLS version: 1.2 or 1.3. [default: 1.2]",
-        one_of("1.2", "1.3"),
-    ),
-    parameter(
-        "tls-alpn", None, None, "ALPN protocols in order of preference: h2,http/1.1.",
-        protocols,
-    ),
-    parameter(
-        "tls-keylog", None, None,
-        "File that gets the secrets of each TLS session, for Wireshark; for tests only.",
-        path,
-    ),
-    parameter(
-        "max-connections", None, 10000,
-        "Limit of connections in all; lower if there are too few file descriptors.",
-        positive,
-    ),
-    parameter(
-        "max-per-client", None, 0,
-        "Limit of connections for an IPv4 address or an IPv6 /64; 0 for no limit.",
-        count,
-    ),
-    parameter(
-        "connect-rate", None, None,
-        "New connections a second for one client: 10, or 10:50 for a burst of 50; "
-        "0 for no limit. [default: 0]",
-        connect_rate,
-    ),
-    parameter(
-        "proxy-protocol", None, "off",
-        "off, optional or require: the PROXY header, version 1 or 2.",
-        one_of("off", "optional", "require"),
-    ),
-    parameter(
-        "proxy-header-timeout", None, 5.0,
-        "Time from accept to the end of the PROXY header; 0 for no limit.",
-        seconds,
-    ),
-    parameter(
-        "handshake-timeout", None, 10.0,
-        "Time from accept to the end of the TLS handshake; 0 for no limit.",
-        seconds,
-    ),
-    parameter(
-        "idle-timeout", None, 0.0,
-        "Close a connection without data for this long; 0 for no limit.",
-        seconds,
-    ),
-    parameter(
-        "max-lifetime", None, 0.0, "Close a connection older than this; 0 for no limit.", seconds
-    ),
-    parameter(
-        "write-timeout", None, 30.0,
-        "Abort a client that reads nothing for this long; 0 for no limit.",
-        seconds,
-    ),
-    parameter(
-        "drain-timeout", None, 5.0, "How long a stop waits for busy connections.", seconds
-    ),
-    parameter(
-        "fault-seed", None, None,
-        "Number that repeats what --fault draws. [default: a random one, which the log names]",
-        seed,
-    ),
-    parameter(
-        "workers", None, 1,
-        "Processes that share the ports; 0 for one for each CPU.",
-        processes,
-    ),
-    parameter(
-        "log-level", None, None,
-        "Lowest level to log: debug, info, warn or error. [default: info]",
-        log_level,
-    ),
-    parameter(
-        "log-format", None, None, "text, or json for one object a line. [default: text]",
-        one_of("text", "json"),
-    ),
-    parameter(
-        "access-log", None, "on", "on or off: a record of each connection at its end.",
-        one_of("on", "off"),
-    ),
-]  # fmt: skip
-"""
-The C{optParameters} of L{Options}.
-"""
+__all__ = ["Options"]
 
 
-OptionValues = TypedDict(
-    "OptionValues",
-    {
-        "port": int | None,
-        "interface": str | None,
-        "listen": list[str],
-        "backlog": int,
-        "tls-port": int | None,
-        "tls-listen": list[str],
-        "tls-cert": list[tuple[str, str | None]],
-        "tls-client-auth": str | None,
-        "tls-client-ca": str | None,
-        "tls-min": str | None,
-        "tls-alpn": tuple[bytes, ...] | None,
-        "tls-keylog": str | None,
-        "allow": list[Network],
-        "deny": list[Network],
-        "max-connections": int,
-        "max-per-client": int,
-        "connect-rate": tuple[float, int] | None,
-        "proxy-protocol": str,
-        "proxy-trust": list[Network | str],
-        "proxy-header-timeout": float,
-        "handshake-timeout": float,
-        "idle-timeout": float,
-        "max-lifetime": float,
-        "write-timeout": float,
-        "drain-timeout": float,
-        "log-level": NamedConstant | None,
-        "log-format": str | None,
-        "access-log": str,
-        "workers": int,
-        "admin": str | None,
-        "admin-host": list[str],
-        "fault": list[tuple[ListenerOption, str]],
-        "fault-seed": int | None,
-        "greet": list[ListenerOption],
-        "check": int,
-    },
-)
-"""
-The type of each option's value.
-"""
-
-
-class Options(UsageOptions):
+class Options(CommandOptions):
     """
-    The options of C{twistd echod} and C{twist echod}.
+    The options of C{echod}, C{twistd echod} and C{twist echod}.
     """
 
-    synopsis = "[options]"
+    program = "echod"
     longdesc = (
         "A TCP echo daemon (RFC 862): every byte that a client sends comes back. "
-        "Times are in seconds; 500ms, 30s and 5m work, too."
+        "SECONDS may have a unit: 500ms, 30s, 5m, 1h, 1d. "
+        "The command echod runs it in the foreground. For a log file, syslog, another user or the "
+        "background, run: twistd [options of twistd] echod [options]"
     )
+    groups = GROUPS
+    examples = (
+        (
+            "echod --port 9000 --tls-port 9443 --tls-self-signed",
+            "Serves plain TCP on port 9000 and TLS on port 9443, on IPv4 and IPv6.",
+        ),
+    )
+    repeatable = REPEATABLE
 
     optParameters = PARAMETERS
+    optFlags = FLAGS
 
     given: Sequence[str] = ()
     """The arguments, as they stand on the command line."""
 
-    optFlags = [
-        ["check", None, "Check options, files and ports; exit with 0 or 1."],
-    ]
-
     def __init__(self) -> None:
         super().__init__()
-        # Join the lines of each docstring: Twisted's help keeps their breaks.
-        # Under python -OO there are no docstrings.
-        self.docs = {name: " ".join((text or "").split()) for name, text in self.docs.items()}
-        lists = ("listen", "tls-listen", "tls-cert", "allow", "deny", "proxy-trust", "admin-host")
-        for name in (*lists, "fault", "greet"):
+        for name in REPEATABLE - {"tls-key"}:
             self[name] = []
         self["admin"] = None
 
     def opt_listen(self, description: str) -> None:
         """
-        Twisted server endpoint, such as tcp:9000:interface=127.0.0.1,
-        unix:/run/echod.sock, or systemd:name=echod for all sockets of that name that a
+        Twisted server endpoint for plain TCP, such as tcp:9000:interface=127.0.0.1,
+        unix:/run/echod.sock, or systemd:name=echo for all sockets of that name that a
         socket unit hands over; repeatable.
         """
         self["listen"].append(named("listen", description, endpoint))
 
     def opt_tls_listen(self, description: str) -> None:
         """
-        Endpoint for TLS, as in --listen; repeatable.
+        Twisted server endpoint for TLS, such as tcp:9443:interface=127.0.0.1; repeatable.
         """
         self["tls-listen"].append(named("tls-listen", description, endpoint))
+
+    def opt_udp_listen(self, description: str) -> None:
+        """
+        UDP socket: udp:9000, udp:9000:interface=127.0.0.1, or systemd:name=echo for all
+        datagram sockets of that name that a socket unit hands over; repeatable.
+        """
+        self["udp-listen"].append(named("udp-listen", description, datagram_endpoint))
 
     def opt_fault(self, fault: str) -> None:
         """
@@ -257,17 +104,15 @@ class Options(UsageOptions):
     def opt_greet(self) -> None:
         """
         For tests: the listener before it first sends a line of JSON with what it knows of the
-        connection.
+        connection; repeatable.
         """
 
     def opt_admin(self, description: str) -> None:
         """
-        Server endpoint for the status page, metrics and health over HTTP, such as
-        tcp:9001:interface=127.0.0.1 or unix:/run/echod-admin.sock. [default: none]
+        Twisted server endpoint for the status page, metrics and health over HTTP, such as
+        tcp:9001:interface=127.0.0.1 or unix:/run/echod-admin.sock.
         """
-        if self["admin"] is not None:
-            raise UsageError("--admin: one is enough; give it once")
-        self["admin"] = named("admin", description, endpoint)
+        self["admin"] = named("admin", description, admin_endpoint)
 
     def opt_admin_host(self, name: str) -> None:
         """
@@ -278,35 +123,36 @@ class Options(UsageOptions):
 
     def opt_allow(self, cidr: str) -> None:
         """
-        Network whose clients are admitted, such as 192.0.2.0/24; all other clients are then
-        refused. Repeatable.
+        Network whose clients are admitted, such as 192.0.2.0/24; with it, all other clients
+        are refused. Repeatable.
         """
         self["allow"].append(named("allow", cidr, network))
 
     def opt_deny(self, cidr: str) -> None:
         """
-        Network whose clients are refused, even if --allow admits them; repeatable.
+        Network whose clients are refused, such as 192.0.2.0/24, even if --allow admits them;
+        repeatable.
         """
         self["deny"].append(named("deny", cidr, network))
 
     def opt_proxy_trust(self, cidr: str) -> None:
         """
-        Network whose PROXY headers are trusted, or the word unix for UNIX sockets;
-        repeatable.
+        Network whose PROXY headers are trusted, such as 192.0.2.0/24, or the word unix for
+        UNIX sockets; repeatable.
         """
         trusted = cidr if cidr == "unix" else named("proxy-trust", cidr, network)
         self["proxy-trust"].append(trusted)
 
     def opt_tls_cert(self, file: str) -> None:
         """
-        PEM file: a certificate, its chain, and its key if --tls-key does not follow;
+        PEM file with a certificate, its chain, and its key if --tls-key does not follow;
         repeatable; the first certificate is the default.
         """
         self["tls-cert"].append((named("tls-cert", file, path), None))
 
     def opt_tls_key(self, file: str) -> None:
         """
-        PEM file: the key of the --tls-cert before it.
+        PEM file with the key of the --tls-cert before it; repeatable.
         """
         key = named("tls-key", file, path)
         if not self["tls-cert"]:
@@ -318,7 +164,7 @@ class Options(UsageOptions):
 
     def opt_version(self) -> None:
         """
-        Show the version and exit.
+        Print the version and exit.
         """
         print(f"echod {__version__}")
         raise SystemExit(0)
@@ -334,23 +180,35 @@ class Options(UsageOptions):
         """
         Check the options that depend on each other.
         """
-        check_tls(self, self.serves_tls)
-        if self["port"] is None and self["tls-port"] is None:
-            if self["interface"] is not None and (self["listen"] or self["tls-listen"]):
+        self._check_tls()
+        if all(self[name] is None for name in ("port", "tls-port", "udp-port")):
+            others = self["listen"] or self["tls-listen"] or self["udp-listen"]
+            if self["interface"] is not None and others:
                 raise UsageError(
-                    "--interface: is for --port and --tls-port; "
+                    "--interface: is for --port, --tls-port and --udp-port; "
                     "in --listen give tcp:PORT:interface=ADDRESS"
                 )
-            if not (self["listen"] or self["tls-listen"]):
+            if not others:
                 self["port"] = DEFAULT_PORT
-        after = [*listener_options(self.given, self.shortOpt, self.longOpt, ("fault", "greet"))]
-        self["fault"] = [(listener, text) for name, text, listener in after if name == "fault"]
-        self["greet"] = [listener for name, _, listener in after if name == "greet"]
+        if self["udp-rate"] is not None and self["udp-port"] is None and not self["udp-listen"]:
+            raise UsageError("--udp-rate: limits nothing without --udp-port; add one")
+        after = listener_options(
+            self.given, self.shortOpt, self.longOpt, self.synonyms, ("fault", "greet")
+        )
+        for name, text, listener in after:
+            self[name].append((listener, text) if name == "fault" else listener)
         if self["fault-seed"] is not None and not self["fault"]:
             raise UsageError("--fault-seed: draws nothing without --fault; add one")
         if self["workers"] != 1:
             self._check_workers()
-        check_proxies(self)
+        if self["proxy-protocol"] != "off" and not self["proxy-trust"]:
+            raise UsageError(
+                "--proxy-protocol: no proxy is trusted; add --proxy-trust with the proxy's address"
+            )
+        if self["proxy-trust"] and self["proxy-protocol"] == "off":
+            raise UsageError(
+                "--proxy-trust: reads no header; add --proxy-protocol require or optional"
+            )
         if self["admin-host"] and self["admin"] is None:
             raise UsageError("--admin-host: names nothing without --admin; add one")
         for name in ("log-level", "log-format"):
@@ -376,7 +234,34 @@ class Options(UsageOptions):
     def _check_workers(self) -> None:
         if self.parent is not None and self.twistd is None:
             raise UsageError("--workers: twist runs one process; give it to twistd -n echod")
-        check_workers(self)
+        if not hasattr(os, "memfd_create"):
+            raise UsageError("--workers: needs Linux; start several daemons instead")
+        if self["workers"] > self["max-connections"]:
+            raise UsageError("--workers: more than --max-connections; give fewer")
+
+    def _check_tls(self) -> None:
+        if not self.serves_tls:
+            for name in (name for name in self if name.startswith("tls-") and self[name]):
+                raise UsageError(f"--{name}: serves nothing without --tls-port; add one")
+        elif self["tls-self-signed"] and self["tls-cert"]:
+            raise UsageError("--tls-self-signed: excludes --tls-cert; give one of them")
+        elif not (self["tls-self-signed"] or self["tls-cert"]):
+            option = "tls-listen" if self["tls-port"] is None else "tls-port"
+            raise UsageError(
+                f"--{option}: needs a certificate; add --tls-cert FILE, "
+                "or --tls-self-signed for a test"
+            )
+        if self["tls-client-auth"] in ("request", "require"):
+            if self["tls-client-ca"] is None:
+                raise UsageError(
+                    f"--tls-client-auth {self['tls-client-auth']}: needs the authority "
+                    "of the clients' certificates; add --tls-client-ca FILE"
+                )
+        elif self["tls-client-ca"] is not None:
+            raise UsageError(
+                "--tls-client-ca: is for --tls-client-auth, which is off; "
+                "add --tls-client-auth require, or request"
+            )
 
     @property
     def twistd(self) -> ServerOptions | None:
@@ -389,14 +274,28 @@ class Options(UsageOptions):
         """
         Parse the command line.
 
-        @raise SystemExit: with one line for standard error, if an option is wrong.  With a
+        @raise SystemExit: after one line on standard error, if an option is wrong.  With a
             C{UsageError}, twistd would print its whole help to standard output first, and twist
             would exit with 64.
         """
         self.given = list(options or ())
-        try:
-            super().parseOptions(options)
-        except UsageError as error:
-            line = escape(str(error))
-            hint = "" if ";" in line else "; see --help"
-            raise SystemExit(f"echod: {line}{hint}") from None
+        with exit_on_error():
+            try:
+                super().parseOptions(options)
+            except UsageError as error:
+                line = escape(str(error))
+                hint = "" if ";" in line else self._hint(line)
+                raise StartupError(f"{line}{hint}") from None
+            check_old_pidfile(self.twistd)
+
+    def _hint(self, line: str) -> str:
+        """
+        What to do about an error that Twisted's parser has found.
+        """
+        unknown = re.fullmatch("option (--?)(.+) not recognized", line)
+        if unknown is not None and self.twistd is not None:
+            dashes, name = unknown.groups()
+            known = self.twistd.shortOpt if dashes == "-" else self.twistd.longOpt
+            if name in known or f"{name}=" in known:
+                return f"; it is an option of twistd: twistd {dashes}{name} ... echod ..."
+        return "; see --help"

@@ -5,11 +5,12 @@ Invariant: a snapshot costs nothing until it is taken.  Its figures are counted 
 up at that moment.
 """
 
+import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 import OpenSSL
 import twisted
@@ -23,10 +24,12 @@ from echod.connections.connection import REFUSED, IConnection, Reason
 from echod.connections.timeouts import Activity
 from echod.connections.tracker import Connections
 from echod.net.listener import ListenerService
-from echod.stats.eventloop import History, LoopLag
+from echod.stats.datagrams import DatagramStats
+from echod.stats.eventloop import History, ListenerRates, ListenerTotals, LoopLag, Totals
 from echod.stats.process import this_process
 from echod.stats.snapshot import (
     CertificateInfo,
+    ClientInfo,
     ConnectionInfo,
     Handshakes,
     HistogramData,
@@ -42,6 +45,12 @@ log = Logger(namespace="echod.stats")
 MAX_NEWEST = 50
 """How many live connections a snapshot lists, the newest ones."""
 
+MAX_CLIENTS = 50
+"""
+How many clients a snapshot lists, those with the most connections.  The page shows fewer: the sum
+over several processes needs more.
+"""
+
 VERSIONS = {
     "version": __version__,
     "python": ".".join(map(str, sys.version_info[:3])),
@@ -51,6 +60,34 @@ VERSIONS = {
 
 HANDSHAKES = (("ok", "TLSv1.2"), ("ok", "TLSv1.3"), ("failed", ""))
 """The results of handshakes that are counted from 0 on, so that Prometheus sees their rise."""
+
+
+class IDatagramCounters(Protocol):
+    """
+    What the protocol of a UDP listener counts.
+    """
+
+    received: int
+    bytes_echoed: int
+
+    @property
+    def echoed(self) -> int: ...
+
+
+class IDatagramListener(Protocol):
+    """
+    A UDP listener, as the collector sees it.
+    """
+
+    option: str
+    listener_name: str
+
+    @property
+    def echo(self) -> IDatagramCounters: ...
+    @property
+    def bound(self) -> bool: ...
+    def address(self) -> str: ...
+    def dropped(self) -> Mapping[Any, int]: ...
 
 
 class Collector(MultiService):
@@ -74,6 +111,8 @@ class Collector(MultiService):
         certificates: Callable[[], Sequence[KeyPair]] = tuple,
         log_dropped: Callable[[], int] = int,
         now: Callable[[], float] = time.time,
+        hostname: Callable[[], str] = socket.gethostname,
+        udp: Sequence[IDatagramListener] = (),
     ):
         """
         @param clock: C{IReactorTime}.
@@ -81,6 +120,8 @@ class Collector(MultiService):
         @param certificates: returns the certificates that are served.
         @param log_dropped: returns how many log records were dropped.
         @param now: returns the seconds since 1970.
+        @param hostname: returns the name of this machine.
+        @param udp: the UDP listeners.
         """
         super().__init__()
         self._clock = clock
@@ -90,9 +131,11 @@ class Collector(MultiService):
         self._certificates = certificates
         self._log_dropped = log_dropped
         self._now = now
+        self._udp = udp
+        self._hostname = hostname
         self._started = clock.seconds()
         self.lag = LoopLag(clock)
-        self.history = History(clock, self._sample)
+        self.history = History(clock, self._totals)
         self.lag.setServiceParent(self)
         self.history.setServiceParent(self)
 
@@ -139,6 +182,9 @@ class Collector(MultiService):
             process=this_process(),
             history=list(self.history.samples),
             newest=list(self._newest()),
+            datagrams=[_datagram_stats(each) for each in self._udp],
+            clients=list(self._clients()),
+            host=escape(self._hostname()),
         )
 
     def _listener_stats(self) -> Iterator[ListenerStats]:
@@ -150,6 +196,7 @@ class Collector(MultiService):
             # Each reason is there from 0 on, so that Prometheus sees its first rise.
             closed = {reason.value: 0 for reason in Reason if reason not in REFUSED}
             closed |= _counts_of(name, totals.ended)
+            rates = self.history.rates.get(name, ListenerRates())
             yield ListenerStats(
                 listener=escape(name),
                 connections=live[name],
@@ -158,23 +205,41 @@ class Collector(MultiService):
                 closed=closed,
                 refused={reason.value: 0 for reason in Reason if reason in REFUSED}
                 | _counts_of(name, refused),
+                opened_rate=rates.opened,
+                bytes_rate=rates.bytes,
+                connections_peak=max(rates.connections_peak, live[name]),
+                opened_rate_peak=rates.opened_peak,
+                bytes_rate_peak=rates.bytes_peak,
                 faults={kind: n for (each, kind), n in totals.faults.items() if each == name},
             )
 
-    def _sample(self) -> Sample:
-        connections = self._connections
-        return Sample(
+    def _totals(self) -> Totals:
+        connections, totals = self._connections, self._connections.totals
+        live, live_bytes = connections.live()
+        opened, echoed = live.copy(), live_bytes + totals.bytes_echoed
+        for (name, _), number in totals.ended.items():
+            opened[name] += number
+        sample = Sample(
             len(connections),
-            connections.bytes_echoed,
+            echoed.total(),
             connections.refusals.counts.total(),
             self.lag.take_max(),
         )
+        return sample, {
+            name: ListenerTotals(live[name], number, echoed[name])
+            for name, number in opened.items()
+        }
 
     def _newest(self) -> Iterator[ConnectionInfo]:
         for connection, activity in self._connections.newest(MAX_NEWEST):
             # A failure here must not hide the other connections and the totals.
             with log.failuresHandled("while looking at a connection", event="unhandled-error"):
                 yield self._connection_info(connection, activity)
+
+    def _clients(self) -> Iterator[ClientInfo]:
+        with log.failuresHandled("while looking at the clients", event="unhandled-error"):
+            for each in self._connections.busiest_clients(MAX_CLIENTS):
+                yield ClientInfo(*each)
 
     def _connection_info(self, connection: IConnection, activity: Activity) -> ConnectionInfo:
         return ConnectionInfo(
@@ -195,6 +260,19 @@ def _certificate_info(key_pair: KeyPair) -> CertificateInfo:
         serial=key_pair.serial,
         path=escape(key_pair.path),
         not_before=key_pair.not_before.timestamp(),
+    )
+
+
+def _datagram_stats(listener: IDatagramListener) -> DatagramStats:
+    echo = listener.echo
+    return DatagramStats(
+        listener=escape(listener.listener_name),
+        option=listener.option,
+        address=listener.address() if listener.bound else None,
+        received=echo.received,
+        echoed=echo.echoed,
+        echoed_bytes=echo.bytes_echoed,
+        dropped={drop.value: number for drop, number in listener.dropped().items()},
     )
 
 

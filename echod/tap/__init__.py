@@ -10,17 +10,22 @@ Open C{build.py} next: which parts there are, and which one gets which.
 
 import gc
 import os
+import platform
 import select
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
+import twisted
 from twisted.logger import Logger
 from twisted.python import runtime
+from twisted.python.reflect import fullyQualifiedName
 
 from echod import __version__
+from echod._util.errors import exit_on_error
 from echod._util.signals import Signals, restore_interrupt
-from echod._util.stdio import prepare_standard_streams
+from echod._util.stdio import prepare_standard_streams, print_error
 from echod._util.twistd import preflight
 from echod.options import Options
 from echod.service import DaemonService
@@ -38,9 +43,21 @@ def makeService(options: Options) -> DaemonService:
     """
     Build the daemon: the entry point of twistd and twist.
 
-    @raise SystemExit: with one line, if an option, a file or an endpoint is wrong.
+    @raise SystemExit: after one line on standard error, if an option, a file or an endpoint is
+        wrong.
     """
     prepare_standard_streams()
+    with exit_on_error():
+        return make_service(options)
+
+
+def make_service(options: Options) -> DaemonService:
+    """
+    Prepare the process, and build the daemon for what it is to be: a worker, a check, or the daemon
+    itself.
+
+    @raise StartupError: if an option, a file or an endpoint is wrong.
+    """
     if "twisted.internet.reactor" not in sys.modules and hasattr(select, "epoll"):
         # No reactor is installed: the user has not chosen one.
         from echod.net.reactor import install
@@ -71,7 +88,22 @@ def makeService(options: Options) -> DaemonService:
         # This does not return.  A check does not notify the service manager.
         check_config(reactor, lambda: build_service(reactor, options, inherited, workers), workers)
     service = build(reactor, options, inherited, notify, workers, signals)
-    log.info("echod {version} starting", event="starting", version=__version__)
+    if logs_json_by_default(options, sys.argv):
+        # Only when the start has not failed.
+        reactor.callWhenRunning(
+            print_error,
+            "echod: twist logs JSON, because its output is no terminal; "
+            "for lines of text: twist --log-format text echod ...",
+            priority=6,
+        )
+    log.info(
+        "echod {version} starting, on {reactor}, Twisted {twisted}, Python {python}",
+        event="starting",
+        version=__version__,
+        reactor=fullyQualifiedName(type(reactor)),
+        twisted=twisted.__version__,
+        python=platform.python_version(),
+    )
     return service
 
 
@@ -82,6 +114,19 @@ def use_monotonic_clock(reactor: Any) -> None:
     """
     if getattr(reactor, "seconds", None) is runtime.seconds and not reactor.getDelayedCalls():
         reactor.seconds = time.monotonic
+
+
+def logs_json_by_default(options: Options, argv: Sequence[str]) -> bool:
+    """
+    Whether twist logs Twisted's JSON and has not been asked for it: it does so when its output is
+    no terminal.
+
+    @param argv: the command line of the process.
+    """
+    twist = options.parent if options.twistd is None else None
+    # getopt(3) takes abbreviations.
+    asked = any(each.startswith("--log-fo") for each in argv)
+    return twist is not None and twist.get("logFormat") == "json" and not asked
 
 
 def worker_count(asked: int, limit: int) -> int:

@@ -31,8 +31,10 @@ from echod.stats.collector import Collector
 from echod.systemd import InheritedSocket, InheritedSockets, NotifyConfig
 from echod.tap.listeners import ListenerSettings
 from echod.tap.settings import Settings
+from echod.tap.udp import worker_listener
 from echod.tls.keylog import KeyLog
 from echod.tls.reload import CertificateStore
+from echod.udp import UDPListener
 from echod.workers.master import HeldListener, MasterService, Spawner, WorkerSnapshots
 from echod.workers.spawn import (
     WorkerConfig,
@@ -47,7 +49,7 @@ from echod.workers.worker import WorkerService
 log = Logger(namespace="echod")
 
 RESERVED_DESCRIPTORS = 64
-"""Descriptors for listeners, files, the reactor, and the clients of the status page."""
+"""For listeners, files, the reactor and its pipe, and the clients of the status page."""
 
 
 def connection_limit(reactor: Any, asked: int) -> int:
@@ -113,22 +115,30 @@ class Base:
         options: Options,
         notify: NotifyConfig | None,
         signals: Signals | None,
-        worker: str | None = None,
+        worker: WorkerConfig | None = None,
     ) -> "Base":
         """
-        @param worker: the name of the worker, if the process is one.
+        @param worker: the configuration of the worker, if the process is one.
         @raise StartupError: if a file is wrong.
         """
         settings = Settings.from_options(options)
         process = ProcessContext(
             reactor,
-            DaemonLog(options.twistd, settings.log.format, settings.log.level, worker),
+            DaemonLog(
+                options.twistd,
+                settings.log.format,
+                settings.log.level,
+                None if worker is None else worker.worker,
+            ),
             Pidfile(options.twistd),
             signals or Signals(reactor),
             notify or NotifyConfig(),
+            settings.proxies is not None and settings.proxies.required,
         )
-        tls = settings.tls.load(reactor) if settings.tls is not None else (None, None)
-        return cls(settings, process, *tls)
+        if settings.tls is None:
+            return cls(settings, process, None, None)
+        self_made = None if worker is None else worker.key_pair()
+        return cls(settings, process, *settings.tls.load(reactor, self_made))
 
     def echo_factory(
         self, listener: ListenerSettings, admission: Admission, worker: str | None = None
@@ -136,7 +146,6 @@ class Base:
         """
         Build the factory of a listener.
 
-        @param listener: with its place among all listeners of this process.
         @param worker: the name of this worker, if the process is one.
         """
         tls, settings = self.certificates if listener.tls else None, self.settings
@@ -159,7 +168,11 @@ class Base:
         return self.process.log.access if self.settings.log.access else None
 
     def collector(
-        self, connections: Connections, limit: int, listeners: Sequence[ListenerService]
+        self,
+        connections: Connections,
+        limit: int,
+        listeners: Sequence[ListenerService],
+        udp: Sequence[UDPListener],
     ) -> Collector:
         """
         Build the collector of this process's snapshots.
@@ -174,6 +187,7 @@ class Base:
             lambda: listeners,
             lambda: certificates.served if certificates else (),
             lambda: self.process.log.dropped,
+            udp=udp,
         )
 
 
@@ -200,22 +214,21 @@ def build_service(
         ListenerService(
             listener.option,
             endpoint,
-            base.echo_factory(replace(listener, place=place), admission),
+            base.echo_factory(listener, admission),
             reactor,
             settings.timeouts.write,
         )
-        for place, (listener, endpoint) in enumerate(
-            settings.endpoints(reactor, inherited, workers)
-        )
+        for listener, endpoint in settings.endpoints(reactor, inherited, workers)
     ]
-    collector = base.collector(connections, limit, listeners)
+    udp = settings.udp.listeners(reactor, inherited)
+    collector = base.collector(connections, limit, listeners, udp)
     admin = settings.admin_service(reactor, inherited, collector.snapshots)
     if admin is not None:
         # Its timers run only for the status page.
         collector.setServiceParent(admin)
     return EchodService(
         base.process,
-        listeners,
+        [*listeners, *udp],
         collector,
         settings.drain_timeout,
         Serving(admission, certificates, base.key_log),
@@ -256,29 +269,37 @@ def build_master(
         )
         for listener, endpoint in settings.endpoints(reactor, inherited, count)
     ]
+    udp = settings.udp.held_listeners(reactor, inherited)
     # Before the start: twistd then changes the working directory, which paths are relative to.
     argv = absolute_argv(options.given, options.shortOpt, options.longOpt)
-    if any(each.faults for each in settings.listeners):
-        # The seed that the log names, also if it is a random one.
+    if options["fault"] and options["fault-seed"] is None:
+        # All workers draw with the seed that the log names.
         argv.append(f"--fault-seed={settings.fault_seed}")
     spawner = Spawner(
         process,
-        listeners,
+        [*listeners, *udp],
         limits,
         worker_command(options.twistd or {}, argv),
         worker_environment(os.environ, sys.path),
+        None if base.certificates is None else base.certificates.self_made,
     )
     names = [str(number) for number in range(count)]
     supervisor = Supervisor(
         reactor, names, spawner, process.log.write, settings.drain_timeout, process.signals
     )
-    collector = base.collector(connections, settings.admission.max_connections, listeners)
+    collector = base.collector(connections, settings.admission.max_connections, listeners, udp)
     snapshots = WorkerSnapshots(supervisor.live, collector, limits)
     admin = settings.admin_service(reactor, inherited, snapshots)
     if admin is not None:
         collector.setServiceParent(admin)
     return MasterService(
-        process, listeners, collector, settings.drain_timeout, spawner, supervisor, admin
+        process,
+        [*listeners, *udp],
+        collector,
+        settings.drain_timeout,
+        spawner,
+        supervisor,
+        admin,
     )
 
 
@@ -290,7 +311,7 @@ def build_worker(
 
     @raise StartupError: if a file is wrong.
     """
-    base = Base.build(reactor, options, None, signals, config.worker)
+    base = Base.build(reactor, options, None, signals, config)
     settings, certificates = base.settings, base.certificates
     limit = connection_limit(reactor, config.max_connections)
     counters = SharedCounters(config.counters, len(config.shares))
@@ -306,7 +327,7 @@ def build_worker(
             each.option,
             InheritedEndpoint(reactor, InheritedSocket(each.name, descriptor)),
             base.echo_factory(
-                replace(settings.listeners[each.place], name=each.name, tls=each.tls, place=place),
+                replace(settings.listeners[each.place], name=each.name, tls=each.tls),
                 admission,
                 config.worker,
             ),
@@ -316,14 +337,27 @@ def build_worker(
             # The accept queue of an inherited socket outlives this daemon.
             leaves_queue=each.borrowed,
         )
-        for place, (descriptor, each) in enumerate(enumerate(config.listeners, config.first))
+        for descriptor, each in enumerate(config.listeners, config.first)
+        if not each.datagrams
     ]
-    return WorkerService(
+    datagrams = settings.udp.admission(reactor)
+    udp = [
+        # What the kernel discards of a socket counts once, not for each worker.
+        worker_listener(reactor, datagrams, each, descriptor, config.index == 0)
+        for descriptor, each in enumerate(config.listeners, config.first)
+        if each.datagrams
+    ]
+    collector = base.collector(connections, limit, listeners, udp)
+    service = WorkerService(
         base.process,
-        listeners,
-        base.collector(connections, limit, listeners),
+        [*listeners, *udp],
+        collector,
         settings.drain_timeout,
         Serving(admission, certificates, base.key_log),
         config,
         balancer,
     )
+    if settings.admin is not None:
+        # The master's status page shows what each worker measures.
+        collector.setServiceParent(service)
+    return service

@@ -12,8 +12,8 @@ from twisted.logger import Logger
 
 from echod._util.errors import StartupError
 from echod._util.text import escape
-from echod.options import OptionValues
-from echod.options.checks import ListenerOption
+from echod.options.listeners import ListenerOption
+from echod.options.parameters import OptionValues
 
 if TYPE_CHECKING:
     from echod.faults.spec import Fault

@@ -9,10 +9,10 @@ the master has at that time.
 import os
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
@@ -25,6 +25,9 @@ from echod.service import DaemonService, IAdminService, ProcessContext
 from echod.stats.collector import Collector
 from echod.stats.process import ProcessStats
 from echod.stats.snapshot import HistogramData, Snapshot
+from echod.tls.credentials import KeyPair
+from echod.tls.selfsigned import to_pem
+from echod.udp import DatagramAdmission, UDPListener
 from echod.workers.channel import Message, adopt
 from echod.workers.process import WorkerProcess
 from echod.workers.spawn import FIRST_DESCRIPTOR, VARIABLE, InheritedListener, WorkerConfig
@@ -64,7 +67,7 @@ class HeldListener(ListenerService):
         """
         super().__init__(option, endpoint, factory, reactor, write_timeout)
         borrowed = isinstance(endpoint, InheritedEndpoint)
-        self.inherited = InheritedListener(factory.listener, option, tls, borrowed, place)
+        self.inherited = InheritedListener(factory.listener, option, tls, borrowed, place=place)
 
     def _listening(self, port: IListeningPort) -> None:
         super()._listening(port)
@@ -80,6 +83,44 @@ class HeldListener(ListenerService):
         return self._port.fileno()  # type: ignore[no-any-return, union-attr]  # it has a socket
 
 
+class HeldUDPListener(UDPListener):
+    """
+    A UDP listener that binds for the workers and answers nothing itself.
+
+    @ivar inherited: what a worker is told about its socket.
+    """
+
+    def __init__(
+        self,
+        option: str,
+        name: str,
+        open_socket: Callable[[], socket.socket],
+        admission: DatagramAdmission,
+        reactor: Any,
+        borrowed: bool,
+    ):
+        """
+        @param borrowed: whether the master itself inherited the socket.
+        """
+        super().__init__(option, name, open_socket, admission, reactor, counts_kernel_drops=False)
+        self.inherited = InheritedListener(name, option, False, borrowed, datagrams=True)
+
+    def start_reading(self) -> None:
+        """
+        Do nothing: the workers read.
+        """
+
+
+class IHeldListener(Protocol):
+    """
+    What the L{Spawner} needs of a listener.
+    """
+
+    inherited: InheritedListener
+
+    def fileno(self) -> int: ...
+
+
 class Spawner:
     """
     Starts the processes of workers.
@@ -88,14 +129,17 @@ class Spawner:
     def __init__(
         self,
         process: ProcessContext,
-        listeners: Sequence[HeldListener],
+        listeners: Sequence[IHeldListener],
         limits: Sequence[int],
         command: Sequence[str],
         environment: Mapping[str, str],
+        self_made: KeyPair | None = None,
     ):
         """
         @param limits: the limit of connections of each worker.
         @param command: the program of a worker, and its arguments.
+        @param self_made: the key pair that this process has made; C{None} if the workers read
+            theirs.
         """
         self._reactor = process.reactor
         self._log = process.log
@@ -103,11 +147,17 @@ class Spawner:
         self._limits = limits
         self._command = command
         self._environment = environment
+        self._self_made = self_made
+        self._passed_on: list[int] = []
 
     def open(self) -> None:
         """
-        Make the memory of the counters that the workers share.
+        Make the memory of what the workers share: the counters, and the key pair.
         """
+        if self._self_made is not None:
+            memory = os.memfd_create("echod-tls-self-signed")
+            os.write(memory, to_pem(self._self_made))
+            self._passed_on = [memory]
         self._memory = make_counters(len(self._limits))
         self._counters = SharedCounters(self._memory, len(self._limits))
 
@@ -118,7 +168,9 @@ class Spawner:
         @raise OSError: if it cannot be started.
         """
         inherited = [each.inherited for each in self._listeners]
-        config = WorkerConfig(worker.name, self._limits, inherited)
+        config = WorkerConfig(
+            worker.name, self._limits, inherited, self_signed=bool(self._passed_on)
+        )
         ours, theirs = socket.socketpair()
         with theirs, open(os.devnull, "rb+", buffering=0) as null:
             output: int | str = "r" if self._log.file is not None else null.fileno()
@@ -126,8 +178,9 @@ class Spawner:
                 with suppress(OSError, ValueError):
                     output = sys.__stdout__.fileno()
             descriptors: dict[int, int | str] = {0: null.fileno(), 1: output, 2: "r"}
-            sockets = [*(each.fileno() for each in self._listeners), theirs.fileno(), self._memory]
-            descriptors |= dict(enumerate(sockets, FIRST_DESCRIPTOR))
+            sockets = [*(each.fileno() for each in self._listeners), theirs.fileno()]
+            shared = [*sockets, self._memory, *self._passed_on]
+            descriptors |= dict(enumerate(shared, FIRST_DESCRIPTOR))
             try:
                 self._reactor.spawnProcess(
                     worker,
@@ -192,7 +245,8 @@ class WorkerSnapshots:
             # A new worker starts its counters at 0.
             last = self._unknown(name)
         listeners = [replace(each, address=None) for each in last.listeners]
-        return replace(last, listeners=listeners, silent=True)
+        datagrams = [replace(each, address=None) for each in last.datagrams]
+        return replace(last, listeners=listeners, datagrams=datagrams, silent=True)
 
     def _unknown(self, name: str) -> Snapshot:
         ours = self._collector.snapshot(name)
@@ -202,6 +256,7 @@ class WorkerSnapshots:
             uptime=0.0,
             max_connections=self._limits[int(name)],
             traffic=[],
+            datagrams=[],
             certificates=[],
             lag=no_lag,
             lag_last=0.0,
@@ -221,7 +276,7 @@ class MasterService(DaemonService):
     def __init__(
         self,
         process: ProcessContext,
-        listeners: Sequence[HeldListener],
+        listeners: Sequence[HeldListener | HeldUDPListener],
         collector: Collector,
         drain_timeout: float,
         spawner: Spawner,

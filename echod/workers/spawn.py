@@ -16,6 +16,9 @@ from typing import Any, Self
 
 from twisted.python.reflect import fullyQualifiedName
 
+from echod.tls.credentials import MAX_FILE_BYTES, KeyPair
+from echod.tls.selfsigned import from_pem
+
 VARIABLE = "ECHOD_WORKER"
 """The environment variable with the configuration."""
 
@@ -47,12 +50,13 @@ _MASTER_VARIABLES = frozenset(
 @dataclass(frozen=True)
 class InheritedListener:
     """
-    A listening socket that a worker inherits from the master.
+    A socket that a worker inherits from the master.
 
     @ivar name: the name of the listener in logs and figures.
     @ivar option: the option that asked for it.
     @ivar tls: whether it is for TLS.
     @ivar borrowed: whether the master itself inherited the socket, as from systemd.
+    @ivar datagrams: whether it is for UDP.
     @ivar place: the place of its settings among those of all listeners, from 0.
     """
 
@@ -60,7 +64,8 @@ class InheritedListener:
     option: str
     tls: bool
     borrowed: bool
-    place: int
+    datagrams: bool = False
+    place: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,12 +77,14 @@ class WorkerConfig:
     @ivar shares: the limit on connections of each worker.
     @ivar listeners: its listeners.
     @ivar first: the descriptor of the first listener; the others follow.
+    @ivar self_signed: whether it inherits the key pair that the master has made.
     """
 
     worker: str
     shares: Sequence[int]
     listeners: Sequence[InheritedListener]
     first: int = FIRST_DESCRIPTOR
+    self_signed: bool = False
 
     @property
     def index(self) -> int:
@@ -106,6 +113,17 @@ class WorkerConfig:
         The descriptor of the memory with the counters that all workers share.
         """
         return self.channel + 1
+
+    def key_pair(self) -> KeyPair | None:
+        """
+        Take the key pair that the master has made out of the memory that it has passed on, and
+        close the descriptor; C{None} without one.
+        """
+        if not self.self_signed:
+            return None
+        with open(self.counters + 1, "rb") as memory:
+            # All workers share the offset of the descriptor.
+            return from_pem(os.pread(memory.fileno(), MAX_FILE_BYTES, 0))
 
     def to_text(self) -> str:
         """

@@ -20,6 +20,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from echod._util.signals import Signals
+from echod._util.stdio import print_error
 from echod._util.text import escape
 from echod._util.timers import surviving
 from echod.net.listener import ListenError
@@ -131,8 +132,7 @@ class Supervisor(Service):
                 worker.kill()
             spin_until(self._reactor, lambda: not len(self.live), KILL_TIMEOUT)
             log.error("{reason}", event="workers-failed", reason=failure)
-            # Not sys.stderr, which is the log once twistd has started it.
-            print(f"echod: {failure}", file=sys.__stderr__)
+            print_error(f"echod: {failure}")
             raise ListenError(failure)
 
     def _start(self, name: str) -> None:

@@ -3,14 +3,16 @@ C{python -m tests.bench [--quick] [--json FILE] [--only WORD]}: what an echo cos
 
 Each server runs in a process of its own, pinned to one core; the load runs on the other,
 where there is one.  In each round every server has its turn, so that what disturbs the
-machine disturbs all; the figures are medians over the rounds.  The figure is CPU of the
-server process (user and system, from the operating system) for one operation.
+machine disturbs all; a figure is the lower quartile over the rounds, with the upper quartile as
+its spread.  The figure is CPU of the server process (user and system, from the operating system)
+for one operation.
+
+echod has its default configuration, with the access log to a file, unless a row says otherwise.
 """
 
 import argparse
 import contextlib
 import datetime
-import itertools
 import json
 import os
 import platform
@@ -27,9 +29,18 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench import load, worst
-from tests.bench.peers import SERVER_CORE, Peer, program_peers, python_peers
+from tests.bench.peers import (
+    SERVER_CORE,
+    Peer,
+    compiled_peers,
+    program_peers,
+    python_peers,
+)
 
 Row = dict[str, Any]
+
+
+SIZES = {64: "64 B", 1024: "1 KiB", 16384: "16 KiB", 65536: "64 KiB", 1 << 20: "1 MiB"}
 
 
 @dataclass(frozen=True)
@@ -50,8 +61,7 @@ class Scenario:
         where = "TLS" if self.tls else "plain"
         if self.kind == "connect":
             return f"{where}: connect, {'handshake, ' if self.tls else ''}echo 64 B, close"
-        size = {64: "64 B", 1024: "1 KiB", 16384: "16 KiB", 1 << 20: "1 MiB"}[self.size]
-        return f"{where}: echo {size}, {self.connections} connections"
+        return f"{where}: echo {SIZES[self.size]}, {self.connections} connections"
 
     def programs_too(self) -> bool:
         """
@@ -64,11 +74,12 @@ FULL = [
     *(
         Scenario("echo", tls, size, connections)
         for tls in (False, True)
-        for size in (64, 1024, 16384, 1 << 20)
+        for size in SIZES
         for connections in (1, 32 if tls else 64, 1000)
-        # A thousand clients with 1 MiB each under way would measure the machine's memory.
-        if size < 1 << 20 or connections < 1000
+        # A thousand clients with so much each under way would measure the machine's memory.
+        if size < 65536 or connections < 1000
     ),
+    Scenario("echo", False, 1 << 20, 4),
     Scenario("connect", False),
     Scenario("connect", True),
 ]
@@ -77,6 +88,8 @@ QUICK = [
     Scenario("echo", False, 64, 64),
     Scenario("echo", False, 1024, 64),
     Scenario("echo", False, 64, 1),
+    Scenario("echo", False, 65536, 64),
+    Scenario("echo", False, 1 << 20, 4),
     Scenario("echo", True, 64, 32),
     Scenario("echo", True, 1 << 20, 4),
     Scenario("connect", False),
@@ -84,13 +97,42 @@ QUICK = [
 ]
 
 
+def lower_quartile(values: list[float]) -> float:
+    """
+    The value that a quarter of these are below: what disturbs the machine only adds to a figure.
+    """
+    return quartiles(values)[0]
+
+
+def quartiles(values: list[float]) -> tuple[float, float]:
+    """
+    The lower and the upper quartile.
+    """
+    if len(values) < 2:
+        return values[0], values[0]
+    lower, _, upper = statistics.quantiles(values, method="inclusive")
+    return lower, upper
+
+
+def summary(samples: list[Row]) -> Row:
+    """
+    The lower quartile of each figure of the rounds, and the upper one as C{FIGURE_upper}.
+    """
+    row: Row = {}
+    for figure in samples[0] if samples else ():
+        lower, upper = quartiles([sample[figure] for sample in samples])
+        row |= {figure: lower, f"{figure}_upper": upper}
+    return row
+
+
 ACCESS_LOGS: dict[str, tuple[str, ...]] = {
     "access log to a file": (),
     "access log to a file, JSON": ("--log-format", "json"),
     "access log not wanted": ("--log-level", "warn"),
+    "no access log": ("--access-log", "off"),
 }
 """
-Rows of their own for connections, whose other rows are without an access log.  The first is the
+Rows of their own for connections: an echo costs the same with all of these.  The first is the
 default configuration.
 """
 
@@ -99,25 +141,25 @@ def measure_connections(
     scenario: Scenario, peers: list[Peer], rounds: int, seconds: float
 ) -> list[list[Row]]:
     """
-    Measure connections, without an access log and with each of L{ACCESS_LOGS}, in the same rounds.
+    Measure connections with each of L{ACCESS_LOGS}, in the same rounds.
 
-    @return: for each access log, the medians for each peer.
+    @return: for each access log, the figures of each peer.
     """
+    others = [peer for peer in peers if peer.name != "echod"]
     logging = {}
     try:
         for name, options in ACCESS_LOGS.items():
-            logging[name] = Peer("echod", scenario.tls, *options, log_to_file=True)
+            logging[name] = Peer("echod", scenario.tls, *options)
             logging[name].name = name
-        rows = measure(scenario, [*peers, *logging.values()], rounds, seconds)
+        rows = measure(scenario, [*logging.values(), *others], rounds, seconds)
     finally:
         for peer in logging.values():
             peer.stop()
-    plain = [row for row in rows if row["peer"] not in logging]
-    groups = [[row | {"scenario": f"{scenario.name}, no access log"} for row in plain]]
+    groups = []
     for name in logging:
-        (ours,) = (row | {"peer": "echod"} for row in rows if row["peer"] == name)
-        others = [row for row in plain if row["peer"] != "echod"]
-        groups.append([row | {"scenario": f"{scenario.name}, {name}"} for row in (ours, *others)])
+        ours = [row | {"peer": "echod"} for row in rows if row["peer"] == name]
+        theirs = [row for row in rows if row["peer"] not in logging]
+        groups.append([row | {"scenario": f"{scenario.name}, {name}"} for row in ours + theirs])
     return groups
 
 
@@ -125,7 +167,7 @@ def measure(scenario: Scenario, peers: list[Peer], rounds: int, seconds: float) 
     """
     Measure each peer in turn, in each round.
 
-    @return: for each peer, the medians.
+    @return: the figures of each peer.
     """
     context = load.tls_context() if scenario.tls else None
     clients: dict[str, list[load.Client]] = {}
@@ -155,14 +197,10 @@ def measure(scenario: Scenario, peers: list[Peer], rounds: int, seconds: float) 
                 )
     for group in clients.values():
         load.close_all(group)
-    rows = []
-    for peer in peers:
-        taken = samples[peer.name]
-        row: Row = {"scenario": scenario.name, "peer": peer.name}
-        for figure in taken[0] if taken else ():
-            row[figure] = statistics.median(sample[figure] for sample in taken)
-        rows.append(row)
-    return rows
+    return [
+        {"scenario": scenario.name, "peer": peer.name, **summary(samples[peer.name])}
+        for peer in peers
+    ]
 
 
 EVERY_LIMIT = (
@@ -173,16 +211,16 @@ EVERY_LIMIT = (
 )
 
 
-EVERYTHING = (
-    *EVERY_LIMIT,
-    *("--access-log", "on", "--log-format", "json", "--admin", "unix:{}/admin"),
-)
+ADMIN = ("--admin", "unix:{}/admin")
+
+EVERYTHING = (*EVERY_LIMIT, "--log-format", "json", *ADMIN)
+
+ADMIN_PATHS = (b"/", b"/connections", b"/metrics", b"/livez", b"/readyz")
 
 
-class Onlooker(threading.Thread):
+class Scraper(threading.Thread):
     """
-    A browser that has the page open, and a Prometheus that scrapes once a second, until the
-    server is gone.
+    Asks once a second for all that C{--admin} has, until the server is gone.
     """
 
     def __init__(self, path: str):
@@ -192,8 +230,8 @@ class Onlooker(threading.Thread):
 
     def run(self) -> None:
         with contextlib.suppress(OSError):
-            for turn in itertools.count():
-                for asked in (b"/metrics",) if turn % 2 else (b"/metrics", b"/"):
+            while True:
+                for asked in ADMIN_PATHS:
                     with socket.socket(socket.AF_UNIX) as client:
                         client.connect(self._path)
                         client.sendall(b"GET " + asked + b" HTTP/1.0\r\n\r\n")
@@ -215,7 +253,7 @@ def beside_another(
     second.name = other
     try:
         if "--admin" in options:
-            Onlooker(second.admin)
+            Scraper(second.admin)
         sitting = load.connect_many(plain.port, 1, None)
         sitting += load.connect_many(second.port, idle, None)
         rows = measure(scenario, [plain, second], rounds, seconds)
@@ -234,14 +272,14 @@ def beside_streams(names: list[str], streams: int, rounds: int, seconds: float) 
     full speed from a process of their own.  Without the millisecond there would be most
     messages whenever the streams happen to be slow.
 
-    @return: for each peer, the medians.
+    @return: the figures of each peer.
     """
     peers = [Peer(name, False) for name in names]
     samples: dict[str, list[Row]] = {name: [] for name in names}
     try:
         for turn in range(rounds + 1):
             for peer in peers:
-                command = ("-m", "tests.support.bulkclients", str(peer.port), str(streams))
+                command = ("-m", "tests.bench.load", str(peer.port), str(streams))
                 with subprocess.Popen(
                     (sys.executable, *command), stdout=subprocess.PIPE
                 ) as streaming:
@@ -266,7 +304,7 @@ def beside_streams(names: list[str], streams: int, rounds: int, seconds: float) 
         {
             "scenario": f"plain: echo 64 B beside {streams} streams",
             "peer": name,
-            **{f: statistics.median(s[f] for s in taken) for f in (taken[0] if taken else ())},
+            **summary(taken),
         }
         for name, taken in samples.items()
     ]
@@ -298,7 +336,7 @@ def swept(idle: int, rounds: int, seconds: float) -> list[Row]:
             peer.stop()
     scenario = f"plain: {idle} idle connections swept, CPU in a second"
     return [
-        {"scenario": scenario, "peer": name, "cost_us": statistics.median(taken)}
+        {"scenario": scenario, "peer": name, "cost_us": lower_quartile(taken)}
         for name, taken in samples.items()
     ]
 
@@ -321,7 +359,7 @@ def in_turns(
             if turn:
                 samples[name].append((peer.cpu_seconds() - before) / count * 1e6)
     return [
-        {"scenario": scenario, "peer": name, "cost_us": statistics.median(taken)}
+        {"scenario": scenario, "peer": name, "cost_us": lower_quartile(taken)}
         for name, taken in samples.items()
     ]
 
@@ -356,7 +394,7 @@ def scrape(connections: int, rounds: int) -> list[Row]:
     """
     The cost of a scrape and of the pages, with many connections.
     """
-    peer = Peer("echod", False, *SWEPT, "--admin", "unix:{}/admin")
+    peer = Peer("echod", False, *SWEPT, *ADMIN)
     sitting = []
 
     def get(path: str) -> None:
@@ -401,7 +439,7 @@ def check(rounds: int) -> list[Row]:
     finally:
         peer.stop()
     return [
-        {"scenario": "echod-check, start to end", "peer": name, "cost_us": statistics.median(taken)}
+        {"scenario": "echod-check, start to end", "peer": name, "cost_us": lower_quartile(taken)}
         for name, taken in samples.items()
     ]
 
@@ -461,6 +499,8 @@ def show(rows: list[Row]) -> None:
             line += f"   echod takes {ours / row[figure]:5.2f} x"
         elif figure == "cpu_us":
             line += " " * 22
+        if f"{figure}_upper" in row:
+            line += f"   to {row[f'{figure}_upper']:8.1f}"
         if figure == "cpu_us":
             line += (
                 f"   {row['operations_per_second']:9.0f}/s"
@@ -471,7 +511,8 @@ def show(rows: list[Row]) -> None:
 
 def markdown(results: list[Row]) -> str:
     """
-    The results as a table: what echod takes, and its share of what each other takes.
+    The results as a table: what echod takes, from the lower to the upper quartile, and its share
+    of what each other takes.
     """
     peers = list(dict.fromkeys(row["peer"] for row in results if row["peer"] != "echod"))
     lines = [
@@ -486,9 +527,10 @@ def markdown(results: list[Row]) -> str:
         for peer in peers:
             theirs = rows.get(peer, {}).get(figure, 0.0)
             cells.append(f"{ours / theirs:.2f}" if theirs > 0 else "")
-        lines.append(
-            f"| {scenario} | {ours:.{0 if ours > 99 else 1}f} {unit} | {' | '.join(cells)} |"
-        )
+        digits = 0 if ours > 99 else 1
+        spread = rows["echod"].get(f"{figure}_upper", ours)
+        to = f" to {spread:.{digits}f}" if spread > ours else ""
+        lines.append(f"| {scenario} | {ours:.{digits}f}{to} {unit} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -506,6 +548,7 @@ def main() -> None:
         "--only", metavar="WORD", default="", help="only scenarios with this word in their name"
     )
     parser.add_argument("--rounds", type=int, default=0, help="how many rounds to measure")
+    parser.add_argument("--seconds", type=float, default=0.0, help="of each round")
     parser.add_argument("--markdown", action="store_true", help="print a table at the end")
     parser.add_argument(
         "--worst",
@@ -522,7 +565,8 @@ def main() -> None:
     cores = os.cpu_count() or 1
     if cores > 1:
         os.sched_setaffinity(0, set(range(cores)) - {SERVER_CORE})
-    rounds, seconds = (chosen.rounds or (2 if chosen.quick else 5)), (0.5 if chosen.quick else 1.0)
+    rounds = chosen.rounds or (3 if chosen.quick else 9)
+    seconds = chosen.seconds or 0.5
     machine = (
         f"{platform.system()} {platform.release()} {platform.machine()}, {cores} cores, "
         f"Python {platform.python_version()}, {datetime.date.today().isoformat()}"
@@ -535,7 +579,7 @@ def main() -> None:
     scenarios = [s for s in (QUICK if chosen.quick else FULL) if chosen.only in s.name]
     for tls in (False, True):
         wanted = [s for s in scenarios if s.tls == tls]
-        peers = [Peer(name, tls) for name in names] if wanted else []
+        peers = [Peer(name, tls) for name in names + compiled_peers(tls)] if wanted else []
         with_programs = wanted and not tls and not chosen.quick
         programs = [Peer(name, tls) for name in program_peers()] if with_programs else []
         try:
@@ -555,6 +599,8 @@ def main() -> None:
         for other, options, idle in (
             ("8000 idle", (), 8000),
             ("every limit", EVERY_LIMIT, 1),
+            ("two workers", ("--workers", "2"), 1),
+            ("all of --admin scraped each second", ADMIN, 1),
             ("everything on", EVERYTHING, 1),
         ):
             if chosen.only in other:
@@ -562,7 +608,7 @@ def main() -> None:
                 show(rows)
                 results += rows
         if chosen.only in "beside streams":
-            rows = beside_streams(names, 8, 2 * rounds, seconds / 2)
+            rows = beside_streams(names + compiled_peers(False), 8, 2 * rounds, seconds / 2)
             show(rows)
             results += rows
         more: dict[str, Callable[[], list[Row]]] = {

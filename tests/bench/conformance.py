@@ -138,7 +138,7 @@ def run(column: Column) -> list[dict[str, Any]]:
     Start a server, ask about it, and end it.
     """
     terminates = column.proxy == "terminates"
-    peer = Peer(column.peer, column.tls and not terminates)
+    peer = Peer(column.peer, column.tls and not terminates, "--access-log", "off")
     try:
         if column.proxy is None:
             return ask(peer.port, column.tls)

@@ -3,6 +3,7 @@ The servers that are measured: echod and others, each a process of its own, pinn
 core, on a port of its own choice.
 """
 
+import functools
 import os
 import re
 import shutil
@@ -44,11 +45,36 @@ def python_peers() -> list[str]:
     return ["echod", "twisted", "asyncio"] + (["uvloop"] if find_spec("uvloop") else [])
 
 
+def compiled_peers(tls: bool) -> list[str]:
+    """
+    The peers that are compiled here, as far as there is a compiler.  That in C speaks no TLS.
+    """
+    found = ["C"] if shutil.which("cc") and not tls else []
+    return found + (["Go"] if shutil.which("go") else [])
+
+
 def program_peers() -> list[str]:
     """
     The programs that are installed; each forks for a connection, and speaks no TLS.
     """
     return [name for name in ("xinetd", "ncat", "socat") if shutil.which(name)]
+
+
+_compiled = tempfile.TemporaryDirectory(prefix="echod-bench-")
+
+
+@functools.cache
+def _compile(name: str) -> str:
+    """
+    Compile a server.
+
+    @return: the path of the program.
+    """
+    source = Path(__file__).with_name("echo.c" if name == "C" else "echo.go")
+    program = str(Path(_compiled.name) / name)
+    command = ["cc", "-O2", "-o"] if name == "C" else ["go", "build", "-o"]
+    subprocess.run([*command, program, str(source)], check=True)
+    return program
 
 
 def _free_port() -> int:
@@ -74,19 +100,19 @@ class Peer:
     @ivar port: where it listens.
     """
 
-    def __init__(self, name: str, tls: bool, *options: str, log_to_file: bool = False):
+    def __init__(self, name: str, tls: bool, *options: str):
         """
-        @param options: for echod.  C{{}} in one stands for the server's own directory.
-        @param log_to_file: whether echod logs to a file, with access records, as by default.
-            Otherwise it logs to a pipe, and has no access log.
+        @param options: for echod, which has its default configuration otherwise, and logs to a
+            file, with access records.  C{{}} in one stands for the server's own directory.
         """
         self.name = name
         self._directory = tempfile.TemporaryDirectory(prefix="echod-bench-")
         self._path = Path(self._directory.name)
         self._options = [option.replace("{}", self._directory.name) for option in options]
-        self._log = self._path / "log" if log_to_file else None
-        self._forks = name not in python_peers()
-        self.port = _free_port() if self._forks or log_to_file else 0
+        self._log = self._path / "log" if name == "echod" else None
+        self._forks = name in program_peers()
+        self._has_children = self._forks or "--workers" in options
+        self.port = _free_port() if self._forks else 0
         pem = None
         if tls:
             made = make_certificate(names=("localhost",))
@@ -104,16 +130,16 @@ class Peer:
 
     def _command(self, pem: Path | None) -> list[str]:
         name, port = self.name, str(self.port)
-        if name == "echod":
+        if self._log is not None:
             listen = ["--tls-port", port, "--tls-cert", str(pem)] if pem else ["--port", port]
             twistd = str(Path(sys.executable).with_name("twistd"))
-            command = [twistd, "-n", "--pidfile="]
-            log = ["echod", "--access-log", "off"]
-            if self._log is not None:
-                log = ["--logfile", str(self._log), "echod"]
-            return [*command, *log, *listen, *self._options]
+            command = [twistd, "-n", "--pidfile=", "--logfile", str(self._log), "echod"]
+            return [*command, *listen, *self._options]
+        files = [str(pem)] if pem else []
+        if name in ("C", "Go"):
+            return [_compile(name), *files]
         if not self._forks:
-            return [sys.executable, "-m", "tests.bench.servers", name, *([str(pem)] if pem else [])]
+            return [sys.executable, "-m", "tests.bench.servers", name, *files]
         if name == "xinetd":
             config = self._path / "xinetd.conf"
             config.write_text(XINETD.format(port=port))
@@ -122,22 +148,30 @@ class Peer:
             return ["ncat", "--listen", "127.0.0.1", port, "--keep-open", "--exec", "/bin/cat"]
         return ["socat", f"TCP-LISTEN:{port},bind=127.0.0.1,fork,reuseaddr,backlog=1024", "PIPE"]
 
+    def _said(self) -> str:
+        """
+        What it has printed or logged so far.
+        """
+        if self._log is not None:
+            return self._log.read_text() if self._log.exists() else ""
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().decode()
+
     def _wait(self) -> None:
         deadline = time.monotonic() + 20
-        while not self.port:
-            assert self._process.stdout is not None
-            line = self._process.stdout.readline().decode()
-            if not line or time.monotonic() > deadline:
-                raise RuntimeError(f"{self.name} did not start")
-            if found := re.search(r"listening on \S+:(\d+),|^(\d+)$", line):
+        while time.monotonic() < deadline and self._process.poll() is None:
+            if self.port:
+                try:
+                    socket.create_connection(("127.0.0.1", self.port), 1).close()
+                    return
+                except OSError:
+                    pass
+            elif found := re.search(r"listening on \S+:(\d+),|^(\d+)$", self._said(), re.M):
                 self.port = int(found[1] or found[2])
-                return
-        while time.monotonic() < deadline:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-                return
-            except OSError:
-                time.sleep(0.02)
+                # Workers are up when a client is served.
+                if not self._has_children:
+                    return
+            time.sleep(0.02)
         raise RuntimeError(f"{self.name} did not start")
 
     @property
@@ -149,7 +183,7 @@ class Peer:
 
     def _tree(self) -> list[int]:
         parents: dict[int, int] = {}
-        for entry in Path("/proc").iterdir() if self._forks else ():
+        for entry in Path("/proc").iterdir() if self._has_children else ():
             if entry.name.isdigit() and (fields := _stat(int(entry.name))):
                 parents[int(entry.name)] = int(fields[1])
         found = [self._process.pid]
@@ -160,12 +194,12 @@ class Peer:
     def cpu_seconds(self) -> float:
         """
         CPU used until now, user and system, that of all threads and children included.  A
-        process without children has it to the nanosecond (schedstat in proc(5)), others to the
-        clock tick.
+        process that does not fork for each connection has it to the nanosecond (schedstat in
+        proc(5)), others to the clock tick.
         """
         tree = self._tree()
         if not self._forks:
-            threads = Path(f"/proc/{tree[0]}/task").iterdir()
+            threads = [each for pid in tree for each in Path(f"/proc/{pid}/task").iterdir()]
             return sum(int((each / "schedstat").read_text().split()[0]) for each in threads) / 1e9
         ticks = sum(int(value) for pid in tree for value in _stat(pid)[11:15])
         return ticks / os.sysconf("SC_CLK_TCK")

@@ -141,7 +141,7 @@ class ImageTests(SynchronousTestCase):
             done = container.execute("echod-check", "--quiet", "localhost:7007")
             self.assertEqual(done.returncode, 0)
             wrong = container.execute("twistd", "-n", "--pidfile=", "echod", "--port", "x")
-            self.assertEqual(wrong.returncode, 1)
+            self.assertEqual(wrong.returncode, 78)
             self.assertEqual(len((wrong.stdout + wrong.stderr).splitlines()), 1, wrong)
 
     def test_plugins(self) -> None:
@@ -167,7 +167,7 @@ class ImageTests(SynchronousTestCase):
         with Container(image(), "--port", "9000", "--drain-timeout", "1h") as container:
             with container.busy(9000):
                 container.terminate()
-                wait_until(lambda: "Port 9000 Closed" in container.log, "the drain")
+                wait_until(lambda: "Received SIGTERM" in container.log, "the drain")
                 self.assertTrue(container.running())
                 container.terminate()
                 container.wait("the end of the drain")

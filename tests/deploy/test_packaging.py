@@ -217,6 +217,9 @@ class PackagingTests(SynchronousTestCase):
         self.assertEqual(f"echod {VERSION}\n", shown.stdout)
         self.assertEqual("", shown.stderr + listed.stderr)
         self.assertEqual("[]", environment.python_says(IMPORTS))
+        echod = environment.python.with_name("echod")
+        for command in ((echod,), (environment.python, "-m", "echod")):
+            self.assertEqual(environment.run(*command, "--version").stdout, f"echod {VERSION}\n")
 
     def assert_gone(self, environment: Environment, plugins_before: set[str]) -> None:
         """
@@ -311,7 +314,7 @@ class PackagingTests(SynchronousTestCase):
 
     def test_wheel_content(self) -> None:
         """
-        The wheel has the package, the plugin, the manual pages and its own records, and
+        The wheel has the package, the plugin, manual pages, completions and its own records, and
         nothing else; it is the same whether built from the sdist or from the checkout.
         """
         source, _, wheel = built()
@@ -319,10 +322,17 @@ class PackagingTests(SynchronousTestCase):
         with zipfile.ZipFile(wheel) as archive:
             names = set(archive.namelist())
             content = {name: archive.read(name) for name in names if records not in name}
-        data = f"echod-{VERSION}.data/data/share/man"
-        for page, section in (("echod.8", "man8"), ("echod-check.1", "man1")):
-            shipped = content.pop(f"{data}/{section}/{page}")
-            self.assertEqual((source / "deploy" / "man" / page).read_bytes(), shipped)
+        data = f"echod-{VERSION}.data/data/share"
+        for there, shared in (
+            ("man/echod.8", "man/man8/echod.8"),
+            ("man/echod-check.1", "man/man1/echod-check.1"),
+            ("completions/echod.bash", "bash-completion/completions/echod"),
+            ("completions/echod-check.bash", "bash-completion/completions/echod-check"),
+            ("completions/_echod", "zsh/site-functions/_echod"),
+            ("completions/_echod-check", "zsh/site-functions/_echod-check"),
+        ):
+            shipped = content.pop(f"{data}/{shared}")
+            self.assertEqual((source / "deploy" / there).read_bytes(), shipped)
         package = {
             str(path.relative_to(source))
             for pattern in ("echod/**/*.py", "echod/admin/static/*")

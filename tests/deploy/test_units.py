@@ -19,8 +19,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from echod.options import Options
 from tests.support import needs, sandbox
 from tests.support.certificates import make_certificate
+from tests.support.clients import stream
 from tests.support.daemons import Daemon, echo, show
-from tests.support.streamclients import stream
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 UNIT = DEPLOY / "echod.service"
@@ -65,6 +65,15 @@ class UnitTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.text = UNIT.read_text()
+
+    def test_one_path(self) -> None:
+        """
+        Where echod is installed stands in one line of all units, so that a packager changes one.
+        """
+        units = (UNIT, *(DEPLOY / name for name in SOCKETS), *DEPLOY.glob("echod.service.d/*"))
+        lines = [line for unit in units for line in unit.read_text().splitlines()]
+        found = [line for line in lines if "/opt/echod" in line and not line.startswith("#")]
+        self.assertEqual([line.partition("=")[0] for line in found], ["ExecStart"])
 
     def installed(self, drop_ins: Sequence[str] = ()) -> Path:
         """
@@ -273,6 +282,6 @@ class UnitTests(SynchronousTestCase):
             text=True,
             timeout=PATIENCE_SECONDS,
         )
-        self.assertEqual(1, done.returncode)
+        self.assertEqual(78, done.returncode)
         self.assertIn("MemoryDenyWriteExecute=no", done.stderr)
         self.assertEqual(1, done.stderr.count("\n"))

@@ -23,6 +23,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support import needs
 from tests.support.certificates import make_certificate
+from tests.support.clients import TLSClient, context
 from tests.support.daemons import (
     LOOPBACK,
     ON_A_SOCKET,
@@ -36,7 +37,6 @@ from tests.support.daemons import (
     socket_path,
     wait_until,
 )
-from tests.support.tlsclient import TLSClient, context
 
 TLS = ("--tls-port", "0", "--tls-cert", "{}/disk/pem")
 
@@ -300,7 +300,7 @@ class FullDiskTests(SynchronousTestCase):
                 text=True,
                 timeout=60,
             )
-            self.assertEqual((done.returncode, done.stdout), (1, ""))
+            self.assertEqual((done.returncode, done.stdout), (78, ""))
             line = r"\Atwistd: --pidfile '\S+': No space left on device; give [^\n]+\n\Z"
             self.assertRegex(done.stderr, line)
 
@@ -387,7 +387,7 @@ class SyslogTests(SynchronousTestCase):
             self.assertRegex(record, r"\A<\d+>\w{3} [ \d]\d [\d:]{8} twisted\[\d+\]: ")
         self.assertIn("echod 0.1.0 starting", records[0])
         self.assertEqual(sum(": 5 bytes echoed in" in record for record in records), 1)
-        self.assertIn("Server Shut Down", records[-1])
+        self.assertIn("echod stopped: ", records[-1])
 
     def test_no_dev_log(self) -> None:
         """
@@ -434,7 +434,7 @@ class PidfileTests(SynchronousTestCase):
             daemon.stop()
             self.assertFalse(daemon.pidfile.exists())
 
-    def refused(self, content: str) -> str:
+    def refused(self, content: str, status: int = 1) -> str:
         """
         Start with this in the pidfile.
 
@@ -444,7 +444,7 @@ class PidfileTests(SynchronousTestCase):
         daemon.pidfile.write_text(content)
         error = self.assertRaises(AssertionError, daemon.start)
         daemon._child.wait()
-        self.assertEqual((daemon.status, daemon.pidfile.read_text()), (1, content))
+        self.assertEqual((daemon.status, daemon.pidfile.read_text()), (status, content))
         daemon.__exit__(None, None, None)
         return str(error)
 
@@ -456,9 +456,11 @@ class PidfileTests(SynchronousTestCase):
 
     def test_rubbish(self) -> None:
         """
-        What is no number is told.
+        What is no number, and an empty file, is one line.
         """
-        self.assertIn("non-numeric", self.refused("rubbish"))
+        for content, reason in (("rubbish", "holds no process ID"), ("", "is empty")):
+            said = self.refused(content, status=78)
+            self.assertRegex(said, rf"twistd: --pidfile '\S+': {reason}; remove it")
 
 
 class FirstProcess(Under):

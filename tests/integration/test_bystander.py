@@ -95,13 +95,16 @@ class PlainTests(BystanderTestCase):
         """
         with worst.daemon("--workers", "2") as daemon:
             wait_until(lambda: "workers up" in daemon.log, "the workers")
-            for name in ("small writes", "connect and close"):
-                with worst.under_way(name, daemon.address("--port"), self.number):
-                    # Five questions without an answer, two seconds apart, are the end of one.
-                    over = time.monotonic() + 12
-                    with connect(daemon.address("--port")) as client:
-                        while time.monotonic() < over:
-                            self.assertEqual(echo(client, b"hello"), b"hello")
+            address = daemon.address("--port")
+            with (
+                worst.under_way("small writes", address, self.number),
+                worst.under_way("connect and close", address, self.number),
+                connect(address) as client,
+            ):
+                # Five questions without an answer, two seconds apart, are the end of one.
+                over = time.monotonic() + 12
+                while time.monotonic() < over:
+                    self.assertEqual(echo(client, b"hello"), b"hello")
             self.assertNotIn("killed", daemon.log)
             daemon.stop()
 

@@ -353,7 +353,8 @@ class EchodTests(SynchronousTestCase):
                 done = run(where)
                 self.assertEqual((done.returncode, done.stderr), (0, ""))
                 line = (
-                    r".*: ok, 64 bytes; .*connect [\d.]+ ms, first byte [\d.]+ ms, total [\d.]+ ms"
+                    r".*: ok, 64 bytes; .*connect [\d.]+ ms, "
+                    r".*echo [\d.]+ ms \(first byte [\d.]+ ms\), close [\d.]+ ms; total [\d.]+ ms"
                 )
                 self.assertRegex(done.stdout, rf"\A{line}\n\Z")
             done = run(f"127.0.0.1:{port}", "--size", "3MiB", "--count", "3", "--interval", "10ms")
@@ -369,6 +370,51 @@ class EchodTests(SynchronousTestCase):
             self.skipTest("needs IPv6")
         with Daemon("--port", "0", "--interface", "::1") as daemon:
             self.assertEqual(run(f"[::1]:{daemon.port()}").returncode, 0)
+
+    def test_port_for_tls(self) -> None:
+        """
+        A plain check of echod's port for TLS says what to add.
+        """
+        with tls_daemon("--port", "0") as daemon:
+            for size in ("3", "64", "64K"):
+                done = run("--size", size, daemon.address("--tls-port"))
+                self.assertEqual(done.stdout, "")
+                text = "; the server answers a ClientHello with a TLS handshake: add --tls\n"
+                self.assertTrue(done.stderr.endswith(text), done.stderr)
+
+    def test_fingerprint(self) -> None:
+        """
+        A certificate that is not trusted is reported with its fingerprint, which openssl(1) prints
+        too; with it, the certificate is trusted.
+        """
+        openssl = needs.program("openssl")
+        with tls_daemon("--port", "0") as daemon:
+            server = daemon.address("--tls-port")
+            done = run("--tls", server)
+            self.assertEqual(done.returncode, Outcome.TLS_REFUSED.status)
+            [found] = re.findall("--fingerprint ([0-9A-F:]{95});", done.stderr)
+            command = (openssl, "x509", "-noout", "-fingerprint", "-sha256")
+            pem = (daemon.directory / "pem").read_text()
+            shown = subprocess.run(command, input=pem, capture_output=True, text=True, check=True)
+            self.assertEqual(shown.stdout.partition("=")[2].strip(), found)
+            for given in (found, shown.stdout.strip()):
+                done = run("--tls", "--fingerprint", given, server)
+                self.assertEqual((done.returncode, done.stderr), (0, ""))
+                self.assertIn("verified by --fingerprint", done.stdout)
+            other = run("--tls", "--fingerprint", found[:-2] + "00", server)
+            self.assertEqual(other.returncode, Outcome.TLS_REFUSED.status)
+            self.assertIn(f"another fingerprint: {found}", other.stderr)
+
+    def test_conformance_of_nothing(self) -> None:
+        """
+        Where no server listens, the suite ends at once with one line.
+        """
+        with socket.socket() as bound:
+            bound.bind(("127.0.0.1", 0))
+            host, port = bound.getsockname()
+            done = run("--conformance", host, str(port))
+        self.assertEqual((done.returncode, done.stdout), (Outcome.REFUSED.status, ""))
+        self.assertEqual(len(done.stderr.splitlines()), 1)
 
     def test_conformance(self) -> None:
         """

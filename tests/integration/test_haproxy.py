@@ -10,16 +10,15 @@ from collections.abc import Iterator
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.support.clients import Connection, TLSClient, context
 from tests.support.daemons import (
     Daemon,
     echo,
-    half_close,
     show,
     tls_daemon,
     wait_until,
 )
 from tests.support.haproxy import HAProxy, Way
-from tests.support.tlsclient import TLSClient, context
 
 MIB = 1024 * 1024
 
@@ -49,7 +48,7 @@ def plain(client: socket.socket) -> bytes:
     """
     Send all of it, close the sending side, and read to the end.
     """
-    return half_close(client, DATA)
+    return Connection(client).exchange(DATA)
 
 
 def secure(client: socket.socket) -> bytes:
@@ -91,7 +90,7 @@ class HAProxyTests(SynchronousTestCase):
             return "".join(line for line in lines if start in line and size in line)
 
         line = wait_until(record, f"the record of {peer}, {way}")
-        self.assertRegex(line, r", client; proxy 127\.0\.0\.1:\d+")
+        self.assertRegex(line, r", closed by client; proxy 127\.0\.0\.1:\d+")
         return line
 
     def test_send_proxy(self) -> None:
@@ -202,7 +201,10 @@ class HealthCheckTests(SynchronousTestCase):
             for said in (proxy.stdout, proxy.stderr):
                 self.assertNotIn("DOWN", said)
         size = 5 * rounds
-        wait_until(lambda: f" of {peer} to tcp: {size} bytes" in info.log, "the client's record")
+        wait_until(
+            lambda: f" of {peer} to {info.address()}: {size} bytes" in info.log,
+            "the client's record",
+        )
         for daemon in (info, debug):
             daemon.stop()
             self.assertEqual(daemon.refused(), {})

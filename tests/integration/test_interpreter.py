@@ -9,7 +9,7 @@ import subprocess
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.certificates import make_certificate
-from tests.support.daemons import LOOPBACK, PATIENCE_SECONDS, Daemon, echo
+from tests.support.daemons import LOOPBACK, PATIENCE_SECONDS, FreshDaemon, echo
 from tests.support.wrong_servers import PROGRAM
 
 NOBODY = 64862
@@ -30,7 +30,7 @@ class SwitchesTests(SynchronousTestCase):
         made = make_certificate(["localhost"], authority)
         tls = ("--tls-port", "0", "--tls-cert", "{}/pem", "--tls-alpn", "echo")
         clients = ("--tls-client-auth", "require", "--tls-client-ca", "{}/ca")
-        daemon = Daemon(*LOOPBACK, *tls, *clients)
+        daemon = FreshDaemon(*LOOPBACK, *tls, *clients)
         (daemon.directory / "ca").write_bytes(authority.cert_pem)
         (daemon.directory / "pem").write_bytes(made.chain + made.key_pem)
         with daemon:
@@ -94,7 +94,7 @@ class WithoutThreadsTests(SynchronousTestCase):
         """
         The daemon echoes and logs, and says that it has no thread for that.
         """
-        daemon = Daemon(*LOOPBACK)
+        daemon = FreshDaemon(*LOOPBACK)
         daemon._command = (*self.limited, *daemon._command)
         with daemon:
             with daemon.connect() as client:
@@ -109,7 +109,7 @@ class WithoutThreadsTests(SynchronousTestCase):
         """
         The client asks for addresses as ever, and for a name says that it cannot.
         """
-        with Daemon(*LOOPBACK) as daemon:
+        with FreshDaemon(*LOOPBACK) as daemon:
             for host, status, text in (
                 ("127.0.0.1:{}", 0, ""),
                 ("tcp:127.0.0.1:{}", 0, ""),

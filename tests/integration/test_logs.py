@@ -22,6 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support import needs, proxyheaders
 from tests.support.certificates import make_certificate
+from tests.support.clients import TLSClient
 from tests.support.daemons import (
     LOOPBACK,
     TEXT_VALUE,
@@ -33,7 +34,7 @@ from tests.support.daemons import (
     show,
     wait_until,
 )
-from tests.support.tlsclient import TLSClient
+from tests.support.phrases import PHRASE, reason_of
 from tests.support.tlsfiles import authority, certificate, put
 
 ENOUGH = 5000
@@ -164,7 +165,7 @@ class NotTakenTests(SynchronousTestCase):
             daemon.stop()
             reader.result()
         dropped = self.accounted("".join(text), ENOUGH + 10)
-        self.assertIn("Server Shut Down", text[-1])
+        self.assertIn("echod stopped: ", text[-1])
         show(
             f"a pipe without a reader: {ENOUGH} of {ENOUGH} echoes, the slowest connection "
             f"{longest * 1000:.0f} ms, {dropped['count']} records dropped and told"
@@ -355,7 +356,7 @@ class DescriptorTests(SynchronousTestCase):
             for near, far in ((write, read), (ours.detach(), theirs.detach())):
                 text = self.logged_to(near, far, *options)
                 self.assertEqual(text.count(": 1 bytes echoed in"), 2, text)
-                self.assertIn("Server Shut Down", text)
+                self.assertIn("echod stopped: ", text)
                 self.assertNotIn("log-rotation", text)
 
 
@@ -397,7 +398,11 @@ class DirectTests(SynchronousTestCase):
         The records of workers name the worker, in both formats.
         """
         for format, pattern in (
-            ("text", r"\S+ \[worker [01] echod\.connections#info\] connection \d+ of .*, client"),
+            (
+                "text",
+                r"\S+ \[worker [01] echod\.connections#info\] "
+                r"connection \d+ of .*, closed by client",
+            ),
             ("json", r'\{"timestamp": .*, "reason": "client", "worker": "[01]"\}'),
         ):
             with SocketDaemon("--log-format", format, "--workers", "2") as daemon:
@@ -465,7 +470,8 @@ def hostile(chance: random.Random, most: int) -> bytes:
         *("\x85", "\x9b31m", "\u2028", "\u2029", "\u202e", "\u2066", "\u2069", "\u200b", "\ufeff"),
         *(b"\xed\xa0\x80", b"\xff\xfe", b"\xc0\xaf", b"{peer}", b"{", b"%s", b'"}', b"\\"),
         *(b"\\u000a", b"; tls_subject CN=admin", b"</pre>", "\U000e0041"),
-        *(b" to tcp:9: 999 bytes echoed in 1.000 s, client", b'"; tls_subject "CN=admin', b'\\"'),
+        b" to tcp:9: 999 bytes echoed in 1.000 s, closed by client",
+        *(b'"; tls_subject "CN=admin', b'\\"'),
         b"2026-11-22T21:00:00+0000 [echod#info] all is well",
         chance.randbytes(20),
         b"x" * chance.choice((1, 30, 1000)),
@@ -476,7 +482,7 @@ def hostile(chance: random.Random, most: int) -> bytes:
 
 RECORD = re.compile(
     rf"\S+ \[\S+\] connection (\d+) of (?P<peer>{TEXT_VALUE}) to (?P<listener>\S+): "
-    rf"\d+ bytes echoed in [\d.]+ s, (?P<reason>[\w-]+)(?P<facts>(?:; \w+ {TEXT_VALUE})*)"
+    rf"\d+ bytes echoed in [\d.]+ s, (?P<reason>{PHRASE})(?P<facts>(?:; \w+ {TEXT_VALUE})*)"
 )
 """An access record in text."""
 
@@ -489,7 +495,8 @@ def text_fields(line: str) -> dict[str, str]:
     if match is None:
         raise AssertionError(f"no access record: {line}")
     facts = re.findall(rf"; (\w+) ({TEXT_VALUE})", match["facts"])
-    found = {name: match[name] for name in ("peer", "listener", "reason")} | dict(facts)
+    found = {name: match[name] for name in ("peer", "listener")} | dict(facts)
+    found["reason"] = reason_of(match["reason"])
     if len(found) != 3 + len(facts):
         raise AssertionError(f"a field twice: {line}")
     found.pop("proxy")
@@ -586,6 +593,9 @@ class HostileTests(SynchronousTestCase):
         told = [text_fields(line) for line in texts]
         for fields, line in zip(told, objects, strict=True):
             record = json.loads(line)
+            # In text, people read the address of a listener without a name.
+            self.assertRegex(fields.pop("listener"), r"\A127\.0\.0\.1:\d+\Z")
+            self.assertEqual(record["listener"], "tcp")
             self.assertEqual(fields, {name: record[name] for name in fields})
         # What was told of most of them, and where no header said it, of none.
         self.assertGreater(sum("proxy_tls_cn" in fields for fields in told), self.PROXIED * 0.9)

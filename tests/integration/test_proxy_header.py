@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.support.clients import VERSIONS, context
 from tests.support.daemons import (
     LOOPBACK,
     Daemon,
@@ -40,8 +41,7 @@ from tests.support.proxyheaders import (
     v2,
     v2_header,
 )
-from tests.support.shortclients import IdleClient, connect_from, idle_client, wait_for_all
-from tests.support.tlsclient import VERSIONS, context
+from tests.support.shortclients import IdleClient, connect_from, wait_for_all
 from tests.support.tlswire import WireClient
 
 KIB = 1024
@@ -141,7 +141,7 @@ class HeaderTestCase(SynchronousTestCase):
         one between.
         """
         told = re.compile(
-            rf" of {re.escape(peer)} to .*, client"
+            rf" of {re.escape(peer)} to .*, closed by client"
             + (rf"; proxy {re.escape(proxy)}(?:;|$)" if proxy else "(?!; proxy)"),
             re.MULTILINE,
         )
@@ -259,7 +259,7 @@ class TrustTests(HeaderTestCase):
                 said = v1("192.0.2.2", 1) + b"hello"
                 self.assertEqual(self.converse(PROXY_ADDRESS, daemon, said)[0], b"")
             daemon.turned_away({"denied": 2, "max-per-client": 4, "connect-rate": 2})
-            self.assertIn("denied, the last from 192.0.2.66:1 to tcp", daemon.log)
+            self.assertIn(f"denied, the last from 192.0.2.66:1 to {daemon.address()}", daemon.log)
 
 
 class LateTests(HeaderTestCase):
@@ -282,7 +282,7 @@ class LateTests(HeaderTestCase):
             drip: Iterator[bytes] = iter(())
             if name == "dripping":
                 drip = (bytes([byte]) for byte in HEADERS["v1 TCP4"][0])
-            found[name] = idle_client(lambda: self.come(PROXY_ADDRESS, daemon, option), drip)
+            found[name] = IdleClient(lambda: self.come(PROXY_ADDRESS, daemon, option), drip)
             found[name].socket.sendall(beginning)
         return found
 
@@ -349,8 +349,7 @@ class LateTests(HeaderTestCase):
         A balancer that sends the header with the client's first bytes may take as long as the
         client does, when there is no limit.
         """
-        options_given = options("require", PROXY_ADDRESS, timeout="5s")
-        with Daemon(*LOOPBACK, *options_given, "--proxy-header-timeout", "0") as daemon:
+        with Daemon(*LOOPBACK, *options("require", PROXY_ADDRESS, timeout="0")) as daemon:
             client = self.come(PROXY_ADDRESS, daemon)
             # Longer than the limit would be, with the looks that it takes.
             self.assertEqual(select.select([client], [], [], self.limit_seconds + 1.5)[0], [])

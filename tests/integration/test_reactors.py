@@ -7,14 +7,14 @@ import random
 import resource
 import signal
 import socket
-import time
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.support.clients import VERSIONS, Clients, Connection, StreamClient, TLSClient, context
 from tests.support.daemons import (
     LOOPBACK,
     Daemon,
-    Worker,
+    FreshDaemon,
     connect,
     echo,
     receive,
@@ -25,22 +25,13 @@ from tests.support.daemons import (
     wait_until,
 )
 from tests.support.proxyheaders import v1, v2
-from tests.support.shortclients import connect_from, idle_client, is_served, wait_for_all
-from tests.support.tlsclient import VERSIONS, TLSClient, context
+from tests.support.shortclients import IdleClient, connect_from, is_served, wait_for_all
 from tests.support.tlswire import WireClient
 
 KIB = 1024
 MIB = 1024 * KIB
 
 DATA = random.Random(862).randbytes(8 * MIB)
-
-
-def send_all(client: socket.socket) -> None:
-    """
-    Send all of the data, and close the sending side.
-    """
-    client.sendall(DATA)
-    client.shutdown(socket.SHUT_WR)
 
 
 class PromisesTests(SynchronousTestCase):
@@ -51,24 +42,15 @@ class PromisesTests(SynchronousTestCase):
     tls_bytes = 100_000
     tls_runs = 5
     small = 32 * KIB
-    slow_pauses = 100
-    pause_seconds = 0.002
 
     def plain(self, daemon: Daemon, slow: bool) -> bool:
         """
         8 MiB there and back.
 
-        @param slow: whether to read a little at a time, with pauses at first.
+        @param slow: whether to read a little at a time, and so less than it sends.
         """
-        back = bytearray()
-        with daemon.connect(receive_buffer=self.small if slow else 0) as client:
-            sending = Worker(lambda: send_all(client))
-            for _ in range(self.slow_pauses if slow else 0):
-                time.sleep(self.pause_seconds)
-                back += client.recv(4 * KIB)
-            back += receive_rest(client)
-            sending.result()
-        return back == DATA
+        with daemon.connect(receive_buffer=self.small if slow else 0) as sock:
+            return Connection(sock).exchange(DATA, slow=slow) == DATA
 
     def secure(self, daemon: Daemon, version: str) -> bool:
         """
@@ -86,27 +68,26 @@ class PromisesTests(SynchronousTestCase):
         """
         address = daemon.address()
         quiet = daemon.connect()
-        busy = daemon.connect(receive_buffer=self.small)
+        busy = StreamClient(daemon.connect(receive_buffer=self.small), limit=len(DATA), reads=False)
         secure = daemon.connect("--tls-port")
-        with quiet, busy, secure:
+        with quiet, secure, Clients([busy]) as group:
             self.assertEqual(echo(quiet, b"hello"), b"hello")
             client = TLSClient(secure, context("TLS 1.3")).handshake()
             self.assertEqual(client.exchange(b"hello", close=False), b"hello")
-            sending = Worker(lambda: send_all(busy))
-            first = busy.recv(1)
+            group.run(lambda: busy.stuck, "the client to be held back")
             daemon.signal(signal.SIGTERM)
             wait_until(lambda: refuses(address), "the port to be closed")
             self.assertEqual(quiet.recv(1), b"")
             self.assertEqual(client.exchange(b""), b"")
             self.assertTrue(daemon.running())
-            whole = first + receive_rest(busy) == DATA
-            sending.result()
+            busy.reads = True
+            group.run(lambda: group.over, "the end")
         daemon.wait()
-        return whole
+        return busy.whole
 
     def promises(self, reactor: str, class_name: str) -> None:
         with tls_daemon("--port", "0", "--drain-timeout", "10m", reactor=reactor) as daemon:
-            self.assertIn(f"reactor class: {class_name}.", daemon.log)
+            self.assertIn(f" starting, on {class_name}, ", daemon.log)
             fast, slow = self.plain(daemon, slow=False), self.plain(daemon, slow=True)
             secure = {
                 version: sum(self.secure(daemon, version) for _ in range(self.tls_runs))
@@ -220,9 +201,9 @@ class AdmissionTests(SynchronousTestCase):
         for daemon in daemons:
             self.behind(daemon)
             self.refused(daemon)
-        idle = [idle_client(lambda d=daemon: self.come("127.0.0.5", d)) for daemon in daemons]
+        idle = [IdleClient(lambda d=daemon: self.come("127.0.0.5", d)) for daemon in daemons]
         silent = [
-            idle_client(lambda d=daemon: self.come("127.0.0.6", d, "--tls-port"))
+            IdleClient(lambda d=daemon: self.come("127.0.0.6", d, "--tls-port"))
             for daemon in daemons
         ]
         wait_for_all([*idle, *silent], lambda _: False, "to be gone")
@@ -251,7 +232,7 @@ class OursTests(SynchronousTestCase):
     How the daemon comes to run on its own reactor.
     """
 
-    line = "reactor class: echod.net.reactor.EagerReactor."
+    line = " starting, on echod.net.reactor.EagerReactor, "
 
     def serves(self, daemon: Daemon) -> None:
         with daemon.connect() as client:
@@ -265,7 +246,7 @@ class OursTests(SynchronousTestCase):
         """
         Plain C{twistd echod} runs on it.
         """
-        with Daemon(*LOOPBACK, reactor="") as daemon:
+        with FreshDaemon(*LOOPBACK, reactor="") as daemon:
             self.assertIn(self.line, daemon.log)
             self.serves(daemon)
 
@@ -273,7 +254,7 @@ class OursTests(SynchronousTestCase):
         """
         So does C{twistd} in the background.
         """
-        with Daemon(*LOOPBACK, reactor="", background=True) as daemon:
+        with FreshDaemon(*LOOPBACK, reactor="", background=True) as daemon:
             self.assertIn(self.line, daemon.log)
             self.serves(daemon)
 
@@ -281,7 +262,7 @@ class OursTests(SynchronousTestCase):
         """
         C{twistd --reactor echod} runs on it.
         """
-        with Daemon(*LOOPBACK, reactor="echod") as daemon:
+        with FreshDaemon(*LOOPBACK, reactor="echod") as daemon:
             self.assertIn(self.line, daemon.log)
             self.serves(daemon)
 
@@ -290,7 +271,7 @@ class OursTests(SynchronousTestCase):
         C{twist --reactor=echod} runs on it: twist does not log a reactor, but what the
         port says when no descriptor is left is ours.
         """
-        with Daemon(*LOOPBACK, program="twist", reactor="echod") as daemon:
+        with FreshDaemon(*LOOPBACK, program="twist", reactor="echod") as daemon:
             before = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
             full = (daemon.descriptors(), before[1])
             resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, full)
@@ -304,5 +285,5 @@ class OursTests(SynchronousTestCase):
         """
         Where C{twist} has chosen for the user, the daemon works on what it chose.
         """
-        with Daemon(*LOOPBACK, program="twist", reactor="") as daemon:
+        with FreshDaemon(*LOOPBACK, program="twist", reactor="") as daemon:
             self.serves(daemon)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.support.clients import TLSClient, context
 from tests.support.daemons import (
     LOOPBACK,
     Daemon,
@@ -20,7 +21,6 @@ from tests.support.daemons import (
     wait_until,
 )
 from tests.support.shortclients import connect_from, is_served, loopback_addresses, reset
-from tests.support.tlsclient import TLSClient, context
 
 SSL_LISTENER = ("--listen", "ssl:0:privateKey={}/pem:interface=127.0.0.1")
 
@@ -166,7 +166,10 @@ class HealthCheckTests(SynchronousTestCase):
             with daemon.connect() as client:
                 self.assertEqual(echo(client, b"hello"), b"hello")
                 peer = client.getsockname()
-            wait_until(lambda: f"{peer[0]}:{peer[1]} to tcp: 5 bytes" in daemon.log, "its record")
+            wait_until(
+                lambda: f"{peer[0]}:{peer[1]} to {daemon.address()}: 5 bytes" in daemon.log,
+                "its record",
+            )
             daemon.stop()
             return 4 * self.checks + 1, daemon.log
 

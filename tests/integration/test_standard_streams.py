@@ -9,7 +9,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.certificates import make_certificate
-from tests.support.daemons import LOOPBACK, PATIENCE_SECONDS, Daemon
+from tests.support.daemons import LOOPBACK, PATIENCE_SECONDS, FreshDaemon
 from tests.support.wrong_servers import PROGRAM
 
 TWISTD = str(Path(sys.executable).with_name("twistd"))
@@ -40,9 +40,13 @@ class StreamsTests(SynchronousTestCase):
         A closed stream changes nothing but that no message appears; a failure does not go to
         standard output instead.
         """
-        with Daemon(*LOOPBACK) as daemon:
+        with FreshDaemon(*LOOPBACK) as daemon:
             where = f"127.0.0.1:{daemon.port()}"
-            taken = ("--port", str(daemon.port()))
+            taken = (
+                *CHECK[: -len(LOOPBACK)],
+                "--listen",
+                f"tcp:{daemon.port()}:interface=127.0.0.1",
+            )
             for streams in (">&-", "2>&-", "<&- >&- 2>&-"):
                 for command, expected in (
                     ((PROGRAM, where), 0),
@@ -50,7 +54,7 @@ class StreamsTests(SynchronousTestCase):
                     ((PROGRAM, "unix:/no/such/socket"), 13),
                     ((PROGRAM, "--nope"), 2),
                     (CHECK, 0),
-                    ((*CHECK, *taken), 1),
+                    (taken, 1),
                 ):
                     status, out, err = self.run_with(streams, *command)
                     self.assertEqual(status, expected, (streams, command, err))

@@ -166,7 +166,7 @@ class NotifyTests(TestCase):
             self.manager.close()
             with daemon.connect() as client:
                 daemon.signal(signal.SIGHUP)
-                wait_until(lambda: "SIGHUP came" in daemon.log, "the reload")
+                wait_until(lambda: "SIGHUP ignored" in daemon.log, "the reload")
                 self.assertEqual(b"hello", echo(client, b"hello"))
             daemon.stop()
             self.assertIn("echod stopped: 1 connections", daemon.log)

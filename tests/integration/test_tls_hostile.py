@@ -9,7 +9,6 @@ import re
 import select
 import signal
 import socket
-import struct
 import subprocess
 import time
 from collections import Counter
@@ -21,6 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support import needs
 from tests.support.clienthellos import extension, hello, records, vector
+from tests.support.clients import VERSIONS, Clients, StreamClient, TLSClient, context, reset
 from tests.support.daemons import (
     REACTOR,
     Daemon,
@@ -31,7 +31,6 @@ from tests.support.daemons import (
     tls_daemon,
     wait_until,
 )
-from tests.support.tlsclient import VERSIONS, TLSClient, context
 from tests.support.tlsrecords import CLIENT_HELLO, DATA, HANDSHAKE, OldSealer, Sealer, keep_secrets
 from tests.support.tlswire import WireClient, spoil
 
@@ -51,23 +50,16 @@ def join(daemon: Daemon, version: str, buffer: int = 0) -> TLSClient:
     return TLSClient(sock, context(version)).handshake()
 
 
-def reset(sock: socket.socket) -> None:
-    """
-    Close with a reset (SO_LINGER with a time of 0, socket(7)).
-    """
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    sock.close()
-
-
 class HostileTestCase(SynchronousTestCase):
     """
     A daemon for each test, and a well-behaved client of it that lives as long.
     """
 
     options: tuple[str, ...] = ()
+    anew = False
 
     def setUp(self) -> None:
-        self.daemon = self.enterContext(tls_daemon(*self.options))
+        self.daemon = self.enterContext(tls_daemon(*self.options, anew=self.anew))
         self.bystander = join(self.daemon, "TLS 1.3")
         self.addCleanup(self.bystander.close)
         self.goes_on()
@@ -93,24 +85,6 @@ class HostileTestCase(SynchronousTestCase):
         self.goes_on()
 
 
-def stuck(client: TLSClient, data: bytes) -> int:
-    """
-    Send without reading, until the daemon takes no more.
-
-    @return: how much it took.
-    """
-    sent, view = 0, memoryview(data)
-    poller = select.poll()
-    poller.register(client.socket, select.POLLOUT)
-    while sent < len(view):
-        try:
-            sent += client.tls.send(view[sent : sent + 16 * KIB])
-        except SSL.WantWriteError:
-            if not poller.poll(300):
-                break
-    return sent
-
-
 class BothWaysTests(HostileTestCase):
     """
     Both sides send at once.
@@ -120,17 +94,19 @@ class BothWaysTests(HostileTestCase):
     size = 16 * MIB
 
     def both_ways(self, version: str) -> None:
-        def talk(number: int) -> tuple[bool, int]:
-            data = random.Random(number).randbytes(self.size)
-            client = join(self.daemon, version, 64 * KIB)
-            with client.socket:
-                took = stuck(client, data)
-                return client.exchange(data[took:]) == data, took
-
-        with ThreadPoolExecutor(self.clients) as pool:
-            outcomes = list(pool.map(talk, range(self.clients)))
-        same = sum(equal for equal, _ in outcomes)
-        most = max(took for _, took in outcomes)
+        clients = [
+            StreamClient(
+                join(self.daemon, version, 64 * KIB), 1000 * number, self.size, reads=False
+            )
+            for number in range(self.clients)
+        ]
+        with Clients(clients) as group:
+            group.run(lambda: all(client.stuck for client in clients), "them to be held back")
+            most = max(client.sent for client in clients)
+            for client in clients:
+                client.reads = True
+            group.run(lambda: group.over, "the ends")
+        same = sum(client.whole for client in clients)
         show(
             f"{version}, both sides sending: {same} of {self.clients} got their "
             f"{self.size // MIB} MiB, held back at {most / MIB:.1f} MiB before they read"
@@ -216,6 +192,7 @@ class StallTests(HostileTestCase):
     """
 
     options = ("--write-timeout", "1s")
+    anew = True
 
     def test_aborted(self) -> None:
         """
@@ -225,7 +202,7 @@ class StallTests(HostileTestCase):
         before = self.daemon.rss()
         clients = [self.join(version, 64 * KIB) for version in VERSIONS]
         data = bytes(32 * MIB)
-        took = [stuck(client, data) for client in clients]
+        took = [client.fill(data) for client in clients]
         growth = self.daemon.rss() - before
         self.assertEqual(self.daemon.ended("write-timeout", len(clients)), len(clients))
         show(
@@ -579,21 +556,24 @@ class GoneTests(HostileTestCase):
     def test_unfinished_handshakes(self) -> None:
         """
         Clients that stop in the middle of the handshake delay no other, and leave nothing
-        behind when they go.  Those whose first message was whole have failed to shake hands.
+        behind when they go.  Those that have sent a byte have failed to shake hands.
         """
-        clients = self.stop_half_way(40)
+        number = 40
+        clients = self.stop_half_way(number)
         for turn, sock in enumerate(clients):
             if turn % 4 < 2:
                 reset(sock)
             else:
                 sock.close()
         self.all_gone()
-        half = len(clients) // 2
-        self.daemon.turned_away({"handshake": half})
-        self.daemon.ended("reset", half)
+        # The first one of each version has sent nothing.
+        silent = len(clients) // number
+        refused = len(clients) - silent
+        self.daemon.turned_away({"handshake": refused})
+        self.daemon.ended("reset", silent)
         reasons = Counter((size, reason) for _, _, size, _, reason in self.daemon.records())
-        show(f"{len(clients)} clients left in mid-handshake: {dict(reasons)}, and {half} refused")
-        self.assertEqual(reasons, {(0, "reset"): half})
+        show(f"{len(clients)} clients left in mid-handshake: {dict(reasons)}, {refused} refused")
+        self.assertEqual(reasons, {(0, "reset"): silent})
         self.assertIn(", the client went away\n", self.daemon.log)
 
     def test_stop_during_handshakes(self) -> None:
@@ -615,6 +595,7 @@ class BadInputTests(HostileTestCase):
     """
 
     options = ("--log-level", "debug")
+    anew = True
 
     warm_up = 500
     noise = 1000
@@ -770,6 +751,8 @@ class IdleTests(HostileTestCase):
     """
     Clients that are connected and do nothing.
     """
+
+    anew = True
 
     warm_up = 50
     clients = 1000

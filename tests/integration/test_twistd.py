@@ -16,7 +16,7 @@ from tests.support import needs
 from tests.support.daemons import (
     LOOPBACK,
     ON_A_SOCKET,
-    Daemon,
+    FreshDaemon,
     connect,
     echo,
     socket_listens,
@@ -25,7 +25,7 @@ from tests.support.daemons import (
 )
 
 
-def stop(daemon: Daemon) -> None:
+def stop(daemon: FreshDaemon) -> None:
     daemon.signal(signal.SIGTERM)
     daemon.wait()
 
@@ -40,7 +40,7 @@ class BackgroundTests(SynchronousTestCase):
         In the background it echoes, logs to its file, stops when told to, and takes its
         pidfile with it.
         """
-        with Daemon(*LOOPBACK, background=True) as daemon:
+        with FreshDaemon(*LOOPBACK, background=True) as daemon:
             self.assertEqual(daemon.pidfile.read_text().strip(), str(daemon.pid))
             self.assertNotEqual(daemon.state("PPid"), str(os.getpid()))
             with daemon.connect() as client:
@@ -56,7 +56,7 @@ class BackgroundTests(SynchronousTestCase):
         """
         USR1 begins a new log file, and the old one is kept beside it.
         """
-        with Daemon(*LOOPBACK, background=True) as daemon:
+        with FreshDaemon(*LOOPBACK, background=True) as daemon:
             address = daemon.address()
             daemon.signal(signal.SIGUSR1)
             old = daemon.directory / "twistd.log.1"
@@ -72,7 +72,7 @@ class BackgroundTests(SynchronousTestCase):
         With -n and --logfile, USR1 rotates as well.
         """
         before = ("--logfile", "{}/twistd.log")
-        with Daemon(*LOOPBACK, before=before) as daemon:
+        with FreshDaemon(*LOOPBACK, before=before) as daemon:
             address = daemon.address()
             daemon.signal(signal.SIGUSR1)
             wait_until((daemon.directory / "twistd.log.1").exists, "the old log")
@@ -91,7 +91,7 @@ class UserTests(SynchronousTestCase):
         needs.other_user(user.pw_uid)
         return user
 
-    def serves_as(self, daemon: Daemon, user: pwd.struct_passwd) -> None:
+    def serves_as(self, daemon: FreshDaemon, user: pwd.struct_passwd) -> None:
         self.assertEqual(daemon.state("Uid").split(), [str(user.pw_uid)] * 4)
         self.assertEqual(daemon.state("Gid").split(), [str(user.pw_gid)] * 4)
         with daemon.connect() as client:
@@ -106,7 +106,7 @@ class UserTests(SynchronousTestCase):
         """
         user = self.other_user()
         group = grp.getgrgid(user.pw_gid).gr_name
-        with Daemon(*LOOPBACK, before=("--uid", user.pw_name, "--gid", group)) as daemon:
+        with FreshDaemon(*LOOPBACK, before=("--uid", user.pw_name, "--gid", group)) as daemon:
             self.serves_as(daemon, user)
 
     def test_background(self) -> None:
@@ -115,7 +115,7 @@ class UserTests(SynchronousTestCase):
         """
         user = self.other_user()
         ids = ("--uid", str(user.pw_uid), "--gid", str(user.pw_gid))
-        with Daemon(*LOOPBACK, before=ids, background=True) as daemon:
+        with FreshDaemon(*LOOPBACK, before=ids, background=True) as daemon:
             self.serves_as(daemon, user)
             self.assertFalse(daemon.pidfile.exists())
 
@@ -130,7 +130,7 @@ class LogTests(SynchronousTestCase):
         With --log-format json each line is one object, and the access record has its
         fields.
         """
-        with Daemon(*LOOPBACK, "--log-format", "json") as daemon:
+        with FreshDaemon(*LOOPBACK, "--log-format", "json") as daemon:
             address = daemon.address()
             with daemon.connect() as client:
                 host, port = client.getsockname()
@@ -158,7 +158,7 @@ class LogTests(SynchronousTestCase):
         """
         Even at the level debug, nothing that a client sent is logged.
         """
-        with Daemon(*LOOPBACK, "--log-level", "debug") as daemon:
+        with FreshDaemon(*LOOPBACK, "--log-level", "debug") as daemon:
             with daemon.connect() as client:
                 self.assertEqual(echo(client, b"my-secret\r\n\x1b[2J"), b"my-secret\r\n\x1b[2J")
             self.assertEqual(daemon.ended("client", 1), 1)
@@ -169,7 +169,7 @@ class LogTests(SynchronousTestCase):
         """
         With --access-log off the connections are counted, and none is recorded.
         """
-        with Daemon(*LOOPBACK, "--access-log", "off") as daemon:
+        with FreshDaemon(*LOOPBACK, "--access-log", "off") as daemon:
             with daemon.connect() as client:
                 self.assertEqual(echo(client, b"hello"), b"hello")
             stop(daemon)
@@ -182,7 +182,7 @@ class LogTests(SynchronousTestCase):
         With --log-level error, a life without errors leaves no line anywhere.
         """
         silent = ("--log-level", "error")
-        with Daemon(*ON_A_SOCKET, *silent, ready=socket_listens) as daemon:
+        with FreshDaemon(*ON_A_SOCKET, *silent, ready=socket_listens) as daemon:
             with connect(f"unix:{socket_path(daemon)}") as client:
                 self.assertEqual(echo(client, b"hello"), b"hello")
             daemon.signal(signal.SIGHUP)
@@ -195,7 +195,7 @@ class LogTests(SynchronousTestCase):
         none, and we write nothing either.
         """
         own = ("--logger", "twisted.logger.LogPublisher", "--logfile", "{}/log")
-        with Daemon(*ON_A_SOCKET, before=own, ready=socket_listens) as daemon:
+        with FreshDaemon(*ON_A_SOCKET, before=own, ready=socket_listens) as daemon:
             with connect(f"unix:{socket_path(daemon)}") as client:
                 self.assertEqual(echo(client, b"hello"), b"hello")
             stop(daemon)
@@ -207,7 +207,7 @@ class LogTests(SynchronousTestCase):
         With --syslog it starts, echoes and stops, and writes nothing to its output, but to
         standard error that there is no syslogd, if there is none.
         """
-        with Daemon(*ON_A_SOCKET, before=("--syslog",), ready=socket_listens) as daemon:
+        with FreshDaemon(*ON_A_SOCKET, before=("--syslog",), ready=socket_listens) as daemon:
             with connect(f"unix:{socket_path(daemon)}") as client:
                 self.assertEqual(echo(client, b"hello"), b"hello")
             stop(daemon)

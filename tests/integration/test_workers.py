@@ -19,6 +19,7 @@ from echod.tls.credentials import serial_text
 from tests.support.activation import ActivatedDaemon
 from tests.support.admin import ADMIN, ask, samples, shown
 from tests.support.certificates import make_certificate
+from tests.support.clients import TLSClient, context
 from tests.support.daemons import (
     LOOPBACK,
     Daemon,
@@ -30,8 +31,8 @@ from tests.support.daemons import (
     show,
     wait_until,
 )
-from tests.support.tlsclient import TLSClient, context
-from tests.support.workers import ClientLoop, WorkersDaemon, lives, many
+from tests.support.shortclients import many
+from tests.support.workers import ClientLoop, WorkersDaemon, lives
 
 
 class SpreadTests(TestCase):

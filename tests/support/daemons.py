@@ -23,8 +23,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from tests.support import needs
+from tests.support import needs, prefork
 from tests.support.certificates import make_certificate
+from tests.support.phrases import PHRASE, reason_of
+from tests.support.prefork import Forked
 
 T = TypeVar("T")
 
@@ -46,7 +48,10 @@ _LISTENING = re.compile(r"listening on (\S+), (--[^\n\"]+)")
 TEXT_VALUE = r"""(?:[^\s"\\;=,]+|"(?:[^"\\]|\\.)*")"""
 """A value from a peer in a line of the text log: bare, or in quotes."""
 
-_LISTENERS = ("--port", "--tls-port", "--listen", "--tls-listen", "--admin")
+_LISTENERS = (
+    *("--port", "--tls-port", "--listen", "--tls-listen", "--admin"),
+    *("--udp-port", "--udp-listen"),
+)
 
 # What a failure, or a log record that could not be written, looks like in the log.
 _TROUBLE = re.compile(r"Traceback|Unhandled|Unable to format|Temporarily disabling observer")
@@ -96,15 +101,19 @@ class Process:
         reach another process.
         """
         with (self.directory / "out").open("wb") as out, (self.directory / "err").open("wb") as err:
-            self._child = subprocess.Popen(
-                self._command,
-                cwd=self.directory,
-                stdin=self.stdin,
-                stdout=out if self.output is None else self.output,
-                stderr=err,
-                pass_fds=self.pass_fds,
-            )
+            output = out.fileno() if self.output is None else self.output
+            self._child = self._spawn(output, err.fileno())
         self._watch(self._child.pid)
+
+    def _spawn(self, output: int, errors: int) -> "subprocess.Popen[bytes] | Forked":
+        return subprocess.Popen(
+            self._command,
+            cwd=self.directory,
+            stdin=self.stdin,
+            stdout=output,
+            stderr=errors,
+            pass_fds=self.pass_fds,
+        )
 
     def _watch(self, pid: int) -> None:
         self.pid = pid
@@ -222,7 +231,15 @@ class Daemon(Process):
 
     It is ready when the log names each listener and the reactor runs, which handles SIGCHLD
     then.  Its workers are up by then.
+
+    As its imports take most of the time of its start, it is forked from a process that has them
+    (L{tests.support.prefork}), if its command line is C{twistd -n} or C{twist}, and no other
+    program runs that.
+
+    @cvar anew: whether it is started anew all the same.
     """
+
+    anew = False
 
     def __init__(
         self,
@@ -281,6 +298,14 @@ class Daemon(Process):
         if not self.running():
             raise AssertionError(f"the daemon ended at once: {self.log}{self.stderr}")
 
+    def _spawn(self, output: int, errors: int) -> "subprocess.Popen[bytes] | Forked":
+        other = Path(self._command[0]).name not in prefork.PROGRAMS
+        if self.anew or self._background or self.pass_fds or other:
+            return super()._spawn(output, errors)
+        with open(os.devnull, "rb") as null:
+            streams = (null.fileno(), output, errors)
+            return prefork.shared().spawn(self._command, self.directory, os.environ, streams)
+
     def _runs(self) -> bool:
         caught = int(self.state("SigCgt"), 16)
         return all(caught >> number - 1 & 1 for number in (signal.SIGTERM, signal.SIGCHLD))
@@ -327,6 +352,20 @@ class Daemon(Process):
         """
         return connect(self.address(option), receive_buffer)
 
+    def datagrams(self) -> Counter[str]:
+        """
+        The totals of UDP that are logged so far: C{echoed}, C{bytes}, and the reasons of those
+        that were dropped.
+        """
+        total: Counter[str] = Counter()
+        for echoed, size, rest in re.findall(
+            r": (\d+) datagrams echoed, (\d+) bytes; \d+ dropped(.*)", self.log
+        ):
+            total.update(echoed=int(echoed), bytes=int(size))
+            for reason, number in re.findall(r", ([\w-]+) (\d+)", rest):
+                total[reason] += int(number)
+        return total
+
     def stop(self) -> float:
         """
         Send TERM, and wait until it has ended.
@@ -342,10 +381,10 @@ class Daemon(Process):
         """
         found = re.findall(
             rf"connection \d+ of ({TEXT_VALUE}) to (\S+): "
-            r"(\d+) bytes echoed in ([\d.]+) s, ([\w-]+)",
+            rf"(\d+) bytes echoed in ([\d.]+) s, ({PHRASE})",
             self.log,
         )
-        return [(p, where, int(n), float(s), reason) for p, where, n, s, reason in found]
+        return [(p, where, int(n), float(s), reason_of(end)) for p, where, n, s, end in found]
 
     def refusals(self) -> list[tuple[int, str, str]]:
         """
@@ -387,12 +426,24 @@ class Daemon(Process):
         return wait_until(enough, f"{number} connections to end with {reason}")
 
 
-def tls_daemon(*options: str, program: str = "twistd", reactor: str = REACTOR) -> Daemon:
+class FreshDaemon(Daemon):
+    """
+    A daemon that is started anew, for tests of the start, of twistd, and of memory: the pages
+    that a forked process shares with others are counted when it touches them.
+    """
+
+    anew = True
+
+
+def tls_daemon(
+    *options: str, program: str = "twistd", reactor: str = REACTOR, anew: bool = False
+) -> Daemon:
     """
     A daemon with a TLS listener and a new certificate.
     """
     listener = ("--tls-port", "0", "--tls-cert", "{}/pem", "--interface", "127.0.0.1")
-    daemon = Daemon(*listener, *options, program=program, reactor=reactor)
+    kind = FreshDaemon if anew else Daemon
+    daemon = kind(*listener, *options, program=program, reactor=reactor)
     made = make_certificate()
     (daemon.directory / "pem").write_bytes(made.cert_pem + made.key_pem)
     return daemon
@@ -548,21 +599,6 @@ class Worker(threading.Thread):
         if self._error is not None:
             raise self._error
         return self._answer
-
-
-def half_close(client: socket.socket, data: bytes) -> bytes:
-    """
-    Send and close the sending side, and meanwhile read until the end of file.
-    """
-
-    def send() -> None:
-        client.sendall(data)
-        client.shutdown(socket.SHUT_WR)
-
-    sending = Worker(send)
-    back = receive_rest(client)
-    sending.result()
-    return back
 
 
 @contextmanager

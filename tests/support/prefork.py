@@ -1,16 +1,21 @@
 """
-Runs twistd and twist many times, in processes that have their imports already: C{prefork.py
-SOCKET}.  Each command line is a process of its own, forked from one that has imported what
-they all import and nothing that a command line decides on, the reactor above all.
+Runs twistd, twist and echod-check many times, in processes that have their imports already:
+C{prefork.py SOCKET}.  Each command line is a process of its own, forked from one that has
+imported what they all import and nothing that a command line decides on, the reactor above all.
 
 Invariant: what a process does after its imports is what it does when it is started anew; so
 this is for tests of what comes then.
 """
 
+import argparse
+import atexit
+import functools
 import json
 import os
 import re
+import select
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -19,96 +24,149 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 PRELOADED = (
     *("twisted.scripts.twistd", "twisted.application.twist._twist"),
     *("twisted.internet.epollreactor", "twisted.internet.endpoints", "twisted.internet.ssl"),
     *("twisted.plugins.echod_plugin", "echod.tap", "echod.net.reactor"),
+    *("echod.check.runner", "echod.check.ping", "echod.check.conformance", "echod.check.tls"),
 )
+
+PROGRAMS = ("twistd", "twist", "echod-check")
 
 MAX_BYTES = 1 << 20
 
 
+class Forked:
+    """
+    A process, as L{subprocess.Popen} has it.
+
+    @ivar pid: its number.
+    """
+
+    def __init__(self, server: socket.socket):
+        """
+        @param server: tells of the process; when it is closed, the process is killed.
+        """
+        self._server = server
+        self._status: int | None = None
+        self.pid = int(server.recv(100))
+
+    def wait(self, timeout: float | None = None) -> int:
+        """
+        @return: its exit status, negative for a signal.
+        @raise subprocess.TimeoutExpired: it has not ended in time.
+        """
+        if self._status is None:
+            self._server.settimeout(timeout)
+            try:
+                self._status = int(self._server.recv(100))
+            except TimeoutError:
+                raise subprocess.TimeoutExpired(str(self.pid), timeout or 0) from None
+            self._server.close()
+        return self._status
+
+    def kill(self) -> None:
+        self._server.close()
+
+
 class Prefork:
     """
-    The process that forks, for the length of a C{with} block.
+    The process that forks.  It ends with this process.
     """
 
-    def __init__(self, seconds: float):
-        """
-        @param seconds: how long a process may take.
-        """
-        self._seconds = seconds
-
-    def __enter__(self) -> "Prefork":
+    def __init__(self) -> None:
         self._folder = tempfile.mkdtemp(prefix="echod-")
         self._path = f"{self._folder}/socket"
         self._process = subprocess.Popen(
-            [sys.executable, __file__, self._path], stdout=subprocess.PIPE, cwd=self._folder
+            [sys.executable, __file__, self._path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=self._folder,
         )
         assert self._process.stdout is not None
         if self._process.stdout.readline() != b"ready\n":
-            self.__exit__()
+            self.close()
             raise AssertionError("the process that forks did not start")
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """
+        End it.
+        """
         self._process.kill()
         self._process.wait()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
         shutil.rmtree(self._folder)
 
-    def run(
-        self, command: Sequence[str], cwd: Path, env: Mapping[str, str]
-    ) -> subprocess.CompletedProcess[str]:
+    def spawn(
+        self, command: Sequence[str], cwd: Path, env: Mapping[str, str], streams: Sequence[int]
+    ) -> Forked:
         """
-        What L{subprocess.run} does with C{capture_output}, for a command line of twistd's or
-        twist's.
+        Start a command line of one of C{PROGRAMS}.
 
-        @raise subprocess.TimeoutExpired: when it has not ended in time; it is killed.
+        @param streams: the descriptors of its standard streams.
         """
         asked = json.dumps({"command": command, "cwd": str(cwd), "env": dict(env)}).encode()
-        texts: list[str] = ["", ""]
-        readings: list[threading.Thread] = []
-
-        def read(number: int, descriptor: int) -> None:
-            with open(descriptor, encoding="utf-8") as file:
-                texts[number] = file.read()
-
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
-            server.settimeout(self._seconds)
+        server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
             server.connect(self._path)
-            writing = []
-            for number in range(2):
-                ours, theirs = os.pipe()
-                writing.append(theirs)
-                readings.append(threading.Thread(target=read, args=(number, ours), daemon=True))
-                readings[-1].start()
-            socket.send_fds(server, [asked], writing)
-            for descriptor in writing:
-                os.close(descriptor)
+            socket.send_fds(server, [asked], streams)
+            return Forked(server)
+        except BaseException:
+            server.close()
+            raise
+
+    def run(
+        self, command: Sequence[str], cwd: Path, env: Mapping[str, str], seconds: float
+    ) -> subprocess.CompletedProcess[str]:
+        """
+        What L{subprocess.run} does with C{capture_output}.
+
+        @raise subprocess.TimeoutExpired: it has not ended in time; it is killed.
+        """
+        with (
+            open(os.devnull, "rb") as null,
+            tempfile.TemporaryFile("w+", encoding="utf-8") as out,
+            tempfile.TemporaryFile("w+", encoding="utf-8") as err,
+        ):
+            streams = [file.fileno() for file in (null, out, err)]
+            process = self.spawn(command, cwd, env, streams)
             try:
-                status = int(server.recv(100))
-            except TimeoutError:
-                raise subprocess.TimeoutExpired(command, self._seconds) from None
-        for reading in readings:
-            reading.join(self._seconds)
+                status = process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+            texts = []
+            for file in (out, err):
+                file.seek(0)
+                texts.append(file.read())
         return subprocess.CompletedProcess(list(command), status, *texts)
 
 
-def serve(path: str) -> dict[str, Any]:
+@functools.cache
+def shared() -> Prefork:
     """
-    Fork for each command line.
+    The one of this process, for all of its tests.
+    """
+    made = Prefork()
+    atexit.register(made.close)
+    return made
 
-    @return: in a process that is to run one, the command line.
+
+def serve(path: str) -> tuple[dict[str, Any], list[int]]:
+    """
+    Fork for each command line, until standard input ends.
+
+    @return: in a process that is to run one, the command line and its standard streams.
     """
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listening.bind(path)
     listening.listen(100)
     print("ready", flush=True)
-    while True:
+    while listening in select.select([listening, 0], [], [])[0]:
         client, _ = listening.accept()
         if os.fork():
             client.close()
@@ -119,57 +177,101 @@ def serve(path: str) -> dict[str, Any]:
             continue
         # This one waits for the process, as the one who asked cannot.
         listening.close()
-        data, descriptors, *_ = socket.recv_fds(client, MAX_BYTES, 2)
+        data, descriptors, *_ = socket.recv_fds(client, MAX_BYTES, 3)
         asked: dict[str, Any] = json.loads(data)
         child = os.fork()
         if not child:
             client.close()
-            for number, descriptor in enumerate(descriptors, 1):
-                os.dup2(descriptor, number)
-                os.close(descriptor)
-            # Those of before know whether they could seek, which a pipe cannot.
-            for name, number, buffering in (("stdout", 1, -1), ("stderr", 2, 1)):
-                stream = open(number, "w", buffering, closefd=False)  # noqa: SIM115
-                setattr(sys, name, stream)
-                setattr(sys, f"__{name}__", stream)
-            return asked
-        for descriptor in (1, *descriptors):
-            os.close(descriptor)
-        client.settimeout(0.05)
-        ended = 0
-        while not ended:
-            ended, status = os.waitpid(child, os.WNOHANG)
-            try:
-                if not ended and not client.recv(1):
-                    # No client waits any more.
-                    os.kill(child, 9)
-            except TimeoutError:
-                pass
-        with suppress(OSError):
-            client.send(b"%d" % os.waitstatus_to_exitcode(status))
-        os._exit(0)
+            return asked, descriptors
+        watch(client, child, descriptors)
+    os._exit(0)
+
+
+def watch(client: socket.socket, child: int, descriptors: list[int]) -> NoReturn:
+    """
+    Tell the one who asked of the process, and kill it when that one is gone.
+    """
+    for descriptor in (0, 1, *descriptors):
+        os.close(descriptor)
+    with suppress(OSError):
+        client.send(b"%d" % child)
+    ended = os.pidfd_open(child)
+    if ended not in select.select([client, ended], [], [])[0]:
+        signal.pidfd_send_signal(ended, signal.SIGKILL)
+    # Until it is asked for, its number stays its own.
+    exited = os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    assert exited is not None
+    killed = exited.si_code != os.CLD_EXITED
+    with suppress(OSError):
+        client.send(b"%d" % (-exited.si_status if killed else exited.si_status))
+        client.recv(1)
+    os.waitpid(child, 0)
+    os._exit(0)
+
+
+def take(streams: list[int]) -> None:
+    """
+    Make these the standard streams.
+    """
+    for number, descriptor in enumerate(streams):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    # Those of before know whether they could seek.
+    for name, number, buffering in (("stdout", 1, -1), ("stderr", 2, 1)):
+        stream = open(number, "w", buffering, closefd=False)  # noqa: SIM115
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+
+
+def leave(status: object) -> NoReturn:
+    """
+    Exit as Python does (sys.exit), but leave it to the system to free the memory: that of a
+    forked process takes ten times as long to free as most command lines take to run.
+    """
+    if isinstance(status, str):
+        print(status, file=sys.stderr)
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status if isinstance(status, int) else int(bool(status)))
 
 
 def main() -> None:
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    """
+    Import, fork for each command line, and run it in the forked process.
+    """
+    parser = argparse.ArgumentParser(description="Fork for each command line that is asked for.")
+    parser.add_argument("socket", help="where to listen for them")
+    path = parser.parse_args().socket
     for name in PRELOADED:
         __import__(name)
     if "twisted.internet.reactor" in sys.modules:
         raise SystemExit("a reactor has been imported, and the command line has no choice")
-    asked = serve(sys.argv[1])
+    asked, streams = serve(path)
+    take(streams)
     os.chdir(asked["cwd"])
     os.environ.clear()
     os.environ.update(asked["env"])
     sys.argv[:] = asked["command"]
     # As the console script of each.
     sys.argv[0] = re.sub(r"(-script\.pyw|\.exe)?$", "", sys.argv[0])
-    if Path(sys.argv[0]).name == "twistd":
-        from twisted.scripts.twistd import run
-    else:
-        from twisted.application.twist._twist import Twist
+    match Path(sys.argv[0]).name:
+        case "twistd":
+            from twisted.scripts.twistd import run
+        case "twist":
+            from twisted.application.twist._twist import Twist
 
-        run = Twist.main
-    sys.exit(run())
+            run = Twist.main
+        case _:
+            from echod.check import main as run
+    try:
+        status = run()
+    except SystemExit as end:
+        status = end.code
+    leave(status)
 
 
 if __name__ == "__main__":

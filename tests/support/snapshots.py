@@ -5,9 +5,11 @@ Snapshots for tests: a daemon with a little of everything to show.
 from dataclasses import replace
 from typing import Any
 
+from echod.stats.datagrams import DatagramStats
 from echod.stats.process import ProcessStats
 from echod.stats.snapshot import (
     CertificateInfo,
+    ClientInfo,
     ConnectionInfo,
     Handshakes,
     HistogramData,
@@ -36,12 +38,10 @@ def make_snapshot(**fields: Any) -> Snapshot:
             ],
             traffic=[
                 ListenerStats(
-                    "tcp",
-                    3,
-                    10,
-                    123_456,
+                    *("tcp", 3, 10, 123_456),
                     {"client": 6, "reset": 1},
                     {"connect-rate": 2},
+                    *(2.0, 2048.0, 5, 4.0, 4096.0),
                     {"reset": 2},
                 ),
                 ListenerStats("tls", 1, 2, 789, {"client": 1, "reset": 0}, {"connect-rate": 0}),
@@ -58,12 +58,21 @@ def make_snapshot(**fields: Any) -> Snapshot:
             log_dropped=4,
             process=ProcessStats(77, 1_799_996_000.0, 12.5, 30 << 20, 90 << 20, 20, 1024),
             history=[Sample(2, 100.0, 0.0, 0.0), Sample(4, 5000.0, 2.0, 0.125)],
+            datagrams=[
+                DatagramStats(
+                    *("udp", "--udp-port 9000", "127.0.0.1:9000"),
+                    *(20, 17, 1234),
+                    {"udp-rate": 2, "own-port": 1, "denied": 0},
+                )
+            ],
             newest=[
                 ConnectionInfo(
                     12, "tls", "[2001:db8::1]:7", "open", 2.5, 789, {"tls_version": "TLSv1.3"}
                 ),
                 ConnectionInfo(11, "tcp", "192.0.2.1:5", "paused", 70.0, 10, {}),
             ],
+            clients=[ClientInfo("192.0.2.1", 3, 110), ClientInfo("2001:db8::1", 1, 789)],
+            host="echo1.example",
         ),
         **fields,
     )

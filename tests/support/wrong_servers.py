@@ -5,10 +5,10 @@ Invariant: a server has one fault and is correct otherwise, and ends when its cl
 """
 
 import json
+import os
 import socket
 import ssl
 import struct
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.support import prefork
 from tests.support.daemons import PATIENCE_SECONDS
 
 PROGRAM = str(Path(sys.executable).with_name("echod-check"))
@@ -28,17 +29,12 @@ Serve = Callable[[Any], None]
 
 def ask(*arguments: str) -> tuple[int, dict[str, Any]]:
     """
-    Run C{echod-check}.
+    Run C{echod-check}, in a process that has its imports already.
 
     @return: its exit status, and what it printed as JSON.
     """
-    done = subprocess.run(
-        [PROGRAM, "--json", *arguments],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-    )
+    command = (PROGRAM, "--json", *arguments)
+    done = prefork.shared().run(command, Path.cwd(), os.environ, PATIENCE_SECONDS)
     if done.stderr and not done.stderr.startswith("echod-check: --insecure"):
         raise AssertionError(done.stderr)
     return done.returncode, json.loads(done.stdout)

@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "integration": {"support", "soak"},
     "deploy": {"support"},
     "system": {"support"},
+    "fuzz": {"support"},
     "soak": {"support"},
     "bench": {"support"},
     "support": set(),

@@ -5,16 +5,18 @@ Tests for L{echod.options}: which values are accepted, and the line for each tha
 import ast
 import io
 import os
+import re
 import sys
 from pathlib import Path
 
 from twisted.logger import LogLevel
-from twisted.python.usage import Options as UsageOptions
+from twisted.python.usage import Options as UsageOptions, UsageError
 from twisted.scripts.twistd import ServerOptions
 from twisted.trial.unittest import SynchronousTestCase
 
 import echod
-from echod.options import Options, OptionValues
+from echod.options import Options
+from echod.options.parameters import GROUPS, PARAMETERS, OptionValues
 
 
 class OptionsTestCase(SynchronousTestCase):
@@ -34,10 +36,11 @@ class OptionsTestCase(SynchronousTestCase):
 
         @return: the line that says so.
         """
+        stderr = io.StringIO()
+        self.patch(sys, "__stderr__", stderr)
         error = self.assertRaises(SystemExit, self.parse, *args, parent=parent)
-        line = error.code
-        self.assertIsInstance(line, str)  # SystemExit with a text is exit status 1
-        self.assertEqual(line.splitlines(), [line])
+        self.assertEqual(error.code, os.EX_CONFIG)
+        (line,) = stderr.getvalue().splitlines()
         self.assertTrue(line.isprintable() and line.startswith("echod: "), line)
         return line.removeprefix("echod: ")
 
@@ -61,7 +64,10 @@ class ValuesTests(OptionsTestCase):
                 "backlog": 1024,
                 "tls-port": None,
                 "tls-listen": [],
+                "udp-port": None,
+                "udp-listen": [],
                 "tls-cert": [],
+                "tls-self-signed": 0,
                 "tls-client-auth": None,
                 "tls-client-ca": None,
                 "tls-min": None,
@@ -74,6 +80,7 @@ class ValuesTests(OptionsTestCase):
                 "max-connections": 10000,
                 "max-per-client": 0,
                 "connect-rate": None,
+                "udp-rate": None,
                 "proxy-protocol": "off",
                 "proxy-trust": [],
                 "proxy-header-timeout": 5.0,
@@ -188,7 +195,7 @@ class ValuesTests(OptionsTestCase):
         """
         self.assertEqual(self.parse("--admin", "unix:/a")["admin"], "unix:/a")
         twice = ("--admin", "tcp:1", "--admin", "tcp:2")
-        self.assertEqual(self.refused(*twice), "--admin: one is enough; give it once")
+        self.assertEqual(self.refused(*twice), "--admin: given twice; give it once")
         self.assertIn("--admin '9001': not an endpoint; ", self.refused("--admin", "9001"))
 
     def test_admin_host(self):
@@ -334,13 +341,60 @@ class RefusedTests(OptionsTestCase):
             self.assertTrue(line.startswith(f"--listen '{value}'"), line)
             self.assertIn("give a number from 0", line)
 
+    def test_udp(self):
+        """
+        Without a TCP listener there is UDP only.  C{--interface} is for it, too.
+        """
+        options = self.parse("--udp-port", "7", "--interface", "::1", "--udp-rate", "0")
+        self.assertEqual((options["udp-port"], options["port"]), (7, None))
+        self.assertEqual(options["udp-rate"], (0.0, 0))
+        sockets = [r"udp:9000:interface=\:\:1", "udp:0", "udp:port=9", "systemd:name=echo"]
+        options = self.parse(*(f"--udp-listen={each}" for each in sockets), "--udp-rate=5:9")
+        self.assertEqual((options["udp-listen"], options["port"]), (sockets, None))
+        self.assertEqual(options["udp-rate"], (5.0, 9))
+        self.assertIn("datagrams a second", self.refused("--udp-port=1", "--udp-rate=x"))
+
+    def test_udp_listen(self):
+        """
+        A text that describes no UDP socket is refused.
+        """
+        for value, words in (
+            ("9000", "give one such as udp:9000 or systemd:name=echo"),
+            ("tcp:9000", "give one such as udp:9000 or systemd:name=echo"),
+            ("udp:", "give one such as udp:9000 or systemd:name=echo"),
+            ("udp:x", "give a number from 0"),
+            ("udp:interface=127.0.0.1", "give a number from 0"),
+            ("udp:9:interface=localhost", "give one such as 127.0.0.1 or ::1"),
+            ("udp:9:127.0.0.1:backlog=3", "with a backslash before each colon"),
+            ("udp:9:interface=::1", "give one such as 127.0.0.1 or ::1"),
+        ):
+            line = self.refused(f"--udp-listen={value}")
+            self.assertTrue(line.startswith(f"--udp-listen '{value}'"), line)
+            self.assertIn(words, line)
+
     def test_dependencies(self):
         """
         An option that needs another one is refused without it.
         """
         for args, expected in (
-            (("--tls-port", "1"), "--tls-port: needs a certificate; add --tls-cert FILE"),
-            (("--tls-listen", "tcp:1"), "--tls-listen: needs a certificate; add --tls-cert FILE"),
+            (
+                ("--tls-port", "1"),
+                "--tls-port: needs a certificate; "
+                "add --tls-cert FILE, or --tls-self-signed for a test",
+            ),
+            (
+                ("--tls-listen", "tcp:1"),
+                "--tls-listen: needs a certificate; "
+                "add --tls-cert FILE, or --tls-self-signed for a test",
+            ),
+            (
+                ("--tls-port", "1", "--tls-self-signed", "--tls-cert", "c"),
+                "--tls-self-signed: excludes --tls-cert; give one of them",
+            ),
+            (
+                ("--tls-self-signed",),
+                "--tls-self-signed: serves nothing without --tls-port; add one",
+            ),
             (("--tls-cert", "c"), "--tls-cert: serves nothing without --tls-port; add one"),
             (
                 ("--tls-key", "k"),
@@ -364,8 +418,12 @@ class RefusedTests(OptionsTestCase):
             ),
             (
                 ("--interface", "::1", "--listen", "tcp:1"),
-                "--interface: is for --port and --tls-port; "
+                "--interface: is for --port, --tls-port and --udp-port; "
                 "in --listen give tcp:PORT:interface=ADDRESS",
+            ),
+            (
+                ("--udp-rate", "5"),
+                "--udp-rate: limits nothing without --udp-port; add one",
             ),
             (
                 ("--workers", "3", "--max-connections", "2"),
@@ -392,6 +450,27 @@ class RefusedTests(OptionsTestCase):
             (("9000",), "unexpected argument '9000'; see --help"),
         ):
             self.assertEqual(self.refused(*args), words)
+
+    def test_given_twice(self):
+        """
+        An option that is not repeatable is given once.
+        """
+        line = self.refused("--port", "9000", "-p", "9001")
+        self.assertEqual(line, "--port: given twice; give it once")
+        self.parse("--allow", "192.0.2.1", "--allow", "192.0.2.2")
+
+    def test_options_of_twistd(self):
+        """
+        An option of twistd stands before the word echod.
+        """
+        for option in ("--logfile", "--nodaemon", "-n", "-u"):
+            self.assertEqual(
+                self.refused(option, "x", parent=ServerOptions()),
+                f"option {option} not recognized; it is an option of twistd: "
+                f"twistd {option} ... echod ...",
+            )
+        line = self.refused("--nosuch", parent=ServerOptions())
+        self.assertEqual(line, "option --nosuch not recognized; see --help")
 
     def test_unknown_and_unprintable(self):
         """
@@ -464,16 +543,72 @@ class InformationTests(OptionsTestCase):
 
     def test_help(self):
         """
-        C{--help} has a text for each option.
+        C{--help} has each option once, in a group, with the name of its value and its default, in
+        lines of at most 80 columns.
         """
-        text = str(Options())
-        # A gap in a line is a line break of a docstring.
-        self.assertNotRegex(text, r"[a-z;,.] {2,}[a-z]")
+        options = Options()
+        grouped = [(name, value) for names in GROUPS.values() for name, value in names.items()]
+        self.assertEqual(
+            sorted(f"{name}=" if value else name for name, value in grouped),
+            sorted(options.longOpt),
+        )
+        text = str(options)
+        self.assertLessEqual(max(map(len, text.splitlines())), 80)
         text = " ".join(text.split())
-        for name in self.parse():
-            self.assertRegex(text, rf"--{name}[= ]\s*\S+ \S+")
-        self.assertIn("[default: 1024]", text)
-        self.assertIn("[default: 9000, when no other listener is given]", text)
+        for name, value in grouped:
+            self.assertRegex(text, rf"--{name}{re.escape(value and ' ' + value)} [A-Z]", name)
+        for default in ("1024", "9000, if there is no other listener", "30s", "10000", "0"):
+            self.assertIn(f"[default: {default}]", text)
+        self.assertNotRegex(text, r"\[default: \d+\.0\]")
+
+    def test_choices(self):
+        """
+        The names of values that are choices are the values that are accepted.
+        """
+        coerce = {parameter[0]: parameter[4] for parameter in PARAMETERS}
+        checked = 0
+        for names in GROUPS.values():
+            for name, value in names.items():
+                for choice in value.split("|") if "|" in value else ():
+                    coerce[name](choice)
+                    checked += 1
+                if "|" in value:
+                    self.assertRaises(UsageError, coerce[name], "other")
+        self.assertEqual(checked, 16)
+
+    def test_examples(self):
+        """
+        The example at the end of the help works.
+        """
+        for command, _ in Options.examples:
+            self.parse(*command.partition("echod ")[2].split())
+
+    def test_examples_of_endpoints(self):
+        """
+        The endpoints in texts and errors can be given, and those for C{--admin} are not reachable
+        from other machines.
+        """
+        options = Options()
+        for name, text in options.docs.items():
+            for found in re.findall(r"\b(?:tcp|unix|systemd):[^ ,;]*[^ ,;.]", text):
+                args = () if name in ("listen", "tls-listen") else ("--port", "0")
+                tls = ("--tls-cert", "/c") if name == "tls-listen" else ()
+                self.parse(*args, *tls, f"--{name}", found)
+                if name == "admin":
+                    self.assertRegex(found, "interface=127|unix:")
+        for given, port in (
+            ("9001", "9001"),
+            ("80", "80"),
+            ("localhost", "9001"),
+            ("tcp:", "9001"),
+        ):
+            line = self.refused("--admin", given)
+            example = f"tcp:{port}:interface=127.0.0.1"
+            self.assertTrue(line.endswith(f"; give one such as {example}"), line)
+            self.parse("--admin", example)
+        for given, port in (("9001", "9001"), ("localhost", "9000"), ("99999", "9000")):
+            line = self.refused("--listen", given)
+            self.assertIn(f"give one such as tcp:{port} or unix:/run/echod.sock", line)
 
     def test_every_option_is_read(self):
         """
@@ -482,7 +617,7 @@ class InformationTests(OptionsTestCase):
         reads = set()
         for path in Path(echod.__file__).parent.rglob("*.py"):
             # echod-check has options of its own.
-            if path.name == "options.py" or path.parent.name == "check":
+            if path.parent.name in ("options", "check"):
                 continue
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
@@ -519,13 +654,13 @@ class ListenerTests(OptionsTestCase):
 
     def test_default_port(self):
         """
-        Without any listener, they belong to the default port; twice the same port is one listener.
+        Without any listener, they belong to the default port.
         """
         options = self.parse("--fault", "refuse", "--fault-seed", "7")
         self.assertEqual(options["fault"], [(("port", 0), "refuse")])
         self.assertEqual((options["port"], options["fault-seed"]), (9000, 7))
-        options = self.parse("--port", "1", "--greet", "--port", "2", "--greet")
-        self.assertEqual((options["port"], options["greet"]), (2, [("port", 0)] * 2))
+        options = self.parse("--port", "1", "--greet", "--greet")
+        self.assertEqual((options["port"], options["greet"]), (1, [("port", 0)] * 2))
 
     def test_too_early(self):
         """

@@ -75,6 +75,15 @@ class EchoTests(ProtocolTestCase):
         self.assertEqual(transport.value(), b"one\0\xffthree")
         self.assertEqual(echo.bytes_echoed, 10)
 
+    def test_relayed(self):
+        """
+        What the transport sends back by itself is counted.
+        """
+        echo, transport = self.connect()
+        echo.dataReceived(b"one")
+        echo.bytes_relayed(100_000)
+        self.assertEqual((echo.bytes_echoed, transport.value()), (100_003, b"one"))
+
     def test_is_tracked(self):
         """
         A connection is among the live ones from accept to its end.
@@ -464,6 +473,18 @@ class HandshakeTests(ProtocolTestCase):
             echo.connectionLost(Failure(error))
             self.assertEqual(handshakes, expected, (hands is begun, error))
             handshakes.clear()
+
+    def test_a_part_of_a_hello(self):
+        """
+        A client that sends less than a whole message and leaves has failed its handshake, as one
+        that sends more.
+        """
+        for begun, refused in ((True, 1), (False, 0)):
+            echo, transport = self.connect()
+            transport.handshakeBegun = begun
+            echo.connectionLost(Failure(ConnectionDone()))
+            self.assertEqual(self.connections.refusals.counts.total(), refused)
+            self.connections.refusals.counts.clear()
 
     def test_fails(self):
         """

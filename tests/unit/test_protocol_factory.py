@@ -36,6 +36,14 @@ class EchoFactoryTests(ProtocolTestCase):
         self.assertIsNot(one, two)
         self.assertIs(one.factory, factory)
 
+    def test_lazily(self):
+        """
+        If no limit depends on a client's address, no address is made.
+        """
+        built = self.factory.build_lazily(lambda: self.fail("made an address"))
+        self.assertIsInstance(built, Echo)
+        self.assertIs(built.factory, self.factory)
+
     def test_silent(self):
         """
         The start and stop of the factory are not logged.
@@ -74,7 +82,7 @@ class RefusedTests(ProtocolTestCase):
         """
         before = len(self.connections)
         self.factory.outermost = True
-        self.assertIsNone(self.factory.buildProtocol(address))
+        self.assertIsNone(self.factory.build_lazily(lambda: address))
         self.factory.outermost = False
         refused = self.factory.buildProtocol(address)
         self.assertIsInstance(refused, RejectProtocol)

@@ -2,6 +2,7 @@
 Tests for L{echod.service}: how the daemon starts, runs, reloads and stops.
 """
 
+import io
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, Logger, LogPublisher, capturedLogs, formatEvent
 from twisted.scripts.twistd import ServerOptions
 
+import echod
 from echod.connections.connection import Reason
 from echod.protocol import EchoFactory
 from echod.systemd import Notifier, NotifyConfig
@@ -441,6 +443,25 @@ class LogObserverTests(ServiceTestCase):
         lines = self.written_by(self.observer("--log-format", "json", "--log-level", "warn"))
         self.assertEqual([json.loads(line)["message"] for line in lines], ["high"])
 
+    def test_announcement(self):
+        """
+        On a terminal, the first line says where the daemon listens, when all ports are bound.
+        """
+        self.patch(os, "isatty", lambda descriptor: True)
+        options = ServerOptions()
+        options["nodaemon"] = 1
+        proxied = ("--proxy-protocol", "require", "--proxy-trust", "::1")
+        for args, command in (((), "nc -N 192.0.2.1 9000"), (proxied, "echod-check --proxy")):
+            with open(self.path, "w") as stdout:
+                self.patch(sys, "stdout", stdout)
+                service = self.build(*self.local, *args, twistd=options)
+                service.setServiceParent(Application("echod"))
+                service.privilegedStartService()
+            with open(self.path) as file:
+                [line] = file.read().splitlines()
+            begin = f"echod {echod.__version__} listens on 192.0.2.1:9000; Ctrl-C stops it; try: "
+            self.assertTrue(line.startswith(begin + command), line)
+
     def test_own_logger(self):
         """
         A C{--logger} of twistd is kept.
@@ -466,11 +487,13 @@ class LogObserverTests(ServiceTestCase):
         A log file that cannot be opened ends the start with one line.
         """
         path = os.path.abspath(os.path.join(self.mktemp(), "log"))
+        self.patch(sys, "__stderr__", stderr := io.StringIO())
         error = self.assertRaises(SystemExit, self.observer, logfile=path)
+        self.assertEqual(error.code, os.EX_CONFIG)
         self.assertEqual(
-            error.code,
+            stderr.getvalue(),
             f"twistd: --logfile '{path}': No such file or directory; "
-            "give a file that can be written",
+            "give a file that can be written\n",
         )
 
 

@@ -40,7 +40,6 @@ class Example(CommandOptions):
         },
     }
     repeatable = frozenset(("many",))
-    compData = completions(groups, repeatable)
     examples = (("example --port 1 --mode fast tcp:host=localhost:port=9000", "Does it."),)
 
     def __init__(self):
@@ -73,8 +72,8 @@ than one line of forty columns.
 
 First:
   -p, --port PORT         Port to listen
-                          on. [default:
-                          9000]
+                          on.
+                          [default: 9000]
   --wait SECONDS          How long to
                           wait.
                           [default: 5m]

@@ -2,9 +2,12 @@
 Tests for numbers, sizes and times as text.
 """
 
+import json
+
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod._util.text import (
+    Described,
     format_date,
     format_delay,
     format_duration,
@@ -91,6 +94,23 @@ class FiguresTests(SynchronousTestCase):
             (90.0, "90s"),
             (300.0, "5m"),
             (5400.0, "90m"),
-            (604800.0, "168h"),
+            (604800.0, "7d"),
+            (90000.0, "25h"),
         )
         self.assertEqual(format_timeout(300.0, " "), "5 m")
+
+
+class DescribedTests(SynchronousTestCase):
+    """
+    A word that people read as other words.
+    """
+
+    def test_described(self):
+        """
+        A message has the text, and everything else the word.
+        """
+        described = Described("idle-timeout", "idle for 5 m")
+        self.assertEqual(f"{described}", "idle for 5 m")
+        self.assertEqual(f"{described:>13}", " idle for 5 m")
+        self.assertEqual((described, described.word), ("idle-timeout", "idle-timeout"))
+        self.assertEqual(json.dumps({"reason": described}), '{"reason": "idle-timeout"}')

@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from echod.check import conformance
 from echod.check.conformance import CASES
 from echod.check.results import Outcome
-from tests.support.memory import Dials, echo, fails, turn
+from tests.support.memory import Dials, echo, fails, never, turn
 
 NAMES = [name for name, _ in CASES]
 
@@ -107,6 +107,38 @@ class SuiteTests(SynchronousTestCase):
         """
         self.assertFalse(self.run_suite(fails(Outcome.REFUSED)))
         self.assertEqual(self.outcomes(), {Outcome.REFUSED})
+
+    def test_connects(self):
+        """
+        Only what no case can survive counts as no server.
+        """
+        for dial, outcome in (
+            (fails(Outcome.REFUSED), Outcome.REFUSED),
+            (fails(Outcome.TLS_REFUSED), Outcome.TLS_REFUSED),
+            (never, Outcome.TIMED_OUT),
+            (fails(Outcome.RESET), None),
+            (Dials(), None),
+        ):
+            failure = turn(self.clock, conformance.connects(self.clock, dial, 4))
+            self.assertIs(failure and failure.outcome, outcome)
+        self.assertEqual(dial.ends[0].done, ["abort"])
+        failure = turn(self.clock, conformance.connects(self.clock, never, 4))
+        self.assertEqual(failure.detail, "connecting, after 4 s")
+
+    def test_starts(self):
+        """
+        Each case is announced.
+        """
+        started = []
+        turn(
+            self.clock,
+            conformance.conformance(
+                self.clock, fails(Outcome.RESET), 4, self.results.append,
+                lambda *which: started.append(which),
+            ),
+        )  # fmt: skip
+        names = [name for name, _ in conformance.CASES]
+        self.assertEqual(started, list(enumerate(names, 1)))
 
     def test_interrupted(self):
         """

@@ -65,7 +65,8 @@ class DiallerTests(SynchronousTestCase):
 
     async def connect(self, reactor, answer):
         self.assertIs(reactor, self.clock)
-        answer.times.connect = 0.5
+        answer.times.begin(reactor.seconds() - 0.5)
+        answer.times.complete("connect", reactor.seconds())
         return self.client
 
     async def secure(self, stream):
@@ -87,7 +88,7 @@ class DiallerTests(SynchronousTestCase):
         """
         self.assertIs(self.successResultOf(self.dial()), self.client)
         self.assertEqual(self.answer.peer, "192.0.2.1:9000")
-        self.assertEqual(self.answer.times.stages(), [("connect", 0.5)])
+        self.assertEqual(self.answer.times.connect, 0.5)
 
     def test_secure(self):
         """

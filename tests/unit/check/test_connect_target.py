@@ -83,6 +83,14 @@ class ParseTests(SynchronousTestCase):
             self.assertIn("give", str(error))
             self.assertTrue(str(error).isprintable(), text)
 
+    def test_no_port(self):
+        """
+        A host alone is told that its port is missing.
+        """
+        for text in ("localhost", "192.0.2.1", ""):
+            error = self.assertRaises(ValueError, parse_target, text)
+            self.assertEqual(str(error).partition(";")[0], "not a server (no port)")
+
 
 class ResolveTests(SynchronousTestCase):
     """

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from echod import __version__
 from echod.check import cli, runner
-from echod.check.options import CheckOptions
+from echod.check.options import GROUPS, CheckOptions
 from echod.check.results import Outcome
 
 
@@ -44,6 +44,31 @@ class CheckOptionsTests(SynchronousTestCase):
         self.assertEqual((options["interval"], options["connections"]), (1.0, 1))
         self.assertEqual(parsed("--conformance", "localhost:9000")["timeout"], 30.0)
 
+    def test_udp(self):
+        """
+        C{--udp} needs a host and a port, and a size that fits a datagram; it excludes what there is
+        over TCP only.
+        """
+        options = parsed("--udp", "--size=65507", "[::1]:7")
+        self.assertEqual(options.udp_target, ("::1", 7))
+        parsed("--udp", "--ping", "--size=16", "--rate=5", "localhost:7")
+        for arguments, text in (
+            (("--tls",), "--tls: has no effect with --udp; leave it out"),
+            (("--conformance",), "--conformance: has no effect with --udp; leave it out"),
+            (
+                ("--ping", "--connections=2"),
+                "--connections: has no effect with --udp; leave it out",
+            ),
+            (("--proxy-header=v1",), "--proxy-header: has no effect with --udp; leave it out"),
+            (("--size=65508",), "--size: does not fit a datagram; give 1 to 65507 with --udp"),
+            (
+                ("--ping", "--size=15"),
+                "--size: does not fit a datagram; give 16 to 65507 with --udp",
+            ),
+        ):
+            self.assertEqual(self.wrong("--udp", *arguments, "localhost:7"), text)
+        self.assertIn("give HOST:PORT or [IPv6]:PORT", self.wrong("--udp", "unix:/x"))
+
     def test_values(self):
         """
         Values may have units.
@@ -60,6 +85,49 @@ class CheckOptionsTests(SynchronousTestCase):
         for given, name in (("localhost.", "localhost"), ("192.0.2.1", "192.0.2.1")):
             options = parsed("--tls", "--servername", given, "unix:/run/echod.sock")
             self.assertEqual(options["servername"], name)
+
+    def test_sizes(self):
+        """
+        Units of sizes are those of dd(1).
+        """
+        for given, size in (
+            ("1", 1),
+            ("64B", 64),
+            ("64K", 65536),
+            ("64k", 65536),
+            ("64KiB", 65536),
+            ("64kB", 64000),
+            ("1M", 1 << 20),
+            ("1MB", 1_000_000),
+            ("1MiB", 1 << 20),
+            ("1GB", 10**9),
+            ("1G", 1 << 30),
+        ):
+            self.assertEqual(parsed("-s", given, "localhost:9000")["size"], size)
+
+    def test_targets(self):
+        """
+        A host and a port may be given as to telnet, and as a URL.
+        """
+        for arguments, target in (
+            (("localhost", "9000"), "localhost:9000"),
+            (("::1", "9000"), "[::1]:9000"),
+            (("[::1]", "9000"), "[::1]:9000"),
+        ):
+            self.assertEqual(parsed(*arguments).target, target)
+        for target in ("tcp://localhost:9000", "tcp://localhost:9000/"):
+            self.assertEqual(parsed(target).host, "localhost")
+        self.assertIn("not the URL of an echo server; give HOST", self.wrong("http://localhost:1"))
+
+    def test_fingerprint(self):
+        """
+        A fingerprint may be given as openssl(1) prints it, and needs no name.
+        """
+        digits = "0F:" * 31 + "0f"
+        for given in (digits, digits.replace(":", ""), f"sha256 Fingerprint={digits}",
+                      f"SHA256:{digits}"):  # fmt: skip
+            options = parsed("--tls", "--fingerprint", given, "unix:/run/echod.sock")
+            self.assertEqual(options["fingerprint"], bytes([15]) * 32)
 
     def test_any_order(self):
         """
@@ -91,7 +159,12 @@ class CheckOptionsTests(SynchronousTestCase):
             ("timeout", "soon"),
             ("size", "0"),
             ("size", "2GiB"),
-            ("size", "64kb"),
+            ("size", "64kx"),
+            ("size", "64iB"),
+            ("size", "2GB"),
+            ("fingerprint", "00:11"),
+            ("fingerprint", "0" * 63),
+            ("fingerprint", "g" * 64),
             ("count", "0"),
             ("count", "-1"),
             ("connections", "1000000"),
@@ -127,6 +200,10 @@ class CheckOptionsTests(SynchronousTestCase):
             (("--conformance", "--interval", "3"), "--interval: has no effect with --conformance"),
             (("--ping", "--rate", "3", "--interval", "1"), "--rate and --interval"),
             (("--key", "x", "--tls"), "--key: has no effect without --cert"),
+            (("--fingerprint", "00" * 32), "--fingerprint: has no effect without --tls"),
+            (("--tls", "--fingerprint", "00" * 32, "-k"), "--fingerprint and --insecure"),
+            (("--tls", "--fingerprint", "00" * 32, "--ca", "x"), "--fingerprint and --ca"),
+            (("--size", "3", "-s", "4"), "--size: given twice; give it once"),
         ):
             self.assertIn(text, self.wrong(*arguments, "localhost:9000"))
 
@@ -154,9 +231,14 @@ class CheckOptionsTests(SynchronousTestCase):
         """
         text = str(CheckOptions())
         for each in Outcome:
-            self.assertIn(f"{each.status}  {each.word}: {each.meaning}", text)
-        for name in ("timeout", "conformance", "proxy-source", "insecure"):
+            self.assertIn(f"{each.status} {each.word}: {each.meaning}", " ".join(text.split()))
+        known = {name.rstrip("=") for name in CheckOptions().longOpt}
+        self.assertEqual({name for names in GROUPS.values() for name in names}, known)
+        for name in known:
             self.assertIn(f"--{name}", text)
+        self.assertTrue(text.startswith("Usage: echod-check [options] SERVER\n"), text)
+        self.assertLessEqual(max(map(len, text.splitlines())), 80)
+        self.assertIn("\nExample:\n  echod-check localhost:9000\n", text)
 
     def test_every_option_is_read(self):
         """

@@ -71,8 +71,26 @@ class CheckTests(SynchronousTestCase):
             await end.finish()
 
         self.assertEqual(self.check(slow), (Outcome.OK, None))
-        self.assertAlmostEqual(self.answer.times.first_byte, 0.5)
-        self.assertAlmostEqual(self.answer.times.total, 1.0)
+        times = self.answer.times
+        self.assertAlmostEqual(times.first_byte, 0.5)
+        self.assertAlmostEqual(times.echo, 0.5)
+        self.assertAlmostEqual(times.close, 0.5)
+        self.assertAlmostEqual(times.total, 1.0)
+
+    def test_late_echo(self):
+        """
+        An echo that is complete only after the half-close ends its stage with the connection.
+        """
+
+        async def late(end):
+            piece = await end.read()
+            await sleep(self.clock, 3)
+            await end.write(piece)
+            await end.finish()
+
+        self.assertEqual(self.check(late), (Outcome.OK, None))
+        times = self.answer.times
+        self.assertEqual((times.echo, times.close, times.total), (3, 0, 3))
 
     def test_no_way(self):
         """

@@ -3,6 +3,7 @@ Tests for the output.
 """
 
 import json
+from dataclasses import replace
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -46,13 +47,32 @@ class TextTests(SynchronousTestCase):
         answer = CheckResult("192.0.2.1:7", "", 64, Times(resolve=0.001, total=0.5))
         self.assertEqual(
             report.result_text("192.0.2.1:7", answer),
-            "192.0.2.1:7: ok, 64 bytes; resolve 1.00 ms, total 500.0 ms",
+            "192.0.2.1:7: ok, 64 bytes; resolve 1.00 ms; total 500.0 ms",
+        )
+        times = Times(connect=0.001, echo=0.003, close=0.002, first_byte=0.002, total=0.006)
+        self.assertEqual(
+            report.result_text("192.0.2.1:7", CheckResult("192.0.2.1:7", "", 64, times)),
+            "192.0.2.1:7: ok, 64 bytes; connect 1.00 ms, echo 3.00 ms (first byte 2.00 ms), "
+            "close 2.00 ms; total 6.00 ms",
         )
         self.assertIn("echo:7 (192.0.2.1:7): ok", report.result_text("echo:7", answer))
         answer.failure = CheckError(Outcome.RESET, "a\x1bb")
         self.assertEqual(
             report.result_text("echo\n:7", answer), "echo\\n:7 (192.0.2.1:7): reset: a\\x1bb"
         )
+
+    def test_color(self):
+        """
+        On a terminal, what passed is green and what failed is red.
+        """
+        failure = CheckError(Outcome.RESET, "gone")
+        self.assertIn(": \x1b[32mok\x1b[0m, 0", report.result_text("x", CheckResult(), True))
+        text = report.result_text("x", CheckResult(failure=failure), True)
+        self.assertEqual(text, "x: \x1b[31mreset\x1b[0m: gone")
+        text = report.echo_text(3, 64, "", failure, True)
+        self.assertEqual(text, "seq=3 \x1b[31mreset\x1b[0m: gone")
+        for each, word in ((None, "\x1b[32mpass\x1b[0m"), (failure, "\x1b[31mFAIL\x1b[0m")):
+            self.assertIn(word, report.case_text(CaseResult("x", 1, 0, 0.25, each), True))
 
     def test_session(self):
         """
@@ -66,6 +86,8 @@ class TextTests(SynchronousTestCase):
             report.session_text(TLSSession("TLSv1.2", "X", None, None, (), -2, False)),
             "TLSv1.2; X; certificate for no name; expired 2 days ago; NOT VERIFIED (--insecure)",
         )
+        pinned = replace(SESSION, fingerprint=True)
+        self.assertTrue(report.session_text(pinned).endswith("; verified by --fingerprint"))
 
     def test_echo(self):
         """
@@ -97,8 +119,8 @@ class TextTests(SynchronousTestCase):
             text.splitlines(),
             [
                 "--- echo:7 ---",
-                "5 sent, 4 received, 20% loss, in 4.0 s",
-                "min 1.00 ms, median 1.00 ms, p99 3.90 ms, max 3.90 ms",
+                "5 sent, 4 received, 20% loss, in 4.0 s (1/s)",
+                "min 1.00 ms, median 1.00 ms, p90 3.90 ms, p99 3.90 ms, p99.9 3.90 ms, max 3.90 ms",
                 "  to 1.02 ms        3 " + "#" * 40,
                 "  to 2.05 ms        0",
                 "  to 4.10 ms        1 " + "#" * 14,
@@ -152,8 +174,15 @@ class JSONTests(SynchronousTestCase):
         """
         found = report.ping_json("x", 3, latencies(0.001, 0.001), 1.5)
         self.assertEqual((found["sent"], found["received"], found["lost"]), (3, 2, 1))
-        self.assertEqual(found["ms"]["max"], 1.0)
+        self.assertEqual(list(found["ms"]), ["min", "median", "p90", "p99", "p99.9", "max"])
+        self.assertEqual((found["ms"]["max"], found["rate"]), (1.0, 1.333))
+        self.assertEqual((found["outcome"], found["detail"], found["status"]), ("ok", None, 0))
         self.assertEqual(found["histogram"], [{"ms": 1.024, "number": 2}])
+        failure = CheckError(Outcome.RESET, "gone")
+        found = report.ping_json("x", 3, latencies(0.001), 1.5, Outcome.FAILED, failure)
+        self.assertEqual(
+            (found["outcome"], found["detail"], found["status"]), ("failed", "reset: gone", 1)
+        )
         self.assertIsNone(report.ping_json("x", 3, latencies(), 1.5)["ms"]["max"])
 
     def test_case(self):

@@ -32,11 +32,28 @@ class OutcomeTests(SynchronousTestCase):
 
     def test_times(self):
         """
-        The completed stages are listed in order.
+        A stage begins where the one before it ends, so that they add up to the total.
         """
+        times = Times()
+        times.begin(10)
+        times.begin(11)
+        for stage, now in (("connect", 12), ("echo", 15), ("close", 16)):
+            times.complete(stage, now)
+        times.end(20)
+        self.assertEqual((times.connect, times.echo, times.close, times.total), (2, 3, 1, 6))
         self.assertEqual(
-            Times(connect=1.0, first_byte=2.0).stages(), [("connect", 1.0), ("first byte", 2.0)]
+            list(times.stages()),
+            ["resolve", "connect", "handshake", "echo", "close", "first_byte", "total"],
         )
+
+    def test_times_of_a_failure(self):
+        """
+        The total includes the stage that was not completed.
+        """
+        times = Times()
+        times.complete("connect", 12)
+        times.end(20)
+        self.assertEqual((times.connect, times.echo, times.total), (0, None, 8))
 
     def test_case(self):
         """

@@ -8,12 +8,15 @@ import os
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.check.options import CheckOptions
 from echod.check.results import Outcome, TLSSession
 from echod.check.runner import Runner
-from tests.support.memory import Dials, echo, fails, turn
+from echod.check.tlsprobe import CLIENT_HELLO
+from tests.support import udpserver
+from tests.support.memory import Dials, echo, fails, sleep, turn
 
 SESSION = TLSSession("TLSv1.3", "TLS_AES_256_GCM_SHA384", "x25519", None, ("localhost",), 7, True)
 
@@ -41,7 +44,8 @@ class RunTests(SynchronousTestCase):
     Tests for L{Runner}.
     """
 
-    err = io.StringIO
+    err = out_kind = io.StringIO
+    environ = {}
 
     def setUp(self):
         self.clock = Clock()
@@ -49,9 +53,9 @@ class RunTests(SynchronousTestCase):
     def start(self, *arguments, dial=None):
         options = CheckOptions()
         options.parseOptions([*arguments, "localhost:9000"])
-        self.out, self.errors = io.StringIO(), self.err()
+        self.out, self.errors = self.out_kind(), self.err()
         connector = FakeConnector(dial or Dials(echo))
-        return Runner(self.clock, options, connector, self.out, self.errors)
+        return Runner(self.clock, options, connector, self.out, self.errors, self.environ)
 
     def outcome(self, *arguments, dial=None, step=0.05):
         return turn(self.clock, self.start(*arguments, dial=dial).run(), step)
@@ -126,6 +130,44 @@ class RunTests(SynchronousTestCase):
         self.assertIn("\n  TLSv1.3; TLS_AES_256_GCM_SHA384; x25519; certificate for localhost", out)
         self.assertEqual(err, "echod-check: --insecure: the server's identity is not verified\n")
 
+    def test_port_for_tls(self):
+        """
+        A plain check of a port for TLS says so, unless nothing is printed.
+        """
+
+        async def tls(end):
+            if (await end.read())[:3] == CLIENT_HELLO[:3]:
+                await end.write(b"\x16\3\3\0\x04\2\0\0\0")
+            await end.finish()
+
+        dials = Dials(tls)
+        self.assertIs(self.outcome(dial=dials), Outcome.CLOSED_EARLY)
+        text = "the server answers a ClientHello with a TLS handshake: add --tls\n"
+        self.assertTrue(self.said()[1].endswith(f"0 of 64 bytes came back; {text}"))
+        self.assertEqual(len(dials.ends), 2)
+        dials = Dials(tls)
+        self.assertIs(self.outcome("--quiet", dial=dials), Outcome.CLOSED_EARLY)
+        self.assertEqual(len(dials.ends), 1)
+
+        async def closes(end):
+            await end.read()
+            await end.finish()
+
+        self.assertIs(self.outcome(dial=Dials(closes)), Outcome.CLOSED_EARLY)
+        self.assertTrue(self.said()[1].endswith(" 0 of 64 bytes came back\n"))
+
+    def test_conformance_of_nothing(self):
+        """
+        Without a server, the suite does not run, and the outcome is that of the connection.
+        """
+        dial = fails(Outcome.REFUSED)
+        self.assertIs(self.outcome("--conformance", dial=dial), Outcome.REFUSED)
+        self.assertEqual(self.said(), ("", "echod-check: localhost:9000: refused: of course\n"))
+        self.assertIs(self.outcome("--conformance", "--json", dial=dial), Outcome.REFUSED)
+        found = json.loads(self.said()[0])
+        self.assertEqual((found["outcome"], found["status"], found["cases"]), ("refused", 4, []))
+        self.assertIs(found["passed"], False)
+
     def test_conformance(self):
         """
         Each case is a line when it ends; then the number that passed.
@@ -179,7 +221,11 @@ class RunTests(SynchronousTestCase):
         One object for the whole run.
         """
         self.outcome("--ping", "-c", "3", "--json")
-        self.assertEqual(json.loads(self.said()[0])["received"], 3)
+        found = json.loads(self.said()[0])
+        self.assertEqual((found["received"], found["outcome"], found["status"]), (3, "ok", 0))
+        self.outcome("--ping", "-c", "3", "--json", dial=fails(Outcome.REFUSED))
+        found = json.loads(self.said()[0])
+        self.assertEqual((found["outcome"], found["status"]), ("refused", 4))
 
     def test_ping_stopped(self):
         """
@@ -217,6 +263,21 @@ class ProgressTests(RunTests):
     """
 
     err = Terminal
+    environ = {"NO_COLOR": "1"}
+
+    def test_conformance_progress(self):
+        """
+        The progress of the suite is one line, which is erased before each result.
+        """
+
+        async def slow(end):
+            await sleep(self.clock, 0.7)
+            await echo(end)
+
+        self.outcome("--conformance", dial=Dials(slow))
+        shown = self.said()[1]
+        self.assertIn("\r\x1b[K1 of 11: 1 byte, half-close, 5 times, 1 s", shown)
+        self.assertTrue(shown.endswith("\r\x1b[K"))
 
     def test_no_progress(self):
         """
@@ -228,6 +289,53 @@ class ProgressTests(RunTests):
         self.assertTrue(shown.endswith("\r\x1b[K"))
         self.outcome("--ping", "--rate", "10", "-c", "30", "--quiet")
         self.assertEqual(self.said(), ("", ""))
+
+
+class TerminalTests(RunTests):
+    """
+    The same tests, with both outputs on a wide terminal.
+    """
+
+    err = out_kind = Terminal
+    environ = {"NO_COLOR": "1", "COLUMNS": "100"}
+
+    def test_no_progress(self):
+        """
+        A run of messages ends with a plot.
+        """
+        self.outcome("--ping", "--rate", "10", "-c", "30")
+        self.assertIn("latency over time", self.said()[0])
+        self.outcome("--ping", "-c", "2", "--json")
+        self.assertEqual(len(self.said()[0].splitlines()), 1)
+
+    def test_plot_of_losses(self):
+        """
+        Lost messages are in the plot, too.
+        """
+
+        async def once(end):
+            piece = await end.read()
+            await sleep(self.clock, 0.2)
+            await end.write(piece)
+            await end.finish()
+
+        dials = Dials(once)
+
+        async def dial(answer):
+            return await (fails(Outcome.REFUSED) if dials.ends else dials)(answer)
+
+        self.outcome("--ping", "-c", "3", dial=dial)
+        self.assertIn("x", self.said()[0].splitlines()[-2])
+
+    def test_color(self):
+        """
+        The outcome has a color, unless C{NO_COLOR} is set.
+        """
+        self.environ = {"COLUMNS": "100"}
+        self.outcome()
+        self.assertIn("\x1b[32mok\x1b[0m", self.said()[0])
+        self.outcome(dial=fails(Outcome.REFUSED))
+        self.assertIn("\x1b[31mrefused\x1b[0m", self.said()[1])
 
 
 class OutputTests(SynchronousTestCase):
@@ -245,9 +353,73 @@ class OutputTests(SynchronousTestCase):
         options.parseOptions(["localhost:9000"])
         errors = io.StringIO()
         with os.fdopen(writing, "w") as out:
-            runner = Runner(None, options, None, out, errors)
+            runner = Runner(None, options, None, out, errors, {})
             try:
                 runner._print("hello")
             except OSError as error:
                 self.assertIs(runner.output_failed(error), Outcome.USAGE)
         self.assertEqual(errors.getvalue(), "echod-check: standard output: Broken pipe\n")
+
+
+class UDPTests(SynchronousTestCase):
+    """
+    C{--udp}.
+    """
+
+    def run_udp(self, *arguments, answers=udpserver.echo):
+        """
+        @return: the outcome, and what was printed.
+        """
+        reactor, server = MemoryReactorClock(), udpserver.UDPServer(answers)
+        self.addCleanup(server.close)
+        options = CheckOptions()
+        options.parseOptions(["--udp", *arguments, "{}:{}".format(*server.target)])
+        out, err = io.StringIO(), io.StringIO()
+        runner = Runner(reactor, options, FakeConnector(None), out, err, {})
+        outcome = udpserver.turn(reactor, server, runner.run(), 0.05)
+        return outcome, out.getvalue(), err.getvalue()
+
+    def test_check(self):
+        """
+        A check is one line.
+        """
+        outcome, out, err = self.run_udp("--size=1000")
+        self.assertIs(outcome, Outcome.OK)
+        self.assertRegex(out, r"^127\.0\.0\.1:\d+: ok, 1000 bytes; .*\n$")
+        self.assertEqual(err, "")
+        outcome, out, err = self.run_udp(answers=lambda datagram: [b"x"])
+        self.assertEqual((outcome.status, out), (8, ""))
+        self.assertIn("corrupted: ", err)
+
+    def test_ping(self):
+        """
+        Each message is a line, with a line for each answer too many, and the counts at the end.
+        """
+        outcome, out, _ = self.run_udp(
+            *("--ping", "--count=2", "--interval=100ms"), answers=lambda datagram: [datagram] * 2
+        )
+        self.assertIs(outcome, Outcome.OK)
+        lines = out.splitlines()
+        self.assertRegex(lines[0], r"^64 bytes from 127\.0\.0\.1:\d+: seq=1 time=")
+        self.assertEqual(lines[1], "seq=1 came again")
+        self.assertEqual(lines[-1], "0 reordered, 1 duplicates, 0 late, 0 wrong")
+
+    def test_ping_rate(self):
+        """
+        With a rate there is no line for each message.
+        """
+        outcome, out, _ = self.run_udp(
+            *("--ping", "--count=2", "--rate=10"), answers=lambda datagram: [datagram] * 2
+        )
+        self.assertIs(outcome, Outcome.OK)
+        self.assertNotIn("seq=", out)
+
+    def test_ping_json(self):
+        """
+        The counts in JSON.
+        """
+        outcome, out, _ = self.run_udp("--ping", "--count=1", "--json")
+        self.assertIs(outcome, Outcome.OK)
+        summary = json.loads(out)
+        self.assertEqual((summary["received"], summary["reordered"]), (1, 0))
+        self.assertEqual((summary["duplicates"], summary["late"], summary["wrong"]), (0, 0, 0))

@@ -4,6 +4,7 @@ Tests for the TLS client, in memory.
 
 import os
 
+from cryptography.hazmat.primitives.hashes import SHA256
 from OpenSSL import SSL
 
 from echod.check.results import CheckError, Outcome
@@ -11,6 +12,13 @@ from echod.check.tls import ClientTLS, FileError
 from tests.support.certificates import ODD, make_certificate, odd_certificate
 from tests.support.checktls import AUTHORITY, GOOD, ClientTLSTestCase, server_context
 from tests.support.memory import pair
+
+
+def fingerprint(made):
+    """
+    The fingerprint of a certificate.
+    """
+    return made.certificate.fingerprint(SHA256())
 
 
 class HandshakeTests(ClientTLSTestCase):
@@ -106,13 +114,46 @@ class HandshakeTests(ClientTLSTestCase):
         Each common verification error has a text.
         """
         stranger = make_certificate(("A stranger",), authority=True)
-        for made, text in (
-            (make_certificate(), "the certificate is self-signed"),
-            (make_certificate(issuer=stranger), "the certificate's issuer is not trusted"),
-            (make_certificate(issuer=AUTHORITY, days=-1), "the certificate has expired"),
+        for made, text, advised in (
+            (make_certificate(), "the certificate is self-signed", True),
+            (make_certificate(issuer=stranger), "the certificate's issuer is not trusted", True),
+            (make_certificate(issuer=AUTHORITY, days=-1), "the certificate has expired", False),
         ):
             self.client_end, self.server_end = pair()
-            self.assertEqual(self.refused(context=server_context(made)), text)
+            advice = (
+                "; to trust it, add --ca FILE with its issuer or --fingerprint "
+                f"{fingerprint(made).hex(':').upper()}; --insecure verifies nothing"
+            )
+            expected = text + advice if advised else text
+            self.assertEqual(self.refused(context=server_context(made)), expected)
+
+    def test_fingerprint(self):
+        """
+        A certificate with the fingerprint is trusted whatever else it has; another one is not.
+        """
+        for made in (make_certificate(), make_certificate(issuer=AUTHORITY, days=-1), GOOD):
+            self.client_end, self.server_end = pair()
+            client = ClientTLS(None, fingerprint=fingerprint(made))
+            securing = self.connect(client, server_context(made))[0]
+            session = self.successResultOf(securing).session()
+            self.assertTrue(session.verified and session.fingerprint)
+        self.client_end, self.server_end = pair()
+        client = ClientTLS("localhost", fingerprint=bytes(32))
+        found = fingerprint(GOOD).hex(":").upper()
+        text = f"the certificate has another fingerprint: {found}"
+        self.assertEqual(self.refused(client), text)
+
+    def test_no_certificate(self):
+        """
+        A server without a certificate has no fingerprint.
+        """
+        context = SSL.Context(SSL.TLS_SERVER_METHOD)
+        context.set_cipher_list(b"aNULL:@SECLEVEL=0")
+        context.set_max_proto_version(SSL.TLS1_2_VERSION)
+        client = ClientTLS(None, fingerprint=bytes(32), version="1.2")
+        client._context.set_cipher_list(b"aNULL:@SECLEVEL=0")
+        text = "the server has no certificate"
+        self.assertEqual(self.refused(client, context), text)
 
     def test_other_checks(self):
         """
@@ -127,7 +168,7 @@ class HandshakeTests(ClientTLSTestCase):
         Without a file, the system's authorities are used, which do not trust the test's.
         """
         text = self.refused(ClientTLS("localhost"))
-        self.assertEqual(text, "the certificate's issuer is not trusted")
+        self.assertTrue(text.startswith("the certificate's issuer is not trusted; "), text)
 
     def test_alert(self):
         """

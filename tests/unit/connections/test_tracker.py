@@ -2,9 +2,11 @@
 The open connections: totals, checks, and the drain.
 """
 
+import re
 import sys
 from collections import Counter
 
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
@@ -90,6 +92,35 @@ class TotalsTests(ConnectionsTestCase):
         self.assertEqual(self.connections.bytes_echoed, 123)
         self.assertEqual(self.connections.ended, {Reason.CLIENT: 1, Reason.RESET: 1})
 
+    def test_by_listener(self):
+        """
+        The open connections, and the bytes that they have echoed, are counted by listener.
+        """
+        for listener, echoed in (("tcp", 1), ("tls", 2), ("tcp", 3)):
+            connection = FakeConnection(self.connections)
+            connection.listener, connection.bytes_echoed = listener, echoed
+        numbers, echoed = self.connections.live()
+        self.assertEqual((numbers, echoed), ({"tcp": 2, "tls": 1}, {"tcp": 4, "tls": 2}))
+        self.assertEqual((numbers["none"], echoed["none"]), (0, 0))
+
+    def test_busiest_clients(self):
+        """
+        The clients with the most open connections come first, then those that echo most.
+        """
+        addresses = (
+            *[IPv6Address("TCP", "::ffff:192.0.2.1", port) for port in (1, 2, 3)],
+            *[UNIXAddress(None)] * 2,
+            *[IPv6Address("TCP", "2001:db8::1", port) for port in (1, 2)],
+            IPv4Address("TCP", "192.0.2.2", 1),
+        )
+        for number, address in enumerate(addresses):
+            connection = FakeConnection(self.connections)
+            connection.client, connection.bytes_echoed = address, number
+        self.assertEqual(
+            self.connections.busiest_clients(3),
+            [("192.0.2.1", 3, 3), ("2001:db8::1", 2, 11), ("unix", 2, 7)],
+        )
+
     def test_remove_twice(self):
         """
         A connection whose end is reported twice is counted and logged once.
@@ -130,7 +161,8 @@ class TotalsTests(ConnectionsTestCase):
         self.assertIs(event["log_level"], LogLevel.info)
         self.assertEqual(
             formatEvent(event),
-            "connection 2 of 192.0.2.7:40000 to tcp: 4096 bytes echoed in 1.500 s, write-timeout",
+            "connection 2 of 192.0.2.7:40000 to tcp: 4096 bytes echoed in 1.500 s, "
+            "read nothing for 30 s",
         )
 
     def test_fields(self):
@@ -145,8 +177,26 @@ class TotalsTests(ConnectionsTestCase):
         (event,) = events
         self.assertEqual((event["proxy"], event["proxy_alpn"]), ("198.51.100.9:1", "{h2}"))
         self.assertTrue(
-            formatEvent(event).endswith(", client; proxy 198.51.100.9:1; proxy_alpn {h2}")
+            formatEvent(event).endswith(", closed by client; proxy 198.51.100.9:1; proxy_alpn {h2}")
         )
+
+    def test_listener(self):
+        """
+        People read the address of a listener that has no name of its own, in refusals too; its
+        name stays in the fields.
+        """
+        connections = self.make(access_log=True)
+        for name, shown in (("tcp", "[::]:9"), ("tls", "[::]:9"), ("echo", "echo")):
+            connections.name_listener(name, "[::]:9")
+            connection = FakeConnection(connections)
+            connection.listener = name
+            with capturedLogs() as events:
+                connections.remove(connection, Reason.CLIENT)
+                connections.refusals.add(name, Reason.DENIED, "192.0.2.7:1")
+                connections.refusals.log_summary()
+            for event in events:
+                self.assertRegex(formatEvent(event), rf" to {re.escape(shown)}(:|$)")
+                self.assertEqual(str(event["listener"]), name)
 
     def test_error(self):
         """
@@ -160,7 +210,7 @@ class TotalsTests(ConnectionsTestCase):
         (event,) = events
         self.assertEqual(event["detail"], "bad record {mac}")
         self.assertTrue(
-            formatEvent(event).endswith(', error; detail "bad record {mac}"; tls_version TLSv1.3')
+            formatEvent(event).endswith(', failed; detail "bad record {mac}"; tls_version TLSv1.3')
         )
 
     def test_health_check(self):

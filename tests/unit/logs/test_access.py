@@ -2,14 +2,19 @@
 Tests for access records that are written without an event.
 """
 
+import json
+
 from hypothesis import example, given, settings, strategies as st
 from twisted.logger import LogLevel, LogPublisher, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
+from echod._util.text import Described
 from echod.connections.access import emit_access
 from echod.connections.connection import Reason
+from echod.connections.timeouts import Timeouts
 from echod.logs.access import AccessLog, is_only_observer
 from echod.logs.formatters import LINES, MAX_CHARACTERS, of_worker
+from echod.logs.style import COLORED, JOURNAL, PLAIN
 
 NAMES = ("detail", "proxy", "proxy_alpn", "proxy_tls_cn", "tls_sni", "tls_subject")
 
@@ -18,18 +23,24 @@ TEXT = st.text(st.characters(codec=None))
 
 PEERS = st.sampled_from(("192.0.2.7:40000", "[2001:db8::1]:9000", "unix:", "unix:/run/a b")) | TEXT
 
+NAMES_OF_LISTENERS = st.sampled_from(("tcp:9000", "tcp", "unix:/run/echo d"))
+
 RECORDS = st.tuples(
     st.booleans(),
     st.integers(1, 1 << 62),
-    st.sampled_from(("tcp:9000", "tcp:9000:interface=::1", "unix:/run/echo d")) | TEXT,
+    st.builds(Described, NAMES_OF_LISTENERS | TEXT, NAMES_OF_LISTENERS | st.text()),
     PEERS,
     st.integers(0, 1 << 62),
     st.floats(0, 1e9) | st.integers(0, 1000),
-    st.sampled_from(Reason),
+    st.sampled_from(tuple(Timeouts(idle=300.0, lifetime=0.5).endings().values())),
     st.dictionaries(st.sampled_from(NAMES), TEXT),
 )
 
-RECORD = (False, 1, "tcp:9000", "192.0.2.7:40000", 64, 0.25, Reason.CLIENT, {})
+ENDINGS = Timeouts().endings()
+CLIENT = ENDINGS[Reason.CLIENT]
+TCP = Described("tcp", "[::]:9000")
+
+RECORD = (False, 1, TCP, "192.0.2.7:40000", 64, 0.25, CLIENT, {})
 
 
 def nothing(event):
@@ -38,7 +49,7 @@ def nothing(event):
     """
 
 
-def by_event(record, format, worker, nanoseconds):
+def by_event(record, format, worker, nanoseconds, style=PLAIN):
     """
     The line of a record that is emitted as an event.
     """
@@ -50,7 +61,7 @@ def by_event(record, format, worker, nanoseconds):
         found = []
         of_worker(worker, found.append)(event)
         (event,) = found
-    return LINES[format](event).encode()
+    return LINES[format](event, style).encode()
 
 
 class LineTests(SynchronousTestCase):
@@ -65,33 +76,50 @@ class LineTests(SynchronousTestCase):
         st.sampled_from((None, "0", "17")),
         # Microseconds, which a float keeps.
         st.integers(0, 4_000_000_000_000_000).map(lambda moment: moment * 1000),
+        st.sampled_from((PLAIN, COLORED, JOURNAL)),
     )
     @example(
-        (False, 1, "tcp", "x" * MAX_CHARACTERS, 5, 0.1, Reason.CLIENT, {}),
+        (*(False, 1, TCP, "x" * MAX_CHARACTERS, 5, 0.1, CLIENT), {}),
         "text",
         None,
         0,
+        PLAIN,
     )
     @example(
-        (False, 1, "tcp", "x" * MAX_CHARACTERS, 5, 0.1, Reason.CLIENT, {}),
+        (*(False, 1, TCP, "x" * MAX_CHARACTERS, 5, 0.1, CLIENT), {}),
         "json",
         None,
         0,
+        JOURNAL,
     )
     @example(
-        (*(False, 1, "a\nb", "\udc80", 5, 1e-7, Reason.ERROR), {"detail": '\ue000" \\'}),
-        *("json", "1", 999_999_000),
+        (
+            *(False, 1, Described("a\nb", "c\nd"), "\udc80", 5, 1e-7, ENDINGS[Reason.ERROR]),
+            {"detail": '\ue000" \\'},
+        ),
+        *("json", "1", 999_999_000, PLAIN),
     )
-    def test_same(self, record, format, worker, nanoseconds):
+    def test_same(self, record, format, worker, nanoseconds, style):
         """
         A line is the same to the byte as that of the event.
         """
         put = []
         log = AccessLog(format, LogLevel.info, worker, LogPublisher(nothing), lambda: nanoseconds)
-        log.open(nothing, lambda *line: put.append(line))
+        log.open(nothing, lambda *line: put.append(line), style)
         self.assertTrue(log.write(record))
         level = LogLevel.debug if record[0] else LogLevel.info
-        self.assertEqual(put, [(level, by_event(record, format, worker, nanoseconds))])
+        self.assertEqual(put, [(level, by_event(record, format, worker, nanoseconds, style))])
+
+    def test_words(self):
+        """
+        People read the address of a listener, and a phrase for the reason; the fields of JSON have
+        the name and the word.
+        """
+        text = by_event(RECORD, "text", None, 0).decode()
+        self.assertIn(" to [::]:9000: 64 bytes echoed in 0.250 s, closed by client\n", text)
+        record = json.loads(by_event(RECORD, "json", None, 0))
+        self.assertEqual((record["listener"], record["reason"]), ("tcp", "client"))
+        self.assertIn(" to [::]:9000: ", record["message"])
 
     def test_times(self):
         """

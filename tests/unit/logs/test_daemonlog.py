@@ -6,13 +6,17 @@ import errno
 import io
 import json
 import os
+import re
 import sys
 
 from twisted.logger import ILogObserver, Logger, LogLevel, LogPublisher, globalLogPublisher
+from twisted.python.failure import Failure
 from twisted.scripts.twistd import ServerOptions
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from echod._util.stdio import is_journal
+from echod._util.text import Described
 from echod.logs import daemonlog
 from echod.logs.daemonlog import DaemonLog
 from echod.logs.file import StreamDestination
@@ -127,7 +131,8 @@ class OpenTests(LogTestCase):
         When the log is open, an access record goes to it directly, unless another log observes
         the events of the process.
         """
-        record = (False, 1, "tcp", "192.0.2.7:40000", 5, 0.1, "client", {})
+        listener, reason = Described("tcp", "[::]:9"), Described("client", "closed by client")
+        record = (False, 1, listener, "192.0.2.7:40000", 5, 0.1, reason, {})
         publisher = LogPublisher()
         log = self.log(worker="3", publisher=publisher)
         self.assertFalse(log.access.write(record))
@@ -138,6 +143,126 @@ class OpenTests(LogTestCase):
         publisher.addObserver(lambda event: None)
         self.assertFalse(log.access.write(record))
         self.assertEqual(self.written(), [line])
+
+    def on_journal(self):
+        """
+        Let standard output be the journal.
+        """
+        status = os.fstat(sys.stdout.fileno())
+        stream = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
+        self.patch(is_journal, "__defaults__", (stream,))
+
+    def test_journal(self):
+        """
+        In the journal, lines have a priority and no time of their own, also access records and
+        each line of a traceback.
+        """
+        self.on_journal()
+        publisher = LogPublisher()
+        log = self.log(publisher=publisher)
+        publisher.addObserver(log.open())
+        logger = Logger(namespace="echod.test", observer=publisher)
+        logger.info("one")
+        logger.warn("two")
+        logger.error("three")
+        logger.failure("four", Failure(RuntimeError("five")))
+        listener, reason = Described("tcp", "[::]:9"), Described("client", "closed by client")
+        log.access.write((False, 1, listener, "192.0.2.7:40000", 5, 0.1, reason, {}))
+        lines = self.written()
+        self.assertEqual(
+            lines[:4],
+            [
+                "<6>[echod.test#info] one",
+                "<4>[echod.test#warn] two",
+                "<3>[echod.test#error] three",
+                "<2>[echod.test#critical] four",
+            ],
+        )
+        self.assertTrue(all(line.startswith("<2>    ") for line in lines[4:-1]), lines)
+        self.assertTrue(lines[-1].startswith("<6>[echod.connections#info] connection 1 of "))
+        self.assertFalse(log.announces)
+
+    def test_journal_json(self):
+        """
+        JSON in the journal has its time, and a priority before each object.
+        """
+        self.on_journal()
+        publisher = LogPublisher()
+        log = self.log(format="json", publisher=publisher)
+        publisher.addObserver(log.open())
+        Logger(namespace="echod.test", observer=publisher).warn("two")
+        (line,) = self.written()
+        self.assertTrue(line.startswith('<4>{"timestamp": "'), line)
+
+    def on_terminal(self, **environ):
+        """
+        Let standard output be a terminal.
+        """
+        self.patch(os, "isatty", lambda descriptor: descriptor == sys.stdout.fileno())
+        self.patch(os, "environ", {"TERM": "xterm", **environ})
+
+    def start(self, **options):
+        """
+        Start a log, as the daemon does.
+
+        @return: the lines, without times.
+        """
+        publisher = LogPublisher()
+        log = self.log(publisher=publisher, **options)
+        publisher.addObserver(log.open())
+        logger = Logger(namespace="echod", observer=publisher)
+        logger.info("starting", event="starting")
+        log.announce("echod listens\n")
+        logger.warn("careful")
+        return [re.sub(r"^\d\S+ ", "", line) for line in self.written()[-3:]]
+
+    def test_terminal(self):
+        """
+        On a terminal, a person reads in the first line where the daemon listens, and the levels
+        have colors.
+        """
+        self.on_terminal()
+        self.assertEqual(self.start(), ["echod listens\\n", "[echod#\x1b[33mwarn\x1b[0m] careful"])
+
+    def test_terminal_without_colors(self):
+        """
+        C{NO_COLOR} is respected; JSON is not for people, and has neither.
+        """
+        self.on_terminal(NO_COLOR="1")
+        self.assertEqual(self.start(), ["echod listens\\n", "[echod#warn] careful"])
+        lines = self.start(format="json")[-2:]
+        self.assertEqual([json.loads(line)["message"] for line in lines], ["starting", "careful"])
+
+    def test_no_terminal(self):
+        """
+        A file has no line for a person, and neither has a log that is not open.
+        """
+        self.assertEqual(self.start(), ["[echod#info] starting", "[echod#warn] careful"])
+        self.log().announce("nothing")
+
+    def test_twisted(self):
+        """
+        What Twisted says of its own parts is for C{--log-level debug}, except for the signal
+        that ends the daemon and the reason for which twistd gives up.
+        """
+        said = (
+            ("twisted.scripts._twistd_unix.UnixAppLogger", "reactor class: x."),
+            ("log_legacy", "(TCP Port 9000 Closed)"),
+            ("twisted.internet.base", "Received SIGTERM, shutting down."),
+            ("log_legacy", "failed to set uid/gid 1/1: x (are you root?) -- exiting."),
+            ("another.library", "hello"),
+        )
+        for level, expected in ((None, [2, 3, 4]), (LogLevel.debug, [0, 1, 2, 3, 4])):
+            publisher = LogPublisher()
+            before = len(self.written())
+            publisher.addObserver(self.log(level=level, publisher=publisher).open())
+            for namespace, text in said:
+                Logger(namespace=namespace, observer=publisher).info(text)
+            found = [line.partition("] ")[2] for line in self.written()[before:]]
+            self.assertEqual(found, [said[index][1] for index in expected])
+        # An error of Twisted's stays one.
+        Logger(namespace="twisted.x", observer=publisher).error("bad")
+        self.assertIn("[twisted.x#error] bad", self.written()[-1])
 
     def test_lines_of_workers(self):
         """

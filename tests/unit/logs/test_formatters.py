@@ -23,7 +23,7 @@ TOKEN = r"""(?:[^\s"\\;=,]+|"(?:[^"\\]|\\.)*")"""
 """A value that a peer chose, in text."""
 
 NAMES = ("proxy", "proxy_alpn", "proxy_tls_cn", "tls_sni", "tls_subject")
-FORGED = "x to tcp:9: 999 bytes echoed in 1.000 s, client; tls_subject CN=root"
+FORGED = "x to tcp:9: 999 bytes echoed in 1.000 s, closed by client; tls_subject CN=root"
 
 
 def value_of(token):
@@ -104,7 +104,8 @@ class TextLineTests(SynchronousTestCase):
         """
         line = text_line(event(lambda log: log.info("{s}", s="a" * 50_000 + "b" * 50_000)))
         self.assertTrue(line.startswith("20") and line.endswith("b\n"))
-        self.assertEqual(len(line), MAX_CHARACTERS + len(" ... \n"))
+        prefix = line.index("] ") + 2
+        self.assertEqual(len(line) - prefix, MAX_CHARACTERS + len(" ... \n"))
 
     def test_traceback(self):
         """
@@ -159,7 +160,7 @@ class PeerTests(SynchronousTestCase):
         event = self.logged(peer, facts)
         match = re.fullmatch(
             rf"\S+ \[\S+\] connection 1 of ({TOKEN}) to tcp: 5 bytes echoed in 0\.000 s, "
-            rf"client((?:; \w+ {TOKEN})*)\n",
+            rf"closed by client((?:; \w+ {TOKEN})*)\n",
             text_line(event),
         )
         self.assertIsNotNone(match, text_line(event))
@@ -171,7 +172,7 @@ class PeerTests(SynchronousTestCase):
         self.assertEqual(record["peer"], peer)
         self.assertEqual(
             record["message"],
-            f"connection 1 of {peer} to tcp: 5 bytes echoed in 0.000 s, client"
+            f"connection 1 of {peer} to tcp: 5 bytes echoed in 0.000 s, closed by client"
             + "".join(f"; {name} {value}" for name, value in facts.items()),
         )
 
@@ -317,7 +318,7 @@ class LineObserverTests(SynchronousTestCase):
             def put(self, level, line):
                 put.append((level, line))
 
-        observer = LineObserver(FakeWriter(), lambda event: event["log_format"] or None)
+        observer = LineObserver(FakeWriter(), lambda event, style: event["log_format"] or None)
         verifyObject(ILogObserver, observer)
         for name in ("debug", "critical"):
             observer(event(lambda log, name=name: log.emit(LogLevel.levelWithName(name), name)))

@@ -27,7 +27,7 @@ class ScriptedSocket:
     """
     A listening socket whose clients and errors come from a list.
 
-    @ivar waiting: what C{accept} returns or raises: a socket and an address, or an error number.
+    @ivar waiting: what to accept: a socket and an address, or an error number.
     """
 
     def __init__(self, *waiting):
@@ -38,6 +38,10 @@ class ScriptedSocket:
         if isinstance(answer, int):
             raise OSError(answer, os.strerror(answer))
         return answer
+
+    def _accept(self):
+        sock, address = self.accept()
+        return sock.detach(), address
 
 
 class PortTestCase(PairTestCase):
@@ -354,6 +358,43 @@ class AcceptTests(PortTestCase):
         [protocol] = self.factory.protocols
         self.reactor.until(lambda: protocol.data)
         self.assertEqual(protocol.data, b"X")
+
+    def test_adopted_and_empty(self):
+        """
+        Once the accept queue of an adopted socket was empty, a client has the options that the
+        socket has, and no more.
+        """
+        listening = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(listening.close)
+        listening.setblocking(False)
+        port = self.listen(
+            EagerPort._fromListeningDescriptor(
+                self.reactor, listening.fileno(), socket.AF_INET, self.factory
+            )
+        )
+        kept = []
+        for _ in range(2):
+            client = socket.create_connection(listening.getsockname(), timeout=20)
+            self.addCleanup(client.close)
+            self.reactor.until(self.factory.protocols.__len__)
+            transport = self.factory.protocols.pop().transport
+            self.addCleanup(transport.socket.close)
+            kept.append(transport.socket.getsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE))
+            port.doRead()
+        self.assertEqual(kept, [1, 0])
+
+    def test_on_demand(self):
+        """
+        A factory with C{build_lazily} gets a function that makes the client's address.
+        """
+        port = self.tcp_port()
+        functions = []
+        self.factory.build_lazily = lambda make: functions.append(make) or Recorder()
+        client = socket.create_connection(("127.0.0.1", port.getHost().port), timeout=60)
+        self.addCleanup(client.close)
+        self.reactor.until(lambda: functions)
+        self.assertEqual(functions[0](), IPv4Address("TCP", *client.getsockname()))
+        self.assertEqual(self.factory.addresses, [])
 
     def test_numbers(self):
         """

@@ -4,6 +4,7 @@ so. Twisted's own reactor tests are in C{integration/test_reactor.py}.
 """
 
 import errno
+import os
 import socket
 import sys
 import time
@@ -133,6 +134,99 @@ class ReactorTestCase(SynchronousTestCase):
             self.reactor.iterate(0.001)
 
 
+class LoopTests(ReactorTestCase):
+    """
+    The loop of a running reactor, on a poller that does what the test says.
+    """
+
+    def polls(self, *actions):
+        """
+        Run the reactor; each poll does one of these things, and the last one stops the reactor.
+
+        @return: how many seconds each poll would have waited at most, -1 for no limit.
+        """
+        todo, waits = [*actions, self.reactor.stop], []
+
+        def poll(timeout, _):
+            waits.append(timeout)
+            if todo:
+                todo.pop(0)()
+            return []
+
+        poller, self.reactor._poller = self.reactor._poller, ScriptedPoller()
+        self.addCleanup(setattr, self.reactor, "_poller", poller)
+        self.reactor._poller.poll = poll
+        self.reactor.run(installSignalHandlers=False)
+        return waits
+
+    def test_nothing_due(self):
+        """
+        Without timers, each poll waits until something happens; after the stop, none waits.
+        """
+        waits = self.polls(lambda: None, lambda: None)
+        self.assertEqual(waits[:3], [-1, -1, -1])
+        self.assertEqual(set(waits[3:]) - {0}, set())
+
+    def test_timers(self):
+        """
+        No poll waits longer than until the next timer, however late that was set.
+        """
+        timers = []
+        waits = self.polls(
+            lambda: timers.append(self.reactor.callLater(3600, timers.clear)),
+            lambda: None,
+            lambda: timers[0].reset(60),
+            lambda: timers[0].cancel(),
+        )
+        for wait, bound in zip(waits[1:4], (3600, 3600, 60), strict=True):
+            self.assertTrue(bound - 30 < wait <= bound, wait)
+
+    def test_far_timer(self):
+        """
+        For a timer in many years, a poll waits as long as epoll_wait(2) can.
+        """
+        timer = []
+        waits = self.polls(
+            lambda: timer.append(self.reactor.callLater(1e10, timer.clear)),
+            lambda: None,
+            lambda: timer[0].cancel(),
+        )
+        self.assertEqual(waits[1:3], [2147483, 2147483])
+
+    def test_due(self):
+        """
+        What is due, and what another thread asks for, is called before the next poll.
+        """
+        called = []
+        self.polls(
+            lambda: self.reactor.callLater(0, called.append, "timer"),
+            lambda: called.append("poll"),
+            lambda: self.reactor.callFromThread(called.append, "thread"),
+            lambda: called.append("poll"),
+        )
+        self.assertEqual(called, ["timer", "poll", "thread", "poll"])
+
+    def test_stop(self):
+        """
+        A stop runs what was registered for the shutdown, and ends the loop.
+        """
+        ended = []
+        self.reactor.addSystemEventTrigger("before", "shutdown", ended.append, True)
+        self.polls()
+        self.assertEqual((ended, self.reactor.running), ([True], False))
+
+    def test_error(self):
+        """
+        An error is logged, and the loop goes on.
+        """
+        with capturedLogs() as events:
+            waits = self.polls(lambda: 1 / 0, lambda: None)
+        self.assertEqual(waits[:3], [-1, -1, -1])
+        (event,) = [each for each in events if "log_failure" in each]
+        self.assertEqual(event["log_failure"].type, ZeroDivisionError)
+        self.flushLoggedErrors(ZeroDivisionError)
+
+
 class ReactorTests(ReactorTestCase):
     """
     The reactor as a whole.
@@ -152,6 +246,12 @@ class ReactorTests(ReactorTestCase):
         ):
             verifyObject(interface, self.reactor)
         self.assertIsInstance(self.reactor, EPollReactor)
+
+    def test_splicer(self):
+        """
+        Its connections share a splicer, where there is splice(2).
+        """
+        self.assertEqual(self.reactor.splicer is not None, hasattr(os, "splice"))
 
     def test_monotonic(self):
         """
@@ -282,6 +382,32 @@ class DispatchTests(ReactorTestCase):
         more = drained(peer)
         self.assertTrue(more)
         self.assertTrue(BIG.startswith(got + more))
+
+    def test_calls(self):
+        """
+        From its start to its end, a connection is added to epoll once and removed once.
+        """
+        made = []
+        real = self.reactor._poller
+
+        class Poller:
+            poll, close = real.poll, real.close
+
+            def register(self, *args):
+                made.append("register")
+                real.register(*args)
+
+            def unregister(self, fileno):
+                made.append("unregister")
+                real.unregister(fileno)
+
+        self.reactor._poller = Poller()
+        protocol = HalfCloseable(lambda transport: transport.loseConnection())
+        _, peer = self.connect(protocol)
+        peer.send(b"hello")
+        peer.close()
+        self.until(lambda: protocol.lost)
+        self.assertEqual((protocol.data, made), (b"hello", ["register", "unregister"]))
 
     def test_end(self):
         """
@@ -715,6 +841,16 @@ class ListeningTests(ReactorTestCase):
         self.assertEqual((port.backlog, port.mode), (7, 0o600))
         self.assertTrue(port.lockFile.locked)
         self.serve(port, EagerUNIXPort, EagerUNIXTransport, self.connect_unix)
+
+    def test_unix_lock(self):
+        """
+        A UNIX port that is closed leaves neither its file nor its lock file.
+        """
+        name = self.mktemp()
+        port = self.reactor.listenUNIX(name, self.factory, wantPID=True)
+        self.assertTrue(os.path.lexists(f"{name}.lock"))
+        port.connectionLost(None)
+        self.assertEqual([os.path.lexists(path) for path in (name, f"{name}.lock")], [False] * 2)
 
     def test_adopted_tcp(self):
         """

@@ -890,12 +890,16 @@ class PrivateNamesTests(SynchronousTestCase):
         "_aborting": "Server",
         "_addressType": "Server",
         "_buildAddr": "Port unix.Port",
+        "_closeSocket": "Server",
         "_closeWriteConnection": "FileDescriptor Server",
         "_disconnectSelectable": "EPollReactor _DisconnectSelectableMixin",
         "_doReadOrWrite": "EPollReactor",
         "_fromListeningDescriptor": "Port unix.Port",
         "_getLogPrefix": "Server",
         "_getrealname": "tcp",
+        "_justStopped": "EPollReactor",
+        "_newTimedCalls": "EPollReactor",
+        "_pendingTimedCalls": "EPollReactor",
         "_poller": "EPollReactor",
         "_postLoseConnection": "FileDescriptor Server",
         "_realPortNumber": "Port",
@@ -904,11 +908,13 @@ class PrivateNamesTests(SynchronousTestCase):
         "_selectables": "EPollReactor",
         "_sendmsgQueue": "unix.Server",
         "_shouldShutdown": "Server",
+        "_started": "EPollReactor",
         "_supportedAddressFamilies": "EPollReactor",
         "_tempDataBuffer": "FileDescriptor Server",
         "_tempDataLen": "FileDescriptor Server",
         "_writeDisconnected": "FileDescriptor Server",
         "_writeDisconnecting": "FileDescriptor Server",
+        "_writes": "EPollReactor",
     }
     """
     Each name, and where Twisted must have it.
@@ -919,6 +925,7 @@ class PrivateNamesTests(SynchronousTestCase):
         "available": "reservation",
         "connected": "Server Port",
         "dataBuffer": "Server",
+        "disconnected": "Server",
         "disconnecting": "Server Port",
         "numberAccepts": "Port",
         "offset": "Server",
@@ -926,6 +933,7 @@ class PrivateNamesTests(SynchronousTestCase):
         "reserve": "reservation",
         "sessionno": "Server Port",
         "streamingProducer": "Server",
+        "threadCallQueue": "EPollReactor",
         "transport": "Port unix.Port",
     }
     """

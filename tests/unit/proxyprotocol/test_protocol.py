@@ -27,6 +27,7 @@ from echod.protocol import EchoFactory
 from echod.proxyprotocol.parser import MAX_V2_BYTES
 from echod.proxyprotocol.protocol import ProxyHeaderProtocol, ProxyPolicy
 from tests.support.certificates import make_certificate
+from tests.support.clients import VERSIONS, context as client_context
 from tests.support.fakes import EventAccessLog
 from tests.support.handshakes import CertificateInfo
 from tests.support.pairs import BIG, PairTestCase, drained
@@ -47,7 +48,6 @@ from tests.support.proxyheaders import (
     unix_addresses,
     v2_header,
 )
-from tests.support.tlsclient import VERSIONS, context as client_context
 
 V1 = b"PROXY TCP4 203.0.113.5 198.51.100.2 1234 9000\r\n"
 V2 = v2_header(FOUR + tlv(ALPN, b"h2"))
@@ -63,6 +63,17 @@ def v1(host, port=1234):
     """
     kind, other = (b"TCP6", b"::1") if ":" in host else (b"TCP4", b"192.0.2.2")
     return b"PROXY %b %b %b %d 9000\r\n" % (kind, host.encode(), other, port)
+
+
+ENDINGS = {
+    "client": "closed by client",
+    "reset": "reset by client",
+    "max-lifetime": "open for 0",
+    "drain": "closed because echod stops",
+    "aborted": "aborted because echod stops",
+    "error": "failed",
+}
+"""What people read at the end of an access record."""
 
 
 class ProxyPolicyTests(SynchronousTestCase):
@@ -166,7 +177,7 @@ class ProxyTestCase(PairTestCase):
             (
                 level,
                 f"connection {number} of {peer} to tcp: {size} bytes echoed in 0.000 s, "
-                f"{reason}{facts}",
+                f"{ENDINGS[reason]}{facts}",
             )
         ]
 
@@ -671,7 +682,7 @@ class LateTests(ProxyTestCase):
         self.assertEqual(self.connections.refusals.counts, {})
         ((level, line),) = self.logged()
         self.assertEqual(level, "debug")
-        self.assertTrue(line.endswith("to tcp: 0 bytes echoed in 5.000 s, idle-timeout"), line)
+        self.assertTrue(line.endswith("to tcp: 0 bytes echoed in 5.000 s, idle for 5 s"), line)
 
     def test_unread(self):
         """

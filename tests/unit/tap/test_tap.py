@@ -3,7 +3,9 @@ Tests for L{makeService}: how it prepares the process, and which service it buil
 """
 
 import gc
+import io
 import os
+import re
 import select
 import sys
 import time
@@ -12,8 +14,10 @@ import twisted.internet.reactor  # the tests put a fake in its place
 from twisted.internet.pollreactor import PollReactor
 from twisted.logger import capturedLogs, formatEvent
 from twisted.python import runtime
+from twisted.python.usage import Options as UsageOptions
 
 import echod
+from echod._util.stdio import print_error
 from echod.net.balance import make_counters
 from echod.net.reactor import EagerReactor
 from echod.service import EchodService
@@ -40,7 +44,11 @@ class MakeServiceTests(ServiceTestCase):
         with capturedLogs() as events:
             service = makeService(self.options(*self.local))
         (event,) = events
-        self.assertEqual(formatEvent(event), f"echod {echod.__version__} starting")
+        self.assertRegex(
+            formatEvent(event),
+            rf"\Aechod {re.escape(echod.__version__)} starting, on tests\.support\.\S+, "
+            r"Twisted [\d.]+, Python [\d.]+\Z",
+        )
         self.assertEqual((event["event"], event["version"]), ("starting", echod.__version__))
         self.assertEqual(self.reactor.adoptedPorts, [])
         service.startService()
@@ -88,6 +96,40 @@ class MakeServiceTests(ServiceTestCase):
         self.patch(os, "environ", {VARIABLE: config.to_text()})
         self.assertIsInstance(makeService(self.options("--workers", "2")), WorkerService)
         self.assertEqual(os.environ, {})
+
+    def test_json_of_twist(self):
+        """
+        Under twist, whose output is no terminal, one line says how to get lines of text, unless
+        JSON was asked for.
+        """
+        options = self.options(*self.local)
+        options.parent = UsageOptions()
+        stderr = io.StringIO()
+        self.patch(sys, "__stderr__", stderr)
+        for format, argv, lines in (
+            ("text", ["twist", "echod"], 0),
+            ("json", ["twist", "--log-format=json", "echod"], 0),
+            ("json", ["twist", "echod"], 1),
+        ):
+            self.patch(sys, "argv", argv)
+            options.parent["logFormat"] = format
+            makeService(options)
+            self.assertEqual(stderr.getvalue(), "")
+            for hook, args, kwargs in self.reactor.whenRunningHooks:
+                if hook is print_error:
+                    hook(*args, **kwargs)
+            self.assertEqual(stderr.getvalue().count("\n"), lines)
+        self.assertIn("twist --log-format text echod", stderr.getvalue())
+
+    def test_wrong_endpoint(self):
+        """
+        What the options cannot know is one line, too, with the status of a wrong option.
+        """
+        stderr = io.StringIO()
+        self.patch(sys, "__stderr__", stderr)
+        error = self.assertRaises(SystemExit, makeService, self.options("--listen", "nosuch:1"))
+        self.assertEqual(error.code, os.EX_CONFIG)
+        self.assertRegex(stderr.getvalue(), r"\Aechod: --listen nosuch:1: [^\n]+\n\Z")
 
     def no_reactor(self):
         """

@@ -17,6 +17,7 @@ from echod.net.listener import ListenError
 from echod.stats.snapshot import Snapshot
 from echod.systemd import InheritedSocket, InheritedSockets, NotifyConfig
 from echod.tap.build import build
+from echod.tls.selfsigned import from_pem
 from echod.workers.master import RELOAD_TIMEOUT, HeldListener, MasterService, WorkerSnapshots
 from echod.workers.spawn import VARIABLE, WorkerConfig
 from tests.support.certificates import make_certificate
@@ -250,6 +251,25 @@ class BindTests(MasterTestCase):
         self.assertEqual([type(each) for each in service], [HeldListener])
         # The workers create it.
         self.assertFalse(os.path.exists(log))
+
+    def test_self_signed(self):
+        """
+        All workers, also one that is started later, inherit the key pair that the master has made.
+        """
+        service = self.start("--tls-port", "0", "-i", "127.0.0.1", "--tls-self-signed")
+        first, second = self.reactor.processes
+        first.end(signal=9)
+        self.reactor.advance(1)
+        third = self.reactor.processes[2]
+        found = set()
+        for process in (first, second, third):
+            self.assertTrue(self.config(process).self_signed)
+            memory = process.childFDs[self.config(process).counters + 1]
+            found.add(from_pem(os.pread(memory, 1 << 16, 0)).fingerprint)
+        self.assertEqual(len(found), 1)
+        # Neither an argument nor the environment has the key.
+        self.assertNotIn("PRIVATE KEY", str((first.command, first.environment)))
+        service.reload()
 
     def test_shares(self):
         """

@@ -2,8 +2,12 @@
 Tests for the configuration of a worker.
 """
 
+import os
+from datetime import UTC, datetime
+
 from twisted.trial.unittest import SynchronousTestCase
 
+from echod.tls.selfsigned import make_key_pair, to_pem
 from echod.workers.spawn import VARIABLE, InheritedListener, WorkerConfig, shares
 
 
@@ -35,6 +39,22 @@ class WorkerConfigTests(SynchronousTestCase):
         )
         self.assertEqual((config.index, config.max_connections), (1, 4))
         self.assertEqual((config.channel, config.counters), (6, 7))
+        self.assertIsNone(config.key_pair())
+
+    def test_key_pair(self):
+        """
+        A worker takes the key pair of the master out of memory that all workers share.
+        """
+        pair = make_key_pair(["localhost"], datetime.now(UTC))
+        memory = os.memfd_create("test")
+        self.addCleanup(os.close, memory)
+        os.write(memory, to_pem(pair))
+        # Two processes have the same memory under the same number, one after the other.
+        for _ in range(2):
+            inherited = os.dup(memory)
+            config = WorkerConfig("1", [1, 1], [], inherited - 2, True)
+            self.assertEqual(config.key_pair().fingerprint, pair.fingerprint)
+            self.assertRaises(OSError, os.fstat, inherited)
 
     def test_shares(self):
         """
