@@ -50,6 +50,20 @@ class ReactorTests(SynchronousTestCase):
         self.assertEqual([name for name in loaded if name.split(".")[0] == "echod"], [])
         self.assertNotIn("twisted.internet.reactor", loaded)
 
+    def test_faults_are_lazy(self):
+        """
+        A daemon without C{--fault} and C{--greet} imports nothing that is only for them.
+        """
+        for option, expected in ((), False), (("--greet",), True):
+            loaded = run(
+                "import sys; from twisted.internet.testing import MemoryReactorClock; "
+                "from echod.options import Options; from echod.tap.build import build; "
+                f"o = Options(); o.parseOptions(['--port', '0', *{option}]); "
+                "build(MemoryReactorClock(), o); print(*sys.modules)"
+            )
+            self.assertIs("echod.faults.factory" in loaded, expected)
+            self.assertIs("echod.faults" in loaded, expected)
+
     def test_options_import_no_reactor(self):
         """
         The options of the plugin import the daemon, but no reactor.

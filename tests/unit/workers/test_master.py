@@ -202,17 +202,30 @@ class BindTests(MasterTestCase):
         self.assertEqual(process.command[0], sys.executable)
         self.assertEqual(set(process.environment), {"HOME", "PYTHONPATH", VARIABLE})
 
+    def fault_seed(self, *given):
+        """
+        Start workers with a fault.
+
+        @return: the seed that the log names.
+        """
+        with capturedLogs() as events:
+            self.start(*self.local, "--fault", "refuse", *given)
+        [seed] = [each["seed"] for each in events if each.get("event") == "faults-enabled"]
+        for process in self.reactor.processes:
+            self.assertEqual(process.command[-1], f"--fault-seed={seed}")
+        return seed
+
     def test_fault_seed(self):
         """
-        All workers draw faults with the seed that the log names, a random one without the option.
+        All workers draw faults with the seed that the log names.
         """
-        for given in ((), ("--fault-seed", "7")):
-            with capturedLogs() as events:
-                self.start(*self.local, "--fault", "refuse", *given)
-            [seed] = [each["seed"] for each in events if each.get("event") == "faults-enabled"]
-            for process in self.reactor.processes[-2:]:
-                self.assertEqual(process.command[-1], f"--fault-seed={seed}")
-        self.assertEqual(seed, 7)
+        self.assertEqual(self.fault_seed("--fault-seed", "7"), 7)
+
+    def test_random_fault_seed(self):
+        """
+        Without the option, that is a random one.
+        """
+        self.assertGreaterEqual(self.fault_seed(), 0)
 
     def test_layers(self):
         """

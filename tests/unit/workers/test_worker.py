@@ -362,7 +362,7 @@ class UDPTests(WorkerTestCase):
         """
         It answers on the socket that the master has bound, within the limits of its options.
         """
-        service = self.start("--udp-port=7", "--udp-rate=5")
+        service = self.start("--port=7", "--udp-port=7", "--udp-rate=5")
         listener = service.listeners[-1]
         self.assertEqual(
             (listener.option, listener.address()), ("--udp-port 7", f"127.0.0.1:{self.port}")
@@ -377,7 +377,7 @@ class UDPTests(WorkerTestCase):
         Of several workers, the first counts what the kernel discards of the socket.
         """
         self.patch(udp, "kernel_drops", lambda bound: 5)
-        listener = self.start("--udp-port=7").listeners[-1]
+        listener = self.start("--port=7", "--udp-port=7").listeners[-1]
         self.assertEqual(listener.dropped()[Drop.RECEIVE_BUFFER], 0)
 
     def test_kernel_drops_of_the_first(self):
@@ -386,5 +386,5 @@ class UDPTests(WorkerTestCase):
         """
         self.patch(udp, "kernel_drops", lambda bound: 5)
         self.config = replace(self.config, worker="0")
-        listener = self.start("--udp-port=7").listeners[-1]
+        listener = self.start("--port=7", "--udp-port=7").listeners[-1]
         self.assertEqual(listener.dropped()[Drop.RECEIVE_BUFFER], 5)
