@@ -19,11 +19,11 @@ from twisted.trial.unittest import SynchronousTestCase
 import tests
 from echod._util.sockets import outq
 from tests.support.certificates import make_certificate
+from tests.support.clients import Connection, TLSClient, context
 from tests.support.daemons import (
     LOOPBACK,
     PATIENCE_SECONDS,
     Daemon,
-    half_close,
     tls_daemon,
     wait_until,
 )
@@ -32,7 +32,6 @@ from tests.support.faultfindings import FAULTS, finding
 from tests.support.handshakes import client_context
 from tests.support.haproxy import HAProxy, Way
 from tests.support.proxyheaders import v2
-from tests.support.tlsclient import TLSClient, context
 
 KIB = 1024
 DATA = random.Random(18).randbytes(1 << 20)
@@ -147,7 +146,7 @@ class FaultTests(SynchronousTestCase):
             options = [f"--fault={each}" for each in faults]
             with Daemon(*LOOPBACK, *options) as daemon, daemon.connect() as client:
                 start = time.monotonic()
-                self.assertTrue(half_close(client, DATA) == DATA)
+                self.assertTrue(Connection(client).exchange(DATA) == DATA)
                 self.assertGreaterEqual(time.monotonic() - start, 0.2)
 
     def test_half_close_tls(self) -> None:
@@ -258,7 +257,7 @@ class GreetingTests(SynchronousTestCase):
         """
         with tls_daemon("--greet", "--port", "0", "--greet") as daemon:
             with daemon.connect() as client:
-                line, _, rest = half_close(client, b"echo").partition(b"\n")
+                line, _, rest = Connection(client).exchange(b"echo").partition(b"\n")
                 fields = json.loads(line)
                 host, port = client.getsockname()
                 self.assertEqual((fields["client"], rest), (f"{host}:{port}", b"echo"))
