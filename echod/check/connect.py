@@ -69,13 +69,6 @@ HOST_PORT = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]/=]+)):([0-9]+)")
 _FORMS = "give HOST:PORT, [IPv6]:PORT, unix:PATH or a Twisted client endpoint"
 
 
-def host_and_port(host: str, port: str) -> str:
-    """
-    The target of a host and a port that are given apart.
-    """
-    return f"[{host}]:{port}" if ":" in host and "[" not in host else f"{host}:{port}"
-
-
 def timeout_after(clock: Any, seconds: float, work: Coroutine[Any, Any, T]) -> Deferred[T]:
     """
     Run a coroutine with a deadline.
@@ -298,8 +291,7 @@ def parse_target(
         none; and how to connect.
     @raise ValueError: when it is not a target.
     """
-    if text.startswith("tcp://"):
-        # As the URLs of other programs.
+    if text.startswith("tcp://"):  # as the URLs of other programs
         text = text[6:].removesuffix("/")
     if text.startswith("unix:") and ":" not in text[5:]:
         return None, _unix(unix_path(text[5:]))
@@ -397,7 +389,6 @@ class Connector:
         if self._secure is None:
             return stream
         result.stage = "TLS handshake"
-        result.times.begin(self._reactor.seconds())
         secured = await self._secure(stream)
         result.times.complete("handshake", self._reactor.seconds())
         result.session = secured.session()

@@ -17,7 +17,7 @@ from echod import __version__
 from echod._util.help import CommandOptions, Groups, completions
 from echod._util.text import escape
 from echod._util.values import one_of, parameter, path, protocols, seconds, server_name
-from echod.check.connect import host_and_port, parse_target
+from echod.check.connect import parse_target
 from echod.check.results import Outcome
 from echod.proxyprotocol.encoder import parse_address
 
@@ -120,6 +120,13 @@ GROUPS: Groups = {
     "Output": {"quiet": "", "json": "", "version": "", "help": ""},
 }
 """The options, as the help shows them."""
+
+
+def _host_and_port(host: str, port: str) -> str:
+    """
+    The target of a host and a port that are given apart.
+    """
+    return f"[{host}]:{port}" if ":" in host and "[" not in host else f"{host}:{port}"
 
 
 class CheckOptions(CommandOptions):
@@ -229,7 +236,7 @@ class CheckOptions(CommandOptions):
             raise UsageError("no server; give HOST:PORT")
         if len(args) == 2 and args[1].isdecimal():
             # As for telnet and nc.
-            args = (host_and_port(*args),)
+            args = (_host_and_port(*args),)
         if len(args) > 1:
             raise UsageError(f"unexpected argument '{escape(args[1])}'; give one server")
         self.target = args[0]
