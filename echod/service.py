@@ -25,7 +25,7 @@ from echod._util.twistd import Pidfile
 from echod.connections.admission import Admission
 from echod.connections.timeouts import CHECK_INTERVAL
 from echod.logs.daemonlog import DaemonLog
-from echod.net.announcement import announcement
+from echod.net.announcement import Place, announcement
 from echod.net.listener import ListenerService
 from echod.stats.collector import Collector
 from echod.systemd import Notifier, NotifyConfig, StatusLine
@@ -71,6 +71,25 @@ class Serving:
     key_log: KeyLog | None = None
 
 
+class IListener(Protocol):
+    """
+    A listener, TCP, UNIX or UDP.
+
+    @ivar option: the option that asks for it, with its value.
+    """
+
+    option: str
+
+    @property
+    def listener_name(self) -> str: ...
+    def setServiceParent(self, parent: Any) -> None: ...
+    def stopService(self) -> Deferred[None]: ...
+    def when_bound(self) -> Deferred[None]: ...
+    def rearm(self) -> None: ...
+    def address(self) -> str: ...
+    def place(self) -> Place: ...
+
+
 class IAdminService(Protocol):
     """
     The status page, metrics and health: a service with listeners of its own.
@@ -99,7 +118,7 @@ class DaemonService(MultiService, ABC):
     def __init__(
         self,
         process: ProcessContext,
-        listeners: Sequence[ListenerService],
+        listeners: Sequence[IListener],
         collector: Collector,
         drain_timeout: float,
         admin: IAdminService | None = None,
@@ -124,10 +143,11 @@ class DaemonService(MultiService, ABC):
         self.notifier = Notifier(process.reactor, process.notify, self._status)
         # Children start in this order.  The listeners are last: after a bind that fails, all other
         # services have started, and can be stopped.
-        for service in (*work, *listeners):
+        children: list[IService | IListener] = [*work, *listeners]
+        for service in children:
             service.setServiceParent(self)
 
-    def all_listeners(self) -> list[ListenerService]:
+    def all_listeners(self) -> list[IListener]:
         """
         The listeners, including those of the status page.
         """
@@ -281,7 +301,7 @@ class EchodService(DaemonService):
     def __init__(
         self,
         process: ProcessContext,
-        listeners: Sequence[ListenerService],
+        listeners: Sequence[IListener],
         collector: Collector,
         drain_timeout: float,
         serving: Serving,

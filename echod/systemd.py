@@ -1,7 +1,7 @@
 """
 The two protocols of systemd.  With sd_notify(3), L{Notifier} tells the service manager that the
 daemon is ready, reloads, stops and is alive, and a L{StatusLine} of what it does.  With
-sd_listen_fds(3), L{InheritedSockets} are the listening sockets that a socket unit hands over.
+sd_listen_fds(3), L{InheritedSockets} are the sockets that a socket unit hands over.
 
 Invariant: the daemon never waits for the service manager.  A message that the socket does not take
 at once is dropped; only the last message about the state is sent again.  Without a service manager,
@@ -220,7 +220,7 @@ class StatusLine:
 @dataclass(frozen=True)
 class InheritedSocket:
     """
-    A listening socket that the service manager has handed over.
+    A socket that the service manager has handed over.
 
     @ivar name: C{FileDescriptorName=} of its socket unit (systemd.socket(5)).
     """
@@ -234,18 +234,39 @@ class InheritedSocket:
 
         @raise ValueError: if it is not a listening stream socket.
         """
-        try:
-            handed = socket.socket(fileno=self.descriptor)
-        except OSError as error:
-            raise ValueError(
-                f"descriptor {self.descriptor}: {error.strerror}; give one that is handed over"
-            ) from None
+        handed = self._socket()
         family, kind = handed.family, handed.type
         listens = handed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         handed.detach()
         if kind != socket.SOCK_STREAM or not listens:
             raise ValueError("it accepts no streams; give its unit ListenStream= and Accept=no")
         return family
+
+    def is_datagram(self) -> bool:
+        """
+        Whether it is a UDP socket.
+        """
+        try:
+            handed = self._socket()
+        except ValueError:
+            return False
+        family, kind = handed.family, handed.type
+        handed.detach()
+        return kind == socket.SOCK_DGRAM and family in (socket.AF_INET, socket.AF_INET6)
+
+    def take_socket(self) -> socket.socket:
+        """
+        The socket itself, which then owns the descriptor.
+        """
+        return self._socket()
+
+    def _socket(self) -> socket.socket:
+        try:
+            return socket.socket(fileno=self.descriptor)
+        except OSError as error:
+            raise ValueError(
+                f"descriptor {self.descriptor}: {error.strerror}; give one that is handed over"
+            ) from None
 
 
 class InheritedSockets:
@@ -302,12 +323,14 @@ class InheritedSockets:
             )
         return cls()
 
-    def take(self, description: str) -> list[InheritedSocket]:
+    def take(self, description: str, datagrams: bool = False) -> list[InheritedSocket]:
         """
         Take the sockets of an endpoint string: C{systemd:name=echo} is for all with this name,
         C{systemd:index=0} for the first one.  A domain, which Twisted's own endpoint requires
         (C{systemd:INET6:name=echo}), is ignored.
 
+        @param datagrams: whether the option is for UDP.  All sockets of one socket unit have the
+            same name, also if it has C{ListenStream=} and C{ListenDatagram=}.
         @raise ValueError: if there are none, or another endpoint has taken them.
         """
         fields = dict(re.findall(r":(name|index)=([^:]*)", description))
@@ -325,6 +348,10 @@ class InheritedSockets:
             names = ", ".join(escape(each.name) for each in self._sockets)
             way_out = f"give one of {names}" if names else "give it to a socket unit of systemd's"
             raise ValueError(f"no such socket was handed over; {way_out}")
+        wanted = [each for each in taken if each.is_datagram() == datagrams]
+        if datagrams and not wanted:
+            raise ValueError("it takes no datagrams; give its unit ListenDatagram=")
+        taken = wanted or taken
         if not set(taken) <= set(self.left):
             raise ValueError("another option has taken it; give each once")
         self.left = [each for each in self.left if each not in taken]

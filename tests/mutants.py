@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("echod", "tests", "twisted", "deploy", "pyproject.toml", "README.md", "LICENSE", ".ci")
 
 CONCERNS: dict[str, tuple[int, Sequence[str]]] = {
+    "__main__": (0, ()),
     "_util": (2, ("stop", "twistd", "standard_streams")),
     "admin": (2, ("admin", "page", "page_hostile")),
     "check": (3, ("check", "check_proxy")),
@@ -276,6 +277,13 @@ class Finder(ast.NodeVisitor):
         self._weight = before
 
 
+def concern(mutant: Mutant) -> tuple[int, Sequence[str]]:
+    """
+    The row of L{CONCERNS} for a mutant; of a package that is not there, a share like most.
+    """
+    return CONCERNS.get(mutant.concern, (2, ()))
+
+
 def choose(number: int, seed: int) -> list[Mutant]:
     """
     Choose mutants by their weights, of each package its share, and one a line at most.
@@ -289,12 +297,11 @@ def choose(number: int, seed: int) -> list[Mutant]:
     chance = random.Random(seed)
     # Of weighted keys the highest are a weighted sample (Efraimidis and Spirakis, 2006).
     found.sort(key=lambda each: chance.random() ** (1 / each.weight), reverse=True)
-    shares = {name: share for name, (share, _) in CONCERNS.items()}
+    shares = {each.concern: concern(each)[0] for each in found}
     left = {name: round(share * number / sum(shares.values())) for name, share in shares.items()}
     chosen: dict[tuple[str, int], Mutant] = {}
     for each in found:
-        # __init__ and the like at the top have no share.
-        if left.get(each.concern) and (each.path, each.line) not in chosen:
+        if left[each.concern] and (each.path, each.line) not in chosen:
             chosen[each.path, each.line] = each
             left[each.concern] -= 1
     return [chosen[place] for place in sorted(chosen)]
@@ -310,7 +317,8 @@ def stages(mutant: Mutant) -> Iterator[list[str]]:
     paths = sorted(folder.glob(f"test_{name}*.py")) or [folder]
     yield [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
     yield ["tests.unit"]
-    yield [f"tests.integration.test_{name}" for name in CONCERNS[mutant.concern][1]]
+    if names := concern(mutant)[1]:
+        yield [f"tests.integration.test_{name}" for name in names]
 
 
 class Copy:
@@ -375,7 +383,7 @@ class Copy:
         """
         @return: which test has noticed the mutant; empty if none has.
         """
-        for tests, seconds in zip(stages(mutant), TIMEOUTS, strict=True):
+        for tests, seconds in zip(stages(mutant), TIMEOUTS, strict=False):
             # Most mutants die at once.  If a test fails without the mutant, too, run all of them.
             for options in (("--exitfirst",), ()):
                 failed = self._failed(mutant, tests, seconds, *options)

@@ -26,6 +26,6 @@ _echod_check() {
         -t|--timeout|-s|--size|-c|--count|-i|--interval|--fingerprint|--servername|--alpn|--rate|--connections|--proxy-source)
             return ;;
     esac
-    COMPREPLY=($(compgen -W '--quiet --json --tls --insecure --ping --conformance --timeout --size --count --interval --ca --fingerprint --cert --key --servername --alpn --tls-version --rate --connections --proxy-header --proxy-source --help --version' -- "$word"))
+    COMPREPLY=($(compgen -W '--quiet --json --tls --insecure --udp --ping --conformance --timeout --size --count --interval --ca --fingerprint --cert --key --servername --alpn --tls-version --rate --connections --proxy-header --proxy-source --help --version' -- "$word"))
 }
 complete -F _echod_check echod-check

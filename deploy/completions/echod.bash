@@ -38,9 +38,9 @@ _echod() {
         --tls-key)
             COMPREPLY=($(compgen -f -- "$word"))
             return ;;
-        -p|--port|-i|--interface|--backlog|--tls-port|--tls-alpn|--max-connections|--max-per-client|--connect-rate|--proxy-header-timeout|--handshake-timeout|--idle-timeout|--max-lifetime|--write-timeout|--drain-timeout|--workers|--listen|--tls-listen|--admin|--admin-host|--allow|--deny|--proxy-trust)
+        -p|--port|-i|--interface|--backlog|--tls-port|--udp-port|--tls-alpn|--max-connections|--max-per-client|--connect-rate|--udp-rate|--proxy-header-timeout|--handshake-timeout|--idle-timeout|--max-lifetime|--write-timeout|--drain-timeout|--workers|--listen|--tls-listen|--udp-listen|--admin|--admin-host|--allow|--deny|--proxy-trust)
             return ;;
     esac
-    COMPREPLY=($(compgen -W '--tls-self-signed --check --port --interface --backlog --tls-port --tls-client-auth --tls-client-ca --tls-min --tls-alpn --tls-keylog --max-connections --max-per-client --connect-rate --proxy-protocol --proxy-header-timeout --handshake-timeout --idle-timeout --max-lifetime --write-timeout --drain-timeout --workers --log-level --log-format --access-log --help --version --listen --tls-listen --admin --admin-host --allow --deny --proxy-trust --tls-cert --tls-key' -- "$word"))
+    COMPREPLY=($(compgen -W '--tls-self-signed --check --port --interface --backlog --tls-port --udp-port --tls-client-auth --tls-client-ca --tls-min --tls-alpn --tls-keylog --max-connections --max-per-client --connect-rate --udp-rate --proxy-protocol --proxy-header-timeout --handshake-timeout --idle-timeout --max-lifetime --write-timeout --drain-timeout --workers --log-level --log-format --access-log --help --version --listen --tls-listen --udp-listen --admin --admin-host --allow --deny --proxy-trust --tls-cert --tls-key' -- "$word"))
 }
 complete -F _echod echod

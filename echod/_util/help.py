@@ -55,6 +55,7 @@ class CommandOptions(UsageOptions):
 
     def __init_subclass__(cls) -> None:
         # What Twisted reads when a shell completes the options.
+        super().__init_subclass__()
         cls.compData = completions(cls.groups, cls.repeatable)
 
     def __init__(self) -> None:

@@ -229,19 +229,36 @@ def processes(text: str) -> int:
     return int(text)
 
 
-def connect_rate(text: str) -> tuple[float, int] | None:
+def _client_rate(text: str, what: str) -> tuple[float, int] | None:
     """
-    @return: connections a second and the burst, from C{10}, C{0.5} or C{10:50}; the default
-        burst is the rate, rounded up.  C{None} from C{0}: no limit.
+    @param what: what the rate is of, for the error.
+    @return: the rate a second and the burst, from C{10}, C{0.5} or C{10:50}; the default burst is
+        the rate, rounded up.  C{None} from C{0}: no limit.
     @raise ValueError: when it is not a rate.
     """
     if text == "0":
         return None
     match = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)(?::(0|[1-9][0-9]{0,5}))?", text)
     if match is None or not float(match[1]) or match[2] == "0":
-        raise ValueError("not a rate; give connections a second, such as 10, 0.5, or 10:50")
+        raise ValueError(f"not a rate; give {what} a second, such as 10, 0.5, or 10:50")
     rate = float(match[1])
     return rate, int(match[2] or ceil(rate))
+
+
+def connect_rate(text: str) -> tuple[float, int] | None:
+    """
+    @return: connections a second and the burst; C{None} for no limit.
+    @raise ValueError: when it is not a rate.
+    """
+    return _client_rate(text, "connections")
+
+
+def datagram_rate(text: str) -> tuple[float, int]:
+    """
+    @return: datagrams a second and the burst; 0 and 0 for no limit.
+    @raise ValueError: when it is not a rate.
+    """
+    return _client_rate(text, "datagrams") or (0.0, 0)
 
 
 def network(text: str) -> Network:
@@ -310,6 +327,28 @@ def endpoint(text: str) -> str:
         port_number(endpoint_settings(text, "port").get("port", ""))
     if kind == "unix":
         unix_path(endpoint_settings(text, "address").get("address", ""))
+    return text
+
+
+def datagram_endpoint(text: str) -> str:
+    """
+    @return: the description of a UDP socket: C{udp:PORT}, C{udp:PORT:interface=ADDRESS}, or
+        C{systemd:name=NAME} for what a socket unit hands over.
+    @raise ValueError: when it is not one.
+    """
+    kind, _, rest = text.partition(":")
+    if kind not in ("udp", "systemd") or not rest:
+        raise ValueError("not a UDP endpoint; give one such as udp:9000 or systemd:name=echo")
+    if kind == "udp":
+        settings = endpoint_settings(text, "port", "interface")
+        port_number(settings.pop("port", ""))
+        if "interface" in settings:
+            interface(settings.pop("interface"))
+        if settings:
+            raise ValueError(
+                "not a UDP endpoint; give a port and interface=ADDRESS, with a backslash before "
+                "each colon of an IPv6 address"
+            )
     return text
 
 

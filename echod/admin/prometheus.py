@@ -19,6 +19,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from echod.stats.datagrams import sum_of_names
 from echod.stats.snapshot import CertificateInfo, HistogramData, Snapshot
 
 Values = Sequence[tuple[list[str], float]]
@@ -54,6 +55,7 @@ class SnapshotCollector(Collector):
         The metrics, each with its samples.
         """
         yield from self._clients()
+        yield from self._datagrams()
         yield from self._tls()
         yield from self._daemon()
         yield from self._process()
@@ -108,6 +110,35 @@ class SnapshotCollector(Collector):
             "echod_connection_duration_seconds",
             "How long closed connections lived.",
             [(self._labeled(s), s.seconds) for s in self._snapshots],
+        )
+
+    def _datagrams(self) -> Iterator[Metric]:
+        listeners = [
+            # Sockets that systemd hands over may have one name; each label has one value.
+            (each, one)
+            for each in self._snapshots
+            for one in sum_of_names(each.datagrams)
+        ]
+        for name, text, field in (
+            ("datagrams_received", "Datagrams that came.", "received"),
+            ("datagrams_echoed", "Datagrams that were answered.", "echoed"),
+            ("echoed_bytes", "Bytes in the datagrams that were answered.", "echoed_bytes"),
+        ):
+            yield self._counter(
+                f"echod_udp_{name}_total",
+                text,
+                ["listener"],
+                [(self._labeled(s, d.listener), getattr(d, field)) for s, d in listeners],
+            )
+        yield self._counter(
+            "echod_udp_datagrams_dropped_total",
+            "Datagrams that were not answered, by reason.",
+            ["listener", "reason"],
+            [
+                (self._labeled(s, d.listener, r), n)
+                for s, d in listeners
+                for r, n in d.dropped.items()
+            ],
         )
 
     def _tls(self) -> Iterator[Metric]:

@@ -204,3 +204,22 @@ def options_in_force(options: Sequence[OptionInfo]) -> Markup:
     given = sum(each.given for each in options)
     summary = tag("summary", f"Options in force: {given} given, all others by default")
     return tag("details", summary, made, class_="wide")
+
+
+def datagrams(now: Snapshot) -> Markup:
+    """
+    The UDP listeners: their addresses, counters and reasons.
+    """
+    rows = [
+        (
+            each.listener,
+            tag("td", each.address or "not bound", class_=None if each.address else "warning"),
+            number(each.received),
+            number(each.echoed),
+            size(each.echoed_bytes),
+            ", ".join(f"{reason} {n:,}" for reason, n in each.dropped.items() if n) or "-",
+        )
+        for each in now.datagrams
+    ]
+    headers = ("Listener", "Address", "Received", "Echoed", "Echoed bytes", "Dropped")
+    return table("UDP datagrams", headers, rows)

@@ -63,14 +63,10 @@ NO_TIMEOUT = 3600.0
 CLOSE_TIMEOUT = 0.5
 """How many seconds a failed connection may take to send its TLS alert."""
 
+HOST_PORT = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]/=]+)):([0-9]+)")
+"""A target with a host and a port."""
+
 _FORMS = "give HOST:PORT, [IPv6]:PORT, unix:PATH or a Twisted client endpoint"
-
-
-def host_and_port(host: str, port: str) -> str:
-    """
-    The target of a host and a port that are given apart.
-    """
-    return f"[{host}]:{port}" if ":" in host and "[" not in host else f"{host}:{port}"
 
 
 def timeout_after(clock: Any, seconds: float, work: Coroutine[Any, Any, T]) -> Deferred[T]:
@@ -295,12 +291,11 @@ def parse_target(
         none; and how to connect.
     @raise ValueError: when it is not a target.
     """
-    if text.startswith("tcp://"):
-        # As the URLs of other programs.
+    if text.startswith("tcp://"):  # as the URLs of other programs
         text = text[6:].removesuffix("/")
     if text.startswith("unix:") and ":" not in text[5:]:
         return None, _unix(unix_path(text[5:]))
-    if match := re.fullmatch(r"(?:\[([^\[\]]+)\]|([^:\[\]/=]+)):([0-9]+)", text):
+    if match := HOST_PORT.fullmatch(text):
         host, port = match[1] or match[2], port_number(match[3])
         if not port:
             raise ValueError("no server listens on port 0; give one from 1 to 65535")
@@ -394,7 +389,6 @@ class Connector:
         if self._secure is None:
             return stream
         result.stage = "TLS handshake"
-        result.times.begin(self._reactor.seconds())
         secured = await self._secure(stream)
         result.times.complete("handshake", self._reactor.seconds())
         result.session = secured.session()

@@ -17,7 +17,7 @@ from echod import __version__
 from echod._util.help import CommandOptions, Groups, completions
 from echod._util.text import escape
 from echod._util.values import one_of, parameter, path, protocols, seconds, server_name
-from echod.check.connect import host_and_port, parse_target
+from echod.check.connect import parse_target
 from echod.check.results import Outcome
 from echod.proxyprotocol.encoder import parse_address
 
@@ -95,6 +95,7 @@ def _positive_seconds(text: str) -> float:
 
 GROUPS: Groups = {
     "What to do (without these, one check)": {
+        "udp": "",
         "ping": "",
         "conformance": "",
         "count": "NUMBER",
@@ -121,6 +122,13 @@ GROUPS: Groups = {
 """The options, as the help shows them."""
 
 
+def _host_and_port(host: str, port: str) -> str:
+    """
+    The target of a host and a port that are given apart.
+    """
+    return f"[{host}]:{port}" if ":" in host and "[" not in host else f"{host}:{port}"
+
+
 class CheckOptions(CommandOptions):
     """
     The command line.
@@ -128,6 +136,7 @@ class CheckOptions(CommandOptions):
     @ivar target: the target, as given.
     @ivar host: its host; C{None} when it has none.
     @ivar connect: connects to it.
+    @ivar udp_target: host and port, with C{--udp}.
     """
 
     program = "echod-check"
@@ -212,6 +221,7 @@ class CheckOptions(CommandOptions):
         ["json", "j", "Print JSON: an object for each check, or one for the whole run."],
         ["tls", None, "Use TLS."],
         ["insecure", "k", "Do not verify the certificate; the output says so."],
+        ["udp", None, "Use UDP: one datagram for a check or a message, 65507 bytes at most."],
         ["ping", None, "Send messages; print each, and a summary at Ctrl-C or after --count."],
         ["conformance", None, "Run the conformance suite and print a table."],
     ]
@@ -226,7 +236,7 @@ class CheckOptions(CommandOptions):
             raise UsageError("no server; give HOST:PORT")
         if len(args) == 2 and args[1].isdecimal():
             # As for telnet and nc.
-            args = (host_and_port(*args),)
+            args = (_host_and_port(*args),)
         if len(args) > 1:
             raise UsageError(f"unexpected argument '{escape(args[1])}'; give one server")
         self.target = args[0]
@@ -256,9 +266,27 @@ class CheckOptions(CommandOptions):
         verifies_name = self["tls"] and not (self["insecure"] or self["fingerprint"])
         if verifies_name and not (self["servername"] or self.host):
             raise UsageError("--tls: no name to verify in the certificate; add --servername NAME")
+        if self["udp"]:
+            self._check_udp()
         self["timeout"] = self["timeout"] or (30.0 if self["conformance"] else 5.0)
         self["interval"] = self["interval"] or 1.0
         self["connections"] = self["connections"] or 1
+
+    def _check_udp(self) -> None:
+        from echod.check.udp import MAX_DATAGRAM_BYTES, MIN_PING_BYTES, udp_target
+
+        for name in ("tls", "conformance", "connections", "proxy-header"):
+            if self[name]:
+                raise UsageError(f"--{name}: has no effect with --udp; leave it out")
+        least = MIN_PING_BYTES if self["ping"] else 1
+        if not least <= self["size"] <= MAX_DATAGRAM_BYTES:
+            raise UsageError(
+                f"--size: does not fit a datagram; give {least} to {MAX_DATAGRAM_BYTES} with --udp"
+            )
+        try:
+            self.udp_target = udp_target(self.target)
+        except ValueError as error:
+            raise UsageError(f"'{escape(self.target)}': {error}") from None
 
     def opt_version(self) -> None:
         """

@@ -146,6 +146,12 @@ class Ping:
         """
         return float(self.clock.seconds()) - self._start
 
+    def extra(self) -> dict[str, int]:
+        """
+        Further counts, by name; over TCP there are none.
+        """
+        return {}
+
     async def run(self) -> None:
         """
         Send C{count} messages, or until this is canceled.  Messages in flight at that moment are

@@ -119,16 +119,23 @@ class Runner:
         for number in range(options["count"] or 1):
             if number:
                 await deferLater(self._reactor, options["interval"], lambda: None)
-            result = await check(
-                self._reactor, self._connector.dial, options["size"], options["timeout"]
-            )
-            plain = not (number or options["tls"] or options["quiet"])
+            result = await self._check()
+            plain = not (number or options["tls"] or options["udp"] or options["quiet"])
             if plain and result.outcome in NO_ECHO:
                 await self._explain(result)
             self._print_result(result)
             if outcome is Outcome.OK:
                 outcome = result.outcome
         return outcome
+
+    async def _check(self) -> CheckResult:
+        options = self._options
+        limits = options["size"], options["timeout"]
+        if options["udp"]:
+            from echod.check.udp import check_datagram
+
+            return await check_datagram(self._reactor, options.udp_target, *limits)
+        return await check(self._reactor, self._connector.dial, *limits)
 
     async def _explain(self, result: CheckResult) -> None:
         """
@@ -226,10 +233,19 @@ class Runner:
             else:
                 plot.add(ping.elapsed, result)
 
-        ping = Ping(
+        kind: type[Ping] = Ping
+        extra: dict[str, Any] = {}
+        if options["udp"]:
+            from echod.check.udpping import DatagramPing
+
+            kind = DatagramPing
+            note = self._print if prints_echoes else lambda line: None
+            extra = {"target": options.udp_target, "note": note}
+        ping = kind(
             self._reactor,
             self._connector.dial,
             report,
+            **extra,
             size=options["size"],
             rate=options["rate"] or options["connections"] / options["interval"],
             connections=options["connections"],
@@ -246,9 +262,12 @@ class Runner:
         outcome = _ping_outcome(ping.sent, ping.latencies.count, ping.failure)
         figures = (options.target, ping.sent, ping.latencies, ping.elapsed)
         if options["json"]:
-            self._print(json.dumps(ping_json(*figures, outcome, ping.failure)))
+            summary = ping_json(*figures, outcome, ping.failure) | ping.extra()
+            self._print(json.dumps(summary))
         else:
             self._print("\n".join((ping_text(*figures), *plot.lines())))
+            if ping.extra():
+                self._print(", ".join(f"{count} {name}" for name, count in ping.extra().items()))
         return outcome
 
 

@@ -7,6 +7,7 @@ Invariant: a client is an IPv4 address or an IPv6 /64, the smallest network that
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
+from itertools import islice
 
 from twisted.internet.interfaces import IAddress, IReactorTime
 
@@ -19,6 +20,9 @@ Client = tuple[int, int]
 
 ROUNDING_TOKENS = 1e-4
 """By how much of a token a bucket may fall short, since times are rounded."""
+
+MAX_EXPIRED = 2048
+"""How many buckets are removed in one turn of the loop at most: this takes a millisecond."""
 
 
 def client_of(ip: IP) -> Client:
@@ -72,18 +76,18 @@ class AccessRules:
 
 class RateLimiter:
     """
-    How often a client may connect: a token bucket for each client.
+    How often a client may connect, or send a datagram: a token bucket for each client.
 
     @cvar max_clients: how many buckets are stored.  With more clients, the bucket of the client
-        that connected least recently is removed; that client then starts with a full one.
+        that came least recently is removed; that client then starts with a full one.
     """
 
     max_clients = 65536
 
     def __init__(self, clock: IReactorTime, rate: float, burst: int):
         """
-        @param rate: connections a second, on average.
-        @param burst: connections at once: the size of a bucket.
+        @param rate: connections or datagrams a second, on average.
+        @param burst: connections or datagrams at once: the size of a bucket.
         """
         self._clock = clock
         self._rate = rate
@@ -103,8 +107,12 @@ class RateLimiter:
 
         @return: whether there was one.
         """
-        now = self._clock.seconds()
-        tokens = self._tokens(self._buckets.get(client, (self._burst, now)), now)
+        # For each datagram: no further call.
+        now, burst = self._clock.seconds(), self._burst
+        before, time = self._buckets.get(client, (burst, now))
+        tokens = before + (now - time) * self._rate
+        if tokens > burst:
+            tokens = burst
         if tokens < 1 - ROUNDING_TOKENS:
             return False
         self._buckets[client] = tokens - 1, now
@@ -118,9 +126,8 @@ class RateLimiter:
         Remove the buckets that are full again, beginning with the least recently used.
         """
         now = self._clock.seconds()
-        while self._buckets:
-            oldest = next(iter(self._buckets.values()))
-            if self._tokens(oldest, now) < self._burst - ROUNDING_TOKENS:
+        for bucket in list(islice(self._buckets.values(), MAX_EXPIRED)):
+            if self._tokens(bucket, now) < self._burst - ROUNDING_TOKENS:
                 return
             self._buckets.popitem(last=False)
 

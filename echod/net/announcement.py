@@ -23,6 +23,7 @@ class Place:
     address: str
     tls: bool
     dual_stack: bool
+    udp: bool = False
 
     def __str__(self) -> str:
         host, _, port = self.address.rpartition(":")
@@ -32,7 +33,8 @@ class Place:
         elif host == "0.0.0.0":
             families = "IPv4 only"
         where = f"port {port}" if families else self.address
-        details = ", ".join(filter(None, ("TLS" if self.tls else "", families)))
+        kind = "TLS" if self.tls else "UDP" if self.udp else ""
+        details = ", ".join(filter(None, (kind, families)))
         return f"{where} ({details})" if details else where
 
     def command(self, proxied: bool) -> str:
@@ -46,6 +48,8 @@ class Place:
             host = "localhost"
         unix = self.address.startswith("unix:")
         address = shlex.quote(self.address if unix else f"{host}:{port}")
+        if self.udp:
+            return f"echod-check --udp {address}"
         if proxied:
             return f"echod-check --proxy-header v2 {'--tls -k ' if self.tls else ''}{address}"
         if self.tls:

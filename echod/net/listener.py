@@ -42,6 +42,49 @@ class ListenError(StartupError):
         self.code = BIND_STATUS
 
 
+def listen_failed(option: str, error: BaseException) -> ListenError:
+    """
+    Log that a listener cannot bind, and write it to standard error.
+
+    @param option: the option that asks for the listener, with its value.
+    @return: the error to raise.
+    """
+    reason = bind_error_text(error)
+    log.error(
+        "cannot listen, {option}: {reason}", event="listen-failed", option=option, reason=reason
+    )
+    print_error(f"echod: {option}: {reason}")
+    return ListenError(f"{option}: {reason}")
+
+
+def log_refused_option(option: str, name: str, error: OSError) -> None:
+    """
+    Log that the kernel refuses an option of a listening socket.
+    """
+    log.warn(
+        "{option}: the kernel refuses {name}: {reason}; the listener works without it",
+        event="socket-option-refused",
+        option=option,
+        name=name,
+        reason=error.strerror,
+    )
+
+
+def log_listening(option: str, address: str, first: bool) -> None:
+    """
+    Log that a listener listens.
+
+    @param first: whether the master has not logged this already, as it has for its workers.
+    """
+    log.emit(
+        LogLevel.info if first else LogLevel.debug,
+        "listening on {address}, {option}",
+        event="listening",
+        address=address,
+        option=option,
+    )
+
+
 class IListeningFactory(Protocol):
     """
     What a listener needs of its factory, besides Twisted's C{IProtocolFactory}.
@@ -111,15 +154,7 @@ class ListenerService(Service):
         def failed(failure: Failure) -> None:
             if failure.check(CancelledError):
                 return
-            reason = bind_error_text(failure.value)  # type: ignore[arg-type]  # it has one
-            log.error(
-                "cannot listen, {option}: {reason}",
-                event="listen-failed",
-                option=self.option,
-                reason=reason,
-            )
-            print_error(f"echod: {self.option}: {reason}")
-            failures.append(ListenError(f"{self.option}: {reason}"))
+            failures.append(listen_failed(self.option, failure.value))  # type: ignore[arg-type]  # it has one
             if late:
                 self._reactor.stop()
 
@@ -161,23 +196,10 @@ class ListenerService(Service):
         self._factory.listening(self.bare)
         use_eager_transport(port)
         for name, error in set_socket_options(listening, self._write_timeout):
-            log.warn(
-                "{option}: the kernel refuses {name}: {reason}; the listener works without it",
-                event="socket-option-refused",
-                option=self.option,
-                name=name,
-                reason=error.strerror,
-            )
+            log_refused_option(self.option, name, error)
         if self.balancer is not None:
             balance_accepts(port, self.balancer)
-        # With several workers, the master has logged this.
-        log.emit(
-            LogLevel.info if self.balancer is None else LogLevel.debug,
-            "listening on {address}, {option}",
-            event="listening",
-            address=self.address(),
-            option=self.option,
-        )
+        log_listening(self.option, self.address(), self.balancer is None)
 
     @property
     def listener_name(self) -> str:

@@ -24,6 +24,7 @@ from twisted.python.log import callWithLogger
 from echod.net.port import EagerPort
 from echod.net.splice import SPLICE, Splicer
 from echod.net.transport import EagerTLSTransport, EagerTransport
+from echod.net.udp import DatagramPort
 from echod.net.unix import (
     EagerUNIXPort,
     EagerUNIXTLSTransport,
@@ -42,6 +43,7 @@ DIRECT = frozenset(
         EagerUNIXTransport,
         EagerTLSTransport,
         EagerUNIXTLSTransport,
+        DatagramPort,
     )
 )
 """The classes whose C{doRead} is called directly."""

@@ -18,7 +18,15 @@ from echod._util.errors import StartupError, exit_on_error
 from echod._util.help import CommandOptions
 from echod._util.text import escape
 from echod._util.twistd import check_old_pidfile
-from echod._util.values import admin_endpoint, endpoint, host, named, network, path
+from echod._util.values import (
+    admin_endpoint,
+    datagram_endpoint,
+    endpoint,
+    host,
+    named,
+    network,
+    path,
+)
 from echod.options.parameters import (
     DEFAULT_PORT,
     FLAGS,
@@ -77,6 +85,13 @@ class Options(CommandOptions):
         Twisted server endpoint for TLS, such as tcp:9443:interface=127.0.0.1; repeatable.
         """
         self["tls-listen"].append(named("tls-listen", description, endpoint))
+
+    def opt_udp_listen(self, description: str) -> None:
+        """
+        UDP socket: udp:9000, udp:9000:interface=127.0.0.1, or systemd:name=echo for all
+        datagram sockets of that name that a socket unit hands over; repeatable.
+        """
+        self["udp-listen"].append(named("udp-listen", description, datagram_endpoint))
 
     def opt_admin(self, description: str) -> None:
         """
@@ -152,14 +167,17 @@ class Options(CommandOptions):
         Check the options that depend on each other.
         """
         self._check_tls()
-        if self["port"] is None and self["tls-port"] is None:
-            if self["interface"] is not None and (self["listen"] or self["tls-listen"]):
+        if all(self[name] is None for name in ("port", "tls-port", "udp-port")):
+            others = self["listen"] or self["tls-listen"] or self["udp-listen"]
+            if self["interface"] is not None and others:
                 raise UsageError(
-                    "--interface: is for --port and --tls-port; "
+                    "--interface: is for --port, --tls-port and --udp-port; "
                     "in --listen give tcp:PORT:interface=ADDRESS"
                 )
-            if not (self["listen"] or self["tls-listen"]):
+            if not others:
                 self["port"] = DEFAULT_PORT
+        if self["udp-rate"] is not None and self["udp-port"] is None and not self["udp-listen"]:
+            raise UsageError("--udp-rate: limits nothing without --udp-port; add one")
         if self["workers"] != 1:
             self._check_workers()
         if self["proxy-protocol"] != "off" and not self["proxy-trust"]:

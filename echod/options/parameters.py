@@ -14,6 +14,7 @@ from echod._util.values import (
     backlog,
     connect_rate,
     count,
+    datagram_rate,
     interface,
     log_level,
     one_of,
@@ -28,6 +29,9 @@ from echod._util.values import (
 
 DEFAULT_PORT = 9000
 
+DEFAULT_UDP_RATE = (100.0, 100)
+"""Datagrams a second, and burst."""
+
 PARAMETERS = [
     parameter(
         "port", "p", None,
@@ -37,11 +41,12 @@ PARAMETERS = [
     ),
     parameter(
         "interface", "i", None,
-        "IP address for --port and --tls-port. [default: all, IPv4 and IPv6]",
+        "IP address for --port, --tls-port and --udp-port. [default: all, IPv4 and IPv6]",
         interface,
     ),
     parameter("backlog", None, 1024, "Length of the accept queue, as in listen(2).", backlog),
     parameter("tls-port", None, None, "Port for TLS, or 0 for a free one.", port_number),
+    parameter("udp-port", None, None, "Port for UDP, or 0 for a free one.", port_number),
     parameter(
         "tls-client-auth", None, None,
         "Whether clients show a certificate; with request, they may show none. [default: off]",
@@ -78,6 +83,12 @@ PARAMETERS = [
         "Limit of new connections a second for one client: 10, or 10:50 for a burst of 50; "
         "0 for no limit. [default: 0]",
         connect_rate,
+    ),
+    parameter(
+        "udp-rate", None, None,
+        "Limit of UDP datagrams a second that one client gets back: 100, or 100:500 for a burst "
+        f"of 500; 0 for no limit. [default: {DEFAULT_UDP_RATE[1]}]",
+        datagram_rate,
     ),
     parameter(
         "proxy-protocol", None, "off",
@@ -150,7 +161,10 @@ The options without a value: name, letter and text.
 """
 
 REPEATABLE = frozenset(
-    ("listen", "tls-listen", "tls-cert", "tls-key", "allow", "deny", "proxy-trust", "admin-host")
+    (
+        *("listen", "tls-listen", "udp-listen", "tls-cert", "tls-key"),
+        *("allow", "deny", "proxy-trust", "admin-host"),
+    )
 )
 """
 The options that may be given several times.
@@ -161,6 +175,8 @@ GROUPS = {
         "port": "PORT",
         "interface": "ADDRESS",
         "listen": "ENDPOINT",
+        "udp-port": "PORT",
+        "udp-listen": "SOCKET",
         "backlog": "NUMBER",
     },
     "TLS": {
@@ -181,6 +197,7 @@ GROUPS = {
         "max-connections": "NUMBER",
         "max-per-client": "NUMBER",
         "connect-rate": "RATE",
+        "udp-rate": "RATE",
         "proxy-protocol": "off|optional|require",
         "proxy-trust": "CIDR",
     },
@@ -219,6 +236,8 @@ OptionValues = TypedDict(
         "backlog": int,
         "tls-port": int | None,
         "tls-listen": list[str],
+        "udp-port": int | None,
+        "udp-listen": list[str],
         "tls-cert": list[tuple[str, str | None]],
         "tls-self-signed": int,
         "tls-client-auth": str | None,
@@ -231,6 +250,7 @@ OptionValues = TypedDict(
         "max-connections": int,
         "max-per-client": int,
         "connect-rate": tuple[float, int] | None,
+        "udp-rate": tuple[float, int] | None,
         "proxy-protocol": str,
         "proxy-trust": list[Network | str],
         "proxy-header-timeout": float,

@@ -8,9 +8,9 @@ up at that moment.
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 import OpenSSL
 import twisted
@@ -24,6 +24,7 @@ from echod.connections.connection import REFUSED, IConnection, Reason
 from echod.connections.timeouts import Activity
 from echod.connections.tracker import Connections
 from echod.net.listener import ListenerService
+from echod.stats.datagrams import DatagramStats
 from echod.stats.eventloop import History, ListenerRates, ListenerTotals, LoopLag, Totals
 from echod.stats.process import this_process
 from echod.stats.snapshot import (
@@ -61,6 +62,34 @@ HANDSHAKES = (("ok", "TLSv1.2"), ("ok", "TLSv1.3"), ("failed", ""))
 """The results of handshakes that are counted from 0 on, so that Prometheus sees their rise."""
 
 
+class IDatagramCounters(Protocol):
+    """
+    What the protocol of a UDP listener counts.
+    """
+
+    received: int
+    bytes_echoed: int
+
+    @property
+    def echoed(self) -> int: ...
+
+
+class IDatagramListener(Protocol):
+    """
+    A UDP listener, as the collector sees it.
+    """
+
+    option: str
+    listener_name: str
+
+    @property
+    def echo(self) -> IDatagramCounters: ...
+    @property
+    def bound(self) -> bool: ...
+    def address(self) -> str: ...
+    def dropped(self) -> Mapping[Any, int]: ...
+
+
 class Collector(MultiService):
     """
     Takes snapshots of this process, and measures what has to be measured over time.
@@ -83,6 +112,7 @@ class Collector(MultiService):
         log_dropped: Callable[[], int] = int,
         now: Callable[[], float] = time.time,
         hostname: Callable[[], str] = socket.gethostname,
+        udp: Sequence[IDatagramListener] = (),
     ):
         """
         @param clock: C{IReactorTime}.
@@ -91,6 +121,7 @@ class Collector(MultiService):
         @param log_dropped: returns how many log records were dropped.
         @param now: returns the seconds since 1970.
         @param hostname: returns the name of this machine.
+        @param udp: the UDP listeners.
         """
         super().__init__()
         self._clock = clock
@@ -100,6 +131,7 @@ class Collector(MultiService):
         self._certificates = certificates
         self._log_dropped = log_dropped
         self._now = now
+        self._udp = udp
         self._hostname = hostname
         self._started = clock.seconds()
         self.lag = LoopLag(clock)
@@ -150,6 +182,7 @@ class Collector(MultiService):
             process=this_process(),
             history=list(self.history.samples),
             newest=list(self._newest()),
+            datagrams=[_datagram_stats(each) for each in self._udp],
             clients=list(self._clients()),
             host=escape(self._hostname()),
         )
@@ -226,6 +259,19 @@ def _certificate_info(key_pair: KeyPair) -> CertificateInfo:
         serial=key_pair.serial,
         path=escape(key_pair.path),
         not_before=key_pair.not_before.timestamp(),
+    )
+
+
+def _datagram_stats(listener: IDatagramListener) -> DatagramStats:
+    echo = listener.echo
+    return DatagramStats(
+        listener=escape(listener.listener_name),
+        option=listener.option,
+        address=listener.address() if listener.bound else None,
+        received=echo.received,
+        echoed=echo.echoed,
+        echoed_bytes=echo.bytes_echoed,
+        dropped={drop.value: number for drop, number in listener.dropped().items()},
     )
 
 

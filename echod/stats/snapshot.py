@@ -10,10 +10,11 @@ Invariant: a snapshot is plain data; it goes through JSON and comes back equal.
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import zip_longest
+from dataclasses import dataclass, field, replace
+from itertools import chain, zip_longest
 from typing import Any, NamedTuple
 
+from echod.stats.datagrams import DatagramStats, sum_of_processes
 from echod.stats.process import ProcessStats
 from echod.tls.certificate import warning_seconds
 
@@ -195,6 +196,7 @@ class Snapshot:
     @ivar log_dropped: how many log records were dropped.
     @ivar history: a sample for each second, the newest last.
     @ivar newest: the newest live connections, the newest first.
+    @ivar datagrams: the UDP listeners.
     @ivar clients: the clients with the most open connections, those with the most first.
     @ivar host: the name of this machine.
     @ivar silent: whether the worker does not answer; the figures are its last ones.
@@ -219,6 +221,7 @@ class Snapshot:
     newest: list[ConnectionInfo]
     clients: list[ClientInfo]
     host: str
+    datagrams: list[DatagramStats] = field(default_factory=list)
     silent: bool = False
 
     def not_ready(self) -> str:
@@ -229,7 +232,8 @@ class Snapshot:
             return "draining"
         if self.silent:
             return "does not answer"
-        unbound = [each.option for each in self.listeners if each.address is None]
+        listeners = chain[ListenerInfo | DatagramStats](self.listeners, self.datagrams)
+        unbound = [each.option for each in listeners if each.address is None]
         return f"not listening: {', '.join(unbound)}" if unbound else ""
 
     def to_json(self) -> str:
@@ -268,6 +272,7 @@ _RECORDS: Mapping[str, Callable[[Any], object]] = {
     "process": lambda value: ProcessStats(**value),
     "history": lambda values: [Sample(*value) for value in values],
     "newest": _each(ConnectionInfo),
+    "datagrams": _each(DatagramStats),
     "clients": _each(ClientInfo),
 }
 """How to read the fields that are records from JSON."""
@@ -311,6 +316,7 @@ def aggregate(snapshots: Sequence[Snapshot]) -> Snapshot:
         lag_last=max(each.lag_last for each in snapshots),
         log_dropped=sum(each.log_dropped for each in snapshots),
         history=_history([each.history for each in snapshots]),
+        datagrams=sum_of_processes([each.datagrams for each in snapshots]),
         newest=newest[: max(len(each.newest) for each in snapshots)],
         clients=_clients(one for each in snapshots for one in each.clients),
     )

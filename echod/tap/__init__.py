@@ -10,14 +10,17 @@ Open C{build.py} next: which parts there are, and which one gets which.
 
 import gc
 import os
+import platform
 import select
 import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
+import twisted
 from twisted.logger import Logger
 from twisted.python import runtime
+from twisted.python.reflect import fullyQualifiedName
 
 from echod import __version__
 from echod._util.errors import exit_on_error
@@ -86,12 +89,21 @@ def make_service(options: Options) -> DaemonService:
         check_config(reactor, lambda: build_service(reactor, options, inherited, workers), workers)
     service = build(reactor, options, inherited, notify, workers, signals)
     if logs_json_by_default(options, sys.argv):
-        print_error(
+        # Only when the start has not failed.
+        reactor.callWhenRunning(
+            print_error,
             "echod: twist logs JSON, because its output is no terminal; "
             "for lines of text: twist --log-format text echod ...",
             priority=6,
         )
-    log.info("echod {version} starting", event="starting", version=__version__)
+    log.info(
+        "echod {version} starting, on {reactor}, Twisted {twisted}, Python {python}",
+        event="starting",
+        version=__version__,
+        reactor=fullyQualifiedName(type(reactor)),
+        twisted=twisted.__version__,
+        python=platform.python_version(),
+    )
     return service
 
 

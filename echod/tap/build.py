@@ -30,8 +30,10 @@ from echod.service import DaemonService, EchodService, ProcessContext, Serving
 from echod.stats.collector import Collector
 from echod.systemd import InheritedSocket, InheritedSockets, NotifyConfig
 from echod.tap.settings import Settings
+from echod.tap.udp import worker_listener
 from echod.tls.keylog import KeyLog
 from echod.tls.reload import CertificateStore
+from echod.udp import UDPListener
 from echod.workers.master import HeldListener, MasterService, Spawner, WorkerSnapshots
 from echod.workers.spawn import (
     WorkerConfig,
@@ -144,7 +146,11 @@ class Base:
         return self.process.log.access if self.settings.log.access else None
 
     def collector(
-        self, connections: Connections, limit: int, listeners: Sequence[ListenerService]
+        self,
+        connections: Connections,
+        limit: int,
+        listeners: Sequence[ListenerService],
+        udp: Sequence[UDPListener],
     ) -> Collector:
         """
         Build the collector of this process's snapshots.
@@ -159,6 +165,7 @@ class Base:
             lambda: listeners,
             lambda: certificates.served if certificates else (),
             lambda: self.process.log.dropped,
+            udp=udp,
         )
 
 
@@ -196,14 +203,15 @@ def build_service(
         )
         for listener, endpoint in settings.endpoints(reactor, inherited, workers)
     ]
-    collector = base.collector(connections, limit, listeners)
+    udp = settings.udp.listeners(reactor, inherited)
+    collector = base.collector(connections, limit, listeners, udp)
     admin = settings.admin_service(reactor, inherited, collector.snapshots)
     if admin is not None:
         # Its timers run only for the status page.
         collector.setServiceParent(admin)
     return EchodService(
         base.process,
-        listeners,
+        [*listeners, *udp],
         collector,
         settings.drain_timeout,
         Serving(admission, certificates, base.key_log),
@@ -243,11 +251,12 @@ def build_master(
         )
         for listener, endpoint in settings.endpoints(reactor, inherited, count)
     ]
+    udp = settings.udp.held_listeners(reactor, inherited)
     # Before the start: twistd then changes the working directory, which paths are relative to.
     argv = absolute_argv(options.given, options.shortOpt, options.longOpt)
     spawner = Spawner(
         process,
-        listeners,
+        [*listeners, *udp],
         limits,
         worker_command(options.twistd or {}, argv),
         worker_environment(os.environ, sys.path),
@@ -257,13 +266,19 @@ def build_master(
     supervisor = Supervisor(
         reactor, names, spawner, process.log.write, settings.drain_timeout, process.signals
     )
-    collector = base.collector(connections, settings.admission.max_connections, listeners)
+    collector = base.collector(connections, settings.admission.max_connections, listeners, udp)
     snapshots = WorkerSnapshots(supervisor.live, collector, limits)
     admin = settings.admin_service(reactor, inherited, snapshots)
     if admin is not None:
         collector.setServiceParent(admin)
     return MasterService(
-        process, listeners, collector, settings.drain_timeout, spawner, supervisor, admin
+        process,
+        [*listeners, *udp],
+        collector,
+        settings.drain_timeout,
+        spawner,
+        supervisor,
+        admin,
     )
 
 
@@ -298,11 +313,19 @@ def build_worker(
             leaves_queue=each.borrowed,
         )
         for descriptor, each in enumerate(config.listeners, config.first)
+        if not each.datagrams
     ]
-    collector = base.collector(connections, limit, listeners)
+    datagrams = settings.udp.admission(reactor)
+    udp = [
+        # What the kernel discards of a socket counts once, not for each worker.
+        worker_listener(reactor, datagrams, each, descriptor, config.index == 0)
+        for descriptor, each in enumerate(config.listeners, config.first)
+        if each.datagrams
+    ]
+    collector = base.collector(connections, limit, listeners, udp)
     service = WorkerService(
         base.process,
-        listeners,
+        [*listeners, *udp],
         collector,
         settings.drain_timeout,
         Serving(admission, certificates, base.key_log),

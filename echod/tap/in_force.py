@@ -10,8 +10,9 @@ from getopt import getopt
 
 from constantly import NamedConstant
 
-from echod._util.text import escape
+from echod._util.text import escape, format_timeout
 from echod.options import Options
+from echod.options.parameters import DEFAULT_UDP_RATE
 from echod.stats.snapshot import OptionInfo
 
 HIDDEN = "[hidden]"
@@ -25,6 +26,7 @@ _SECRET_ARGUMENT = re.compile(r"(\w*(?:key|pass|secret|token)\w*=)(?:\\.|[^:\\])
 _UNSET = {
     "interface": "all",
     "connect-rate": "0",
+    "udp-rate": str(DEFAULT_UDP_RATE[1]),
     "tls-client-auth": "off",
     "tls-min": "1.2",
     "log-level": "info",
@@ -58,7 +60,7 @@ def _defaults(options: Options) -> Iterator[OptionInfo]:
 
 def _text(name: str, value: object) -> str:
     if isinstance(value, float):
-        return f"{value:g}s"
+        return format_timeout(value)
     if isinstance(value, NamedConstant):
         return str(value.name)
     return _UNSET.get(name, "none") if value in (None, [], ()) else escape(str(value))

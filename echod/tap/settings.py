@@ -35,6 +35,7 @@ from echod.proxyprotocol.protocol import ProxyPolicy
 from echod.stats.snapshot import OptionInfo
 from echod.systemd import InheritedSockets
 from echod.tap.in_force import options_in_force
+from echod.tap.udp import UDPSettings
 from echod.tls.context import TLSPolicy
 from echod.tls.credentials import CredentialsError, KeyPair
 from echod.tls.keylog import KeyLog
@@ -213,6 +214,7 @@ class Settings:
     """
     All settings of the daemon.
 
+    @ivar udp: the UDP sockets.
     @ivar interface: the address for all ports; C{None} for all addresses, IPv4 and IPv6.
     @ivar backlog: the length of each accept queue (listen(2)).
     @ivar proxies: which peers may send a PROXY header; C{None} to read no header.
@@ -223,6 +225,7 @@ class Settings:
     """
 
     listeners: Sequence[ListenerSettings]
+    udp: UDPSettings
     interface: str | None
     backlog: int
     admission: AdmissionSettings
@@ -242,6 +245,7 @@ class Settings:
         options = parsed.typed
         return cls(
             listeners=_listeners(options),
+            udp=UDPSettings.from_options(options),
             interface=options["interface"],
             backlog=options["backlog"],
             admission=AdmissionSettings(
@@ -311,8 +315,9 @@ class Settings:
             admin = self.admin.build(reactor, source, from_string)
         for each in inherited.left:
             log.warn(
-                "no option listens on the inherited socket; add --listen systemd:name={name}",
+                "no option listens on the inherited socket; add {option} systemd:name={name}",
                 event="socket-unused",
+                option="--udp-listen" if each.is_datagram() else "--listen",
                 name=escape(each.name),
             )
         return admin

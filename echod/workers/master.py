@@ -9,10 +9,10 @@ the master has at that time.
 import os
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
@@ -27,6 +27,7 @@ from echod.stats.process import ProcessStats
 from echod.stats.snapshot import HistogramData, Snapshot
 from echod.tls.credentials import KeyPair
 from echod.tls.selfsigned import to_pem
+from echod.udp import DatagramAdmission, UDPListener
 from echod.workers.channel import Message, adopt
 from echod.workers.process import WorkerProcess
 from echod.workers.spawn import FIRST_DESCRIPTOR, VARIABLE, InheritedListener, WorkerConfig
@@ -78,6 +79,44 @@ class HeldListener(ListenerService):
         return self._port.fileno()  # type: ignore[no-any-return, union-attr]  # it has a socket
 
 
+class HeldUDPListener(UDPListener):
+    """
+    A UDP listener that binds for the workers and answers nothing itself.
+
+    @ivar inherited: what a worker is told about its socket.
+    """
+
+    def __init__(
+        self,
+        option: str,
+        name: str,
+        open_socket: Callable[[], socket.socket],
+        admission: DatagramAdmission,
+        reactor: Any,
+        borrowed: bool,
+    ):
+        """
+        @param borrowed: whether the master itself inherited the socket.
+        """
+        super().__init__(option, name, open_socket, admission, reactor, counts_kernel_drops=False)
+        self.inherited = InheritedListener(name, option, False, borrowed, datagrams=True)
+
+    def start_reading(self) -> None:
+        """
+        Do nothing: the workers read.
+        """
+
+
+class IHeldListener(Protocol):
+    """
+    What the L{Spawner} needs of a listener.
+    """
+
+    inherited: InheritedListener
+
+    def fileno(self) -> int: ...
+
+
 class Spawner:
     """
     Starts the processes of workers.
@@ -86,7 +125,7 @@ class Spawner:
     def __init__(
         self,
         process: ProcessContext,
-        listeners: Sequence[HeldListener],
+        listeners: Sequence[IHeldListener],
         limits: Sequence[int],
         command: Sequence[str],
         environment: Mapping[str, str],
@@ -202,7 +241,8 @@ class WorkerSnapshots:
             # A new worker starts its counters at 0.
             last = self._unknown(name)
         listeners = [replace(each, address=None) for each in last.listeners]
-        return replace(last, listeners=listeners, silent=True)
+        datagrams = [replace(each, address=None) for each in last.datagrams]
+        return replace(last, listeners=listeners, datagrams=datagrams, silent=True)
 
     def _unknown(self, name: str) -> Snapshot:
         ours = self._collector.snapshot(name)
@@ -212,6 +252,7 @@ class WorkerSnapshots:
             uptime=0.0,
             max_connections=self._limits[int(name)],
             traffic=[],
+            datagrams=[],
             certificates=[],
             lag=no_lag,
             lag_last=0.0,
@@ -231,7 +272,7 @@ class MasterService(DaemonService):
     def __init__(
         self,
         process: ProcessContext,
-        listeners: Sequence[HeldListener],
+        listeners: Sequence[HeldListener | HeldUDPListener],
         collector: Collector,
         drain_timeout: float,
         spawner: Spawner,

@@ -50,18 +50,20 @@ _MASTER_VARIABLES = frozenset(
 @dataclass(frozen=True)
 class InheritedListener:
     """
-    A listening socket that a worker inherits from the master.
+    A socket that a worker inherits from the master.
 
     @ivar name: the name of the listener in logs and figures.
     @ivar option: the option that asked for it.
     @ivar tls: whether it is for TLS.
     @ivar borrowed: whether the master itself inherited the socket, as from systemd.
+    @ivar datagrams: whether it is for UDP.
     """
 
     name: str
     option: str
     tls: bool
     borrowed: bool
+    datagrams: bool = False
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ from twisted.logger import Logger
 from echod._util.timers import periodic
 from echod.connections.timeouts import CHECK_INTERVAL
 from echod.net.balance import AcceptBalancer
-from echod.net.listener import ListenerService
-from echod.service import EchodService, ProcessContext, Serving
+from echod.service import EchodService, IListener, ProcessContext, Serving
 from echod.stats.collector import Collector
 from echod.workers.channel import Channel, Message, adopt
 from echod.workers.spawn import WorkerConfig
@@ -36,7 +35,7 @@ class WorkerService(EchodService):
     def __init__(
         self,
         process: ProcessContext,
-        listeners: Sequence[ListenerService],
+        listeners: Sequence[IListener],
         collector: Collector,
         drain_timeout: float,
         serving: Serving,

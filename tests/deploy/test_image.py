@@ -167,7 +167,7 @@ class ImageTests(SynchronousTestCase):
         with Container(image(), "--port", "9000", "--drain-timeout", "1h") as container:
             with container.busy(9000):
                 container.terminate()
-                wait_until(lambda: "Port 9000 Closed" in container.log, "the drain")
+                wait_until(lambda: "Received SIGTERM" in container.log, "the drain")
                 self.assertTrue(container.running())
                 container.terminate()
                 container.wait("the end of the drain")

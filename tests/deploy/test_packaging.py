@@ -6,12 +6,14 @@ version that no release has; so whatever shows that version comes from the copy,
 from an echod that the interpreter of the tests can import.
 """
 
+import functools
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import venv
 import zipfile
 from collections.abc import Sequence
@@ -24,7 +26,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.support import needs, session
+from tests.support import needs
 from tests.support.privileges import unprivileged_command
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -88,14 +90,14 @@ def copy_checkout(to: Path) -> None:
     (to / "twisted" / "plugins" / "dropin.cache").touch()
 
 
-@session.once
-def built(folder: Path) -> tuple[Path, Path, Path]:
+@functools.cache
+def built() -> tuple[Path, Path, Path]:
     """
     Build once for all tests.
 
     @return: the copied checkout, the sdist, and the wheel that was built from the sdist.
     """
-    source = folder / "echod"
+    source = Path(tempfile.mkdtemp(dir="."), "echod").resolve()
     source.mkdir()
     copy_checkout(source)
     dist = source.with_name("dist")
@@ -215,6 +217,9 @@ class PackagingTests(SynchronousTestCase):
         self.assertEqual(f"echod {VERSION}\n", shown.stdout)
         self.assertEqual("", shown.stderr + listed.stderr)
         self.assertEqual("[]", environment.python_says(IMPORTS))
+        echod = environment.python.with_name("echod")
+        for command in ((echod,), (environment.python, "-m", "echod")):
+            self.assertEqual(environment.run(*command, "--version").stdout, f"echod {VERSION}\n")
 
     def assert_gone(self, environment: Environment, plugins_before: set[str]) -> None:
         """

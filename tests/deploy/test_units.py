@@ -66,6 +66,15 @@ class UnitTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.text = UNIT.read_text()
 
+    def test_one_path(self) -> None:
+        """
+        Where echod is installed stands in one line of all units, so that a packager changes one.
+        """
+        units = (UNIT, *(DEPLOY / name for name in SOCKETS), *DEPLOY.glob("echod.service.d/*"))
+        lines = [line for unit in units for line in unit.read_text().splitlines()]
+        found = [line for line in lines if "/opt/echod" in line and not line.startswith("#")]
+        self.assertEqual([line.partition("=")[0] for line in found], ["ExecStart"])
+
     def installed(self, drop_ins: Sequence[str] = ()) -> Path:
         """
         A folder with the units, and these drop-ins.

@@ -27,31 +27,31 @@ def main() -> None:
     number = random.SystemRandom().randrange(2**31) if options.seed is None else options.seed
     print(f"the first seed is {number}", flush=True)
     end = time.monotonic() + options.seconds
-    with ExitStack() as stack:
-        targets = [
-            stack.enter_context(target())
-            for target in TARGETS
-            if options.target in (None, target.name)
-        ]
-        examples = dict.fromkeys(targets, 0)
-        spent = dict.fromkeys(targets, 0.0)
-        rounds = 0
-        while options.rounds != rounds and (options.rounds or time.monotonic() < end):
-            # Each has the same share of the time.
-            target = min(targets, key=lambda each: spent[each])
-            start = time.monotonic()
-            try:
-                examples[target] += target.round(number)
-            except Exception:
-                traceback.print_exc(file=sys.stdout)
-                print(replay(target.name, number))
-                sys.exit(1)
-            spent[target] += time.monotonic() - start
-            rounds += 1
-            number += 1
-    for target in targets:
-        print(f"{target.name}: {examples[target]} examples in {spent[target]:.0f} s")
-    print(f"{rounds} rounds, the last with seed {number - 1}: no failure")
+    played: list[str] = []
+    examples: dict[str, int] = dict.fromkeys(names, 0)
+    spent = {name: 0.0 for name in names if options.target in (None, name)}
+    try:
+        with ExitStack() as stack:
+            targets = {
+                target.name: stack.enter_context(target())
+                for target in TARGETS
+                if target.name in spent
+            }
+            while options.rounds != len(played) and (options.rounds or time.monotonic() < end):
+                # Each has the same share of the time.
+                name = min(spent, key=lambda each: spent[each])
+                played.append(replay(name, number))
+                start = time.monotonic()
+                examples[name] += targets[name].round(number)
+                spent[name] += time.monotonic() - start
+                number += 1
+    except Exception:
+        traceback.print_exc(file=sys.stdout)
+        print(played[-1] if played else "no round was played")
+        sys.exit(1)
+    for name, seconds in spent.items():
+        print(f"{name}: {examples[name]} examples in {seconds:.0f} s")
+    print(f"{len(played)} rounds, the last with seed {number - 1}: no failure")
 
 
 if __name__ == "__main__":

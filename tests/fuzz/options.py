@@ -4,6 +4,7 @@ The values of all options of C{echod} and C{echod-check}, and the names of serve
 Invariant: a value is accepted, or refused by one line of printable text; nothing else is raised.
 """
 
+import io
 import os
 import socket
 import sys
@@ -18,6 +19,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.python.usage import UsageError
 
+from echod._util.errors import BIND_STATUS, CONFIG_STATUS
 from echod._util.values import server_name
 from echod.check.connect import parse_target
 from echod.check.options import CheckOptions
@@ -113,12 +115,18 @@ def accepts(arguments: Sequence[str]) -> bool:
     """
     Whether echod accepts these arguments.
     """
+    before, sys.__stderr__ = sys.__stderr__, io.StringIO()  # type: ignore[misc]
     try:
         Options().parseOptions(arguments)
     except SystemExit as error:
         if error.code != 0:
-            _is_line(error.code)
+            assert error.code == CONFIG_STATUS, repr(error)
+            line, newline, rest = sys.__stderr__.getvalue().partition("\n")
+            assert newline and not rest, f"not one line: {line!r}, {rest!r}"
+            _is_line(line)
         return False
+    finally:
+        sys.__stderr__ = before  # type: ignore[misc]
     return True
 
 
@@ -221,10 +229,10 @@ class OptionValues:
             done = self._prefork.run([*command, *local], Path(place), os.environ)
             left = os.listdir(place)
         said = f"{done.returncode}: {done.stdout}{done.stderr}"
-        assert done.returncode in (0, 1), said
+        assert done.returncode in (0, BIND_STATUS, CONFIG_STATUS), said
         assert "Traceback" not in said, said
         lines = done.stderr.splitlines()
         assert all(line.isprintable() for line in lines), said
         errors = [line for line in lines if not line.startswith("echod: warning: ")]
-        assert len(errors) == done.returncode, said
+        assert len(errors) == bool(done.returncode), said
         assert not left, f"files are left behind: {left}"

@@ -387,7 +387,7 @@ class SyslogTests(SynchronousTestCase):
             self.assertRegex(record, r"\A<\d+>\w{3} [ \d]\d [\d:]{8} twisted\[\d+\]: ")
         self.assertIn("echod 0.1.0 starting", records[0])
         self.assertEqual(sum(": 5 bytes echoed in" in record for record in records), 1)
-        self.assertIn("Server Shut Down", records[-1])
+        self.assertIn("echod stopped: ", records[-1])
 
     def test_no_dev_log(self) -> None:
         """

@@ -165,7 +165,7 @@ class NotTakenTests(SynchronousTestCase):
             daemon.stop()
             reader.result()
         dropped = self.accounted("".join(text), ENOUGH + 10)
-        self.assertIn("Server Shut Down", text[-1])
+        self.assertIn("echod stopped: ", text[-1])
         show(
             f"a pipe without a reader: {ENOUGH} of {ENOUGH} echoes, the slowest connection "
             f"{longest * 1000:.0f} ms, {dropped['count']} records dropped and told"
@@ -356,7 +356,7 @@ class DescriptorTests(SynchronousTestCase):
             for near, far in ((write, read), (ours.detach(), theirs.detach())):
                 text = self.logged_to(near, far, *options)
                 self.assertEqual(text.count(": 1 bytes echoed in"), 2, text)
-                self.assertIn("Server Shut Down", text)
+                self.assertIn("echod stopped: ", text)
                 self.assertNotIn("log-rotation", text)
 
 
@@ -593,6 +593,9 @@ class HostileTests(SynchronousTestCase):
         told = [text_fields(line) for line in texts]
         for fields, line in zip(told, objects, strict=True):
             record = json.loads(line)
+            # In text, people read the address of a listener without a name.
+            self.assertRegex(fields.pop("listener"), r"\A127\.0\.0\.1:\d+\Z")
+            self.assertEqual(record["listener"], "tcp")
             self.assertEqual(fields, {name: record[name] for name in fields})
         # What was told of most of them, and where no header said it, of none.
         self.assertGreater(sum("proxy_tls_cn" in fields for fields in told), self.PROXIED * 0.9)

@@ -349,8 +349,7 @@ class LateTests(HeaderTestCase):
         A balancer that sends the header with the client's first bytes may take as long as the
         client does, when there is no limit.
         """
-        options_given = options("require", PROXY_ADDRESS, timeout="5s")
-        with Daemon(*LOOPBACK, *options_given, "--proxy-header-timeout", "0") as daemon:
+        with Daemon(*LOOPBACK, *options("require", PROXY_ADDRESS, timeout="0")) as daemon:
             client = self.come(PROXY_ADDRESS, daemon)
             # Longer than the limit would be, with the looks that it takes.
             self.assertEqual(select.select([client], [], [], self.limit_seconds + 1.5)[0], [])

@@ -87,7 +87,7 @@ class PromisesTests(SynchronousTestCase):
 
     def promises(self, reactor: str, class_name: str) -> None:
         with tls_daemon("--port", "0", "--drain-timeout", "10m", reactor=reactor) as daemon:
-            self.assertIn(f"reactor class: {class_name}.", daemon.log)
+            self.assertIn(f" starting, on {class_name}, ", daemon.log)
             fast, slow = self.plain(daemon, slow=False), self.plain(daemon, slow=True)
             secure = {
                 version: sum(self.secure(daemon, version) for _ in range(self.tls_runs))
@@ -232,7 +232,7 @@ class OursTests(SynchronousTestCase):
     How the daemon comes to run on its own reactor.
     """
 
-    line = "reactor class: echod.net.reactor.EagerReactor."
+    line = " starting, on echod.net.reactor.EagerReactor, "
 
     def serves(self, daemon: Daemon) -> None:
         with daemon.connect() as client:

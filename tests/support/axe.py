@@ -4,7 +4,6 @@ axe-core, which finds faults of accessibility in a page that a browser shows.
 Invariant: it is taken from npm once, into the cache folder of these tests, and never checked in.
 """
 
-import os
 import shutil
 import subprocess
 import tarfile
@@ -15,10 +14,9 @@ from unittest import SkipTest
 
 from tests.support import needs
 from tests.support.browser import Browser
+from tests.support.debian import cache
 
 VERSION = "4.14.1"
-
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "echod"
 
 NPM_SECONDS = 60
 
@@ -29,7 +27,7 @@ def source() -> str:
 
     @raise SkipTest: it is not in the cache, and npm does not give it.
     """
-    path = CACHE / f"axe-{VERSION}.js"
+    path = cache() / f"axe-{VERSION}.js"
     if not path.exists():
         npm = needs.program("npm")
         with tempfile.TemporaryDirectory(prefix="echod-axe-") as folder:
@@ -43,7 +41,6 @@ def source() -> str:
             [archive] = Path(folder).glob("*.tgz")
             with tarfile.open(archive) as packed:
                 packed.extract("package/axe.min.js", folder, filter="data")
-            CACHE.mkdir(parents=True, exist_ok=True)
             shutil.move(Path(folder, "package", "axe.min.js"), path)
     return path.read_text()
 

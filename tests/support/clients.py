@@ -310,7 +310,7 @@ class Client:
         """
         raise NotImplementedError
 
-    def over(self, end: End) -> None:
+    def lost(self, end: End) -> None:
         """
         Its connection has ended.
         """
@@ -405,7 +405,7 @@ class Clients(Generic[C]):
                 try:
                     client.on(events)
                 except (ConnectionError, SSL.Error):
-                    client.over(End.RESET)
+                    client.lost(End.RESET)
                 self._update(client)
 
 
@@ -451,7 +451,7 @@ class StreamClient(Client):
         if events & READ and (data := self.connection.receive(self.read_piece)) is not None:
             if not data:
                 # The system tells of a reset only once (socket(7), SO_ERROR).
-                self.over(End.RESET if self._broken else End.EOF)
+                self.lost(End.RESET if self._broken else End.EOF)
                 return
             self.exact = self.exact and in_stream(self._start + self.received, data)
             self.received += len(data)
@@ -479,8 +479,8 @@ class StreamClient(Client):
         self.limit = self.sent
         self.sending = not self.connection.finish()
 
-    def over(self, end: End) -> None:
-        super().over(end)
+    def lost(self, end: End) -> None:
+        super().lost(end)
         self.ended = time.monotonic()
 
     @property

@@ -7,7 +7,9 @@ Invariant: each instruction is carried out, or is known to need nothing; an unkn
 error.
 """
 
+import atexit
 import fnmatch
+import functools
 import json
 import os
 import re
@@ -17,13 +19,14 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import SkipTest
 
-from tests.support import needs, session
+from tests.support import needs
 from tests.support.daemons import Process, wait_until
 
 BUILD_SECONDS = 300.0
@@ -290,10 +293,9 @@ class Container(Process):
         """
         super().__init__()
         self._image = image
-        root = self.directory / "root"
+        root, work = self.directory / "root", image.layer.with_name("work")
         root.mkdir()
-        # Without an upper layer: several may run from it at the same time.
-        options = f"ro,lowerdir={image.layer}:/"
+        options = f"ro,lowerdir=/,upperdir={image.layer},workdir={work}"
         namespaces = ("--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child")
         script = RUN
         for where, folder in (mounts or {}).items():
@@ -384,9 +386,11 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"
 
 
-@session.once
-def image(directory: Path) -> Stage:
+@functools.cache
+def image() -> Stage:
     """
     The image of echod; built once.
     """
+    directory = Path(tempfile.mkdtemp(prefix="echod-image-"))
+    atexit.register(shutil.rmtree, directory)
     return Image(DOCKERFILE, ROOT, directory).build()

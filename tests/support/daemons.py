@@ -48,7 +48,10 @@ _LISTENING = re.compile(r"listening on (\S+), (--[^\n\"]+)")
 TEXT_VALUE = r"""(?:[^\s"\\;=,]+|"(?:[^"\\]|\\.)*")"""
 """A value from a peer in a line of the text log: bare, or in quotes."""
 
-_LISTENERS = ("--port", "--tls-port", "--listen", "--tls-listen", "--admin")
+_LISTENERS = (
+    *("--port", "--tls-port", "--listen", "--tls-listen", "--admin"),
+    *("--udp-port", "--udp-listen"),
+)
 
 # What a failure, or a log record that could not be written, looks like in the log.
 _TROUBLE = re.compile(r"Traceback|Unhandled|Unable to format|Temporarily disabling observer")
@@ -348,6 +351,20 @@ class Daemon(Process):
         @param receive_buffer: C{SO_RCVBUF} of the new socket; 0 for the system's default.
         """
         return connect(self.address(option), receive_buffer)
+
+    def datagrams(self) -> Counter[str]:
+        """
+        The totals of UDP that are logged so far: C{echoed}, C{bytes}, and the reasons of those
+        that were dropped.
+        """
+        total: Counter[str] = Counter()
+        for echoed, size, rest in re.findall(
+            r": (\d+) datagrams echoed, (\d+) bytes; \d+ dropped(.*)", self.log
+        ):
+            total.update(echoed=int(echoed), bytes=int(size))
+            for reason, number in re.findall(r", ([\w-]+) (\d+)", rest):
+                total[reason] += int(number)
+        return total
 
     def stop(self) -> float:
         """

@@ -6,6 +6,9 @@ import subprocess
 
 from tests.support import needs
 
+TEST_SECONDS = 600.0
+"""The rules' tests take half a minute of CPU time."""
+
 
 def promtool(*arguments: str) -> str:
     """
@@ -20,7 +23,7 @@ def promtool(*arguments: str) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=60,
+        timeout=TEST_SECONDS,
     )
     if done.returncode:
         raise AssertionError(done.stdout)

@@ -126,10 +126,10 @@ class ShortClient(Client):
             self.served = True
             self._answered(self)
         elif self.connection.closed:
-            self.over(End.EOF)
+            self.lost(End.EOF)
 
-    def over(self, end: End) -> None:
-        super().over(end)
+    def lost(self, end: End) -> None:
+        super().lost(end)
         self._answered(self)
 
 
@@ -270,10 +270,10 @@ class IdleClient(Client):
             self.heard_after = self.heard_after or time.monotonic() - self._came
             self.heard += piece
         elif self.connection.closed:
-            self.over(End.EOF)
+            self.lost(End.EOF)
 
-    def over(self, end: End) -> None:
-        super().over(end)
+    def lost(self, end: End) -> None:
+        super().lost(end)
         self.was_reset = self.was_reset or end is End.RESET
         self.gone_after = time.monotonic() - self._came
 

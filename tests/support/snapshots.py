@@ -5,6 +5,7 @@ Snapshots for tests: a daemon with a little of everything to show.
 from dataclasses import replace
 from typing import Any
 
+from echod.stats.datagrams import DatagramStats
 from echod.stats.process import ProcessStats
 from echod.stats.snapshot import (
     CertificateInfo,
@@ -56,6 +57,13 @@ def make_snapshot(**fields: Any) -> Snapshot:
             log_dropped=4,
             process=ProcessStats(77, 1_799_996_000.0, 12.5, 30 << 20, 90 << 20, 20, 1024),
             history=[Sample(2, 100.0, 0.0, 0.0), Sample(4, 5000.0, 2.0, 0.125)],
+            datagrams=[
+                DatagramStats(
+                    *("udp", "--udp-port 9000", "127.0.0.1:9000"),
+                    *(20, 17, 1234),
+                    {"udp-rate": 2, "own-port": 1, "denied": 0},
+                )
+            ],
             newest=[
                 ConnectionInfo(
                     12, "tls", "[2001:db8::1]:7", "open", 2.5, 789, {"tls_version": "TLSv1.3"}

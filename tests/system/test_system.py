@@ -420,3 +420,46 @@ class SystemTests(TestCase):
             )
             machine.install(option="")
             wait_until(lambda: machine.show("ActiveState") == "active", "the next try")
+
+    def test_journal(self) -> None:
+        """
+        In the journal, lines have the priority of their level, no time of their own, and the
+        daemon's name: C{journalctl -p warning} shows the daemon's warning, and nothing else.
+        """
+        option = 'Environment="ECHOD_OPTIONS=--max-connections 5000"\nLimitNOFILE=200'
+        with boot(option=option) as machine:
+            machine.run("systemctl", "start", "echod")
+            self.assertTrue(machine.run_client("once", "--port=9000")["exact"])
+            journal = ("journalctl", "--no-pager", "--unit=echod")
+            wait_until(lambda: "closed by client" in machine.journal(), "the access record")
+            warnings = machine.run(*journal, "--priority=warning", "--output=cat").splitlines()
+            self.assertEqual(len(warnings), 1, warnings)
+            begin = "[echod#warn] --max-connections 5000: limited to 136: too few file descriptors"
+            self.assertTrue(warnings[0].startswith(begin), warnings)
+            lines = machine.run(*journal, "--identifier=echod", "--output=cat").splitlines()
+            self.assertTrue(all(line.startswith("[echod") for line in lines), lines)
+            self.assertRegex(lines[-1], r"^\[echod\.connections#info\] connection 1 of .* client$")
+            shown = machine.run(*journal, "--priority=warning", "--output=short")
+            show(f"journalctl -u echod -p warning:\n{shown.rstrip()}")
+
+    def test_wrong_option(self) -> None:
+        """
+        A wrong option is one start and one line, which C{systemctl status} shows as an error.
+        """
+        option = 'Environment="ECHOD_OPTIONS=--prot 9000"'
+        with boot(option=option, sooner="RestartSec=100ms") as machine:
+            machine.run("systemctl", "start", "echod", status=1)
+            wait_until(lambda: machine.show("ActiveState") == "failed", "the end of all tries")
+            self.assertEqual(
+                ("0", "78"), (machine.show("NRestarts"), machine.show("ExecMainStatus"))
+            )
+            line = "echod: option --prot not recognized; see --help"
+            self.assertEqual(machine.journal().count(line), 1)
+            status = machine.run("systemctl", "status", "--no-pager", "--full", "echod", status=3)
+            self.assertIn(line, status)
+            errors = machine.run(
+                *("journalctl", "--no-pager", "--unit=echod", "--identifier=echod"),
+                *("--priority=err", "--output=cat"),
+            )
+            self.assertEqual(errors, f"{line}\n")
+            show(f"systemctl status echod:\n{status.rstrip()}")

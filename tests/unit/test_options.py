@@ -64,6 +64,8 @@ class ValuesTests(OptionsTestCase):
                 "backlog": 1024,
                 "tls-port": None,
                 "tls-listen": [],
+                "udp-port": None,
+                "udp-listen": [],
                 "tls-cert": [],
                 "tls-self-signed": 0,
                 "tls-client-auth": None,
@@ -78,6 +80,7 @@ class ValuesTests(OptionsTestCase):
                 "max-connections": 10000,
                 "max-per-client": 0,
                 "connect-rate": None,
+                "udp-rate": None,
                 "proxy-protocol": "off",
                 "proxy-trust": [],
                 "proxy-header-timeout": 5.0,
@@ -335,6 +338,37 @@ class RefusedTests(OptionsTestCase):
             self.assertTrue(line.startswith(f"--listen '{value}'"), line)
             self.assertIn("give a number from 0", line)
 
+    def test_udp(self):
+        """
+        Without a TCP listener there is UDP only.  C{--interface} is for it, too.
+        """
+        options = self.parse("--udp-port", "7", "--interface", "::1", "--udp-rate", "0")
+        self.assertEqual((options["udp-port"], options["port"]), (7, None))
+        self.assertEqual(options["udp-rate"], (0.0, 0))
+        sockets = [r"udp:9000:interface=\:\:1", "udp:0", "udp:port=9", "systemd:name=echo"]
+        options = self.parse(*(f"--udp-listen={each}" for each in sockets), "--udp-rate=5:9")
+        self.assertEqual((options["udp-listen"], options["port"]), (sockets, None))
+        self.assertEqual(options["udp-rate"], (5.0, 9))
+        self.assertIn("datagrams a second", self.refused("--udp-port=1", "--udp-rate=x"))
+
+    def test_udp_listen(self):
+        """
+        A text that describes no UDP socket is refused.
+        """
+        for value, words in (
+            ("9000", "give one such as udp:9000 or systemd:name=echo"),
+            ("tcp:9000", "give one such as udp:9000 or systemd:name=echo"),
+            ("udp:", "give one such as udp:9000 or systemd:name=echo"),
+            ("udp:x", "give a number from 0"),
+            ("udp:interface=127.0.0.1", "give a number from 0"),
+            ("udp:9:interface=localhost", "give one such as 127.0.0.1 or ::1"),
+            ("udp:9:127.0.0.1:backlog=3", "with a backslash before each colon"),
+            ("udp:9:interface=::1", "give one such as 127.0.0.1 or ::1"),
+        ):
+            line = self.refused(f"--udp-listen={value}")
+            self.assertTrue(line.startswith(f"--udp-listen '{value}'"), line)
+            self.assertIn(words, line)
+
     def test_dependencies(self):
         """
         An option that needs another one is refused without it.
@@ -381,8 +415,12 @@ class RefusedTests(OptionsTestCase):
             ),
             (
                 ("--interface", "::1", "--listen", "tcp:1"),
-                "--interface: is for --port and --tls-port; "
+                "--interface: is for --port, --tls-port and --udp-port; "
                 "in --listen give tcp:PORT:interface=ADDRESS",
+            ),
+            (
+                ("--udp-rate", "5"),
+                "--udp-rate: limits nothing without --udp-port; add one",
             ),
             (
                 ("--workers", "3", "--max-connections", "2"),

@@ -19,6 +19,7 @@ PAGES = (
     "README.md",
     "deploy/README.md",
     "deploy/CHANGES.md",
+    "deploy/SECURITY.md",
     "tests/README.md",
     "tests/bench/README.md",
 )

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.admin import tables
+from echod.admin import page, tables
 from echod.admin.reasons import MEANINGS
 from echod.connections.connection import Reason
+from echod.stats.datagrams import DatagramStats
 from echod.stats.process import ProcessStats
 from echod.stats.snapshot import (
     CertificateInfo,
@@ -66,6 +67,26 @@ class TablesTests(SynchronousTestCase):
         self.assertIn("<caption>Listeners</caption>", tables.listeners(make_snapshot()))
         made = tables.listeners(make_snapshot(), 2)
         self.assertIn("<caption>Listeners (max: sum of the workers)</caption>", made)
+
+    def test_datagrams(self):
+        """
+        UDP listeners have an address, counters, and the reasons that occurred.
+        """
+        made = tables.datagrams(make_snapshot())
+        self.assertEqual(
+            self.read(made),
+            [
+                ["Listener", "Address", "Received", "Echoed", "Echoed bytes", "Dropped"],
+                ["udp", "127.0.0.1:9000", "20", "17", "1.2 KiB", "udp-rate 2, own-port 1"],
+            ],
+        )
+        self.assertIn(made, page.page([make_snapshot()]))
+        self.assertNotIn("UDP", page.page([make_snapshot(datagrams=[])]))
+        stats = DatagramStats("udp", "--udp-port 7", None, 0, 0, 0, {"denied": 0})
+        self.assertEqual(
+            self.read(tables.datagrams(make_snapshot(datagrams=[stats])))[1],
+            ["udp", "not bound", "0", "0", "0 B", "-"],
+        )
 
     def test_not_bound(self):
         """

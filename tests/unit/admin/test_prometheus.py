@@ -83,6 +83,22 @@ class MetricsTests(SynchronousTestCase):
         ):
             self.assertEqual(samples[name, *labels], value, (name, labels))
 
+    def test_datagrams(self):
+        """
+        Datagrams are counted by listener, and those that were not answered by reason.
+        """
+        _, samples = self.scrape(make_snapshot())
+        udp = {key: value for key, value in samples.items() if key[0].startswith("echod_udp")}
+        self.assertEqual(sorted(udp.values()), [0, 1, 2, 17, 20, 1234])
+
+    def test_datagrams_of_one_name(self):
+        """
+        Several UDP sockets of one name are added: a label has one value.
+        """
+        twice = make_snapshot().datagrams * 2
+        _, samples = self.scrape(make_snapshot(datagrams=twice))
+        self.assertEqual(samples["echod_udp_datagrams_received_total", ("listener", "udp")], 40)
+
     def test_exact(self):
         """
         A large number of bytes is exact.
@@ -113,6 +129,7 @@ class MetricsTests(SynchronousTestCase):
             ("echod_reactor_lag_seconds", "histogram"),
             ("echod_log_dropped_total", "counter"),
             ("echod_build_info", "gauge"),
+            ("echod_udp_datagrams_dropped_total", "counter"),
             ("process_cpu_seconds_total", "counter"),
         ):
             self.assertEqual(kinds[name], kind, name)

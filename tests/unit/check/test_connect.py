@@ -65,7 +65,8 @@ class DiallerTests(SynchronousTestCase):
 
     async def connect(self, reactor, answer):
         self.assertIs(reactor, self.clock)
-        answer.times.connect = 0.5
+        answer.times.begin(reactor.seconds() - 0.5)
+        answer.times.complete("connect", reactor.seconds())
         return self.client
 
     async def secure(self, stream):

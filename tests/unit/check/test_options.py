@@ -44,6 +44,31 @@ class CheckOptionsTests(SynchronousTestCase):
         self.assertEqual((options["interval"], options["connections"]), (1.0, 1))
         self.assertEqual(parsed("--conformance", "localhost:9000")["timeout"], 30.0)
 
+    def test_udp(self):
+        """
+        C{--udp} needs a host and a port, and a size that fits a datagram; it excludes what there is
+        over TCP only.
+        """
+        options = parsed("--udp", "--size=65507", "[::1]:7")
+        self.assertEqual(options.udp_target, ("::1", 7))
+        parsed("--udp", "--ping", "--size=16", "--rate=5", "localhost:7")
+        for arguments, text in (
+            (("--tls",), "--tls: has no effect with --udp; leave it out"),
+            (("--conformance",), "--conformance: has no effect with --udp; leave it out"),
+            (
+                ("--ping", "--connections=2"),
+                "--connections: has no effect with --udp; leave it out",
+            ),
+            (("--proxy-header=v1",), "--proxy-header: has no effect with --udp; leave it out"),
+            (("--size=65508",), "--size: does not fit a datagram; give 1 to 65507 with --udp"),
+            (
+                ("--ping", "--size=15"),
+                "--size: does not fit a datagram; give 16 to 65507 with --udp",
+            ),
+        ):
+            self.assertEqual(self.wrong("--udp", *arguments, "localhost:7"), text)
+        self.assertIn("give HOST:PORT or [IPv6]:PORT", self.wrong("--udp", "unix:/x"))
+
     def test_values(self):
         """
         Values may have units.

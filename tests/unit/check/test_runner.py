@@ -8,12 +8,14 @@ import os
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.check.options import CheckOptions
 from echod.check.results import Outcome, TLSSession
 from echod.check.runner import Runner
 from echod.check.tlsprobe import CLIENT_HELLO
+from tests.support import udpserver
 from tests.support.memory import Dials, echo, fails, sleep, turn
 
 SESSION = TLSSession("TLSv1.3", "TLS_AES_256_GCM_SHA384", "x25519", None, ("localhost",), 7, True)
@@ -357,3 +359,67 @@ class OutputTests(SynchronousTestCase):
             except OSError as error:
                 self.assertIs(runner.output_failed(error), Outcome.USAGE)
         self.assertEqual(errors.getvalue(), "echod-check: standard output: Broken pipe\n")
+
+
+class UDPTests(SynchronousTestCase):
+    """
+    C{--udp}.
+    """
+
+    def run_udp(self, *arguments, answers=udpserver.echo):
+        """
+        @return: the outcome, and what was printed.
+        """
+        reactor, server = MemoryReactorClock(), udpserver.UDPServer(answers)
+        self.addCleanup(server.close)
+        options = CheckOptions()
+        options.parseOptions(["--udp", *arguments, "{}:{}".format(*server.target)])
+        out, err = io.StringIO(), io.StringIO()
+        runner = Runner(reactor, options, FakeConnector(None), out, err, {})
+        outcome = udpserver.turn(reactor, server, runner.run(), 0.05)
+        return outcome, out.getvalue(), err.getvalue()
+
+    def test_check(self):
+        """
+        A check is one line.
+        """
+        outcome, out, err = self.run_udp("--size=1000")
+        self.assertIs(outcome, Outcome.OK)
+        self.assertRegex(out, r"^127\.0\.0\.1:\d+: ok, 1000 bytes; .*\n$")
+        self.assertEqual(err, "")
+        outcome, out, err = self.run_udp(answers=lambda datagram: [b"x"])
+        self.assertEqual((outcome.status, out), (8, ""))
+        self.assertIn("corrupted: ", err)
+
+    def test_ping(self):
+        """
+        Each message is a line, with a line for each answer too many, and the counts at the end.
+        """
+        outcome, out, _ = self.run_udp(
+            *("--ping", "--count=2", "--interval=100ms"), answers=lambda datagram: [datagram] * 2
+        )
+        self.assertIs(outcome, Outcome.OK)
+        lines = out.splitlines()
+        self.assertRegex(lines[0], r"^64 bytes from 127\.0\.0\.1:\d+: seq=1 time=")
+        self.assertEqual(lines[1], "seq=1 came again")
+        self.assertEqual(lines[-1], "0 reordered, 1 duplicates, 0 late, 0 wrong")
+
+    def test_ping_rate(self):
+        """
+        With a rate there is no line for each message.
+        """
+        outcome, out, _ = self.run_udp(
+            *("--ping", "--count=2", "--rate=10"), answers=lambda datagram: [datagram] * 2
+        )
+        self.assertIs(outcome, Outcome.OK)
+        self.assertNotIn("seq=", out)
+
+    def test_ping_json(self):
+        """
+        The counts in JSON.
+        """
+        outcome, out, _ = self.run_udp("--ping", "--count=1", "--json")
+        self.assertIs(outcome, Outcome.OK)
+        summary = json.loads(out)
+        self.assertEqual((summary["received"], summary["reordered"]), (1, 0))
+        self.assertEqual((summary["duplicates"], summary["late"], summary["wrong"]), (0, 0, 0))

@@ -12,7 +12,14 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod._util.text import ip_of
-from echod.connections.admission import AccessRules, Admission, Networks, RateLimiter, client_of
+from echod.connections.admission import (
+    MAX_EXPIRED,
+    AccessRules,
+    Admission,
+    Networks,
+    RateLimiter,
+    client_of,
+)
 from echod.connections.connection import Reason
 from echod.connections.timeouts import Timeouts
 from echod.connections.tracker import Connections
@@ -343,7 +350,10 @@ class RateLimiterTests(SynchronousTestCase):
             self.assertTrue(rate.take((4, number)))
         self.assertEqual(len(rate), RateLimiter.max_clients)
         self.clock.advance(0.1)
-        rate.expire()
+        for left in range(RateLimiter.max_clients, 0, -MAX_EXPIRED):
+            self.assertEqual(len(rate), left)
+            # One turn removes a bounded number.
+            rate.expire()
         self.assertEqual(len(rate), 0)
 
     @settings(

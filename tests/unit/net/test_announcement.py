@@ -51,6 +51,8 @@ class AnnouncementTests(SynchronousTestCase):
             (Place("127.0.0.1:7", False, False), "127.0.0.1:7"),
             (Place("[::1]:7", True, True), "[::1]:7 (TLS)"),
             (Place("unix:/run/echod.sock", False, False), "unix:/run/echod.sock"),
+            (Place("[::]:7", False, True, udp=True), "port 7 (UDP, IPv4 and IPv6)"),
+            (Place("127.0.0.1:7", False, False, udp=True), "127.0.0.1:7 (UDP)"),
         ):
             self.assertEqual(str(place), expected)
 
@@ -68,6 +70,16 @@ class AnnouncementTests(SynchronousTestCase):
             ("unix:/run/a", True, "openssl s_client -quiet -unix /run/a"),
         ):
             self.assertEqual(Place(address, tls, False).command(False), expected)
+
+    def test_udp(self):
+        """
+        The command for UDP sends a datagram, also if PROXY headers are required of others.
+        """
+        for proxied in (False, True):
+            self.assertEqual(
+                Place("[::]:7", False, True, udp=True).command(proxied),
+                "echod-check --udp localhost:7",
+            )
 
     def test_proxied(self):
         """

@@ -230,3 +230,55 @@ class EndpointTests(PairTestCase):
             )
             self.assertIn(words, str(error))
             os.fstat(descriptor)
+
+
+class DatagramTests(SynchronousTestCase):
+    """
+    Inherited sockets for UDP.
+    """
+
+    def setUp(self):
+        made = [socket.create_server(("127.0.0.1", 0))]
+        for family in (socket.AF_INET, socket.AF_UNIX):
+            made.append(socket.socket(family, socket.SOCK_DGRAM))
+        for each in made:
+            self.addCleanup(each.close)
+        self.stream, self.datagram, self.unix = (
+            InheritedSocket("echo", each.fileno()) for each in made
+        )
+
+    def test_kind(self):
+        """
+        Only UDP sockets are for datagrams.
+        """
+        closed = InheritedSocket("echo", 2**20)
+        kinds = [each.is_datagram() for each in (self.stream, self.datagram, self.unix, closed)]
+        self.assertEqual(kinds, [False, True, False, False])
+
+    def test_take(self):
+        """
+        The sockets of one unit have one name; each option takes those of its kind.
+        """
+        inherited = InheritedSockets([self.stream, self.datagram])
+        self.assertEqual(inherited.take("systemd:name=echo", datagrams=True), [self.datagram])
+        self.assertEqual(inherited.take("systemd:name=echo"), [self.stream])
+        error = self.assertRaises(ValueError, inherited.take, "systemd:name=echo", datagrams=True)
+        self.assertIn("another option has taken it", str(error))
+
+    def test_no_datagrams(self):
+        """
+        A socket of another kind is refused.
+        """
+        inherited = InheritedSockets([self.stream])
+        error = self.assertRaises(ValueError, inherited.take, "systemd:index=0", datagrams=True)
+        self.assertEqual(str(error), "it takes no datagrams; give its unit ListenDatagram=")
+
+    def test_socket(self):
+        """
+        The socket itself, or why there is none.
+        """
+        taken = InheritedSocket("echo", os.dup(self.datagram.descriptor)).take_socket()
+        self.assertEqual(taken.type, socket.SOCK_DGRAM)
+        taken.close()
+        closed = InheritedSocket("echo", 2**20)
+        self.assertIn("Bad file descriptor", str(self.assertRaises(ValueError, closed.take_socket)))

@@ -49,6 +49,7 @@ class InForceTests(SynchronousTestCase):
             "--backlog": "1024",
             "--connect-rate": "0",
             "--drain-timeout": "5s",
+            "--idle-timeout": "0",
             "--log-level": "info",
             "--tls-min": "1.2",
             "--tls-cert": "none",

@@ -5,6 +5,7 @@ Tests for L{makeService}: how it prepares the process, and which service it buil
 import gc
 import io
 import os
+import re
 import select
 import sys
 import time
@@ -16,6 +17,7 @@ from twisted.python import runtime
 from twisted.python.usage import Options as UsageOptions
 
 import echod
+from echod._util.stdio import print_error
 from echod.net.balance import make_counters
 from echod.net.reactor import EagerReactor
 from echod.service import EchodService
@@ -42,7 +44,11 @@ class MakeServiceTests(ServiceTestCase):
         with capturedLogs() as events:
             service = makeService(self.options(*self.local))
         (event,) = events
-        self.assertEqual(formatEvent(event), f"echod {echod.__version__} starting")
+        self.assertRegex(
+            formatEvent(event),
+            rf"\Aechod {re.escape(echod.__version__)} starting, on tests\.support\.\S+, "
+            r"Twisted [\d.]+, Python [\d.]+\Z",
+        )
         self.assertEqual((event["event"], event["version"]), ("starting", echod.__version__))
         self.assertEqual(self.reactor.adoptedPorts, [])
         service.startService()
@@ -108,6 +114,10 @@ class MakeServiceTests(ServiceTestCase):
             self.patch(sys, "argv", argv)
             options.parent["logFormat"] = format
             makeService(options)
+            self.assertEqual(stderr.getvalue(), "")
+            for hook, args, kwargs in self.reactor.whenRunningHooks:
+                if hook is print_error:
+                    hook(*args, **kwargs)
             self.assertEqual(stderr.getvalue().count("\n"), lines)
         self.assertIn("twist --log-format text echod", stderr.getvalue())
 

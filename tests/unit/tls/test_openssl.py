@@ -76,6 +76,17 @@ class ReadAndWriteTests(SynchronousTestCase):
         for call in (self.recv, self.send):
             self.assertIs(type(call), FunctionType)
 
+    def test_no_error(self):
+        """
+        After a call that succeeds, OpenSSL is not asked for an error.
+        """
+        asked = []
+        self.server._raise_ssl_error = lambda *result: asked.append(result)
+        recv, send = read_and_write(self.server)
+        self.assertEqual(send(b"there"), 5)
+        self.client.send(b"back")
+        self.assertEqual((self.client.recv(9), recv(), asked), (b"there", b"back", []))
+
     def test_other_version(self):
         """
         With a pyOpenSSL without these private names, its methods are used.

@@ -6,14 +6,17 @@ import os
 import resource
 import signal
 import socket
+from dataclasses import replace
 
 from twisted.internet.defer import Deferred
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 
+from echod import udp
 from echod.connections.connection import Reason
 from echod.net.balance import ABSENT, SharedCounters, make_counters
 from echod.stats.snapshot import Snapshot
 from echod.tap.build import RESERVED_DESCRIPTORS, build_worker
+from echod.udp import Drop
 from echod.workers.spawn import InheritedListener, WorkerConfig
 from tests.support.certificates import make_certificate
 from tests.support.fakeprocesses import ProcessReactor
@@ -336,3 +339,52 @@ class MessageTests(WorkerTestCase):
         os.kill(os.getpid(), signal.SIGTERM)
         self.reactor.advance(0)
         self.assertEqual((self.reactor.stopped, self.reactor.stop_signals), (1, []))
+
+
+class UDPTests(WorkerTestCase):
+    """
+    A worker that has inherited a UDP socket too.
+    """
+
+    sockets = (
+        *WorkerTestCase.sockets,
+        InheritedListener("udp", "--udp-port 7", tls=False, borrowed=False, datagrams=True),
+    )
+
+    def setUp(self):
+        super().setUp()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
+            made.bind(("127.0.0.1", 0))
+            self.port = made.getsockname()[1]
+            os.dup2(made.fileno(), self.config.channel - 1)
+
+    def test_socket(self):
+        """
+        It answers on the socket that the master has bound, within the limits of its options.
+        """
+        service = self.start("--udp-port=7", "--udp-rate=5")
+        listener = service.listeners[-1]
+        self.assertEqual(
+            (listener.option, listener.address()), ("--udp-port 7", f"127.0.0.1:{self.port}")
+        )
+        self.assertEqual(len(service.listeners), 3)
+        for _ in range(9):
+            listener.echo.datagramReceived(b"", ("192.0.2.1", 5000))
+        self.assertEqual(listener.echo.dropped[Drop.UDP_RATE], 4)
+
+    def test_kernel_drops(self):
+        """
+        Of several workers, the first counts what the kernel discards of the socket.
+        """
+        self.patch(udp, "kernel_drops", lambda bound: 5)
+        listener = self.start("--udp-port=7").listeners[-1]
+        self.assertEqual(listener.dropped()[Drop.RECEIVE_BUFFER], 0)
+
+    def test_kernel_drops_of_the_first(self):
+        """
+        The first worker counts them.
+        """
+        self.patch(udp, "kernel_drops", lambda bound: 5)
+        self.config = replace(self.config, worker="0")
+        listener = self.start("--udp-port=7").listeners[-1]
+        self.assertEqual(listener.dropped()[Drop.RECEIVE_BUFFER], 5)
