@@ -51,6 +51,7 @@ class FakeReactor:
         Let the one reader read, and end it at the end of its input.
         """
         [reader] = self.readers
+        os.fstat(reader.fileno())
         ended = reader.doRead()
         if ended is not None:
             reader.connectionLost(Failure(ended))
