@@ -24,7 +24,7 @@ from zope.interface import implementer
 from echod._util.sockets import outq, unread
 from echod._util.text import escape, format_address
 from echod.connections.admission import Admission
-from echod.connections.connection import Reason, reason_from_failure
+from echod.connections.connection import CLIENT, Reason, reason_from_failure
 from echod.net.transport import queued
 from echod.proxyprotocol.protocol import ProxyHeaderProtocol, ProxyPolicy
 from echod.tls.context import ServerContext
@@ -109,7 +109,7 @@ class Echo(Protocol):
         closes (Twisted #4719).
         """
         if not self.ending:
-            self._begin_end(Reason.CLIENT)
+            self._begin_end(CLIENT)
         self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
@@ -158,7 +158,7 @@ class Echo(Protocol):
         why = self._end_reason(reason)
         if not factory.connections.remove(self, why, self._detail):
             return
-        if why is Reason.HANDSHAKE:
+        if self.waiting_for is not None and why is Reason.HANDSHAKE:
             handshakes = factory.connections.totals.handshakes
             handle = self.transport.getHandle()
             known = handle is not None and is_complete(handle)
@@ -168,6 +168,8 @@ class Echo(Protocol):
 
     def _end_reason(self, failure: Failure) -> Reason:
         reason = reason_from_failure(failure)
+        if reason is CLIENT and self.waiting_for is None:
+            return self._reason or reason
         client_ended = reason is not Reason.ERROR and self._reason in (None, Reason.CLIENT)
         if (
             client_ended

@@ -36,6 +36,7 @@ class Connections:
     """
     The open connections of all listeners.
 
+    @ivar count: returns how many are open.
     @ivar opened: how many connections there have been.
     @ivar totals: the totals of those that have ended.
     @ivar refusals: the connections that were refused.
@@ -58,6 +59,8 @@ class Connections:
         self._access_log = access_log
         self._on_removed = on_removed
         self._live: dict[Connection, Activity] = {}
+        # Asked for each connection; len() of this object would call a method in Python first.
+        self.count = self._live.__len__
         self._drained: Deferred[None] | None = None
         self._sweeping = False
         self.opened = 0
@@ -73,7 +76,7 @@ class Connections:
         The bytes echoed since the start, including those of open connections.
         """
         live = sum(c.bytes_echoed for c in self._live)
-        return self.totals.bytes_echoed.total() + live
+        return sum(self.totals.bytes_echoed.values()) + live
 
     @property
     def ended(self) -> Counter[Reason]:

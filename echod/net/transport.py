@@ -266,7 +266,14 @@ class EagerTransport(tcp.Server):
         else:
             self.stopReading()
             self.stopWriting()
-        self._closeSocket(not isinstance(reason.value, ConnectionAborted))
+        if isinstance(reason.value, ConnectionAborted):
+            self._closeSocket(False)
+        else:
+            try:  # noqa: SIM105  # suppress() would take as long as the call
+                # socket.socket.close() asks first, in Python, for objects of makefile().
+                socket.SocketType.close(self.socket)
+            except OSError:
+                pass
         protocol = self.protocol
         del self.protocol, self.socket, self.fileno
         protocol.connectionLost(reason)
