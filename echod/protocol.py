@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from echod._util.sockets import outq, unread
-from echod._util.text import escape, format_address
+from echod._util.text import escape, format_address, format_host_port
 from echod.connections.admission import Admission
 from echod.connections.connection import CLIENT, Reason, reason_from_failure
 from echod.net.transport import queued
@@ -36,6 +36,9 @@ from echod.tls.info import (
     session_fields,
     version,
 )
+
+NO_HOST: tuple[typing.Any, ...] = (None, None)
+"""Stands for the C{client} of a transport that has no such attribute."""
 
 
 @implementer(IHalfCloseableProtocol, IHandshakeListener, IPushProducer)
@@ -239,6 +242,11 @@ class Echo(Protocol):
         """
         The client's address, as text.
         """
+        if self.header is None and self.factory.outermost:
+            # Twisted's transports have the host and the port already; on a UNIX socket, no port.
+            host, port, *_ = getattr(self.transport, "client", NO_HOST)
+            if port is not None:
+                return format_host_port(host, port)
         return format_address(self.client)
 
     def log_fields(self) -> dict[str, str]:
@@ -246,6 +254,8 @@ class Echo(Protocol):
         The fields of the access record that come from the PROXY header and from TLS.
         """
         fields = self.header.log_fields() if self.header else {}
+        if self.factory.outermost and self.factory.tls is None:
+            return fields
         if ISSLTransport.providedBy(self.transport):
             fields = fields | session_fields(self.transport.getHandle())
         return fields

@@ -16,7 +16,7 @@ from twisted.logger import Logger
 
 from echod._util.timers import surviving
 from echod.connections.access import IAccessLog, emit_access
-from echod.connections.connection import REFUSED, Connection, Reason
+from echod.connections.connection import CLIENT, REFUSED, Connection, Reason
 from echod.connections.counters import ConnectionStats, Refusals
 from echod.connections.timeouts import Activity, Timeouts
 
@@ -129,11 +129,14 @@ class Connections:
         if activity is None:
             return False
         seconds = self._clock.seconds() - activity.opened
-        self.totals.add(connection.listener, reason, connection.bytes_echoed, seconds)
+        listener = connection.listener
+        self.totals.add(listener, reason, connection.bytes_echoed, seconds)
         if reason in REFUSED:
-            self.refusals.add(connection.listener, reason, connection.peer(), detail)
+            self.refusals.add(listener, reason, connection.peer(), detail)
         elif self._access_log is not None:
-            self._log_access(self._access_log, connection, activity.number, seconds, reason, detail)
+            self._log_access(
+                self._access_log, connection, activity.number, listener, seconds, reason, detail
+            )
         if self._on_removed is not None:
             self._on_removed()
         if self._drained is not None and not self._live:
@@ -146,25 +149,28 @@ class Connections:
         access_log: IAccessLog,
         connection: Connection,
         number: int,
+        listener: str,
         seconds: float,
         reason: Reason,
         detail: str,
     ) -> None:
         # A load balancer checks every few seconds whether a port accepts connections.  A
         # connection that waits for its PROXY header is idle only if nothing has come.
-        empty = reason is Reason.IDLE_TIMEOUT and connection.waiting_for is Reason.PROXY_HEADER
-        probe = (empty or reason in (Reason.CLIENT, Reason.RESET)) and not connection.bytes_echoed
+        probe = not connection.bytes_echoed and (
+            reason in (Reason.CLIENT, Reason.RESET)
+            or (reason is Reason.IDLE_TIMEOUT and connection.waiting_for is Reason.PROXY_HEADER)
+        )
         # Asked before anything is looked up: a record that goes nowhere costs nothing more.
         if not access_log.wants(probe):
             return
         try:
             fields = connection.log_fields()
-            if reason is Reason.ERROR:
+            if reason is not CLIENT and reason is Reason.ERROR:
                 fields = {"detail": detail, **fields}
             record = (
                 probe,
                 number,
-                connection.listener,
+                listener,
                 connection.peer(),
                 connection.bytes_echoed,
                 seconds,

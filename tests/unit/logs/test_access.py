@@ -79,6 +79,10 @@ class LineTests(SynchronousTestCase):
         0,
     )
     @example(
+        (False, 1, "tcp", "[::1]:9", 5, 0.1, Reason.DRAIN, {"tls_version": "TLSv1.3"}),
+        *("json", None, 0),
+    )
+    @example(
         (False, 1, "a\nb", "\udc80", 5, 1e-7, Reason.ERROR, {"detail": '\ue000" \\'}),
         *("json", "1", 999_999_000),
     )
