@@ -174,12 +174,8 @@ class Echo(Protocol):
         if reason is CLIENT and self.waiting_for is None:
             return self._reason or reason
         client_ended = reason is not Reason.ERROR and self._reason in (None, Reason.CLIENT)
-        if (
-            client_ended
-            and self.waiting_for is not None
-            and has_said_hello(self.transport.getHandle())
-        ):
-            # Without a ClientHello, it is a health check that only connects, and no failure.
+        if client_ended and self.waiting_for is not None and self._handshake_begun():
+            # Without a byte of it, it is a health check that only connects, and no failure.
             self._detail = "the client went away"
             return self.waiting_for
         if reason is Reason.CLIENT:
@@ -192,6 +188,12 @@ class Echo(Protocol):
         # A client that resets the connection before it has read its echo has caused the end
         # itself, even if it had closed its sending side before.
         return reason if self._reason in (None, Reason.CLIENT) else self._reason
+
+    def _handshake_begun(self) -> bool:
+        # Transports that are not ours tell only whether the whole ClientHello has come.
+        transport = self.transport
+        begun: bool = getattr(transport, "handshakeBegun", False)
+        return begun or has_said_hello(transport.getHandle())
 
     def handshakeCompleted(self) -> None:
         """

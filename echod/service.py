@@ -17,6 +17,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
+from echod._util.errors import exit_on_error
 from echod._util.signals import Action, Signals, log_ignored
 from echod._util.timers import periodic
 from echod._util.twistd import Pidfile
@@ -131,9 +132,12 @@ class DaemonService(MultiService, ABC):
         """
         Join an application, and give it our log observer, which twistd then uses instead of its
         own.
+
+        @raise SystemExit: after one line on standard error, if the log cannot be opened.
         """
         super().setServiceParent(parent)
-        observer = self._log.open()
+        with exit_on_error():
+            observer = self._log.open()
         if observer is not None and isinstance(parent, Componentized):
             parent.setComponent(ILogObserver, observer)
 

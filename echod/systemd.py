@@ -27,11 +27,11 @@ from echod._util.timers import periodic
 
 log = Logger(namespace="echod")
 
-STATUS_SECONDS = 3.0
-"""How often the status line is made, and sent if it has changed."""
+STATUS_INTERVAL = 3.0
+"""How often, in seconds, the status line is made, and sent if it has changed."""
 
-EXTENSION_SECONDS = 10.0
-"""How much time EXTEND_TIMEOUT_USEC= asks for; asked again after half of it."""
+TIMEOUT_EXTENSION = 10.0
+"""How many seconds EXTEND_TIMEOUT_USEC= asks for; asked again after half of them."""
 
 FIRST_DESCRIPTOR = 3
 """The first descriptor that is handed over (C{SD_LISTEN_FDS_START} of sd_listen_fds(3))."""
@@ -92,7 +92,7 @@ class Notifier(MultiService):
         self._unsent: tuple[str, ...] = ()
         self._stop_by = 0.0
         if self._address is not None:
-            self._each(STATUS_SECONDS, self._send_status)
+            self._each(STATUS_INTERVAL, self._send_status)
             if notify.watchdog_seconds:
                 # Twice in each timeout, as sd_watchdog_enabled(3) recommends.
                 self._each(notify.watchdog_seconds / 2, lambda: self._send("WATCHDOG=1"))
@@ -113,7 +113,7 @@ class Notifier(MultiService):
             self._socket.connect(self._address)
         except OSError as error:
             log.warn(
-                "the service manager cannot be told anything: {address}: {reason}",
+                "cannot notify the service manager: {address}: {reason}",
                 event="notify-failed",
                 address=escape(os.fsdecode(self._address)),
                 reason=error.strerror,
@@ -151,7 +151,7 @@ class Notifier(MultiService):
         self._send_state("STOPPING=1")
         if self.running and self._address is not None:
             self._send_status()
-            self._each(EXTENSION_SECONDS / 2, self._extend)
+            self._each(TIMEOUT_EXTENSION / 2, self._extend)
 
     def stopService(self) -> Deferred[None]:
         """
@@ -170,7 +170,7 @@ class Notifier(MultiService):
 
     def _extend(self) -> None:
         if self._clock.seconds() <= self._stop_by:
-            self._send(f"EXTEND_TIMEOUT_USEC={int(EXTENSION_SECONDS * 1e6)}")
+            self._send(f"EXTEND_TIMEOUT_USEC={int(TIMEOUT_EXTENSION * 1e6)}")
 
     def _send_status(self) -> None:
         if self._unsent:

@@ -1,6 +1,6 @@
 """
 Functions that several packages need: text, values of options, sockets, signals, standard streams,
-timers, histograms.
+timers, histograms, access records.
 
 Invariant: nothing here imports another package of echod.
 

@@ -8,13 +8,17 @@ it aborts the connections.
 """
 
 import os
+import select
 import signal
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import FrameType
 from typing import Any
 
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.fdesc import readFromFD
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 log = Logger(namespace="echod")
 
@@ -22,6 +26,31 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 OTHER_SIGNALS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 Action = Callable[[], object]
+
+
+class _LauncherPipe(FileDescriptor):
+    """
+    Reads the stop signals that the waiting process gets until it ends, a byte each.
+    """
+
+    def __init__(self, descriptor: int, act: Callable[[signal.Signals], None], reactor: Any):
+        super().__init__(reactor)
+        self._descriptor = descriptor
+        self._act = act
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def doRead(self) -> Failure | None:
+        return readFromFD(self._descriptor, self._received)  # type: ignore[no-any-return]
+
+    def connectionLost(self, reason: Failure) -> None:
+        super().connectionLost(reason)
+        os.close(self._descriptor)
+
+    def _received(self, data: bytes) -> None:
+        for number in data:
+            self._act(signal.Signals(number))
 
 
 class Signals:
@@ -55,7 +84,8 @@ class Signals:
         job.
 
         @param forks: whether the daemon will run in a child of this process, which then waits
-            until the child has started.  A stop signal to the waiting process stops the child.
+            until the child has started.  A stop signal to the waiting process stops the child,
+            until the waiting process has ended.
         """
         if forks:
             self._pipe = os.pipe()
@@ -92,9 +122,15 @@ class Signals:
         if self._mask is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
         stop_signal = self.stop_signal
-        for end in self._pipe or ():
-            os.close(end)
-        self._pipe = None
+        if self._pipe is not None:
+            receiver, sender = self._pipe
+            self._pipe = None
+            os.close(sender)
+            if stop_signal is not None:
+                # This process has written its own signals to the pipe, too.
+                with suppress(BlockingIOError):
+                    os.read(receiver, select.PIPE_BUF)
+            _LauncherPipe(receiver, self._act, self._reactor).startReading()
         if stop_signal is not None:
             self._act(stop_signal)
         for number in self._early:
@@ -162,7 +198,7 @@ def log_ignored(number: signal.Signals) -> None:
     Log a signal that this daemon has no action for.
     """
     log.info(
-        "{signal} came, and there is nothing to do for it",
+        "{signal} ignored: there is no action for it",
         event="signal-ignored",
         signal=number.name,
     )

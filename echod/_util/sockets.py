@@ -20,7 +20,7 @@ KEEPALIVE_IDLE = 60
 KEEPALIVE_INTERVAL = 10
 KEEPALIVE_PROBES = 6
 
-KEEPALIVE_SECONDS = KEEPALIVE_IDLE + KEEPALIVE_PROBES * KEEPALIVE_INTERVAL
+KEEPALIVE_TIMEOUT = KEEPALIVE_IDLE + KEEPALIVE_PROBES * KEEPALIVE_INTERVAL
 """How many seconds after the last packet the kernel closes a connection that answers no probe."""
 
 USER_TIMEOUT_MARGIN = 5
@@ -53,7 +53,7 @@ def _options(family: int, write_timeout: float) -> Iterator[tuple[int, str, int]
         # Later than echod's own timeout, which logs the reason.  And not sooner than all probes
         # take: with a user timeout, Linux ends an idle connection by it and not by TCP_KEEPCNT
         # (tcp_keepalive_timer() in net/ipv4/tcp_timer.c).
-        seconds = max(write_timeout + USER_TIMEOUT_MARGIN, KEEPALIVE_SECONDS)
+        seconds = max(write_timeout + USER_TIMEOUT_MARGIN, KEEPALIVE_TIMEOUT)
         yield socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", int(seconds * 1000)
 
 

@@ -3,11 +3,15 @@ Standard input, output and error, which may be closed at the start (C{>&-}) or e
 (C{PYTHONIOENCODING}, a locale).
 
 Invariant: once they are prepared, each accepts any text, and no socket gets descriptor 0, 1 or 2.
+
+On the journal of systemd, a line is one entry, and begins with its priority: C{<3>} for an error,
+C{<4>} for a warning (sd-daemon(3)).  The journal has the time.
 """
 
 import io
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import IO
 
@@ -35,6 +39,34 @@ def prepare_standard_streams() -> None:
             setattr(sys, f"__{name}__", stream)
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def is_journal(descriptor: int, environ: Mapping[str, str] = os.environ) -> bool:
+    """
+    Whether a descriptor is the connection to the journal that systemd has made for this process:
+    its device and inode are those of C{JOURNAL_STREAM} (systemd.exec(5)).  The variable stays when
+    a shell redirects the output.
+    """
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return False
+    return environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def print_error(text: str, priority: int = 3) -> None:
+    """
+    Print a line to standard error: not to C{sys.stderr}, which is the log once twistd has started.
+
+    @param priority: that of the line in the journal (syslog(3)).
+    """
+    stream = sys.__stderr__
+    # Where it is None, print would write to standard output.
+    if stream is not None:
+        with suppress(OSError, ValueError):
+            journal = is_journal(stream.fileno())
+            text = f"<{priority}>{text}" if journal else text
+        print(text, file=stream)
 
 
 def report_output_error(command: str, error: OSError, out: IO[str], err: IO[str]) -> None:

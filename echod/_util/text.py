@@ -58,6 +58,22 @@ def format_delay(seconds: float) -> str:
     return f"{format_number(round(seconds * 1000, 1))} ms"
 
 
+def format_timeout(seconds: float, space: str = "") -> str:
+    """
+    A time in one unit, as options take it, such as C{500ms}, C{30s} or C{5m}.
+
+    @param space: what stands between the number and the unit.
+    """
+    if not seconds:
+        return "0"
+    for length, unit in ((3600, "h"), (60, "m")):
+        if seconds % length == 0:
+            return f"{seconds / length:.0f}{space}{unit}"
+    if seconds < 1:
+        return f"{seconds * 1000:g}{space}ms"
+    return f"{seconds:.10g}{space}s"
+
+
 def format_date(moment: float) -> str:
     """
     A date and time (RFC 3339, UTC) from seconds since 1970.
@@ -154,6 +170,18 @@ def _is_plain_ipv6(host: str) -> bool:
         return "." not in host and inet_ntop(AF_INET6, inet_pton(AF_INET6, host)) == host
     except (OSError, ValueError):
         return False
+
+
+def format_host(host: str | None) -> str:
+    """
+    The address of a client without its port, as L{format_address} has it.
+
+    @param host: the C{host} of its Twisted address; C{None} for a UNIX socket.
+    """
+    if host is None:
+        return "unix"
+    ipv4 = _IPV4.fullmatch(host)
+    return ipv4[1] if ipv4 else escape(host)
 
 
 def format_address(address: IAddress) -> str:

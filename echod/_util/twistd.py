@@ -1,17 +1,22 @@
 """
-Checks of twistd's own options: twistd changes directories, and writes and removes a pidfile.
+Checks of twistd's own options: twistd changes directories and the user, and reads, writes and
+removes a pidfile.
 
 Invariant: an error for which twistd would print a traceback is one line here, before anything is
 created.
 """
 
 import os
+import pwd
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
 from echod._util.errors import StartupError
 from echod._util.text import escape
+
+MAX_PIDFILE_BYTES = 64
+"""More than a process ID with spaces around it."""
 
 
 class TwistdOptionError(StartupError):
@@ -45,15 +50,57 @@ def _check_writable(path: str) -> None:
         os.unlink(path)
 
 
+def _error(option: str, value: object, reason: str) -> TwistdOptionError:
+    return TwistdOptionError(f"--{option} '{escape(str(value))}': {reason}")
+
+
+def check_old_pidfile(twistd: Mapping[str, Any] | None) -> None:
+    """
+    Check that twistd can read the pidfile that is there.  It does so before C{makeService}, so this
+    is called earlier.
+
+    @param twistd: twistd's options; C{None} when twistd does not run the daemon.
+    @raise TwistdOptionError: when twistd would fail, such as with an empty file that a full disk
+        has left.
+    """
+    path = None if twistd is None else twistd["pidfile"]
+    if not path:
+        return
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MAX_PIDFILE_BYTES).strip()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _error("pidfile", path, f"{error.strerror}; give a file that can be read") from None
+    if not content:
+        raise _error("pidfile", path, "is empty; remove it, or give another")
+    if not content.isdigit() or int(content) >> 31:
+        raise _error("pidfile", path, "holds no process ID; remove it, or give another")
+
+
+def _check_user(twistd: Mapping[str, Any]) -> None:
+    uid = twistd.get("uid")
+    if uid is None or uid == os.getuid():
+        return
+    try:
+        # twistd needs the user's group, and initgroups(3) its name.
+        pwd.getpwuid(uid)
+    except (KeyError, OverflowError):
+        raise _error("uid", uid, "no user has this number; give a user of this machine") from None
+
+
 def preflight(twistd: Mapping[str, Any] | None) -> None:
     """
-    Check twistd's C{--chroot}, C{--rundir} and C{--pidfile}.
+    Check twistd's C{--uid}, C{--chroot}, C{--rundir} and C{--pidfile}.  A C{--uid} or C{--gid} that
+    is an unknown name ends twistd with a traceback before it calls echod.
 
     @param twistd: twistd's options; C{None} when twistd does not run the daemon.
     @raise TwistdOptionError: when twistd would fail with one of them.
     """
     if twistd is None:
         return
+    _check_user(twistd)
     root = twistd["chroot"]
     steps: tuple[tuple[str, Callable[[str], None], str], ...] = (
         ("chroot", _check_directory, "give a directory"),
@@ -67,8 +114,7 @@ def preflight(twistd: Mapping[str, Any] | None) -> None:
         try:
             check(prefix + twistd[option])
         except OSError as error:
-            value = escape(twistd[option])
-            raise TwistdOptionError(f"--{option} '{value}': {error.strerror}; {advice}") from None
+            raise _error(option, twistd[option], f"{error.strerror}; {advice}") from None
 
 
 class Pidfile:

@@ -19,13 +19,15 @@ from twisted.python.usage import UsageError
 
 from echod._util.text import escape
 
-MAX_SECONDS = 7 * 24 * 3600
+MAX_DURATION = 7 * 24 * 3600
+"""The longest time of an option: a week, in seconds."""
+
 MAX_CONNECTIONS = 10_000_000
 MAX_PROCESSES = 1024
 MAX_UNIX_PATH_BYTES = 107 if sys.platform == "linux" else 103
 """The size of C{sun_path} (unix(7)), less its null terminator."""
 
-_UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+_UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 T = TypeVar("T")
@@ -90,12 +92,12 @@ def interface(text: str) -> str:
 
 def seconds(text: str) -> float:
     """
-    @return: a time in seconds, from C{500ms}, C{30}, C{30s}, C{5m} or C{1h}.
+    @return: a time in seconds, from C{500ms}, C{30}, C{30s}, C{5m}, C{1h} or C{1d}.
     @raise ValueError: when it is not a time, or longer than a week.
     """
-    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|)", text)
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|d|)", text)
     value = float(match[1]) * _UNITS[match[2]] if match else -1.0
-    if not 0 <= value <= MAX_SECONDS:
+    if not 0 <= value <= MAX_DURATION:
         raise ValueError("not a time; give seconds, or such as 500ms, 30s, 5m, up to a week")
     return value
 
@@ -302,9 +304,28 @@ def endpoint(text: str) -> str:
     """
     kind, _, rest = text.partition(":")
     if not kind or not rest:
-        raise ValueError("not an endpoint; give one such as tcp:9000 or unix:/run/echod.sock")
+        port = text if _is_port(text) else "9000"
+        raise ValueError(f"not an endpoint; give one such as tcp:{port} or unix:/run/echod.sock")
     if kind in ("tcp", "tcp6", "ssl"):
         port_number(endpoint_settings(text, "port").get("port", ""))
     if kind == "unix":
         unix_path(endpoint_settings(text, "address").get("address", ""))
     return text
+
+
+def admin_endpoint(text: str) -> str:
+    """
+    @return: as L{endpoint}; its example is not reachable from other machines.
+    @raise ValueError: when it is not one.
+    """
+    if not all(text.partition(":")):
+        port = text if _is_port(text) else "9001"
+        raise ValueError(f"not an endpoint; give one such as tcp:{port}:interface=127.0.0.1")
+    return endpoint(text)
+
+
+def _is_port(text: str) -> bool:
+    with suppress(ValueError):
+        port_number(text)
+        return True
+    return False

@@ -1,26 +1,37 @@
 """
 The page: the snapshots of all processes as HTML for people, and as JSON for programs.
 
-The page comes first, then its plots and its tables.
+The page comes first, then its warnings and its plots; L{echod.admin.tables} has its tables.
 
-Invariant: the page is made of snapshots only.
+Invariant: the page is made of snapshots and of the options in force only.
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from importlib import resources
 
 from echod._util.text import format_date, format_delay, format_duration, format_number, format_size
-from echod.admin.html import Markup, number, plot, size, table, tag
-from echod.stats.snapshot import CertificateInfo, ListenerStats, Snapshot, aggregate, not_ready
-
-DAY_SECONDS = 86400
+from echod.admin.html import BYTES, COUNT, RATE, SECONDS, Markup, document, plot, tag
+from echod.admin.reasons import reasons_page
+from echod.admin.tables import (
+    MAX_LAG,
+    certificates,
+    clients,
+    days_left,
+    handshakes,
+    listeners,
+    newest,
+    options_in_force,
+    processes,
+    reasons,
+)
+from echod.stats.snapshot import OptionInfo, Sample, Snapshot, aggregate, not_ready
 
 NEARLY_FULL = 0.9
 """The share of C{--max-connections} from which the page warns."""
 
-MAX_LAG = 0.1
-"""The event-loop lag from which the page warns, in seconds."""
+_PORT = re.compile(":[0-9]+$")
 
 STATIC = {
     f"/{name}".encode(): (
@@ -35,68 +46,46 @@ STATIC = {
 }
 """The other files of the page, by path: content and type."""
 
-MEANINGS = {
-    "client": "the client closed the connection",
-    "reset": "the client or the network reset the connection",
-    "idle-timeout": "no bytes in either direction for too long",
-    "max-lifetime": "the connection reached its maximum age",
-    "write-timeout": "the client did not read its echo",
-    "drain": "closed gracefully while the daemon stopped",
-    "aborted": "aborted while the daemon stopped",
-    "error": "a TLS error or an internal error; see the log",
-    "denied": "the access rules deny the address",
-    "max-connections": "too many connections in all",
-    "max-per-client": "too many connections of this client",
-    "connect-rate": "the client connected too often",
-    "proxy-header": "the PROXY header was bad, missing or late",
-    "handshake": "the TLS handshake failed",
-}
-"""What each reason means."""
-
-FACTS = (
-    ("Proxy", "proxy"),
-    ("Proxy authority", "proxy_authority"),
-    ("Client CN (proxy)", "proxy_tls_cn"),
-    ("TLS", "tls_version"),
-    ("Cipher", "tls_cipher"),
-    ("ALPN", "tls_alpn"),
-    ("SNI", "tls_sni"),
-    ("Client certificate", "tls_subject"),
-)
-"""The columns for the C{facts} of connections: the header, and the name of the fact."""
+STATIC[b"/reasons"] = reasons_page().encode(), "text/html; charset=utf-8"
 
 
-def page(snapshots: Sequence[Snapshot]) -> str:
+def page(snapshots: Sequence[Snapshot], options: Sequence[OptionInfo] = ()) -> str:
     """
     The page.
 
     @param snapshots: at least one.
+    @param options: the options in force.
     """
-    now = aggregate(snapshots)
-    title = f"echod {now.versions['version']}"
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("title", title),
-        tag("link", rel="icon", href="icon.svg", type="image/svg+xml"),
-        tag("link", rel="stylesheet", href="page.css"),
+    now, why = aggregate(snapshots), not_ready(snapshots)
+    state = f"{why} - " if why else ""
+    return document(
+        f"{state}{place(now)} - echod",
+        _content(snapshots, now, options),
         tag("script", src="page.js", defer=True),
         tag("noscript", tag("meta", http_equiv="refresh", content="10")),
     )
-    body = tag("body", tag("main", *_content(snapshots, now, title)))
-    return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
 
 
-def page_json(snapshots: Sequence[Snapshot]) -> str:
+def place(now: Snapshot) -> str:
+    """
+    The host and the port of the first listener, which tell one daemon's page from another's.
+    """
+    for each in now.listeners:
+        if each.address is not None:
+            port = _PORT.search(each.address)
+            return f"{now.host}{port[0]}" if port else f"{now.host} {each.address}"
+    return now.host
+
+
+def page_json(snapshots: Sequence[Snapshot], options: Sequence[OptionInfo] = ()) -> str:
     """
     The page as JSON: the fields of the aggregated L{Snapshot}; C{processes}, with the figures of
-    each process; and C{not_ready}, with the text of L{not_ready}.
+    each process; C{not_ready}, with the text of L{not_ready}; and C{options}.
 
     @param snapshots: at least one.
+    @param options: the options in force.
     """
-    fields = dict(vars(aggregate(snapshots)), not_ready=not_ready(snapshots))
+    fields = dict(vars(aggregate(snapshots)), not_ready=not_ready(snapshots), options=options)
     del fields["worker"], fields["process"]
     fields["processes"] = [
         {
@@ -111,16 +100,32 @@ def page_json(snapshots: Sequence[Snapshot]) -> str:
     return json.dumps(fields, default=vars, separators=(",", ":"))
 
 
-def _content(snapshots: Sequence[Snapshot], now: Snapshot, title: str) -> Iterator[Markup]:
+def _content(
+    snapshots: Sequence[Snapshot], now: Snapshot, options: Sequence[OptionInfo]
+) -> Iterator[Markup]:
     why = not_ready(snapshots)
     versions = ", ".join(
         f"{name} {version}" for name, version in now.versions.items() if name != "version"
     )
     yield tag(
         "header",
-        tag("h1", title),
+        tag("h1", "echod ", tag("span", place(now))),
         tag("p", why or "ready", class_="state warning" if why else "state", role="status"),
-        tag("p", f"up {format_duration(now.uptime)}, {versions}"),
+        tag(
+            "nav",
+            tag("a", "metrics", href="metrics"),
+            tag("a", "JSON", href="connections"),
+            tag("a", "reasons", href="reasons"),
+            tag("a", "ready?", href="readyz"),
+            tag("a", "alive?", href="livez"),
+        ),
+        tag(
+            "p",
+            f"up {format_duration(now.uptime)} at ",
+            tag("time", format_date(now.taken)),
+            f"; version {now.versions['version']}, {versions}",
+            class_="versions",
+        ),
     )
     if items := [tag("li", each) for each in warnings(now)]:
         yield tag("ul", *items, class_="warnings", aria_label="Warnings")
@@ -128,31 +133,50 @@ def _content(snapshots: Sequence[Snapshot], now: Snapshot, title: str) -> Iterat
     traffic = now.traffic
     yield tag(
         "div",
-        listeners(now),
-        processes(snapshots),
+        listeners(now, len(snapshots)),
         reasons("Closed", [(each.listener, each.closed) for each in traffic]),
         reasons("Refused", [(each.listener, each.refused) for each in traffic]),
+        clients(now),
+        processes(snapshots),
         *([certificates(now)] if now.certificates else ()),
         *([handshakes(now)] if now.handshakes else ()),
         newest(now),
+        *([options_in_force(options)] if options else ()),
         class_="tables",
     )
-    yield tag(
-        "footer",
-        tag("a", "as JSON", href="connections"),
-        tag("a", "metrics", href="metrics"),
-        tag("a", "ready?", href="readyz"),
-        tag("a", "alive?", href="livez"),
-    )
+
+
+def open_connections(now: Snapshot) -> int:
+    """
+    The live connections of all listeners.
+    """
+    return sum(each.connections for each in now.traffic)
+
+
+def max_lag(now: Snapshot) -> float:
+    """
+    The maximum event-loop lag of the last minute, in seconds.
+    """
+    return max((now.lag_last, *(each.lag for each in now.history[-60:])))
+
+
+def limit_used(now: Snapshot) -> str:
+    """
+    How much of C{--max-connections} is used, such as C{91 %}; never rounded up to all of it.
+    """
+    return f"{open_connections(now) * 100 // max(1, now.max_connections)} %"
 
 
 def warnings(now: Snapshot) -> Iterator[str]:
     """
     What the operator may have to act on, in words.
     """
-    connections = sum(each.connections for each in now.traffic)
-    if connections >= now.max_connections * NEARLY_FULL:
-        yield f"{connections:,} of {now.max_connections:,} connections: more than that are refused"
+    connections = open_connections(now)
+    if connections >= now.max_connections:
+        yield f"{connections:,} connections: the limit is reached, further clients are refused"
+    elif connections >= now.max_connections * NEARLY_FULL:
+        limit = f"{limit_used(now)} of the limit, {now.max_connections:,}"
+        yield f"{connections:,} connections: {limit}"
     for each in now.certificates:
         days = days_left(each, now.taken)
         certificate = f"the certificate for {', '.join(each.names) or 'no name'}"
@@ -163,39 +187,39 @@ def warnings(now: Snapshot) -> Iterator[str]:
             yield f"{certificate} {'has expired' if days < 0 else when}: {each.path}"
     if now.log_dropped:
         yield f"{now.log_dropped:,} log records were dropped"
-    lag = max((each.lag for each in now.history[-60:]), default=0.0)
+    lag = max_lag(now)
     if lag >= MAX_LAG:
         yield f"the event-loop lag was {format_delay(lag)} in the last minute"
 
 
 def _plots(now: Snapshot) -> Iterator[Markup]:
     history = now.history
-    connections = sum(each.connections for each in now.traffic)
+    connections = open_connections(now)
     refused = sum(sum(each.refused.values()) for each in now.traffic)
     echoed = sum(each.echoed_bytes for each in now.traffic)
-    bytes_now = history[-1].bytes if history else 0.0
-    refused_now = history[-1].refused if history else 0.0
+    last = history[-1] if history else Sample(0, 0.0, 0.0, 0.0)
     yield plot(
         "Connections",
         [each.connections for each in history],
         format_number(connections),
-        format_number,
+        COUNT,
         10,
-        f"of {now.max_connections:,}",
+        f"{limit_used(now)} of {now.max_connections:,}",
+        warns=connections >= now.max_connections * NEARLY_FULL,
     )
     yield plot(
         "Echoed",
         [each.bytes for each in history],
-        f"{format_size(bytes_now)}/s",
-        lambda value: f"{format_size(value)}/s",
+        BYTES.format(last.bytes),
+        BYTES,
         1024,
         f"{format_size(echoed)} in total",
     )
     yield plot(
         "Refused",
         [each.refused for each in history],
-        f"{format_number(refused_now)}/s",
-        lambda value: f"{format_number(value)}/s",
+        RATE.format(last.refused),
+        RATE,
         10,
         f"{format_number(refused)} in total",
     )
@@ -203,135 +227,8 @@ def _plots(now: Snapshot) -> Iterator[Markup]:
         "Event-loop lag",
         [each.lag for each in history],
         format_delay(now.lag_last),
-        format_delay,
+        SECONDS,
         0.01,
         "added latency",
+        warns=max_lag(now) >= MAX_LAG,
     )
-
-
-def listeners(now: Snapshot) -> Markup:
-    """
-    The listeners, their addresses and counters.
-    """
-    traffic = {each.listener: each for each in now.traffic}
-    rows = []
-    for each in now.listeners:
-        # Without an answer of any worker there are no counters.
-        stats = traffic.get(each.name) or ListenerStats(each.name, 0, 0, 0, {}, {})
-        rows.append(
-            (
-                each.name,
-                tag("td", each.address or "not bound", class_=None if each.address else "warning"),
-                number(stats.connections),
-                number(stats.opened),
-                size(stats.echoed_bytes),
-                number(sum(stats.refused.values())),
-            )
-        )
-    headers = ("Listener", "Address", "Open", "Accepted", "Echoed", "Refused")
-    return table("Listeners", headers, rows)
-
-
-def reasons(caption: str, counts: Sequence[tuple[str, dict[str, int]]]) -> Markup:
-    """
-    Connections by reason, with a column for each of two to four listeners.
-
-    @param counts: the name of each listener, and its connections by reason.
-    """
-    names = list(dict.fromkeys(reason for _, each in counts for reason in each))
-    columns = counts if 1 < len(counts) <= 4 else []
-    rows = [
-        (
-            reason,
-            tag("td", MEANINGS.get(reason, ""), class_="meaning"),
-            *(number(each.get(reason, 0)) for _, each in columns),
-            number(sum(each.get(reason, 0) for _, each in counts)),
-        )
-        for reason in names
-    ]
-    return table(caption, ("Reason", "Meaning", *(name for name, _ in columns), "Total"), rows)
-
-
-def handshakes(now: Snapshot) -> Markup:
-    """
-    TLS handshakes by result and version.
-    """
-    rows = [(each.result, each.version or "-", number(each.count)) for each in now.handshakes]
-    return table("TLS handshakes", ("Result", "Version", "Total"), rows)
-
-
-def days_left(each: CertificateInfo, now: float) -> int:
-    """
-    The whole days until a certificate expires; negative when it has expired.
-    """
-    return int((each.not_after - now) // DAY_SECONDS)
-
-
-def certificates(now: Snapshot) -> Markup:
-    """
-    The certificates that are served, and their expiry.
-    """
-    rows = []
-    for each in now.certificates:
-        days = days_left(each, now.taken)
-        css_class = "number warning" if each.ends_soon(now.taken) else "number"
-        rows.append(
-            (
-                ", ".join(each.names) or "no name",
-                tag("td", format_number(days) if days >= 0 else "expired", class_=css_class),
-                tag("td", format_date(each.not_after), class_="date"),
-                tag("td", each.path, title=f"serial number {each.serial}"),
-            )
-        )
-    return table("Certificates", ("Names", "Days left", "Expiry", "File"), rows)
-
-
-def processes(snapshots: Sequence[Snapshot]) -> Markup:
-    """
-    The processes: connections, event-loop lag, CPU time, memory and descriptors.
-    """
-    rows = [
-        (
-            each.process.pid if each.worker is None else f"{each.worker} ({each.process.pid})",
-            number(sum(one.connections for one in each.traffic)),
-            tag("td", format_delay(each.lag_last), class_="number"),
-            tag("td", format_duration(each.process.cpu_seconds), class_="number"),
-            size(each.process.resident_bytes or 0),
-            tag(
-                "td",
-                "/".join(
-                    "?" if one is None else f"{one:,}"
-                    for one in (each.process.descriptors, each.process.most_descriptors)
-                ),
-                class_="number",
-            ),
-        )
-        for each in snapshots
-    ]
-    headers = ("Process", "Open", "Lag", "CPU time", "Memory", "Descriptors")
-    return table("Processes" if len(snapshots) > 1 else "Process", headers, rows)
-
-
-def newest(now: Snapshot) -> Markup:
-    """
-    The newest connections.  A fact that none of them has takes no column.
-    """
-    workers = any(each.worker is not None for each in now.newest)
-    facts = [
-        (header, name) for header, name in FACTS if any(each.facts.get(name) for each in now.newest)
-    ]
-    rows = [
-        (
-            f"{each.worker}/{each.connection}" if workers else each.connection,
-            each.peer,
-            each.listener,
-            each.state,
-            tag("td", format_duration(each.seconds), class_="number"),
-            size(each.bytes),
-            *(each.facts.get(name, "") for _, name in facts),
-        )
-        for each in now.newest
-    ]
-    headers = ("Connection", "Peer", "Listener", "State", "Age", "Echoed")
-    caption = f"Newest connections, {len(rows)} of {sum(t.connections for t in now.traffic):,}"
-    return table(caption, (*headers, *(header for header, _ in facts)), rows, wide=True)

@@ -175,7 +175,7 @@ class SnapshotCollector(Collector):
             ("process_virtual_memory_bytes", "Address space.", "virtual_bytes"),
             ("process_start_time_seconds", "The start, in seconds since 1970.", "started"),
             ("process_open_fds", "Descriptors that are open.", "descriptors"),
-            ("process_max_fds", "How many may be open.", "most_descriptors"),
+            ("process_max_fds", "How many may be open.", "max_descriptors"),
         ):
             fields = [(labels, getattr(each, field)) for labels, each in processes]
             values = [(labels, value) for labels, value in fields if value is not None]

@@ -26,7 +26,7 @@ from echod._util.values import host
 from echod.admin.page import STATIC, page, page_json
 from echod.admin.site import AdminRequest, AdminSite
 from echod.net.listener import ListenerService
-from echod.stats.snapshot import Snapshot, not_ready
+from echod.stats.snapshot import OptionInfo, Snapshot, not_ready
 
 log = Logger(namespace="echod.admin")
 
@@ -48,6 +48,9 @@ left whose request is read.
 
 WRITE_TIMEOUT = 30.0
 """After how many seconds a client that reads nothing of its response is aborted."""
+
+READY = (b"/readyz", b"/healthz")
+"""The paths for readiness; the second is what many probes ask for by default."""
 
 _HOST = re.compile(
     r"(?:\[([0-9A-Fa-f:.]+)(?:%[A-Za-z0-9%._~-]+)?\]|([A-Za-z0-9._-]+))(?::[0-9]{0,5})?"
@@ -154,13 +157,21 @@ class AdminResource(Resource):
 
     isLeaf = True
 
-    def __init__(self, source: Source, render_metrics: RenderMetrics, names: Container[str] = ()):
+    def __init__(
+        self,
+        source: Source,
+        render_metrics: RenderMetrics,
+        names: Container[str] = (),
+        options: Sequence[OptionInfo] = (),
+    ):
         """
         @param source: takes the snapshots.
         @param names: further trusted hosts, as L{is_trusted_host} takes them.
+        @param options: the options in force.
         """
         super().__init__()
         self._names = names
+        self._options = options
         self._source = source
         self._render_metrics = render_metrics
         self._pending = 0
@@ -169,6 +180,7 @@ class AdminResource(Resource):
             b"/connections": self._connections,
             b"/metrics": self._metrics,
             b"/readyz": self._ready,
+            b"/healthz": self._ready,
         }
 
     def render(self, request: AdminRequest) -> Any:
@@ -216,24 +228,26 @@ class AdminResource(Resource):
         if path in STATIC:
             return Response(*STATIC[path])
         if path not in self._paths:
-            return text_response(404, "the paths are / /connections /metrics /livez /readyz")
-        if self._pending >= (MAX_PENDING_READY if path == b"/readyz" else MAX_PENDING):
+            return text_response(
+                404, "the paths are / /connections /metrics /reasons /livez /readyz"
+            )
+        if self._pending >= (MAX_PENDING_READY if path in READY else MAX_PENDING):
             return text_response(503, f"{self._pending} requests are waiting; try again later")
         return None
 
     async def _respond(self, request: AdminRequest) -> None:
         snapshots = await self._source()
-        if not snapshots and request.path != b"/readyz":
+        if not snapshots and request.path not in READY:
             response = text_response(503, not_ready(snapshots))
         else:
             response = self._paths[request.path](request, snapshots)
         self._send(request, response)
 
     def _page(self, _: AdminRequest, snapshots: Sequence[Snapshot]) -> Response:
-        return Response(page(snapshots).encode(), "text/html; charset=utf-8")
+        return Response(page(snapshots, self._options).encode(), "text/html; charset=utf-8")
 
     def _connections(self, _: AdminRequest, snapshots: Sequence[Snapshot]) -> Response:
-        return Response(page_json(snapshots).encode(), "application/json")
+        return Response(page_json(snapshots, self._options).encode(), "application/json")
 
     def _metrics(self, request: AdminRequest, snapshots: Sequence[Snapshot]) -> Response:
         accept = ", ".join(header_values(request, b"accept"))
@@ -272,13 +286,15 @@ class AdminService(MultiService):
         source: Source,
         render_metrics: RenderMetrics,
         names: Container[str] = (),
+        options: Sequence[OptionInfo] = (),
     ):
         """
         @param names: as L{AdminResource} takes them.
+        @param options: likewise.
         """
         super().__init__()
         self._reactor = reactor
-        self._site = AdminSite(AdminResource(source, render_metrics, names), reactor)
+        self._site = AdminSite(AdminResource(source, render_metrics, names, options), reactor)
         self.listeners: list[ListenerService] = []
 
     def add_listener(self, option: str, endpoint: IStreamServerEndpoint) -> None:
@@ -300,7 +316,7 @@ class AdminService(MultiService):
             if listener.reachable():
                 log.warn(
                     "{address}, {option}: other machines can reach it, and there is no password; "
-                    "keep strangers out by a firewall or a network policy",
+                    "restrict access by a firewall or a network policy",
                     event="admin-reachable",
                     address=listener.address(),
                     option=listener.option,

@@ -14,7 +14,7 @@ from twisted.internet.task import deferLater
 
 from echod.check.connect import Dial, gather, timeout_after
 from echod.check.probe import HALF_CLOSE_SHARE, PERIOD, Pattern, Probe
-from echod.check.results import CaseResult, CheckFailed, CheckResult, Outcome
+from echod.check.results import CaseResult, CheckError, CheckResult, Outcome
 from echod.check.stream import IByteStream
 
 KIB = 1024
@@ -25,16 +25,21 @@ TIMES = 5
 
 BURSTS = 20
 BURST_BYTES = 40 * KIB
-SLOW_STALL_SECONDS = 0.5
-SLOW_PAUSE_SECONDS = 0.002
+SLOW_READ_DELAY = 0.5
+SLOW_READ_INTERVAL = 0.002
+"""Seconds before the first read of a slow reader, and between its reads."""
+
 SMALL_WRITES = 1000
 CLIENTS = 100
 CLIENT_BYTES = 64 * KIB
 UNREAD_BYTES = 16 * MIB
-UNREAD_LOOK_SECONDS = 0.2
+UNREAD_CHECK_INTERVAL = 0.2
+"""How often, in seconds, to look whether the server still reads from a client that does not."""
+
 ABORTS = 10
 ABORT_BYTES = 256 * KIB
-IDLE_SECONDS = 1.5
+IDLE_TIME = 1.5
+"""Seconds."""
 
 PAIRS = b"".join(bytes((one, other)) for one in range(256) for other in range(256))
 """Each pair of byte values."""
@@ -133,8 +138,8 @@ async def slow_reader(case: Case) -> None:
     await case.run(
         case.probe(stream, 8 * MIB),
         half_close=True,
-        read_pace=lambda: case.pause(SLOW_PAUSE_SECONDS),
-        read_after=case.pause(SLOW_STALL_SECONDS),
+        read_pace=lambda: case.pause(SLOW_READ_INTERVAL),
+        read_after=case.pause(SLOW_READ_DELAY),
     )
 
 
@@ -180,7 +185,7 @@ async def unread(case: Case) -> None:
         before = -1
         while before != probe.sent:
             before = probe.sent
-            await case.pause(UNREAD_LOOK_SECONDS)
+            await case.pause(UNREAD_CHECK_INTERVAL)
 
     await case.run(probe, read_after=stalled())
 
@@ -205,7 +210,7 @@ async def idle(case: Case) -> None:
     A client that sends nothing for a while.
     """
     stream = await case.connect()
-    await case.pause(IDLE_SECONDS)
+    await case.pause(IDLE_TIME)
     await case.run(case.probe(stream, KIB))
 
 
@@ -238,10 +243,10 @@ async def run_case(
     failure = None
     try:
         await timeout_after(clock, timeout_seconds, steps(case))
-    except CheckFailed as error:
+    except CheckError as error:
         failure = error
     except TimeoutError:
-        failure = CheckFailed(Outcome.TIMED_OUT, f"after {timeout_seconds:g} s")
+        failure = CheckError(Outcome.TIMED_OUT, f"after {timeout_seconds:g} s")
     finally:
         case.end()
     lost = sum(each.comparison.lost for each in case.probes)

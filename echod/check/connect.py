@@ -36,7 +36,7 @@ from twisted.python.failure import Failure
 
 from echod._util.text import escape
 from echod._util.values import endpoint_settings, port_number, server_name, unix_path
-from echod.check.results import CheckFailed, CheckResult, Outcome
+from echod.check.results import CheckError, CheckResult, Outcome
 from echod.check.stream import IByteStream, ISecureStream, Stream
 from echod.proxyprotocol.encoder import Address, encode_proxy_header, parse_address
 
@@ -46,7 +46,7 @@ Addresses = Sequence[tuple[Any, ...]]
 """What C{getaddrinfo} returns."""
 
 Connect = Callable[[Any, CheckResult], Awaitable[Stream]]
-"""Connects to a server, and notes stages and times in the result; raises L{CheckFailed}."""
+"""Connects to a server, and notes stages and times in the result; raises L{CheckError}."""
 
 Secure = Callable[[IByteStream], Awaitable[ISecureStream]]
 """Performs the TLS handshake over a stream, as C{ClientTLS.secure} does."""
@@ -108,7 +108,7 @@ def resolve(
     Look up the addresses of a host, in the order that the system prefers (RFC 6724).
 
     @param start: starts a thread.
-    @return: the addresses.  Fails with L{CheckFailed} when the system allows no more threads: in
+    @return: the addresses.  Fails with L{CheckError} when the system allows no more threads: in
         the thread of the reactor, a silent name server would block the timeout as well.
     """
     try:
@@ -137,7 +137,7 @@ def resolve(
         start(look_up)
     except RuntimeError:
         text = "no thread for the lookup; raise the limit on processes, or give an IP address"
-        return fail(CheckFailed(Outcome.UNRESOLVED, text))
+        return fail(CheckError(Outcome.UNRESOLVED, text))
     return addresses
 
 
@@ -203,9 +203,9 @@ def _tcp(
         try:
             addresses = await look_up(reactor, host, port)
         except OSError as error:
-            raise CheckFailed(Outcome.UNRESOLVED, error.strerror or str(error)) from None
+            raise CheckError(Outcome.UNRESOLVED, error.strerror or str(error)) from None
         except UnicodeError:
-            raise CheckFailed(Outcome.UNRESOLVED, "not a host name") from None
+            raise CheckError(Outcome.UNRESOLVED, "not a host name") from None
         result.times.resolve = reactor.seconds() - start
         attempts = []
         for family, *_, address in addresses:
@@ -240,14 +240,14 @@ def _endpoint(description: str) -> Connect:
         try:
             connecting: Deferred[Any] = endpoint.connect(Factory.forProtocol(Stream))
             return await _connected(connecting, reactor, result)
-        except (CheckFailed, CancelledError):
+        except (CheckError, CancelledError):
             raise
         except ConnectingCancelledError:
             # What an endpoint makes of the cancellation at the deadline.
             raise CancelledError from None
         except Exception as error:
             # Endpoints, also those of plugins, may fail with any exception.
-            raise CheckFailed(Outcome.UNREACHABLE, escape(str(error))) from None
+            raise CheckError(Outcome.UNREACHABLE, escape(str(error))) from None
 
     return connect
 
@@ -258,24 +258,24 @@ async def _connected(connecting: Deferred[Stream], reactor: Any, result: CheckRe
     try:
         stream = await connecting
     except DNSLookupError as error:
-        raise CheckFailed(Outcome.UNRESOLVED, escape(str(error))) from None
+        raise CheckError(Outcome.UNRESOLVED, escape(str(error))) from None
     except ConnectError as error:
         raise _not_connected(error) from None
     result.times.connect = reactor.seconds() - start
     return stream
 
 
-def _not_connected(error: ConnectError) -> CheckFailed:
+def _not_connected(error: ConnectError) -> CheckError:
     if isinstance(error, ConnectionRefusedError):
-        return CheckFailed(Outcome.REFUSED, os.strerror(errno.ECONNREFUSED))
+        return CheckError(Outcome.REFUSED, os.strerror(errno.ECONNREFUSED))
     if isinstance(error, ConnectTimeoutError):
-        return CheckFailed(Outcome.TIMED_OUT, f"connecting: {os.strerror(errno.ETIMEDOUT)}")
+        return CheckError(Outcome.TIMED_OUT, f"connecting: {os.strerror(errno.ETIMEDOUT)}")
     if error.osError == errno.ECONNRESET:
         # A server accepted the connection, and reset it before Twisted reported it.
-        return CheckFailed(Outcome.RESET, "as soon as it was connected")
+        return CheckError(Outcome.RESET, "as soon as it was connected")
     has_errno = isinstance(error.osError, int)
     reason = os.strerror(error.osError) if has_errno else escape(str(error))
-    return CheckFailed(Outcome.UNREACHABLE, reason)
+    return CheckError(Outcome.UNREACHABLE, reason)
 
 
 def parse_target(
@@ -359,16 +359,16 @@ class Connector:
         Make a connection.
 
         @param result: gets the stages and their times, the peer and the TLS session.
-        @raise CheckFailed: when that fails.
+        @raise CheckError: when that fails.
         """
         stream = await self._connect(self._reactor, result)
         try:
             return await self._prepare(stream, result)
-        except CheckFailed:
+        except CheckError:
             try:
                 # Not an abort: the alert of a failed TLS handshake has to be sent.
                 await timeout_after(self._reactor, CLOSE_TIMEOUT, stream.lose())
-            except (TimeoutError, CheckFailed):
+            except (TimeoutError, CheckError):
                 stream.abort()
             raise
         except BaseException:

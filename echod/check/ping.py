@@ -20,10 +20,10 @@ from twisted.internet.task import deferLater
 
 from echod.check.connect import Dial, gather, timeout_after
 from echod.check.probe import Comparison, Pattern
-from echod.check.results import CheckFailed, CheckResult, Outcome
+from echod.check.results import CheckError, CheckResult, Outcome
 from echod.check.stream import IByteStream
 
-Report = Callable[[int, str, float | CheckFailed], None]
+Report = Callable[[int, str, float | CheckError], None]
 """
 Called for each message with its number, from 1 on; the peer; and its time in seconds, or why it
 is lost.
@@ -120,7 +120,7 @@ class Ping:
         @param timeout_seconds: how long after it was due a message may come back.
         """
         self.latencies = LatencyHistogram()
-        self.failure: CheckFailed | None = None
+        self.failure: CheckError | None = None
         self.lost = 0
         self.clock = clock
         self.dial = dial
@@ -155,7 +155,7 @@ class Ping:
         connections = [PingConnection(self, number) for number in range(self._connections)]
         for connection in connections:
             # After a failure, run() connects again when the first message is due, and reports.
-            with suppress(CheckFailed):
+            with suppress(CheckError):
                 await connection.connect()
         self._start = self.clock.seconds()
         await gather(*(connection.run() for connection in connections))
@@ -188,7 +188,7 @@ class Ping:
         self.latencies.add(seconds)
         self._report(number + 1, peer, seconds)
 
-    def message_lost(self, number: int, peer: str, failure: CheckFailed) -> None:
+    def message_lost(self, number: int, peer: str, failure: CheckError) -> None:
         """
         A message did not come back, or not unchanged.
         """
@@ -196,7 +196,7 @@ class Ping:
         self.failure = failure
         self._report(number + 1, peer, failure)
 
-    def connection_failed(self, number: int, peer: str, failure: CheckFailed) -> None:
+    def connection_failed(self, number: int, peer: str, failure: CheckError) -> None:
         """
         The server sent bytes that were not due, between two messages.
 
@@ -226,7 +226,7 @@ class PingConnection:
         """
         The connection; a new one if there is none.
 
-        @raise CheckFailed: when it cannot be made.
+        @raise CheckError: when it cannot be made.
         """
         if self._stream is None:
             result = CheckResult()
@@ -237,7 +237,7 @@ class PingConnection:
                 )
             except TimeoutError:
                 text = f"{result.stage}, after {seconds:g} s"
-                raise CheckFailed(Outcome.TIMED_OUT, text) from None
+                raise CheckError(Outcome.TIMED_OUT, text) from None
             self._peer = result.peer
         return self._stream
 
@@ -250,7 +250,7 @@ class PingConnection:
                 await self._until_due()
             try:
                 stream = await self.connect()
-            except CheckFailed as failure:
+            except CheckError as failure:
                 self._ping.message_lost(self._number, self._peer, failure)
                 self._number = self._ping.next(self._number)
             else:
@@ -278,14 +278,14 @@ class PingConnection:
         pattern = Pattern.random(self._ping.size * 64)
         comparison = Comparison(pattern, 0)
         sending = Deferred.fromCoroutine(self._send(stream, pattern, comparison))
-        sending.addErrback(lambda failure: failure.trap(CheckFailed, CancelledError) and None)
+        sending.addErrback(lambda failure: failure.trap(CheckError, CancelledError) and None)
         self._timed_out = False
         self._timer = self._ping.clock.callLater(
             self._ping.timeout_seconds, self._check_timeout, stream
         )
         try:
             await self._receive(stream, comparison)
-        except CheckFailed as failure:
+        except CheckError as failure:
             for number, _ in self._in_flight:
                 self._ping.message_lost(number, self._peer, failure)
             if not self._in_flight and failure.outcome not in _CLOSES:
@@ -328,15 +328,15 @@ class PingConnection:
         while self._in_flight or ping.has_message(self._number):
             try:
                 piece = await stream.read()
-            except CheckFailed as failure:
+            except CheckError as failure:
                 if comparison.differs:
                     raise comparison.difference() from None
                 if self._timed_out:
                     text = f"no echo after {ping.timeout_seconds:g} s"
-                    raise CheckFailed(Outcome.TIMED_OUT, text) from None
+                    raise CheckError(Outcome.TIMED_OUT, text) from None
                 raise failure
             if not piece:
-                raise CheckFailed(Outcome.CLOSED_EARLY, "the server closed the connection")
+                raise CheckError(Outcome.CLOSED_EARLY, "the server closed the connection")
             comparison.feed(piece)
             if comparison.decided or (comparison.differs and not self._in_flight):
                 raise comparison.difference()

@@ -15,7 +15,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 
 from echod.check.connect import Dial, timeout_after
-from echod.check.results import CheckFailed, CheckResult, Outcome
+from echod.check.results import CheckError, CheckResult, Outcome
 from echod.check.stream import IByteStream
 
 PERIOD = 1_048_573
@@ -136,7 +136,7 @@ class Comparison:
         """
         return self.size - (self.exact if self._window else min(self.received, self.size))
 
-    def difference(self) -> CheckFailed:
+    def difference(self) -> CheckError:
         """
         Name the difference.  A lost or added byte shifts the rest of the stream, so this searches
         for the bytes after the difference elsewhere in the stream.
@@ -144,7 +144,7 @@ class Comparison:
         window, at, pattern = self._window, self.exact, self._pattern
         if at >= self.size:
             more = self.received - self.size
-            return CheckFailed(Outcome.SURPLUS, f"{more} more than the {self.size} bytes sent")
+            return CheckError(Outcome.SURPLUS, f"{more} more than the {self.size} bytes sent")
         missing = self.size - self.received
         key = window[:KEY_BYTES]
         if len(key) >= MIN_KEY_BYTES:
@@ -157,18 +157,18 @@ class Comparison:
             is_end = missing > 0 and pattern.at(at + missing, len(window)) == window
             lost, repeated = missing if is_end else 0, -1
         if lost:
-            return CheckFailed(Outcome.LOST, f"{_bytes(lost)} at offset {at} of {self.size}")
+            return CheckError(Outcome.LOST, f"{_bytes(lost)} at offset {at} of {self.size}")
         if repeated >= 0:
             text = f"{_bytes(before - repeated)} came back twice, from offset {at}"
-            return CheckFailed(Outcome.SURPLUS, text)
+            return CheckError(Outcome.SURPLUS, text)
         for added in range(1, len(window)):
             rest = window[added : added + KEY_BYTES]
             is_enough = len(rest) >= MIN_KEY_BYTES or added == -missing
             if is_enough and rest == pattern.at(at, len(rest)):
-                return CheckFailed(Outcome.SURPLUS, f"{_bytes(added)} at offset {at} never sent")
+                return CheckError(Outcome.SURPLUS, f"{_bytes(added)} at offset {at} never sent")
         sent, got = pattern.at(at, 1)[0], window[0]
         text = f"offset {at} of {self.size}: sent 0x{sent:02x}, got 0x{got:02x}"
-        return CheckFailed(Outcome.CORRUPTED, text)
+        return CheckError(Outcome.CORRUPTED, text)
 
     def progress(self) -> str:
         """
@@ -237,12 +237,12 @@ class Probe:
         @param read_pace: what to wait for after each read.
         @param read_after: what to wait for before the first read.
         @param on_stage: called with the name of each stage when it begins.
-        @raise CheckFailed: when a byte is lost or wrong, or the connection ends wrongly.
+        @raise CheckError: when a byte is lost or wrong, or the connection ends wrongly.
         """
         on_stage("waiting for the echo")
         sending = Deferred.fromCoroutine(self._send(piece_bytes, half_close, send_pace))
         # The reader reports a lost connection.
-        sending.addErrback(lambda failure: failure.trap(CheckFailed, CancelledError) and None)
+        sending.addErrback(lambda failure: failure.trap(CheckError, CancelledError) and None)
         late = self._clock.callLater(half_close_seconds, self._half_close_late)
         try:
             if read_after is not None:
@@ -271,7 +271,7 @@ class Probe:
     def _half_close_late(self) -> None:
         if self.sent == self._size:
             finishing = Deferred.fromCoroutine(self._finish())
-            finishing.addErrback(lambda failure: failure.trap(CheckFailed) and None)
+            finishing.addErrback(lambda failure: failure.trap(CheckError) and None)
 
     async def _receive(self, pace: Pace | None, on_stage: Callable[[str], None]) -> None:
         comparison = self.comparison
@@ -282,11 +282,11 @@ class Probe:
                     on_stage("waiting for the server to close")
                     await self._finish()
                 piece = await self._stream.read()
-            except CheckFailed as failure:
+            except CheckError as failure:
                 if comparison.differs:
                     raise comparison.difference() from None
                 text = f"{failure.detail}; {comparison.progress()}"
-                raise CheckFailed(failure.outcome, text) from None
+                raise CheckError(failure.outcome, text) from None
             if not piece:
                 break
             if not comparison.received:
@@ -301,7 +301,7 @@ class Probe:
         if not comparison.complete:
             # A server that closes before our half-close has not seen the end of the stream.
             outcome = Outcome.LOST if self._finished else Outcome.CLOSED_EARLY
-            raise CheckFailed(outcome, comparison.progress())
+            raise CheckError(outcome, comparison.progress())
 
 
 async def check(clock: Any, dial: Dial, size: int, timeout_seconds: float) -> CheckResult:
@@ -331,7 +331,7 @@ async def check(clock: Any, dial: Dial, size: int, timeout_seconds: float) -> Ch
 
     try:
         await timeout_after(clock, timeout_seconds, connect_and_run())
-    except CheckFailed as failure:
+    except CheckError as failure:
         result.failure = failure
     except TimeoutError:
         result.failure = _timed_out(result.stage, probe, timeout_seconds)
@@ -342,10 +342,10 @@ async def check(clock: Any, dial: Dial, size: int, timeout_seconds: float) -> Ch
     return result
 
 
-def _timed_out(stage: str, probe: Probe | None, timeout_seconds: float) -> CheckFailed:
+def _timed_out(stage: str, probe: Probe | None, timeout_seconds: float) -> CheckError:
     text = f"{stage}, after {timeout_seconds:g} s"
     if probe is None:
-        return CheckFailed(Outcome.TIMED_OUT, text)
+        return CheckError(Outcome.TIMED_OUT, text)
     if probe.comparison.differs:
         return probe.comparison.difference()
-    return CheckFailed(Outcome.TIMED_OUT, f"{text}; {probe.comparison.progress()}")
+    return CheckError(Outcome.TIMED_OUT, f"{text}; {probe.comparison.progress()}")

@@ -7,7 +7,7 @@ Invariant: in text, what the server sent is escaped, and each figure has its uni
 from typing import TYPE_CHECKING, Any
 
 from echod._util.text import escape
-from echod.check.results import CaseResult, CheckFailed, CheckResult, TLSSession
+from echod.check.results import CaseResult, CheckError, CheckResult, TLSSession
 
 if TYPE_CHECKING:
     # Imported with --ping only.
@@ -64,7 +64,7 @@ def session_text(session: TLSSession) -> str:
     return "; ".join(parts)
 
 
-def failure_json(failure: CheckFailed | None) -> dict[str, Any]:
+def failure_json(failure: CheckError | None) -> dict[str, Any]:
     """
     The outcome of a check or a case.
     """
@@ -89,11 +89,11 @@ def result_json(target: str, result: CheckResult) -> dict[str, Any]:
     }
 
 
-def echo_text(number: int, size: int, peer: str, result: float | CheckFailed) -> str:
+def echo_text(number: int, size: int, peer: str, result: float | CheckError) -> str:
     """
     One line: a message of C{--ping}.
     """
-    if isinstance(result, CheckFailed):
+    if isinstance(result, CheckError):
         return f"seq={number} {escape(str(result))}"
     return f"{size} bytes from {peer}: seq={number} time={duration(result)}"
 

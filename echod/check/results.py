@@ -40,7 +40,7 @@ class Outcome(Enum):
         self.meaning = meaning
 
 
-class CheckFailed(Exception):
+class CheckError(Exception):
     """
     A check failed.
 
@@ -116,7 +116,7 @@ class CheckResult:
     received: int = 0
     times: Times = field(default_factory=Times)
     session: TLSSession | None = None
-    failure: CheckFailed | None = None
+    failure: CheckError | None = None
 
     @property
     def outcome(self) -> Outcome:
@@ -139,7 +139,7 @@ class CaseResult:
     sent: int
     lost: int
     seconds: float
-    failure: CheckFailed | None
+    failure: CheckError | None
 
     @property
     def passed(self) -> bool:

@@ -17,7 +17,7 @@ from echod.check.connect import Connector
 from echod.check.options import CheckOptions
 from echod.check.probe import check
 from echod.check.report import result_json, result_text, session_text
-from echod.check.results import CaseResult, CheckFailed, CheckResult, Outcome
+from echod.check.results import CaseResult, CheckError, CheckResult, Outcome
 
 PROGRESS_INTERVAL = 1.0
 """How often the progress of C{--ping} is printed, in seconds."""
@@ -128,7 +128,7 @@ class Runner:
         options = self._options
         prints_echoes = not (options["json"] or options["rate"])
 
-        def report(number: int, peer: str, result: float | CheckFailed) -> None:
+        def report(number: int, peer: str, result: float | CheckError) -> None:
             if prints_echoes:
                 self._print(echo_text(number, options["size"], peer, result))
 

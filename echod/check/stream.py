@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from echod._util.text import format_address
-from echod.check.results import CheckFailed, Outcome, TLSSession
+from echod.check.results import CheckError, Outcome, TLSSession
 
 MAX_UNREAD_BYTES = 256 * 1024
 """How many received bytes are buffered before the stream stops receiving."""
@@ -33,21 +33,21 @@ class IByteStream(typing.Protocol):
         """
         Wait for bytes and return them; empty at the end of the stream.
 
-        @raise CheckFailed: when the connection is lost.
+        @raise CheckError: when the connection is lost.
         """
 
     async def write(self, piece: bytes) -> None:
         """
         Send bytes, and wait until the transport takes more.
 
-        @raise CheckFailed: when the connection is lost.
+        @raise CheckError: when the connection is lost.
         """
 
     async def finish(self) -> None:
         """
         Half-close: send the queued bytes, then the end of this direction; the other stays open.
 
-        @raise CheckFailed: when the connection is lost.
+        @raise CheckError: when the connection is lost.
         """
 
     def pause(self) -> None:
@@ -90,7 +90,7 @@ class Stream(Protocol):
         self._pieces: deque[bytes] = deque()
         self._unread = 0
         self._ended = False
-        self._failure: CheckFailed | None = None
+        self._failure: CheckError | None = None
         self._reader: Deferred[None] | None = None
         self._writer: Deferred[None] | None = None
         self._closing: Deferred[None] | None = None
@@ -134,9 +134,9 @@ class Stream(Protocol):
         """
         if reason.check(ConnectionDone):
             self._ended = True
-            self._failure = CheckFailed(Outcome.CLOSED_EARLY, "the connection is closed")
+            self._failure = CheckError(Outcome.CLOSED_EARLY, "the connection is closed")
         else:
-            self._failure = CheckFailed(Outcome.RESET, "the connection was reset")
+            self._failure = CheckError(Outcome.RESET, "the connection was reset")
         self._wake_reader()
         self.resumeProducing()
         if self._closing is not None:

@@ -16,10 +16,10 @@ from OpenSSL import SSL
 from service_identity.pyopenssl import verify_hostname, verify_ip_address
 
 from echod._util.text import escape
-from echod.check.results import CheckFailed, Outcome, TLSSession
+from echod.check.results import CheckError, Outcome, TLSSession
 from echod.check.stream import IByteStream
 from echod.tls._openssl import RECORD_BYTES, reasons
-from echod.tls.certificate import MalformedCertificate, names, peer_certificate, validity
+from echod.tls.certificate import MalformedCertificateError, names, peer_certificate, validity
 from echod.tls.context import VERSIONS, use_credentials
 from echod.tls.credentials import CredentialsError, read_key_pair
 
@@ -56,7 +56,7 @@ def certificate_names(certificate: x509.Certificate | None) -> tuple[str, ...]:
         return ()
     try:
         return tuple(map(escape, names(certificate)))
-    except MalformedCertificate:
+    except MalformedCertificateError:
         return ("malformed",)
 
 
@@ -66,7 +66,7 @@ def peer_names(tls: SSL.Connection) -> tuple[str, ...]:
     """
     try:
         return certificate_names(peer_certificate(tls))
-    except MalformedCertificate:
+    except MalformedCertificateError:
         return ("malformed",)
 
 
@@ -74,7 +74,7 @@ def _days_left(tls: SSL.Connection) -> int:
     try:
         certificate = peer_certificate(tls)
         left = validity(certificate)[1] - datetime.now(UTC) if certificate else None
-    except MalformedCertificate:
+    except MalformedCertificateError:
         left = None
     return left.days if left else 0
 
@@ -164,7 +164,7 @@ class TLSStream:
     async def read(self) -> bytes:
         """
         See L{IByteStream}.  The stream ends with the peer's close_notify; an end of the
-        connection without it may be a truncation (RFC 8446 6.1), and raises C{CheckFailed}.
+        connection without it may be a truncation (RFC 8446 6.1), and raises C{CheckError}.
         """
         while True:
             try:
@@ -177,8 +177,8 @@ class TLSStream:
             except SSL.Error as error:
                 if self._stream_ended:
                     text = "the server closed without a close_notify"
-                    raise CheckFailed(Outcome.CLOSED_EARLY, text) from None
-                raise CheckFailed(Outcome.TLS_REFUSED, reason_text(error)) from None
+                    raise CheckError(Outcome.CLOSED_EARLY, text) from None
+                raise CheckError(Outcome.TLS_REFUSED, reason_text(error)) from None
 
     async def write(self, piece: bytes) -> None:
         """
@@ -189,7 +189,7 @@ class TLSStream:
                 self._tls.sendall(piece[start : start + RECORD_BYTES])
             except SSL.Error as error:
                 # An error that read() has met makes OpenSSL refuse to send as well.
-                raise CheckFailed(Outcome.TLS_REFUSED, reason_text(error)) from None
+                raise CheckError(Outcome.TLS_REFUSED, reason_text(error)) from None
             await self._flush()
 
     async def finish(self) -> None:
@@ -199,7 +199,7 @@ class TLSStream:
         try:
             self._tls.shutdown()
         except SSL.Error as error:
-            raise CheckFailed(Outcome.TLS_REFUSED, reason_text(error)) from None
+            raise CheckError(Outcome.TLS_REFUSED, reason_text(error)) from None
         await self._flush()
 
     def pause(self) -> None:
@@ -285,7 +285,7 @@ class ClientTLS:
         """
         Perform the handshake, and verify the server's certificate and name.
 
-        @raise CheckFailed: when the handshake or the verification fails.
+        @raise CheckError: when the handshake or the verification fails.
         """
         connection = SSL.Connection(self._context, None)
         connection.set_connect_state()
@@ -297,7 +297,7 @@ class ClientTLS:
             await tls_stream.handshake()
         except SSL.Error as error:
             reason = self._verify_error or reason_text(error)
-            raise CheckFailed(Outcome.TLS_REFUSED, reason) from None
+            raise CheckError(Outcome.TLS_REFUSED, reason) from None
         if self._verify:
             _verify_name(connection, self._name or "")
         return tls_stream
@@ -334,4 +334,4 @@ def _verify_name(connection: SSL.Connection, name: str) -> None:
         # Another name, or any error of the parser about a malformed certificate.
         names = ", ".join(peer_names(connection)) or "no name"
         text = f"the certificate is for {names}, not for {escape(name)}"
-        raise CheckFailed(Outcome.WRONG_NAME, text) from None
+        raise CheckError(Outcome.WRONG_NAME, text) from None

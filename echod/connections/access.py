@@ -1,17 +1,15 @@
 """
-The access record: what is logged about each connection that has ended.
+Access records as events, and the interface of the log that writes them without one.
 
-Invariant: the values of a record are plain, and the same whether it goes out as an event or, by
-L{IAccessLog}, as a line.
+Invariant: an event has the same values as the line that L{IAccessLog} writes.
 """
 
-from collections.abc import Mapping
 from typing import Protocol
 
 from twisted.logger import Logger, LogLevel
 
+from echod._util.access import AccessRecord
 from echod._util.text import PeerText
-from echod.connections.connection import Reason
 
 log = Logger(namespace="echod.connections")
 
@@ -26,47 +24,22 @@ class IAccessLog(Protocol):
         """
         Whether a record goes anywhere.  Otherwise its values need not be looked up.
 
-        @param probe: as for L{emit_access}.
+        @param probe: as L{AccessRecord} has it.
         """
 
-    def write(
-        self,
-        probe: bool,
-        number: int,
-        listener: str,
-        peer: str,
-        bytes_echoed: int,
-        seconds: float,
-        reason: Reason,
-        fields: Mapping[str, str],
-    ) -> bool:
+    def write(self, record: AccessRecord) -> bool:
         """
-        Write a record.  The arguments are those of L{emit_access}.
+        Write a record.
 
         @return: C{False} if the record has to be emitted as an event instead.
         """
 
 
-def emit_access(
-    probe: bool,
-    number: int,
-    listener: str,
-    peer: str,
-    bytes_echoed: int,
-    seconds: float,
-    reason: Reason,
-    fields: Mapping[str, str],
-) -> None:
+def emit_access(record: AccessRecord) -> None:
     """
     Log a record as an event.
-
-    @param probe: whether the connection only shows that the port accepts connections, as load
-        balancers check every few seconds.  It is logged as debug, others as info.
-    @param number: the number of the connection, from 1.
-    @param peer: the client's address as text.
-    @param seconds: how long the connection was open.
-    @param fields: more about it, by name; each name is an identifier.
     """
+    probe, number, listener, peer, bytes_echoed, seconds, reason, fields = record
     log.emit(
         LogLevel.debug if probe else LogLevel.info,
         "connection {connection} of {peer} to {listener}: "
@@ -78,6 +51,6 @@ def emit_access(
         peer=PeerText(peer),
         bytes=bytes_echoed,
         seconds=seconds,
-        reason=reason.value,
+        reason=str(reason),
         **{name: PeerText(value) for name, value in fields.items()},
     )

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IAddress
 from twisted.python.failure import Failure
 
 
@@ -75,7 +76,7 @@ def reason_from_failure(failure: Failure) -> Reason:
     return Reason.RESET if isinstance(failure.value, ConnectionLost) else Reason.ERROR
 
 
-class Connection(Protocol):
+class IConnection(Protocol):
     """
     What L{Connections<echod.connections.tracker.Connections>} needs of a connection.
     """
@@ -92,6 +93,12 @@ class Connection(Protocol):
     def listener(self) -> str:
         """
         The name of the listener that accepted the connection.
+        """
+
+    @property
+    def client(self) -> IAddress:
+        """
+        The client's address: from the PROXY header if there was one, else the peer's.
         """
 
     def unread(self) -> int:

@@ -8,7 +8,7 @@ the checks, and the connection is ended by the check that finds it.
 
 from dataclasses import dataclass
 
-from echod.connections.connection import Connection, Reason
+from echod.connections.connection import IConnection, Reason
 
 CHECK_INTERVAL = 0.5
 """Seconds between two checks of a connection."""
@@ -113,7 +113,7 @@ class Timeouts:
     write: float = 30.0
     proxy_header: float = PROXY_HEADER_TIMEOUT
 
-    def check(self, connection: Connection, activity: Activity, now: float) -> None:
+    def check(self, connection: IConnection, activity: Activity, now: float) -> None:
         """
         Check one connection, and end it if it is over a timeout: by C{close}, or by C{abort} if
         the client reads nothing.
@@ -134,7 +134,7 @@ class Timeouts:
         if self.lifetime and now - activity.opened >= self.lifetime and activity.limit is None:
             self._close(connection, activity, now, Reason.MAX_LIFETIME)
 
-    def _check_pending(self, connection: Connection, activity: Activity, now: float) -> None:
+    def _check_pending(self, connection: IConnection, activity: Activity, now: float) -> None:
         """
         Check a connection whose client has to read something before it can go on or end.
         """
@@ -148,13 +148,13 @@ class Timeouts:
         elif connection.ending and self._has_lingered(connection, now - activity.last_read):
             connection.abort()
 
-    def _has_lingered(self, connection: Connection, seconds: float) -> bool:
+    def _has_lingered(self, connection: IConnection, seconds: float) -> bool:
         # The client's FIN may be among the input that is not read yet.  But a client may also
         # send without end, so there is a second bound.
         late = seconds >= LINGER_TIMEOUT and not connection.unread()
         return late or seconds >= 2 * LINGER_TIMEOUT
 
-    def _check_open(self, connection: Connection, activity: Activity, now: float) -> None:
+    def _check_open(self, connection: IConnection, activity: Activity, now: float) -> None:
         """
         Check a connection whose input is read, and whose client may read or not.
         """
@@ -167,12 +167,12 @@ class Timeouts:
         elif not activity.client_reads(pending, now):
             self._abort_stalled(connection, activity, now)
 
-    def _abort_stalled(self, connection: Connection, activity: Activity, now: float) -> None:
+    def _abort_stalled(self, connection: IConnection, activity: Activity, now: float) -> None:
         # The stall began before the check that found it, and checks come a little late.
         if self.write and now - activity.last_read >= self.write - CHECK_INTERVAL / 2:
             connection.abort(Reason.WRITE_TIMEOUT)
 
-    def _is_late(self, connection: Connection, activity: Activity, now: float) -> bool:
+    def _is_late(self, connection: IConnection, activity: Activity, now: float) -> bool:
         proxied = connection.waiting_for is Reason.PROXY_HEADER
         limit = self.proxy_header if proxied else self.handshake
         if not limit or now - activity.opened < limit or now < activity.grace_until:
@@ -182,7 +182,7 @@ class Timeouts:
             return False
         return True
 
-    def _check_idle(self, connection: Connection, activity: Activity, now: float) -> None:
+    def _check_idle(self, connection: IConnection, activity: Activity, now: float) -> None:
         if connection.ending or connection.waiting_for is not None:
             return
         if not connection.paused and connection.unread():
@@ -195,7 +195,7 @@ class Timeouts:
             self._close(connection, activity, now, Reason.IDLE_TIMEOUT)
 
     def _close(
-        self, connection: Connection, activity: Activity, now: float, reason: Reason
+        self, connection: IConnection, activity: Activity, now: float, reason: Reason
     ) -> None:
         activity.limit, activity.closing_since, activity.pending = reason, now, None
         connection.close(reason)

@@ -10,12 +10,13 @@ observer that is not ours gets every event.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from constantly import NamedConstant
 from twisted.logger import ILogObserver, LogLevel, LogPublisher, formatTime, globalLogPublisher
 
+from echod._util.access import AccessRecord
 from echod._util.text import quoted
 from echod.logs.formatters import MAX_CHARACTERS, encode_json, json_string, printable
 
@@ -54,23 +55,13 @@ class TextLines:
         self._second = -1
         self._time = ""
 
-    def line(
-        self,
-        nanoseconds: int,
-        probe: bool,
-        number: int,
-        listener: str,
-        peer: str,
-        bytes_echoed: int,
-        seconds: float,
-        reason: str,
-        fields: Mapping[str, str],
-    ) -> str:
+    def line(self, nanoseconds: int, record: AccessRecord) -> str:
         """
-        Form a line.  The arguments are those of C{echod.connections.access.emit_access}, and:
+        Form a line.
 
         @param nanoseconds: the time of the record, since 1970.
         """
+        probe, number, listener, peer, bytes_echoed, seconds, reason, fields = record
         second = nanoseconds // 1_000_000_000
         if second != self._second:
             self._second, self._time = second, formatTime(second)
@@ -102,23 +93,13 @@ class JSONLines:
         self._second = -1
         self._time = ""
 
-    def line(
-        self,
-        nanoseconds: int,
-        probe: bool,
-        number: int,
-        listener: str,
-        peer: str,
-        bytes_echoed: int,
-        seconds: float,
-        reason: str,
-        fields: Mapping[str, str],
-    ) -> str:
+    def line(self, nanoseconds: int, record: AccessRecord) -> str:
         """
-        Form a line.  The arguments are those of C{echod.connections.access.emit_access}, and:
+        Form a line.
 
         @param nanoseconds: the time of the record, since 1970.
         """
+        probe, number, listener, peer, bytes_echoed, seconds, reason, fields = record
         second, rest = divmod(nanoseconds, 1_000_000_000)
         if second != self._second:
             moment = datetime.fromtimestamp(second, UTC).replace(tzinfo=None)
@@ -196,17 +177,7 @@ class AccessLog:
         """
         return self._wanted[probe] or not is_only_observer(self._publisher, self._observer)
 
-    def write(
-        self,
-        probe: bool,
-        number: int,
-        listener: str,
-        peer: str,
-        bytes_echoed: int,
-        seconds: float,
-        reason: str,
-        fields: Mapping[str, str],
-    ) -> bool:
+    def write(self, record: AccessRecord) -> bool:
         """
         Write a record.
 
@@ -214,8 +185,5 @@ class AccessLog:
         """
         if not is_only_observer(self._publisher, self._observer):
             return False
-        line = self._line(
-            self._clock(), probe, number, listener, peer, bytes_echoed, seconds, reason, fields
-        )
-        self._put(LEVELS[probe], line.encode())
+        self._put(LEVELS[record[0]], self._line(self._clock(), record).encode())
         return True

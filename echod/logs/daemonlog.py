@@ -21,6 +21,7 @@ from twisted.logger import (
 )
 
 from echod._util.errors import StartupError
+from echod._util.stdio import print_error
 from echod._util.text import escape
 from echod.logs.access import AccessLog
 from echod.logs.file import IDestination, LogFile, StreamDestination
@@ -138,10 +139,10 @@ class DaemonLog:
             # Not fatal: at boot, syslogd may start later.  There is no log yet, so this goes
             # to standard error; with workers, the master alone prints it.
             if self.worker is None:
-                print(
-                    f"twistd: --syslog: nobody listens on {SOCKET}: {error.strerror}; lines wait "
-                    "for it, the newest are dropped; start a syslogd, or give --logfile",
-                    file=sys.__stderr__,
+                print_error(
+                    f"twistd: --syslog: no program listens on {SOCKET}: {error.strerror}; lines "
+                    "wait for it, the newest are dropped; start a syslogd, or give --logfile",
+                    priority=4,
                 )
         return destination
 

@@ -346,7 +346,7 @@ class ThreadedWriter:
             self._destination.rotate()
         except OSError as error:
             log.warn(
-                "cannot rotate the log: {reason}; the old file goes on",
+                "cannot rotate the log: {reason}; the old file stays in use",
                 event="log-rotation-failed",
                 reason=error.strerror,
             )

@@ -52,6 +52,13 @@ class ServerHandshake:
         self._header = self._unsent = b""
         self._answered = self._complete = False
 
+    @property
+    def begun(self) -> bool:
+        """
+        Whether the client has sent anything, be it only the first byte of a message.
+        """
+        return self._bytes > 0
+
     def proceed(self) -> None:
         """
         Go on with what has come.  Call it until it returns, like C{do_handshake} of a

@@ -6,7 +6,6 @@ that wait in the accept queue.
 """
 
 import select
-import sys
 from typing import Any, Protocol
 
 from twisted.application.service import Service
@@ -19,8 +18,9 @@ from twisted.internet.interfaces import (
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
-from echod._util.errors import StartupError
+from echod._util.errors import BIND_STATUS, StartupError
 from echod._util.sockets import set_socket_options
+from echod._util.stdio import print_error
 from echod._util.text import format_address, ip_of
 from echod.net.balance import AcceptBalancer
 from echod.net.endpoints import InheritedEndpoint, bind_error_text
@@ -38,7 +38,7 @@ class ListenError(StartupError):
 
     def __init__(self, text: str):
         super().__init__(text)
-        self.code = 1
+        self.code = BIND_STATUS
 
 
 class IListeningFactory(Protocol):
@@ -117,8 +117,7 @@ class ListenerService(Service):
                 option=self.option,
                 reason=reason,
             )
-            # Not sys.stderr, which is the log once twistd has started it.
-            print(f"echod: {self.option}: {reason}", file=sys.__stderr__)
+            print_error(f"echod: {self.option}: {reason}")
             failures.append(ListenError(f"{self.option}: {reason}"))
             if late:
                 self._reactor.stop()
@@ -162,7 +161,7 @@ class ListenerService(Service):
         use_eager_transport(port)
         for name, error in set_socket_options(listening, self._write_timeout):
             log.warn(
-                "{option}: the kernel refuses {name}: {reason}; the listener goes without it",
+                "{option}: the kernel refuses {name}: {reason}; the listener works without it",
                 event="socket-option-refused",
                 option=self.option,
                 name=name,

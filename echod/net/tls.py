@@ -91,6 +91,14 @@ class TLSMixin(_Transport):
     _closeNotified = False
     _discarding = False
 
+    @property
+    def handshakeBegun(self) -> bool:
+        """
+        Whether the client has sent a part of a handshake that is not complete.
+        """
+        handshake = getattr(self._proceed, "__self__", None) if self._handshaking else None
+        return isinstance(handshake, ServerHandshake) and handshake.begun
+
     def doRead(self) -> Any:
         """
         Receive records, and hand their data to the protocol.

@@ -38,7 +38,7 @@ MAX_CHARACTERS = 512
 Address = IPv4Address | IPv6Address | UNIXAddress
 
 
-class InvalidProxyHeader(ValueError):
+class ProxyHeaderError(ValueError):
     """
     What began like a header is not a valid one.  The text says why.
     """
@@ -77,7 +77,7 @@ class ProxyParser:
         @param data: the piece, not empty.
         @return: how many bytes of it belong to the header; 0 if the stream does not begin with a
             header.
-        @raise InvalidProxyHeader: when the stream begins like a header but has no valid one.
+        @raise ProxyHeaderError: when the stream begins like a header but has no valid one.
         """
         before, stream = len(self.taken), self.taken + data
         if stream.startswith(V1_SIGNATURE[: len(stream)]):
@@ -102,14 +102,14 @@ _V1 = re.compile(
 def _v1_size(stream: bytes) -> int | None:
     end = stream.find(b"\n", 0, MAX_V1_BYTES)
     if end < 0 and len(stream) >= MAX_V1_BYTES:
-        raise InvalidProxyHeader("a line that does not end")
+        raise ProxyHeaderError("a line that does not end")
     return None if end < 0 else end + 1
 
 
 def _parse_v1(header: bytes) -> ProxyInfo:
     match = _V1.fullmatch(header)
     if match is None:
-        raise InvalidProxyHeader("not a line of version 1")
+        raise ProxyHeaderError("not a line of version 1")
     kind, *fields = match.groups()
     if kind is None:
         return ProxyInfo()
@@ -118,7 +118,7 @@ def _parse_v1(header: bytes) -> ProxyInfo:
         client = _address(kind == b"TCP6", source, int(port))
         _address(kind == b"TCP6", destination, int(other_port))
     except ValueError:
-        raise InvalidProxyHeader("not an address and its port") from None
+        raise ProxyHeaderError("not an address and its port") from None
     return ProxyInfo(client)
 
 
@@ -134,7 +134,7 @@ def _v2_size(stream: bytes) -> int | None:
         return None
     size = V2_FIXED_BYTES + int.from_bytes(stream[14:16], "big")
     if size > MAX_V2_BYTES:
-        raise InvalidProxyHeader("longer than any")
+        raise ProxyHeaderError("longer than any")
     return size
 
 
@@ -153,15 +153,15 @@ _ADDRESSES = {
 def _parse_v2(header: bytes) -> ProxyInfo:
     version_and_command, family = header[12], header[13]
     if version_and_command not in (0x20, 0x21):
-        raise InvalidProxyHeader("neither LOCAL nor PROXY of version 2")
+        raise ProxyHeaderError("neither LOCAL nor PROXY of version 2")
     if version_and_command == 0x20 or family == _UNSPEC:
         # The rest has to be ignored (section 2.2).
         return ProxyInfo()
     layout = _ADDRESSES.get(family)
     if layout is None:
-        raise InvalidProxyHeader("an address of no known family")
+        raise ProxyHeaderError("an address of no known family")
     if len(header) < V2_FIXED_BYTES + layout.size:
-        raise InvalidProxyHeader("too short for its addresses")
+        raise ProxyHeaderError("too short for its addresses")
     source, _, *ports = layout.unpack_from(header, V2_FIXED_BYTES)
     client: Address
     if ports:
@@ -195,12 +195,12 @@ def _log_fields(header: bytes, start: int) -> dict[str, str]:
         elif kind == _SSL:
             # One byte of flags, and four for the result of verifying the certificate.
             if len(value) < 5:
-                raise InvalidProxyHeader("too short for what it says of TLS")
+                raise ProxyHeaderError("too short for what it says of TLS")
             for inner, _, text in _vectors(header, offset + 5, offset + len(value)):
                 if inner in _TLS_NAMES:
                     log_fields[_TLS_NAMES[inner]] = _text(text)
         elif kind == _UNIQUE_ID and len(value) > 128:
-            raise InvalidProxyHeader("an identifier of more than 128 bytes")
+            raise ProxyHeaderError("an identifier of more than 128 bytes")
         elif kind in _NAMES:
             log_fields[_NAMES[kind]] = _text(value)
     return log_fields
@@ -214,7 +214,7 @@ def _vectors(header: bytes, offset: int, end: int) -> Iterator[tuple[int, int, b
         kind, start = header[offset], offset + 3
         offset = start + int.from_bytes(header[offset + 1 : start], "big")
         if offset > end:
-            raise InvalidProxyHeader("a field that is longer than the header")
+            raise ProxyHeaderError("a field that is longer than the header")
         yield kind, start, header[start:offset]
 
 
@@ -226,9 +226,9 @@ def _text(value: bytes) -> str:
 
 def _check_crc(header: bytes, offset: int, value: bytes) -> None:
     if len(value) != 4:
-        raise InvalidProxyHeader("a checksum of another size")
+        raise ProxyHeaderError("a checksum of another size")
     if int.from_bytes(value, "big") != crc32c(header[:offset] + bytes(4) + header[offset + 4 :]):
-        raise InvalidProxyHeader("a checksum that is not its own")
+        raise ProxyHeaderError("a checksum that is not its own")
 
 
 @cache

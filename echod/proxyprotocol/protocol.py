@@ -21,7 +21,7 @@ from echod._util.values import Network
 from echod.connections.admission import Networks
 from echod.connections.connection import Reason, reason_from_failure
 from echod.connections.tracker import Connections
-from echod.proxyprotocol.parser import MAX_V2_BYTES, InvalidProxyHeader, ProxyInfo, ProxyParser
+from echod.proxyprotocol.parser import MAX_V2_BYTES, ProxyHeaderError, ProxyInfo, ProxyParser
 
 
 class ProxyPolicy:
@@ -137,7 +137,7 @@ class ProxyHeaderProtocol(Protocol):
     def _peeked(self, data: bytes) -> tuple[int, Callable[[], None] | None]:
         try:
             size = self._parser.feed(data)
-        except InvalidProxyHeader as error:
+        except ProxyHeaderError as error:
             self._detail = str(error)
             return 0, self._refuse
         if self._parser.header is not None:

@@ -5,8 +5,10 @@ Invariant: a snapshot costs nothing until it is taken.  Its figures are counted 
 up at that moment.
 """
 
+import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Any
@@ -19,14 +21,15 @@ from twisted.logger import Logger
 from echod import __version__
 from echod._util.histogram import Histogram
 from echod._util.text import escape
-from echod.connections.connection import REFUSED, Connection, Reason
+from echod.connections.connection import REFUSED, IConnection, Reason
 from echod.connections.timeouts import Activity
 from echod.connections.tracker import Connections
 from echod.net.listener import ListenerService
-from echod.stats.eventloop import History, LoopLag
+from echod.stats.eventloop import History, ListenerRates, ListenerTotals, LoopLag, Totals
 from echod.stats.process import this_process
 from echod.stats.snapshot import (
     CertificateInfo,
+    ClientInfo,
     ConnectionInfo,
     Handshakes,
     HistogramData,
@@ -41,6 +44,12 @@ log = Logger(namespace="echod.stats")
 
 MAX_NEWEST = 50
 """How many live connections a snapshot lists, the newest ones."""
+
+MAX_CLIENTS = 50
+"""
+How many clients a snapshot lists, those with the most connections.  The page shows fewer: the sum
+over several processes needs more.
+"""
 
 VERSIONS = {
     "version": __version__,
@@ -74,6 +83,7 @@ class Collector(MultiService):
         certificates: Callable[[], Sequence[KeyPair]] = tuple,
         log_dropped: Callable[[], int] = int,
         now: Callable[[], float] = time.time,
+        hostname: Callable[[], str] = socket.gethostname,
     ):
         """
         @param clock: C{IReactorTime}.
@@ -81,6 +91,7 @@ class Collector(MultiService):
         @param certificates: returns the certificates that are served.
         @param log_dropped: returns how many log records were dropped.
         @param now: returns the seconds since 1970.
+        @param hostname: returns the name of this machine.
         """
         super().__init__()
         self._clock = clock
@@ -90,9 +101,10 @@ class Collector(MultiService):
         self._certificates = certificates
         self._log_dropped = log_dropped
         self._now = now
+        self._hostname = hostname
         self._started = clock.seconds()
         self.lag = LoopLag(clock)
-        self.history = History(clock, self._sample)
+        self.history = History(clock, self._totals)
         self.lag.setServiceParent(self)
         self.history.setServiceParent(self)
 
@@ -139,6 +151,8 @@ class Collector(MultiService):
             process=this_process(),
             history=list(self.history.samples),
             newest=list(self._newest()),
+            clients=list(self._clients()),
+            host=escape(self._hostname()),
         )
 
     def _listener_stats(self) -> Iterator[ListenerStats]:
@@ -150,6 +164,7 @@ class Collector(MultiService):
             # Each reason is there from 0 on, so that Prometheus sees its first rise.
             closed = {reason.value: 0 for reason in Reason if reason not in REFUSED}
             closed |= _counts_of(name, totals.ended)
+            rates = self.history.rates.get(name, ListenerRates())
             yield ListenerStats(
                 listener=escape(name),
                 connections=live[name],
@@ -158,16 +173,29 @@ class Collector(MultiService):
                 closed=closed,
                 refused={reason.value: 0 for reason in Reason if reason in REFUSED}
                 | _counts_of(name, refused),
+                opened_rate=rates.opened,
+                bytes_rate=rates.bytes,
+                connections_peak=max(rates.connections_peak, live[name]),
+                opened_rate_peak=rates.opened_peak,
+                bytes_rate_peak=rates.bytes_peak,
             )
 
-    def _sample(self) -> Sample:
-        connections = self._connections
-        return Sample(
+    def _totals(self) -> Totals:
+        connections, totals = self._connections, self._connections.totals
+        live, live_bytes = connections.live()
+        opened, echoed = live.copy(), live_bytes + Counter(totals.bytes_echoed)
+        for (name, _), number in totals.ended.items():
+            opened[name] += number
+        sample = Sample(
             len(connections),
-            connections.bytes_echoed,
+            echoed.total(),
             connections.refusals.counts.total(),
             self.lag.take_max(),
         )
+        return sample, {
+            name: ListenerTotals(live[name], number, echoed[name])
+            for name, number in opened.items()
+        }
 
     def _newest(self) -> Iterator[ConnectionInfo]:
         for connection, activity in self._connections.newest(MAX_NEWEST):
@@ -175,7 +203,12 @@ class Collector(MultiService):
             with log.failuresHandled("while looking at a connection", event="unhandled-error"):
                 yield self._connection_info(connection, activity)
 
-    def _connection_info(self, connection: Connection, activity: Activity) -> ConnectionInfo:
+    def _clients(self) -> Iterator[ClientInfo]:
+        with log.failuresHandled("while looking at the clients", event="unhandled-error"):
+            for each in self._connections.busiest_clients(MAX_CLIENTS):
+                yield ClientInfo(*each)
+
+    def _connection_info(self, connection: IConnection, activity: Activity) -> ConnectionInfo:
         return ConnectionInfo(
             connection=activity.number,
             listener=escape(connection.listener),
@@ -197,7 +230,7 @@ def _certificate_info(key_pair: KeyPair) -> CertificateInfo:
     )
 
 
-def _state(connection: Connection) -> str:
+def _state(connection: IConnection) -> str:
     if connection.ending:
         return "ending"
     if connection.waiting_for is not None:

@@ -23,7 +23,7 @@ class ProcessStats:
     @ivar started: its start, in seconds since 1970.
     @ivar cpu_seconds: user and system time together.
     @ivar descriptors: how many are open.
-    @ivar most_descriptors: how many may be open; C{None} also when there is no limit.
+    @ivar max_descriptors: how many may be open; C{None} also when there is no limit.
     """
 
     pid: int
@@ -32,7 +32,7 @@ class ProcessStats:
     resident_bytes: int | None
     virtual_bytes: int | None
     descriptors: int | None
-    most_descriptors: int | None
+    max_descriptors: int | None
 
 
 def this_process(proc: Path = PROC) -> ProcessStats:
@@ -40,7 +40,7 @@ def this_process(proc: Path = PROC) -> ProcessStats:
     Collect the figures of this process.
     """
     used = resource.getrusage(resource.RUSAGE_SELF)
-    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     virtual = resident = None
     with suppress(OSError, ValueError):
         pages = (proc / "self/statm").read_text().split()
@@ -52,7 +52,7 @@ def this_process(proc: Path = PROC) -> ProcessStats:
         resident_bytes=resident,
         virtual_bytes=virtual,
         descriptors=descriptors(proc),
-        most_descriptors=None if most == resource.RLIM_INFINITY else most,
+        max_descriptors=None if limit == resource.RLIM_INFINITY else limit,
     )
 
 

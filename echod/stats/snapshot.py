@@ -19,6 +19,20 @@ from echod.tls.certificate import warning_seconds
 
 
 @dataclass(frozen=True)
+class OptionInfo:
+    """
+    An option in force.
+
+    @ivar option: such as C{--port}.
+    @ivar given: whether it stands on the command line.
+    """
+
+    option: str
+    value: str
+    given: bool
+
+
+@dataclass(frozen=True)
 class ListenerInfo:
     """
     A listener.
@@ -43,6 +57,11 @@ class ListenerStats:
     @ivar closed: closed connections, by reason.
     @ivar refused: refused connections, by reason.  Those that were refused for their PROXY
         header or handshake, after they were accepted, count as closed as well.
+    @ivar opened_rate: connections accepted in the last second.
+    @ivar bytes_rate: bytes echoed in the last second.
+    @ivar connections_peak: the most live connections at the end of any second since the start.
+    @ivar opened_rate_peak: the most connections accepted in any second since the start.
+    @ivar bytes_rate_peak: the most bytes echoed in any second since the start.
     """
 
     listener: str
@@ -51,6 +70,11 @@ class ListenerStats:
     echoed_bytes: int
     closed: dict[str, int]
     refused: dict[str, int]
+    opened_rate: float = 0.0
+    bytes_rate: float = 0.0
+    connections_peak: int = 0
+    opened_rate_peak: float = 0.0
+    bytes_rate_peak: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -142,6 +166,20 @@ class ConnectionInfo:
 
 
 @dataclass(frozen=True)
+class ClientInfo:
+    """
+    The open connections of one client.
+
+    @ivar client: its IP address; C{unix} for all clients of UNIX sockets.
+    @ivar bytes: bytes echoed by these connections.
+    """
+
+    client: str
+    connections: int
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """
     One process at one moment.
@@ -157,6 +195,8 @@ class Snapshot:
     @ivar log_dropped: how many log records were dropped.
     @ivar history: a sample for each second, the newest last.
     @ivar newest: the newest live connections, the newest first.
+    @ivar clients: the clients with the most open connections, those with the most first.
+    @ivar host: the name of this machine.
     @ivar silent: whether the worker does not answer; the figures are its last ones.
     """
 
@@ -177,6 +217,8 @@ class Snapshot:
     process: ProcessStats
     history: list[Sample]
     newest: list[ConnectionInfo]
+    clients: list[ClientInfo]
+    host: str
     silent: bool = False
 
     def not_ready(self) -> str:
@@ -226,6 +268,7 @@ _RECORDS: Mapping[str, Callable[[Any], object]] = {
     "process": lambda value: ProcessStats(**value),
     "history": lambda values: [Sample(*value) for value in values],
     "newest": _each(ConnectionInfo),
+    "clients": _each(ClientInfo),
 }
 """How to read the fields that are records from JSON."""
 
@@ -242,7 +285,8 @@ def not_ready(snapshots: Sequence[Snapshot]) -> str:
 
 def aggregate(snapshots: Sequence[Snapshot]) -> Snapshot:
     """
-    One snapshot of all processes.  Its C{process} is that of the first.
+    One snapshot of all processes.  Its C{process} is that of the first.  A peak is the sum of the
+    peaks of the processes: the true one may be lower.
 
     @param snapshots: at least one.
     """
@@ -268,6 +312,7 @@ def aggregate(snapshots: Sequence[Snapshot]) -> Snapshot:
         log_dropped=sum(each.log_dropped for each in snapshots),
         history=_history([each.history for each in snapshots]),
         newest=newest[: max(len(each.newest) for each in snapshots)],
+        clients=_clients(one for each in snapshots for one in each.clients),
     )
 
 
@@ -299,6 +344,11 @@ def _traffic(traffic: Iterable[ListenerStats]) -> list[ListenerStats]:
             echoed_bytes=sum(each.echoed_bytes for each in group),
             closed=_sum(each.closed for each in group),
             refused=_sum(each.refused for each in group),
+            opened_rate=sum(each.opened_rate for each in group),
+            bytes_rate=sum(each.bytes_rate for each in group),
+            connections_peak=sum(each.connections_peak for each in group),
+            opened_rate_peak=sum(each.opened_rate_peak for each in group),
+            bytes_rate_peak=sum(each.bytes_rate_peak for each in group),
         )
         for name, group in by_name.items()
     ]
@@ -314,6 +364,16 @@ def _handshakes(handshakes: Iterable[Handshakes]) -> list[Handshakes]:
     for each in handshakes:
         total[each.result, each.version] += each.count
     return [Handshakes(*key, count) for key, count in total.items()]
+
+
+def _clients(clients: Iterable[ClientInfo]) -> list[ClientInfo]:
+    total: dict[str, ClientInfo] = {}
+    for each in clients:
+        before = total.get(each.client, ClientInfo(each.client, 0, 0))
+        total[each.client] = ClientInfo(
+            each.client, before.connections + each.connections, before.bytes + each.bytes
+        )
+    return sorted(total.values(), key=lambda one: (-one.connections, -one.bytes, one.client))
 
 
 def _certificates(certificates: Iterable[CertificateInfo]) -> list[CertificateInfo]:

@@ -19,6 +19,7 @@ from twisted.logger import Logger
 from twisted.python import runtime
 
 from echod import __version__
+from echod._util.errors import exit_on_error
 from echod._util.signals import Signals, restore_interrupt
 from echod._util.stdio import prepare_standard_streams
 from echod._util.twistd import preflight
@@ -38,9 +39,21 @@ def makeService(options: Options) -> DaemonService:
     """
     Build the daemon: the entry point of twistd and twist.
 
-    @raise SystemExit: with one line, if an option, a file or an endpoint is wrong.
+    @raise SystemExit: after one line on standard error, if an option, a file or an endpoint is
+        wrong.
     """
     prepare_standard_streams()
+    with exit_on_error():
+        return make_service(options)
+
+
+def make_service(options: Options) -> DaemonService:
+    """
+    Prepare the process, and build the daemon for what it is to be: a worker, a check, or the daemon
+    itself.
+
+    @raise StartupError: if an option, a file or an endpoint is wrong.
+    """
     if "twisted.internet.reactor" not in sys.modules and hasattr(select, "epoll"):
         # No reactor is installed: the user has not chosen one.
         from echod.net.reactor import install

@@ -112,22 +112,29 @@ class Base:
         options: Options,
         notify: NotifyConfig | None,
         signals: Signals | None,
-        worker: str | None = None,
+        worker: WorkerConfig | None = None,
     ) -> "Base":
         """
-        @param worker: the name of the worker, if the process is one.
+        @param worker: the configuration of the worker, if the process is one.
         @raise StartupError: if a file is wrong.
         """
         settings = Settings.from_options(options)
         process = ProcessContext(
             reactor,
-            DaemonLog(options.twistd, settings.log.format, settings.log.level, worker),
+            DaemonLog(
+                options.twistd,
+                settings.log.format,
+                settings.log.level,
+                None if worker is None else worker.worker,
+            ),
             Pidfile(options.twistd),
             signals or Signals(reactor),
             notify or NotifyConfig(),
         )
-        tls = settings.tls.load(reactor) if settings.tls is not None else (None, None)
-        return cls(settings, process, *tls)
+        if settings.tls is None:
+            return cls(settings, process, None, None)
+        self_made = None if worker is None else worker.key_pair()
+        return cls(settings, process, *settings.tls.load(reactor, self_made))
 
     def access_log(self) -> IAccessLog | None:
         """
@@ -243,6 +250,7 @@ def build_master(
         limits,
         worker_command(options.twistd or {}, argv),
         worker_environment(os.environ, sys.path),
+        None if base.certificates is None else base.certificates.self_made,
     )
     names = [str(number) for number in range(count)]
     supervisor = Supervisor(
@@ -266,12 +274,12 @@ def build_worker(
 
     @raise StartupError: if a file is wrong.
     """
-    base = Base.build(reactor, options, None, signals, config.worker)
+    base = Base.build(reactor, options, None, signals, config)
     settings, certificates = base.settings, base.certificates
     limit = connection_limit(reactor, config.max_connections)
-    counters = SharedCounters(config.table, len(config.shares))
-    os.close(config.table)
-    balancer = AcceptBalancer(counters, config.place, limit, lambda: len(connections))
+    counters = SharedCounters(config.counters, len(config.shares))
+    os.close(config.counters)
+    balancer = AcceptBalancer(counters, config.index, limit, lambda: len(connections))
     # Publishing at each end lets the other workers know at once that this one can accept.
     connections = Connections(
         reactor, settings.timeouts, base.access_log(), on_removed=balancer.publish
@@ -290,12 +298,17 @@ def build_worker(
         )
         for descriptor, each in enumerate(config.listeners, config.first)
     ]
-    return WorkerService(
+    collector = base.collector(connections, limit, listeners)
+    service = WorkerService(
         base.process,
         listeners,
-        base.collector(connections, limit, listeners),
+        collector,
         settings.drain_timeout,
         Serving(admission, certificates, base.key_log),
         config,
         balancer,
     )
+    if settings.admin is not None:
+        # The master's status page shows what each worker measures.
+        collector.setServiceParent(service)
+    return service

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
 from echod import __version__
-from echod._util.stdio import report_output_error
+from echod._util.stdio import print_error, report_output_error
 from echod._util.text import escape
 from echod.logs.capture import captured_warnings
 from echod.net.listener import ListenError
@@ -22,7 +22,7 @@ from echod.tls.reload import format_time, names_text
 
 def _print_check(service: EchodService, warnings: list[str], workers: int) -> None:
     for text in warnings:
-        print(f"echod: warning: {text}", file=sys.__stderr__)
+        print_error(f"echod: warning: {text}", priority=4)
     judgment = "all is well"
     if warnings:
         judgment = "1 warning" if len(warnings) == 1 else f"{len(warnings)} warnings"
@@ -37,6 +37,8 @@ def _print_check(service: EchodService, warnings: list[str], workers: int) -> No
         for each in service.certificates.served:
             until, path = format_time(each.not_after), escape(each.path)
             print(f"  {names_text(each)}, until {until}, {path}")
+            if each.self_made:
+                print(f"  SHA-256 fingerprint {each.fingerprint}; each start makes a new one")
 
 
 def check_config(reactor: Any, build: Callable[[], EchodService], workers: int = 1) -> None:
@@ -45,7 +47,8 @@ def check_config(reactor: Any, build: Callable[[], EchodService], workers: int =
     The warnings that a start would log go to standard error; they are no failure.  No file is left
     behind.
 
-    @raise SystemExit: always: with 0 if the service could start, else with one line or 1.
+    @raise StartupError: if an option or a file is wrong.
+    @raise SystemExit: otherwise: with 0 if the service could start, and 1 if not.
     """
     with captured_warnings() as warnings:
         service = build()

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -28,13 +29,17 @@ from echod.net.endpoints import (
     TCPEndpoint,
     server_endpoint_from_string,
 )
-from echod.options import Options, OptionValues
+from echod.options import Options
+from echod.options.parameters import OptionValues
 from echod.proxyprotocol.protocol import ProxyPolicy
+from echod.stats.snapshot import OptionInfo
 from echod.systemd import InheritedSockets
+from echod.tap.in_force import options_in_force
 from echod.tls.context import TLSPolicy
-from echod.tls.credentials import CredentialsError
+from echod.tls.credentials import CredentialsError, KeyPair
 from echod.tls.keylog import KeyLog
 from echod.tls.reload import CertificateStore
+from echod.tls.selfsigned import make_for_host
 from echod.workers.master import UNSHARED
 
 if TYPE_CHECKING:
@@ -70,26 +75,37 @@ class TLSSettings:
     Settings of TLS.
 
     @ivar pairs: the files of each certificate and of its key, C{None} for the same file.
+    @ivar self_signed: whether to make a certificate.
+    @ivar interface: the address of all ports; C{None} for all addresses.
     @ivar client_ca: the file with the authorities that sign client certificates.
     @ivar key_log: the file that gets the secrets of all sessions.
     """
 
     policy: TLSPolicy
     pairs: Sequence[tuple[str, str | None]]
+    self_signed: bool
+    interface: str | None
     client_ca: str | None
     key_log: str | None
 
-    def load(self, reactor: Any) -> tuple[CertificateStore, KeyLog | None]:
+    def load(
+        self, reactor: Any, self_made: KeyPair | None = None
+    ) -> tuple[CertificateStore, KeyLog | None]:
         """
-        Read the certificates, and open the key log.
+        Read the certificates, or make one, and open the key log.
 
+        @param self_made: the key pair that the master has made, in a worker.
         @raise StartupError: if a file cannot be used.
         """
         policy, key_log = self.policy, None
         if self.key_log is not None:
             key_log = KeyLog(self.key_log)
             policy = replace(policy, log_keys=key_log.write)
-        certificates = CertificateStore(reactor, policy, self.pairs, self.client_ca)
+        if self.self_signed and self_made is None:
+            self_made = make_for_host(self.interface, datetime.now(UTC))
+        certificates = CertificateStore(
+            reactor, policy, self.pairs, self.client_ca, self_made=self_made
+        )
         try:
             certificates.load()
             if key_log is not None:
@@ -159,10 +175,12 @@ class AdminSettings:
 
     @ivar endpoint: the endpoint string of C{--admin}.
     @ivar hosts: the names of C{--admin-host}.
+    @ivar options: the options in force, which the page shows.
     """
 
     endpoint: str
     hosts: Sequence[str]
+    options: Sequence[OptionInfo]
 
     def build(self, reactor: Any, source: "Source", endpoints: Endpoints) -> "AdminService":
         """
@@ -183,7 +201,7 @@ class AdminSettings:
         names = set(self.hosts)
         with suppress(OSError), open("/etc/hosts", encoding="utf-8", errors="replace") as hosts:
             names |= names_beside(socket.gethostname(), hosts)
-        admin = AdminService(reactor, source, render_metrics, names)
+        admin = AdminService(reactor, source, render_metrics, names, self.options)
         option = f"--admin {escape(self.endpoint)}"
         for _, endpoint in endpoints(option, self.endpoint, "660"):
             admin.add_listener(option, endpoint)
@@ -244,7 +262,7 @@ class Settings:
             log=LogSettings(
                 options["log-format"], options["log-level"], options["access-log"] == "on"
             ),
-            admin=_admin(options),
+            admin=_admin(parsed),
             workers=options["workers"],
             drain_timeout=options["drain-timeout"],
         )
@@ -293,8 +311,7 @@ class Settings:
             admin = self.admin.build(reactor, source, from_string)
         for each in inherited.left:
             log.warn(
-                "a socket was handed over that no option listens on; add --listen "
-                "systemd:name={name}",
+                "no option listens on the inherited socket; add --listen systemd:name={name}",
                 event="socket-unused",
                 name=escape(each.name),
             )
@@ -325,7 +342,9 @@ def build_endpoints(
             ]
         return [(description, server_endpoint_from_string(reactor, description, backlog, mode))]
     except ValueError as error:
-        example = "" if inherits else "; give one such as tcp:9000 or unix:/run/echod.sock"
+        # The status page has no password.
+        port = "9001:interface=127.0.0.1" if option.startswith("--admin") else "9000"
+        example = "" if inherits else f"; give one such as tcp:{port} or unix:/run/echod.sock"
         raise StartupError(f"{option}: {error}{example}") from None
 
 
@@ -368,10 +387,18 @@ def _tls(options: OptionValues) -> TLSSettings:
         alpn=options["tls-alpn"] or (),
         client_auth=options["tls-client-auth"] or "off",
     )
-    return TLSSettings(policy, options["tls-cert"], options["tls-client-ca"], options["tls-keylog"])
+    return TLSSettings(
+        policy,
+        options["tls-cert"],
+        bool(options["tls-self-signed"]),
+        options["interface"],
+        options["tls-client-ca"],
+        options["tls-keylog"],
+    )
 
 
-def _admin(options: OptionValues) -> AdminSettings | None:
+def _admin(parsed: Options) -> AdminSettings | None:
+    options = parsed.typed
     if options["admin"] is None:
         return None
-    return AdminSettings(options["admin"], options["admin-host"])
+    return AdminSettings(options["admin"], options["admin-host"], options_in_force(parsed))

@@ -15,15 +15,20 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.hashes import SHA256
 
 from echod._util.errors import StartupError
-from echod.tls.certificate import MalformedCertificate, load_chain, names, validity
+from echod.tls.certificate import MalformedCertificateError, load_chain, names, validity
 
 MAX_FILE_BYTES = 1 << 20
 """
 The largest file that is read.  All trusted authorities of a Linux distribution take about a
 quarter of it.
 """
+
+
+SELF_SIGNED = "--tls-self-signed"
+"""What stands for the file of a certificate that the daemon has made itself."""
 
 
 class CredentialsError(StartupError):
@@ -45,7 +50,7 @@ class KeyPair:
     """
     A certificate with its chain and its key.
 
-    @ivar path: the certificate's file.
+    @ivar path: the certificate's file, or L{SELF_SIGNED}.
     @ivar chain: the certificate, then its issuers' certificates that are sent with it.
     @ivar names: the host names and IP addresses for which it is valid.
     @ivar exposed: the key's file, if more users can read it than need to; else C{None}.
@@ -80,6 +85,21 @@ class KeyPair:
         checked = [self.chain[0], *(c for c in self.chain[1:] if c.issuer != c.subject)]
         starts, ends = zip(*map(validity, checked), strict=True)
         return max(starts), min(ends)
+
+    @property
+    def self_made(self) -> bool:
+        """
+        Whether the daemon has made it itself.
+        """
+        return self.path == SELF_SIGNED
+
+    @property
+    def fingerprint(self) -> str:
+        """
+        The SHA-256 fingerprint of the certificate, as C{openssl x509 -fingerprint -sha256} prints
+        it.
+        """
+        return self.chain[0].fingerprint(SHA256()).hex(":").upper()
 
     @property
     def serial(self) -> str:
@@ -155,7 +175,7 @@ def _not_pem(path: str, kind: str, content: bytes) -> str:
 def _certificates(path: str, kind: str, pem: bytes) -> tuple[x509.Certificate, ...]:
     try:
         return load_chain(pem)
-    except MalformedCertificate as error:
+    except MalformedCertificateError as error:
         if b"-----END CERTIFICATE-----" in pem:
             text = f"a certificate in {path} is malformed ({error}); give another"
         else:

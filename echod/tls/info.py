@@ -11,7 +11,12 @@ from typing import Any
 from OpenSSL import SSL
 
 from echod.tls._openssl import has_peer_finished, is_resumed, reason_text, verify_error
-from echod.tls.certificate import MalformedCertificate, peer_certificate, subject_text, validity
+from echod.tls.certificate import (
+    MalformedCertificateError,
+    peer_certificate,
+    subject_text,
+    validity,
+)
 from echod.tls.credentials import serial_text
 
 MAX_CHARACTERS = 256
@@ -77,7 +82,7 @@ def _text(name: bytes) -> str:
 def _client(connection: SSL.Connection) -> dict[str, str]:
     try:
         certificate = peer_certificate(connection)
-    except MalformedCertificate:
+    except MalformedCertificateError:
         return {"tls_subject": "malformed"}
     if certificate is None:
         return {}
@@ -97,7 +102,7 @@ def client_certificate_expired(connection: SSL.Connection) -> bool:
     try:
         certificate = peer_certificate(connection)
         return certificate is not None and validity(certificate)[1] < datetime.now(UTC)
-    except MalformedCertificate:
+    except MalformedCertificateError:
         return True
 
 

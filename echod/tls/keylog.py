@@ -51,7 +51,7 @@ class KeyLog:
             self.open()
         except OSError as error:
             log.error(
-                "cannot reopen --tls-keylog {path}: {reason}; the old file goes on",
+                "cannot reopen --tls-keylog {path}: {reason}; the old file stays in use",
                 event="keylog-reopen-failed",
                 path=self.path,
                 reason=error.strerror,
@@ -85,7 +85,7 @@ class KeyLog:
         )
         if os.fstat(self._descriptor).st_mode & 0o077:
             log.warn(
-                "{path} is open to others than its owner; chmod 600 it",
+                "{path} is open to users other than its owner; chmod 600 it",
                 event="keylog-exposed",
                 path=self.path,
             )

@@ -59,6 +59,7 @@ class CertificateStore(MultiService):
     The certificates for new connections, and the context that is made of them.
 
     @ivar served: the key pairs; the first is the default.
+    @ivar self_made: the key pair that the daemon has made itself; C{None} without one.
     """
 
     _context: SSL.Context
@@ -72,6 +73,7 @@ class CertificateStore(MultiService):
         pairs: Sequence[tuple[str, str | None]],
         client_ca: str | None = None,
         now: Callable[[], datetime] = _now,
+        self_made: KeyPair | None = None,
     ):
         """
         @param clock: the reactor.
@@ -79,9 +81,11 @@ class CertificateStore(MultiService):
             L{read_key_pair<echod.tls.credentials.read_key_pair>} takes them.
         @param client_ca: the file with the authorities that sign clients' certificates.
         @param now: returns the time of day.
+        @param self_made: a key pair that the daemon has made itself, and keeps until its end.
         """
         super().__init__()
         self._policy = policy
+        self.self_made = self_made
         self._pairs = pairs
         self._client_ca = client_ca
         self._now = now
@@ -114,6 +118,8 @@ class CertificateStore(MultiService):
         self._watcher.note()
         self._retry_at = None
         served = [read_key_pair(*pair) for pair in self._pairs]
+        if self.self_made is not None:
+            served.append(self.self_made)
         self._refuse_worse(served)
         authorities = () if self._client_ca is None else read_authorities(self._client_ca)
         self._context = server_context(self._policy, served, authorities)
@@ -155,7 +161,7 @@ class CertificateStore(MultiService):
             self.load()
         except CredentialsError as error:
             log.error(
-                "cannot reload --tls-{kind}: {reason}; the old certificates are served on",
+                "cannot reload --tls-{kind}: {reason}; the old certificates stay in use",
                 event="reload-failed",
                 kind=error.kind,
                 reason=escape(str(error)),
@@ -176,17 +182,20 @@ class CertificateStore(MultiService):
 
     def _log_served(self) -> None:
         for each in self.served:
+            # A client can trust this one by its fingerprint alone.
+            shown = "SHA-256 fingerprint {fingerprint}" if each.self_made else "serial {serial}"
             log.info(
-                "certificate for {names} until {not_after}, serial {serial}, {path}",
+                f"certificate for {{names}} until {{not_after}}, {shown}, {{path}}",
                 event="certificate-loaded",
                 names=names_text(each),
                 not_after=format_time(each.not_after),
                 serial=each.serial,
+                fingerprint=each.fingerprint,
                 path=each.path,
             )
             if each.exposed is not None:
                 log.warn(
-                    "the key in {path} can be read by others than its owner; chmod 600 it",
+                    "the key in {path} can be read by users other than its owner; chmod 600 it",
                     event="key-exposed",
                     path=each.exposed,
                 )
@@ -258,7 +267,8 @@ def _warn_of_start(each: KeyPair) -> None:
 
 def _warn_of_end(each: KeyPair, left: timedelta) -> None:
     log.warn(
-        "the certificate for {names} {ends} on {not_after}; renew {path}",
+        "the certificate for {names} {ends} on {not_after}; "
+        + ("restart echod, which makes a new one" if each.self_made else "renew {path}"),
         event="certificate-ends",
         names=names_text(each),
         ends="ends" if left > timedelta() else "ended",

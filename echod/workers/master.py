@@ -25,6 +25,8 @@ from echod.service import DaemonService, IAdminService, ProcessContext
 from echod.stats.collector import Collector
 from echod.stats.process import ProcessStats
 from echod.stats.snapshot import HistogramData, Snapshot
+from echod.tls.credentials import KeyPair
+from echod.tls.selfsigned import to_pem
 from echod.workers.channel import Message, adopt
 from echod.workers.process import WorkerProcess
 from echod.workers.spawn import FIRST_DESCRIPTOR, VARIABLE, InheritedListener, WorkerConfig
@@ -88,10 +90,13 @@ class Spawner:
         limits: Sequence[int],
         command: Sequence[str],
         environment: Mapping[str, str],
+        self_made: KeyPair | None = None,
     ):
         """
         @param limits: the limit of connections of each worker.
         @param command: the program of a worker, and its arguments.
+        @param self_made: the key pair that this process has made; C{None} if the workers read
+            theirs.
         """
         self._reactor = process.reactor
         self._log = process.log
@@ -99,11 +104,17 @@ class Spawner:
         self._limits = limits
         self._command = command
         self._environment = environment
+        self._self_made = self_made
+        self._passed_on: list[int] = []
 
     def open(self) -> None:
         """
-        Make the memory of the counters that the workers share.
+        Make the memory of what the workers share: the counters, and the key pair.
         """
+        if self._self_made is not None:
+            memory = os.memfd_create("echod-tls-self-signed")
+            os.write(memory, to_pem(self._self_made))
+            self._passed_on = [memory]
         self._memory = make_counters(len(self._limits))
         self._counters = SharedCounters(self._memory, len(self._limits))
 
@@ -114,7 +125,9 @@ class Spawner:
         @raise OSError: if it cannot be started.
         """
         inherited = [each.inherited for each in self._listeners]
-        config = WorkerConfig(worker.name, self._limits, inherited)
+        config = WorkerConfig(
+            worker.name, self._limits, inherited, self_signed=bool(self._passed_on)
+        )
         ours, theirs = socket.socketpair()
         with theirs, open(os.devnull, "rb+", buffering=0) as null:
             output: int | str = "r" if self._log.file is not None else null.fileno()
@@ -122,8 +135,9 @@ class Spawner:
                 with suppress(OSError, ValueError):
                     output = sys.__stdout__.fileno()
             descriptors: dict[int, int | str] = {0: null.fileno(), 1: output, 2: "r"}
-            sockets = [*(each.fileno() for each in self._listeners), theirs.fileno(), self._memory]
-            descriptors |= dict(enumerate(sockets, FIRST_DESCRIPTOR))
+            sockets = [*(each.fileno() for each in self._listeners), theirs.fileno()]
+            shared = [*sockets, self._memory, *self._passed_on]
+            descriptors |= dict(enumerate(shared, FIRST_DESCRIPTOR))
             try:
                 self._reactor.spawnProcess(
                     worker,
@@ -135,7 +149,9 @@ class Spawner:
             except BaseException:
                 ours.close()
                 raise
-        worker.channel = adopt(self._reactor, ours.detach(), worker.messageReceived, worker.lost)
+        worker.channel = adopt(
+            self._reactor, ours.detach(), worker.message_received, worker.channel_closed
+        )
 
     def worker_exited(self, worker: WorkerProcess) -> None:
         """
@@ -269,4 +285,4 @@ class MasterService(DaemonService):
         return self.workers.stopService()
 
     def _log_stopped(self, _: object) -> None:
-        log.info("echod stopped: all workers have gone", event="stopped")
+        log.info("echod stopped: all workers have ended", event="stopped")

@@ -80,11 +80,11 @@ class WorkerProcess(ProcessProtocol):
     The process of one worker.
 
     @ivar name: the name of the worker.
-    @ivar born: when it was started, by the reactor's clock.
+    @ivar started_at: when it was started, by the reactor's clock.
     @ivar pid: its process id.
     @ivar channel: the channel to it; C{None} when that is closed.
     @ivar up: whether it has started all its listeners.
-    @ivar complaint: the last line of its standard error before it was up.
+    @ivar startup_error: the last line of its standard error before it was up.
     @ivar totals: its connections, bytes echoed and clients refused, from its last message.
     @ivar dropped: how many lines of its log the master has dropped.
     @ivar silent: how many heartbeats were sent since its last message.
@@ -94,13 +94,13 @@ class WorkerProcess(ProcessProtocol):
     channel: Channel | None = None
     pid = 0
     up = False
-    complaint = ""
+    startup_error = ""
     dropped = 0
     silent = 0
     totals: Sequence[int] = (0, 0, 0)
 
     def __init__(
-        self, name: str, born: float, parent: ISupervisor, write_log: Callable[[bytes], bool]
+        self, name: str, started_at: float, parent: ISupervisor, write_log: Callable[[bytes], bool]
     ):
         """
         @param parent: its supervisor.
@@ -108,7 +108,7 @@ class WorkerProcess(ProcessProtocol):
             returns whether the line was written.
         """
         self.name = name
-        self.born = born
+        self.started_at = started_at
         self._parent = parent
         self._write_log = write_log
         self._stdout = LineBuffer(self._log)
@@ -136,9 +136,9 @@ class WorkerProcess(ProcessProtocol):
                 "worker {worker} says: {line}", event="worker-output", worker=self.name, line=text
             )
         elif text:
-            self.complaint = text
+            self.startup_error = text
 
-    def messageReceived(self, message: Message) -> None:
+    def message_received(self, message: Message) -> None:
         """
         The worker has sent a message.
         """
@@ -150,7 +150,7 @@ class WorkerProcess(ProcessProtocol):
         elif (answer := self._answers.pop(message.get("answer", 0), None)) is not None:
             answer.callback(message)
 
-    def lost(self) -> None:
+    def channel_closed(self) -> None:
         """
         The channel is closed: the worker exits, or has exited.
         """

@@ -16,6 +16,9 @@ from typing import Any, Self
 
 from twisted.python.reflect import fullyQualifiedName
 
+from echod.tls.credentials import MAX_FILE_BYTES, KeyPair
+from echod.tls.selfsigned import from_pem
+
 VARIABLE = "ECHOD_WORKER"
 """The environment variable with the configuration."""
 
@@ -70,15 +73,17 @@ class WorkerConfig:
     @ivar shares: the limit on connections of each worker.
     @ivar listeners: its listeners.
     @ivar first: the descriptor of the first listener; the others follow.
+    @ivar self_signed: whether it inherits the key pair that the master has made.
     """
 
     worker: str
     shares: Sequence[int]
     listeners: Sequence[InheritedListener]
     first: int = FIRST_DESCRIPTOR
+    self_signed: bool = False
 
     @property
-    def place(self) -> int:
+    def index(self) -> int:
         """
         The index of this worker.
         """
@@ -89,7 +94,7 @@ class WorkerConfig:
         """
         The limit on connections of this worker.
         """
-        return self.shares[self.place]
+        return self.shares[self.index]
 
     @property
     def channel(self) -> int:
@@ -99,11 +104,22 @@ class WorkerConfig:
         return self.first + len(self.listeners)
 
     @property
-    def table(self) -> int:
+    def counters(self) -> int:
         """
         The descriptor of the memory with the counters that all workers share.
         """
         return self.channel + 1
+
+    def key_pair(self) -> KeyPair | None:
+        """
+        Take the key pair that the master has made out of the memory that it has passed on, and
+        close the descriptor; C{None} without one.
+        """
+        if not self.self_signed:
+            return None
+        with open(self.counters + 1, "rb") as memory:
+            # All workers share the offset of the descriptor.
+            return from_pem(os.pread(memory.fileno(), MAX_FILE_BYTES, 0))
 
     def to_text(self) -> str:
         """

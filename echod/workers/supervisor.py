@@ -20,6 +20,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from echod._util.signals import Signals
+from echod._util.stdio import print_error
 from echod._util.text import escape
 from echod._util.timers import surviving
 from echod.net.listener import ListenError
@@ -50,11 +51,11 @@ has C{MIN_RESTART_DELAY}, and each further one twice the delay before, up to C{M
 KILL_TIMEOUT = 5.0
 """How many seconds after the drain timeout a worker that still runs is killed."""
 
-SPIN_SECONDS = 0.1
+SPIN_INTERVAL = 0.1
 """How long, in seconds, one iteration of the reactor in L{spin_until} waits at most."""
 
 DRAINED = how_ended(ProcessTerminated(signal=SIGTERM))
-"""How a worker ends after it was told to drain by SIGTERM: as twistd does, by that signal."""
+"""How a worker ends after a SIGTERM and its drain: as twistd does, by that signal."""
 
 
 class ISpawner(Protocol):
@@ -81,7 +82,7 @@ class Supervisor(Service):
         names: Sequence[str],
         spawner: ISpawner,
         write_log: Callable[[bytes], bool],
-        drain_seconds: float,
+        drain_timeout: float,
         signals: Signals,
     ):
         """
@@ -89,14 +90,14 @@ class Supervisor(Service):
         @param spawner: starts the processes.
         @param write_log: takes a line of a worker's log, if the workers log through the master,
             and returns whether it was written.
-        @param drain_seconds: how long a drain may take.
+        @param drain_timeout: how long a drain may take.
         @param signals: a stop signal ends the start.
         """
         self._reactor = reactor
         self._names = names
         self._spawner = spawner
         self._write_log = write_log
-        self._drain_seconds = drain_seconds
+        self._drain_timeout = drain_timeout
         self._signals = signals
         self.live = WorkerSet(reactor, names)
         self._delays = dict.fromkeys(names, 0.0)
@@ -131,8 +132,7 @@ class Supervisor(Service):
                 worker.kill()
             spin_until(self._reactor, lambda: not len(self.live), KILL_TIMEOUT)
             log.error("{reason}", event="workers-failed", reason=failure)
-            # Not sys.stderr, which is the log once twistd has started it.
-            print(f"echod: {failure}", file=sys.__stderr__)
+            print_error(f"echod: {failure}")
             raise ListenError(failure)
 
     def _start(self, name: str) -> None:
@@ -182,26 +182,26 @@ class Supervisor(Service):
                 self._all_ended.callback(None)
             return
         if not self._heartbeats.running:
-            why = (worker.complaint or how).removeprefix("echod: ")
+            why = (worker.startup_error or how).removeprefix("echod: ")
             self._cannot_start(worker.name, f"worker {worker.name}: {why}")
             return
         if worker.up and how == DRAINED:
             log.info(
-                "worker {worker}, process {pid}, was told to end, and has; another takes its place",
+                "worker {worker}, process {pid}, ended after SIGTERM; a new process replaces it",
                 event="worker-replaced",
                 worker=worker.name,
                 pid=worker.pid,
             )
         else:
-            said = f" ({worker.complaint})" if worker.complaint else ""
+            said = f" ({worker.startup_error})" if worker.startup_error else ""
             log.error(
-                "worker {worker}, process {pid}, {how}; it is started again",
+                "worker {worker}, process {pid}, {how}; restarting it",
                 event="worker-died",
                 worker=worker.name,
                 pid=worker.pid,
                 how=how if worker.up else f"{how} before it was up{said}",
             )
-        self._restart_later(worker.name, self._reactor.seconds() - worker.born)
+        self._restart_later(worker.name, self._reactor.seconds() - worker.started_at)
 
     def stopService(self) -> Deferred[None]:
         """
@@ -213,7 +213,7 @@ class Supervisor(Service):
         for restart in self._restarts.values():
             restart.cancel()
         all_ended = self._all_ended = Deferred()
-        deadline = self._reactor.callLater(self._drain_seconds + KILL_TIMEOUT, self._kill_late)
+        deadline = self._reactor.callLater(self._drain_timeout + KILL_TIMEOUT, self._kill_late)
 
         def cancel_timers(_: None) -> None:
             # The heartbeats go on until now: their answers are the figures of the drain.
@@ -234,7 +234,7 @@ class Supervisor(Service):
                 "worker {worker} has not ended within {seconds:.0f} s; it is killed",
                 event="worker-stuck",
                 worker=worker.name,
-                seconds=self._drain_seconds + KILL_TIMEOUT,
+                seconds=self._drain_timeout + KILL_TIMEOUT,
             )
             worker.kill()
 
@@ -347,10 +347,10 @@ def spin_until(
     deadline = reactor.seconds() + seconds
     while True:
         if signals is not None and signals.stop_signal is not None:
-            return f"{signals.stop_signal.name} came"
+            return f"{signals.stop_signal.name} arrived"
         if done() or reactor.seconds() > deadline:
             break
-        reactor.iterate(SPIN_SECONDS)
+        reactor.iterate(SPIN_INTERVAL)
         # A running reactor does this when SIGCHLD arrives; this one does not run yet.
         reapAllProcesses()
-    return "" if done() else f"{seconds:.0f} s are over"
+    return "" if done() else f"{seconds:.0f} s passed"

@@ -70,7 +70,7 @@ class WorkerService(EchodService):
         """
         super().startService()
         self._channel = adopt(
-            self._reactor, self._config.channel, self._messageReceived, self._master_gone
+            self._reactor, self._config.channel, self._message_received, self._master_gone
         )
 
     def _handle_signals(self) -> None:
@@ -80,7 +80,7 @@ class WorkerService(EchodService):
         if self._channel is not None:
             self._channel.send(up=True)
 
-    def _messageReceived(self, message: Message) -> None:
+    def _message_received(self, message: Message) -> None:
         number = message.get("ask")
         match message.get("do"):
             case "reload":
@@ -100,7 +100,7 @@ class WorkerService(EchodService):
     def _master_gone(self) -> None:
         self._channel = None
         if self.running:
-            log.warn("the master is gone; stopping", event="master-gone")
+            log.warn("the master has exited; stopping", event="master-gone")
             self._stop()
 
     def stopService(self) -> Deferred[None]:

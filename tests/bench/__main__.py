@@ -241,7 +241,7 @@ def beside_streams(names: list[str], streams: int, rounds: int, seconds: float) 
     try:
         for turn in range(rounds + 1):
             for peer in peers:
-                command = ("-m", "tests.support.bulkclients", str(peer.port), str(streams))
+                command = ("-m", "tests.bench.load", str(peer.port), str(streams))
                 with subprocess.Popen(
                     (sys.executable, *command), stdout=subprocess.PIPE
                 ) as streaming:

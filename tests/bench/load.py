@@ -3,8 +3,15 @@ The load: clients on one thread and one epoll, in lock step with the server.
 
 Each client sends a message, waits until all of it has come back, and sends again, so an
 operation is one message there and back.
+
+C{python -m tests.bench.load PORT CLIENTS} sends as fast as it can instead.
+
+Invariant: it does nothing that is not needed to load a server, as it takes its time from the
+same machine; so it does not use the clients of the tests (L{tests.support.clients}), and does not
+look at what comes back.
 """
 
+import argparse
 import contextlib
 import select
 import socket
@@ -199,4 +206,41 @@ def close_all(clients: list[Client]) -> None:
             client.close()
 
 
+def stream(port: int, count: int) -> None:
+    """
+    Clients that send without end and look at nothing that comes back, so that the server is what
+    limits the speed.  Print a line once each has received bytes.
+    """
+    outgoing, incoming = bytes(256 * 1024), bytearray(256 * 1024)
+    poller = select.epoll()
+    clients = {client.fileno(): client for client in connect_many(port, count, None)}
+    silent = set(clients)
+    for fd, client in clients.items():
+        client.setblocking(False)
+        poller.register(fd, select.EPOLLIN | select.EPOLLOUT)
+    while True:
+        for fd, events in poller.poll():
+            with contextlib.suppress(BlockingIOError):
+                if events & select.EPOLLIN:
+                    if not clients[fd].recv_into(incoming):
+                        raise SystemExit("the server has closed a connection")
+                    if silent:
+                        silent.discard(fd)
+                        if not silent:
+                            print("streaming", flush=True)
+                if events & select.EPOLLOUT:
+                    clients[fd].send(outgoing)
+
+
 Measure = Callable[[], Outcome]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench.load",
+        description="Send to an echo server as fast as it takes it, until killed.",
+    )
+    parser.add_argument("port", type=int)
+    parser.add_argument("clients", type=int)
+    given = parser.parse_args()
+    stream(given.port, given.clients)

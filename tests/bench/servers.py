@@ -4,9 +4,9 @@ C{python -m tests.bench.servers KIND [CERT_AND_KEY]}.  The first
 line of standard output is the port.
 """
 
+import argparse
 import asyncio
 import ssl
-import sys
 
 
 def twisted_wire(pem: str | None) -> None:
@@ -73,4 +73,11 @@ def uvloop_protocol(pem: str | None) -> None:
 KINDS = {"twisted": twisted_wire, "asyncio": asyncio_protocol, "uvloop": uvloop_protocol}
 
 if __name__ == "__main__":
-    KINDS[sys.argv[1]](sys.argv[2] if len(sys.argv) > 2 else None)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench.servers",
+        description="Run an echo server on a free port, which it prints, until it is killed.",
+    )
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("pem", nargs="?", help="certificate and key, for TLS")
+    given = parser.parse_args()
+    KINDS[given.kind](given.pem)

@@ -5,6 +5,7 @@ Each CPU has one worker and one load.  So one such CPU is compared with two of t
 processes on two CPUs with three.
 """
 
+import argparse
 import multiprocessing
 import os
 import re
@@ -97,6 +98,11 @@ def main() -> None:
     """
     Measure in turn, and print medians.
     """
+    argparse.ArgumentParser(
+        prog="python -m tests.bench.workers",
+        description="Measure what an echo costs with a worker on each CPU, by that with one.  "
+        "It takes a minute.",
+    ).parse_args()
     most = len(os.sched_getaffinity(0))
     for connections in (64, 128):
         servers = {count: Server(count, connections) for count in (1, most)}

@@ -233,7 +233,7 @@ class BlackboxTests(SynchronousTestCase):
 
     def test_plain(self) -> None:
         """
-        The probe succeeds with echod, and not with an echo that is wrong, nor where nobody
+        The probe succeeds with echod, and not with an echo that is wrong, nor where nothing
         listens.
         """
         with Blackbox() as blackbox:

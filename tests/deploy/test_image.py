@@ -103,7 +103,7 @@ class ImageTests(SynchronousTestCase):
 
     def test_runs(self) -> None:
         """
-        As nobody in particular, with no capability and nothing to write to, it serves; its
+        As any unprivileged user, with no capability and no writable directory, it serves; its
         health check finds it well, not when it hangs, and well again.  When it is told to
         stop, it drains, and ends with status 0.
         """
@@ -141,12 +141,12 @@ class ImageTests(SynchronousTestCase):
             done = container.execute("echod-check", "--quiet", "localhost:7007")
             self.assertEqual(done.returncode, 0)
             wrong = container.execute("twistd", "-n", "--pidfile=", "echod", "--port", "x")
-            self.assertEqual(wrong.returncode, 1)
+            self.assertEqual(wrong.returncode, 78)
             self.assertEqual(len((wrong.stdout + wrong.stderr).splitlines()), 1, wrong)
 
     def test_plugins(self) -> None:
         """
-        What is known of the plugins is in the image, and is not out of date: nobody tries
+        What is known of the plugins is in the image, and is not out of date: no process tries
         to write it again.
         """
         with Container(image()) as container:

@@ -290,7 +290,7 @@ class PackagingTests(SynchronousTestCase):
 
     def test_read_only(self) -> None:
         """
-        Where nobody may write to site-packages, so that Twisted cannot keep its list of
+        Where no user may write to site-packages, so that Twisted cannot keep its list of
         plugins, twistd has echod all the same and shows no traceback.
         """
         environment = self.environment()

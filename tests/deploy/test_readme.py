@@ -16,9 +16,9 @@ import yaml
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.options import Options
+from tests.support.clients import Clients, Connection, StreamClient, TLSClient, context
 from tests.support.daemons import (
     Process,
-    half_close,
     show,
     tls_daemon,
     wait_until,
@@ -26,7 +26,6 @@ from tests.support.daemons import (
 from tests.support.haproxy import GLOBAL, program
 from tests.support.kustomize import build
 from tests.support.nginx import Nginx
-from tests.support.tlsclient import TLSClient, context
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 TEXT = (DEPLOY / "README.md").read_text()
@@ -52,7 +51,7 @@ def plain(client: socket.socket) -> bytes:
     """
     Send all of it, close the sending side, and read to the end.
     """
-    return half_close(client, DATA)
+    return Connection(client).exchange(DATA)
 
 
 def secure(client: socket.socket) -> bytes:
@@ -159,10 +158,10 @@ class SnippetTests(SynchronousTestCase):
         text, changed = re.subn(r" *proxy_half_close on;\n", "", self.fitted("nginx"))
         self.assertEqual(changed, 1)
         with Nginx(text) as proxy:
-            back = []
-            for data in (b"x", DATA):
-                with proxy.connect() as client:
-                    back.append(len(half_close(client, data)))
+            clients = [StreamClient(proxy.connect(), limit=size) for size in (1, len(DATA))]
+            with Clients(clients) as group:
+                group.run(lambda: group.over, "the ends")
+            back = [client.received for client in clients]
         show(f"nginx without proxy_half_close: {back[0]} of 1 and {back[1]} of {len(DATA)} bytes")
         self.assertLess(sum(back), 1 + len(DATA))
 

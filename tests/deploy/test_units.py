@@ -19,8 +19,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from echod.options import Options
 from tests.support import needs, sandbox
 from tests.support.certificates import make_certificate
+from tests.support.clients import stream
 from tests.support.daemons import Daemon, echo, show
-from tests.support.streamclients import stream
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 UNIT = DEPLOY / "echod.service"
@@ -273,6 +273,6 @@ class UnitTests(SynchronousTestCase):
             text=True,
             timeout=PATIENCE_SECONDS,
         )
-        self.assertEqual(1, done.returncode)
+        self.assertEqual(78, done.returncode)
         self.assertIn("MemoryDenyWriteExecute=no", done.stderr)
         self.assertEqual(1, done.stderr.count("\n"))

@@ -2,10 +2,8 @@
 Accepting: many clients at once, and more clients than there are descriptors.
 """
 
-import errno
 import re
 import resource
-import selectors
 import signal
 import socket
 import time
@@ -14,16 +12,17 @@ from unittest import SkipTest
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.certificates import make_certificate
+from tests.support.clients import Clients, StreamClient
 from tests.support.daemons import (
     LOOPBACK,
     REACTOR,
     Daemon,
     connect,
-    echo,
     many_descriptors,
     show,
     wait_until,
 )
+from tests.support.shortclients import is_served, many
 
 
 class BurstTests(SynchronousTestCase):
@@ -32,41 +31,6 @@ class BurstTests(SynchronousTestCase):
     """
 
     clients = 2000
-
-    def come(self, place: tuple[str, int]) -> dict[socket.socket, bytes]:
-        """
-        Begin to connect with all of them, and wait for none.
-        """
-        clients: dict[socket.socket, bytes] = {}
-        for _ in range(self.clients):
-            client = socket.socket()
-            self.addCleanup(client.close)
-            client.setblocking(False)
-            self.assertIn(client.connect_ex(place), (0, errno.EINPROGRESS))
-            clients[client] = b""
-        return clients
-
-    def talk(self, back: dict[socket.socket, bytes]) -> None:
-        """
-        As soon as it is connected, each says something of its own and closes its sending
-        side; note what each gets back.
-        """
-        with selectors.DefaultSelector() as selector:
-            for number, client in enumerate(back):
-                selector.register(client, selectors.EVENT_WRITE, b"client %d" % number)
-            deadline = time.monotonic() + 60
-            while selector.get_map():
-                self.assertLess(time.monotonic(), deadline, "not all were served")
-                for key, events in selector.select(1):
-                    client = key.fileobj  # type: ignore[assignment]
-                    if events & selectors.EVENT_WRITE:
-                        client.send(key.data)
-                        client.shutdown(socket.SHUT_WR)
-                        selector.modify(client, selectors.EVENT_READ)
-                    elif piece := client.recv(100):
-                        back[client] += piece
-                    else:
-                        selector.unregister(client)
 
     def test_all_are_served(self) -> None:
         """
@@ -79,12 +43,17 @@ class BurstTests(SynchronousTestCase):
             # It finds them all at its door.
             daemon.signal(signal.SIGSTOP)
             wait_until(lambda: daemon.state("State").startswith("T"), "the daemon to halt")
-            back = self.come(("127.0.0.1", daemon.port()))
+            # As soon as it is connected, each says something and closes its sending side.
+            clients = [
+                StreamClient(sock, 1000 * number, 10)
+                for number, sock in enumerate(many(daemon.address(), self.clients))
+            ]
             daemon.signal(signal.SIGCONT)
             start = time.monotonic()
-            self.talk(back)
+            with Clients(clients) as group:
+                group.run(lambda: group.over, "all to be served")
             took = time.monotonic() - start
-            served = sum(got == b"client %d" % n for n, got in enumerate(back.values()))
+            served = sum(client.whole for client in clients)
             show(f"a burst: {served} of {self.clients} clients served in {took:.2f} s")
             self.assertEqual(served, self.clients)
             wait_until(lambda: daemon.log.count("bytes echoed in") == self.clients, "the records")
@@ -113,15 +82,6 @@ class FullTests(SynchronousTestCase):
     limit = 64
     leave = 10
 
-    def is_served(self, client: socket.socket) -> bool:
-        """
-        Whether it gets its echo; else the daemon has closed it.
-        """
-        try:
-            return echo(client, b"hello") == b"hello"
-        except ConnectionError:
-            return False
-
     def test_clients_are_shed(self) -> None:
         """
         Clients for whom there is no descriptor are let go at once, with at most a line a
@@ -129,20 +89,20 @@ class FullTests(SynchronousTestCase):
         """
         with Daemon(*LOOPBACK) as daemon:
             address = daemon.address()
-            self.assertTrue(self.is_served(self.come(address)))
+            self.assertTrue(is_served(self.come(address)))
             resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (self.limit, self.limit))
             free = self.limit - daemon.descriptors()
             start = time.monotonic()
             served = [self.come(address) for _ in range(free)]
-            self.assertEqual([self.is_served(client) for client in served], [True] * free)
+            self.assertEqual([is_served(client) for client in served], [True] * free)
             shed = 0
             while shed < 10 or daemon.log.count("cannot accept: ") < 2:
                 with connect(address) as client:
-                    self.assertFalse(self.is_served(client))
+                    self.assertFalse(is_served(client))
                 shed += 1
                 self.assertLess(time.monotonic(), start + 60, "not two lines about it")
             # Those that have one notice nothing.
-            self.assertEqual([self.is_served(client) for client in served], [True] * free)
+            self.assertEqual([is_served(client) for client in served], [True] * free)
             lines = re.findall(r"cannot accept: .*", daemon.log)
             took = time.monotonic() - start
             for client in served[: self.leave]:
@@ -150,7 +110,7 @@ class FullTests(SynchronousTestCase):
             daemon.ended("client", self.leave)
             left = time.monotonic()
             new = [self.come(address) for _ in range(self.leave)]
-            self.assertEqual([self.is_served(client) for client in new], [True] * self.leave)
+            self.assertEqual([is_served(client) for client in new], [True] * self.leave)
             again = time.monotonic() - left
             show(
                 f"no descriptor left: {free} served, {shed} shed in {took:.1f} s with "
@@ -172,7 +132,7 @@ class FullTests(SynchronousTestCase):
         with Beset(*LOOPBACK, "--tls-port", "0", "--tls-cert", "{}/pem") as daemon:
             address = daemon.address()
             served = self.come(address)
-            self.assertTrue(self.is_served(served))
+            self.assertTrue(is_served(served))
             _, most = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
             resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (3, most))
             waiting = [self.come(address) for _ in range(5)]
@@ -180,12 +140,12 @@ class FullTests(SynchronousTestCase):
             daemon.signal(signal.SIGHUP)
             wait_until(lambda: "cannot reload --tls-cert" in daemon.log, "the complaint")
             for _ in range(10):
-                self.assertTrue(self.is_served(served))
+                self.assertTrue(is_served(served))
                 # One that tries again and again has no time to.
                 wait_until(lambda: daemon.state("State").startswith("S"), "it to sleep")
             resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (most, most))
             # One of them was turned away with the descriptor in reserve, before it was lost.
-            self.assertGreaterEqual(sum(map(self.is_served, waiting)), len(waiting) - 1)
+            self.assertGreaterEqual(sum(map(is_served, waiting)), len(waiting) - 1)
             daemon.signal(signal.SIGHUP)
             wait_until(lambda: daemon.log.count("certificate for") > 1, "the reload")
 

@@ -11,13 +11,13 @@ import time
 from pathlib import Path
 from unittest import SkipTest
 
-from OpenSSL import SSL
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.admin.site import IDLE_TIMEOUT
 from tests.support import needs
 from tests.support.admin import ADMIN, AdminConnection, ask, samples, shown
+from tests.support.clients import VERSIONS, TLSClient, context
 from tests.support.daemons import (
     LOOPBACK,
     REACTOR,
@@ -31,7 +31,7 @@ from tests.support.daemons import (
     tls_daemon,
     wait_until,
 )
-from tests.support.tlsclient import VERSIONS, TLSClient, context
+from tests.support.tlswire import WireClient
 
 TWISTD = str(Path(sys.executable).with_name("twistd"))
 
@@ -248,13 +248,10 @@ class CountTests(SynchronousTestCase):
             with daemon.connect("--tls-port") as garbage:
                 garbage.sendall(b"GET / HTTP/1.0\r\n\r\n")
                 receive_rest(garbage)
-            broken = TLSClient(daemon.connect("--tls-port"), context("TLS 1.2"))
-            try:
-                broken.tls.do_handshake()
-            except SSL.WantReadError as error:
+            with daemon.connect("--tls-port") as broken:
                 # When the server has answered our first message, go.
-                broken.wait(error)
-            broken.close()
+                broken.sendall(WireClient(broken, context("TLS 1.2")).flight())
+                self.assertEqual(broken.recv(1), b"\x16")
             daemon.connect("--tls-port").close()
             wait_until(lambda: not shown(daemon)["newest"], "all to be gone")
             now = samples(daemon)

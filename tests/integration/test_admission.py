@@ -95,7 +95,7 @@ class ChurnTests(AdmissionTestCase):
             clients.run(self.clients, self.at_once, visit)
             came = self.clients
             # The daemon counts each of them until it has seen it go.  When none goes, as
-            # many are in as may be, sooner or later, and then nobody else.
+            # many are in as may be, sooner or later, and then no other.
             deadline = start + 10 * PATIENCE_SECONDS
             while clients.inside < self.most:
                 self.assertLess(time.monotonic(), deadline, clients.inside)

@@ -1,7 +1,7 @@
 """
 The daemon where something is wrong with the machine: its clock steps, its disk is full, a
 stream that every process has is closed, there is no system log, a pidfile is left over, and
-nobody stands above it.
+it runs as PID 1.
 
 Of descriptors that run out there is more in C{test_accept}, and of logs in C{test_logs}.
 """
@@ -23,6 +23,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support import needs
 from tests.support.certificates import make_certificate
+from tests.support.clients import TLSClient, context
 from tests.support.daemons import (
     LOOPBACK,
     ON_A_SOCKET,
@@ -36,7 +37,6 @@ from tests.support.daemons import (
     socket_path,
     wait_until,
 )
-from tests.support.tlsclient import TLSClient, context
 
 TLS = ("--tls-port", "0", "--tls-cert", "{}/disk/pem")
 
@@ -300,7 +300,7 @@ class FullDiskTests(SynchronousTestCase):
                 text=True,
                 timeout=60,
             )
-            self.assertEqual((done.returncode, done.stdout), (1, ""))
+            self.assertEqual((done.returncode, done.stdout), (78, ""))
             line = r"\Atwistd: --pidfile '\S+': No space left on device; give [^\n]+\n\Z"
             self.assertRegex(done.stderr, line)
 
@@ -405,7 +405,7 @@ class SyslogTests(SynchronousTestCase):
             daemon.stop()
             self.assertEqual(daemon.stdout, "")
             self.assertRegex(
-                daemon.stderr, r"\Atwistd: --syslog: nobody listens on /dev/log: [^\n]+\n\Z"
+                daemon.stderr, r"\Atwistd: --syslog: no program listens on /dev/log: [^\n]+\n\Z"
             )
 
 
@@ -434,7 +434,7 @@ class PidfileTests(SynchronousTestCase):
             daemon.stop()
             self.assertFalse(daemon.pidfile.exists())
 
-    def refused(self, content: str) -> str:
+    def refused(self, content: str, status: int = 1) -> str:
         """
         Start with this in the pidfile.
 
@@ -444,21 +444,23 @@ class PidfileTests(SynchronousTestCase):
         daemon.pidfile.write_text(content)
         error = self.assertRaises(AssertionError, daemon.start)
         daemon._child.wait()
-        self.assertEqual((daemon.status, daemon.pidfile.read_text()), (1, content))
+        self.assertEqual((daemon.status, daemon.pidfile.read_text()), (status, content))
         daemon.__exit__(None, None, None)
         return str(error)
 
     def test_another_process(self) -> None:
         """
-        The number of a living process is respected: nothing is started, and nobody harmed.
+        The number of a living process is respected: nothing is started, and no process ends.
         """
         self.assertIn(f"running, PID {os.getpid()}", self.refused(str(os.getpid())))
 
     def test_rubbish(self) -> None:
         """
-        What is no number is told.
+        What is no number, and an empty file, is one line.
         """
-        self.assertIn("non-numeric", self.refused("rubbish"))
+        for content, reason in (("rubbish", "holds no process ID"), ("", "is empty")):
+            said = self.refused(content, status=78)
+            self.assertRegex(said, rf"twistd: --pidfile '\S+': {reason}; remove it")
 
 
 class FirstProcess(Under):

@@ -5,7 +5,6 @@ Clients that behave badly cost the daemon, and the other clients, little.
 import contextlib
 import fcntl
 import socket
-import struct
 import sys
 import termios
 import time
@@ -23,6 +22,7 @@ from echod.connections.tracker import Connections
 from echod.net.reactor import MAX_EVENTS, EagerReactor
 from echod.net.transport import MAX_READ
 from echod.protocol import EchoFactory
+from tests.support.clients import Clients, End, StreamClient, reset
 from tests.support.daemons import (
     LOOPBACK,
     REACTOR,
@@ -36,7 +36,6 @@ from tests.support.daemons import (
     show,
     wait_until,
 )
-from tests.support.streamclients import End, StreamClient, StreamClients
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -72,11 +71,11 @@ class NeverReadTests(SynchronousTestCase):
             before = daemon.rss()
             address = daemon.address()
             # Small buffers in the clients leave it to the daemon to hold what is owed.
-            stream_clients = [
+            clients = [
                 StreamClient(connect(address, 64 * KIB), 1000 * number, reads=False)
                 for number in range(self.clients)
             ]
-            with StreamClients(stream_clients) as group:
+            with Clients(clients) as group:
 
                 def goes_on(done: int) -> bool:
                     time.sleep(0.002)
@@ -96,12 +95,10 @@ class NeverReadTests(SynchronousTestCase):
                 f"write-timeout, the first after {lived:.1f} s"
             )
             self.assertLessEqual(most - before, 50 * MIB)
-            self.assertEqual({stream_client.end for stream_client in stream_clients}, {End.RESET})
+            self.assertEqual({client.end for client in clients}, {End.RESET})
             # Each was really held back: it could send no more than the buffers hold.
-            self.assertLess(max(stream_client.sent for stream_client in stream_clients), 16 * MIB)
-            self.assertGreater(
-                min(stream_client.sent for stream_client in stream_clients), 64 * KIB
-            )
+            self.assertLess(max(client.sent for client in clients), 16 * MIB)
+            self.assertGreater(min(client.sent for client in clients), 64 * KIB)
             self.assertEqual(aborted, self.clients)
             # The daemon looks twice a second.
             self.assertGreaterEqual(lived, self.write_timeout - 0.5)
@@ -117,15 +114,15 @@ class ResetTests(SynchronousTestCase):
     most_growth = 5 * MIB
     """1 KiB for each: one that is kept costs more, by IdleTests."""
 
-    def reset(self, address: str, number: int) -> None:
+    def connect_and_reset(self, address: str, number: int) -> None:
         """
-        Connect, perhaps send something, and reset (SO_LINGER with a time of 0, socket(7)).
+        Connect, perhaps send something, and reset.
         """
         for turn in range(number):
-            with connect(address) as client:
-                if turn % 2:
-                    client.send(b"never to be read")
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client = connect(address)
+            if turn % 2:
+                client.send(b"never to be read")
+            reset(client)
 
     def test_they_leave_nothing_behind(self) -> None:
         """
@@ -135,10 +132,10 @@ class ResetTests(SynchronousTestCase):
         with Daemon(*LOOPBACK, "--log-level", "debug") as daemon:
             address = daemon.address()
             empty = daemon.descriptors()
-            self.reset(address, self.warm_up)
+            self.connect_and_reset(address, self.warm_up)
             wait_until(lambda: len(daemon.records()) >= self.warm_up, "the records")
             before = daemon.rss()
-            self.reset(address, self.clients)
+            self.connect_and_reset(address, self.clients)
             total = self.warm_up + self.clients
             wait_until(lambda: daemon.log.count("bytes echoed in") >= total, "the records")
             wait_until(lambda: daemon.descriptors() <= empty, "the descriptors to be closed")

@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
+from echod._util.errors import BIND_STATUS, CONFIG_STATUS
 from tests.support.certificates import make_certificate
 from tests.support.daemons import REACTOR, Daemon, echo, show
 from tests.support.prefork import Prefork
@@ -82,7 +83,7 @@ BAD_ENDPOINTS = (
 )
 """Strings that are no endpoint, each refused by another part of its parser."""
 
-TWISTDS = ("--logfile", "--rundir", "--chroot", "--pidfile")
+TWISTDS = ("--logfile", "--rundir", "--chroot", "--pidfile", "--uid")
 """Options that are twistd's own."""
 
 
@@ -248,7 +249,7 @@ def bad_binds(port: int) -> Iterator[Row]:
         yield listen((*secure, "--proxy-protocol", mode, "--proxy-trust", "127.0.0.1"))
     yield listen(("--listen", "unix:FILES/nosuch/s"))
     yield listen(("--listen", "unix:FILES/\x1b]0;x\x07/s"))
-    yield listen(("--listen", "unix:" + "x" * 200))
+    yield listen(("--listen", "unix:" + "x" * 200), binds=False)
     yield listen(("--listen", "unix:FILES/empty"))
     yield listen(("--listen", "unix:FILES/directory"))
     yield listen(("--listen", "unix:FILES/taken"), advice=taken)
@@ -295,7 +296,8 @@ def bad_programs(port: int) -> Iterator[Row]:
     yield log(before=("-n", "--logfile", "FILES/locked/log"), unprivileged=True)
     for option, name in (
         *(("--rundir", "FILES/nosuch"), ("--rundir", "FILES/empty"), ("--chroot", "FILES/nosuch")),
-        ("--pidfile", "FILES/nosuch/pid"),
+        *(("--pidfile", "FILES/nosuch/pid"), ("--pidfile", "FILES/directory")),
+        ("--uid", "4000000000"),
     ):
         yield Row(HERE, option, "give a", before=("-n", option, name))
     twist = functools.partial(Row, before=(), program="twist")
@@ -365,7 +367,7 @@ class BadInputTests(SynchronousTestCase):
         """
         What is wrong with how a row ended.
         """
-        if ended.status != 1:
+        if ended.status != (BIND_STATUS if row.binds else CONFIG_STATUS):
             yield f"ended with {ended.status}"
         if "Traceback" in ended.stdout + ended.stderr:
             yield "a traceback"
@@ -490,7 +492,7 @@ class BadInputTests(SynchronousTestCase):
             ((*HERE, "--tls-port", "0", "--tls-cert", "nosuch"), "--tls-cert"),
         ):
             ended = self.run_daemon(*arguments)
-            self.assertEqual((1, "", []), (ended.status, ended.stdout, ended.left))
+            self.assertEqual((CONFIG_STATUS, "", []), (ended.status, ended.stdout, ended.left))
             self.assertRegex(ended.stderr, rf"\Aechod: {option}\b[^\n]+\n\Z")
 
     def test_background_bind(self) -> None:
@@ -500,7 +502,7 @@ class BadInputTests(SynchronousTestCase):
         """
         arguments = ("--port", str(self.port), "--interface", "127.0.0.1")
         ended = self.run_daemon(*arguments)
-        self.assertEqual((1, ["log"]), (ended.status, ended.left))
+        self.assertEqual((BIND_STATUS, ["log"]), (ended.status, ended.left))
         self.assertIn(f"--port {self.port}", ended.stderr)
         [log] = self.root.glob("*/cwd/log")
         text = log.read_text()
@@ -558,7 +560,7 @@ class BadInputTests(SynchronousTestCase):
             timeout=PATIENCE_SECONDS,
         )
         self.assertEqual(done.returncode, 0)
-        key = f"echod: warning: the key in {both} can be read by others than its owner; "
+        key = f"echod: warning: the key in {both} can be read by users other than its owner; "
         self.assertEqual(done.stderr, key + "chmod 600 it\n")
         self.assertIn(": 1 warning; this would listen on\n", done.stdout)
 
@@ -576,7 +578,7 @@ class BadInputTests(SynchronousTestCase):
         path = self.files / "new"
         wrong = ("--listen", f"unix:{path}", "--listen", f"tcp:{self.port}:interface=127.0.0.1")
         ended = self.run_row(Row(("--check", *wrong), ""))
-        self.assertEqual(1, ended.status)
+        self.assertEqual(BIND_STATUS, ended.status)
         self.assertEqual([], list(self.files.glob("new*")))
 
     def test_check_beside_a_daemon(self) -> None:

@@ -189,7 +189,7 @@ class PlainTests(WrongTestCase):
 
     def test_never_accepts(self) -> None:
         """
-        Where nobody accepts, the stage that takes too long is named: connecting when the
+        Where no server accepts, the stage that takes too long is named: connecting when the
         queue is full, the echo when it is not.
         """
         with socket.create_server(("127.0.0.1", 0), backlog=0) as listening:

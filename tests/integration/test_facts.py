@@ -8,7 +8,6 @@ If Twisted mends one of these, its test fails here, and echod may do without its
 
 import contextlib
 import random
-import select
 import signal
 import socket
 from collections.abc import Callable
@@ -17,10 +16,10 @@ from pathlib import Path
 from OpenSSL import SSL
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.support.clients import VERSIONS, Clients, Connection, StreamClient, context
 from tests.support.daemons import (
     LOOPBACK,
     Daemon,
-    Worker,
     connect,
     echo,
     receive,
@@ -32,7 +31,6 @@ from tests.support.daemons import (
     wait_until,
 )
 from tests.support.stock import Stock
-from tests.support.tlsclient import VERSIONS, context
 from tests.support.tlswire import WireClient
 
 KIB = 1024
@@ -121,28 +119,22 @@ def came_back(back: bytes, sent: bytes) -> Outcome:
     return len(back), len(sent)
 
 
-def send_and_close(server: Server, data: bytes) -> Outcome:
+def send_and_close(server: Server, size: int) -> Outcome:
     """
     Send, close the sending side, and read to the end, with a small buffer, so that much is
     owed when the end comes.
     """
-    with connect(server.address(), 64 * KIB) as client:
-
-        def send() -> None:
-            # When the server has closed on us, what came back says the rest.
-            with contextlib.suppress(OSError):
-                client.sendall(data)
-                client.shutdown(socket.SHUT_WR)
-
-        sending = Worker(send)
-        back = receive_rest(client)
-        sending.result()
-    return came_back(back, data)
+    client = StreamClient(connect(server.address(), 64 * KIB), limit=size)
+    with Clients([client]) as group:
+        group.run(lambda: group.over, "the end")
+    if not client.exact:
+        raise AssertionError("what came back was not what had been sent")
+    return client.received, size
 
 
 class HalfCloseFacts(FactTestCase):
     """
-    A client that closes its sending side, and is still owed something.
+    A client that closes its sending side, and has not received all of its echo yet.
     """
 
     def test_one_byte(self) -> None:
@@ -151,7 +143,7 @@ class HalfCloseFacts(FactTestCase):
         """
         self.fact(
             "EOF behind one byte",
-            lambda server: send_and_close(server, b"x"),
+            lambda server: send_and_close(server, 1),
             lambda: Stock("echo"),
             Echod,
         )
@@ -162,7 +154,7 @@ class HalfCloseFacts(FactTestCase):
         """
         self.fact(
             "EOF behind 8 MiB",
-            lambda server: send_and_close(server, DATA),
+            lambda server: send_and_close(server, len(DATA)),
             lambda: Stock("echo"),
             Echod,
         )
@@ -172,10 +164,10 @@ class HalfCloseFacts(FactTestCase):
         An echo that does know half-close gets no word of it in any of Twisted's wrappers.
         """
         with Stock("half-closeable") as server:
-            self.assertEqual(send_and_close(server, b"x"), (1, 1))
+            self.assertEqual(send_and_close(server, 1), (1, 1))
         self.fact(
             "EOF in a policies.ProtocolWrapper",
-            lambda server: send_and_close(server, b"x"),
+            lambda server: send_and_close(server, 1),
             lambda: Stock("wrapped"),
             Echod,
         )
@@ -282,7 +274,7 @@ class PoliteEndFacts(FactTestCase):
     def test_peer_still_sends(self) -> None:
         """
         After C{loseConnection}, what the client still sends is answered with a reset, which
-        destroys the echo under way; echod reads on, and the client gets what it is owed.
+        destroys the echo under way; echod reads on, and the client gets the rest of its echo.
         """
 
         def client(server: Server) -> Outcome:
@@ -302,7 +294,7 @@ class PoliteEndFacts(FactTestCase):
 
     def test_peer_still_sends_tls(self) -> None:
         """
-        Over TLS, too, a client that is still sending when echod ends gets what it is owed.
+        Over TLS, too, a client that is still sending when echod ends gets the rest of its echo.
         """
         for version in VERSIONS:
             with tls_daemon("--drain-timeout", "10m") as daemon:
@@ -318,22 +310,6 @@ class PoliteEndFacts(FactTestCase):
                 self.assertIsInstance(client.end, SSL.ZeroReturnError)
 
 
-def send_until_stuck(client: socket.socket, data: bytes) -> int:
-    """
-    Send without reading, until nobody takes any more.
-
-    @return: how much was taken.
-    """
-    view, sent = memoryview(data), 0
-    poller = select.poll()
-    poller.register(client, select.POLLOUT)
-    client.setblocking(False)
-    while sent < len(view) and poller.poll(300):
-        sent += client.send(view[sent : sent + 64 * KIB])
-    client.setblocking(True)
-    return sent
-
-
 class StopFacts(FactTestCase):
     """
     The server stops.
@@ -343,12 +319,12 @@ class StopFacts(FactTestCase):
 
     def test_data_owed(self) -> None:
         """
-        C{reactor.stop()} throws away what is owed; echod's stop waits for who takes it.
+        C{reactor.stop()} discards pending echoes; echod's stop waits for clients that read.
         """
 
         def client(server: Server) -> Outcome:
             with connect(server.address(), 64 * KIB) as client:
-                sent = send_until_stuck(client, DATA)
+                sent = Connection(client).fill(DATA, 64 * KIB)
                 address = server.address()
                 server.signal(signal.SIGTERM)
                 wait_until(lambda: refuses(address), "the port to be closed")

@@ -10,16 +10,15 @@ from collections.abc import Iterator
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.support.clients import Connection, TLSClient, context
 from tests.support.daemons import (
     Daemon,
     echo,
-    half_close,
     show,
     tls_daemon,
     wait_until,
 )
 from tests.support.haproxy import HAProxy, Way
-from tests.support.tlsclient import TLSClient, context
 
 MIB = 1024 * 1024
 
@@ -49,7 +48,7 @@ def plain(client: socket.socket) -> bytes:
     """
     Send all of it, close the sending side, and read to the end.
     """
-    return half_close(client, DATA)
+    return Connection(client).exchange(DATA)
 
 
 def secure(client: socket.socket) -> bytes:

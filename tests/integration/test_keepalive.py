@@ -96,7 +96,7 @@ class KeepaliveTests(SynchronousTestCase):
         # A tenth of what they are in the daemon.
         for name, seconds in (("IDLE", 6), ("INTERVAL", 1)):
             self.patch(sockets, f"KEEPALIVE_{name}", seconds)
-        self.patch(sockets, "KEEPALIVE_SECONDS", 12)
+        self.patch(sockets, "KEEPALIVE_TIMEOUT", 12)
 
     @contextlib.contextmanager
     def connected(self) -> Iterator[tuple[socket.socket, socket.socket, Namespace]]:

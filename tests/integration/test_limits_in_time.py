@@ -16,6 +16,7 @@ from unittest import SkipTest
 from OpenSSL import SSL
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.support.clients import VERSIONS, Clients, End, StreamClient, context
 from tests.support.daemons import (
     LOOPBACK,
     REACTOR,
@@ -33,20 +34,17 @@ from tests.support.proxyheaders import v1
 from tests.support.shortclients import (
     IdleClient,
     connect_from,
-    idle_client,
     is_served,
     loopback_addresses,
     wait_for_all,
 )
-from tests.support.streamclients import End, StreamClient, StreamClients
-from tests.support.tlsclient import VERSIONS, context
 from tests.support.tlswire import WireClient
 
 KIB = 1024
 MIB = 1024 * KIB
 
 CHECK_INTERVAL = 0.5
-"""How often the daemon looks: nobody is gone any sooner, or by much later, than that."""
+"""How often the daemon checks: it is how exact the timeouts are."""
 
 
 class SittersTests(SynchronousTestCase):
@@ -62,28 +60,32 @@ class SittersTests(SynchronousTestCase):
     warm_ups = 2
 
     def silent(self, option: str) -> Callable[[], IdleClient]:
-        return lambda: idle_client(lambda: self.daemon.connect(option))
+        return lambda: IdleClient(lambda: self.daemon.connect(option))
 
     def dripping(self) -> IdleClient:
         """
         A byte a second, and each comes back.
         """
-        return idle_client(lambda: self.daemon.connect("--port"), itertools.repeat(b"."))
+        return IdleClient(lambda: self.daemon.connect("--port"), itertools.repeat(b"."))
 
     def dripping_hello(self) -> IdleClient:
         """
         A byte a second of a good beginning.
         """
         drip: Iterator[bytes] = (bytes([byte]) for byte in self.hello)
-        return idle_client(lambda: self.daemon.connect("--tls-port"), drip)
+        return IdleClient(lambda: self.daemon.connect("--tls-port"), drip)
 
     def half_way(self) -> IdleClient:
         """
         All of the handshake, but for the last byte.
         """
-        made = idle_client(lambda: self.daemon.connect("--tls-port"))
-        made.socket.sendall(WireClient(made.socket, self.context).last_flight()[:-1])
-        return made
+
+        def come() -> socket.socket:
+            sock = self.daemon.connect("--tls-port")
+            sock.sendall(WireClient(sock, self.context).last_flight()[:-1])
+            return sock
+
+        return IdleClient(come)
 
     def come(self, kinds: Iterable[Callable[[], IdleClient]]) -> list[list[IdleClient]]:
         found = [[kind() for _ in range(self.each)] for kind in kinds]
@@ -270,18 +272,18 @@ class PoliteTests(SynchronousTestCase):
         """
         with Daemon(*LOOPBACK, "--max-lifetime", "1s") as daemon:
             came = time.monotonic()
-            stream_clients = [
+            clients = [
                 StreamClient(daemon.connect(receive_buffer=size), start=number * 1000)
                 for number, size in enumerate((0, self.small, 0, self.small))
             ]
-            with StreamClients(stream_clients) as group:
+            with Clients(clients) as group:
                 group.run(lambda: group.over, "the ends")
-            daemon.ended("max-lifetime", len(stream_clients))
-            after = [stream_client.ended - came for stream_client in stream_clients]
+            daemon.ended("max-lifetime", len(clients))
+            after = [client.ended - came for client in clients]
             show(f"a lifetime of 1 s: over after {min(after):.2f} to {max(after):.2f} s")
-            self.assertEqual({stream_client.end for stream_client in stream_clients}, {End.EOF})
-            self.assertTrue(all(stream_client.exact for stream_client in stream_clients))
-            received = sorted(stream_client.received for stream_client in stream_clients)
+            self.assertEqual({client.end for client in clients}, {End.EOF})
+            self.assertTrue(all(client.exact for client in clients))
+            received = sorted(client.received for client in clients)
             self.assertEqual(sorted(record[2] for record in daemon.records()), received)
             self.assertGreaterEqual(min(after), 1.0)
 
@@ -299,7 +301,7 @@ class PoliteTests(SynchronousTestCase):
                 self.addCleanup(client.close)
             owe(owed, self.data)
             # That one sends as long as anybody takes it.
-            with StreamClients([stuck]) as group:
+            with Clients([stuck]) as group:
                 group.run(lambda: len(daemon.records()) == 4, "all to be gone")
             self.assertGreater(stuck.sent, 0)
             self.assertEqual(receive_rest(stays), b"")
@@ -316,7 +318,7 @@ class PoliteTests(SynchronousTestCase):
 
 class OwedTests(SynchronousTestCase):
     """
-    Clients that are owed something, and take nothing of it.
+    Clients that read nothing of their pending echo.
     """
 
     kernel = 150_000
@@ -375,7 +377,7 @@ class StandstillTests(SynchronousTestCase):
 
     def test_unread(self) -> None:
         """
-        Nobody is idle, and no PROXY header and no ClientHello late, that waits to be read.
+        No client is idle, and no PROXY header or ClientHello late, while its data waits to be read.
         """
         limit = f"{self.seconds}s"
         proxies = ("--proxy-protocol", "require", "--proxy-trust", "127.0.0.0/8")

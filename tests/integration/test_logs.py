@@ -22,6 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support import needs, proxyheaders
 from tests.support.certificates import make_certificate
+from tests.support.clients import TLSClient
 from tests.support.daemons import (
     LOOPBACK,
     TEXT_VALUE,
@@ -33,7 +34,6 @@ from tests.support.daemons import (
     show,
     wait_until,
 )
-from tests.support.tlsclient import TLSClient
 from tests.support.tlsfiles import authority, certificate, put
 
 ENOUGH = 5000
@@ -166,13 +166,13 @@ class NotTakenTests(SynchronousTestCase):
         dropped = self.accounted("".join(text), ENOUGH + 10)
         self.assertIn("Server Shut Down", text[-1])
         show(
-            f"a pipe that nobody reads: {ENOUGH} of {ENOUGH} echoes, the slowest connection "
+            f"a pipe without a reader: {ENOUGH} of {ENOUGH} echoes, the slowest connection "
             f"{longest * 1000:.0f} ms, {dropped['count']} records dropped and told"
         )
 
     def test_stop_with_a_pipe_that_nobody_reads(self) -> None:
         """
-        A pipe that nobody reads does not hold up a stop for longer than half a second, nor
+        A pipe that is not read does not hold up a stop for longer than half a second, nor
         a start.
         """
         reading, writing = os.pipe()
@@ -307,7 +307,7 @@ class NotTakenTests(SynchronousTestCase):
     def test_closed_streams(self) -> None:
         """
         Without standard streams it echoes, in the foreground and in the background, and
-        what would be written to one reaches nobody.
+        what would be written to one is discarded.
         """
         for background in (False, True):
             daemon = SocketDaemon(background=background)
@@ -443,7 +443,7 @@ class RotationTests(SynchronousTestCase):
             for _ in range(2):
                 daemon.signal(signal.SIGUSR1)
                 daemon.visit(1)
-            told = "cannot rotate the log: Permission denied; the old file goes on"
+            told = "cannot rotate the log: Permission denied; the old file stays in use"
             log = folder / "log"
             wait_until(lambda: log.read_text().count(told), "the line")
             daemon.visit(1)
@@ -547,18 +547,18 @@ class HostileTests(SynchronousTestCase):
         chance = random.Random(number)
         for _ in range(number):
             fields = [
-                proxyheaders.vector(proxyheaders.ALPN, hostile(chance, 255)),
-                proxyheaders.vector(proxyheaders.AUTHORITY, hostile(chance, 255)),
-                proxyheaders.vector(proxyheaders.UNIQUE_ID, hostile(chance, 128)),
-                proxyheaders.tls_vector(
-                    proxyheaders.vector(proxyheaders.SSL_VERSION, hostile(chance, 255)),
-                    proxyheaders.vector(proxyheaders.SSL_CN, hostile(chance, 255)),
-                    proxyheaders.vector(0x23, hostile(chance, 255)),
+                proxyheaders.tlv(proxyheaders.ALPN, hostile(chance, 255)),
+                proxyheaders.tlv(proxyheaders.AUTHORITY, hostile(chance, 255)),
+                proxyheaders.tlv(proxyheaders.UNIQUE_ID, hostile(chance, 128)),
+                proxyheaders.tls_tlv(
+                    proxyheaders.tlv(proxyheaders.SSL_VERSION, hostile(chance, 255)),
+                    proxyheaders.tlv(proxyheaders.SSL_CN, hostile(chance, 255)),
+                    proxyheaders.tlv(0x23, hostile(chance, 255)),
                 ),
             ]
             name = hostile(chance, 107).replace(b"\0", b"\1").ljust(108, b"\0")
             rest = name + bytes(108) + b"".join(fields)
-            yield proxyheaders.v2_raw(proxyheaders.PROXY, proxyheaders.UNIX, rest)
+            yield proxyheaders.v2_header(rest, proxyheaders.UNIX)
 
     def test_proxy(self) -> None:
         """

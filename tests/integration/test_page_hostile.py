@@ -16,8 +16,8 @@ from tests.support import proxyheaders
 from tests.support.admin import ADMIN, AdminConnection
 from tests.support.browser import Browser
 from tests.support.certificates import MadeCertificate, make_certificate
+from tests.support.clients import TLSClient
 from tests.support.daemons import show, wait_until
-from tests.support.tlsclient import TLSClient
 from tests.support.tlsfiles import TLSDaemon, authority, certificate
 
 HARM = (
@@ -73,7 +73,7 @@ TAGS = {
         "th",
         "td",
     ],
-    *["footer", "a", "ul", "li"],
+    *["nav", "a", "ul", "li", "time", "path", "details", "summary"],
 }
 """What the page is made of."""
 
@@ -163,12 +163,12 @@ class HostilePageTests(SynchronousTestCase):
         # The path of a UNIX socket is an address that may be anything.
         addresses = name(100).ljust(108, b"\x00") + b"/proxy".ljust(108, b"\x00")
         vectors = (
-            p.vector(p.ALPN, name(100)),
-            p.vector(p.AUTHORITY, name(100)),
-            p.vector(p.UNIQUE_ID, name(100)),
-            p.tls_vector(p.vector(p.SSL_VERSION, name(30)), p.vector(p.SSL_CN, name(100))),
+            p.tlv(p.ALPN, name(100)),
+            p.tlv(p.AUTHORITY, name(100)),
+            p.tlv(p.UNIQUE_ID, name(100)),
+            p.tls_tlv(p.tlv(p.SSL_VERSION, name(30)), p.tlv(p.SSL_CN, name(100))),
         )
-        sock.sendall(p.v2_raw(p.PROXY, p.UNIX, addresses + b"".join(vectors)))
+        sock.sendall(p.v2_header(addresses + b"".join(vectors), p.UNIX))
         client = TLSClient(sock, context)
         client.tls.set_tlsext_host_name(name(100).replace(b"\x00", b"") or b"x")
         client.tls.set_alpn_protos([name(100), b"echo"])

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.support.clients import VERSIONS, context
 from tests.support.daemons import (
     LOOPBACK,
     Daemon,
@@ -28,21 +29,19 @@ from tests.support.proxyheaders import (
     ALPN,
     AUTHORITY,
     LOCAL,
-    PROXY,
     SSL_CN,
     SSL_VERSION,
     TCP4,
     UNIQUE_ID,
     UNIX,
     UNSPEC,
-    tls_vector,
+    tls_tlv,
+    tlv,
     v1,
     v2,
-    v2_raw,
-    vector,
+    v2_header,
 )
-from tests.support.shortclients import IdleClient, connect_from, idle_client, wait_for_all
-from tests.support.tlsclient import VERSIONS, context
+from tests.support.shortclients import IdleClient, connect_from, wait_for_all
 from tests.support.tlswire import WireClient
 
 KIB = 1024
@@ -71,11 +70,11 @@ HEADERS: dict[str, tuple[bytes, str]] = {
     "v2 TCP4": (v2(CLIENT, CLIENT_PORT), f"{CLIENT}:{CLIENT_PORT}"),
     "v2 TCP6": (v2(SIX, CLIENT_PORT), f"[{SIX}]:{CLIENT_PORT}"),
     "v2 mapped": (v2(f"::ffff:{CLIENT}", CLIENT_PORT), f"{CLIENT}:{CLIENT_PORT}"),
-    "v2 UNIX": (v2_raw(PROXY, UNIX, b"/run/x".ljust(216, b"\0")), "unix:/run/x"),
-    "v2 LOCAL": (v2_raw(LOCAL, UNSPEC), OWN),
-    "v2 UNSPEC": (v2_raw(PROXY, UNSPEC, bytes(12)), OWN),
+    "v2 UNIX": (v2_header(b"/run/x".ljust(216, b"\0"), UNIX), "unix:/run/x"),
+    "v2 LOCAL": (v2_header(b"", UNSPEC, LOCAL), OWN),
+    "v2 UNSPEC": (v2_header(bytes(12), UNSPEC), OWN),
     "v2 with a long field": (
-        v2(CLIENT, CLIENT_PORT, vector(0xEE, bytes(3000))),
+        v2(CLIENT, CLIENT_PORT, tlv(0xEE, bytes(3000))),
         f"{CLIENT}:{CLIENT_PORT}",
     ),
 }
@@ -88,13 +87,13 @@ BAD_HEADERS: dict[str, bytes] = {
     "v1 LF alone": v1(CLIENT, 1).replace(b"\r\n", b"\n"),
     "v1 ESC": b"PROXY TCP4 192.0.2.7\x1b[31m 198.51.100.1 4242 9000\r\n",
     "v1 without an end": b"PROXY TCP4 " + b"1" * 200,
-    "v2 version 1": v2_raw(0x11, TCP4, bytes(12)),
-    "v2 command 2": v2_raw(0x22, TCP4, bytes(12)),
-    "v2 family 4": v2_raw(PROXY, 0x41, bytes(12)),
-    "v2 too short": v2_raw(PROXY, TCP4, bytes(11)),
+    "v2 version 1": v2_header(bytes(12), TCP4, 0x11),
+    "v2 command 2": v2_header(bytes(12), TCP4, 0x22),
+    "v2 family 4": v2_header(bytes(12), 0x41),
+    "v2 too short": v2_header(bytes(11), TCP4),
     "v2 field too long": v2(CLIENT, 1, b"\x05\xff\xff"),
-    "v2 wrong checksum": v2(CLIENT, 1, vector(0x03, b"\0\0\0\1")),
-    "v2 as long as can be": v2_raw(PROXY, TCP4, bytes(65535)),
+    "v2 wrong checksum": v2(CLIENT, 1, tlv(0x03, b"\0\0\0\1")),
+    "v2 as long as can be": v2_header(bytes(65535), TCP4),
 }
 
 
@@ -193,7 +192,7 @@ class TrustTests(HeaderTestCase):
     def test_untrusted(self) -> None:
         """
         From anybody else, a header is never believed: where it is optional, it is echoed
-        like all data; where it is required, nobody else gets in.
+        like all data; where it is required, others are refused.
         """
         said = [header for header, _ in HEADERS.values()] + list(BAD_HEADERS.values()) + [b"x"]
         with Daemon(*LOOPBACK, *options("optional", PROXY_ADDRESS)) as daemon:
@@ -283,7 +282,7 @@ class LateTests(HeaderTestCase):
             drip: Iterator[bytes] = iter(())
             if name == "dripping":
                 drip = (bytes([byte]) for byte in HEADERS["v1 TCP4"][0])
-            found[name] = idle_client(lambda: self.come(PROXY_ADDRESS, daemon, option), drip)
+            found[name] = IdleClient(lambda: self.come(PROXY_ADDRESS, daemon, option), drip)
             found[name].socket.sendall(beginning)
         return found
 
@@ -433,12 +432,12 @@ class TLSHeaderTests(HeaderTestCase):
 NASTY = (
     v1(CLIENT, 1).replace(b"192.0.2.7", b"\x1b[31m192.0.2.7"),
     v1(CLIENT, 1).replace(b"PROXY TCP4", b"PROXY UNKNOWN \x1b]0;title\x07\x9b31m"),
-    v2(CLIENT, 1, vector(AUTHORITY, b"\x1b]0;title\x07\r\nforged line")),
-    v2(CLIENT, 1, vector(AUTHORITY, "\u202e\u2028\x9b31m\x85".encode())),
-    v2(CLIENT, 1, vector(ALPN, b"\xff\x9b\x00h2"), vector(UNIQUE_ID, bytes(range(128)))),
-    v2(CLIENT, 1, tls_vector(vector(SSL_VERSION, b"\x1b[2J"), vector(SSL_CN, b"a\nb\x7f"))),
-    v2_raw(PROXY, UNIX, b"/run/\x1b[31m\n\x9b".ljust(216, b"\0")),
-    v2_raw(PROXY, UNIX, b"\0\x1b[31m{peer}\n".ljust(216, b"\0")),
+    v2(CLIENT, 1, tlv(AUTHORITY, b"\x1b]0;title\x07\r\nforged line")),
+    v2(CLIENT, 1, tlv(AUTHORITY, "\u202e\u2028\x9b31m\x85".encode())),
+    v2(CLIENT, 1, tlv(ALPN, b"\xff\x9b\x00h2"), tlv(UNIQUE_ID, bytes(range(128)))),
+    v2(CLIENT, 1, tls_tlv(tlv(SSL_VERSION, b"\x1b[2J"), tlv(SSL_CN, b"a\nb\x7f"))),
+    v2_header(b"/run/\x1b[31m\n\x9b".ljust(216, b"\0"), UNIX),
+    v2_header(b"\0\x1b[31m{peer}\n".ljust(216, b"\0"), UNIX),
     b"PROXY \x1b[31m\r\n",
     b"PROXY TCP6 \x1b::1 ::1 1 1\r\n",
 )
@@ -501,7 +500,7 @@ class ListenTests(HeaderTestCase):
             with Daemon(*listeners, *options(mode, "unix")) as daemon:
                 self.assertEqual(self.say(daemon, header + SAID), SAID)
                 self.recorded(daemon, peer, "unix:")
-                # That word trusts nobody else.
+                # The word unix trusts no other peer.
                 heard, _ = self.converse("127.0.0.1", daemon, header)
                 self.assertEqual(heard, header if mode == "optional" else b"")
             with Daemon(*listeners, *options(mode, "0.0.0.0/0", "::/0")) as daemon:

@@ -1,20 +1,19 @@
 """
 The reactors: on each that Twisted offers here, the daemon keeps its promises; on its own,
-it runs whenever nobody has chosen another.
+it runs unless another one is chosen.
 """
 
 import random
 import resource
 import signal
 import socket
-import time
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.support.clients import VERSIONS, Clients, Connection, StreamClient, TLSClient, context
 from tests.support.daemons import (
     LOOPBACK,
     Daemon,
-    Worker,
     connect,
     echo,
     receive,
@@ -25,22 +24,13 @@ from tests.support.daemons import (
     wait_until,
 )
 from tests.support.proxyheaders import v1, v2
-from tests.support.shortclients import connect_from, idle_client, is_served, wait_for_all
-from tests.support.tlsclient import VERSIONS, TLSClient, context
+from tests.support.shortclients import IdleClient, connect_from, is_served, wait_for_all
 from tests.support.tlswire import WireClient
 
 KIB = 1024
 MIB = 1024 * KIB
 
 DATA = random.Random(862).randbytes(8 * MIB)
-
-
-def send_all(client: socket.socket) -> None:
-    """
-    Send all of the data, and close the sending side.
-    """
-    client.sendall(DATA)
-    client.shutdown(socket.SHUT_WR)
 
 
 class PromisesTests(SynchronousTestCase):
@@ -51,24 +41,15 @@ class PromisesTests(SynchronousTestCase):
     tls_bytes = 100_000
     tls_runs = 5
     small = 32 * KIB
-    slow_pauses = 100
-    pause_seconds = 0.002
 
     def plain(self, daemon: Daemon, slow: bool) -> bool:
         """
         8 MiB there and back.
 
-        @param slow: whether to read a little at a time, with pauses at first.
+        @param slow: whether to read a little at a time, and so less than it sends.
         """
-        back = bytearray()
-        with daemon.connect(receive_buffer=self.small if slow else 0) as client:
-            sending = Worker(lambda: send_all(client))
-            for _ in range(self.slow_pauses if slow else 0):
-                time.sleep(self.pause_seconds)
-                back += client.recv(4 * KIB)
-            back += receive_rest(client)
-            sending.result()
-        return back == DATA
+        with daemon.connect(receive_buffer=self.small if slow else 0) as sock:
+            return Connection(sock).exchange(DATA, slow=slow) == DATA
 
     def secure(self, daemon: Daemon, version: str) -> bool:
         """
@@ -86,23 +67,22 @@ class PromisesTests(SynchronousTestCase):
         """
         address = daemon.address()
         quiet = daemon.connect()
-        busy = daemon.connect(receive_buffer=self.small)
+        busy = StreamClient(daemon.connect(receive_buffer=self.small), limit=len(DATA), reads=False)
         secure = daemon.connect("--tls-port")
-        with quiet, busy, secure:
+        with quiet, secure, Clients([busy]) as group:
             self.assertEqual(echo(quiet, b"hello"), b"hello")
             client = TLSClient(secure, context("TLS 1.3")).handshake()
             self.assertEqual(client.exchange(b"hello", close=False), b"hello")
-            sending = Worker(lambda: send_all(busy))
-            first = busy.recv(1)
+            group.run(lambda: busy.stuck, "the client to be held back")
             daemon.signal(signal.SIGTERM)
             wait_until(lambda: refuses(address), "the port to be closed")
             self.assertEqual(quiet.recv(1), b"")
             self.assertEqual(client.exchange(b""), b"")
             self.assertTrue(daemon.running())
-            whole = first + receive_rest(busy) == DATA
-            sending.result()
+            busy.reads = True
+            group.run(lambda: group.over, "the end")
         daemon.wait()
-        return whole
+        return busy.whole
 
     def promises(self, reactor: str, class_name: str) -> None:
         with tls_daemon("--port", "0", "--drain-timeout", "10m", reactor=reactor) as daemon:
@@ -220,9 +200,9 @@ class AdmissionTests(SynchronousTestCase):
         for daemon in daemons:
             self.behind(daemon)
             self.refused(daemon)
-        idle = [idle_client(lambda d=daemon: self.come("127.0.0.5", d)) for daemon in daemons]
+        idle = [IdleClient(lambda d=daemon: self.come("127.0.0.5", d)) for daemon in daemons]
         silent = [
-            idle_client(lambda d=daemon: self.come("127.0.0.6", d, "--tls-port"))
+            IdleClient(lambda d=daemon: self.come("127.0.0.6", d, "--tls-port"))
             for daemon in daemons
         ]
         wait_for_all([*idle, *silent], lambda _: False, "to be gone")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.support.clients import TLSClient, context
 from tests.support.daemons import (
     LOOPBACK,
     Daemon,
@@ -20,7 +21,6 @@ from tests.support.daemons import (
     wait_until,
 )
 from tests.support.shortclients import connect_from, is_served, loopback_addresses, reset
-from tests.support.tlsclient import TLSClient, context
 
 SSL_LISTENER = ("--listen", "ssl:0:privateKey={}/pem:interface=127.0.0.1")
 

@@ -8,7 +8,6 @@ The ten minutes are C{python -m tests.soak}.
 import asyncio
 import random
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable
@@ -19,7 +18,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.soak.__main__ import soak
 from tests.soak.clients import burst, half_closer
 from tests.soak.run import Listener, Soak
-from tests.support.daemons import PATIENCE_SECONDS, receive, receive_rest, show
+from tests.support.clients import Clients, Connection, End, StreamClient, reset
+from tests.support.daemons import PATIENCE_SECONDS, receive, show
 from tests.support.faultproxy import FaultProxy, Link
 from tests.support.stock import Stock
 from tests.support.toxics import (
@@ -116,10 +116,7 @@ class ToxicTests(SynchronousTestCase):
         start = time.monotonic()
         client, link = self.server.connect(*toxics)
         with client:
-            sending = threading.Thread(target=send_and_close, args=(client, data))
-            sending.start()
-            back = receive_rest(client)
-            sending.join()
+            back = Connection(client).exchange(data)
         self.assertEqual(back, data)
         self.assertEqual((link.toxics, link.broken_by, link.failure), (list(toxics), None, ""))
         return time.monotonic() - start
@@ -158,29 +155,20 @@ class ToxicTests(SynchronousTestCase):
         self.assertGreater(len(self.server.pieces), 20)
         self.assertLessEqual(max(map(len, self.server.pieces[:3])), 450)
 
-    def broken(self, toxic: Toxic) -> tuple[bytes, bool]:
+    def broken(self, toxic: Toxic) -> tuple[int, bool]:
         """
         Send until the toxic acts.
 
-        @return: what came back, and whether a reset ended it.
+        @return: how much came back, and whether a reset ended it.
         """
         client, link = self.server.connect(toxic)
-        back = b""
-        with client:
-            sending = threading.Thread(target=send_and_close, args=(client, DATA))
-            sending.start()
-            try:
-                while piece := client.recv(64 * KIB):
-                    back += piece
-            except ConnectionResetError:
-                reset = True
-            else:
-                reset = False
-            sending.join()
+        sender = StreamClient(client, limit=len(DATA))
+        with Clients([sender]) as group:
+            group.run(lambda: group.over, "the toxic to act")
         self.assertIs(link.broken_by, toxic)
-        self.assertTrue(DATA.startswith(back))
-        self.assertLess(len(back), 64 * KIB)
-        return back, reset
+        self.assertTrue(sender.exact)
+        self.assertLess(sender.received, 64 * KIB)
+        return sender.received, sender.end is End.RESET
 
     def test_breaks(self) -> None:
         """
@@ -201,10 +189,9 @@ class ToxicTests(SynchronousTestCase):
         A reset on one side is a reset on the other.
         """
         client, link = self.server.connect()
-        with client:
-            client.sendall(b"x")
-            self.assertEqual(receive(client, 1), b"x")
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.sendall(b"x")
+        self.assertEqual(receive(client, 1), b"x")
+        reset(client)
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not link.failure and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -225,17 +212,6 @@ class ToxicTests(SynchronousTestCase):
         for toxic, share in zip(both, (500, 100), strict=True):
             befallen = sum(toxic in befall for befall in runs[0])
             self.assertLess(abs(befallen - share), 50)
-
-
-def send_and_close(client: socket.socket, data: bytes) -> None:
-    """
-    Send, and close the sending side; that it may be broken is for the reader to see.
-    """
-    try:
-        client.sendall(data)
-        client.shutdown(socket.SHUT_WR)
-    except OSError:
-        pass
 
 
 class SoakTests(SynchronousTestCase):

@@ -19,11 +19,13 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.support.clients import Clients, End, StreamClient
 from tests.support.daemons import (
     LOOPBACK,
     PATIENCE_SECONDS,
     REACTOR,
     Daemon,
+    Process,
     connect,
     echo,
     receive,
@@ -31,7 +33,6 @@ from tests.support.daemons import (
     show,
     wait_until,
 )
-from tests.support.streamclients import End, StreamClient, StreamClients
 
 KIB = 1024
 
@@ -49,21 +50,14 @@ def begin_to_stop(daemon: Daemon, number: signal.Signals = signal.SIGTERM) -> No
     wait_until(lambda: refuses(address), "the port to be closed")
 
 
-def stuck_clients(daemon: Daemon, number: int) -> StreamClients:
+def stuck_clients(daemon: Daemon, number: int) -> Clients[StreamClient]:
     """
     Clients that have sent all that fits into the buffers on the way, and read nothing.
     """
     address = daemon.address()
-    stream_clients = [StreamClient(connect(address, 64 * KIB), reads=False) for _ in range(number)]
-    group = StreamClients(stream_clients)
-
-    def all_stuck() -> bool:
-        last = max(stream_client.progress for stream_client in stream_clients)
-        return last < time.monotonic() - 0.3 and all(
-            stream_client.sent for stream_client in stream_clients
-        )
-
-    group.run(all_stuck, "the clients to be held back")
+    clients = [StreamClient(connect(address, 64 * KIB), reads=False) for _ in range(number)]
+    group = Clients(clients)
+    group.run(lambda: all(client.stuck for client in clients), "the clients to be held back")
     return group
 
 
@@ -98,44 +92,41 @@ class UnderLoadTests(SynchronousTestCase):
         rng = random.Random(number)
         with Daemon(*LOOPBACK, "--drain-timeout", "10m") as daemon:
             address = daemon.address()
-            stream_clients = [self.stream_client(address, turn) for turn in range(self.clients)]
+            clients = [self.stream_client(address, turn) for turn in range(self.clients)]
             start = time.monotonic()
             term = start + rng.uniform(0, 0.4)
-            closes = {
-                stream_client: term + rng.uniform(-0.2, 0.2)
-                for stream_client in stream_clients[::2]
-            }
+            closes = {client: term + rng.uniform(-0.2, 0.2) for client in clients[::2]}
 
             def after(moment: float) -> Callable[[], bool]:
                 def reached() -> bool:
                     now = time.monotonic()
-                    for stream_client, when in closes.items():
-                        if now >= when and stream_client.sending and not stream_client.end:
-                            stream_client.close_sending()
+                    for client, when in closes.items():
+                        if now >= when and client.sending and not client.end:
+                            client.close_sending()
                     return now >= moment
 
                 return reached
 
-            with StreamClients(stream_clients) as group:
+            with Clients(clients) as group:
                 group.run(after(term), "the moment")
                 daemon.signal(signal.SIGTERM)
                 told = time.monotonic()
                 group.run(after(max(closes.values())), "the last half-close")
-                for stream_client in stream_clients:
+                for client in clients:
                     # Busy enough not to be quiet, and no more.
-                    stream_client.piece = KIB
+                    client.piece = KIB
                 group.run(lambda: all(each.end for each in closes), "those that half-close")
                 self.assertTrue(daemon.running() or group.over)
                 daemon.signal(signal.SIGTERM)
                 group.run(lambda: group.over, "the end of every connection")
                 daemon.wait()
                 took = time.monotonic() - told
-            for stream_client in stream_clients:
-                self.assertTrue(stream_client.exact, "what came back was not what had been sent")
-                self.assertLessEqual(stream_client.received, stream_client.sent)
+            for client in clients:
+                self.assertTrue(client.exact, "what came back was not what had been sent")
+                self.assertLessEqual(client.received, client.sent)
             finished, aborted = map(int, re.findall(DRAINED, daemon.log)[0])
             self.assertLessEqual(finished + aborted, self.clients)
-            return sum(stream_client.whole for stream_client in closes), took
+            return sum(client.whole for client in closes), took
 
     def test_what_came_back_is_a_prefix(self) -> None:
         """
@@ -197,16 +188,14 @@ class StopTests(SynchronousTestCase):
         still gets all of it.
         """
         with self.daemon("--drain-timeout", "10m") as daemon, stuck_clients(daemon, 3) as group:
-            for stream_client in group.stream_clients:
-                stream_client.close_sending()
+            for client in group.clients:
+                client.close_sending()
             begin_to_stop(daemon)
             self.assertTrue(daemon.running())
-            for stream_client in group.stream_clients:
-                stream_client.reads = True
+            for client in group.clients:
+                client.reads = True
             group.run(lambda: group.over, "the end of every connection")
-            self.assertEqual(
-                [stream_client.whole for stream_client in group.stream_clients], [True] * 3
-            )
+            self.assertEqual([client.whole for client in group.clients], [True] * 3)
             daemon.wait()
 
     def test_busy_client_is_served_until_it_is_done(self) -> None:
@@ -214,18 +203,16 @@ class StopTests(SynchronousTestCase):
         A client that is in the middle of its work goes on after the stop has begun.
         """
         with self.daemon("--drain-timeout", "10m") as daemon:
-            stream_client = StreamClient(daemon.connect())
-            with StreamClients([stream_client]) as group:
-                group.run(lambda: stream_client.received > 0, "the first bytes")
+            client = StreamClient(daemon.connect())
+            with Clients([client]) as group:
+                group.run(lambda: client.received > 0, "the first bytes")
                 daemon.signal(signal.SIGTERM)
-                enough = stream_client.received + 8 * 1024 * KIB
+                enough = client.received + 8 * 1024 * KIB
                 group.run(lambda: refuses(daemon.address()), "the port to be closed")
-                group.run(
-                    lambda: stream_client.received > enough or bool(stream_client.end), "more bytes"
-                )
-                stream_client.close_sending()
+                group.run(lambda: client.received > enough or bool(client.end), "more bytes")
+                client.close_sending()
                 group.run(lambda: group.over, "the end")
-            self.assertTrue(stream_client.whole)
+            self.assertTrue(client.whole)
             daemon.wait()
 
     def test_quiet_clients_see_the_end_at_once(self) -> None:
@@ -283,9 +270,7 @@ class StopTests(SynchronousTestCase):
                 group.run(lambda: group.over, "the abort")
                 daemon.wait()
                 took = time.monotonic() - told
-                self.assertEqual(
-                    [stream_client.end for stream_client in group.stream_clients], [End.RESET] * 2
-                )
+                self.assertEqual([client.end for client in group.clients], [End.RESET] * 2)
             self.assertGreater(took, 1.9)
             self.assertEqual(re.findall(DRAINED, daemon.log), [("3", "2")])
             self.assertEqual(daemon.ended("aborted", 2), 2)
@@ -298,9 +283,7 @@ class StopTests(SynchronousTestCase):
             daemon.signal(second)
             took = daemon.wait()
             group.run(lambda: group.over, "the abort")
-            self.assertEqual(
-                [stream_client.end for stream_client in group.stream_clients], [End.RESET] * 2
-            )
+            self.assertEqual([client.end for client in group.clients], [End.RESET] * 2)
             show(f"{self.program}: exit {took:.2f} s after the second signal")
             # The client that asked whether the port is closed may count among the finished.
             self.assertEqual([aborted for _, aborted in re.findall(DRAINED, daemon.log)], ["2"])
@@ -493,6 +476,30 @@ class Starting(Daemon):
         return True
 
 
+class Launcher(Starting):
+    """
+    The process that waits until a daemon in the background has started.  It stops itself as soon
+    as it has forked, until it gets SIGCONT.
+    """
+
+    stops = """
+import os, signal
+launcher = os.getpid()
+def stop():
+    if os.getpid() == launcher:
+        os.kill(launcher, signal.SIGSTOP)
+os.register_at_fork(after_in_parent=stop)
+"""
+
+    def start(self) -> None:
+        # The interpreter runs this module when it starts.
+        (self.directory / "sitecustomize.py").write_text(self.stops)
+        path = os.pathsep.join(filter(None, (str(self.directory), os.environ.get("PYTHONPATH"))))
+        self._command = ("env", f"PYTHONPATH={path}", *self._command)
+        Process.start(self)
+        wait_until(lambda: self.state("State").startswith("T"), "the launcher to fork")
+
+
 class FirstMomentsTests(SynchronousTestCase):
     """
     Signals to a daemon that starts.
@@ -525,6 +532,20 @@ class FirstMomentsTests(SynchronousTestCase):
                 daemon.stop()
                 self.assertEqual(daemon.left(), [])
 
+    def test_launcher(self) -> None:
+        """
+        A stop signal to the process that waits for the start stops the daemon, also when the
+        daemon runs already.
+        """
+        for options in ((), ("--workers", "2")):
+            for file in ("pid", "log"):
+                with Launcher(file, *options, background=True) as launcher:
+                    wait_until(lambda d=launcher, f=file: d.has_made(f), file)
+                    launcher.signal(signal.SIGTERM)
+                    launcher.signal(signal.SIGCONT)
+                    launcher.wait()
+                    wait_until(lambda d=launcher: not d.left(), "the daemon to stop")
+
     def test_others(self) -> None:
         """
         HUP, USR1 and USR2 are survived as soon as it has been made, and told in the log.
@@ -538,4 +559,4 @@ class FirstMomentsTests(SynchronousTestCase):
                     wait_until(lambda d=daemon, t=told: t.exists() or not d.running(), "USR1")
                     daemon.stop()
                     self.assertEqual(daemon.left(), [])
-                    self.assertIn("SIGUSR2 came", told.read_text() + daemon.log)
+                    self.assertIn("SIGUSR2 ignored", told.read_text() + daemon.log)

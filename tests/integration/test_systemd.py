@@ -166,7 +166,7 @@ class NotifyTests(TestCase):
             self.manager.close()
             with daemon.connect() as client:
                 daemon.signal(signal.SIGHUP)
-                wait_until(lambda: "SIGHUP came" in daemon.log, "the reload")
+                wait_until(lambda: "SIGHUP ignored" in daemon.log, "the reload")
                 self.assertEqual(b"hello", echo(client, b"hello"))
             daemon.stop()
             self.assertIn("echod stopped: 1 connections", daemon.log)
@@ -183,7 +183,7 @@ class NotifyTests(TestCase):
         with self.supervised(daemon, NOTIFY_SOCKET=notify):
             wait_until(lambda: "READY=1" in manager.told(), "READY=1")
         with self.supervised(Daemon(*LOOPBACK), NOTIFY_SOCKET="/no/such/socket") as daemon:
-            line = "the service manager cannot be told anything: /no/such/socket: No such file"
+            line = "cannot notify the service manager: /no/such/socket: No such file"
             wait_until(lambda: line in daemon.log, "the warning")
             with daemon.connect() as client:
                 self.assertEqual(b"hello", echo(client, b"hello"))
@@ -207,7 +207,7 @@ class NotifyTests(TestCase):
 
     def test_background(self) -> None:
         """
-        In the background without a service manager nobody is told anything; what the daemon
+        In the background without a service manager no notification is sent; what the daemon
         leaves open is no socket for it.
         """
         with Daemon(*LOOPBACK, background=True) as daemon:

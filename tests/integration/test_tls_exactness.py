@@ -8,8 +8,8 @@ import random
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.certificates import make_certificate
+from tests.support.clients import VERSIONS, TLSClient, context
 from tests.support.daemons import Daemon
-from tests.support.tlsclient import VERSIONS, TLSClient, context
 
 SIZES = (1, 30_000, 100_000, 8_000_000)
 RUNS = 50
@@ -75,4 +75,4 @@ class HalfCloseTests(TLSTestCase):
         """
         data = random.Random(2).randbytes(20_000)
         for version in VERSIONS:
-            self.assertEqual(self.client(version).exchange(data, record=1), data)
+            self.assertEqual(self.client(version).exchange(data, piece=1), data)

@@ -1,6 +1,6 @@
 """
 TLS clients that do what they may but seldom do, and clients that do what they may not:
-each costs itself, and nobody else.
+each costs only its own connection.
 """
 
 import contextlib
@@ -9,7 +9,6 @@ import re
 import select
 import signal
 import socket
-import struct
 import subprocess
 import time
 from collections import Counter
@@ -21,6 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support import needs
 from tests.support.clienthellos import extension, hello, records, vector
+from tests.support.clients import VERSIONS, Clients, StreamClient, TLSClient, context, reset
 from tests.support.daemons import (
     REACTOR,
     Daemon,
@@ -31,7 +31,6 @@ from tests.support.daemons import (
     tls_daemon,
     wait_until,
 )
-from tests.support.tlsclient import VERSIONS, TLSClient, context
 from tests.support.tlsrecords import CLIENT_HELLO, DATA, HANDSHAKE, OldSealer, Sealer, keep_secrets
 from tests.support.tlswire import WireClient, spoil
 
@@ -49,14 +48,6 @@ def join(daemon: Daemon, version: str, buffer: int = 0) -> TLSClient:
     if buffer:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
     return TLSClient(sock, context(version)).handshake()
-
-
-def reset(sock: socket.socket) -> None:
-    """
-    Close with a reset (SO_LINGER with a time of 0, socket(7)).
-    """
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    sock.close()
 
 
 class HostileTestCase(SynchronousTestCase):
@@ -93,24 +84,6 @@ class HostileTestCase(SynchronousTestCase):
         self.goes_on()
 
 
-def stuck(client: TLSClient, data: bytes) -> int:
-    """
-    Send without reading, until the daemon takes no more.
-
-    @return: how much it took.
-    """
-    sent, view = 0, memoryview(data)
-    poller = select.poll()
-    poller.register(client.socket, select.POLLOUT)
-    while sent < len(view):
-        try:
-            sent += client.tls.send(view[sent : sent + 16 * KIB])
-        except SSL.WantWriteError:
-            if not poller.poll(300):
-                break
-    return sent
-
-
 class BothWaysTests(HostileTestCase):
     """
     Both sides send at once.
@@ -120,17 +93,19 @@ class BothWaysTests(HostileTestCase):
     size = 16 * MIB
 
     def both_ways(self, version: str) -> None:
-        def talk(number: int) -> tuple[bool, int]:
-            data = random.Random(number).randbytes(self.size)
-            client = join(self.daemon, version, 64 * KIB)
-            with client.socket:
-                took = stuck(client, data)
-                return client.exchange(data[took:]) == data, took
-
-        with ThreadPoolExecutor(self.clients) as pool:
-            outcomes = list(pool.map(talk, range(self.clients)))
-        same = sum(equal for equal, _ in outcomes)
-        most = max(took for _, took in outcomes)
+        clients = [
+            StreamClient(
+                join(self.daemon, version, 64 * KIB), 1000 * number, self.size, reads=False
+            )
+            for number in range(self.clients)
+        ]
+        with Clients(clients) as group:
+            group.run(lambda: all(client.stuck for client in clients), "them to be held back")
+            most = max(client.sent for client in clients)
+            for client in clients:
+                client.reads = True
+            group.run(lambda: group.over, "the ends")
+        same = sum(client.whole for client in clients)
         show(
             f"{version}, both sides sending: {same} of {self.clients} got their "
             f"{self.size // MIB} MiB, held back at {most / MIB:.1f} MiB before they read"
@@ -225,7 +200,7 @@ class StallTests(HostileTestCase):
         before = self.daemon.rss()
         clients = [self.join(version, 64 * KIB) for version in VERSIONS]
         data = bytes(32 * MIB)
-        took = [stuck(client, data) for client in clients]
+        took = [client.fill(data) for client in clients]
         growth = self.daemon.rss() - before
         self.assertEqual(self.daemon.ended("write-timeout", len(clients)), len(clients))
         show(
@@ -578,8 +553,8 @@ class GoneTests(HostileTestCase):
 
     def test_unfinished_handshakes(self) -> None:
         """
-        Clients that stop in the middle of the handshake hold up nobody, and leave nothing
-        behind when they go.  Those whose first message was whole have failed to shake hands.
+        Clients that stop in the middle of the handshake delay no other, and leave nothing
+        behind when they go.  Those that have sent a byte have failed to shake hands.
         """
         clients = self.stop_half_way(40)
         for turn, sock in enumerate(clients):
@@ -588,12 +563,13 @@ class GoneTests(HostileTestCase):
             else:
                 sock.close()
         self.all_gone()
-        half = len(clients) // 2
-        self.daemon.turned_away({"handshake": half})
-        self.daemon.ended("reset", half)
+        # The first one has sent nothing.
+        refused = len(clients) - 1
+        self.daemon.turned_away({"handshake": refused})
+        self.daemon.ended("reset", 1)
         reasons = Counter((size, reason) for _, _, size, _, reason in self.daemon.records())
-        show(f"{len(clients)} clients left in mid-handshake: {dict(reasons)}, and {half} refused")
-        self.assertEqual(reasons, {(0, "reset"): half})
+        show(f"{len(clients)} clients left in mid-handshake: {dict(reasons)}, {refused} refused")
+        self.assertEqual(reasons, {(0, "reset"): 1})
         self.assertIn(", the client went away\n", self.daemon.log)
 
     def test_stop_during_handshakes(self) -> None:

@@ -2,9 +2,12 @@
 Certificates that are replaced while the daemon serves.
 """
 
+import hashlib
 import itertools
 import os
+import re
 import signal
+import ssl
 import stat
 import threading
 import time
@@ -14,9 +17,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support import needs
 from tests.support.certificates import make_certificate
-from tests.support.daemons import Worker, show, wait_until
+from tests.support.daemons import Daemon, Worker, echo, show, wait_until
 from tests.support.handshakes import client_context
 from tests.support.tlsfiles import TLSDaemon, authority, certificate, put, serial, trusting
+from tests.support.workers import WorkersDaemon
 
 RELOADS = 50
 NEW_A_SECOND = 100
@@ -170,7 +174,7 @@ class ReloadTests(RotationTestCase):
 
 class WatchTests(RotationTestCase):
     """
-    Nobody tells the daemon.
+    No signal tells the daemon.
     """
 
     def test_replaced(self) -> None:
@@ -270,7 +274,7 @@ class KeyLogTests(RotationTestCase):
 
     def test_full_disk(self) -> None:
         """
-        A disk that is full disturbs nobody.
+        A full disk disturbs no client.
         """
         needs.file("/dev/full")
         with TLSDaemon([make_certificate(days=80)], "--tls-keylog", "/dev/full") as daemon:
@@ -278,3 +282,54 @@ class KeyLogTests(RotationTestCase):
                 self.random(daemon)
             daemon.stop()
             self.assertEqual(daemon.log.count("cannot write to --tls-keylog"), 1)
+
+
+class SelfSignedTests(SynchronousTestCase):
+    """
+    C{--tls-self-signed}.
+    """
+
+    def shown(self, daemon: WorkersDaemon) -> str:
+        """
+        The fingerprint of what a new connection is shown, which has to be valid for localhost.
+        """
+        host, _, port = daemon.address("--tls-port").rpartition(":")
+        pem = ssl.get_server_certificate((host, int(port)))
+        context = ssl.create_default_context(cadata=pem)
+        with (
+            daemon.connect("--tls-port") as raw,
+            context.wrap_socket(raw, server_hostname="localhost") as client,
+        ):
+            self.assertEqual(echo(client, b"hello"), b"hello")
+            der = client.getpeercert(binary_form=True)
+        assert der is not None
+        return hashlib.sha256(der).digest().hex(":").upper()
+
+    def test_workers(self) -> None:
+        """
+        All workers serve the same certificate, whose fingerprint is in the log, also after a reload
+        and in a worker that has taken the place of another.  Nothing is written to a file.
+        """
+        listen = ("--tls-port", "0", "--interface", "127.0.0.1", "--tls-self-signed")
+        with WorkersDaemon(2, *listen) as daemon:
+            found = {self.shown(daemon) for _ in range(20)}
+            self.assertEqual(len(found), 1)
+            [fingerprint] = found
+            self.assertEqual(daemon.log.count(fingerprint), 2)
+            before = sorted(os.listdir(daemon.directory))
+            daemon.signal(signal.SIGHUP)
+            wait_until(lambda: daemon.log.count(fingerprint) == 4, "both workers' reload")
+            os.kill(next(iter(daemon.pids().values())), signal.SIGKILL)
+            wait_until(lambda: len(daemon.ups()) == 3, "another worker")
+            self.assertEqual({self.shown(daemon) for _ in range(20)}, {fingerprint})
+            self.assertEqual(sorted(os.listdir(daemon.directory)), before)
+
+    def test_each_start(self) -> None:
+        """
+        Each start makes a new certificate.
+        """
+        found = set()
+        for _ in range(2):
+            with Daemon("--tls-port", "0", "--tls-self-signed") as daemon:
+                found |= set(re.findall(r"SHA-256 fingerprint ([0-9A-F:]{95}),", daemon.log))
+        self.assertEqual(len(found), 2)

@@ -212,5 +212,5 @@ class LogTests(SynchronousTestCase):
                 self.assertEqual(echo(client, b"hello"), b"hello")
             stop(daemon)
             self.assertEqual(daemon.stdout, "")
-            self.assertRegex(daemon.stderr, r"\A(twistd: --syslog: nobody listens [^\n]+\n)?\Z")
+            self.assertRegex(daemon.stderr, r"\A(twistd: --syslog: no program listens [^\n]+\n)?\Z")
             self.assertFalse(socket_path(daemon).exists())

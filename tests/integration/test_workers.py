@@ -19,6 +19,7 @@ from echod.tls.credentials import serial_text
 from tests.support.activation import ActivatedDaemon
 from tests.support.admin import ADMIN, ask, samples, shown
 from tests.support.certificates import make_certificate
+from tests.support.clients import TLSClient, context
 from tests.support.daemons import (
     LOOPBACK,
     Daemon,
@@ -30,8 +31,8 @@ from tests.support.daemons import (
     show,
     wait_until,
 )
-from tests.support.tlsclient import TLSClient, context
-from tests.support.workers import ClientLoop, WorkersDaemon, lives, many
+from tests.support.shortclients import many
+from tests.support.workers import ClientLoop, WorkersDaemon, lives
 
 
 class SpreadTests(TestCase):
@@ -106,7 +107,7 @@ class DeathTests(TestCase):
 
     def test_killed_under_load(self) -> None:
         """
-        When a worker is killed under load, clients of the others notice nothing, nobody is
+        When a worker is killed under load, clients of the others notice nothing, none is
         refused, and soon it is back.
         """
         with WorkersDaemon(2) as master, ExitStack() as stack:
@@ -145,7 +146,7 @@ class DeathTests(TestCase):
 
     def test_all_killed(self) -> None:
         """
-        While there is no worker at all nobody is refused: clients wait until there is one.
+        While there is no worker at all no client is refused: clients wait until there is one.
         """
         with WorkersDaemon(2) as master:
             for name in ("0", "1"):
@@ -158,7 +159,7 @@ class DeathTests(TestCase):
     def test_replaced(self) -> None:
         """
         A worker that is sent TERM drains: its quiet clients see the end of file, and another
-        takes its place; nobody is refused meanwhile.
+        takes its place; no client is refused meanwhile.
         """
         with WorkersDaemon(2) as master:
             clients = []
@@ -184,7 +185,7 @@ class DeathTests(TestCase):
 
     def test_full_while_another_is_replaced(self) -> None:
         """
-        While a worker is replaced, the other, which is full, refuses nobody: clients wait in
+        While a worker is replaced, the other, which is full, refuses no client: clients wait in
         the accept queue, and the replacement serves them.
         """
         with (
@@ -311,7 +312,7 @@ class StopTests(TestCase):
             drained = re.findall(r"drained: (\d+) connections finished, (\d+) aborted", master.log)
             self.assertEqual(sum(int(finished) for finished, _ in drained), 10)
             self.assertEqual(len(drained), 2)
-            self.assertIn("all workers have gone", master.log)
+            self.assertIn("all workers have ended", master.log)
 
     def test_clients_in_the_queue(self) -> None:
         """
@@ -399,7 +400,7 @@ class StopTests(TestCase):
                 master.signal(signal.SIGKILL)
                 self.assertEqual(client.recv(1), b"")
             wait_until(lambda: not any(map(lives, pids)), "the workers to end")
-            self.assertIn("the master is gone; stopping", master.log)
+            self.assertIn("the master has exited; stopping", master.log)
 
 
 def signal_all(master: WorkersDaemon, number: signal.Signals) -> None:
@@ -492,7 +493,7 @@ class SocketsTests(TestCase):
 
     def test_lent_sockets(self) -> None:
         """
-        Sockets that are lent to the parent are handed on, and a restart refuses nobody.
+        Sockets that are lent to the parent are handed on, and a restart refuses no client.
         """
         lent = socket.create_server(("127.0.0.1", 0), backlog=1000)
         self.addCleanup(lent.close)

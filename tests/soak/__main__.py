@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tests.soak.run import CLIENTS, Listener, Soak
+from tests.support.clients import VERSIONS, context
 from tests.support.daemons import Daemon, tls_daemon, wait_until
-from tests.support.tlsclient import VERSIONS, context
 
 KIB = 1024
 
@@ -129,7 +129,7 @@ def soak(seconds: float, seed: object, clients: int = CLIENTS) -> tuple[str, lis
         wrong.append(f"{opened} connections of {load.accepted} were counted")
     lines = [
         f"{totals.visits} streams, {totals.sent} bytes sent, {totals.received} back, "
-        f"{totals.corrupt} corrupt, {len(totals.bad)} for which nobody is to blame",
+        f"{totals.corrupt} corrupt, {len(totals.bad)} without a known cause",
         "ends: " + counted(totals.ends),
         "clients: " + counted(totals.behaviors),
         f"the daemon: {opened} connections, {echoed} bytes echoed; by reason: {counted(reasons)}; "

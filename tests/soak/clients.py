@@ -13,8 +13,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from tests.support.asyncsockets import AsyncSocket
-from tests.support.streamclients import PERIOD, stream
+from tests.support.clients import PERIOD, READ, WRITE, Connection, in_stream, reset, stream
 
 KIB = 1024
 
@@ -48,13 +47,29 @@ class Visit:
     error: BaseException | None = None
 
 
+async def ready(sock: socket.socket, events: int) -> None:
+    """
+    Wait until a socket is ready, beside the other tasks.
+    """
+    loop = asyncio.get_running_loop()
+    come = asyncio.Event()
+    add, remove = loop.add_reader, loop.remove_reader
+    if events == WRITE:
+        add, remove = loop.add_writer, loop.remove_writer
+    add(sock, come.set)
+    try:
+        await come.wait()
+    finally:
+        remove(sock)
+
+
 @dataclass
 class Client:
     """
     One connected client.
     """
 
-    wire: AsyncSocket
+    connection: Connection
     rng: random.Random
     visit: Visit
     start: int = field(init=False)
@@ -63,22 +78,34 @@ class Client:
         # Each begins at another place in the stream, so an echo to the wrong client is seen.
         self.start = self.rng.randrange(PERIOD)
 
-    def next(self, size: int) -> memoryview:
+    async def begin(self) -> None:
         """
-        The next bytes of its stream.
+        Prepare for the first byte; with TLS, the handshake.
         """
+        while events := self.connection.proceed():
+            await ready(self.connection.socket, events)
+
+    async def _send(self, size: int) -> None:
         piece = stream(self.start + self.visit.sent, size)
         self.visit.sent += size
-        return piece
+        while piece := piece[self.connection.send(piece) :]:
+            await ready(self.connection.socket, WRITE)
 
     async def say(self, size: int, last: bool = False) -> None:
         """
         Send this many bytes, in pieces; close the sending side if they are the last.
         """
         while size > PIECE:
-            await self.wire.send(self.next(PIECE))
+            await self._send(PIECE)
             size -= PIECE
-        await (self.wire.send_last if last else self.wire.send)(self.next(size))
+        # The end goes out in one segment with the last piece (tcp(7)).
+        sock = self.connection.socket
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, last)
+        await self._send(size)
+        if last:
+            while not self.connection.finish():
+                await ready(sock, WRITE)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
 
     async def hear(self, most: int = 64 * KIB) -> int:
         """
@@ -87,9 +114,9 @@ class Client:
         @return: how many bytes; 0 at the end.
         """
         visit = self.visit
-        data = await self.wire.receive(most)
-        if data != stream(self.start + visit.received, len(data)):
-            visit.exact = False
+        while (data := self.connection.receive(most)) is None:
+            await ready(self.connection.socket, READ)
+        visit.exact = visit.exact and in_stream(self.start + visit.received, data)
         visit.received += len(data)
         return len(data)
 
@@ -122,7 +149,7 @@ class Client:
         End the connection early.
         """
         self.visit.left = True
-        (self.wire.reset if rudely else self.wire.close)()
+        (reset if rudely else socket.socket.close)(self.connection.socket)
 
 
 async def half_closer(client: Client) -> None:
@@ -183,7 +210,7 @@ async def stayer(client: Client) -> None:
     await client.say(client.rng.randrange(1, 64 * KIB))
     await client.hear_back()
     client.visit.whole = client.visit.received == client.visit.sent
-    client.wire.close()
+    client.connection.close()
 
 
 async def byte_dropper(client: Client) -> None:
@@ -214,7 +241,7 @@ async def truncator(client: Client) -> None:
     await client.say(client.rng.randrange(1, 8 * KIB))
     await client.hear()
     client.visit.left = True
-    client.wire.sock.shutdown(socket.SHUT_WR)
+    client.connection.socket.shutdown(socket.SHUT_WR)
     while await client.hear():
         pass
 

@@ -18,7 +18,7 @@ from OpenSSL import SSL
 
 from tests.soak.clients import BEHAVIORS, Behavior, Client, Visit
 from tests.support import proxyheaders
-from tests.support.asyncsockets import AsyncSocket, AsyncTLSSocket
+from tests.support.clients import Connection, TLSClient
 from tests.support.faultproxy import FaultProxy, Link
 from tests.support.toxics import (
     DOWN,
@@ -196,14 +196,12 @@ class Soak:
             port = sock.getsockname()[1]
             proxy.toxics = conditions(self._seed, number // CONDITIONS_VISITS)
             link = proxy.announce(port, number)
-            wire = (
-                AsyncTLSSocket(sock, rng.choice(listener.contexts)) if listener.contexts else None
-            )
-            client = Client(wire or AsyncSocket(sock), rng, visit)
+            tls = TLSClient(sock, rng.choice(listener.contexts)) if listener.contexts else None
+            client = Client(tls or Connection(sock), rng, visit)
             try:
                 async with asyncio.timeout(VISIT_SECONDS):
                     await asyncio.get_running_loop().sock_connect(sock, self._address(name))
-                    await client.wire.begin()
+                    await client.begin()
                     await behavior(client)
             except* (OSError, SSL.Error) as errors:
                 [visit.error, *_] = errors.exceptions

@@ -21,16 +21,24 @@ _ARGUMENTS = (
 )
 
 
+HEIGHT = 900
+"""The height of a page whose width is given, in pixels."""
+
+
 class Browser:
     """
     Chromium with a window, until it is closed.
     """
 
-    def __init__(self, profile: Path, script: bool = True, dark: bool = False):
+    def __init__(
+        self, profile: Path, script: bool = True, dark: bool = False, width: int | None = None
+    ):
         """
         @param profile: an empty directory.
         @param script: whether scripts run.
         @param dark: what the user prefers.
+        @param width: of the page, in pixels; below 500 as on a phone, where a window cannot be
+            so narrow.  C{None} for that of the window.
         @raise SkipTest: Chromium is not installed.
         """
         chromium, driver = needs.program("chromium"), needs.program("chromedriver")
@@ -44,9 +52,23 @@ class Browser:
         self._command("Emulation.setScriptExecutionDisabled", value=not script)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._command("Emulation.setEmulatedMedia", features=[scheme])
+        if width is not None:
+            self.resize(width, HEIGHT)
 
     def _command(self, name: str, **parameters: Any) -> None:
         self.window.execute_cdp_cmd(name, parameters)
+
+    def resize(self, width: int, height: int) -> None:
+        """
+        Give the page this size, in pixels.
+        """
+        self._command(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 500,
+        )
 
     def run(self, script: str) -> Any:
         """

@@ -6,7 +6,7 @@ from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.check.results import CheckFailed, Outcome
+from echod.check.results import CheckError, Outcome
 from echod.check.tls import ClientTLS, TLSStream
 from tests.support.certificates import make_certificate
 from tests.support.memory import pair
@@ -69,6 +69,6 @@ class ClientTLSTestCase(SynchronousTestCase):
         """
         securing, serving = self.connect(client, context)
         serving.addErrback(lambda _: None)
-        failure = self.failureResultOf(securing, CheckFailed).value
+        failure = self.failureResultOf(securing, CheckError).value
         self.assertIs(failure.outcome, outcome)
         return failure.detail

@@ -550,21 +550,6 @@ class Worker(threading.Thread):
         return self._answer
 
 
-def half_close(client: socket.socket, data: bytes) -> bytes:
-    """
-    Send and close the sending side, and meanwhile read until the end of file.
-    """
-
-    def send() -> None:
-        client.sendall(data)
-        client.shutdown(socket.SHUT_WR)
-
-    sending = Worker(send)
-    back = receive_rest(client)
-    sending.result()
-    return back
-
-
 @contextmanager
 def many_descriptors(number: int) -> Iterator[None]:
     """

@@ -94,7 +94,7 @@ class FarEnd:
         data = json.dumps(message).encode()
         self.near.dataReceived(struct.pack("!I", len(data)) + data)
 
-    def messageReceived(self) -> list[dict[str, Any]]:
+    def received(self) -> list[dict[str, Any]]:
         """
         The messages since the last call.
         """

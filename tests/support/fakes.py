@@ -13,17 +13,19 @@ from typing import Any
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IListeningPort, IReactorFDSet, IReadDescriptor
+from twisted.internet.interfaces import IAddress, IListeningPort, IReactorFDSet, IReadDescriptor
 from twisted.internet.posixbase import _DisconnectSelectableMixin
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from zope.interface import implementer
 
-from echod.connections.connection import Connection, Reason
+from echod._util.access import AccessRecord
+from echod._util.text import format_address
+from echod.connections.connection import IConnection, Reason
 from echod.connections.tracker import Connections
 
 
-class FakeConnection(Connection):
+class FakeConnection(IConnection):
     """
     A connection that records how it was asked to end.
 
@@ -39,6 +41,7 @@ class FakeConnection(Connection):
     waiting_for: Reason | None = None
     heard = True
     listener = "tcp"
+    client: IAddress = IPv4Address("TCP", "192.0.2.7", 40000)
 
     def __init__(self, connections: Connections | None = None, dies_at_once: bool = False):
         self.asked: list[tuple[str, Reason | None]] = []
@@ -57,7 +60,7 @@ class FakeConnection(Connection):
         return self.not_taken
 
     def peer(self) -> str:
-        return "192.0.2.7:40000"
+        return format_address(self.client)
 
     def log_fields(self) -> dict[str, str]:
         return self.known
@@ -86,7 +89,7 @@ class EventAccessLog:
     def wants(self, probe: bool) -> bool:
         return True
 
-    def write(self, *record: object) -> bool:
+    def write(self, record: AccessRecord) -> bool:
         return False
 
 

@@ -10,24 +10,15 @@ and the number of the connection.
 import asyncio
 import random
 import socket
-import struct
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 
+from tests.support.clients import reset
 from tests.support.toxics import DOWN, UP, Broken, Chunk, Toxic
 
 READ_BYTES = 64 * 1024
 UNDER_WAY = 16
 """Most chunks in flight in one direction; then the proxy stops reading."""
-
-
-def reset(sock: socket.socket) -> None:
-    """
-    Close a socket with a reset.
-    """
-    with suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    sock.close()
 
 
 class Link:

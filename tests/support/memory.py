@@ -11,7 +11,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 
-from echod.check.results import CheckFailed, CheckResult, Outcome
+from echod.check.results import CheckError, CheckResult, Outcome
 
 MAX_UNREAD = 1 << 20
 
@@ -28,7 +28,7 @@ class End:
 
     def __init__(self) -> None:
         self.done: list[str] = []
-        self.broken: CheckFailed | None = None
+        self.broken: CheckError | None = None
         self.finished = False
         self._pieces: deque[bytes] = deque()
         self._unread = 0
@@ -81,7 +81,7 @@ class End:
         self.done.append("abort")
         for end in (self, self.other):
             if not end.broken:
-                end.broken = CheckFailed(Outcome.RESET, "the connection was reset")
+                end.broken = CheckError(Outcome.RESET, "the connection was reset")
                 end.wake()
 
     async def lose(self) -> None:
@@ -126,7 +126,7 @@ class Dials:
         client, server = pair()
         self.ends.append(client)
         serving = Deferred.fromCoroutine(self.server(server))
-        serving.addErrback(lambda failure: failure.trap(CheckFailed) and None)
+        serving.addErrback(lambda failure: failure.trap(CheckError) and None)
         answer.peer = client.peer
         answer.stage = "connected"
         return client
@@ -139,7 +139,7 @@ def fails(outcome: Outcome) -> Callable[[CheckResult], Any]:
 
     async def dial(answer: CheckResult) -> Any:
         answer.stage = "connecting"
-        raise CheckFailed(outcome, "of course")
+        raise CheckError(outcome, "of course")
 
     return dial
 

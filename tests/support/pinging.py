@@ -6,7 +6,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.check.ping import Ping
-from echod.check.results import CheckFailed
+from echod.check.results import CheckError
 from tests.support.memory import turn
 
 
@@ -41,6 +41,5 @@ class PingTestCase(SynchronousTestCase):
 
     def outcomes(self):
         return [
-            result.outcome if isinstance(result, CheckFailed) else result
-            for *_, result in self.told
+            result.outcome if isinstance(result, CheckError) else result for *_, result in self.told
         ]

@@ -141,7 +141,7 @@ def serve(path: str) -> dict[str, Any]:
             ended, status = os.waitpid(child, os.WNOHANG)
             try:
                 if not ended and not client.recv(1):
-                    # Nobody waits any more.
+                    # No client waits any more.
                     os.kill(child, 9)
             except TimeoutError:
                 pass

@@ -15,7 +15,10 @@ ALPN, AUTHORITY, CRC32C, NOOP, UNIQUE_ID, SSL, NETNS = 1, 2, 3, 4, 5, 0x20, 0x30
 SSL_VERSION, SSL_CN, SSL_CIPHER, SSL_SIG_ALG, SSL_KEY_ALG = 0x21, 0x22, 0x23, 0x24, 0x25
 
 FOUR = struct.pack("!4s4sHH", bytes((192, 0, 2, 1)), bytes((198, 51, 100, 2)), 40000, 9000)
-"""The addresses of a TCP connection over IPv4, as a header of version 2 has them."""
+SIX = struct.pack(
+    "!16s16sHH", socket.inet_pton(socket.AF_INET6, "2001:db8::1"), bytes(16), 65535, 0
+)
+"""The addresses of a TCP connection, over IPv4 and IPv6, as a header of version 2 has them."""
 
 
 def v1(client: str, port: int) -> bytes:
@@ -26,7 +29,7 @@ def v1(client: str, port: int) -> bytes:
     return f"PROXY {kind} {client} {proxy} {port} 9000\r\n".encode()
 
 
-def v2(client: str, port: int, *vectors: bytes) -> bytes:
+def v2(client: str, port: int, *tlvs: bytes) -> bytes:
     """
     A header of version 2 for a client on TCP.
     """
@@ -34,10 +37,12 @@ def v2(client: str, port: int, *vectors: bytes) -> bytes:
     family, proxy = (socket.AF_INET6, "::1") if six else (socket.AF_INET, "127.0.0.1")
     hosts = socket.inet_pton(family, client) + socket.inet_pton(family, proxy)
     addresses = hosts + struct.pack("!HH", port, 9000)
-    return v2_raw(PROXY, TCP6 if six else TCP4, addresses + b"".join(vectors))
+    return v2_header(addresses + b"".join(tlvs), TCP6 if six else TCP4)
 
 
-def v2_raw(command: int, family: int, rest: bytes = b"", size: int | None = None) -> bytes:
+def v2_header(
+    rest: bytes = b"", family: int = TCP4, command: int = PROXY, size: int | None = None
+) -> bytes:
     """
     A header of version 2, valid or not.
 
@@ -48,29 +53,20 @@ def v2_raw(command: int, family: int, rest: bytes = b"", size: int | None = None
     return SIGNATURE + struct.pack("!BBH", command, family, size) + rest
 
 
-def v2_header(
-    body: bytes = b"", family: int = TCP4, command: int = PROXY, size: int | None = None
-) -> bytes:
+def tlv(kind: int, value: bytes = b"", size: int | None = None) -> bytes:
     """
-    The same, with the arguments that tests of the parser change most often first.
-    """
-    return v2_raw(command, family, body, size)
-
-
-def vector(kind: int, value: bytes = b"", size: int | None = None) -> bytes:
-    """
-    A type-length-value vector.
+    A type-length-value (TLV).
 
     @param size: the length that it states; C{None} for that of C{value}.
     """
     return struct.pack("!BH", kind, len(value) if size is None else size) + value
 
 
-def tls_vector(*vectors: bytes, flags: int = 0x07, verify: int = 0) -> bytes:
+def tls_tlv(*tlvs: bytes, flags: int = 0x07, verify: int = 0) -> bytes:
     """
-    The vector about the client's TLS session, which the proxy has ended.
+    The TLV about the client's TLS session, which the proxy has ended.
     """
-    return vector(SSL, struct.pack("!BI", flags, verify) + b"".join(vectors))
+    return tlv(SSL, struct.pack("!BI", flags, verify) + b"".join(tlvs))
 
 
 def unix_addresses(source: bytes, destination: bytes = b"") -> bytes:
@@ -100,19 +96,19 @@ def checksummed(
     family: int = TCP4,
 ) -> bytes:
     """
-    A header with a checksum between its vectors.
+    A header with a checksum between its TLVs.
 
     @param wrong: bits of the checksum to flip.
     """
     head = len(SIGNATURE) + 4 + len(addresses + before) + 3
-    zeroed = v2_raw(PROXY, family, addresses + before + vector(CRC32C, bytes(4)) + after)
+    zeroed = v2_header(addresses + before + tlv(CRC32C, bytes(4)) + after, family)
     number = crc32c(zeroed) ^ wrong
     return zeroed[:head] + number.to_bytes(4, "big") + zeroed[head + 4 :]
 
 
-TLS_VECTORS = (
-    vector(SSL_VERSION, b"TLSv1.3"),
-    vector(SSL_CIPHER, b"TLS_AES_128_GCM_SHA256"),
-    vector(SSL_CN, b"client.example"),
+TLS_TLVS = (
+    tlv(SSL_VERSION, b"TLSv1.3"),
+    tlv(SSL_CIPHER, b"TLS_AES_128_GCM_SHA256"),
+    tlv(SSL_CN, b"client.example"),
 )
 """What a proxy can say about a TLS session."""

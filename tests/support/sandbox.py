@@ -6,12 +6,12 @@ Invariant: what the unit denies is denied, or the command does not run.  C{syste
 the groups of system calls.
 """
 
+import argparse
 import ctypes
 import errno
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 # seccomp_init(3), seccomp_rule_add(3), prctl(2), mmap(2)
@@ -124,8 +124,12 @@ def deny_arguments(unit: str) -> Filter:
     return deny
 
 
-def main(path: str, *command: str) -> None:
-    unit = Path(path).read_text()
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Run a command under a unit's seccomp filters.")
+    parser.add_argument("unit", type=Path)
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    given = parser.parse_args()
+    unit, command = given.unit.read_text(), given.command
     allow = Filter(ERRNO | errno.EPERM)
     for call in allowed_calls(unit):
         allow.add(ALLOW, call)
@@ -139,4 +143,4 @@ def main(path: str, *command: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -8,14 +8,13 @@ once are at most the connections that the daemon has admitted at once.
 
 import errno
 import random
-import selectors
 import socket
-import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import closing, suppress
+
+from tests.support.clients import READ, WRITE, Client, Clients, End, reset
 
 MESSAGE = b"?"
 
@@ -53,6 +52,16 @@ def connect_from(source: str, place: Place, wait: bool = True) -> socket.socket:
     return client
 
 
+def many(address: str, number: int) -> list[socket.socket]:
+    """
+    Begin to connect clients, and wait for none.
+
+    @param address: as echod logs it.
+    """
+    host, _, port = address.rpartition(":")
+    return [connect_from("", (host, int(port)), wait=False) for _ in range(number)]
+
+
 def is_served(client: socket.socket) -> bool:
     """
     Whether a connected client gets an echo.  A refused client never receives a byte.
@@ -65,14 +74,6 @@ def is_served(client: socket.socket) -> bool:
     if answer not in (b"", MESSAGE):
         raise AssertionError(f"neither echo nor end: {answer!r}")
     return bool(answer)
-
-
-def reset(client: socket.socket) -> None:
-    """
-    Close with a reset (SO_LINGER with a time of 0, socket(7)).
-    """
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    client.close()
 
 
 def half_close(client: socket.socket) -> None:
@@ -90,17 +91,46 @@ def half_close(client: socket.socket) -> None:
 CLOSES: tuple[Callable[[socket.socket], None], ...] = (socket.socket.close, reset, half_close)
 
 
-@dataclass(eq=False)
-class Attempt:
+class ShortClient(Client):
     """
-    A client that waits for its echo.
+    A client that connects and waits for its echo.
 
     @ivar who: the client that the daemon counts it for.
+    @ivar served: whether it has got its echo; if it has come to its end before, it is refused.
     """
 
-    socket: socket.socket
-    who: str
-    asked: bool = False
+    def __init__(
+        self, sock: socket.socket, who: str, answered: "Callable[[ShortClient], None]"
+    ) -> None:
+        """
+        @param answered: called when it is served or refused.
+        """
+        super().__init__(sock)
+        self.who = who
+        self.served = False
+        self._asked = False
+        self._answered = answered
+
+    def events(self) -> int:
+        if self.served:
+            return 0
+        return READ if self._asked else WRITE
+
+    def on(self, events: int) -> None:
+        if not self._asked:
+            self.connection.send(MESSAGE)
+            self._asked = True
+        elif answer := self.connection.receive(100):
+            if answer != MESSAGE:
+                raise AssertionError(f"not the echo: {answer!r}")
+            self.served = True
+            self._answered(self)
+        elif self.connection.closed:
+            self.over(End.EOF)
+
+    def over(self, end: End) -> None:
+        super().over(end)
+        self._answered(self)
 
 
 class ShortClients:
@@ -115,8 +145,8 @@ class ShortClients:
 
     def __init__(self, rng: random.Random):
         self._rng = rng
-        self._selector = selectors.DefaultSelector()
-        self._inside: list[Attempt] = []
+        self._clients: Clients[ShortClient] = Clients()
+        self._inside: list[ShortClient] = []
         self._of: Counter[str] = Counter()
         self.served = self.refused = self.most = self.most_of_one = 0
 
@@ -124,11 +154,7 @@ class ShortClients:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for key in list(self._selector.get_map().values()):
-            key.data.socket.close()
-        self._selector.close()
-        while self._inside:
-            self._inside.pop().socket.close()
+        self._clients.__exit__()
 
     def run(
         self,
@@ -148,43 +174,28 @@ class ShortClients:
         @param goes: whether to close any.
         @param seconds: the deadline.
         """
-        deadline = time.monotonic() + seconds
-        waiting = self._selector.get_map()
-        while number or waiting:
-            if time.monotonic() > deadline:
-                raise AssertionError(f"{len(waiting)} were neither served nor refused")
-            while number and len(waiting) < at_once:
-                number -= 1
-                visitor = Attempt(*come())
-                self._selector.register(visitor.socket, selectors.EVENT_WRITE, visitor)
-            for key, _ in self._selector.select(1):
-                self._on(key.data)
+        came = 0
+
+        def all_answered() -> bool:
+            nonlocal came
+            while came < number and self._clients.at_work < at_once:
+                came += 1
+                self._clients.add(ShortClient(*come(), self._count))
             for _ in range(self._rng.randrange(len(self._inside) // 4 + 1) if goes else 0):
                 self._one_goes()
+            return not self._clients.at_work
 
-    def _on(self, visitor: Attempt) -> None:
-        answer = b""
-        try:
-            if not visitor.asked:
-                visitor.socket.send(MESSAGE)
-                visitor.asked = True
-                self._selector.modify(visitor.socket, selectors.EVENT_READ, visitor)
-                return
-            answer = visitor.socket.recv(100)
-        except ConnectionError:
-            pass
-        self._selector.unregister(visitor.socket)
-        if not answer:
+        self._clients.run(all_answered, "all to be served or refused", seconds)
+
+    def _count(self, client: ShortClient) -> None:
+        if not client.served:
             self.refused += 1
-            visitor.socket.close()
             return
-        if answer != MESSAGE:
-            raise AssertionError(f"not the echo: {answer!r}")
         self.served += 1
-        self._inside.append(visitor)
-        self._of[visitor.who] += 1
+        self._inside.append(client)
+        self._of[client.who] += 1
         self.most = max(self.most, len(self._inside))
-        self.most_of_one = max(self.most_of_one, self._of[visitor.who])
+        self.most_of_one = max(self.most_of_one, self._of[client.who])
 
     @property
     def inside(self) -> int:
@@ -196,9 +207,9 @@ class ShortClients:
     def _one_goes(self) -> None:
         place = self._rng.randrange(len(self._inside))
         self._inside[place], self._inside[-1] = self._inside[-1], self._inside[place]
-        visitor = self._inside.pop()
-        self._of[visitor.who] -= 1
-        self._rng.choice(CLOSES)(visitor.socket)
+        client = self._inside.pop()
+        self._of[client.who] -= 1
+        self._rng.choice(CLOSES)(client.socket)
 
     def all_go(self) -> None:
         """
@@ -208,70 +219,63 @@ class ShortClients:
             self._one_goes()
 
 
-@dataclass(eq=False)
-class IdleClient:
+class IdleClient(Client):
     """
     A client that sends little or nothing.
 
     @ivar drip: what it sends, a piece each second.
-    @ivar closes: whether it closes after the daemon has.
-    @ivar came: the monotonic time just before it connected, so measured times are never too
-        short.
     @ivar heard: what it has received.
     @ivar heard_after: seconds until the first byte.
     @ivar gone_after: seconds until the daemon closed its side.
     @ivar was_reset: whether that was a reset.
     """
 
-    socket: socket.socket
-    drip: Iterator[bytes] = field(default_factory=lambda: iter(()))
-    closes: bool = True
-    came: float = field(default_factory=time.monotonic)
-    heard: bytes = b""
-    heard_after: float | None = None
-    gone_after: float | None = None
-    was_reset: bool = False
+    def __init__(
+        self,
+        come: Callable[[], socket.socket],
+        drip: Iterator[bytes] | None = None,
+        closes: bool = True,
+    ):
+        """
+        @param come: connects.  Its time counts, so measured times are never too short.
+        """
+        self._came = time.monotonic()
+        super().__init__(come())
+        self.drip = drip or iter(())
+        self.closes = closes
+        self.heard = b""
+        self.heard_after: float | None = None
+        self.gone_after: float | None = None
+        self.was_reset = False
+        self.done: Callable[[IdleClient], bool] = lambda _: False
 
-    def say(self) -> None:
+    def events(self) -> int:
+        return 0 if self.heard and self.done(self) else READ
+
+    def drop(self) -> None:
         """
         Send the next piece, if there is one.
         """
         if piece := next(self.drip, b""):
             try:
-                self.socket.send(piece)
+                self.connection.send(piece)
             except ConnectionResetError:
                 # The error is reported once, here or at the next recv(2).
                 self.was_reset = True
             except OSError:
                 pass
 
-    def on(self) -> None:
-        """
-        Receive what has arrived.
-        """
-        after = time.monotonic() - self.came
-        piece = b""
-        try:
-            piece = self.socket.recv(4096)
-        except ConnectionError:
-            self.was_reset = True
-        if piece and not self.heard:
-            self.heard_after = after
-        self.heard += piece
-        if not piece:
-            self.gone_after = after
+    def on(self, events: int) -> None:
+        if piece := self.connection.receive(4096):
+            self.heard_after = self.heard_after or time.monotonic() - self._came
+            self.heard += piece
+        elif self.connection.closed:
+            self.over(End.EOF)
 
-
-def idle_client(
-    come: Callable[[], socket.socket], drip: Iterator[bytes] | None = None, closes: bool = True
-) -> IdleClient:
-    """
-    Connect an idle client.
-
-    @param come: connects.
-    """
-    came = time.monotonic()
-    return IdleClient(come(), drip or iter(()), closes, came)
+    def over(self, end: End) -> None:
+        super().over(end)
+        self.was_reset = self.was_reset or end is End.RESET
+        self.gone_after = time.monotonic() - self._came
 
 
 def wait_for_all(
@@ -287,27 +291,22 @@ def wait_for_all(
     @param what: what is waited for, for the error.
     @param seconds: the deadline for all of them.
     """
-    deadline = time.monotonic() + seconds
-    with selectors.DefaultSelector() as selector:
-        for idle_client in idle_clients:
-            idle_client.socket.setblocking(False)
-            selector.register(idle_client.socket, selectors.EVENT_READ, idle_client)
-        waiting = selector.get_map()
-        next_drop = time.monotonic()
-        while waiting:
-            now = time.monotonic()
-            if now > deadline:
-                raise AssertionError(f"waited {seconds} s in vain for {len(waiting)} {what}")
-            if now >= next_drop:
+    clients = list(idle_clients)
+    for client in clients:
+        client.done = until
+    next_drop = time.monotonic()
+    with closing(Clients(clients)) as loop:
+
+        def none_waits() -> bool:
+            nonlocal next_drop
+            if time.monotonic() >= next_drop:
                 next_drop += 1
-                for key in waiting.values():
-                    key.data.say()
-            for key, _ in selector.select(max(0, next_drop - time.monotonic())):
-                key.data.on()
-                if key.data.gone_after is not None or until(key.data):
-                    selector.unregister(key.data.socket)
-                if key.data.gone_after is not None and key.data.closes:
-                    key.data.socket.close()
+                for client in clients:
+                    if not client.end and client.events():
+                        client.drop()
+            return not loop.at_work
+
+        loop.run(none_waits, what, seconds)
 
 
 def loopback_addresses() -> Iterator[str]:

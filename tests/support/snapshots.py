@@ -8,6 +8,7 @@ from typing import Any
 from echod.stats.process import ProcessStats
 from echod.stats.snapshot import (
     CertificateInfo,
+    ClientInfo,
     ConnectionInfo,
     Handshakes,
     HistogramData,
@@ -36,7 +37,10 @@ def make_snapshot(**fields: Any) -> Snapshot:
             ],
             traffic=[
                 ListenerStats(
-                    "tcp", 3, 10, 123_456, {"client": 6, "reset": 1}, {"connect-rate": 2}
+                    *("tcp", 3, 10, 123_456),
+                    {"client": 6, "reset": 1},
+                    {"connect-rate": 2},
+                    *(2.0, 2048.0, 5, 4.0, 4096.0),
                 ),
                 ListenerStats("tls", 1, 2, 789, {"client": 1, "reset": 0}, {"connect-rate": 0}),
             ],
@@ -58,6 +62,8 @@ def make_snapshot(**fields: Any) -> Snapshot:
                 ),
                 ConnectionInfo(11, "tcp", "192.0.2.1:5", "paused", 70.0, 10, {}),
             ],
+            clients=[ClientInfo("192.0.2.1", 3, 110), ClientInfo("2001:db8::1", 1, 789)],
+            host="echo1.example",
         ),
         **fields,
     )

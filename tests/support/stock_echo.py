@@ -6,8 +6,8 @@ It prints its free port.  On SIGUSR1 it makes the call that its kind is named af
 C{loseConnection}.
 """
 
+import argparse
 import signal
-import sys
 from typing import Any
 
 from twisted.internet import reactor, ssl
@@ -70,6 +70,10 @@ def serve(kind: str, pem: str | None) -> Any:
 
 
 if __name__ == "__main__":
-    end = serve(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None)
+    parser = argparse.ArgumentParser(description="Run an echo server until it is killed.")
+    parser.add_argument("kind", help="echo, half-closeable, wrapped, or the call on SIGUSR1")
+    parser.add_argument("pem", nargs="?", help="certificate and key, for TLS")
+    given = parser.parse_args()
+    end = serve(given.kind, given.pem)
     signal.signal(signal.SIGUSR1, lambda *_: reactor.callFromThread(end))
     reactor.run()

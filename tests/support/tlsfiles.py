@@ -14,8 +14,8 @@ from typing import Any
 from OpenSSL import SSL, crypto
 
 from tests.support.certificates import MadeCertificate, make_certificate
+from tests.support.clients import TLSClient
 from tests.support.daemons import REACTOR, Daemon
-from tests.support.tlsclient import TLSClient
 
 DAYS = 80
 """

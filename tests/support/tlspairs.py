@@ -13,9 +13,9 @@ from zope.interface import implementer
 from echod.net.transport import EagerTransport
 from echod.tls._openssl import RECORD_BYTES
 from tests.support.certificates import make_certificate
+from tests.support.clients import TLSClient, context as client_context
 from tests.support.handshakes import CertificateInfo
 from tests.support.pairs import HalfCloseable, PairTestCase, drained
-from tests.support.tlsclient import TLSClient, context as client_context
 
 SERVER = make_certificate()
 CLIENT = make_certificate(("client",))

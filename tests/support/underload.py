@@ -102,7 +102,10 @@ def main(arguments: Sequence[str]) -> int:
     """
     @return: the exit status: 1 if the command failed in any of its runs.
     """
-    parser = argparse.ArgumentParser(prog="python -m tests.support.underload")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.support.underload",
+        description="Run a command while the machine is busy with other work.",
+    )
     parser.add_argument("--loops", type=int, default=LOOPS, help="processes that compute")
     parser.add_argument("--writers", type=int, default=WRITERS, help="processes that write")
     parser.add_argument("--minutes", type=float, default=MINUTES, help="limit for each run")

@@ -8,7 +8,6 @@ parent of.
 import os
 import re
 import signal
-import socket
 import threading
 import time
 from collections import Counter
@@ -143,17 +142,3 @@ class ClientLoop(threading.Thread):
     def stop(self) -> None:
         self._enough.set()
         self.join(PATIENCE_SECONDS)
-
-
-def many(address: str, number: int) -> list[socket.socket]:
-    """
-    Connect clients without waiting for each.
-    """
-    host, _, port = address.rpartition(":")
-    clients = []
-    for _ in range(number):
-        client = socket.socket()
-        client.setblocking(False)
-        client.connect_ex((host, int(port)))
-        clients.append(client)
-    return clients

@@ -5,6 +5,7 @@ by so many of its connections at once, until standard input ends.
 It says C{ready} when all are connected and under way.
 """
 
+import argparse
 import contextlib
 import itertools
 import os
@@ -23,15 +24,13 @@ from OpenSSL import SSL
 import tests
 from tests.support.admin import ADMIN
 from tests.support.certificates import make_certificate
+from tests.support.clients import context, reset
 from tests.support.daemons import LOOPBACK, Daemon, connect
-from tests.support.proxyheaders import v1, v2, vector
-from tests.support.tlsclient import context
+from tests.support.proxyheaders import tlv, v1, v2
 from tests.support.tlsrecords import CLIENT_HELLO, HANDSHAKE, OldSealer, Sealer, keep_secrets
 from tests.support.tlswire import WireClient
 
 ROOT = Path(tests.__file__).parent.parent
-
-RESET = struct.pack("ii", 1, 0)
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,7 @@ PLAIN = {
         "--tls-listen", _always(v1("2001:db8:1111:2222:3333:4444:5555:6666", 40000)), piece=1
     ),
     "PROXY header with many vectors": Kind(
-        "--tls-listen", _always(v2("192.0.2.7", 40000, *(vector(0xE0, b"") for _ in range(170))))
+        "--tls-listen", _always(v2("192.0.2.7", 40000, *(tlv(0xE0, b"") for _ in range(170))))
     ),
     "requests with many headers": Kind(
         "--admin", _always(_request("/", *(b"a%d: b" % n for n in range(490))))
@@ -201,10 +200,7 @@ class Attacker:
         """
         Close.
         """
-        if self.kind.resets:
-            with contextlib.suppress(OSError):
-                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        self.sock.close()
+        (reset if self.kind.resets else socket.socket.close)(self.sock)
 
     def go_on(self, event: int) -> bool:
         """
@@ -302,5 +298,13 @@ def under_way(name: str, address: str, number: int) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    name, address, number = sys.argv[1:]
-    flood({**PLAIN, **TLS}[name], address, int(number))
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.support.worst",
+        description="Attack a daemon until standard input ends.",
+    )
+    kinds = {**PLAIN, **TLS}
+    parser.add_argument("kind", choices=kinds)
+    parser.add_argument("address", help="as echod logs it")
+    parser.add_argument("number", type=int, help="how many connections")
+    given = parser.parse_args()
+    flood(kinds[given.kind], given.address, given.number)

@@ -1,6 +1,6 @@
 """
 Clients of echod that run inside the machine, with Python's standard library only:
-C{python3 client.py WHAT --port PORT ...}.
+C{python3 client.py WHAT --port PORT ...}.  So they are not those of L{tests.support.clients}.
 
 Invariant: a client notes what happens to it and prints it as JSON at the end.  The test says
 what must happen.
@@ -205,7 +205,9 @@ def ask(arguments):
 
 
 def main():
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(
+        description="Play clients of an echo server, and print as JSON what they saw."
+    )
     parser.add_argument("what", choices=("once", "stay", "reconnect", "stall", "ask"))
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int)

@@ -301,7 +301,7 @@ class SystemTests(TestCase):
             found = reconnecting.found
             self.assertEqual(0, found["refused"])
             self.assertGreater(found["exact"], 0)
-            self.assertIn("was ended by SIGKILL; it is started again", machine.journal())
+            self.assertIn("was ended by SIGKILL; restarting it", machine.journal())
             show(
                 f"2 workers, one killed, then all restarted: 0 refused, {found['exact']} exact, "
                 f"the slowest in {found['slowest']:.2f} s"

@@ -72,11 +72,7 @@ class ManualTests(SynchronousTestCase):
             shown = re.findall(r"Fl -([\w-]+)", " ".join(headings))
             known = command()
             self.assertEqual(sorted(shown), sorted(name.rstrip("=") for name in known.longOpt))
-            short = {
-                name: letter
-                for name, letter, *_ in (*command.optParameters, *command.optFlags)
-                if letter
-            }
+            short = {name: letter for letter, name in known.synonyms.items() if len(letter) == 1}
             shown_short = {
                 name: found[1]
                 for name, (heading, _) in options(page).items()

@@ -5,16 +5,18 @@ Tests for L{echod.options}: which values are accepted, and the line for each tha
 import ast
 import io
 import os
+import re
 import sys
 from pathlib import Path
 
 from twisted.logger import LogLevel
-from twisted.python.usage import Options as UsageOptions
+from twisted.python.usage import Options as UsageOptions, UsageError
 from twisted.scripts.twistd import ServerOptions
 from twisted.trial.unittest import SynchronousTestCase
 
 import echod
-from echod.options import Options, OptionValues
+from echod.options import Options
+from echod.options.parameters import GROUPS, PARAMETERS, OptionValues
 
 
 class OptionsTestCase(SynchronousTestCase):
@@ -34,10 +36,11 @@ class OptionsTestCase(SynchronousTestCase):
 
         @return: the line that says so.
         """
+        stderr = io.StringIO()
+        self.patch(sys, "__stderr__", stderr)
         error = self.assertRaises(SystemExit, self.parse, *args, parent=parent)
-        line = error.code
-        self.assertIsInstance(line, str)  # SystemExit with a text is exit status 1
-        self.assertEqual(line.splitlines(), [line])
+        self.assertEqual(error.code, os.EX_CONFIG)
+        (line,) = stderr.getvalue().splitlines()
         self.assertTrue(line.isprintable() and line.startswith("echod: "), line)
         return line.removeprefix("echod: ")
 
@@ -62,6 +65,7 @@ class ValuesTests(OptionsTestCase):
                 "tls-port": None,
                 "tls-listen": [],
                 "tls-cert": [],
+                "tls-self-signed": 0,
                 "tls-client-auth": None,
                 "tls-client-ca": None,
                 "tls-min": None,
@@ -185,7 +189,7 @@ class ValuesTests(OptionsTestCase):
         """
         self.assertEqual(self.parse("--admin", "unix:/a")["admin"], "unix:/a")
         twice = ("--admin", "tcp:1", "--admin", "tcp:2")
-        self.assertEqual(self.refused(*twice), "--admin: one is enough; give it once")
+        self.assertEqual(self.refused(*twice), "--admin: given twice; give it once")
         self.assertIn("--admin '9001': not an endpoint; ", self.refused("--admin", "9001"))
 
     def test_admin_host(self):
@@ -336,8 +340,24 @@ class RefusedTests(OptionsTestCase):
         An option that needs another one is refused without it.
         """
         for args, expected in (
-            (("--tls-port", "1"), "--tls-port: needs a certificate; add --tls-cert FILE"),
-            (("--tls-listen", "tcp:1"), "--tls-listen: needs a certificate; add --tls-cert FILE"),
+            (
+                ("--tls-port", "1"),
+                "--tls-port: needs a certificate; "
+                "add --tls-cert FILE, or --tls-self-signed for a test",
+            ),
+            (
+                ("--tls-listen", "tcp:1"),
+                "--tls-listen: needs a certificate; "
+                "add --tls-cert FILE, or --tls-self-signed for a test",
+            ),
+            (
+                ("--tls-port", "1", "--tls-self-signed", "--tls-cert", "c"),
+                "--tls-self-signed: excludes --tls-cert; give one of them",
+            ),
+            (
+                ("--tls-self-signed",),
+                "--tls-self-signed: serves nothing without --tls-port; add one",
+            ),
             (("--tls-cert", "c"), "--tls-cert: serves nothing without --tls-port; add one"),
             (
                 ("--tls-key", "k"),
@@ -351,12 +371,12 @@ class RefusedTests(OptionsTestCase):
             (("--tls-keylog", "k"), "--tls-keylog: serves nothing without --tls-port; add one"),
             (
                 ("--tls-port", "1", "--tls-cert", "c", "--tls-client-auth", "require"),
-                "--tls-client-auth require: needs to know who signs clients' certificates; "
+                "--tls-client-auth require: needs the authority of the clients' certificates; "
                 "add --tls-client-ca FILE",
             ),
             (
                 ("--tls-port", "1", "--tls-cert", "c", "--tls-client-ca", "a"),
-                "--tls-client-ca: verifies nobody without --tls-client-auth; "
+                "--tls-client-ca: is for --tls-client-auth, which is off; "
                 "add --tls-client-auth require, or request",
             ),
             (
@@ -370,7 +390,7 @@ class RefusedTests(OptionsTestCase):
             ),
             (
                 ("--proxy-protocol", "optional"),
-                "--proxy-protocol: believes nobody; add --proxy-trust with the proxy's address",
+                "--proxy-protocol: no proxy is trusted; add --proxy-trust with the proxy's address",
             ),
             (
                 ("--proxy-trust", "unix"),
@@ -389,6 +409,27 @@ class RefusedTests(OptionsTestCase):
             (("9000",), "unexpected argument '9000'; see --help"),
         ):
             self.assertEqual(self.refused(*args), words)
+
+    def test_given_twice(self):
+        """
+        An option that is not repeatable is given once.
+        """
+        line = self.refused("--port", "9000", "-p", "9001")
+        self.assertEqual(line, "--port: given twice; give it once")
+        self.parse("--allow", "192.0.2.1", "--allow", "192.0.2.2")
+
+    def test_options_of_twistd(self):
+        """
+        An option of twistd stands before the word echod.
+        """
+        for option in ("--logfile", "--nodaemon", "-n", "-u"):
+            self.assertEqual(
+                self.refused(option, "x", parent=ServerOptions()),
+                f"option {option} not recognized; it is an option of twistd: "
+                f"twistd {option} ... echod ...",
+            )
+        line = self.refused("--nosuch", parent=ServerOptions())
+        self.assertEqual(line, "option --nosuch not recognized; see --help")
 
     def test_unknown_and_unprintable(self):
         """
@@ -461,16 +502,72 @@ class InformationTests(OptionsTestCase):
 
     def test_help(self):
         """
-        C{--help} has a text for each option.
+        C{--help} has each option once, in a group, with the name of its value and its default, in
+        lines of at most 80 columns.
         """
-        text = str(Options())
-        # A gap in a line is a line break of a docstring.
-        self.assertNotRegex(text, r"[a-z;,.] {2,}[a-z]")
+        options = Options()
+        grouped = [(name, value) for names in GROUPS.values() for name, value in names.items()]
+        self.assertEqual(
+            sorted(f"{name}=" if value else name for name, value in grouped),
+            sorted(options.longOpt),
+        )
+        text = str(options)
+        self.assertLessEqual(max(map(len, text.splitlines())), 80)
         text = " ".join(text.split())
-        for name in self.parse():
-            self.assertRegex(text, rf"--{name}[= ]\s*\S+ \S+")
-        self.assertIn("[default: 1024]", text)
-        self.assertIn("[default: 9000, when no other listener is given]", text)
+        for name, value in grouped:
+            self.assertRegex(text, rf"--{name}{re.escape(value and ' ' + value)} [A-Z]", name)
+        for default in ("1024", "9000, if there is no other listener", "30s", "10000", "0"):
+            self.assertIn(f"[default: {default}]", text)
+        self.assertNotRegex(text, r"\[default: \d+\.0\]")
+
+    def test_choices(self):
+        """
+        The names of values that are choices are the values that are accepted.
+        """
+        coerce = {parameter[0]: parameter[4] for parameter in PARAMETERS}
+        checked = 0
+        for names in GROUPS.values():
+            for name, value in names.items():
+                for choice in value.split("|") if "|" in value else ():
+                    coerce[name](choice)
+                    checked += 1
+                if "|" in value:
+                    self.assertRaises(UsageError, coerce[name], "other")
+        self.assertEqual(checked, 16)
+
+    def test_examples(self):
+        """
+        The example at the end of the help works.
+        """
+        for command, _ in Options.examples:
+            self.parse(*command.partition("echod ")[2].split())
+
+    def test_examples_of_endpoints(self):
+        """
+        The endpoints in texts and errors can be given, and those for C{--admin} are not reachable
+        from other machines.
+        """
+        options = Options()
+        for name, text in options.docs.items():
+            for found in re.findall(r"\b(?:tcp|unix|systemd):[^ ,;]*[^ ,;.]", text):
+                args = () if name in ("listen", "tls-listen") else ("--port", "0")
+                tls = ("--tls-cert", "/c") if name == "tls-listen" else ()
+                self.parse(*args, *tls, f"--{name}", found)
+                if name == "admin":
+                    self.assertRegex(found, "interface=127|unix:")
+        for given, port in (
+            ("9001", "9001"),
+            ("80", "80"),
+            ("localhost", "9001"),
+            ("tcp:", "9001"),
+        ):
+            line = self.refused("--admin", given)
+            example = f"tcp:{port}:interface=127.0.0.1"
+            self.assertTrue(line.endswith(f"; give one such as {example}"), line)
+            self.parse("--admin", example)
+        for given, port in (("9001", "9001"), ("localhost", "9000"), ("99999", "9000")):
+            line = self.refused("--listen", given)
+            self.assertIn(f"give one such as tcp:{port} or unix:/run/echod.sock", line)
 
     def test_every_option_is_read(self):
         """
@@ -479,7 +576,7 @@ class InformationTests(OptionsTestCase):
         reads = set()
         for path in Path(echod.__file__).parent.rglob("*.py"):
             # echod-check has options of its own.
-            if path.name == "options.py" or path.parent.name == "check":
+            if path.parent.name in ("options", "check"):
                 continue
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):

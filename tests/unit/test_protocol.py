@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from zope.interface import directlyProvides
 from zope.interface.verify import verifyObject
 
-from echod.connections.connection import Connection, Reason
+from echod.connections.connection import IConnection, Reason
 from echod.protocol import Echo
 from echod.tls.context import TLSPolicy, server_context
 from echod.tls.credentials import KeyPair
@@ -55,14 +55,14 @@ class EchoTests(ProtocolTestCase):
 
     def test_interfaces(self):
         """
-        L{Echo} provides Twisted's interfaces, and all of L{Connection}.
+        L{Echo} provides Twisted's interfaces, and all of L{IConnection}.
         """
         echo, _ = self.connect()
         verifyObject(IHalfCloseableProtocol, echo)
         verifyObject(IPushProducer, echo)
         verifyObject(IHandshakeListener, echo)
-        asked = set(Connection.__annotations__)
-        asked.update(name for name in vars(Connection) if not name.startswith("_"))
+        asked = set(IConnection.__annotations__)
+        asked.update(name for name in vars(IConnection) if not name.startswith("_"))
         self.assertEqual([name for name in asked if not hasattr(echo, name)], [])
 
     def test_echoes(self):
@@ -263,6 +263,25 @@ class EchoTests(ProtocolTestCase):
             echo.connectionLost(Failure(error))
             self.assertEqual(self.reasons(), [expected], (begin.__name__, error))
 
+    def test_handshake_failure(self):
+        """
+        A handshake that fails is logged with what OpenSSL says of it, also after a whole
+        ClientHello; one that the client leaves says so.
+        """
+        for error, words in (
+            (SSL.Error([("", "", "no shared cipher")]), "no shared cipher"),
+            (ConnectionLost(), "the client went away"),
+            (ConnectionDone(), "the client went away"),
+        ):
+            echo, _ = self.connect()
+            echo.waiting_for = Reason.HANDSHAKE
+            echo.transport.handle = AfterClientHello()
+            echo.connectionLost(Failure(error))
+            with capturedLogs() as events:
+                self.connections.refusals.log_summary()
+            (event,) = events
+            self.assertEqual((event["reason"], event["detail"]), (Reason.HANDSHAKE, words))
+
     def test_error(self):
         """
         The access record has the error, with its control characters escaped.
@@ -460,6 +479,18 @@ class HandshakeTests(ProtocolTestCase):
             echo.connectionLost(Failure(error))
             self.assertEqual(handshakes, expected, (hands is begun, error))
             handshakes.clear()
+
+    def test_a_part_of_a_hello(self):
+        """
+        A client that sends less than a whole message and leaves has failed its handshake, as one
+        that sends more.
+        """
+        for begun, refused in ((True, 1), (False, 0)):
+            echo, transport = self.connect()
+            transport.handshakeBegun = begun
+            echo.connectionLost(Failure(ConnectionDone()))
+            self.assertEqual(self.connections.refusals.counts.total(), refused)
+            self.connections.refusals.counts.clear()
 
     def test_fails(self):
         """

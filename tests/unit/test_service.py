@@ -2,6 +2,7 @@
 Tests for L{echod.service}: how the daemon starts, runs, reloads and stops.
 """
 
+import io
 import json
 import os
 import signal
@@ -172,7 +173,7 @@ class SignalTests(ServiceTestCase):
         self.assertEqual(
             [formatEvent(event) for event in events],
             [
-                f"{name} came, and there is nothing to do for it"
+                f"{name} ignored: there is no action for it"
                 for name in ("SIGHUP", "SIGUSR1", "SIGUSR2")
             ],
         )
@@ -185,7 +186,7 @@ class SignalTests(ServiceTestCase):
         self.reactor.run()
         for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
             said = self.send(number)
-            self.assertEqual(said, [f"{number.name} came, and there is nothing to do for it"])
+            self.assertEqual(said, [f"{number.name} ignored: there is no action for it"])
         self.assertEqual(self.stops, [])
 
     def test_reload(self):
@@ -226,6 +227,28 @@ class SignalTests(ServiceTestCase):
         for finish, args, kwargs in self.reactor.triggers["after"]["shutdown"]:
             finish(*args, **kwargs)
         self.assertTrue(os.path.exists(path) and os.path.exists(path + ".1"))
+
+    def test_log_in_the_background(self):
+        """
+        A daemon in the background writes its first lines itself; as soon as the reactor runs, its
+        loop leaves them to a thread.
+        """
+        path = self.mktemp()
+        twistd = ServerOptions()
+        twistd.opts.update(nodaemon=0, logfile=path)
+        service = self.build(*self.local, twistd=twistd)
+        application = Application("echod")
+        service.setServiceParent(application)
+        threads = []
+        service._log._writer._start_thread = threads.append
+        log = Logger(observer=application.getComponent(ILogObserver))
+        service.startService()
+        log.info("one")
+        self.assertEqual((threads, os.stat(path).st_size > 0), ([], True))
+        size = os.stat(path).st_size
+        self.reactor.run()
+        log.info("two")
+        self.assertEqual((len(threads), os.stat(path).st_size), (1, size))
 
     def test_log_dropped(self):
         """
@@ -444,11 +467,13 @@ class LogObserverTests(ServiceTestCase):
         A log file that cannot be opened ends the start with one line.
         """
         path = os.path.abspath(os.path.join(self.mktemp(), "log"))
+        self.patch(sys, "__stderr__", stderr := io.StringIO())
         error = self.assertRaises(SystemExit, self.observer, logfile=path)
+        self.assertEqual(error.code, os.EX_CONFIG)
         self.assertEqual(
-            error.code,
+            stderr.getvalue(),
             f"twistd: --logfile '{path}': No such file or directory; "
-            "give a file that can be written",
+            "give a file that can be written\n",
         )
 
 

@@ -9,15 +9,15 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from echod.systemd import (
-    EXTENSION_SECONDS,
-    STATUS_SECONDS,
+    STATUS_INTERVAL,
+    TIMEOUT_EXTENSION,
     Notifier,
     NotifyConfig,
     StatusLine,
 )
 from tests.support.servicemanager import ServiceManager
 
-EXTEND = f"EXTEND_TIMEOUT_USEC={int(EXTENSION_SECONDS * 1e6)}"
+EXTEND = f"EXTEND_TIMEOUT_USEC={int(TIMEOUT_EXTENSION * 1e6)}"
 
 
 class NotifyConfigTests(SynchronousTestCase):
@@ -132,11 +132,11 @@ class NotifierTests(NotifierTestCase):
         """
         self.notifier().startService()
         self.manager.take()
-        self.assertEqual(self.advance(STATUS_SECONDS * 3), [])
+        self.assertEqual(self.advance(STATUS_INTERVAL * 3), [])
         self.status = "better"
-        self.assertEqual(self.advance(STATUS_SECONDS - 0.25), [])
+        self.assertEqual(self.advance(STATUS_INTERVAL - 0.25), [])
         self.assertEqual(self.advance(0.25), [["STATUS=better"]])
-        self.assertEqual(self.advance(STATUS_SECONDS * 3), [])
+        self.assertEqual(self.advance(STATUS_INTERVAL * 3), [])
 
     def test_watchdog(self):
         """
@@ -191,16 +191,16 @@ class NotifierTests(NotifierTestCase):
         A stop sends STOPPING=1 at once, and EXTEND_TIMEOUT_USEC= until its time is over; status
         lines and WATCHDOG=1 go on until the end.
         """
-        notifier = self.notifier(EXTENSION_SECONDS)
+        notifier = self.notifier(TIMEOUT_EXTENSION)
         notifier.startService()
         self.manager.take()
         self.status = "draining"
-        notifier.stopping(2 * EXTENSION_SECONDS)
+        notifier.stopping(2 * TIMEOUT_EXTENSION)
         self.assertEqual(self.manager.take(), [["STOPPING=1"], ["STATUS=draining"], [EXTEND]])
         for _ in range(4):
-            told = self.advance(EXTENSION_SECONDS / 2)
+            told = self.advance(TIMEOUT_EXTENSION / 2)
             self.assertEqual(sorted(told), [[EXTEND], ["WATCHDOG=1"]])
-        self.assertEqual(self.advance(EXTENSION_SECONDS), [["WATCHDOG=1"]] * 2)
+        self.assertEqual(self.advance(TIMEOUT_EXTENSION), [["WATCHDOG=1"]] * 2)
         self.assertIsNone(self.successResultOf(notifier.stopService()))
         self.assertEqual((self.advance(60), self.clock.getDelayedCalls()), ([], []))
 
@@ -225,8 +225,8 @@ class NotifierTests(NotifierTestCase):
         with notifier.reloading():
             self.status = "reloaded"
         self.assertNotIn(["READY=1"], self.manager.take())
-        self.assertEqual(self.advance(STATUS_SECONDS), [["READY=1"], ["STATUS=reloaded"]])
-        self.assertEqual(self.advance(STATUS_SECONDS), [])
+        self.assertEqual(self.advance(STATUS_INTERVAL), [["READY=1"], ["STATUS=reloaded"]])
+        self.assertEqual(self.advance(STATUS_INTERVAL), [])
 
     def test_gone(self):
         """
@@ -236,7 +236,7 @@ class NotifierTests(NotifierTestCase):
         notifier.startService()
         self.manager.close()
         with capturedLogs() as events, notifier.reloading():
-            self.clock.advance(STATUS_SECONDS)
+            self.clock.advance(STATUS_INTERVAL)
         notifier.stopping(1.0)
         self.assertIsNone(self.successResultOf(notifier.stopService()))
         self.assertEqual(list(events), [])
@@ -251,11 +251,11 @@ class NotifierTests(NotifierTestCase):
         with capturedLogs() as events:
             notifier.privilegedStartService()
             notifier.startService()
-            self.clock.advance(STATUS_SECONDS)
+            self.clock.advance(STATUS_INTERVAL)
         self.assertEqual(
             [formatEvent(event) for event in events],
             [
-                "the service manager cannot be told anything: \\x00no\\x1bbody: Connection refused",
+                "cannot notify the service manager: \\x00no\\x1bbody: Connection refused",
             ],
         )
 

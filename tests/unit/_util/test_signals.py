@@ -7,6 +7,7 @@ import signal
 
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import capturedLogs, formatEvent
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
@@ -26,12 +27,33 @@ class FakeReactor:
         self.handed_over = []
         self.triggers = {}
         self.calls = []
+        self.readers = []
 
     def callFromThread(self, callable, *args, **kwargs):
         self.handed_over.append((callable, args, kwargs))
 
     def addSystemEventTrigger(self, phase, event, callable):
         self.triggers[phase, event] = callable
+
+    def addReader(self, reader):
+        self.readers.append(reader)
+
+    def removeReader(self, reader):
+        self.readers.remove(reader)
+
+    def removeWriter(self, writer):
+        """
+        There are none.
+        """
+
+    def read(self):
+        """
+        Let the one reader read, and end it at the end of its input.
+        """
+        [reader] = self.readers
+        ended = reader.doRead()
+        if ended is not None:
+            reader.connectionLost(Failure(ended))
 
     def stop(self):
         self.calls.append("stop")
@@ -105,7 +127,7 @@ class SignalsTests(SynchronousTestCase):
             log_ignored(signal.SIGUSR2)
         self.assertEqual(
             [formatEvent(event) for event in events],
-            ["SIGUSR2 came, and there is nothing to do for it"],
+            ["SIGUSR2 ignored: there is no action for it"],
         )
 
     def test_stop(self):
@@ -201,24 +223,54 @@ class SignalsTests(SynchronousTestCase):
         self.turn()
         self.assertEqual(self.reactor.calls[1:], [signal.SIGHUP, signal.SIGUSR1, signal.SIGHUP])
 
+    def launcher(self, *numbers):
+        """
+        A process that gets signals while it waits for the daemon's start, and ends.
+        """
+        child = os.fork()
+        if not child:
+            self.send(*numbers)
+            os._exit(0)
+        self.assertEqual(os.waitpid(child, 0)[1], 0)
+
     def test_fork(self):
         """
         A stop signal to the process that waits for the daemon's start stops the daemon, once.
         """
+        before = len(os.listdir("/proc/self/fd"))
         self.signals.take_over(forks=True)
         self.assertIsNone(self.signals.stop_signal)
-        child = os.fork()
-        if not child:
-            # It stands for the one that waits.
-            self.send(signal.SIGINT, signal.SIGTERM)
-            os._exit(0)
-        self.assertEqual(os.waitpid(child, 0)[1], 0)
+        self.launcher(signal.SIGINT, signal.SIGTERM)
         self.assertIs(self.signals.stop_signal, signal.SIGINT)
         self.assertIs(self.signals.stop_signal, signal.SIGINT)
-        before = len(os.listdir("/proc/self/fd"))
         self.run_signals()
         self.assertEqual(self.reactor.calls, [("sigInt", signal.SIGINT)])
-        self.assertEqual(len(os.listdir("/proc/self/fd")), before - 2)
+        self.reactor.read()
+        self.assertEqual(self.reactor.calls, [("sigInt", signal.SIGINT)])
+        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
+
+    def test_fork_late(self):
+        """
+        It does so, too, when the daemon runs already, until that process has ended.
+        """
+        before = len(os.listdir("/proc/self/fd"))
+        self.signals.take_over(forks=True)
+        receiver, sender = os.pipe()
+        child = os.fork()
+        if not child:
+            os.close(sender)
+            os.read(receiver, 1)
+            self.send(signal.SIGTERM)
+            os._exit(0)
+        os.close(receiver)
+        self.run_signals()
+        self.assertEqual(self.reactor.calls, [])
+        os.close(sender)
+        self.assertEqual(os.waitpid(child, 0)[1], 0)
+        self.reactor.read()
+        self.assertEqual(self.reactor.calls, [("sigTerm", signal.SIGTERM)])
+        self.reactor.read()
+        self.assertEqual((self.reactor.readers, len(os.listdir("/proc/self/fd"))), ([], before))
 
     def test_fork_both_signalled(self):
         """
@@ -226,8 +278,11 @@ class SignalsTests(SynchronousTestCase):
         """
         self.signals.take_over(forks=True)
         self.send(signal.SIGTERM)
+        self.launcher()
         self.run_signals()
+        self.reactor.read()
         self.assertEqual(self.reactor.calls, [("sigTerm", signal.SIGTERM)])
+        self.assertEqual(self.reactor.readers, [])
 
     def test_handlers_of_the_reactor(self):
         """

@@ -16,7 +16,7 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod._util.sockets import descriptor_limit, outq, set_socket_options, unread
-from echod._util.text import PeerText, escape, format_address, ip_of, quoted
+from echod._util.text import PeerText, escape, format_address, format_host, ip_of, quoted
 
 
 class SocketTestCase(SynchronousTestCase):
@@ -321,6 +321,19 @@ class TextTests(SynchronousTestCase):
             ("\u0661.2.3.4", "\u0661.2.3.4"), ("256.0.0.1", "256.0.0.1"),
         ):  # fmt: skip
             self.assertEqual(format_address(IPv4Address("TCP", host, 1)), f"{expected}:1")
+            self.assertEqual(format_host(host), expected)
+
+    def test_host(self):
+        """
+        A host is the address without the port; UNIX sockets have none.
+        """
+        for host, expected in (
+            ("192.0.2.1", "192.0.2.1"),
+            ("::ffff:192.0.2.1", "192.0.2.1"),
+            ("2001:db8::1", "2001:db8::1"),
+            (None, "unix"),
+        ):
+            self.assertEqual(format_host(host), expected)
 
     @settings(deadline=None, database=None, derandomize=True)
     @given(

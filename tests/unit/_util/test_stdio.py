@@ -6,10 +6,16 @@ import errno
 import io
 import os
 import sys
+from types import SimpleNamespace
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod._util.stdio import prepare_standard_streams, report_output_error
+from echod._util.stdio import (
+    is_journal,
+    prepare_standard_streams,
+    print_error,
+    report_output_error,
+)
 
 
 class StreamsTests(SynchronousTestCase):
@@ -81,3 +87,60 @@ class StreamsTests(SynchronousTestCase):
                 self.assertEqual(err.getvalue(), told)
             else:
                 self.assertRaises(OSError, err.close)
+
+
+class JournalTests(SynchronousTestCase):
+    """
+    Tests for L{is_journal} and L{print_error}.
+    """
+
+    def setUp(self):
+        self.patch(os, "fstat", self.status)
+
+    def status(self, descriptor):
+        """
+        The standard streams are on device 8, each with an inode of its own.
+        """
+        if descriptor > 2:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        return SimpleNamespace(st_dev=8, st_ino=70 + descriptor)
+
+    def test_same_file(self):
+        """
+        A descriptor is the journal if its device and its inode are those of the variable.
+        """
+        for value, journal in (("8:71", True), ("8:72", False), ("9:71", False), ("", False)):
+            self.assertIs(is_journal(1, {"JOURNAL_STREAM": value}), journal)
+        self.assertFalse(is_journal(1, {}))
+        self.assertFalse(is_journal(3, {"JOURNAL_STREAM": "8:73"}))
+
+    def printed(self, **options):
+        """
+        @return: what is printed to standard error, which is descriptor 2.
+        """
+        stream = io.StringIO()
+        stream.fileno = lambda: 2
+        self.patch(sys, "__stderr__", stream)
+        print_error("words", **options)
+        return stream.getvalue()
+
+    def test_error(self):
+        """
+        On the journal, a line begins with its priority, and elsewhere not.
+        """
+        self.assertEqual(self.printed(), "words\n")
+        self.patch(is_journal, "__defaults__", ({"JOURNAL_STREAM": "8:72"},))
+        self.assertEqual(self.printed(), "<3>words\n")
+        self.assertEqual(self.printed(priority=4), "<4>words\n")
+
+    def test_no_stream(self):
+        """
+        Without standard error, or a descriptor of it, nothing fails.
+        """
+        self.patch(sys, "stdout", io.StringIO())
+        self.patch(sys, "__stderr__", None)
+        print_error("words")
+        self.assertEqual(sys.stdout.getvalue(), "")
+        self.patch(sys, "__stderr__", io.StringIO())
+        print_error("words")
+        self.assertEqual(sys.__stderr__.getvalue(), "words\n")

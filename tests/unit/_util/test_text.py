@@ -4,7 +4,14 @@ Tests for numbers, sizes and times as text.
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod._util.text import format_date, format_delay, format_duration, format_number, format_size
+from echod._util.text import (
+    format_date,
+    format_delay,
+    format_duration,
+    format_number,
+    format_size,
+    format_timeout,
+)
 
 
 class FiguresTests(SynchronousTestCase):
@@ -70,3 +77,20 @@ class FiguresTests(SynchronousTestCase):
         A date is in the format of RFC 3339.
         """
         self.assertEqual(format_date(1_800_000_000.9), "2027-01-15T08:00:00Z")
+
+    def test_timeout(self):
+        """
+        A time of an option has one unit.
+        """
+        self.check(
+            format_timeout,
+            (0.0, "0"),
+            (0.5, "500ms"),
+            (1.0, "1s"),
+            (1.5, "1.5s"),
+            (90.0, "90s"),
+            (300.0, "5m"),
+            (5400.0, "90m"),
+            (604800.0, "168h"),
+        )
+        self.assertEqual(format_timeout(300.0, " "), "5 m")

@@ -3,10 +3,11 @@ Where twistd would have the daemon live.
 """
 
 import os
+import pwd
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod._util.twistd import Pidfile, preflight
+from echod._util.twistd import Pidfile, check_old_pidfile, preflight
 
 
 class CheckWhereaboutsTests(SynchronousTestCase):
@@ -66,6 +67,22 @@ class CheckWhereaboutsTests(SynchronousTestCase):
                 f"twistd: --{option} '{value}': {reason}; {way_out}",
             )
 
+    def test_user(self):
+        """
+        A number that no user has is one line; that of a user, of this process, or of a group is
+        nothing.
+        """
+        self.patch(os, "getuid", lambda: 0)
+        self.patch(pwd, "getpwuid", {0: "root", 7: "echo"}.__getitem__)
+        given = {"chroot": None, "rundir": ".", "pidfile": "", "gid": 4321}
+        for uid in (0, 7, None):
+            self.assertIsNone(preflight({**given, "uid": uid}))
+        error = self.assertRaises(SystemExit, preflight, {**given, "uid": 4321})
+        self.assertEqual(
+            error.code,
+            "twistd: --uid '4321': no user has this number; give a user of this machine",
+        )
+
     def test_printable(self):
         """
         What the operator typed moves no cursor.
@@ -94,6 +111,68 @@ class CheckWhereaboutsTests(SynchronousTestCase):
         self.assertIsNone(self.complaint(self.folder, "run"))
         self.assertIn("--rundir", self.complaint(self.folder, self.folder))
         self.assertIn("--pidfile", self.complaint(self.folder, pidfile=f"{self.folder}/pid"))
+
+
+class OldPidfileTests(SynchronousTestCase):
+    """
+    Tests for L{check_old_pidfile}.
+    """
+
+    def check(self, content):
+        """
+        What is said about a pidfile with this in it, C{None} if nothing.
+        """
+        path = self.mktemp()
+        with open(path, "wb") as file:
+            file.write(content)
+        try:
+            return check_old_pidfile({"pidfile": path})
+        except SystemExit as end:
+            return end.code.replace(path, "PATH")
+
+    def test_none(self):
+        """
+        Without twistd, without a pidfile, or if there is none yet, there is nothing to check.
+        """
+        for twistd in (None, {"pidfile": ""}, {"pidfile": self.mktemp()}):
+            self.assertIsNone(check_old_pidfile(twistd))
+
+    def test_number(self):
+        """
+        What twistd can read is its own to judge.
+        """
+        for content in (b"1", b"862\n", b" 2147483647 "):
+            self.assertIsNone(self.check(content))
+
+    def test_no_number(self):
+        """
+        A file without a process ID is one line.
+        """
+        for content, reason in (
+            (b"", "is empty"),
+            (b" \n", "is empty"),
+            (b"rubbish", "holds no process ID"),
+            (b"-1", "holds no process ID"),
+            (b"2147483648", "holds no process ID"),
+            (b"9" * 1000, "holds no process ID"),
+            (b"\xff", "holds no process ID"),
+        ):
+            self.assertEqual(
+                self.check(content),
+                f"twistd: --pidfile 'PATH': {reason}; remove it, or give another",
+            )
+
+    def test_unreadable(self):
+        """
+        A file that cannot be read is one line.
+        """
+        folder = self.mktemp()
+        os.mkdir(folder)
+        error = self.assertRaises(SystemExit, check_old_pidfile, {"pidfile": folder})
+        self.assertEqual(
+            error.code,
+            f"twistd: --pidfile '{folder}': Is a directory; give a file that can be read",
+        )
 
 
 class PidfileTests(SynchronousTestCase):

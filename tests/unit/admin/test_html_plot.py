@@ -6,7 +6,7 @@ import re
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.admin.html import PLOT_HEIGHT, plot
+from echod.admin.html import BYTES, COUNT, PLOT_HEIGHT, RATE, SECONDS, plot
 
 
 class PlotTests(SynchronousTestCase):
@@ -15,7 +15,7 @@ class PlotTests(SynchronousTestCase):
     """
 
     def points(self, values, least=10):
-        made = plot("Echoed", values, "now", str, least, "note")
+        made = plot("Echoed", values, "now", COUNT, least, "note")
         line = re.search(r'<polyline points="([^"]*)">', made)[1]
         return [tuple(map(float, point.split(","))) for point in line.split()]
 
@@ -39,19 +39,53 @@ class PlotTests(SynchronousTestCase):
         Without values the plot is empty.
         """
         self.assertEqual(self.points([]), [])
-        self.assertIn('<polygon points="">', plot("Echoed", [], "0", str, 1))
+        self.assertIn('<polygon points="">', plot("Echoed", [], "0", COUNT, 1))
 
     def test_area(self):
         """
         The area below the line is filled.
         """
-        made = plot("Echoed", [0, 10], "0", str, 10)
+        made = plot("Echoed", [0, 10], "0", COUNT, 10)
         self.assertIn(f'<polygon points="299,{PLOT_HEIGHT} 299,59 300,1 300,{PLOT_HEIGHT}">', made)
 
     def test_said(self):
         """
         Its label says in words what it shows.
         """
-        made = plot("Echoed", [1, 7, 2], "2", str, 10)
+        made = plot("Echoed", [1, 7, 2], "2", COUNT, 10)
         self.assertIn('aria-label="Echoed, the last 5 minutes: now 2, at most 7"', made)
         self.assertIn('role="img"', made)
+        self.assertNotIn("warning", made)
+        self.assertIn('<figure class="warning">', plot("Echoed", [1], "2", COUNT, 10, warns=True))
+
+    def test_scale(self):
+        """
+        The top of the scale is a round number, and the scale has labels.
+        """
+        for unit, maximum, top in (
+            (COUNT, 44, 50),
+            (COUNT, 50, 50),
+            (RATE, 51, 100),
+            (RATE, 100, 100),
+            (SECONDS, 0.406, 0.5),
+            (SECONDS, 0.05, 0.05),
+            (BYTES, 5000, 8192),
+            (BYTES, 1024, 1024),
+        ):
+            self.assertAlmostEqual(unit.top(maximum), top)
+        for unit, values, labels in (
+            (COUNT, [44], ["50", "25", "0"]),
+            (RATE, [8], ["10/s", "5/s", "0/s"]),
+            (BYTES, [5000], ["8 KiB/s", "4 KiB/s", "0 B/s"]),
+            (SECONDS, [0.406], ["500 ms", "250 ms", "0 ms"]),
+        ):
+            made = plot("Echoed", values, "now", unit, values[0])
+            scale = re.search('<p class="scale">(.*?)</p>', made)[1]
+            self.assertEqual(re.findall("<span>(.*?)</span>", scale), labels)
+
+    def test_values(self):
+        """
+        The script gets the values and their unit.
+        """
+        made = plot("Echoed", [1, 7.25, 0.0004567], "2", SECONDS, 10)
+        self.assertIn('data-unit="seconds" data-values="1 7.25 0.0004567"', made)

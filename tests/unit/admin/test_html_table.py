@@ -27,8 +27,18 @@ class TableTests(SynchronousTestCase):
             'aria-label="Things"',
         ):
             self.assertIn(part, made)
-        self.assertNotIn("wide", made)
-        self.assertIn('<section class="wide"', table("Things", ("Name",), [], wide=True))
+        for word in ("wide", "sortable"):
+            self.assertNotIn(word, made)
+            self.assertIn(f'class="{word}"', table("Things", ("Name",), [], **{word: True}))
+
+    def test_scrolls(self):
+        """
+        A table that is too wide scrolls in a region that the keyboard reaches.
+        """
+        made = table("Things", ("Name",), [])
+        self.assertIn(
+            '<div class="scroll" tabindex="0" aria-label="Things" role="region"><table>', made
+        )
 
     def test_text(self):
         """
@@ -38,12 +48,26 @@ class TableTests(SynchronousTestCase):
         seen = Seen(made)
         self.assertEqual(seen.text.count(HOSTILE), 4)
         self.assertNotIn("script", [name for name, _ in seen.tags])
-        self.assertTrue(made.endswith("<td><b>1</b></td><td>2</td></tr></tbody></table></section>"))
+        self.assertTrue(
+            made.endswith("<td><b>1</b></td><td>2</td></tr></tbody></table></div></section>")
+        )
 
     def test_nothing(self):
         """
         Zeros are marked, and a size has the exact number in its title.
         """
         self.assertEqual(number(0), '<td class="number zero">0</td>')
-        self.assertEqual(size(1536), '<td class="number" title="1,536 bytes">1.5 KiB</td>')
-        self.assertEqual(size(0), '<td class="number zero" title="0 bytes">0 B</td>')
+        self.assertEqual(
+            size(1536), '<td class="number" title="1,536 bytes" data-sort="1536">1.5 KiB</td>'
+        )
+        self.assertEqual(
+            size(0, "/s"), '<td class="number zero" title="0 bytes/s" data-sort="0">0 B/s</td>'
+        )
+
+    def test_sorted_by_number(self):
+        """
+        A number that is shown as other text is sorted by the number.
+        """
+        self.assertEqual(
+            number(70.5, "1 min 10 s"), '<td class="number" data-sort="70.5">1 min 10 s</td>'
+        )

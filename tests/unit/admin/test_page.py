@@ -11,9 +11,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from echod.admin.page import STATIC, page, page_json, warnings
 from echod.stats.snapshot import (
     CertificateInfo,
+    ClientInfo,
     ConnectionInfo,
     ListenerInfo,
     ListenerStats,
+    OptionInfo,
     Sample,
     Snapshot,
 )
@@ -24,6 +26,8 @@ EVERYWHERE = Snapshot.from_json(
     make_snapshot(
         worker=HOSTILE,
         versions={"version": HOSTILE, HOSTILE: HOSTILE},
+        host=HOSTILE,
+        clients=[ClientInfo(HOSTILE, 1, 1)],
         listeners=[ListenerInfo(HOSTILE, HOSTILE, HOSTILE), ListenerInfo(HOSTILE, HOSTILE, None)],
         traffic=[ListenerStats(HOSTILE, 1, 1, 1, {HOSTILE: 1}, {HOSTILE: 1})],
         certificates=[CertificateInfo([HOSTILE, HOSTILE], 0.0, HOSTILE, HOSTILE, 0.0)],
@@ -59,7 +63,11 @@ class PageTests(SynchronousTestCase):
         found = re.findall(r' (?:href|src|action)="([^"]*)"', made)
         self.assertEqual(
             found,
-            ["icon.svg", "page.css", "page.js", "connections", "metrics", "readyz", "livez"],
+            [
+                *("icon.svg", "page.css", "page.js"),
+                *("metrics", "connections", "reasons", "readyz", "livez"),
+                *("reasons#client", "reasons#reset", "reasons#connect-rate"),
+            ],
         )
         script, _ = STATIC[b"/page.js"]
         self.assertEqual(re.findall(rb"""fetch\("([^"]*)""", script), [b"./"])
@@ -70,14 +78,16 @@ class PageTests(SynchronousTestCase):
         """
         Without a script, the page has all figures.
         """
-        made = page([make_snapshot()])
+        made = page([make_snapshot()], [OptionInfo("--port", "9000", True)])
         self.assertTrue(made.startswith('<!doctype html>\n<html lang="en">'))
         seen = Seen(made)
         for text in (
-            "echod 0.1.0",
+            "echod echo1.example:9000",
             "ready",
-            "up 1 h 2 min",
-            "4 of 10,000",
+            "up 1 h 2 min at 2027-01-15T08:00:00Z; version 0.1.0, python 3.11.7",
+            "0 % of 10,000",
+            "Options in force: 1 given, all others by default",
+            "--port9000given",
             "127.0.0.1:9443",
             "192.0.2.1:5",
             "[2001:db8::1]:7",
@@ -116,7 +126,7 @@ class PageTests(SynchronousTestCase):
             for key, value in attributes.items():
                 self.assertFalse(key.startswith("on") or key == "style", (name, key))
                 if key in ("href", "src"):
-                    self.assertRegex(value, "^[a-z.]+$")
+                    self.assertRegex(value, "^[a-z.]+(#[a-z-]+)?$")
         scripts = re.findall("<script[^>]*>(.*?)</script>", page([make_snapshot()]), re.DOTALL)
         self.assertEqual(scripts, [""])
 
@@ -124,7 +134,7 @@ class PageTests(SynchronousTestCase):
         """
         All files that the page refers to exist.
         """
-        references = set(re.findall('(?:href|src)="([^"]*)"', page([make_snapshot()])))
+        references = set(re.findall('(?:href|src)="([^"#]*)', page([make_snapshot()])))
         mine = {"connections", "metrics", "readyz", "livez"}
         self.assertEqual({f"/{each}".encode() for each in references - mine}, set(STATIC))
 
@@ -132,14 +142,14 @@ class PageTests(SynchronousTestCase):
         """
         Any text is escaped, and changes nothing else in the page.
         """
-        made = page([EVERYWHERE])
+        made = page([EVERYWHERE], [OptionInfo(HOSTILE, HOSTILE, True)])
         seen = Seen(made)
-        self.assertGreater(seen.text.count(HOSTILE), 20)
+        self.assertGreater(seen.text.count(HOSTILE), 25)
         harmless = replace(EVERYWHERE, worker="x")
         harmless = Snapshot.from_json(
             json.dumps(json.loads(harmless.to_json())).replace(json.dumps(HOSTILE)[1:-1], "x")
         )
-        expected = Seen(page([harmless]))
+        expected = Seen(page([harmless], [OptionInfo("x", "x", True)]))
         self.assertEqual([name for name, _ in seen.tags], [name for name, _ in expected.tags])
         self.assertEqual(
             [list(attributes) for _, attributes in seen.tags],
@@ -152,6 +162,36 @@ class PageTests(SynchronousTestCase):
         """
         made = page([make_snapshot(draining=True)])
         self.assertIn('<p class="state warning" role="status">draining</p>', made)
+
+    def test_title(self):
+        """
+        The title says which daemon it is, by its host and the port of its first listener, and
+        what is wrong with it.
+        """
+        unix = ListenerInfo("unix", "--listen unix:/x", "unix:/x")
+        unbound = ListenerInfo("tcp", "--port 7", None)
+        for listeners, title in (
+            ([ListenerInfo("tcp", "--port 7", "[::]:7"), unix], "echo1.example:7"),
+            ([unix], "echo1.example unix:/x"),
+            ([unbound, unix], "not listening: --port 7 - echo1.example unix:/x"),
+            ([unbound], "not listening: --port 7 - echo1.example"),
+        ):
+            made = page([make_snapshot(listeners=listeners)])
+            self.assertIn(f"<title>{title} - echod</title>", made)
+
+    def test_warned_plots(self):
+        """
+        The plot of a figure that the page warns of is marked.
+        """
+        calm = [Sample(1, 1, 1, 0.01)]
+        for fields, marked in (
+            ({}, []),
+            ({"max_connections": 4}, ["Connections"]),
+            ({"lag_last": 0.406}, ["Event-loop lag"]),
+        ):
+            made = page([make_snapshot(**{"history": calm, **fields})])
+            found = re.findall('<figure class="warning"><figcaption>([^<]*)', made)
+            self.assertEqual(found, marked)
 
     def test_plain(self):
         """
@@ -200,7 +240,18 @@ class WarningsTests(SynchronousTestCase):
         """
         taken = 1_800_000_000.0
         for fields, text in (
-            ({"max_connections": 4}, "4 of 4 connections: more than that are refused"),
+            (
+                {"max_connections": 4},
+                "4 connections: the limit is reached, further clients are refused",
+            ),
+            (
+                {
+                    "max_connections": 44,
+                    "traffic": [ListenerStats("tcp", 40, 40, 0, {}, {})],
+                },
+                "40 connections: 90 % of the limit, 44",
+            ),
+            ({"lag_last": 0.406}, "the event-loop lag was 406 ms in the last minute"),
             ({"log_dropped": 1234}, "1,234 log records were dropped"),
             (
                 {"certificates": [CertificateInfo(["a"], taken + 3.5 * 86400, "1", "/a", 0.0)]},

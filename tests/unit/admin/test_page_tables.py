@@ -1,5 +1,5 @@
 """
-Tests for the tables of the page.
+Tests for the tables of the tables.
 """
 
 import re
@@ -7,10 +7,18 @@ from dataclasses import replace
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.admin import page
+from echod.admin import tables
+from echod.admin.reasons import MEANINGS
 from echod.connections.connection import Reason
 from echod.stats.process import ProcessStats
-from echod.stats.snapshot import CertificateInfo, ConnectionInfo, ListenerInfo, ListenerStats
+from echod.stats.snapshot import (
+    CertificateInfo,
+    ClientInfo,
+    ConnectionInfo,
+    ListenerInfo,
+    ListenerStats,
+    OptionInfo,
+)
 from tests.support.snapshots import make_snapshot
 
 
@@ -33,27 +41,45 @@ class TablesTests(SynchronousTestCase):
         Listeners have an address and counters.
         """
         self.assertEqual(
-            self.read(page.listeners(make_snapshot())),
+            self.read(tables.listeners(make_snapshot())),
             [
-                ["Listener", "Address", "Open", "Accepted", "Echoed", "Refused"],
-                ["tcp", "127.0.0.1:9000", "3", "10", "121 KiB", "2"],
-                ["tls", "127.0.0.1:9443", "1", "2", "789 B", "0"],
+                [
+                    *("Listener", "Address", "Open", "Max open"),
+                    *("Accepted", "Accepted/s", "Max accepted/s"),
+                    *("Echoed", "Echoed/s", "Max echoed/s", "Refused"),
+                ],
+                [
+                    *("tcp", "127.0.0.1:9000", "3", "5", "10", "2", "4"),
+                    *("121 KiB", "2 KiB/s", "4 KiB/s", "2"),
+                ],
+                [
+                    *("tls", "127.0.0.1:9443", "1", "0", "2", "0", "0"),
+                    *("789 B", "0 B/s", "0 B/s", "0"),
+                ],
             ],
         )
+
+    def test_maxima_of_workers(self):
+        """
+        With workers, the table says what its maxima are.
+        """
+        self.assertIn("<caption>Listeners</caption>", tables.listeners(make_snapshot()))
+        made = tables.listeners(make_snapshot(), 2)
+        self.assertIn("<caption>Listeners (max: sum of the workers)</caption>", made)
 
     def test_not_bound(self):
         """
         A listener that is not bound is marked.
         """
-        made = page.listeners(make_snapshot(listeners=[ListenerInfo("tcp", "--port 7", None)]))
+        made = tables.listeners(make_snapshot(listeners=[ListenerInfo("tcp", "--port 7", None)]))
         self.assertIn('<td class="warning">not bound</td>', made)
 
     def test_unknown_traffic(self):
         """
         Without an answer of any worker, the counters are 0.
         """
-        rows = self.read(page.listeners(make_snapshot(traffic=[])))
-        self.assertEqual(rows[1], ["tcp", "127.0.0.1:9000", "0", "0", "0 B", "0"])
+        rows = self.read(tables.listeners(make_snapshot(traffic=[])))
+        self.assertEqual(rows[1][:6], ["tcp", "127.0.0.1:9000", "0", "0", "0", "0"])
 
     def test_reasons(self):
         """
@@ -61,7 +87,7 @@ class TablesTests(SynchronousTestCase):
         """
         counts = [("tcp", {"client": 6, "reset": 1}), ("tls", {"client": 1, "new": 2})]
         self.assertEqual(
-            self.read(page.reasons("Closed", counts)),
+            self.read(tables.reasons("Closed", counts)),
             [
                 ["Reason", "Meaning", "tcp", "tls", "Total"],
                 ["client", "the client closed the connection", "6", "1", "7"],
@@ -75,7 +101,7 @@ class TablesTests(SynchronousTestCase):
         One listener, or more than four, have no columns of their own.
         """
         for number in (1, 5):
-            rows = self.read(page.reasons("Closed", [("tcp", {"connect-rate": 2})] * number))
+            rows = self.read(tables.reasons("Closed", [("tcp", {"connect-rate": 2})] * number))
             self.assertEqual(rows[0], ["Reason", "Meaning", "Total"])
             self.assertEqual(rows[1][-1], str(2 * number))
 
@@ -83,14 +109,14 @@ class TablesTests(SynchronousTestCase):
         """
         Each reason has a meaning.
         """
-        self.assertEqual(set(page.MEANINGS), {each.value for each in Reason})
+        self.assertEqual(set(MEANINGS), {each.value for each in Reason})
 
     def test_handshakes(self):
         """
         Handshakes are listed by result and version.
         """
         self.assertEqual(
-            self.read(page.handshakes(make_snapshot()))[1:],
+            self.read(tables.handshakes(make_snapshot()))[1:],
             [["ok", "TLSv1.3", "2"], ["failed", "-", "1"]],
         )
 
@@ -111,15 +137,15 @@ class TablesTests(SynchronousTestCase):
             end = now + days * 86400
             begin = end - life * 86400
             served = CertificateInfo(["a.example", "b.example"], end, "0A", "/etc/a.pem", begin)
-            made = page.certificates(make_snapshot(certificates=[served]))
+            made = tables.certificates(make_snapshot(certificates=[served]))
             row = self.read(made)[1]
             self.assertEqual(
                 (row[0], row[1], row[3]), ("a.example, b.example", shown, "/etc/a.pem")
             )
             self.assertEqual(made.count("warning"), warned)
-        self.assertEqual(page.days_left(served, now), -1)
+        self.assertEqual(tables.days_left(served, now), -1)
         nameless = CertificateInfo([], now, "0A", "/etc/a.pem", 0.0)
-        made = page.certificates(make_snapshot(certificates=[nameless]))
+        made = tables.certificates(make_snapshot(certificates=[nameless]))
         self.assertEqual(self.read(made)[1][0], "no name")
 
     def test_processes(self):
@@ -127,29 +153,68 @@ class TablesTests(SynchronousTestCase):
         Processes have their figures, and C{?} for a figure that is not known.
         """
         one = make_snapshot()
-        rows = self.read(page.processes([one]))
+        rows = self.read(tables.processes([one]))
         self.assertEqual(rows[1], ["77", "4", "0.5 ms", "12 s", "30 MiB", "20/1,024"])
         unknown = replace(one, process=ProcessStats(78, None, 1.0, None, None, None, None))
-        made = page.processes([replace(one, worker="0"), replace(unknown, worker="1")])
+        made = tables.processes([replace(one, worker="0"), replace(unknown, worker="1")])
         self.assertEqual(
             [(row[0], row[-1]) for row in self.read(made)[1:]],
             [("0 (77)", "20/1,024"), ("1 (78)", "?/?")],
         )
         self.assertIn("<caption>Processes</caption>", made)
 
+    def test_late_process(self):
+        """
+        A lag that the page warns of is marked.
+        """
+        made = tables.processes([make_snapshot(), make_snapshot(lag_last=0.406)])
+        self.assertEqual(made.count("warning"), 1)
+        self.assertIn('<td class="number warning">406 ms</td>', made)
+
+    def test_clients(self):
+        """
+        The clients with the most connections are shown, ten at most.
+        """
+        self.assertEqual(
+            self.read(tables.clients(make_snapshot())),
+            [
+                ["Client", "Open", "Echoed by them"],
+                ["192.0.2.1", "3", "110 B"],
+                ["2001:db8::1", "1", "789 B"],
+            ],
+        )
+        many = [ClientInfo(f"192.0.2.{number}", 1, 1) for number in range(50)]
+        self.assertEqual(len(self.read(tables.clients(make_snapshot(clients=many)))), 11)
+
+    def test_options(self):
+        """
+        The options that are given come first.
+        """
+        options = [OptionInfo("--backlog", "1024", False), OptionInfo("--port", "9000", True)]
+        self.assertEqual(
+            self.read(tables.options_in_force(options)),
+            [
+                ["Option", "Value", "From"],
+                ["--port", "9000", "given"],
+                ["--backlog", "1024", "default"],
+            ],
+        )
+
     def test_newest(self):
         """
         The newest connections have a column for each fact that one of them has.
         """
         self.assertEqual(
-            self.read(page.newest(make_snapshot())),
+            self.read(tables.newest(make_snapshot())),
             [
                 ["Connection", "Peer", "Listener", "State", "Age", "Echoed", "TLS"],
                 ["12", "[2001:db8::1]:7", "tls", "open", "2.5 s", "789 B", "TLSv1.3"],
                 ["11", "192.0.2.1:5", "tcp", "paused", "1 min 10 s", "10 B", ""],
             ],
         )
-        self.assertIn("<caption>Newest connections, 2 of 4</caption>", page.newest(make_snapshot()))
+        self.assertIn(
+            "<caption>Newest connections, 2 of 4</caption>", tables.newest(make_snapshot())
+        )
 
     def test_newest_of_workers(self):
         """
@@ -157,15 +222,15 @@ class TablesTests(SynchronousTestCase):
         """
         connection = ConnectionInfo(12, "tcp", "192.0.2.1:5", "open", 2.5, 1, {}, worker="3")
         now = make_snapshot(newest=[connection], traffic=[ListenerStats("tcp", 1, 1, 1, {}, {})])
-        self.assertEqual(self.read(page.newest(now))[1][0], "3/12")
+        self.assertEqual(self.read(tables.newest(now))[1][0], "3/12")
 
     def test_facts(self):
         """
         Each fact of TLS and of a proxy has a column.
         """
-        facts = {name: f"the {name}" for _, name in page.FACTS}
+        facts = {name: f"the {name}" for _, name in tables.FACTS}
         now = make_snapshot(newest=[ConnectionInfo(1, "tls", "192.0.2.1:5", "open", 1, 1, facts)])
-        heads, row = self.read(page.newest(now))
+        heads, row = self.read(tables.newest(now))
         self.assertEqual(
             heads[6:],
             [

@@ -24,6 +24,7 @@ from echod.admin.resource import (
 )
 from echod.admin.site import AdminSite
 from echod.net.endpoints import TCPEndpoint
+from echod.stats.snapshot import OptionInfo
 from tests.support.fakes import FakePort, PortReactor, SocketTransport
 from tests.support.snapshots import make_snapshot
 
@@ -87,7 +88,7 @@ class ResourceTests(AdminTestCase):
         """
         status, headers, body = self.ask()
         self.assertEqual((status, headers["content-type"]), (200, "text/html; charset=utf-8"))
-        self.assertIn(b"echod 0.1.0", body)
+        self.assertIn(b"<title>echo1.example:9000 - echod</title>", body)
         self.assertEqual(headers["content-length"], str(len(body)))
         policy = headers["content-security-policy"]
         self.assertTrue(policy.startswith("default-src 'none';"))
@@ -155,22 +156,43 @@ class ResourceTests(AdminTestCase):
 
     def test_health(self):
         """
-        C{/livez} always responds; C{/readyz} says whether the daemon can serve.
+        C{/livez} always responds; C{/readyz} says whether the daemon can serve, and C{/healthz}
+        is another name for it.
         """
         self.assertEqual((self.ask("/livez")[0], self.ask("/livez")[2]), (200, b"alive\n"))
         self.assertEqual((self.ask("/readyz")[0], self.ask("/readyz")[2]), (200, b"ready\n"))
         self.snapshots = [make_snapshot(draining=True)]
         self.assertEqual(self.ask("/livez")[0], 200)
         self.assertEqual((self.ask("/readyz")[0], self.ask("/readyz")[2]), (503, b"draining\n"))
+        self.assertEqual((self.ask("/healthz")[0], self.ask("/healthz")[2]), (503, b"draining\n"))
         # The page still shows how it goes.
         self.assertEqual(self.ask("/")[0], 200)
+
+    def test_options(self):
+        """
+        The page and the JSON have the options in force.
+        """
+        options = [OptionInfo("--port", "9000", True)]
+        self.site = AdminSite(AdminResource(self.look, render_metrics, (), options), Clock())
+        self.assertIn(b'<th scope="row">--port</th><td>9000</td>', self.ask("/")[2])
+        shown = json.loads(self.ask("/connections")[2])
+        self.assertEqual(shown["options"], [{"option": "--port", "value": "9000", "given": True}])
+
+    def test_reasons(self):
+        """
+        The meaning of each reason has a page, also while no worker answers.
+        """
+        self.snapshots = []
+        status, headers, body = self.ask("/reasons")
+        self.assertEqual((status, headers["content-type"]), (200, "text/html; charset=utf-8"))
+        self.assertIn(b'id="write-timeout"', body)
 
     def test_nobody(self):
         """
         Without an answer of a worker, the response says so.
         """
         self.snapshots = []
-        for path in ("/", "/connections", "/metrics", "/readyz"):
+        for path in ("/", "/connections", "/metrics", "/readyz", "/healthz"):
             status, _, body = self.ask(path)
             self.assertEqual((status, body), (503, b"no worker answers\n"))
         self.assertEqual(self.ask("/livez")[0], 200)

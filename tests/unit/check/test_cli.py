@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from echod.check import cli
 from echod.check.options import CheckOptions
-from echod.check.results import CheckFailed, Outcome
+from echod.check.results import CheckError, Outcome
 from tests.support.certificates import make_certificate
 
 
@@ -172,5 +172,5 @@ class CommandTests(SynchronousTestCase):
         running = WhenRunning()
         outcome = work(running)
         self.assertIsInstance(outcome, Deferred)
-        outcome.addErrback(lambda failure: failure.trap(SystemExit, CheckFailed, AttributeError))
+        outcome.addErrback(lambda failure: failure.trap(SystemExit, CheckError, AttributeError))
         outcome.cancel()

@@ -7,7 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from echod.check import conformance
 from echod.check.conformance import run_case
-from echod.check.results import CheckFailed
+from echod.check.results import CheckError
 from tests.support.memory import Dials, turn
 
 
@@ -35,7 +35,7 @@ class CasesTests(SynchronousTestCase):
                 while piece := await end.read():
                     await ends[len(ends) // 2].write(piece)
                 await end.finish()
-            except CheckFailed:
+            except CheckError:
                 pass
 
         result = turn(

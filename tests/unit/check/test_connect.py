@@ -7,7 +7,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.check.connect import CLOSE_TIMEOUT, Connector, gather
-from echod.check.results import CheckFailed, CheckResult, Outcome, TLSSession
+from echod.check.results import CheckError, CheckResult, Outcome, TLSSession
 from echod.proxyprotocol.encoder import parse_address
 from tests.support.memory import pair, sleep, turn
 
@@ -40,8 +40,8 @@ class TogetherTests(SynchronousTestCase):
         """
         When one fails, the others are canceled, and its failure is raised.
         """
-        self.waiting[1].errback(CheckFailed(Outcome.LOST, ""))
-        self.failureResultOf(self.done, CheckFailed)
+        self.waiting[1].errback(CheckError(Outcome.LOST, ""))
+        self.failureResultOf(self.done, CheckError)
         self.assertTrue(self.waiting[0].called)
 
     def test_given_up(self):
@@ -75,7 +75,7 @@ class DiallerTests(SynchronousTestCase):
         return stream
 
     async def refuse(self, stream):
-        raise CheckFailed(Outcome.TLS_REFUSED, "no")
+        raise CheckError(Outcome.TLS_REFUSED, "no")
 
     def dial(self, *arguments):
         connector = Connector(self.clock, self.connect, *arguments)
@@ -101,7 +101,7 @@ class DiallerTests(SynchronousTestCase):
         """
         The TLS alert is sent before the connection is closed.
         """
-        self.failureResultOf(self.dial(self.refuse), CheckFailed)
+        self.failureResultOf(self.dial(self.refuse), CheckError)
         self.assertEqual(self.client.done, ["lose"])
 
     def test_stubborn(self):
@@ -116,7 +116,7 @@ class DiallerTests(SynchronousTestCase):
         waiting = self.dial(self.refuse)
         self.assertNoResult(waiting)
         self.clock.advance(CLOSE_TIMEOUT)
-        self.failureResultOf(waiting, CheckFailed)
+        self.failureResultOf(waiting, CheckError)
         self.assertEqual(self.client.done, ["abort"])
 
     def test_given_up(self):

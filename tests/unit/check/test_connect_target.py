@@ -29,7 +29,7 @@ from echod.check.connect import (
     resolve,
     start_thread,
 )
-from echod.check.results import CheckFailed, CheckResult, Outcome
+from echod.check.results import CheckError, CheckResult, Outcome
 
 V4 = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 9000))
 V6 = (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("2001:db8::1", 9000, 0, 0))
@@ -143,7 +143,7 @@ class ResolveTests(SynchronousTestCase):
             raise socket.gaierror(socket.EAI_NONAME, "a name")
 
         failure = self.failureResultOf(
-            resolve(self.reactor, "echo.example", 9000, getaddrinfo, start), CheckFailed
+            resolve(self.reactor, "echo.example", 9000, getaddrinfo, start), CheckError
         )
         self.assertIs(failure.value.outcome, Outcome.UNRESOLVED)
         self.assertIn("no thread for the lookup", failure.value.detail)
@@ -260,7 +260,7 @@ class ConnectTests(SynchronousTestCase):
         return Deferred.fromCoroutine(connect(self.reactor, self.answer))
 
     def outcome(self, waiting, outcome, text):
-        failure = self.failureResultOf(waiting, CheckFailed).value
+        failure = self.failureResultOf(waiting, CheckError).value
         self.assertEqual((failure.outcome, failure.detail), (outcome, text))
 
     def fail_with(self, error, to=None):
@@ -366,7 +366,7 @@ class ConnectTests(SynchronousTestCase):
         """
         waiting = self.connect("unix:path=/run/echod.sock:timeout=3")
         self.fail_with(DNSLookupError("no such name"), self.reactor.unixClients)
-        self.assertIn("no such name", self.failureResultOf(waiting, CheckFailed).value.detail)
+        self.assertIn("no such name", self.failureResultOf(waiting, CheckError).value.detail)
 
     def test_endpoint_that_raises(self):
         """

@@ -7,7 +7,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.check.probe import Pattern, Probe, check
-from echod.check.results import CheckFailed, Outcome
+from echod.check.results import CheckError, Outcome
 from tests.support.memory import Dials, echo, fails, never, pair, sleep, turn
 
 
@@ -254,11 +254,11 @@ class ExchangeTests(SynchronousTestCase):
         """
 
         async def finish():
-            raise CheckFailed(Outcome.RESET, "the connection was reset")
+            raise CheckError(Outcome.RESET, "the connection was reset")
 
         self.client.finish = finish
         running = Deferred.fromCoroutine(self.probe.run(1))
         self.clock.advance(1)
         self.assertNoResult(running)
         self.server.abort()
-        self.failureResultOf(running, CheckFailed)
+        self.failureResultOf(running, CheckError)

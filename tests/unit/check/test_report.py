@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from echod.check import report
 from echod.check.conformance import CASES
 from echod.check.ping import LatencyHistogram
-from echod.check.results import CaseResult, CheckFailed, CheckResult, Outcome, Times, TLSSession
+from echod.check.results import CaseResult, CheckError, CheckResult, Outcome, Times, TLSSession
 
 SESSION = TLSSession("TLSv1.3", "TLS_AES_256_GCM_SHA384", "x25519", "h2", ("a", "b"), 7, True)
 
@@ -49,7 +49,7 @@ class TextTests(SynchronousTestCase):
             "192.0.2.1:7: ok, 64 bytes; resolve 1.00 ms, total 500.0 ms",
         )
         self.assertIn("echo:7 (192.0.2.1:7): ok", report.result_text("echo:7", answer))
-        answer.failure = CheckFailed(Outcome.RESET, "a\x1bb")
+        answer.failure = CheckError(Outcome.RESET, "a\x1bb")
         self.assertEqual(
             report.result_text("echo\n:7", answer), "echo\\n:7 (192.0.2.1:7): reset: a\\x1bb"
         )
@@ -75,7 +75,7 @@ class TextTests(SynchronousTestCase):
             report.echo_text(3, 64, "192.0.2.1:7", 0.001),
             "64 bytes from 192.0.2.1:7: seq=3 time=1.00 ms",
         )
-        failure = CheckFailed(Outcome.RESET, "gone\n")
+        failure = CheckError(Outcome.RESET, "gone\n")
         self.assertEqual(report.echo_text(3, 64, "", failure), "seq=3 reset: gone\\n")
 
     def test_progress(self):
@@ -114,7 +114,7 @@ class TextTests(SynchronousTestCase):
             report.case_text(CaseResult("64 MiB", 1 << 26, 0, 0.25, None)).split(),
             ["64", "MiB", "pass", "0", "lost", "250.0", "ms"],
         )
-        text = report.case_text(CaseResult("x", 9, 3, 0.25, CheckFailed(Outcome.LOST, "3\x07")))
+        text = report.case_text(CaseResult("x", 9, 3, 0.25, CheckError(Outcome.LOST, "3\x07")))
         self.assertIn("FAIL", text)
         self.assertTrue(text.endswith("lost: 3\\x07"), text)
 
@@ -142,7 +142,7 @@ class JSONTests(SynchronousTestCase):
         self.assertIsNone(found["ms"]["resolve"])
         self.assertEqual((found["outcome"], found["status"]), ("ok", 0))
         self.assertEqual(found["tls"]["names"], ["a", "b"])
-        failed = report.result_json("x", CheckResult(failure=CheckFailed(Outcome.LOST, "1 byte")))
+        failed = report.result_json("x", CheckResult(failure=CheckError(Outcome.LOST, "1 byte")))
         self.assertEqual((failed["outcome"], failed["detail"]), ("lost", "1 byte"))
         self.assertEqual((failed["status"], failed["tls"]), (9, None))
 
@@ -160,7 +160,7 @@ class JSONTests(SynchronousTestCase):
         """
         A case has its name, bytes and outcome.
         """
-        found = report.case_json(CaseResult("x", 9, 3, 0.25, CheckFailed(Outcome.LOST, "3 bytes")))
+        found = report.case_json(CaseResult("x", 9, 3, 0.25, CheckError(Outcome.LOST, "3 bytes")))
         self.assertEqual(
             found,
             {

@@ -4,7 +4,7 @@ Tests for the outcomes and results.
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.check.results import CaseResult, CheckFailed, CheckResult, Outcome, Times
+from echod.check.results import CaseResult, CheckError, CheckResult, Outcome, Times
 
 
 class OutcomeTests(SynchronousTestCase):
@@ -26,7 +26,7 @@ class OutcomeTests(SynchronousTestCase):
         """
         answer = CheckResult()
         self.assertIs(answer.outcome, Outcome.OK)
-        answer.failure = CheckFailed(Outcome.LOST, "1 byte")
+        answer.failure = CheckError(Outcome.LOST, "1 byte")
         self.assertIs(answer.outcome, Outcome.LOST)
         self.assertEqual(str(answer.failure), "lost: 1 byte")
 
@@ -43,4 +43,4 @@ class OutcomeTests(SynchronousTestCase):
         A case without a failure has passed.
         """
         self.assertTrue(CaseResult("a", 1, 0, 0.1, None).passed)
-        self.assertFalse(CaseResult("a", 1, 1, 0.1, CheckFailed(Outcome.LOST, "")).passed)
+        self.assertFalse(CaseResult("a", 1, 1, 0.1, CheckError(Outcome.LOST, "")).passed)

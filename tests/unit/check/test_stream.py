@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from echod.check.results import CheckFailed, Outcome
+from echod.check.results import CheckError, Outcome
 from echod.check.stream import MAX_UNREAD_BYTES, Stream
 
 
@@ -68,7 +68,7 @@ class StreamTests(SynchronousTestCase):
         return Deferred.fromCoroutine(coroutine)
 
     def fails(self, work, outcome):
-        self.assertIs(self.failureResultOf(work, CheckFailed).value.outcome, outcome)
+        self.assertIs(self.failureResultOf(work, CheckError).value.outcome, outcome)
 
     def test_connected(self):
         """

@@ -6,7 +6,7 @@ import os
 
 from OpenSSL import SSL
 
-from echod.check.results import CheckFailed, Outcome
+from echod.check.results import CheckError, Outcome
 from echod.check.tls import ClientTLS, FileError
 from tests.support.certificates import ODD, make_certificate, odd_certificate
 from tests.support.checktls import AUTHORITY, GOOD, ClientTLSTestCase, server_context
@@ -151,7 +151,7 @@ class HandshakeTests(ClientTLSTestCase):
             securing = self.start(client.secure(client_end))
             hello = self.successResultOf(self.start(server_end.read()))
             self.start(server_end.write(answer or hello))
-            self.assertEqual(self.failureResultOf(securing, CheckFailed).value.detail, text)
+            self.assertEqual(self.failureResultOf(securing, CheckError).value.detail, text)
 
     def test_closed(self):
         """
@@ -159,7 +159,7 @@ class HandshakeTests(ClientTLSTestCase):
         """
         securing = self.start(ClientTLS("localhost").secure(self.client_end))
         self.start(self.server_end.finish())
-        failure = self.failureResultOf(securing, CheckFailed).value
+        failure = self.failureResultOf(securing, CheckError).value
         self.assertEqual(failure.detail, "the server closed the connection")
 
     def test_client_certificate(self):

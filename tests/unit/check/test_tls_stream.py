@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes
 from OpenSSL import SSL
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.check.results import CheckFailed, Outcome
+from echod.check.results import CheckError, Outcome
 from echod.check.tls import ClientTLS, certificate_names, reason_text
 from tests.support.checktls import GOOD, ClientTLSTestCase
 from tests.support.memory import pair
@@ -30,7 +30,7 @@ class SecureStreamTests(ClientTLSTestCase):
         return self.successResultOf(self.start(work))
 
     def failed(self, work):
-        failure = self.failureResultOf(self.start(work), CheckFailed).value
+        failure = self.failureResultOf(self.start(work), CheckError).value
         return failure.outcome
 
     def all_of(self, stream, size):

@@ -5,6 +5,7 @@ The open connections: totals, checks, and the drain.
 import sys
 from collections import Counter
 
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
@@ -89,6 +90,35 @@ class TotalsTests(ConnectionsTestCase):
         self.assertEqual(self.connections.opened, 3)
         self.assertEqual(self.connections.bytes_echoed, 123)
         self.assertEqual(self.connections.ended, {Reason.CLIENT: 1, Reason.RESET: 1})
+
+    def test_by_listener(self):
+        """
+        The open connections, and the bytes that they have echoed, are counted by listener.
+        """
+        for listener, echoed in (("tcp", 1), ("tls", 2), ("tcp", 3)):
+            connection = FakeConnection(self.connections)
+            connection.listener, connection.bytes_echoed = listener, echoed
+        numbers, echoed = self.connections.live()
+        self.assertEqual((numbers, echoed), ({"tcp": 2, "tls": 1}, {"tcp": 4, "tls": 2}))
+        self.assertEqual((numbers["none"], echoed["none"]), (0, 0))
+
+    def test_busiest_clients(self):
+        """
+        The clients with the most open connections come first, then those that echo most.
+        """
+        addresses = (
+            *[IPv6Address("TCP", "::ffff:192.0.2.1", port) for port in (1, 2, 3)],
+            *[UNIXAddress(None)] * 2,
+            *[IPv6Address("TCP", "2001:db8::1", port) for port in (1, 2)],
+            IPv4Address("TCP", "192.0.2.2", 1),
+        )
+        for number, address in enumerate(addresses):
+            connection = FakeConnection(self.connections)
+            connection.client, connection.bytes_echoed = address, number
+        self.assertEqual(
+            self.connections.busiest_clients(3),
+            [("192.0.2.1", 3, 3), ("2001:db8::1", 2, 11), ("unix", 2, 7)],
+        )
 
     def test_remove_twice(self):
         """
@@ -223,7 +253,7 @@ class FakeAccessLog:
     def wants(self, probe):
         return self.wanted
 
-    def write(self, *record):
+    def write(self, record):
         self.written.append(record)
         return True
 

@@ -43,7 +43,7 @@ def by_event(record, format, worker, nanoseconds):
     The line of a record that is emitted as an event.
     """
     with capturedLogs() as events:
-        emit_access(*record)
+        emit_access(record)
     (event,) = events
     event["log_time"] = nanoseconds / 1e9
     if worker is not None:
@@ -67,23 +67,23 @@ class LineTests(SynchronousTestCase):
         st.integers(0, 4_000_000_000_000_000).map(lambda moment: moment * 1000),
     )
     @example(
-        (*(False, 1, "tcp", "x" * MAX_CHARACTERS, 5, 0.1, Reason.CLIENT), {}),
+        (False, 1, "tcp", "x" * MAX_CHARACTERS, 5, 0.1, Reason.CLIENT, {}),
         "text",
         None,
         0,
     )
     @example(
-        (*(False, 1, "tcp", "x" * MAX_CHARACTERS, 5, 0.1, Reason.CLIENT), {}),
+        (False, 1, "tcp", "x" * MAX_CHARACTERS, 5, 0.1, Reason.CLIENT, {}),
         "json",
         None,
         0,
     )
     @example(
-        (False, 1, "tcp", "[::1]:9", 5, 0.1, Reason.DRAIN, {"tls_version": "TLSv1.3"}),
+        (*(False, 1, "tcp", "[::1]:9", 5, 0.1, Reason.DRAIN), {"tls_version": "TLSv1.3"}),
         *("json", None, 0),
     )
     @example(
-        (False, 1, "a\nb", "\udc80", 5, 1e-7, Reason.ERROR, {"detail": '\ue000" \\'}),
+        (*(False, 1, "a\nb", "\udc80", 5, 1e-7, Reason.ERROR), {"detail": '\ue000" \\'}),
         *("json", "1", 999_999_000),
     )
     def test_same(self, record, format, worker, nanoseconds):
@@ -93,7 +93,7 @@ class LineTests(SynchronousTestCase):
         put = []
         log = AccessLog(format, LogLevel.info, worker, LogPublisher(nothing), lambda: nanoseconds)
         log.open(nothing, lambda *line: put.append(line))
-        self.assertTrue(log.write(*record))
+        self.assertTrue(log.write(record))
         level = LogLevel.debug if record[0] else LogLevel.info
         self.assertEqual(put, [(level, by_event(record, format, worker, nanoseconds))])
 
@@ -111,7 +111,7 @@ class LineTests(SynchronousTestCase):
             )
             log.open(nothing, lambda level, line, put=put: put.append(line))
             for _ in times:
-                log.write(*RECORD)
+                log.write(RECORD)
             self.assertEqual(put, [by_event(RECORD, format, None, moment) for moment in times])
 
 
@@ -155,7 +155,7 @@ class ObserverTests(SynchronousTestCase):
         log = self.log()
         self.publisher.addObserver(nothing)
         self.assertEqual([log.wants(probe) for probe in (True, False)], [False, True])
-        self.assertTrue(log.write(*RECORD))
+        self.assertTrue(log.write(RECORD))
         self.assertEqual(self.put, [LogLevel.info])
         quiet = self.log(LogLevel.warn)
         self.assertEqual([quiet.wants(probe) for probe in (True, False)], [False, False])
@@ -170,7 +170,7 @@ class ObserverTests(SynchronousTestCase):
         self.publisher.addObserver(nothing)
         self.publisher.addObserver(repr)
         self.assertEqual([log.wants(probe) for probe in (True, False)], [True, True])
-        self.assertFalse(log.write(*RECORD))
+        self.assertFalse(log.write(RECORD))
         self.assertEqual(self.put, [])
 
     def test_not_open(self):
@@ -180,4 +180,4 @@ class ObserverTests(SynchronousTestCase):
         self.publisher.addObserver(nothing)
         log = AccessLog("json", LogLevel.warn, None, self.publisher)
         self.assertEqual([log.wants(probe) for probe in (True, False)], [True, True])
-        self.assertFalse(log.write(*RECORD))
+        self.assertFalse(log.write(RECORD))

@@ -130,13 +130,13 @@ class OpenTests(LogTestCase):
         record = (False, 1, "tcp", "192.0.2.7:40000", 5, 0.1, "client", {})
         publisher = LogPublisher()
         log = self.log(worker="3", publisher=publisher)
-        self.assertFalse(log.access.write(*record))
+        self.assertFalse(log.access.write(record))
         publisher.addObserver(log.open())
-        self.assertTrue(log.access.write(*record))
+        self.assertTrue(log.access.write(record))
         (line,) = self.written()
         self.assertIn("[worker 3 echod.connections#info] connection 1 of 192.0.2.7:40000", line)
         publisher.addObserver(lambda event: None)
-        self.assertFalse(log.access.write(*record))
+        self.assertFalse(log.access.write(record))
         self.assertEqual(self.written(), [line])
 
     def test_lines_of_workers(self):
@@ -209,6 +209,20 @@ class OpenTests(LogTestCase):
             self.assertEqual([line.split()[-1] for line in file], ["middle", "high", "top"])
         self.assertEqual((os.listdir("."), self.written()), (["twistd.log"], []))
 
+    def test_running_in_the_background(self):
+        """
+        In the background, too, a thread writes the lines as soon as the reactor runs.
+        """
+        self.empty_folder()
+        log = self.log(nodaemon=0)
+        observer = log.open()
+        self.addCleanup(log.file.close)
+        threads = []
+        log._writer._start_thread = threads.append
+        log.set_async()
+        self.say(observer)
+        self.assertEqual((len(threads), os.stat("twistd.log").st_size), (1, 0))
+
     def test_no_stdout(self):
         """
         Without sys.stdout, lines go to descriptor 1, which is /dev/null by then.
@@ -266,7 +280,7 @@ class OpenTests(LogTestCase):
             self.assertIsNotNone(log.open())
             said = stderr.getvalue()
             self.assertEqual(len(said.splitlines()), worker is None)
-        self.assertIn("--syslog: nobody listens on", said)
+        self.assertIn("--syslog: no program listens on", said)
         self.assertIn(": No such file or directory; lines wait for it", said)
 
     def test_dropped(self):

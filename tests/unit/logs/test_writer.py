@@ -99,6 +99,26 @@ class WriterTestCase(SynchronousTestCase):
             self.writer.put(LogLevel.info, line)
 
 
+class FakeWait:
+    """
+    What a caller waits on for the thread, which writes nothing: only time passes.
+
+    @ivar waited: how many seconds each caller would have waited.
+    """
+
+    def __init__(self, clock, *takes):
+        """
+        @param takes: how many seconds each wait takes; after these, as long as it may.
+        """
+        self.waited = []
+        self._clock = clock
+        self._takes = list(takes)
+
+    def wait_for(self, done, seconds):
+        self.waited.append(seconds)
+        self._clock.advance(self._takes.pop(0) if self._takes else seconds)
+
+
 class AtOnceTests(WriterTestCase):
     """
     Before the process goes to the background, no thread runs, and each line is written at once.
@@ -303,6 +323,46 @@ class ThreadTests(WriterTestCase):
         self.assertEqual([event["count"] for event in self.reports], [12])
         self.assertEqual(self.reports[0]["reason"], "the log was not taken fast enough")
         self.assertEqual(self.destination.lines[-1], b"dropped 12\n")
+
+    def wait(self, *takes):
+        """
+        A writer whose thread writes nothing, and what its callers wait on.
+        """
+        waiting = self.writer()._write_ended = FakeWait(self.clock, *takes)
+        return waiting
+
+    def test_half_a_second_at_the_start(self):
+        """
+        Before the reactor runs, the waits for a blocked destination last half a second in all.
+        """
+        waiting = self.wait(0.125)
+        self.put(b"a\n", b"b\n", b"c\n")
+        self.assertEqual(waiting.waited, [0.5, 0.375])
+
+    def test_half_a_second_at_the_stop(self):
+        """
+        So do those after it has stopped, whatever was left of the first half second; between them,
+        no caller waits.
+        """
+        waiting = self.wait(0.125)
+        self.put(b"a\n")
+        self.writer.set_async()
+        self.put(b"b\n")
+        self.assertEqual(waiting.waited, [0.5])
+        for _ in range(2):
+            self.writer.flush()
+            self.put(b"c\n", b"d\n")
+        self.assertEqual(waiting.waited, [0.5] * 3)
+
+    def test_half_a_second_without_a_reactor(self):
+        """
+        If the reactor never ran, the stop waits for half a second, too, and not for the rest of
+        the start besides.
+        """
+        waiting = self.wait(0.125)
+        self.put(b"a\n")
+        self.writer.flush()
+        self.assertEqual(waiting.waited, [0.5, 0.5])
 
     def test_failing(self):
         """

@@ -246,6 +246,24 @@ class UNIXEndpointTests(TestCase):
             with socket.socket(socket.AF_UNIX) as client:
                 client.connect(self.path)
 
+    async def test_full_queue(self):
+        """
+        A socket whose accept queue is full is left alone, too: connect(2) fails with EAGAIN there.
+        """
+        with socket.socket(socket.AF_UNIX) as taken:
+            taken.bind(self.path)
+            taken.listen(0)
+            found = os.stat(self.path)
+            refused = 0
+            while not refused:
+                client = socket.socket(socket.AF_UNIX)
+                self.addCleanup(client.close)
+                client.setblocking(False)
+                refused = client.connect_ex(self.path)
+            self.assertEqual(refused, errno.EAGAIN)
+            await self.fails(errno.EADDRINUSE)
+            self.assertEqual(os.stat(self.path).st_ino, found.st_ino)
+
     async def test_other_file(self):
         """
         A file that is not a socket is left alone.

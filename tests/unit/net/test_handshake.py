@@ -13,8 +13,8 @@ from echod.net import tls
 from echod.net.handshake import MAX_HANDSHAKE_RECORDS, MAX_HELLO_BYTES, MAX_HELLO_RECORDS
 from echod.tls._openssl import HandshakeMemory, reason_text
 from tests.support.clienthellos import hello, records, vector
+from tests.support.clients import VERSIONS, context as client_context
 from tests.support.pairs import drained
-from tests.support.tlsclient import VERSIONS, context as client_context
 from tests.support.tlspairs import Secured, SecureTestCase, finished
 from tests.support.tlsrecords import CLIENT_HELLO
 from tests.support.tlswire import WireClient
@@ -78,6 +78,24 @@ class LimitTests(ServerHandshakeTestCase):
         message = records(hello(300), 30)
         answer, why = self.answer(*(message[offset : offset + 1] for offset in range(len(message))))
         self.assertEqual((answer[5:6], why), (b"\2", ""))
+
+    def test_begun(self):
+        """
+        A handshake has begun with its first byte, TLS or not, and not before; afterwards it is no
+        longer one.
+        """
+        for data in (b"x", b"\x16\3\1", records(hello())):
+            protocol = Secured()
+            transport, peer = self.connect(protocol)
+            transport.startTLS(self.factory())
+            self.assertIs(transport.handshakeBegun, False)
+            transport.doRead()
+            self.assertIs(transport.handshakeBegun, False)
+            peer.send(data)
+            transport.doRead()
+            self.assertIs(transport.handshakeBegun, True)
+            transport._handshaking = False
+            self.assertIs(transport.handshakeBegun, False)
 
     def test_large_hello(self):
         """

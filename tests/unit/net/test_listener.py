@@ -127,7 +127,7 @@ class ListenerServiceTests(SynchronousTestCase):
         self.assertEqual(listening["event"], "listening")
         self.assertEqual({event["event"] for event in warnings}, {"socket-option-refused"})
         text = "--port 1: the kernel refuses SO_SNDBUF: Operation not permitted; "
-        self.assertEqual(formatEvent(warnings[0]), text + "the listener goes without it")
+        self.assertEqual(formatEvent(warnings[0]), text + "the listener works without it")
 
     def test_start_unprivileged(self):
         """

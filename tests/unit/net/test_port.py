@@ -767,6 +767,40 @@ class SheddingTests(PortTestCase):
         self.assertNotIn(port, self.reactor.readers)
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
+    def test_pause_with_other_processes(self):
+        """
+        A port whose socket other processes accept from too pauses in the same way.
+        """
+        queued = []
+        self.reactor.rearmExclusive = lambda port: queued.append(port) or port.startReading()
+        port = self.tcp_port()
+        balance_accepts(port, ScriptedBalancer())
+        queued.clear()
+        self.release()
+        client = socket.create_connection(port.socket.getsockname())
+        self.addCleanup(client.close)
+        with no_descriptors():
+            for number in (1, 2):
+                self.reactor.turn()
+                self.assertNotIn(port, self.reactor.readers)
+                self.reactor.advance(ACCEPT_RETRY_DELAY)
+                self.assertEqual(queued, [port] * number)
+        self.flushLoggedErrors(OSError)
+        self.reactor.turn()
+        self.assertEqual(len(self.connections()), 1)
+
+    def test_reserve_of_no_use(self):
+        """
+        When accept fails with the reserved descriptor, too, the port pauses.
+        """
+        accepted, _ = self.accepted()
+        port = self.scripted(errno.EMFILE, errno.ENFILE, accepted)
+        port.doRead()
+        self.assertEqual(port.socket.waiting, [accepted])
+        self.assertEqual(
+            [call.getTime() for call in self.reactor.getDelayedCalls()], [ACCEPT_RETRY_DELAY]
+        )
+
     def test_reserve_taken(self):
         """
         When something else takes the descriptor that was to be reserved, the client waits and the

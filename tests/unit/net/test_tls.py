@@ -24,8 +24,8 @@ from echod._util.sockets import unread
 from echod.net.tls import MAX_RECORDS
 from echod.net.unix import EagerUNIXTransport
 from echod.tls._openssl import RECORD_BYTES
+from tests.support.clients import VERSIONS, TLSClient, context as client_context
 from tests.support.pairs import BIG, Puller, Pusher, Recorder, drained
-from tests.support.tlsclient import VERSIONS, TLSClient, context as client_context
 from tests.support.tlspairs import CLIENT, Secured, SecureTestCase, finished
 from tests.support.tlsrecords import (
     ALERT,

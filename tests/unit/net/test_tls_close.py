@@ -13,8 +13,8 @@ from twisted.internet.error import ConnectionAborted, ConnectionDone, Connection
 from twisted.internet.main import CONNECTION_LOST
 from twisted.python.failure import Failure
 
+from tests.support.clients import VERSIONS
 from tests.support.pairs import BIG, Pusher, Recorder, drained
-from tests.support.tlsclient import VERSIONS
 from tests.support.tlspairs import Secured, SecureTestCase
 
 

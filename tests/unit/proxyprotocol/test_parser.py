@@ -13,16 +13,15 @@ from twisted.trial.unittest import SynchronousTestCase
 from echod.proxyprotocol.parser import (
     MAX_V2_BYTES,
     V1_SIGNATURE,
-    InvalidProxyHeader,
+    ProxyHeaderError,
     ProxyInfo,
     ProxyParser,
     crc32c,
 )
-from tests.support.proxyv2 import (
+from tests.support.proxyheaders import (
     ALPN,
     AUTHORITY,
     CRC32C,
-    DGRAM,
     FOUR,
     LOCAL,
     NETNS,
@@ -35,19 +34,20 @@ from tests.support.proxyv2 import (
     SSL_KEY_ALG,
     SSL_SIG_ALG,
     SSL_VERSION,
-    STREAM,
     TCP4,
     TCP6,
-    TLS_VECTORS,
+    TLS_TLVS,
     UDP4,
     UDP6,
     UNIQUE_ID,
+    UNIX,
+    UNIX_DGRAM,
     UNSPEC,
-    tls,
+    checksummed,
+    tls_tlv,
     tlv,
-    unix,
-    v2,
-    with_checksum,
+    unix_addresses,
+    v2_header,
 )
 
 PAYLOAD = b"\r\nPROXY \0payload"
@@ -81,7 +81,7 @@ def outcome(pieces):
             continue
         try:
             size = parser.feed(piece)
-        except InvalidProxyHeader as error:
+        except ProxyHeaderError as error:
             assert parser.header is None
             return "bad", str(error)
         assert 0 <= size <= len(piece)
@@ -235,161 +235,190 @@ TLS_FACTS = {
 }
 
 GOOD_V2 = {
-    "LOCAL": (v2(family=UNSPEC, command=LOCAL), None, {}),
-    "LOCAL with addresses": (v2(FOUR, command=LOCAL), None, {}),
-    "LOCAL of no family": (v2(b"what ever", 0xFF, LOCAL), None, {}),
-    "LOCAL with vectors": (v2(FOUR + tlv(ALPN, b"h2", 9), command=LOCAL), None, {}),
-    "PROXY for an unknown family": (v2(family=UNSPEC), None, {}),
-    "PROXY for an unknown family, with something": (v2(b"what ever", UNSPEC), None, {}),
-    "TCP over IPv4": (v2(FOUR), FOUR_TOLD, {}),
-    "UDP over IPv4": (v2(FOUR, UDP4), FOUR_TOLD, {}),
-    "TCP over IPv6": (v2(SIX, TCP6), SIX_TOLD, {}),
-    "UDP over IPv6": (v2(SIX, UDP6), SIX_TOLD, {}),
-    "zeros": (v2(bytes(12)), inet("0.0.0.0", 0), {}),
-    "ones": (v2(b"\xff" * 12), inet("255.255.255.255", 65535), {}),
-    "UNIX stream": (v2(unix(b"/run/client", b"/x"), STREAM), ("unix", b"/run/client"), {}),
-    "UNIX datagram": (v2(unix(b"/run/client"), DGRAM), ("unix", b"/run/client"), {}),
-    "UNIX, full": (v2(unix(FULL, b"/run/echod"), STREAM), ("unix", FULL), {}),
-    "UNIX, more behind the end": (v2(unix(b"/a\0/b"), STREAM), ("unix", b"/a"), {}),
-    "UNIX, abstract": (v2(unix(b"\0name"), STREAM), ("unix", b"\0name"), {}),
-    "UNIX, abstract and full": (
-        v2(unix(b"\0" + FULL[1:]), STREAM), ("unix", b"\0" + FULL[1:]), {},
+    "LOCAL": (v2_header(family=UNSPEC, command=LOCAL), None, {}),
+    "LOCAL with addresses": (v2_header(FOUR, command=LOCAL), None, {}),
+    "LOCAL of no family": (v2_header(b"what ever", 0xFF, LOCAL), None, {}),
+    "LOCAL with vectors": (v2_header(FOUR + tlv(ALPN, b"h2", 9), command=LOCAL), None, {}),
+    "PROXY for an unknown family": (v2_header(family=UNSPEC), None, {}),
+    "PROXY for an unknown family, with something": (v2_header(b"what ever", UNSPEC), None, {}),
+    "TCP over IPv4": (v2_header(FOUR), FOUR_TOLD, {}),
+    "UDP over IPv4": (v2_header(FOUR, UDP4), FOUR_TOLD, {}),
+    "TCP over IPv6": (v2_header(SIX, TCP6), SIX_TOLD, {}),
+    "UDP over IPv6": (v2_header(SIX, UDP6), SIX_TOLD, {}),
+    "zeros": (v2_header(bytes(12)), inet("0.0.0.0", 0), {}),
+    "ones": (v2_header(b"\xff" * 12), inet("255.255.255.255", 65535), {}),
+    "UNIX stream": (
+        v2_header(unix_addresses(b"/run/client", b"/x"), UNIX),
+        ("unix", b"/run/client"),
+        {},
     ),
-    "UNIX, no name": (v2(unix(b""), STREAM), ("unix", None), {}),
-    "ALPN": (v2(FOUR + tlv(ALPN, b"h2")), FOUR_TOLD, {"proxy_alpn": "h2"}),
+    "UNIX datagram": (
+        v2_header(unix_addresses(b"/run/client"), UNIX_DGRAM),
+        ("unix", b"/run/client"),
+        {},
+    ),
+    "UNIX, full": (v2_header(unix_addresses(FULL, b"/run/echod"), UNIX), ("unix", FULL), {}),
+    "UNIX, more behind the end": (v2_header(unix_addresses(b"/a\0/b"), UNIX), ("unix", b"/a"), {}),
+    "UNIX, abstract": (v2_header(unix_addresses(b"\0name"), UNIX), ("unix", b"\0name"), {}),
+    "UNIX, abstract and full": (
+        v2_header(unix_addresses(b"\0" + FULL[1:]), UNIX),
+        ("unix", b"\0" + FULL[1:]),
+        {},
+    ),
+    "UNIX, no name": (v2_header(unix_addresses(b""), UNIX), ("unix", None), {}),
+    "ALPN": (v2_header(FOUR + tlv(ALPN, b"h2")), FOUR_TOLD, {"proxy_alpn": "h2"}),
     "authority": (
-        v2(SIX + tlv(AUTHORITY, b"echo.example"), TCP6),
+        v2_header(SIX + tlv(AUTHORITY, b"echo.example"), TCP6),
         SIX_TOLD,
         {"proxy_authority": "echo.example"},
     ),
     "authority in UTF-8": (
-        v2(FOUR + tlv(AUTHORITY, "\xe9cho".encode())), FOUR_TOLD, {"proxy_authority": "\xe9cho"},
+        v2_header(FOUR + tlv(AUTHORITY, "\xe9cho".encode())),
+        FOUR_TOLD,
+        {"proxy_authority": "\xe9cho"},
     ),
     "unprintable": (
-        v2(FOUR + tlv(ALPN, b"a\r\n\x1b[2J\0\xff\\")),
+        v2_header(FOUR + tlv(ALPN, b"a\r\n\x1b[2J\0\xff\\")),
         FOUR_TOLD,
         {"proxy_alpn": "a\\r\\n\\x1b[2J\\x00\\xff\\"},
     ),
     "what would pass for another fact": (
-        v2(FOUR + tlv(ALPN, b"h2; proxy_tls_cn admin") + tls(tlv(SSL_CN, b";;"))),
+        v2_header(FOUR + tlv(ALPN, b"h2; proxy_tls_cn admin") + tls_tlv(tlv(SSL_CN, b";;"))),
         FOUR_TOLD,
         {"proxy_alpn": "h2\\x3b proxy_tls_cn admin", "proxy_tls_cn": "\\x3b\\x3b"},
     ),
     "long": (
-        v2(FOUR + tlv(AUTHORITY, b"\n" * 1000)), FOUR_TOLD, {"proxy_authority": r"\n" * 256},
+        v2_header(FOUR + tlv(AUTHORITY, b"\n" * 1000)),
+        FOUR_TOLD,
+        {"proxy_authority": r"\n" * 256},
     ),
-    "empty value": (v2(FOUR + tlv(ALPN)), FOUR_TOLD, {"proxy_alpn": ""}),
-    "identifier": (v2(FOUR + tlv(UNIQUE_ID, b"1a")), FOUR_TOLD, {"proxy_unique_id": "1a"}),
+    "empty value": (v2_header(FOUR + tlv(ALPN)), FOUR_TOLD, {"proxy_alpn": ""}),
+    "identifier": (v2_header(FOUR + tlv(UNIQUE_ID, b"1a")), FOUR_TOLD, {"proxy_unique_id": "1a"}),
     "longest identifier": (
-        v2(FOUR + tlv(UNIQUE_ID, b"x" * 128)), FOUR_TOLD, {"proxy_unique_id": "x" * 128},
+        v2_header(FOUR + tlv(UNIQUE_ID, b"x" * 128)),
+        FOUR_TOLD,
+        {"proxy_unique_id": "x" * 128},
     ),
-    "padding": (v2(FOUR + tlv(NOOP, b"abc") + tlv(NOOP)), FOUR_TOLD, {}),
+    "padding": (v2_header(FOUR + tlv(NOOP, b"abc") + tlv(NOOP)), FOUR_TOLD, {}),
     "unknown vectors": (
-        v2(FOUR + tlv(NETNS, b"blue") + tlv(0xE1, b"x" * 300) + tlv(0, b"") + tlv(0xFF, b"\n")),
+        v2_header(
+            FOUR + tlv(NETNS, b"blue") + tlv(0xE1, b"x" * 300) + tlv(0, b"") + tlv(0xFF, b"\n")
+        ),
         FOUR_TOLD,
         {},
     ),
     "several": (
-        v2(unix(b"/c") + tlv(NOOP, b"x") + tlv(ALPN, b"h2") + tlv(0xEE) + tlv(UNIQUE_ID, b"7"),
-           STREAM),
+        v2_header(
+            unix_addresses(b"/c")
+            + tlv(NOOP, b"x")
+            + tlv(ALPN, b"h2")
+            + tlv(0xEE)
+            + tlv(UNIQUE_ID, b"7"),
+            UNIX,
+        ),
         ("unix", b"/c"),
         {"proxy_alpn": "h2", "proxy_unique_id": "7"},
     ),
-    "TLS": (v2(FOUR + tls(*TLS_VECTORS)), FOUR_TOLD, TLS_FACTS),
+    "TLS": (v2_header(FOUR + tls_tlv(*TLS_TLVS)), FOUR_TOLD, TLS_FACTS),
     "fields out of their offset": (
-        v2(FOUR + tls(tlv(ALPN, b"h2"), tlv(UNIQUE_ID, b"7")) + tlv(SSL_CN, b"x")), FOUR_TOLD, {},
+        v2_header(FOUR + tls_tlv(tlv(ALPN, b"h2"), tlv(UNIQUE_ID, b"7")) + tlv(SSL_CN, b"x")),
+        FOUR_TOLD,
+        {},
     ),
-    "TLS with nothing in it": (v2(FOUR + tls(flags=0, verify=1)), FOUR_TOLD, {}),
+    "TLS with nothing in it": (v2_header(FOUR + tls_tlv(flags=0, verify=1)), FOUR_TOLD, {}),
     "TLS with more than is known": (
-        v2(FOUR + tls(tlv(SSL_SIG_ALG, b"SHA256"), *TLS_VECTORS, tlv(SSL_KEY_ALG, b"RSA2048"))
-           + tlv(ALPN, b"h2")),
+        v2_header(
+            FOUR
+            + tls_tlv(tlv(SSL_SIG_ALG, b"SHA256"), *TLS_TLVS, tlv(SSL_KEY_ALG, b"RSA2048"))
+            + tlv(ALPN, b"h2")
+        ),
         FOUR_TOLD,
         {**TLS_FACTS, "proxy_alpn": "h2"},
     ),
-    "checksum": (with_checksum(), FOUR_TOLD, {}),
-    "checksum behind": (with_checksum(before=tlv(ALPN, b"h2")), FOUR_TOLD, {"proxy_alpn": "h2"}),
-    "checksum before": (with_checksum(after=tlv(ALPN, b"h2")), FOUR_TOLD, {"proxy_alpn": "h2"}),
+    "checksum": (checksummed(), FOUR_TOLD, {}),
+    "checksum behind": (checksummed(before=tlv(ALPN, b"h2")), FOUR_TOLD, {"proxy_alpn": "h2"}),
+    "checksum before": (checksummed(after=tlv(ALPN, b"h2")), FOUR_TOLD, {"proxy_alpn": "h2"}),
     "checksum between": (
-        with_checksum(tls(*TLS_VECTORS), tlv(NOOP, b"xyz"), addresses=SIX, family=TCP6),
+        checksummed(tls_tlv(*TLS_TLVS), tlv(NOOP, b"xyz"), addresses=SIX, family=TCP6),
         SIX_TOLD,
         TLS_FACTS,
     ),
-}  # fmt: skip
+}
 
 BAD_V2 = {
     NO_VERSION: (
-        v2(FOUR, command=0x22),
-        v2(FOUR, command=0x2F),
-        v2(FOUR, command=0x10),
-        v2(FOUR, command=0x11),
-        v2(FOUR, command=0x31),
-        v2(FOUR, command=0x00),
-        v2(FOUR, command=0xFF),
-        v2(family=UNSPEC, command=0x22),
+        v2_header(FOUR, command=0x22),
+        v2_header(FOUR, command=0x2F),
+        v2_header(FOUR, command=0x10),
+        v2_header(FOUR, command=0x11),
+        v2_header(FOUR, command=0x31),
+        v2_header(FOUR, command=0x00),
+        v2_header(FOUR, command=0xFF),
+        v2_header(family=UNSPEC, command=0x22),
     ),
     NO_FAMILY: tuple(
-        v2(unix(b"/c"), family)
+        v2_header(unix_addresses(b"/c"), family)
         for family in (
             0x01, 0x02, 0x03, 0x0F, 0x10, 0x13, 0x1F, 0x20, 0x23, 0x30, 0x33, 0x40, 0x41, 0xF1, 0xFF
         )
     ),
     SHORT: (
-        v2(),
-        v2(FOUR[:-1]),
-        v2(FOUR[:-1], UDP4),
-        v2(FOUR, TCP6),
-        v2(SIX[:-1], TCP6),
-        v2(SIX[:-1], UDP6),
-        v2(SIX, STREAM),
-        v2(unix(b"/c")[:-1], STREAM),
-        v2(unix(b"/c")[:-1], DGRAM),
+        v2_header(),
+        v2_header(FOUR[:-1]),
+        v2_header(FOUR[:-1], UDP4),
+        v2_header(FOUR, TCP6),
+        v2_header(SIX[:-1], TCP6),
+        v2_header(SIX[:-1], UDP6),
+        v2_header(SIX, UNIX),
+        v2_header(unix_addresses(b"/c")[:-1], UNIX),
+        v2_header(unix_addresses(b"/c")[:-1], UNIX_DGRAM),
     ),
     OVERRUN: (
-        v2(FOUR + b"\x01"),
-        v2(FOUR + b"\x01\x00"),
-        v2(FOUR + b"\x04\x00\x01"),
-        v2(FOUR + tlv(ALPN, b"h2", 3)),
-        v2(FOUR + tlv(0xEE, b"h2", 0xFFFF)),
-        v2(FOUR + tlv(ALPN, b"h2") + tlv(NOOP, b"", 1)),
-        v2(FOUR + tls(*TLS_VECTORS) + b"\x00"),
-        v2(FOUR + tlv(SSL, bytes(5), 6)),
+        v2_header(FOUR + b"\x01"),
+        v2_header(FOUR + b"\x01\x00"),
+        v2_header(FOUR + b"\x04\x00\x01"),
+        v2_header(FOUR + tlv(ALPN, b"h2", 3)),
+        v2_header(FOUR + tlv(0xEE, b"h2", 0xFFFF)),
+        v2_header(FOUR + tlv(ALPN, b"h2") + tlv(NOOP, b"", 1)),
+        v2_header(FOUR + tls_tlv(*TLS_TLVS) + b"\x00"),
+        v2_header(FOUR + tlv(SSL, bytes(5), 6)),
         # Inside of what it says of TLS.
-        v2(FOUR + tls(b"\x21")),
-        v2(FOUR + tls(b"\x21\x00")),
-        v2(FOUR + tls(tlv(SSL_CN, b"x", 2))),
-        v2(FOUR + tls(tlv(SSL_CN, b"x", 2)) + tlv(NOOP, b"abc")),
-        v2(FOUR + tls(b"\x22\x00") + tlv(NOOP, b"abc")),
+        v2_header(FOUR + tls_tlv(b"\x21")),
+        v2_header(FOUR + tls_tlv(b"\x21\x00")),
+        v2_header(FOUR + tls_tlv(tlv(SSL_CN, b"x", 2))),
+        v2_header(FOUR + tls_tlv(tlv(SSL_CN, b"x", 2)) + tlv(NOOP, b"abc")),
+        v2_header(FOUR + tls_tlv(b"\x22\x00") + tlv(NOOP, b"abc")),
     ),
     SHORT_TLS: (
-        v2(FOUR + tlv(SSL)),
-        v2(FOUR + tlv(SSL, bytes(4))),
-        v2(FOUR + tlv(SSL, bytes(4)) + tlv(NOOP, b"abc")),
+        v2_header(FOUR + tlv(SSL)),
+        v2_header(FOUR + tlv(SSL, bytes(4))),
+        v2_header(FOUR + tlv(SSL, bytes(4)) + tlv(NOOP, b"abc")),
     ),
     LONG_ID: (
-        v2(FOUR + tlv(UNIQUE_ID, b"x" * 129)),
-        v2(FOUR + tlv(ALPN, b"h2") + tlv(UNIQUE_ID, b"x" * 1000)),
+        v2_header(FOUR + tlv(UNIQUE_ID, b"x" * 129)),
+        v2_header(FOUR + tlv(ALPN, b"h2") + tlv(UNIQUE_ID, b"x" * 1000)),
     ),
     SUM_SIZE: (
-        v2(FOUR + tlv(CRC32C)),
-        v2(FOUR + tlv(CRC32C, bytes(3))),
-        v2(FOUR + tlv(CRC32C, bytes(5))),
+        v2_header(FOUR + tlv(CRC32C)),
+        v2_header(FOUR + tlv(CRC32C, bytes(3))),
+        v2_header(FOUR + tlv(CRC32C, bytes(5))),
     ),
     SUM: (
-        with_checksum(wrong=1),
-        with_checksum(wrong=0x80000000),
-        with_checksum(tlv(ALPN, b"h2"), tlv(NOOP), wrong=1),
-        with_checksum(tlv(ALPN, b"h2")).replace(b"h2", b"h3"),
-        with_checksum(after=tlv(ALPN, b"h2")).replace(b"h2", b"h3"),
-        with_checksum().replace(FOUR[8:10], b"\0\0"),
-        v2(FOUR + tlv(CRC32C, bytes(4))),
+        checksummed(wrong=1),
+        checksummed(wrong=0x80000000),
+        checksummed(tlv(ALPN, b"h2"), tlv(NOOP), wrong=1),
+        checksummed(tlv(ALPN, b"h2")).replace(b"h2", b"h3"),
+        checksummed(after=tlv(ALPN, b"h2")).replace(b"h2", b"h3"),
+        checksummed().replace(FOUR[8:10], b"\0\0"),
+        v2_header(FOUR + tlv(CRC32C, bytes(4))),
         # In the order of bytes that other protocols have for it.
-        with_checksum()[:-4] + with_checksum()[:-5:-1],
+        checksummed()[:-4] + checksummed()[:-5:-1],
     ),
     LONG: (
-        v2(FOUR, size=MAX_V2_BYTES - 15),
-        v2(FOUR, size=0xFFFF),
-        v2(FOUR, command=LOCAL, size=0xFFFF),
-        v2(FOUR, size=MAX_V2_BYTES - 15) + bytes(MAX_V2_BYTES),
+        v2_header(FOUR, size=MAX_V2_BYTES - 15),
+        v2_header(FOUR, size=0xFFFF),
+        v2_header(FOUR, command=LOCAL, size=0xFFFF),
+        v2_header(FOUR, size=MAX_V2_BYTES - 15) + bytes(MAX_V2_BYTES),
     ),
 }  # fmt: skip
 
@@ -410,7 +439,7 @@ NONE = (
     b"\r\n\r\n\0\r\nQUIT\r\n",
     b"\r\n\r\n\0\r\nquit\n",
     b"\r\n\r\n\0\r\nQUI\n",
-    b"\0" + v2(FOUR),
+    b"\0" + v2_header(FOUR),
     b"\x16\x03\x01\x02\x00\x01",
     b"GET / HTTP/1.1\r\n\r\n",
 )
@@ -483,11 +512,11 @@ class TableTests(SynchronousTestCase):
         """
         size = MAX_V2_BYTES - 16 - len(FOUR) - 3
         self.assertEqual(MAX_V2_BYTES, 4096)
-        header = v2(FOUR + tlv(NOOP, b"x" * size))
+        header = v2_header(FOUR + tlv(NOOP, b"x" * size))
         expected = ("header", FOUR_TOLD, {}, header, PAYLOAD)
         self.assertEqual(outcome([header + PAYLOAD]), expected)
         self.assertEqual(outcome(bytewise(header + PAYLOAD)), expected)
-        longer = v2(FOUR + tlv(NOOP, b"x" * (size + 1)))
+        longer = v2_header(FOUR + tlv(NOOP, b"x" * (size + 1)))
         self.assertEqual(outcome([longer[:15]]), ("more", longer[:15]))
         self.assertEqual(outcome([longer[:16]]), ("bad", LONG))
 
@@ -519,7 +548,7 @@ class TableTests(SynchronousTestCase):
         """
         When a proxy sends a field twice, the last one counts.
         """
-        header = v2(FOUR + tlv(ALPN, b"h2") + tlv(ALPN, b"h3"))
+        header = v2_header(FOUR + tlv(ALPN, b"h2") + tlv(ALPN, b"h3"))
         self.assertEqual(outcome([header])[2], {"proxy_alpn": "h3"})
 
 
@@ -546,7 +575,7 @@ class ChecksumTests(SynchronousTestCase):
         """
         Whichever bit of a header is flipped, the header is refused.
         """
-        header = with_checksum(tlv(ALPN, b"h2"))
+        header = checksummed(tlv(ALPN, b"h2"))
         good = outcome([header])
         self.assertEqual(good[0], "header")
         for offset in range(len(header) * 8):
@@ -644,19 +673,19 @@ def some_v2(chance):
     """
     if chance.random() < 0.1:
         command, family = chance.choice(((LOCAL, chance.randrange(256)), (PROXY, UNSPEC)))
-        return v2(some_bytes(chance, 300), family, command), None, set()
+        return v2_header(some_bytes(chance, 300), family, command), None, set()
     vectors, log_fields = some_vectors(chance, NAMES, 200)
     if chance.random() < 0.3:
         inner, more = some_vectors(chance, TLS_NAMES, 100)
-        vectors.append(tls(*inner, flags=chance.randrange(8), verify=chance.getrandbits(32)))
+        vectors.append(tls_tlv(*inner, flags=chance.randrange(8), verify=chance.getrandbits(32)))
         log_fields |= more
     chance.shuffle(vectors)
     kind = chance.randrange(3)
-    family = (TCP4, TCP6, STREAM)[kind] + chance.randrange(2)
+    family = (TCP4, TCP6, UNIX)[kind] + chance.randrange(2)
     if kind == 2:
         name = some_bytes(chance, 108).replace(b"\0", b"x")
         name = chance.choice((b"", b"\0"))[: len(name)] + name
-        addresses = unix(name[:108], some_bytes(chance, 108))
+        addresses = unix_addresses(name[:108], some_bytes(chance, 108))
         client = ("unix", name[:108] or None)
     else:
         source = (IPv4Address, IPv6Address)[kind](chance.getrandbits((32, 128)[kind]))
@@ -667,8 +696,8 @@ def some_v2(chance):
     if chance.random() < 0.3:
         cut = chance.randint(0, len(vectors))
         before, after = b"".join(vectors[:cut]), b"".join(vectors[cut:])
-        return with_checksum(before, after, 0, addresses, family), client, log_fields
-    return v2(addresses + b"".join(vectors), family), client, log_fields
+        return checksummed(before, after, 0, addresses, family), client, log_fields
+    return v2_header(addresses + b"".join(vectors), family), client, log_fields
 
 
 def mutated(chance, header):

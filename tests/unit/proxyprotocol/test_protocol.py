@@ -19,7 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from echod.connections.admission import AccessRules, Admission, RateLimiter
-from echod.connections.connection import Connection, Reason
+from echod.connections.connection import IConnection, Reason
 from echod.connections.timeouts import Timeouts
 from echod.connections.tracker import Connections
 from echod.net.tls import TLSMixin
@@ -27,30 +27,30 @@ from echod.protocol import EchoFactory
 from echod.proxyprotocol.parser import MAX_V2_BYTES
 from echod.proxyprotocol.protocol import ProxyHeaderProtocol, ProxyPolicy
 from tests.support.certificates import make_certificate
+from tests.support.clients import VERSIONS, context as client_context
 from tests.support.fakes import EventAccessLog
 from tests.support.handshakes import CertificateInfo
 from tests.support.pairs import BIG, PairTestCase, drained
-from tests.support.proxyv2 import (
+from tests.support.proxyheaders import (
     ALPN,
     AUTHORITY,
     FOUR,
     LOCAL,
     NOOP,
-    STREAM,
     TCP6,
-    TLS_VECTORS,
+    TLS_TLVS,
     UNIQUE_ID,
+    UNIX,
     UNSPEC,
-    tls,
+    checksummed,
+    tls_tlv,
     tlv,
-    unix,
-    v2,
-    with_checksum,
+    unix_addresses,
+    v2_header,
 )
-from tests.support.tlsclient import VERSIONS, context as client_context
 
 V1 = b"PROXY TCP4 203.0.113.5 198.51.100.2 1234 9000\r\n"
-V2 = v2(FOUR + tlv(ALPN, b"h2"))
+V2 = v2_header(FOUR + tlv(ALPN, b"h2"))
 AT_PROXY = ("198.51.100.9", 5)
 """Where the proxy connects from."""
 
@@ -213,13 +213,13 @@ class HeaderTests(ProxyTestCase):
     def test_interfaces(self):
         """
         The protocol provides the half-close interface that Twisted looks for, and is a
-        C{Connection}.
+        C{IConnection}.
         """
         protocol, _, _ = self.accept()
         self.assertIsInstance(protocol, ProxyHeaderProtocol)
         verifyObject(IHalfCloseableProtocol, protocol)
-        asked = set(Connection.__annotations__)
-        asked.update(name for name in vars(Connection) if not name.startswith("_"))
+        asked = set(IConnection.__annotations__)
+        asked.update(name for name in vars(IConnection) if not name.startswith("_"))
         self.assertEqual([name for name in asked if not hasattr(protocol, name)], [])
         self.assertEqual(
             (protocol.listener, protocol.ending, protocol.paused), ("tcp", False, False)
@@ -262,7 +262,7 @@ class HeaderTests(ProxyTestCase):
         """
         stream = V1 + b"hello"
         self.exchange([stream[n : n + 1] for n in range(len(stream))], back=b"hello")
-        stream = with_checksum(tlv(ALPN, b"h2")) + b"\r\n"
+        stream = checksummed(tlv(ALPN, b"h2")) + b"\r\n"
         self.exchange(
             [stream[n : n + 1] for n in range(len(stream))],
             "; proxy 198.51.100.9:5; proxy_alpn h2",
@@ -275,7 +275,7 @@ class HeaderTests(ProxyTestCase):
         A client that sends its header, much data and its FIN before the reactor turns gets all of
         it back.
         """
-        for header in (V1, v2(FOUR + tlv(NOOP, bytes(MAX_V2_BYTES - 16 - 12 - 3)))):
+        for header in (V1, v2_header(FOUR + tlv(NOOP, bytes(MAX_V2_BYTES - 16 - 12 - 3)))):
             _, _, sock = self.accept(tcp=True)
             sock.setblocking(False)
             sent = sock.send(header + BIG) - len(header)
@@ -288,7 +288,7 @@ class HeaderTests(ProxyTestCase):
         """
         The largest header is read whole, and nothing of what follows.
         """
-        header = v2(FOUR + tlv(NOOP, bytes(MAX_V2_BYTES - 16 - 12 - 3)))
+        header = v2_header(FOUR + tlv(NOOP, bytes(MAX_V2_BYTES - 16 - 12 - 3)))
         self.assertEqual(len(header), MAX_V2_BYTES)
         for cut in (1, 15, 16, 17, 4095, 4096):
             self.exchange(
@@ -303,11 +303,15 @@ class HeaderTests(ProxyTestCase):
         for header, peer, facts in (
             (v1("2001:db8::5", 65535), "[2001:db8::5]:65535", f"; proxy {itself}"),
             (v1("::ffff:203.0.113.5"), "203.0.113.5:1234", f"; proxy {itself}"),
-            (v2(bytes(36), TCP6), "[::]:0", f"; proxy {itself}"),
-            (v2(unix(b"/run/a\n"), STREAM), r'"unix:/run/a\\n"', f"; proxy {itself}"),
-            (v2(unix(b""), STREAM), "unix:", f"; proxy {itself}"),
-            (v2(FOUR, command=LOCAL), itself, ""),
-            (v2(family=UNSPEC), itself, ""),
+            (v2_header(bytes(36), TCP6), "[::]:0", f"; proxy {itself}"),
+            (
+                v2_header(unix_addresses(b"/run/a\n"), UNIX),
+                r'"unix:/run/a\\n"',
+                f"; proxy {itself}",
+            ),
+            (v2_header(unix_addresses(b""), UNIX), "unix:", f"; proxy {itself}"),
+            (v2_header(FOUR, command=LOCAL), itself, ""),
+            (v2_header(family=UNSPEC), itself, ""),
             (b"PROXY UNKNOWN\r\n", itself, ""),
             (b"PROXY UNKNOWN 1 2 3\r\n", itself, ""),
         ):
@@ -317,9 +321,9 @@ class HeaderTests(ProxyTestCase):
         """
         The other fields of the header are in the record, by name.
         """
-        header = v2(
+        header = v2_header(
             FOUR
-            + tls(*TLS_VECTORS)
+            + tls_tlv(*TLS_TLVS)
             + tlv(ALPN, b"h2\n")
             + tlv(AUTHORITY, b"echo.example")
             + tlv(UNIQUE_ID, b"{peer}")
@@ -406,9 +410,9 @@ class WrongHeaderTests(ProxyTestCase):
                 (V1.replace(b"1234", b"65536"), "not an address and its port"),
                 (b"PROXY TCP4\r\n", "not a line of version 1"),
                 (b"PROXY UNKNOWN" + b" " * 200, "a line that does not end"),
-                (v2(FOUR, command=0x2F), "neither LOCAL nor PROXY of version 2"),
-                (v2(FOUR, size=0xFFFF), "longer than any"),
-                (with_checksum(wrong=1), "a checksum that is not its own"),
+                (v2_header(FOUR, command=0x2F), "neither LOCAL nor PROXY of version 2"),
+                (v2_header(FOUR, size=0xFFFF), "longer than any"),
+                (checksummed(wrong=1), "a checksum that is not its own"),
             ):
                 for pieces in ([bad + b"hello"], [bad[n : n + 1] for n in range(len(bad))]):
                     self.make(required)
@@ -509,7 +513,7 @@ class EndTests(ProxyTestCase):
         A proxy that sends only a header is logged at debug level too.
         """
         for header, peer, facts in (
-            (v2(command=LOCAL), "198.51.100.9:5", ""),
+            (v2_header(command=LOCAL), "198.51.100.9:5", ""),
             (V1, "203.0.113.5:1234", "; proxy 198.51.100.9:5"),
         ):
             self.make()
@@ -772,7 +776,7 @@ class ClientLimitTests(ProxyTestCase):
         """
         self.make(required=False, deny=["198.51.100.9"])
         self.assertTrue(self.try_header(V1)[1])
-        for header in (v2(command=LOCAL), b"PROXY UNKNOWN\r\n", b"no header"):
+        for header in (v2_header(command=LOCAL), b"PROXY UNKNOWN\r\n", b"no header"):
             self.assertFalse(self.try_header(header)[1])
             self.assertEqual(self.logged(), self.refused("denied", "198.51.100.9:5"))
 
@@ -823,7 +827,7 @@ class ClientLimitTests(ProxyTestCase):
             lambda echo, sock: (echo.close(Reason.DRAIN), sock.close()),
             lambda echo, sock: echo.transport.connectionLost(Failure(ZeroDivisionError())),
         ):
-            for header in (V1, v2(command=LOCAL), v2(unix(b"/x"), STREAM)):
+            for header in (V1, v2_header(command=LOCAL), v2_header(unix_addresses(b"/x"), UNIX)):
                 self.make(per_client=1)
                 _, transport, sock = self.accept()
                 sock.sendall(header + b"hello")
@@ -993,7 +997,7 @@ class TLSTests(ProxyTestCase):
         A header with nothing after it is logged at debug level only.
         """
         _, _, sock = self.accept()
-        sock.sendall(v2(command=LOCAL))
+        sock.sendall(v2_header(command=LOCAL))
         self.turns()
         sock.close()
         self.turns()

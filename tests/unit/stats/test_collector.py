@@ -13,6 +13,7 @@ from echod.connections.tracker import Connections
 from echod.stats.collector import MAX_NEWEST, Collector
 from echod.stats.snapshot import (
     CertificateInfo,
+    ClientInfo,
     ConnectionInfo,
     Handshakes,
     ListenerInfo,
@@ -48,6 +49,19 @@ class NamelessConnection(FakeConnection):
         raise RuntimeError("no address")
 
 
+class LostConnection(FakeConnection):
+    """
+    A connection without an address.
+    """
+
+    @property
+    def client(self):
+        raise RuntimeError("no address")
+
+    def peer(self):
+        return "somewhere"
+
+
 class ObservationTests(SynchronousTestCase):
     """
     Tests for L{Collector}.
@@ -66,6 +80,7 @@ class ObservationTests(SynchronousTestCase):
             lambda: self.served,
             lambda: 9,
             lambda: 5.0,
+            lambda: "echo1.example",
         )
 
     def connection(self, listener="tcp", bytes_echoed=0):
@@ -224,6 +239,43 @@ class ObservationTests(SynchronousTestCase):
         self.assertEqual([each.connection for each in now.newest], [1])
         self.assertEqual(self.traffic().connections, 2)
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 2)
+
+    def test_clients(self):
+        """
+        The clients with the most connections are listed; one that fails hides no other figure.
+        """
+        self.connection(bytes_echoed=5)
+        self.connection(bytes_echoed=6)
+        now = self.collector.snapshot()
+        self.assertEqual(now.clients, [ClientInfo("192.0.2.7", 2, 11)])
+        self.assertEqual(now.host, "echo1.example")
+        self.connections.add(LostConnection())
+        now = self.collector.snapshot()
+        self.assertEqual((now.clients, now.traffic[0].connections), ([], 3))
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+    def test_rates(self):
+        """
+        Each listener has the rates of the last second, and its maxima; the connections of this
+        moment count too.
+        """
+        self.connections.remove(self.connection(bytes_echoed=100), Reason.CLIENT)
+        self.collector.startService()
+        live = [self.connection(bytes_echoed=50), self.connection()]
+        self.connections.remove(self.connection(bytes_echoed=7), Reason.CLIENT)
+        self.clock.advance(1)
+        for connection in live:
+            self.connections.remove(connection, Reason.CLIENT)
+        self.clock.advance(1)
+        tcp = self.traffic()
+        self.assertEqual((tcp.opened_rate, tcp.bytes_rate), (0, 0))
+        self.assertEqual((tcp.opened_rate_peak, tcp.bytes_rate_peak), (3, 57))
+        self.assertEqual((tcp.connections, tcp.connections_peak), (0, 2))
+        for _ in range(4):
+            self.connection()
+        self.assertEqual(self.traffic().connections_peak, 4)
+        self.assertEqual(self.traffic("tls").opened_rate_peak, 0)
+        self.collector.stopService()
 
     def test_states(self):
         """

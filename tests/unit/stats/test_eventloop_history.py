@@ -5,7 +5,7 @@ Tests for the history.
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.stats.eventloop import HISTORY_SECONDS, History
+from echod.stats.eventloop import MAX_SAMPLES, History, ListenerRates, ListenerTotals
 from echod.stats.snapshot import Sample
 
 
@@ -17,7 +17,8 @@ class HistoryTests(SynchronousTestCase):
     def setUp(self):
         self.clock = Clock()
         self.now = Sample(0, 1000, 10, 0.0)
-        self.history = History(self.clock, lambda: self.now)
+        self.listeners = {}
+        self.history = History(self.clock, lambda: (self.now, self.listeners))
 
     def test_samples(self):
         """
@@ -41,14 +42,34 @@ class HistoryTests(SynchronousTestCase):
         self.clock.advance(4)
         self.assertEqual(list(self.history.samples), [Sample(1, 100, 0, 3.5)] * 4)
 
+    def test_rates(self):
+        """
+        Each listener has the rates of the last second and its maxima.  A listener that appears
+        starts from 0.
+        """
+        self.listeners = {"tcp": ListenerTotals(1, 100, 1000)}
+        self.history.startService()
+        self.listeners = {"tcp": ListenerTotals(5, 110, 3000), "tls": ListenerTotals(1, 2, 3)}
+        self.clock.advance(1)
+        self.assertEqual(
+            self.history.rates,
+            {
+                "tcp": ListenerRates(10, 2000, 5, 10, 2000),
+                "tls": ListenerRates(2, 3, 1, 2, 3),
+            },
+        )
+        self.listeners = {"tcp": ListenerTotals(2, 112, 3000)}
+        self.clock.advance(2)
+        self.assertEqual(self.history.rates["tcp"], ListenerRates(1, 0, 5, 10, 2000))
+
     def test_bounded(self):
         """
         Samples older than the limit are dropped.
         """
         self.history.startService()
-        self.clock.advance(10 * HISTORY_SECONDS)
+        self.clock.advance(10 * MAX_SAMPLES)
         self.clock.pump([1] * 20)
-        self.assertEqual(len(self.history.samples), HISTORY_SECONDS)
+        self.assertEqual(len(self.history.samples), MAX_SAMPLES)
 
     def test_stop(self):
         """

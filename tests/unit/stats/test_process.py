@@ -83,4 +83,4 @@ class ProcessTests(SynchronousTestCase):
         Without a limit on descriptors there is no figure.
         """
         self.patch(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY,) * 2)
-        self.assertIsNone(this_process(self.proc).most_descriptors)
+        self.assertIsNone(this_process(self.proc).max_descriptors)

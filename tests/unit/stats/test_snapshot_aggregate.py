@@ -8,6 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from echod.stats.snapshot import (
     CertificateInfo,
+    ClientInfo,
     Handshakes,
     ListenerInfo,
     ListenerStats,
@@ -74,7 +75,10 @@ class TogetherTests(SynchronousTestCase):
             now.traffic,
             [
                 ListenerStats(
-                    "tcp", 3, 10, 123_456, {"client": 6, "reset": 1}, {"connect-rate": 2}
+                    *("tcp", 3, 10, 123_456),
+                    {"client": 6, "reset": 1},
+                    {"connect-rate": 2},
+                    *(2.0, 2048.0, 5, 4.0, 4096.0),
                 ),
                 ListenerStats(
                     "tls",
@@ -98,6 +102,32 @@ class TogetherTests(SynchronousTestCase):
         self.assertEqual((now.log_dropped, now.max_connections), (5, 10_005))
         self.assertEqual(now.seconds.counts, [2, 4, 6, 8])
         self.assertEqual((now.seconds.sum, now.lag.sum), (200.5, 0.014))
+
+    def test_rates(self):
+        """
+        Rates and peaks are added.
+        """
+        traffic = [ListenerStats("tcp", 1, 1, 1, {}, {}, 1.0, 2.0, 3, 4.0, 5.0)]
+        both = aggregate([make_snapshot(), make_snapshot(traffic=traffic)]).traffic[0]
+        self.assertEqual((both.opened_rate, both.bytes_rate), (3.0, 2050.0))
+        self.assertEqual(
+            (both.connections_peak, both.opened_rate_peak, both.bytes_rate_peak), (8, 8.0, 4101.0)
+        )
+
+    def test_clients(self):
+        """
+        The connections of a client are added; the clients with the most come first.
+        """
+        other = [ClientInfo("2001:db8::1", 5, 1), ClientInfo("192.0.2.9", 3, 1)]
+        both = aggregate([make_snapshot(), make_snapshot(clients=other)])
+        self.assertEqual(
+            both.clients,
+            [
+                ClientInfo("2001:db8::1", 6, 790),
+                ClientInfo("192.0.2.1", 3, 110),
+                ClientInfo("192.0.2.9", 3, 1),
+            ],
+        )
 
     def test_states(self):
         """

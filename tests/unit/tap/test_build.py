@@ -281,8 +281,7 @@ class InheritedTests(ServiceTestCase):
             [
                 (
                     LogLevel.warn,
-                    "a socket was handed over that no option listens on; "
-                    "add --listen systemd:name=secure",
+                    "no option listens on the inherited socket; add --listen systemd:name=secure",
                 )
             ],
         )

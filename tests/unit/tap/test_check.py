@@ -54,6 +54,19 @@ class CheckTests(ServiceTestCase):
         )
         self.assertEqual([port.stopped for port in self.reactor.ports], [True, True])
 
+    def test_self_signed(self):
+        """
+        A certificate that is made at the start has its fingerprint below it.
+        """
+        service = self.build("--tls-port", "0", "-i", "127.0.0.1", "--tls-self-signed")
+        self.assertEqual(self.check_config(service), 0)
+        pair = service.certificates.self_made
+        self.assertIn("localhost", pair.names)
+        self.assertEqual(
+            self.stdout.getvalue().splitlines()[-1],
+            f"  SHA-256 fingerprint {pair.fingerprint}; each start makes a new one",
+        )
+
     def test_unwritable_output(self):
         """
         If standard output cannot be written, that is one line, and the check fails.
@@ -90,8 +103,8 @@ class CheckTests(ServiceTestCase):
         for word in (
             "--max-connections 60: limited to 36",
             "--tls-keylog: the secrets of EVERY",
-            f"{key_log} is open to others",
-            f"the key in {path} can be read by others",
+            f"{key_log} is open to users",
+            f"the key in {path} can be read by users",
             "the certificate for a.example ended on",
             "other machines can reach it",
         ):

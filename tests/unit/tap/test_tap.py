@@ -83,7 +83,7 @@ class MakeServiceTests(ServiceTestCase):
         """
         config = WorkerConfig("0", [1], [], 900)
         memory = make_counters(1)
-        os.dup2(memory, config.table)
+        os.dup2(memory, config.counters)
         os.close(memory)
         self.patch(os, "environ", {VARIABLE: config.to_text()})
         self.assertIsInstance(makeService(self.options("--workers", "2")), WorkerService)

@@ -6,7 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from echod.tls.certificate import (
     MAX_REASON_CHARACTERS,
-    MalformedCertificate,
+    MalformedCertificateError,
     load_chain,
     names,
     peer_certificate,
@@ -48,7 +48,7 @@ class CertificateTests(SynchronousTestCase):
             try:
                 (read,) = load_chain(pem)
                 found = names(read)
-            except MalformedCertificate as error:
+            except MalformedCertificateError as error:
                 self.assertNotEqual(str(error), "")
                 self.assertLessEqual(len(str(error)), MAX_REASON_CHARACTERS)
                 self.assertNotEqual(what, "bit string as common name")
@@ -61,7 +61,7 @@ class CertificateTests(SynchronousTestCase):
         A file without a certificate raises the same exception.
         """
         for junk in (b"", b"junk", bytes(100)):
-            self.assertRaises(MalformedCertificate, load_chain, junk)
+            self.assertRaises(MalformedCertificateError, load_chain, junk)
 
     def test_no_text(self):
         """
@@ -72,5 +72,5 @@ class CertificateTests(SynchronousTestCase):
             def get_peer_certificate(self, *, as_cryptography):
                 raise LookupError
 
-        error = self.assertRaises(MalformedCertificate, peer_certificate, Peer())
+        error = self.assertRaises(MalformedCertificateError, peer_certificate, Peer())
         self.assertEqual(str(error), "LookupError")

@@ -57,7 +57,7 @@ class KeyLogTests(SynchronousTestCase):
         self.assertFalse(self.log.created)
         _, (level, text) = self.said(self.log.warn)
         self.assertIs(level, LogLevel.warn)
-        self.assertEqual(text, f"{self.path} is open to others than its owner; chmod 600 it")
+        self.assertEqual(text, f"{self.path} is open to users other than its owner; chmod 600 it")
 
     def test_undo(self):
         """
@@ -110,7 +110,7 @@ class KeyLogTests(SynchronousTestCase):
         self.assertEqual(
             text,
             f"cannot reopen --tls-keylog {folder}/log: No such file or directory; "
-            "the old file goes on",
+            "the old file stays in use",
         )
         self.log.write(b"one")
         self.assertEqual(self.content(os.path.join(moved, "log")), b"one\n")

@@ -23,6 +23,7 @@ from echod.tls.reload import (
     CertificateStore,
     format_time,
 )
+from echod.tls.selfsigned import make_key_pair
 from tests.support.certificates import ODD, make_certificate, odd_certificate
 from tests.support.handshakes import client_context, shake_hands
 
@@ -160,7 +161,7 @@ class CertificateStoreTests(SynchronousTestCase):
             ((level, text),) = self.said(self.certificates.reload)
             self.assertEqual(level, "error")
             self.assertTrue(text.startswith(f"cannot reload --tls-{option}: "), text)
-            self.assertTrue(text.endswith("; the old certificates are served on"), text)
+            self.assertTrue(text.endswith("; the old certificates stay in use"), text)
             self.assertIn(words, text)
             self.assert_served(self.made)
             self.write(path, before)
@@ -188,6 +189,40 @@ class CertificateStoreTests(SynchronousTestCase):
         self.assertEqual([level for level, _ in said], ["info", "info"])
         self.assert_served(new)
         self.assert_served(other, b"b.example")
+
+    def test_self_made(self):
+        """
+        A key pair that the daemon has made itself is served, and stays when all is read again.  Its
+        fingerprint is logged, and what to do when it ends.
+        """
+        pair = make_key_pair(["localhost"], datetime.now(UTC))
+        self.certificates = CertificateStore(
+            self.clock,
+            TLSPolicy(),
+            [],
+            now=lambda: datetime.now(UTC) + self.late,
+            self_made=pair,
+        )
+        self.certificates.load()
+        self.assertEqual(self.certificates.served, [pair])
+        loaded = (
+            f"certificate for localhost until {format_time(pair.not_after)}, SHA-256 fingerprint "
+            f"{pair.fingerprint}, --tls-self-signed"
+        )
+        self.assertEqual(self.start(), [("info", loaded)])
+        self.assertEqual(self.said(self.certificates.reload), [("info", loaded)])
+        self.assertEqual(self.certificates.served, [pair])
+        self.late = timedelta(days=390)
+        self.assertEqual(
+            self.said(self.certificates.reload)[1:],
+            [
+                (
+                    "warn",
+                    f"the certificate for localhost ends on {format_time(pair.not_after)}; "
+                    "restart echod, which makes a new one",
+                )
+            ],
+        )
 
     def test_watch(self):
         """
@@ -251,7 +286,7 @@ class CertificateStoreTests(SynchronousTestCase):
         """
         os.chmod(self.key, 0o640)
         self.certificates = self.load()
-        warning = ("warn", f"the key in {self.key} can be read by others than its owner; ")
+        warning = ("warn", f"the key in {self.key} can be read by users other than its owner; ")
         warning = (warning[0], warning[1] + "chmod 600 it")
         self.assertEqual(self.start(), [self.described(self.made), warning])
         os.chmod(self.key, 0o644)

@@ -63,4 +63,4 @@ class ChannelTests(SynchronousTestCase):
         self.assertIsInstance(far, FarEnd)
         far.send(up=True)
         end.send(do="x")
-        self.assertEqual((self.messages, far.messageReceived()), ([{"up": True}], [{"do": "x"}]))
+        self.assertEqual((self.messages, far.received()), ([{"up": True}], [{"do": "x"}]))

@@ -17,6 +17,7 @@ from echod.net.listener import ListenError
 from echod.stats.snapshot import Snapshot
 from echod.systemd import InheritedSocket, InheritedSockets, NotifyConfig
 from echod.tap.build import build
+from echod.tls.selfsigned import from_pem
 from echod.workers.master import RELOAD_TIMEOUT, HeldListener, MasterService, WorkerSnapshots
 from echod.workers.spawn import VARIABLE, WorkerConfig
 from tests.support.certificates import make_certificate
@@ -55,7 +56,7 @@ class MasterTestCase(ServiceTestCase):
         service.privilegedStartService()
         service.startService()
         for far in self.reactor.far_ends:
-            far.messageReceived()
+            far.received()
         return service
 
     def config(self, process):
@@ -137,7 +138,7 @@ class BindTests(MasterTestCase):
                     os.path.samestat(process.inherited[number], os.fstat(port.socket.fileno()))
                 )
             self.assertTrue(stat.S_ISSOCK(process.inherited[config.channel].st_mode))
-            self.assertTrue(stat.S_ISREG(process.inherited[config.table].st_mode))
+            self.assertTrue(stat.S_ISREG(process.inherited[config.counters].st_mode))
             self.assertTrue(
                 os.path.samestat(process.inherited[1], os.fstat(sys.__stdout__.fileno()))
             )
@@ -239,6 +240,25 @@ class BindTests(MasterTestCase):
         # The workers create it.
         self.assertFalse(os.path.exists(log))
 
+    def test_self_signed(self):
+        """
+        All workers, also one that is started later, inherit the key pair that the master has made.
+        """
+        service = self.start("--tls-port", "0", "-i", "127.0.0.1", "--tls-self-signed")
+        first, second = self.reactor.processes
+        first.end(signal=9)
+        self.reactor.advance(1)
+        third = self.reactor.processes[2]
+        found = set()
+        for process in (first, second, third):
+            self.assertTrue(self.config(process).self_signed)
+            memory = process.childFDs[self.config(process).counters + 1]
+            found.add(from_pem(os.pread(memory, 1 << 16, 0)).fingerprint)
+        self.assertEqual(len(found), 1)
+        # Neither an argument nor the environment has the key.
+        self.assertNotIn("PRIVATE KEY", str((first.command, first.environment)))
+        service.reload()
+
     def test_shares(self):
         """
         The shares of the workers add up to C{--max-connections}.
@@ -289,7 +309,7 @@ class LifeTests(MasterTestCase):
         service.reload()
         service.abort_all()
         for far in self.reactor.far_ends:
-            self.assertEqual([each["do"] for each in far.messageReceived()], ["reload", "abort"])
+            self.assertEqual([each["do"] for each in far.received()], ["reload", "abort"])
 
     def test_stop(self):
         """
@@ -299,17 +319,17 @@ class LifeTests(MasterTestCase):
         service = self.start()
         early = []
         port = self.reactor.ports[0]
-        port.stopListening = lambda: early.extend(self.reactor.far_ends[0].messageReceived())
+        port.stopListening = lambda: early.extend(self.reactor.far_ends[0].received())
         with capturedLogs() as events:
             stopping = service.stopService()
             self.assertEqual(early, [])
-            self.assertEqual(self.reactor.far_ends[0].messageReceived(), [{"do": "stop"}])
+            self.assertEqual(self.reactor.far_ends[0].received(), [{"do": "stop"}])
             for process in self.reactor.processes:
                 self.assertNoResult(stopping)
                 process.end()
             self.successResultOf(stopping)
         self.assertEqual(
-            [formatEvent(event) for event in events][-1], "echod stopped: all workers have gone"
+            [formatEvent(event) for event in events][-1], "echod stopped: all workers have ended"
         )
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
@@ -341,7 +361,7 @@ class LifeTests(MasterTestCase):
         self.assertEqual(manager.take(), [["READY=1"], ["STATUS=0 connections, 0 B/s, 0 refused"]])
         self.reactor.advance(2)
         for far, totals in zip(self.reactor.far_ends, ([3, 500, 1], [4, 70, 0]), strict=True):
-            (question,) = far.messageReceived()
+            (question,) = far.received()
             far.send(answer=question["ask"], totals=totals)
         self.reactor.advance(10)
         self.assertIn(["STATUS=7 connections, 48 B/s, 1 refused"], manager.take())
@@ -364,12 +384,12 @@ class LifeTests(MasterTestCase):
             ((word, _),) = manager.take()
             self.assertEqual(word, "RELOADING=1")
             one, other = self.reactor.far_ends
-            one.send(answer=one.messageReceived()[0]["ask"])
+            one.send(answer=one.received()[0]["ask"])
             self.assertEqual(manager.take(), [])
             if silent:
                 self.reactor.advance(RELOAD_TIMEOUT)
             else:
-                other.send(answer=other.messageReceived()[0]["ask"])
+                other.send(answer=other.received()[0]["ask"])
             self.assertEqual(manager.take()[0], ["READY=1"])
 
     def test_reload_fails(self):
@@ -394,7 +414,7 @@ class LifeTests(MasterTestCase):
             self.take = WorkerSnapshots(service.workers.live, service.collector, [4, 3])
         asked = Deferred.fromCoroutine(self.take())
         for far, answer in zip(self.reactor.far_ends, answers, strict=True):
-            *_, question = far.messageReceived()
+            *_, question = far.received()
             self.assertTrue(question["snapshot"])
             if answer is not None:
                 far.send(answer=question["ask"], snapshot=answer.to_json())
@@ -438,7 +458,7 @@ class LifeTests(MasterTestCase):
         take = WorkerSnapshots(service.workers.live, service.collector, [1, 1])
         asked = Deferred.fromCoroutine(take())
         for number, far in enumerate(list(self.reactor.far_ends)):
-            *_, question = far.messageReceived()
+            *_, question = far.received()
             far.send(answer=question["ask"], snapshot=given[number].to_json())
             if number == 0:
                 self.reactor.processes[0].end(signal=9)

@@ -56,7 +56,7 @@ class WorkerProcessTests(SynchronousTestCase):
         self.child = WorkerProcess("1", 5.0, self, self.write_log)
         self.process = FakeProcess(77, self.child, [], {}, {})
         verifyObject(IProcessTransport, self.process)
-        self.child.channel = Channel(self.child.messageReceived, self.child.lost)
+        self.child.channel = Channel(self.child.message_received, self.child.channel_closed)
         self.child.channel.makeConnection(StringTransport())
         self.far = FarEnd(self.child.channel)
 
@@ -111,17 +111,17 @@ class WorkerProcessTests(SynchronousTestCase):
         self.child.childDataReceived(1, b"two\nthree\n")
         self.assertEqual((self.log, self.child.dropped), ([b"one\n"], 2))
 
-    def test_complaint(self):
+    def test_startup_error(self):
         """
         The last line before it is up is kept.
         """
         self.child.childDataReceived(2, b"Traceback\n  x\nechod: b\xffd\x1b[2J\n\n")
-        self.assertEqual(self.child.complaint, "echod: b\\xffd\\x1b[2J")
+        self.assertEqual(self.child.startup_error, "echod: b\\xffd\\x1b[2J")
         self.child.childDataReceived(2, b"more")
         self.process.end()
-        self.assertEqual(self.child.complaint, "more")
+        self.assertEqual(self.child.startup_error, "more")
 
-    def test_later_complaints(self):
+    def test_later_errors(self):
         """
         Later lines of its standard error are logged.
         """
@@ -131,14 +131,14 @@ class WorkerProcessTests(SynchronousTestCase):
         (event,) = events
         self.assertIs(event["log_level"], LogLevel.error)
         self.assertEqual(formatEvent(event), "worker 1 says: fatal\\x1b")
-        self.assertEqual(self.child.complaint, "")
+        self.assertEqual(self.child.startup_error, "")
 
     def test_ask(self):
         """
         An answer goes to its question; other answers do nothing.
         """
         one, other = self.child.ask(snapshot=True), self.child.ask()
-        self.assertEqual(self.far.messageReceived(), [{"ask": 1, "snapshot": True}, {"ask": 2}])
+        self.assertEqual(self.far.received(), [{"ask": 1, "snapshot": True}, {"ask": 2}])
         self.far.send(answer=2)
         self.assertEqual(self.successResultOf(other), {"answer": 2})
         self.far.send(answer=2)
@@ -165,24 +165,24 @@ class WorkerProcessTests(SynchronousTestCase):
         self.failureResultOf(asked, CancelledError)
         self.far.send(answer=1)
 
-    def test_lost(self):
+    def test_channel_closed(self):
         """
         After the channel is closed, questions are canceled, and messages are not sent.
         """
         asked = self.child.ask()
-        self.far.messageReceived()
+        self.far.received()
         self.far.near.connectionLost()
         self.failureResultOf(asked, CancelledError)
         self.failureResultOf(self.child.ask(), CancelledError)
         self.child.send(do="stop")
-        self.assertEqual(self.far.messageReceived(), [])
+        self.assertEqual(self.far.received(), [])
 
     def test_send(self):
         """
         A message is sent to the worker.
         """
         self.child.send(do="stop")
-        self.assertEqual(self.far.messageReceived(), [{"do": "stop"}])
+        self.assertEqual(self.far.received(), [{"do": "stop"}])
 
     def test_kill(self):
         """

@@ -2,8 +2,12 @@
 Tests for the configuration of a worker.
 """
 
+import os
+from datetime import UTC, datetime
+
 from twisted.trial.unittest import SynchronousTestCase
 
+from echod.tls.selfsigned import make_key_pair, to_pem
 from echod.workers.spawn import VARIABLE, InheritedListener, WorkerConfig, shares
 
 
@@ -31,8 +35,24 @@ class WorkerConfigTests(SynchronousTestCase):
         The configuration has the index, the limit and the descriptors of the worker.
         """
         config = WorkerConfig("1", [5, 4], [InheritedListener("tcp", "--port 7", False, False)] * 3)
-        self.assertEqual((config.place, config.max_connections), (1, 4))
-        self.assertEqual((config.channel, config.table), (6, 7))
+        self.assertEqual((config.index, config.max_connections), (1, 4))
+        self.assertEqual((config.channel, config.counters), (6, 7))
+        self.assertIsNone(config.key_pair())
+
+    def test_key_pair(self):
+        """
+        A worker takes the key pair of the master out of memory that all workers share.
+        """
+        pair = make_key_pair(["localhost"], datetime.now(UTC))
+        memory = os.memfd_create("test")
+        self.addCleanup(os.close, memory)
+        os.write(memory, to_pem(pair))
+        # Two processes have the same memory under the same number, one after the other.
+        for _ in range(2):
+            inherited = os.dup(memory)
+            config = WorkerConfig("1", [1, 1], [], inherited - 2, True)
+            self.assertEqual(config.key_pair().fingerprint, pair.fingerprint)
+            self.assertRaises(OSError, os.fstat, inherited)
 
     def test_shares(self):
         """

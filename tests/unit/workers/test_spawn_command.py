@@ -9,7 +9,8 @@ from twisted.python.usage import UsageError
 from twisted.scripts.twistd import ServerOptions
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.options import PARAMETERS, Options
+from echod.options import Options
+from echod.options.parameters import PARAMETERS
 from echod.workers.spawn import (
     PATH_OPTIONS,
     WORKER_PROGRAM,

@@ -45,7 +45,7 @@ class FakeSpawner:
     def spawn(self, worker):
         if self.broken is not None:
             raise self.broken
-        worker.channel = Channel(worker.messageReceived, worker.lost)
+        worker.channel = Channel(worker.message_received, worker.channel_closed)
         worker.channel.makeConnection(StringTransport())
         process = FakeProcess(1000 + len(self.workers), worker, [], {}, {})
         process.far = FarEnd(worker.channel)
@@ -60,7 +60,7 @@ class SupervisorTestCase(SynchronousTestCase):
     A supervisor of two workers, with a drain timeout of 3 seconds.
     """
 
-    drain_seconds = 3.0
+    drain_timeout = 3.0
 
     def setUp(self):
         self.reactor = ProcessReactor()
@@ -71,7 +71,7 @@ class SupervisorTestCase(SynchronousTestCase):
         self.signals = SimpleNamespace(stop_signal=None)
         self.supervisor = Supervisor(
             *(self.reactor, ["0", "1"], self.spawner),
-            *(self.log.append, self.drain_seconds, self.signals),
+            *(self.log.append, self.drain_timeout, self.signals),
         )
 
     def up(self, *processes):
@@ -170,7 +170,7 @@ class StartTests(SupervisorTestCase):
         The start fails if the workers are not up in time.
         """
         # These workers cannot be killed either.
-        self.assertEqual(self.refused(), "60 s are over before all workers were up")
+        self.assertEqual(self.refused(), "60 s passed before all workers were up")
         waited = START_TIMEOUT + KILL_TIMEOUT
         self.assertTrue(waited < self.reactor.seconds() < waited + 1)
 
@@ -185,7 +185,7 @@ class StartTests(SupervisorTestCase):
             self.spawner.workers[0].end(signal=15)
 
         self.reactor.balancer = [came, lambda: self.spawner.workers[1].end(signal=9)]
-        self.assertEqual(self.refused(), "SIGTERM came before all workers were up")
+        self.assertEqual(self.refused(), "SIGTERM arrived before all workers were up")
         self.assertEqual([each.signals for each in self.spawner.workers], [[], ["KILL"]])
         self.assertEqual(self.reactor.balancer, [])
 
@@ -195,7 +195,7 @@ class StartTests(SupervisorTestCase):
         """
         self.signals.stop_signal = signal.SIGINT
         self.reactor.balancer = [lambda: [each.end(signal=9) for each in self.spawner.workers]]
-        self.assertEqual(self.refused(), "SIGINT came before all workers were up")
+        self.assertEqual(self.refused(), "SIGINT arrived before all workers were up")
 
 
 class RestartTests(SupervisorTestCase):
@@ -233,7 +233,7 @@ class RestartTests(SupervisorTestCase):
         self.assertEqual(
             [formatEvent(event) for event in events],
             [
-                "worker 1, process 1001, was ended by SIGKILL; it is started again",
+                "worker 1, process 1001, was ended by SIGKILL; restarting it",
                 "worker 1 is up, process 1002",
             ],
         )
@@ -250,7 +250,7 @@ class RestartTests(SupervisorTestCase):
         (event,) = events
         self.assertEqual(
             formatEvent(event),
-            "worker 0, process 1000, was told to end, and has; another takes its place",
+            "worker 0, process 1000, ended after SIGTERM; a new process replaces it",
         )
         self.assertIs(event["log_level"], LogLevel.info)
         self.assertEqual(self.spawner.exited, ["0"])
@@ -288,6 +288,17 @@ class RestartTests(SupervisorTestCase):
                 if process.pid:
                     process.far.send()
 
+    def test_totals(self):
+        """
+        The bytes and refusals of all workers that have died are kept; their connections are not.
+        """
+        for totals in ([5, 100, 2], [7, 1000, 30]):
+            process = self.spawner.workers[-1]
+            process.far.send(answer=0, totals=totals)
+            self.die(process, signal=9)
+        self.spawner.workers[-1].far.send(answer=0, totals=[1, 20000, 400])
+        self.assertEqual(self.supervisor.live.totals(), (1, 21100, 432))
+
     def test_without_a_word(self):
         """
         A worker that dies before it is up, without a line of its own, is logged without a reason.
@@ -297,7 +308,7 @@ class RestartTests(SupervisorTestCase):
             self.die(self.spawner.workers[2], signal=1)
         self.assertEqual(
             formatEvent(events[0]),
-            "worker 0, process 1002, was ended by SIGHUP before it was up; it is started again",
+            "worker 0, process 1002, was ended by SIGHUP before it was up; restarting it",
         )
 
     def test_why(self):
@@ -311,7 +322,7 @@ class RestartTests(SupervisorTestCase):
         self.assertEqual(
             formatEvent(events[0]),
             "worker 0, process 1002, ended with status 1 before it was up "
-            "(echod: no such file); it is started again",
+            "(echod: no such file); restarting it",
         )
 
     def test_no_process(self):
@@ -347,7 +358,7 @@ class AskTests(SupervisorTestCase):
         with capturedLogs() as events:
             for _ in range(MAX_MISSED_HEARTBEATS):
                 self.reactor.advance(HEARTBEAT_INTERVAL)
-                (question,) = self.one.far.messageReceived()
+                (question,) = self.one.far.received()
                 self.one.far.send(answer=question["ask"])
             self.assertEqual(self.other.signals, [])
             self.reactor.advance(HEARTBEAT_INTERVAL)
@@ -424,7 +435,7 @@ class AskTests(SupervisorTestCase):
         self.supervisor.live.send_all(do="abort")
         for process in self.spawner.workers:
             self.assertNoResult(reloading)
-            order, abort = process.far.messageReceived()
+            order, abort = process.far.received()
             self.assertEqual(order, {"do": "reload", "ask": order["ask"]})
             self.assertEqual(abort, {"do": "abort"})
             process.far.send(answer=order["ask"])
@@ -461,7 +472,7 @@ class StopTests(SupervisorTestCase):
         stopping = self.stop()
         one, other = self.spawner.workers
         for process in (one, other):
-            self.assertEqual(process.far.messageReceived(), [{"do": "stop"}])
+            self.assertEqual(process.far.received(), [{"do": "stop"}])
             self.assertNoResult(stopping)
             with capturedLogs() as events:
                 process.end()
@@ -478,7 +489,7 @@ class StopTests(SupervisorTestCase):
         one, other = self.spawner.workers
         other.end()
         self.reactor.advance(HEARTBEAT_INTERVAL)
-        stop, question = one.far.messageReceived()
+        stop, question = one.far.received()
         self.assertEqual(stop, {"do": "stop"})
         one.far.send(answer=question["ask"], totals=[3, 40, 1])
         self.assertEqual(self.supervisor.live.totals(), (3, 40, 1))
@@ -493,7 +504,7 @@ class StopTests(SupervisorTestCase):
         stopping = self.stop()
         one, other = self.spawner.workers
         one.end()
-        self.reactor.advance(self.drain_seconds + KILL_TIMEOUT - 0.1)
+        self.reactor.advance(self.drain_timeout + KILL_TIMEOUT - 0.1)
         self.assertEqual(other.signals, [])
         with capturedLogs() as events:
             self.reactor.advance(0.1)
@@ -515,6 +526,21 @@ class StopTests(SupervisorTestCase):
         self.spawner.workers[0].end()
         self.successResultOf(stopping)
         self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_after_a_restart(self):
+        """
+        A stop waits for a worker that has been restarted, too: its restart is over, and there is
+        nothing to cancel.
+        """
+        self.spawner.workers[0].end(signal=9)
+        self.reactor.advance(0)
+        self.assertEqual(len(self.spawner.workers), 3)
+        stopping = self.stop()
+        for process in self.spawner.workers[1:]:
+            self.assertEqual(process.far.received(), [{"do": "stop"}])
+            self.assertNoResult(stopping)
+            process.end()
+        self.assertIsNone(self.successResultOf(stopping))
 
     def test_no_workers(self):
         """

@@ -38,7 +38,7 @@ class SpinUntilTests(SynchronousTestCase):
         """
         It ends when its time is over.
         """
-        self.assertEqual(self.spin(5.0), "5 s are over")
+        self.assertEqual(self.spin(5.0), "5 s passed")
         self.assertTrue(5 < self.reactor.seconds() < 5.3)
 
     def test_signals(self):
@@ -47,8 +47,8 @@ class SpinUntilTests(SynchronousTestCase):
         """
         signals = SimpleNamespace(stop_signal=None)
         self.reactor.balancer = [lambda: setattr(signals, "stop_signal", SIGINT), None]
-        self.assertEqual(self.spin(signals=signals), "SIGINT came")
+        self.assertEqual(self.spin(signals=signals), "SIGINT arrived")
         self.done.append(True)
-        self.assertEqual(self.spin(signals=signals), "SIGINT came")
+        self.assertEqual(self.spin(signals=signals), "SIGINT arrived")
         self.assertEqual(self.reactor.balancer, [None])
         self.assertEqual(self.spin(), "")

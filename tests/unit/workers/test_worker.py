@@ -47,13 +47,13 @@ class WorkerTestCase(ServiceTestCase):
         with theirs:
             os.dup2(theirs.fileno(), self.config.channel)
         memory = make_counters(2)
-        os.dup2(memory, self.config.table)
+        os.dup2(memory, self.config.counters)
         self.counters = SharedCounters(memory, 2)
         os.close(memory)
         self.addCleanup(self.close)
 
     def close(self):
-        for number in range(FIRST, self.config.table + 1):
+        for number in range(FIRST, self.config.counters + 1):
             try:
                 os.close(number)
             except OSError:
@@ -174,6 +174,22 @@ class ListenTests(WorkerTestCase):
         self.assertIs(one, other)
         self.assertEqual(one.publish(), 0)
 
+    def test_measures(self):
+        """
+        A worker measures its event loop for the status page of its master.
+        """
+        service = self.start("--admin", "tcp:9001")
+        self.reactor.pump([0.25] * 12)
+        self.assertEqual(len(service.collector.snapshot("0").history), 3)
+
+    def test_measures_nothing(self):
+        """
+        Without a status page, a worker measures nothing.
+        """
+        service = self.start()
+        self.reactor.pump([0.25] * 12)
+        self.assertEqual(len(service.collector.snapshot("0").history), 0)
+
     def test_few_descriptors(self):
         """
         A worker with too few descriptors for its share does not accept more than it has descriptors
@@ -197,10 +213,10 @@ class MessageTests(WorkerTestCase):
 
     def start(self, *args):
         service = super().start(*args)
-        self.assertEqual(self.master.messageReceived(), [])
+        self.assertEqual(self.master.received(), [])
         for function in list(self.hooks):
             function()
-        self.assertEqual(self.master.messageReceived(), [{"up": True}])
+        self.assertEqual(self.master.received(), [{"up": True}])
         return service
 
     def setUp(self):
@@ -221,7 +237,7 @@ class MessageTests(WorkerTestCase):
         self.start()
         self.master.send(ask=1)
         self.master.send(ask=2, snapshot=True)
-        one, other = self.master.messageReceived()
+        one, other = self.master.received()
         self.assertEqual(one, {"answer": 1, "totals": [0, 0, 0]})
         self.assertEqual(other["answer"], 2)
         snapshot = Snapshot.from_json(other["snapshot"])
@@ -273,8 +289,10 @@ class MessageTests(WorkerTestCase):
         with capturedLogs() as events:
             self.master.near.connectionLost()
             self.master.send(ask=1)
-        self.assertEqual([formatEvent(event) for event in events], ["the master is gone; stopping"])
-        self.assertEqual((self.reactor.stopped, self.master.messageReceived()), (1, []))
+        self.assertEqual(
+            [formatEvent(event) for event in events], ["the master has exited; stopping"]
+        )
+        self.assertEqual((self.reactor.stopped, self.master.received()), (1, []))
 
     def test_master_gone_while_stopping(self):
         """
@@ -294,7 +312,7 @@ class MessageTests(WorkerTestCase):
         self.master.near.connectionLost()
         for function in list(self.hooks):
             function()
-        self.assertEqual(self.master.messageReceived(), [])
+        self.assertEqual(self.master.received(), [])
 
     def test_signals(self):
         """

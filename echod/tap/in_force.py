@@ -1,0 +1,64 @@
+"""
+The options in force, as the status page shows them.
+
+Invariant: secrets, and the files that have them, are left out.
+"""
+
+import re
+from collections.abc import Iterator
+from getopt import getopt
+
+from constantly import NamedConstant
+
+from echod._util.text import escape
+from echod.options import Options
+from echod.stats.snapshot import OptionInfo
+
+HIDDEN = "[hidden]"
+
+SECRET_FILES = frozenset(("tls-key", "tls-keylog"))
+"""The options whose files have secrets."""
+
+_SECRET_ARGUMENT = re.compile(r"(\w*(?:key|pass|secret|token)\w*=)(?:\\.|[^:\\])*", re.IGNORECASE)
+"""An argument of an endpoint string that is a secret or names a file that has one."""
+
+_UNSET = {
+    "interface": "all",
+    "connect-rate": "0",
+    "tls-client-auth": "off",
+    "tls-min": "1.2",
+    "log-level": "info",
+    "log-format": "text",
+}
+"""What holds for an option whose value is not set; for all others, C{none}."""
+
+
+def options_in_force(options: Options) -> list[OptionInfo]:
+    """
+    The options of the command line, in its order, then the defaults of all others.
+    """
+    return [*_given(options), *_defaults(options)]
+
+
+def _given(options: Options) -> Iterator[OptionInfo]:
+    for key, value in getopt(list(options.given), options.shortOpt, options.longOpt)[0]:
+        name = options.synonyms[key.lstrip("-")]
+        text = _SECRET_ARGUMENT.sub(rf"\1{HIDDEN}", value or "on")
+        yield OptionInfo(f"--{name}", HIDDEN if name in SECRET_FILES else escape(text), True)
+
+
+def _defaults(options: Options) -> Iterator[OptionInfo]:
+    given = {each.option for each in _given(options)}
+    for long in options.longOpt:
+        name = long.rstrip("=")
+        if long.endswith("=") and f"--{name}" not in given:
+            value = options.get(name)
+            yield OptionInfo(f"--{name}", _text(name, value), False)
+
+
+def _text(name: str, value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:g}s"
+    if isinstance(value, NamedConstant):
+        return str(value.name)
+    return _UNSET.get(name, "none") if value in (None, [], ()) else escape(str(value))
