@@ -22,9 +22,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from echod._util.sockets import outq, unread
-from echod._util.text import escape, format_address
+from echod._util.text import escape, format_address, format_host_port
 from echod.connections.admission import Admission
-from echod.connections.connection import Reason, reason_from_failure
+from echod.connections.connection import CLIENT, Reason, reason_from_failure
 from echod.net.transport import queued
 from echod.proxyprotocol.protocol import ProxyHeaderProtocol, ProxyPolicy
 from echod.tls.context import ServerContext
@@ -36,6 +36,9 @@ from echod.tls.info import (
     session_fields,
     version,
 )
+
+NO_HOST: tuple[typing.Any, ...] = (None, None)
+"""Stands for the C{client} of a transport that has no such attribute."""
 
 
 @implementer(IHalfCloseableProtocol, IHandshakeListener, IPushProducer)
@@ -116,7 +119,7 @@ class Echo(Protocol):
         closes (Twisted #4719).
         """
         if not self.ending:
-            self._begin_end(Reason.CLIENT)
+            self._begin_end(CLIENT)
         self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
@@ -165,7 +168,7 @@ class Echo(Protocol):
         why = self._end_reason(reason)
         if not factory.connections.remove(self, why, self._detail):
             return
-        if why is Reason.HANDSHAKE:
+        if self.waiting_for is not None and why is Reason.HANDSHAKE:
             handshakes = factory.connections.totals.handshakes
             handle = self.transport.getHandle()
             known = handle is not None and is_complete(handle)
@@ -175,6 +178,8 @@ class Echo(Protocol):
 
     def _end_reason(self, failure: Failure) -> Reason:
         reason = reason_from_failure(failure)
+        if reason is CLIENT and self.waiting_for is None:
+            return self._reason or reason
         client_ended = reason is not Reason.ERROR and self._reason in (None, Reason.CLIENT)
         if client_ended and self.waiting_for is not None and self._handshake_begun():
             # Without a byte of it, it is a health check that only connects, and no failure.
@@ -246,6 +251,11 @@ class Echo(Protocol):
         """
         The client's address, as text.
         """
+        if self.header is None and self.factory.outermost:
+            # Twisted's transports have the host and the port already; on a UNIX socket, no port.
+            host, port, *_ = getattr(self.transport, "client", NO_HOST)
+            if port is not None:
+                return format_host_port(host, port)
         return format_address(self.client)
 
     def log_fields(self) -> dict[str, str]:
@@ -253,6 +263,8 @@ class Echo(Protocol):
         The fields of the access record that come from the PROXY header and from TLS.
         """
         fields = self.header.log_fields() if self.header else {}
+        if self.factory.outermost and self.factory.tls is None:
+            return fields
         if ISSLTransport.providedBy(self.transport):
             fields = fields | session_fields(self.transport.getHandle())
         return fields

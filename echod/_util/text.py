@@ -163,9 +163,16 @@ def ip_of(address: IAddress) -> IP | None:
     An IPv4-mapped address, which an IPv4 client of a dual-stack socket has, becomes the IPv4
     address in it (RFC 4291 2.5.5.2).
     """
+    return ip_of_host(getattr(address, "host", None))
+
+
+def ip_of_host(host: str | None) -> IP | None:
+    """
+    The IP address that a text stands for, as L{ip_of}; C{None} if it stands for none.
+    """
     try:
-        ip = ip_address(address.host)  # type: ignore[attr-defined]  # IAddress names no field
-    except (AttributeError, ValueError):
+        ip = ip_address(host)  # type: ignore[arg-type]  # of None, it raises ValueError
+    except ValueError:
         # Twisted's haproxy: endpoint accepts any text as an address.
         return None
     return getattr(ip, "ipv4_mapped", None) or ip
@@ -206,13 +213,20 @@ def format_address(address: IAddress) -> str:
     if host is None:
         name = getattr(address, "name", None) or b""
         return escape("unix:" + name.decode("utf-8", "backslashreplace"))
+    return format_host_port(host, address.port)  # type: ignore[attr-defined]  # as in ip_of
+
+
+def format_host_port(host: str, port: int) -> str:
+    """
+    An IP address, or what a proxy has given as one, and a port, as text.
+    """
     # An access record needs this text.  ipaddress gives the same for ten times the CPU.
     if ipv4 := _IPV4.fullmatch(host):
-        return f"{ipv4[1]}:{address.port}"  # type: ignore[attr-defined]  # as in ip_of
+        return f"{ipv4[1]}:{port}"
     if _is_plain_ipv6(host):
-        return f"[{host}]:{address.port}"  # type: ignore[attr-defined]  # as in ip_of
-    ip = ip_of(address)
+        return f"[{host}]:{port}"
+    ip = ip_of_host(host)
     text = escape(str(ip or host))
     if ip is not None and ip.version == 6:
         text = f"[{text}]"
-    return f"{text}:{address.port}"  # type: ignore[attr-defined]  # as in ip_of
+    return f"{text}:{port}"

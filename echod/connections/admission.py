@@ -172,7 +172,7 @@ class Admission:
         """
         Whether the maximum number of connections is reached.
         """
-        return len(self.connections) >= self._max_connections
+        return self.connections.count() >= self._max_connections
 
     def refusal(self, address: IAddress) -> Reason | None:
         """

@@ -52,6 +52,10 @@ class Reason(StrEnum):
     """Refused: the TLS handshake failed, or took too long."""
 
 
+CLIENT = Reason.CLIENT
+"""For the end of most connections: to look up a member of an enum takes 0.15 us."""
+
+
 REFUSED = frozenset(
     (
         Reason.DENIED,
@@ -69,10 +73,9 @@ def reason_from_failure(failure: Failure) -> Reason:
     """
     The reason that a transport's C{connectionLost} gives for the end of its connection.
     """
-    kind = failure.type or Exception
-    if issubclass(kind, ConnectionDone | ConnectionAborted):
-        return Reason.CLIENT
-    return Reason.RESET if issubclass(kind, ConnectionLost) else Reason.ERROR
+    if isinstance(failure.value, (ConnectionDone, ConnectionAborted)):
+        return CLIENT
+    return Reason.RESET if isinstance(failure.value, ConnectionLost) else Reason.ERROR
 
 
 class IConnection(Protocol):

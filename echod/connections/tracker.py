@@ -21,7 +21,7 @@ from echod._util.access import AccessRecord
 from echod._util.text import Described, format_host
 from echod._util.timers import surviving
 from echod.connections.access import IAccessLog, emit_access
-from echod.connections.connection import REFUSED, IConnection, Reason
+from echod.connections.connection import CLIENT, REFUSED, IConnection, Reason
 from echod.connections.counters import ConnectionStats, Refusals
 from echod.connections.timeouts import Activity, Timeouts
 
@@ -44,6 +44,7 @@ class Connections:
     """
     The open connections of all listeners.
 
+    @ivar count: returns how many are open.
     @ivar opened: how many connections there have been.
     @ivar totals: the totals of those that have ended.
     @ivar refusals: the connections that were refused.
@@ -69,6 +70,8 @@ class Connections:
         self._silent = replace(limits, idle=limits.proxy_header).endings()[Reason.IDLE_TIMEOUT]
         self._listeners: dict[str, Described] = {}
         self._live: dict[IConnection, Activity] = {}
+        # Asked for each connection; len() of this object would call a method in Python first.
+        self.count = self._live.__len__
         self._drained: Deferred[None] | None = None
         self._sweeping = False
         self.opened = 0
@@ -96,7 +99,7 @@ class Connections:
         The bytes echoed since the start, including those of open connections.
         """
         live = sum(c.bytes_echoed for c in self._live)
-        return self.totals.bytes_echoed.total() + live
+        return sum(self.totals.bytes_echoed.values()) + live
 
     @property
     def ended(self) -> Counter[Reason]:
@@ -179,11 +182,14 @@ class Connections:
         if activity is None:
             return False
         seconds = self._clock.seconds() - activity.opened
-        self.totals.add(connection.listener, reason, connection.bytes_echoed, seconds)
+        listener = connection.listener
+        self.totals.add(listener, reason, connection.bytes_echoed, seconds)
         if reason in REFUSED:
-            self.refusals.add(connection.listener, reason, connection.peer(), detail)
+            self.refusals.add(listener, reason, connection.peer(), detail)
         elif self._access_log is not None:
-            self._log_access(self._access_log, connection, activity.number, seconds, reason, detail)
+            self._log_access(
+                self._access_log, connection, activity.number, listener, seconds, reason, detail
+            )
         if self._on_removed is not None:
             self._on_removed()
         if self._drained is not None and not self._live:
@@ -196,25 +202,30 @@ class Connections:
         access_log: IAccessLog,
         connection: IConnection,
         number: int,
+        listener: str,
         seconds: float,
         reason: Reason,
         detail: str,
     ) -> None:
         # A load balancer checks every few seconds whether a port accepts connections.  A
         # connection that waits for its PROXY header is idle only if nothing has come.
-        empty = reason is Reason.IDLE_TIMEOUT and connection.waiting_for is Reason.PROXY_HEADER
-        probe = (empty or reason in (Reason.CLIENT, Reason.RESET)) and not connection.bytes_echoed
+        empty = reason is not CLIENT and (
+            reason is Reason.IDLE_TIMEOUT and connection.waiting_for is Reason.PROXY_HEADER
+        )
+        probe = not connection.bytes_echoed and (
+            reason is CLIENT or reason is Reason.RESET or empty
+        )
         # Asked before anything is looked up: a record that goes nowhere costs nothing more.
         if not access_log.wants(probe):
             return
         try:
             fields = connection.log_fields()
-            if reason is Reason.ERROR:
+            if reason is not CLIENT and reason is Reason.ERROR:
                 fields = {"detail": detail, **fields}
             record: AccessRecord = (
                 probe,
                 number,
-                self.describe(connection.listener),
+                self._listeners.get(listener) or self.describe(listener),
                 connection.peer(),
                 connection.bytes_echoed,
                 seconds,

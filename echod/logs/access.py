@@ -31,9 +31,9 @@ Put = Callable[[NamedConstant, bytes], object]
 """Queues a line of a level, as L{ThreadedWriter.put<echod.logs.writer.ThreadedWriter.put>}."""
 
 
-def is_only_observer(publisher: LogPublisher, observer: ILogObserver) -> bool:
+def is_only_observer(publisher: LogPublisher, observer: ILogObserver | None) -> bool:
     """
-    Whether no other observer gets the events of a publisher.
+    Whether this observer, and no other, gets the events of a publisher.
 
     Twisted has no public way to ask this.  C{LogPublisher._observers} is private: without it the
     answer is C{False}, and each record is emitted as an event.
@@ -77,11 +77,10 @@ class TextLines:
         )
         if fields:
             text += "".join([f"; {name} {quoted(value)}" for name, value in fields.items()])
-        return f"{self._time}{self._systems[probe]}{printable(text, self._separators[probe])}\n"
-
-
-def _in_quotes(text: str) -> str:
-    return f'"{text}"'
+        # What is quoted is printable, and the rest is ours but for the listener's name.
+        if not (listener.text.isprintable() and len(text) <= MAX_CHARACTERS):
+            text = printable(text, self._separators[probe])
+        return f"{self._time}{self._systems[probe]}{text}\n"
 
 
 class JSONLines:
@@ -120,16 +119,21 @@ class JSONLines:
         )
         if fields:
             message += "".join([f"; {name} {value}" for name, value in fields.items()])
-        told, text = encode_json(message), _in_quotes
+        told, more = encode_json(message), ""
         # If nothing in the message needs an escape or a cut, nothing in its parts does.
-        if not len(message) + 2 == len(told) <= MAX_CHARACTERS:
-            told, text = json_string(message), json_string
-        more = "".join([f', "{name}": {text(value)}' for name, value in fields.items()])
+        if len(message) + 2 == len(told) <= MAX_CHARACTERS:
+            of = f'"{peer}"'
+            if fields:
+                more = "".join([f', "{n}": "{v}"' for n, v in fields.items()])
+        else:
+            told, of = json_string(message), json_string(peer)
+            if fields:
+                more = "".join([f', "{n}": {json_string(v)}' for n, v in fields.items()])
         name = self._names.get(listener.word) or self._name(listener.word)
         return (
             f"{self._begins[probe]}{self._time}.{rest // 1_000_000:03}Z{self._systems[probe]}"
             f'"message": {told}, "event": "access", "connection": {number}, '
-            f'"listener": {name}, "peer": {text(peer)}, '
+            f'"listener": {name}, "peer": {of}, '
             f'"bytes": {bytes_echoed}, "seconds": {seconds!r}, "reason": "{reason.word}"'
             f"{more}{self._end}"
         )
@@ -189,7 +193,7 @@ class AccessLog:
         """
         Whether a record goes anywhere.
         """
-        return self._wanted[probe] or not self._is_direct()
+        return self._wanted[probe] or not is_only_observer(self._publisher, self._observer)
 
     def write(self, record: AccessRecord) -> bool:
         """
@@ -197,10 +201,7 @@ class AccessLog:
 
         @return: C{False} if the record has to be emitted as an event instead.
         """
-        if not self._is_direct():
+        if not is_only_observer(self._publisher, self._observer):
             return False
         self._put(LEVELS[record[0]], self._line(self._clock(), record).encode())
         return True
-
-    def _is_direct(self) -> bool:
-        return self._observer is not None and is_only_observer(self._publisher, self._observer)

@@ -8,7 +8,6 @@ on, and it logs one line a second at most.
 import errno
 import os
 import socket
-import sys
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,12 @@ MAX_ACCEPTS = 32
 How many clients a port may accept in one turn of the loop.  To accept one takes as long as ten
 or more echoes, and the open connections wait for that.  Twisted starts with a hundred and raises
 the number as long as more clients come.
+"""
+
+MAX_SINGLES = 4
+"""
+How many turns in a row accept one client each before a turn tries more.  If clients come one by
+one, each such try is a system call and an exception for nothing.
 """
 
 ACCEPT_RETRY_DELAY = 0.1
@@ -58,6 +63,7 @@ class _EagerAccepting(_Port):
     _acceptingPaused = False
     _mayLackOptions = False
     _shed = 0
+    _singles = 0
     _shedLogged = float("-inf")
 
     def doRead(self) -> None:
@@ -111,17 +117,21 @@ class _EagerAccepting(_Port):
     def _accept(self) -> None:
         # What socket.accept() calls, before it looks up its family and type as enums.
         accept = self.socket._accept
-        limit = min(self.numberAccepts, getattr(self.factory, "acceptsAtOnce", sys.maxsize))
+        limit = self.numberAccepts
+        if (most := getattr(self.factory, "acceptsAtOnce", limit)) < limit:
+            limit = most
         if not limit:
             # The socket stays readable: reading on would turn the loop without end.
             self._pauseAccepting(YIELD_DELAY)
             return
-        for accepted in range(limit):
+        accepted = 0
+        while accepted < limit:
             try:
                 descriptor, peer = accept()
             except BlockingIOError:
                 # As Twisted does: next time, try as many as came this time.
-                self.numberAccepts = max(1, accepted)
+                self.numberAccepts = accepted or 1
+                self._singles = 0
                 self._mayLackOptions = False
                 return
             except OSError as error:
@@ -129,7 +139,11 @@ class _EagerAccepting(_Port):
                     return
             else:
                 self._accepted(descriptor, peer)
-        self.numberAccepts = min(limit + 20, MAX_ACCEPTS)
+            accepted += 1
+        if limit == 1 and self._singles < MAX_SINGLES:
+            self._singles += 1
+        else:
+            self.numberAccepts = min(limit + 20, MAX_ACCEPTS)
 
     def _accepted(self, descriptor: int, peer: Any) -> None:
         sock = socket.socket(self.addressFamily, self.socketType, 0, descriptor)

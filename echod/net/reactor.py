@@ -118,11 +118,10 @@ class EagerReactor(EPollReactor):
             # These stay readable, so their events may fill several polls before the others'.
             polls += 1 + len(self._late) // MAX_EVENTS
             timeout, deadline = 0, time.monotonic() + LATE_READS_LIMIT
-        for _ in range(polls):
+        while polls:
+            polls -= 1
             try:
-                events = self._poller.poll(
-                    -1 if timeout is None else timeout, min(len(selectables), MAX_EVENTS)
-                )
+                events = self._poller.poll(-1 if timeout is None else timeout, MAX_EVENTS)
             except InterruptedError:
                 return
             for fd, event in events:
@@ -137,7 +136,7 @@ class EagerReactor(EPollReactor):
                         why = sys.exc_info()[1]
                         log.failure("while receiving", event="unhandled-error")
                     if why is not None:
-                        self._guard(self._disconnectSelectable, selectable, why, True)
+                        self._ended(selectable, why)
                 else:
                     self._guard(self._doReadOrWrite, selectable, fd, event)
             if len(events) < MAX_EVENTS or time.monotonic() >= deadline:
@@ -168,9 +167,22 @@ class EagerReactor(EPollReactor):
                 why = sys.exc_info()[1]
                 log.failure("while receiving", event="unhandled-error")
             if why is not None:
-                self._guard(self._disconnectSelectable, transport, why, True)
+                self._ended(transport, why)
             if time.monotonic() >= deadline:
                 break
+
+    def _ended(self, transport: Any, why: Any) -> None:
+        """
+        A read has found why the connection, or its input, ends.
+        """
+        try:
+            if why is CONNECTION_DONE:
+                # It is still registered, so that an end takes one call of epoll_ctl(2).
+                transport.readConnectionLost(_DONE)
+            else:
+                self._disconnectSelectable(transport, why, True)
+        except BaseException:
+            log.failure("while ending a connection", event="unhandled-error")
 
     def _guard(self, call: Callable[..., None], *args: Any) -> None:
         """
@@ -204,13 +216,6 @@ class EagerReactor(EPollReactor):
             self._poller.unregister(fileno)
             self._reads.discard(fileno)
             self._writes.discard(fileno)
-
-    def _disconnectSelectable(self, selectable: Any, why: Any, isRead: bool, *more: Any) -> None:
-        if why is CONNECTION_DONE and isRead and type(selectable) in DIRECT:
-            # It is still registered, so that an end takes one call of epoll_ctl(2).
-            selectable.readConnectionLost(_DONE)
-        else:
-            super()._disconnectSelectable(selectable, why, isRead, *more)
 
     def rearmExclusive(self, reader: Any) -> None:
         """

@@ -8,6 +8,7 @@ up at that moment.
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, Protocol
@@ -216,7 +217,7 @@ class Collector(MultiService):
     def _totals(self) -> Totals:
         connections, totals = self._connections, self._connections.totals
         live, live_bytes = connections.live()
-        opened, echoed = live.copy(), live_bytes + totals.bytes_echoed
+        opened, echoed = live.copy(), live_bytes + Counter(totals.bytes_echoed)
         for (name, _), number in totals.ended.items():
             opened[name] += number
         sample = Sample(

@@ -112,7 +112,8 @@ class Peer:
         self._log = self._path / "log" if name == "echod" else None
         self._forks = name in program_peers()
         self._has_children = self._forks or "--workers" in options
-        self.port = _free_port() if self._forks else 0
+        # At that level, the log does not tell the port.
+        self.port = _free_port() if self._forks or "--log-level" in options else 0
         pem = None
         if tls:
             made = make_certificate(names=("localhost",))

@@ -87,6 +87,8 @@ class ClockTests(SynchronousTestCase):
             "FAKETIME_DONT_FAKE_MONOTONIC=1",
         )
         options = (*LOOPBACK, *TLS, "--idle-timeout", f"{self.idle_seconds}s")
+        # Twisted's line about a closed port is at that level.
+        options += ("--log-level", "debug")
         how = {"reactor": reactor} if reactor else {}
         daemon = Under(("env", *environment), *options, "--drain-timeout", "1s", **how)
         made = make_certificate()

@@ -29,7 +29,6 @@ from tests.support.daemons import (
     Worker,
     connect,
     echo,
-    half_close,
     receive,
     receive_rest,
     show,
@@ -200,7 +199,14 @@ class ExactnessTests(SynchronousTestCase):
         with Daemon(*LOOPBACK, *trust) as daemon:
             for header in (v1("192.0.2.7", 40000), v2("192.0.2.7", 40000)):
                 with daemon.connect() as client:
-                    self.assertEqual(half_close(client, header + data), data)
+
+                    def send(client: socket.socket = client, header: bytes = header) -> None:
+                        client.sendall(header + data)
+                        client.shutdown(socket.SHUT_WR)
+
+                    sending = Worker(send)
+                    self.assertEqual(receive_rest(client), data)
+                    sending.result()
             daemon.ended("client", 2)
             seen = [(peer, size) for peer, _, size, *_ in daemon.records()]
             self.assertEqual(seen, [("192.0.2.7:40000", len(data))] * 2)

@@ -313,6 +313,21 @@ class EchoTests(ProtocolTestCase):
         echo, _ = self.connect()
         self.assertEqual(echo.peer(), "192.0.2.7:40000")
 
+    def test_peer_of_the_transport(self):
+        """
+        Where the port calls the factory directly, it comes from the tuple that the transport has;
+        on a UNIX socket, and below a layer, which may know another address, from C{getPeer}.
+        """
+        for outermost, client, expected in (
+            (True, ("::ffff:192.0.2.9", 5, 0, 0), "192.0.2.9:5"),
+            (True, (b"/x", None), "192.0.2.7:40000"),
+            (False, ("192.0.2.9", 5), "192.0.2.7:40000"),
+        ):
+            echo, transport = self.connect()
+            echo.factory.outermost = outermost
+            transport.client = client
+            self.assertEqual(echo.peer(), expected)
+
     def test_log_fields(self):
         """
         Without a PROXY header and without TLS there are no further log fields.

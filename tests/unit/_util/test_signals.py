@@ -51,6 +51,7 @@ class FakeReactor:
         Let the one reader read, and end it at the end of its input.
         """
         [reader] = self.readers
+        os.fstat(reader.fileno())
         ended = reader.doRead()
         if ended is not None:
             reader.connectionLost(Failure(ended))
@@ -265,6 +266,8 @@ class SignalsTests(SynchronousTestCase):
         os.close(receiver)
         self.run_signals()
         self.assertEqual(self.reactor.calls, [])
+        [pipe] = self.reactor.readers
+        self.assertEqual(os.fstat(pipe.fileno()).st_mode & 0o170000, 0o010000)
         os.close(sender)
         self.assertEqual(os.waitpid(child, 0)[1], 0)
         self.reactor.read()

@@ -93,6 +93,10 @@ class LineTests(SynchronousTestCase):
         JOURNAL,
     )
     @example(
+        (*(False, 1, TCP, "[::1]:9", 5, 0.1, CLIENT), {"tls_version": "TLSv1.3"}),
+        *("json", None, 0, PLAIN),
+    )
+    @example(
         (
             *(False, 1, Described("a\nb", "c\nd"), "\udc80", 5, 1e-7, ENDINGS[Reason.ERROR]),
             {"detail": '\ue000" \\'},

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from echod.net.balance import YIELD_DELAY
-from echod.net.port import ACCEPT_RETRY_DELAY, MAX_ACCEPTS, EagerPort
+from echod.net.port import ACCEPT_RETRY_DELAY, MAX_ACCEPTS, MAX_SINGLES, EagerPort
 from echod.net.transport import EagerTransport
 from echod.net.unix import EagerUNIXPort, EagerUNIXTransport, balance_accepts, use_eager_transport
 from tests.support.pairs import PairTestCase, Recorder, RecordingFactory
@@ -28,12 +28,15 @@ class ScriptedSocket:
     A listening socket whose clients and errors come from a list.
 
     @ivar waiting: what to accept: a socket and an address, or an error number.
+    @ivar misses: how often nothing was there to accept.
     """
 
     def __init__(self, *waiting):
         self.waiting = list(waiting)
+        self.misses = 0
 
     def accept(self):
+        self.misses += not self.waiting
         answer = self.waiting.pop(0) if self.waiting else errno.EAGAIN
         if isinstance(answer, int):
             raise OSError(answer, os.strerror(answer))
@@ -443,6 +446,21 @@ class AcceptTests(PortTestCase):
         self.assertEqual(len(self.factory.protocols), 1)
         port.doRead()
         self.assertEqual(len(self.factory.protocols), 2)
+
+    def test_one_by_one(self):
+        """
+        If clients come one by one, few turns try to accept a second one; if many come at once,
+        they are soon accepted many in a turn.
+        """
+        port = self.scripted()
+        for _ in range(20):
+            port.socket.waiting.append(self.accepted()[0])
+            port.doRead()
+        self.assertEqual((len(self.factory.protocols), port.socket.misses), (20, 4))
+        port.socket.waiting += [self.accepted()[0] for _ in range(40)]
+        for _ in range(MAX_SINGLES + 4):
+            port.doRead()
+        self.assertEqual(len(self.factory.protocols), 60)
 
     def test_bound_on_a_turn(self):
         """

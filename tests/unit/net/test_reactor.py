@@ -311,16 +311,15 @@ class ReactorTests(ReactorTestCase):
 
     def test_max_events(self):
         """
-        A turn asks for one event for each descriptor, up to a limit, since each costs memory.
+        A turn asks for a bounded number of events, however many descriptors there are.
         """
         poller = ScriptedPoller()
         self.with_poller(poller)
-        own = len(self.reactor.getReaders()) or len(self.reactor._internalReaders)
         for number in range(3000):
             if number in (10, MAX_EVENTS + 10):
                 self.reactor.doPoll(0)
             self.reactor.addReader(Reader(number=100000 + number))
-        self.assertEqual([most for _, most in poller.polled], [10 + own, MAX_EVENTS])
+        self.assertEqual([most for _, most in poller.polled], [MAX_EVENTS, MAX_EVENTS])
 
     def test_no_time_limit(self):
         """
@@ -419,6 +418,21 @@ class DispatchTests(ReactorTestCase):
             self.reactor.iterate(0)
             self.assertEqual([failure.type for failure in protocol.lost], reasons)
         self.assertEqual(protocol.ended, 1)
+
+    def test_end_fails(self):
+        """
+        An error at the end of one connection is logged, and the others go on.
+        """
+        broken, other = Recorder(), Recorder()
+        broken.connectionLost = lambda reason: 1 / 0
+        _, peer = self.connect(broken)
+        peer.shutdown(socket.SHUT_WR)
+        self.reactor.iterate(0)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        _, peer = self.connect(other)
+        peer.send(b"hello")
+        self.reactor.iterate(0)
+        self.assertEqual(other.data, b"hello")
 
     def test_gone(self):
         """

@@ -28,6 +28,7 @@ from echod.net.splice import (
     Pipe,
     Splicer,
 )
+from echod.net.transport import MAX_READ
 from echod.net.unix import EagerUNIXTransport
 from tests.support.pairs import HalfCloseable, PairTestCase, drained
 
@@ -412,9 +413,9 @@ class RelayTests(RelayTestCase):
         protocol = Relayed()
         transport, peer = self.in_bulk(protocol, None)
         self.reactor.splicer = ScriptedSplicer()
-        peer.sendall(bytes(MAX_SPLICE))
+        peer.sendall(bytes(MAX_READ))
         self.reactor.turn()
-        self.assertEqual(len(protocol.data), MAX_SPLICE)
+        self.assertEqual(len(protocol.data), MAX_READ)
         self.assertTrue(self.relays(transport))
 
     def test_counted(self):

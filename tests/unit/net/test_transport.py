@@ -33,6 +33,7 @@ from twisted.internet.interfaces import (
     IUNIXTransport,
 )
 from twisted.internet.protocol import Factory
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from zope.interface.verify import verifyObject
 
@@ -591,6 +592,17 @@ class CloseTests(PairTestCase):
         self.assert_lost(protocol, ConnectionDone)
         self.assertEqual(peer.recv(1), b"")
         self.assertEqual(self.reactor.removeAll(), [])
+
+    def test_closed_already(self):
+        """
+        The protocol is told of the end even if the kernel refuses to close the descriptor.
+        """
+        protocol = Recorder()
+        transport, _ = self.connect(protocol)
+        transport.pauseProducing()
+        os.close(transport.fileno())
+        transport.connectionLost(Failure(ConnectionDone()))
+        self.assert_lost(protocol, ConnectionDone)
 
     def test_lose_connection_queued(self):
         """

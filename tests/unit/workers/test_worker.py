@@ -2,6 +2,7 @@
 Tests for L{echod.workers.worker}.
 """
 
+import gc
 import os
 import resource
 import signal
@@ -56,6 +57,10 @@ class WorkerTestCase(ServiceTestCase):
         self.addCleanup(self.close)
 
     def close(self):
+        # A socket object that is collected later would close a descriptor of the next test.
+        self.__dict__.pop("reactor", None)
+        self.__dict__.pop("master", None)
+        gc.collect()
         for number in range(FIRST, self.config.counters + 1):
             try:
                 os.close(number)
