@@ -26,7 +26,7 @@ from echod.check.options import CheckOptions
 from echod.check.results import CheckError, CheckResult
 from echod.options import Options
 from tests.fuzz.target import play
-from tests.support.prefork import Prefork
+from tests.support import prefork
 
 EXAMPLES, COMMANDS, TARGETS = 300, 10, 200
 
@@ -192,16 +192,11 @@ class OptionValues:
 
     name = "options"
 
-    def __init__(self) -> None:
-        self._prefork = Prefork(PATIENCE_SECONDS)
-
     def __enter__(self) -> "OptionValues":
         self._folder = tempfile.TemporaryDirectory(prefix="echod-")
-        self._prefork.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._prefork.__exit__()
         self._folder.cleanup()
 
     def round(self, number: int) -> int:
@@ -226,7 +221,9 @@ class OptionValues:
         with tempfile.TemporaryDirectory(dir=self._folder.name) as place:
             program = str(Path(sys.executable).with_name("twistd"))
             command = [program, "-n", "--pidfile=", "echod", "--check"]
-            done = self._prefork.run([*command, *local], Path(place), os.environ)
+            done = prefork.shared().run(
+                [*command, *local], Path(place), os.environ, PATIENCE_SECONDS
+            )
             left = os.listdir(place)
         said = f"{done.returncode}: {done.stdout}{done.stderr}"
         assert done.returncode in (0, BIND_STATUS, CONFIG_STATUS), said

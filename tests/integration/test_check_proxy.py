@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support import needs
 from tests.support.certificates import make_certificate
-from tests.support.daemons import LOOPBACK, Process, receive, tls_daemon, wait_until
+from tests.support.daemons import Process, receive, tls_daemon, wait_until
 from tests.support.wrong_servers import WrongServer, ask
 
 CONFIG = """
@@ -120,7 +120,7 @@ class EchodTests(SynchronousTestCase):
         The access record names the client that the header named, plain and over TLS.
         """
         trust = ("--proxy-protocol", "require", "--proxy-trust", "127.0.0.0/8")
-        with tls_daemon(*LOOPBACK, *trust) as daemon:
+        with tls_daemon("--port", "0", *trust) as daemon:
             for option, tls in (("--port", ()), ("--tls-port", ("--tls", "--insecure"))):
                 for version, source in (("v1", "198.51.100.7:4711"), ("v2", "[2001:db8::7]:1")):
                     header = ("--proxy-header", version, "--proxy-source", source)
