@@ -25,6 +25,7 @@ from echod._util.sockets import outq, unread
 from echod._util.text import escape, format_address, format_host_port
 from echod.connections.admission import Admission
 from echod.connections.connection import CLIENT, Reason, reason_from_failure
+from echod.net.interfaces import IEchoTransport
 from echod.net.transport import queued
 from echod.proxyprotocol.protocol import ProxyHeaderProtocol, ProxyPolicy
 from echod.tls.context import ServerContext
@@ -58,7 +59,7 @@ class Echo(Protocol):
     """
 
     factory: "EchoFactory"
-    transport: "IEchoTransport"  # type: ignore[assignment]  # ITransport leaves most of it out
+    transport: IEchoTransport  # type: ignore[assignment]  # ITransport leaves most of it out
 
     bytes_echoed = 0
     paused = False
@@ -385,29 +386,7 @@ class RejectProtocol(Protocol):
     C{ssl:} endpoint, cannot handle a C{buildProtocol} that returns C{None} (Twisted #6640).
     """
 
-    transport: "IEchoTransport"  # type: ignore[assignment]  # ITransport leaves most of it out
+    transport: IEchoTransport  # type: ignore[assignment]  # ITransport leaves most of it out
 
     def connectionMade(self) -> None:
         self.transport.abortConnection()
-
-
-class IEchoTransport(typing.Protocol):
-    """
-    What L{Echo} needs of its transport: Twisted's C{ITCPTransport}, C{IConsumer} and
-    C{IPushProducer}, C{startTLS}, and the descriptor.
-    """
-
-    def write(self, data: bytes) -> None: ...
-    def registerProducer(self, producer: IPushProducer, streaming: bool) -> None: ...
-    def unregisterProducer(self) -> None: ...
-    def pauseProducing(self) -> None: ...
-    def resumeProducing(self) -> None: ...
-    def loseConnection(self) -> None: ...
-    def loseWriteConnection(self) -> None: ...
-    def abortConnection(self) -> None: ...
-    def stopPeek(self) -> None: ...
-    def getPeer(self) -> IAddress: ...
-    def getHost(self) -> IAddress: ...
-    def fileno(self) -> int: ...
-    def getHandle(self) -> typing.Any: ...
-    def startTLS(self, ctx: ServerContext) -> None: ...

@@ -28,7 +28,8 @@ from echod.admin.tables import (
     processes,
     reasons,
 )
-from echod.stats.snapshot import OptionInfo, Sample, Snapshot, aggregate, not_ready
+from echod.stats.aggregate import aggregate
+from echod.stats.snapshot import OptionInfo, Sample, Snapshot, not_ready
 
 NEARLY_FULL = 0.9
 """The share of C{--max-connections} from which the page warns."""

@@ -17,8 +17,8 @@ from echod import __version__
 from echod._util.help import CommandOptions, Groups, completions
 from echod._util.text import escape
 from echod._util.values import one_of, parameter, path, protocols, seconds, server_name
-from echod.check.connect import parse_target
 from echod.check.results import Outcome
+from echod.check.target import parse_target
 from echod.proxyprotocol.encoder import parse_address
 
 MAX_BYTES = 1 << 30

@@ -18,9 +18,10 @@ from zope.interface import implementer
 
 from echod._util.text import format_address
 from echod._util.values import port_number, server_name
-from echod.check.connect import HOST_PORT, Addresses, resolve, timeout_after
+from echod.check.connect import Addresses, resolve, timeout_after
 from echod.check.probe import Comparison, Pattern
 from echod.check.results import CheckError, CheckResult, Outcome
+from echod.check.target import HOST_PORT
 
 MAX_DATAGRAM_BYTES = 65507
 """The longest datagram over IPv4: 65,535 bytes less two headers (RFC 791, RFC 768)."""

@@ -15,9 +15,10 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
 from echod.connections.connection import Reason
+from echod.faults.base import End, IStage, Stage
 from echod.faults.greeting import GreetingEcho
 from echod.faults.spec import Fault, Refuse, Timeout
-from echod.faults.stages import End, IStage, Stage, make_stage
+from echod.faults.stages import make_stage
 from echod.protocol import Echo
 
 MAX_HELD_BYTES = 128 * 1024

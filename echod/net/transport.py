@@ -29,6 +29,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from echod.net.peek import PeekMixin
 from echod.net.splice import MIN_SPLICE, RelayMixin
 from echod.net.tls import TLSMixin, start_tls
 
@@ -49,14 +50,8 @@ with 96, and 1.15 with 128.  With the same sizes, an echo of 1 MiB on 64 connect
 and 1.0 times what it costs uvloop.
 """
 
-PeekCallback = Callable[[bytes], tuple[int, Callable[[], None] | None]]
-"""
-Takes the bytes that have come (C{MSG_PEEK}, recv(2)).  Returns how many of them are to be received
-and dropped, which must not be 0 if the callback wants to see more, and what to call afterwards.
-"""
 
-
-class EagerTransport(RelayMixin, tcp.Server):
+class EagerTransport(RelayMixin, PeekMixin, tcp.Server):
     """
     The server's side of a TCP connection.
 
@@ -71,7 +66,6 @@ class EagerTransport(RelayMixin, tcp.Server):
     _handshaking = False
     # Whether C{write} or C{doRead} was hidden: to look into C{__dict__} makes that dictionary.
     _hidesMethods = False
-    _peeking: Callable[[], Any] | None = None
     _readsLast = False
     _tlsClass: type["EagerTransport"]
     _recv: Callable[..., bytes]
@@ -323,42 +317,6 @@ class EagerTransport(RelayMixin, tcp.Server):
         Whether one read may take long: a handshake takes as long as a hundred echoes.
         """
         return self._readsLast or self._handshaking or self._peeking is not None
-
-    def startPeek(self, callback: PeekCallback, size: int) -> None:
-        """
-        Until L{stopPeek}, hand what has come to C{callback} and not to the protocol.  What the
-        callback does not drop stays in the kernel, for the next read.
-
-        @param size: how many bytes the callback gets at most.
-        """
-        self._peeking = partial(self._peek, callback, size)
-        self._hidesMethods = True
-        self.doRead = self._peeking  # type: ignore[method-assign]
-        # What the callback starts, such as TLS, takes as long as many echoes.
-        self.readLast()
-
-    def _peek(self, callback: PeekCallback, size: int) -> Any:
-        try:
-            data = self.socket.recv(size, socket.MSG_PEEK)
-        except BlockingIOError:
-            return None
-        except OSError:
-            return CONNECTION_LOST
-        if not data:
-            return CONNECTION_DONE
-        dropped, afterwards = callback(data)
-        if dropped:
-            self.socket.recv(dropped)
-        if afterwards is not None:
-            afterwards()
-        return None
-
-    def stopPeek(self) -> None:
-        """
-        From now on the protocol gets what comes.
-        """
-        self._peeking = None
-        self.__dict__.pop("doRead", None)
 
     def _getAddressType(self) -> type[IPv4Address] | type[IPv6Address]:
         return IPv4Address if len(self.client) == 2 else IPv6Address

@@ -21,9 +21,9 @@ from twisted.python.usage import UsageError
 
 from echod._util.errors import BIND_STATUS, CONFIG_STATUS
 from echod._util.values import server_name
-from echod.check.connect import parse_target
 from echod.check.options import CheckOptions
 from echod.check.results import CheckError, CheckResult
+from echod.check.target import parse_target
 from echod.options import Options
 from tests.fuzz.target import play
 from tests.support import prefork

@@ -273,5 +273,5 @@ class RecordTests(SynchronousTestCase):
                         "tls_resumed": "no",
                     },
                 )
-                words = f", client; tls_version {version}; tls_cipher {suite}; "
+                words = f", closed by client; tls_version {version}; tls_cipher {suite}; "
                 self.assertIn(words, record["message"])

@@ -7,8 +7,10 @@ import random
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from echod.faults.base import End
+from echod.faults.delays import CHUNK_BYTES
 from echod.faults.spec import parse_fault
-from echod.faults.stages import CHUNK_BYTES, TIMEOUT_CLOSE, End, make_stage
+from echod.faults.stages import TIMEOUT_CLOSE, make_stage
 
 DATA = bytes(range(256)) * 40
 

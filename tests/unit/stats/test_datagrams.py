@@ -4,8 +4,9 @@ The figures of UDP, and their sum.
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from echod.stats.aggregate import aggregate
 from echod.stats.datagrams import DatagramStats, sum_of_names
-from echod.stats.snapshot import Snapshot, aggregate
+from echod.stats.snapshot import Snapshot
 from tests.support.snapshots import make_snapshot
 
 

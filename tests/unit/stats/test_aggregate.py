@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from echod.stats.aggregate import aggregate
 from echod.stats.snapshot import (
     CertificateInfo,
     ClientInfo,
@@ -13,7 +14,6 @@ from echod.stats.snapshot import (
     ListenerInfo,
     ListenerStats,
     Sample,
-    aggregate,
     not_ready,
 )
 from tests.support.snapshots import make_snapshot

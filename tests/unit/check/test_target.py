@@ -21,15 +21,9 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod.check.connect import (
-    ATTEMPT_DELAY,
-    NO_TIMEOUT,
-    happy_eyeballs,
-    parse_target,
-    resolve,
-    start_thread,
-)
+from echod.check.connect import ATTEMPT_DELAY, happy_eyeballs, resolve, start_thread
 from echod.check.results import CheckError, CheckResult, Outcome
+from echod.check.target import NO_TIMEOUT, parse_target
 
 V4 = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 9000))
 V6 = (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("2001:db8::1", 9000, 0, 0))
