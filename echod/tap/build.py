@@ -34,6 +34,7 @@ from echod.tap.settings import Settings
 from echod.tap.udp import worker_listener
 from echod.tls.keylog import KeyLog
 from echod.tls.reload import CertificateStore
+from echod.tls.selfsigned import from_pem, to_pem
 from echod.udp import UDPListener
 from echod.workers.master import HeldListener, MasterService, Spawner, WorkerSnapshots
 from echod.workers.spawn import (
@@ -137,7 +138,8 @@ class Base:
         )
         if settings.tls is None:
             return cls(settings, process, None, None)
-        self_made = None if worker is None else worker.key_pair()
+        pem = None if worker is None else worker.key_pair()
+        self_made = None if pem is None else from_pem(pem)
         return cls(settings, process, *settings.tls.load(reactor, self_made))
 
     def echo_factory(
@@ -275,13 +277,14 @@ def build_master(
     if options["fault"] and options["fault-seed"] is None:
         # All workers draw with the seed that the log names.
         argv.append(f"--fault-seed={settings.fault_seed}")
+    self_made = None if base.certificates is None else base.certificates.self_made
     spawner = Spawner(
         process,
         [*listeners, *udp],
         limits,
         worker_command(options.twistd or {}, argv),
         worker_environment(os.environ, sys.path),
-        None if base.certificates is None else base.certificates.self_made,
+        None if self_made is None else to_pem(self_made),
     )
     names = [str(number) for number in range(count)]
     supervisor = Supervisor(

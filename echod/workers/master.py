@@ -25,8 +25,6 @@ from echod.service import DaemonService, IAdminService, ProcessContext
 from echod.stats.collector import Collector
 from echod.stats.process import ProcessStats
 from echod.stats.snapshot import HistogramData, Snapshot
-from echod.tls.credentials import KeyPair
-from echod.tls.selfsigned import to_pem
 from echod.udp import DatagramAdmission, UDPListener
 from echod.workers.channel import Message, adopt
 from echod.workers.process import WorkerProcess
@@ -133,13 +131,13 @@ class Spawner:
         limits: Sequence[int],
         command: Sequence[str],
         environment: Mapping[str, str],
-        self_made: KeyPair | None = None,
+        self_made: bytes | None = None,
     ):
         """
         @param limits: the limit of connections of each worker.
         @param command: the program of a worker, and its arguments.
-        @param self_made: the key pair that this process has made; C{None} if the workers read
-            theirs.
+        @param self_made: the key pair that this process has made, as PEM; C{None} if the workers
+            read theirs.
         """
         self._reactor = process.reactor
         self._log = process.log
@@ -156,7 +154,7 @@ class Spawner:
         """
         if self._self_made is not None:
             memory = os.memfd_create("echod-tls-self-signed")
-            os.write(memory, to_pem(self._self_made))
+            os.write(memory, self._self_made)
             self._passed_on = [memory]
         self._memory = make_counters(len(self._limits))
         self._counters = SharedCounters(self._memory, len(self._limits))

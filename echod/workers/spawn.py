@@ -16,9 +16,6 @@ from typing import Any, Self
 
 from twisted.python.reflect import fullyQualifiedName
 
-from echod.tls.credentials import MAX_FILE_BYTES, KeyPair
-from echod.tls.selfsigned import from_pem
-
 VARIABLE = "ECHOD_WORKER"
 """The environment variable with the configuration."""
 
@@ -114,16 +111,16 @@ class WorkerConfig:
         """
         return self.channel + 1
 
-    def key_pair(self) -> KeyPair | None:
+    def key_pair(self) -> bytes | None:
         """
-        Take the key pair that the master has made out of the memory that it has passed on, and
-        close the descriptor; C{None} without one.
+        Take the key pair that the master has made, as PEM, out of the memory that it has passed
+        on, and close the descriptor; C{None} without one.
         """
         if not self.self_signed:
             return None
         with open(self.counters + 1, "rb") as memory:
             # All workers share the offset of the descriptor.
-            return from_pem(os.pread(memory.fileno(), MAX_FILE_BYTES, 0))
+            return os.pread(memory.fileno(), os.fstat(memory.fileno()).st_size, 0)
 
     def to_text(self) -> str:
         """

@@ -53,7 +53,7 @@ class WorkerConfigTests(SynchronousTestCase):
         for _ in range(2):
             inherited = os.dup(memory)
             config = WorkerConfig("1", [1, 1], [], inherited - 2, True)
-            self.assertEqual(config.key_pair().fingerprint, pair.fingerprint)
+            self.assertEqual(config.key_pair(), to_pem(pair))
             self.assertRaises(OSError, os.fstat, inherited)
 
     def test_shares(self):
