@@ -3,8 +3,9 @@ The echo over UDP: L{UDPEcho}, the protocol of one socket, and L{UDPListener}, t
 opens the socket and closes it.
 
 Invariant: each datagram that a client sends is answered once, whole, and to its sender, or is
-counted with the reason why not.  An answer is never larger than the question; and no datagram is
-answered that another server may have sent, for two servers that answer each other never stop.
+counted with the reason why not.  An answer is never larger than the question.  Two servers that
+answer each other never stop, so what comes from a system port, or from a port with the number of
+echod's own, is not answered; between others, the rate of each client is the limit.
 """
 
 import errno

@@ -6,6 +6,7 @@ that wait in the accept queue.
 """
 
 import select
+from functools import partial
 from typing import Any, Protocol
 
 from twisted.application.service import Service
@@ -195,8 +196,11 @@ class ListenerService(Service):
         self.bare = getattr(port, "factory", None) is self._factory
         self._factory.listening(self.bare)
         use_eager_transport(port)
-        for name, error in set_socket_options(listening, self._write_timeout):
+        set_options = partial(set_socket_options, write_timeout=self._write_timeout)
+        for name, error in set_options(listening):
             log_refused_option(self.option, name, error)
+        # For the clients that had connected before.
+        port.setOptions = set_options  # type: ignore[attr-defined]  # of our ports
         if self.balancer is not None:
             balance_accepts(port, self.balancer)
         log_listening(self.option, self.address(), self.balancer is None)

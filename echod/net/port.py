@@ -8,6 +8,7 @@ on, and it logs one line a second at most.
 import errno
 import os
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -62,6 +63,8 @@ class _EagerAccepting(_Port):
     transport: Any
     _acceptingPaused = False
     _mayLackOptions = False
+    # Sets on a connection what it inherits otherwise; the listener knows more options than this.
+    setOptions: Callable[[Any], object] = staticmethod(keep_urgent)
     _shed = 0
     _singles = 0
     _shedLogged = float("-inf")
@@ -161,7 +164,7 @@ class _EagerAccepting(_Port):
                 return
             if self._mayLackOptions:
                 # The client may have connected before the listening socket had the option.
-                keep_urgent(sock)
+                self.setOptions(sock)
             number = self.sessionno
             self.sessionno = number + 1
             transport = self.transport(sock, protocol, peer, self, number, self.reactor)

@@ -97,7 +97,7 @@ class EagerReactor(EPollReactor):
                     self._newTimedCalls or self.threadCallQueue or self._justStopped
                 ):
                     if timers := self._pendingTimedCalls:
-                        timeout = timers[0].time - time.monotonic()
+                        timeout = timers[0].time - self.seconds()
                         if not 0 < timeout < LONGEST_POLL:
                             break
                     else:

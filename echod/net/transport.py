@@ -257,9 +257,13 @@ class EagerTransport(RelayMixin, PeekMixin, tcp.Server):
             # They refer to this object, and would keep it until a garbage collection.
             self.__dict__.pop("write", None)
             self.__dict__.pop("doRead", None)
-        if self.producer is not None:
-            self.producer.stopProducing()
-            self.producer = None
+        producer, self.producer = self.producer, None
+        if producer is not None:
+            try:
+                producer.stopProducing()
+            except BaseException:
+                # The descriptor is still registered, and must not stay so.
+                log.failure("while ending a producer", event="unhandled-error")
         if forget := getattr(self.reactor, "forget", None):
             forget(self.fileno())
         else:

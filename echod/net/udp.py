@@ -45,6 +45,8 @@ MAX_DESTINATIONS = 1024
 
 # Python's socket module has them since 3.12 or not at all.
 _IP_PKTINFO = 8
+_IP_RECVERR = 11
+_IPV6_RECVERR = 25
 _SO_MEMINFO = 55
 
 _ANCILLARY_BYTES = 256
@@ -106,11 +108,14 @@ def set_datagram_options(bound: socket.socket) -> list[tuple[str, OSError]]:
         (socket.SOL_SOCKET, socket.SO_BROADCAST, "SO_BROADCAST", 0),
     ]
     if sys.platform == "linux":
+        # A queue of errors, as an inherited socket may have, would end the port.
+        options.append((socket.IPPROTO_IP, _IP_RECVERR, "IP_RECVERR", 0))
         # On a dual-stack socket both, for in6_pktinfo does not tell an IPv4 broadcast.
         options.append((socket.IPPROTO_IP, _IP_PKTINFO, "IP_PKTINFO", 1))
         if bound.family == socket.AF_INET6:
             v6 = socket.IPPROTO_IPV6
             options.append((v6, socket.IPV6_RECVPKTINFO, "IPV6_RECVPKTINFO", 1))
+            options.append((v6, _IPV6_RECVERR, "IPV6_RECVERR", 0))
     refused = []
     for level, option, name, value in options:
         try:

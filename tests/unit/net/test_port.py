@@ -7,6 +7,7 @@ import errno
 import os
 import resource
 import socket
+from functools import partial
 
 from twisted.internet import tcp, unix
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -16,6 +17,7 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
+from echod._util.sockets import set_socket_options
 from echod.net.balance import YIELD_DELAY
 from echod.net.port import ACCEPT_RETRY_DELAY, MAX_ACCEPTS, MAX_SINGLES, EagerPort
 from echod.net.transport import EagerTransport
@@ -385,6 +387,32 @@ class AcceptTests(PortTestCase):
             kept.append(transport.socket.getsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE))
             port.doRead()
         self.assertEqual(kept, [1, 0])
+
+    def test_options_of_early_clients(self):
+        """
+        A client that has connected before the listening socket had its options gets them itself.
+        """
+        listening = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(listening.close)
+        listening.setblocking(False)
+        client = socket.create_connection(listening.getsockname(), timeout=20)
+        self.addCleanup(client.close)
+        port = self.listen(
+            EagerPort._fromListeningDescriptor(
+                self.reactor, listening.fileno(), socket.AF_INET, self.factory
+            )
+        )
+        port.setOptions = partial(set_socket_options, write_timeout=30.0)
+        self.reactor.until(self.factory.protocols.__len__)
+        sock = self.factory.protocols.pop().transport.socket
+        self.addCleanup(sock.close)
+        for level, option in (
+            (socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+            (socket.SOL_SOCKET, socket.SO_OOBINLINE),
+            (socket.IPPROTO_TCP, socket.TCP_NODELAY),
+            (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT),
+        ):
+            self.assertTrue(sock.getsockopt(level, option), option)
 
     def test_on_demand(self):
         """

@@ -408,6 +408,20 @@ class DispatchTests(ReactorTestCase):
         self.until(lambda: protocol.lost)
         self.assertEqual((protocol.data, made), (b"hello", ["register", "unregister"]))
 
+    def test_producer_that_fails(self):
+        """
+        A producer that raises when it is stopped is logged, and the connection ends all the same.
+        """
+        protocol = Recorder()
+        transport, peer = self.connect(protocol)
+        transport.registerProducer(object(), True)
+        sock = transport.socket
+        peer.close()
+        self.until(lambda: protocol.lost)
+        self.assertEqual(sock.fileno(), -1)
+        self.assertNotIn(transport, self.reactor.getReaders())
+        self.assertEqual(len(self.flushLoggedErrors(AttributeError)), 1)
+
     def test_end(self):
         """
         An end of input that a read finds reaches the protocol, half or whole.

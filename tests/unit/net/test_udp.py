@@ -2,6 +2,7 @@
 UDP ports: what they take in one turn, and from which address they answer.
 """
 
+import contextlib
 import errno
 import os
 import select
@@ -363,6 +364,24 @@ class SocketTests(SynchronousTestCase):
             self.assertTrue(bound.getsockopt(socket.IPPROTO_IP, 8))
             self.assertFalse(bound.getsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST))
 
+    def test_queue_of_errors(self):
+        """
+        An inherited socket may queue errors, such as that a client is gone; then the port goes on.
+        """
+        bound = self.bind("127.0.0.1")
+        bound.setsockopt(socket.IPPROTO_IP, 11, 1)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.bind(("127.0.0.1", 0))
+            gone = client.getsockname()
+        bound.sendto(b"answer", gone)
+        waiting = select.poll()
+        waiting.register(bound, 0)
+        self.assertTrue(waiting.poll(60_000))
+        udp.set_datagram_options(bound)
+        with contextlib.suppress(ConnectionRefusedError):
+            bound.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK)
+        self.assertEqual(waiting.poll(0), [])
+
     def test_refused_options(self):
         """
         Options that the kernel refuses are returned.
@@ -370,7 +389,10 @@ class SocketTests(SynchronousTestCase):
         refused = udp.set_datagram_options(RefusingSocket())
         self.assertEqual(
             [name for name, _ in refused],
-            ["SO_RCVBUF", "SO_BROADCAST", "IP_PKTINFO", "IPV6_RECVPKTINFO"],
+            [
+                *("SO_RCVBUF", "SO_BROADCAST", "IP_RECVERR", "IP_PKTINFO"),
+                *("IPV6_RECVPKTINFO", "IPV6_RECVERR"),
+            ],
         )
         self.patch(udp.sys, "platform", "freebsd13")
         self.assertEqual(len(udp.set_datagram_options(RefusingSocket())), 2)
