@@ -19,6 +19,7 @@ from tests.fuzz.target import play
 from tests.support.certificates import make_certificate
 from tests.support.clients import VERSIONS
 from tests.support.daemons import PATIENCE_SECONDS, Daemon, wait_until
+from tests.support.phrases import PHRASE, PHRASES
 from tests.support.proxyheaders import v1, v2
 from tests.support.workers import WorkersDaemon
 
@@ -38,7 +39,9 @@ DAEMONS: dict[str, tuple[str, ...]] = {
 
 LISTENERS = ("--port", "--listen", "--tls-port", "--tls-listen")
 
-_RECORD = re.compile(r"connection \d+ of (\S+) to \S+: (\d+) bytes echoed in [\d.]+ s, ([\w-]+)")
+_RECORD = re.compile(
+    rf"connection \d+ of (\S+) to \S+: (\d+) bytes echoed in [\d.]+ s, ({PHRASE})"
+)
 
 
 _sizes = st.one_of(
@@ -157,7 +160,7 @@ class Clients:
         Each connection that its client ended as it should has a record that says so.
         """
         expected = Counter(
-            (client.peer, str(client.sent), "client")
+            (client.peer, str(client.sent), PHRASES["client"])
             for client in over
             if client.peer and client.sent and not (client.left or client.talked)
         )
