@@ -77,8 +77,9 @@ def _content() -> Iterator[Markup]:
     yield tag("header", tag("h1", "Reasons"), tag("nav", tag("a", "status page", href="./")))
     yield tag(
         "p",
-        "Each connection ends, or is refused, for one reason. Log, metrics and status page use the "
-        "same word. A limit has the name of its option.",
+        "Each connection ends, or is refused, for one reason. The metrics, the status page and a "
+        "log in JSON use the same word; an access record in text has a phrase. A limit has the "
+        "name of its option.",
     )
     yield tag(
         "div",

@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import echod
 from echod.connections.connection import REFUSED, Reason
+from echod.connections.timeouts import Timeouts
 from echod.options import Options
 
 ROOT = Path(echod.__file__).resolve().parents[1]
@@ -135,7 +136,7 @@ class ReadmeTests(SynchronousTestCase):
             for entry in os.scandir(ROOT / "echod")
             if entry.name.endswith(".py") or (Path(entry.path) / "__init__.py").exists()
         }
-        self.assertEqual(told, there - {"__init__", "__main__"})
+        self.assertEqual(told, there - {"__init__"})
 
 
 class DeployTests(SynchronousTestCase):
@@ -154,6 +155,18 @@ class DeployTests(SynchronousTestCase):
             self.assertEqual(
                 sorted(re.findall(r"^\| `([\w-]+)`", table, re.MULTILINE)), sorted(reasons)
             )
+
+    def test_phrases(self):
+        """
+        The table of ends has what an access record in text says for each reason.
+        """
+        endings = Timeouts(idle=300, lifetime=3600, write=30).endings()
+        told = {
+            row[0].strip("`"): row[2].strip("`")
+            for row in rows(section(DEPLOY, "Reasons"), "reason")
+            if len(row) == 3
+        }
+        self.assertEqual(told, {each.value: endings[each].text for each in set(Reason) - REFUSED})
 
     def test_signals(self):
         """

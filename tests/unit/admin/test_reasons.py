@@ -32,7 +32,7 @@ class ReasonsTests(SynchronousTestCase):
         The texts are those of the operators' page.
         """
         part = README.read_text().partition("## Reasons")[2].partition("## Limits")[0]
-        rows = re.findall(r"^\| `([a-z-]+)` \| (.*) \|$", part, re.MULTILINE)
+        rows = re.findall(r"^\| `([a-z-]+)` \| ([^|]*) \|", part, re.MULTILINE)
         plain = {reason: re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", text) for reason, text in rows}
         self.assertEqual(plain, ENDED | REFUSED)
 
