@@ -46,6 +46,7 @@ PHRASES = {
     Reason.RESET: "reset by client",
     Reason.DRAIN: "closed because echod stops",
     Reason.ABORTED: "aborted because echod stops",
+    Reason.FAULT: "ended by a fault",
     Reason.ERROR: "failed",
 }
 """What people read at the end of an access record; what a timeout says has its time, too."""

@@ -128,7 +128,7 @@ class FaultTests(SynchronousTestCase):
             self.assertIn(f"fault {fault}\n", log)
             self.assertIn(f": misbehaves on purpose: {' '.join(chain)}; seed ", log)
         for fault in ("limit", "reset", "refuse"):
-            self.assertRegex(log, f" s, fault; fault {fault}\n")
+            self.assertRegex(log, f" s, ended by a fault; fault {fault}\n")
 
     def test_tls(self) -> None:
         """

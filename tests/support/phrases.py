@@ -10,11 +10,12 @@ PHRASES = {
     "write-timeout": "read nothing for ",
     "drain": "closed because echod stops",
     "aborted": "aborted because echod stops",
+    "fault": "ended by a fault",
     "error": "failed",
 }
 """The beginning of the phrase for each reason; what a timeout says goes on with its time."""
 
-PHRASE = r"(?:closed|reset|idle|open|read|aborted|failed)[\w. ]*"
+PHRASE = r"(?:closed|reset|idle|open|read|aborted|ended|failed)[\w. ]*"
 """A phrase, as a regular expression."""
 
 
