@@ -44,7 +44,6 @@ from tests.support.wrong_servers import (
 STATUS = {outcome.word: outcome.status for outcome in Outcome}
 AT_A_TIME = 6
 SHORT = ("--timeout", "5s")
-LONG = ("--timeout", "60s")
 START_SECONDS = 0.4
 
 
@@ -135,13 +134,10 @@ class WrongTestCase(SynchronousTestCase):
         Ask about one server.
         """
         with WrongServer(serve, context) as server:
-            # What does not wait for the timeout must not be decided by it.
-            timeout = SHORT if outcome == "timed out" else LONG
-            found = self.found(f"localhost:{server.port}", *options, timeout=timeout)
-            return found, outcome, detail
+            return self.found(f"localhost:{server.port}", *options), outcome, detail
 
-    def found(self, *arguments: str, timeout: Sequence[str] = SHORT) -> str:
-        status, answer = ask(*timeout, *arguments)
+    def found(self, *arguments: str) -> str:
+        status, answer = ask(*SHORT, *arguments)
         self.assertEqual(answer["status"], status)
         return f"{status} {answer['outcome']}: {answer['detail']}"
 

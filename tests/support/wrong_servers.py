@@ -117,6 +117,16 @@ def changed(change: Callable[[bytes], bytes]) -> Serve:
     return serve
 
 
+def swapped(data: bytes) -> bytes:
+    """
+    The two bytes in the middle swapped; if they are equal, one of them is changed first.
+    """
+    one, two = data[HALF : HALF + 2]
+    if one == two:
+        two ^= 255
+    return data[:HALF] + bytes((two, one)) + data[HALF + 2 :]
+
+
 def flipped(at: int) -> Serve:
     """
     It changes one bit.
@@ -238,7 +248,7 @@ PLAIN: dict[str, tuple[Serve, str, str]] = {
     "drops everything": (changed(lambda b: b""), "lost", "0 of 64 bytes came back"),
     "truncates at the end": (truncates, "lost", "54 of 64 bytes came back"),
     "swaps two": (
-        changed(lambda b: b[:HALF] + bytes((b[HALF + 1] ^ 255, b[HALF] ^ 255)) + b[HALF + 2 :]),
+        changed(swapped),
         "corrupted",
         r"offset 3[23] of 64: sent 0x[0-9a-f]{2}, got 0x[0-9a-f]{2}",
     ),

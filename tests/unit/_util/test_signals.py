@@ -13,6 +13,7 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from echod._util.signals import OTHER_SIGNALS, STOP_SIGNALS, Signals, log_ignored, restore_interrupt
+from tests.support.descriptors import open_descriptors
 
 
 @implementer(IReactorFromThreads)
@@ -238,7 +239,7 @@ class SignalsTests(SynchronousTestCase):
         """
         A stop signal to the process that waits for the daemon's start stops the daemon, once.
         """
-        before = len(os.listdir("/proc/self/fd"))
+        before = open_descriptors()
         self.signals.take_over(forks=True)
         self.assertIsNone(self.signals.stop_signal)
         self.launcher(signal.SIGINT, signal.SIGTERM)
@@ -248,13 +249,13 @@ class SignalsTests(SynchronousTestCase):
         self.assertEqual(self.reactor.calls, [("sigInt", signal.SIGINT)])
         self.reactor.read()
         self.assertEqual(self.reactor.calls, [("sigInt", signal.SIGINT)])
-        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
+        self.assertEqual(open_descriptors(), before)
 
     def test_fork_late(self):
         """
         It does so, too, when the daemon runs already, until that process has ended.
         """
-        before = len(os.listdir("/proc/self/fd"))
+        before = open_descriptors()
         self.signals.take_over(forks=True)
         receiver, sender = os.pipe()
         child = os.fork()
@@ -273,7 +274,7 @@ class SignalsTests(SynchronousTestCase):
         self.reactor.read()
         self.assertEqual(self.reactor.calls, [("sigTerm", signal.SIGTERM)])
         self.reactor.read()
-        self.assertEqual((self.reactor.readers, len(os.listdir("/proc/self/fd"))), ([], before))
+        self.assertEqual((self.reactor.readers, open_descriptors()), ([], before))
 
     def test_fork_both_signalled(self):
         """

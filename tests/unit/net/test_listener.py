@@ -29,6 +29,7 @@ from echod.net.transport import EagerTransport
 from echod.protocol import EchoFactory
 from echod.proxyprotocol.protocol import ProxyPolicy
 from echod.systemd import InheritedSocket
+from tests.support.descriptors import open_descriptors
 from tests.support.fakes import AcceptingPort, FakePort, PortReactor
 
 
@@ -487,11 +488,11 @@ class DescriptorTests(SynchronousTestCase):
         """
         clock = PortReactor()
         gc.collect()
-        before = len(os.listdir("/proc/self/fd"))
+        before = open_descriptors()
         service = ListenerService(
             "--port 0", TCPEndpoint(clock, 0, "127.0.0.1", 7), make_factory(clock), clock, 0.0
         )
         service.startService()
-        self.assertEqual(len(os.listdir("/proc/self/fd")), before + 1)
+        self.assertEqual(open_descriptors(), before + 1)
         clock.close()
-        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
+        self.assertEqual(open_descriptors(), before)

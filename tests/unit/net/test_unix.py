@@ -11,6 +11,7 @@ from twisted.trial.unittest import SkipTest
 from zope.interface import implementer
 
 from echod.net.unix import EagerUNIXTransport
+from tests.support.descriptors import open_descriptors
 from tests.support.pairs import PairTestCase, Recorder, drained
 
 
@@ -113,12 +114,12 @@ class DescriptorTests(PairTestCase):
         """
         protocol = Recorder()
         _, peer = self.connect(protocol, EagerUNIXTransport, client=b"")
-        before = os.listdir("/proc/self/fd")
+        before = open_descriptors()
         socket.send_fds(peer, [b"hello"], [self.pipe(b"text")])
-        open_now = len(before) + 1
+        open_now = before + 1
         self.reactor.turn()
         self.assertEqual(protocol.received, [b"hello"])
-        self.assertEqual(len(os.listdir("/proc/self/fd")), open_now)
+        self.assertEqual(open_descriptors(), open_now)
 
     def test_broken_while_queued(self):
         """

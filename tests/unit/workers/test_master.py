@@ -21,6 +21,7 @@ from echod.tls.selfsigned import from_pem
 from echod.workers.master import RELOAD_TIMEOUT, HeldListener, MasterService, WorkerSnapshots
 from echod.workers.spawn import VARIABLE, WorkerConfig
 from tests.support.certificates import make_certificate
+from tests.support.descriptors import open_descriptors
 from tests.support.fakeprocesses import ProcessReactor
 from tests.support.servicemanager import ServiceManager
 from tests.support.services import ServiceTestCase
@@ -151,7 +152,7 @@ class BindTests(MasterTestCase):
         The master keeps no descriptor of a worker open.
         """
         self.start()
-        before = os.listdir("/proc/self/fd")
+        before = open_descriptors()
         self.reactor.processes[0].end(signal=9)
         self.reactor.advance(0)
         self.assertEqual(len(self.reactor.processes), 3)
@@ -159,7 +160,7 @@ class BindTests(MasterTestCase):
         self.reactor.processes[1].end(signal=9)
         with capturedLogs():
             self.reactor.advance(0)
-        self.assertEqual(len(os.listdir("/proc/self/fd")), len(before))
+        self.assertEqual(open_descriptors(), before)
 
     def test_inherited_sockets(self):
         """
