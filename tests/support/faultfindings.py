@@ -55,4 +55,8 @@ def finding(fault: str, timeout: str, tls: bool) -> str:
     The finding in words: how the cases ended that did not pass, or C{ok}.
     """
     outcomes = {outcome for _, outcome in find(fault, timeout, tls)}
+    if "reset" in outcomes:
+        # While the kernel works on a reset, poll(2) can see the hang-up before it sees the error,
+        # and Twisted takes that for a clean end: in some cases, not in all.
+        outcomes.discard("closed early")
     return ", ".join(sorted(outcomes - {"ok"})) or "ok"
