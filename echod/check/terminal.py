@@ -93,10 +93,10 @@ class LatencyPlot:
         number = max(*self._buckets, *self._lost, 0) + 1
         rows = ["latency over time, from minimum to maximum; x: lost"]
         for row in range(PLOT_ROWS, 0, -1):
-            floor, ceiling = top * (row - 1) / PLOT_ROWS, top * row / PLOT_ROWS
-            label = duration(ceiling) if row in (PLOT_ROWS, PLOT_ROWS // 2) else ""
+            lower, upper = top * (row - 1) / PLOT_ROWS, top * row / PLOT_ROWS
+            label = duration(upper) if row in (PLOT_ROWS, PLOT_ROWS // 2) else ""
             bars = "".join(
-                "|" if low <= ceiling and high > floor else " "
+                "|" if low <= upper and high > lower else " "
                 for low, high in (self._buckets.get(each, (top + 1, 0)) for each in range(number))
             )
             rows.append(f"{label:>10} |{bars}".rstrip())

@@ -150,7 +150,7 @@ class Splicer:
             try:
                 sent = self._move(pipe.reader, descriptor, received)
             except OSError:
-                # Whoever sends the rest meets the same error.
+                # The transport meets the same error when it sends the rest.
                 sent = 0
             if sent < received:
                 rest = pipe.read(received - sent)

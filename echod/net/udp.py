@@ -51,7 +51,7 @@ _SO_MEMINFO = 55
 
 _ANCILLARY_BYTES = 256
 """
-Room for an C{in_pktinfo} and an C{in6_pktinfo}, and for what else an inherited socket is set to
+Bytes for an C{in_pktinfo} and an C{in6_pktinfo}, and for what else an inherited socket is set to
 tell, such as a timestamp.  For IPv4, a dual-stack socket tells both, in an order that depends on
 the kernel; C{in_pktinfo} says more.
 """

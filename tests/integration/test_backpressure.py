@@ -71,7 +71,7 @@ class NeverReadTests(SynchronousTestCase):
             ping_pong(other, lambda done: done < 200)
             before = daemon.rss()
             address = daemon.address()
-            # Small buffers in the clients leave it to the daemon to hold what is owed.
+            # Small buffers in the clients leave it to the daemon to hold the rest of the echo.
             clients = [
                 StreamClient(connect(address, 64 * KIB), 1000 * number, reads=False)
                 for number in range(self.clients)

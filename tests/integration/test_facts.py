@@ -46,7 +46,7 @@ RUNS = 3
 DATA = random.Random(862).randbytes(8 * MIB)
 
 Outcome = tuple[int, int]
-"""How many came back, and how many were owed: bytes, or clients."""
+"""How many came back, and how many should have: bytes, or clients."""
 
 
 class Echod(Daemon):
@@ -92,9 +92,9 @@ class FactTestCase(SynchronousTestCase):
             with stock() as server:
                 for _ in range(1 if ends else TRIES):
                     tries += 1
-                    came, owed = client(server)
-                    if came < owed:
-                        lost.append((came, owed))
+                    came, expected = client(server)
+                    if came < expected:
+                        lost.append((came, expected))
                         break
         if not lost:
             self.fail(f"not shown: in {tries} tries, stock Twisted lost nothing by {trap}")
@@ -122,7 +122,7 @@ def came_back(back: bytes, sent: bytes) -> Outcome:
 def send_and_close(server: Server, size: int) -> Outcome:
     """
     Send, close the sending side, and read to the end, with a small buffer, so that much is
-    owed when the end comes.
+    still to be sent when the end comes.
     """
     client = StreamClient(connect(server.address(), 64 * KIB), limit=size)
     with Clients([client]) as group:
@@ -248,7 +248,7 @@ def talk_past_the_end(
     server: Server, client: socket.socket, more: Callable[[], bytes], number: signal.Signals
 ) -> bytes:
     """
-    Have the server close politely while it still owes what the client does not read yet;
+    Have the server close politely while it still has data that the client has not read;
     then send more, and only then read.
 
     @return: what came.
@@ -304,9 +304,9 @@ class PoliteEndFacts(FactTestCase):
                     back = talk_past_the_end(
                         daemon, sock, lambda c=client: c.record(b"more"), signal.SIGTERM
                     )
-                got, owed = came_back(client.decrypt(back), self.data)
-                show(f"{version}, peer still sends at the polite end: {got} of {owed}")
-                self.assertEqual(got, owed)
+                got, expected = came_back(client.decrypt(back), self.data)
+                show(f"{version}, peer still sends at the polite end: {got} of {expected}")
+                self.assertEqual(got, expected)
                 self.assertIsInstance(client.end, SSL.ZeroReturnError)
 
 
@@ -331,7 +331,7 @@ class StopFacts(FactTestCase):
                 client.settimeout(60)
                 return came_back(receive_rest(client), DATA[:sent])
 
-        self.fact("reactor.stop() with data owed", client, lambda: Stock("echo"), Echod, ends=True)
+        self.fact("reactor.stop() with data", client, lambda: Stock("echo"), Echod, ends=True)
 
     def test_accept_queue(self) -> None:
         """

@@ -180,7 +180,7 @@ class SittersTests(SynchronousTestCase):
         self.assertGreaterEqual(reasons["max-lifetime"], self.each)
 
 
-def owe(client: socket.socket, data: bytes) -> None:
+def send_unread(client: socket.socket, data: bytes) -> None:
     """
     Send, and take nothing for now.
     """
@@ -202,7 +202,7 @@ class PoliteTests(SynchronousTestCase):
 
     def rest(self, client: socket.socket) -> bytes:
         """
-        What the client is still owed, to an end that must be orderly.
+        The rest of the client's echo, to an end that must be orderly.
         """
         data = bytearray()
         while piece := client.recv(65536):
@@ -211,19 +211,19 @@ class PoliteTests(SynchronousTestCase):
 
     def test_idle(self) -> None:
         """
-        A client that neither sends nor takes anything for a while is sent what it is owed,
+        A client that neither sends nor reads anything for a while gets the rest of its echo,
         and then the end of file; over TLS, a close_notify before it.
         """
         with tls_daemon("--port", "0", "--idle-timeout", "2s") as daemon:
             plain = daemon.connect("--port", self.small)
             self.addCleanup(plain.close)
-            owe(plain, self.data)
+            send_unread(plain, self.data)
             secure = {}
             for version in VERSIONS:
                 sock = daemon.connect("--tls-port", self.small)
                 self.addCleanup(sock.close)
                 secure[version] = WireClient(sock, context(version)).handshake()
-                owe(sock, secure[version].record(self.data))
+                send_unread(sock, secure[version].record(self.data))
             # All has been sent that can be, and the end of file waits behind it; it may
             # wait for as long as a client may take nothing, which is 30 s.
             wait_until(lambda: server_side(plain)[0] == FIN_WAIT_1, "the polite end")
@@ -242,7 +242,7 @@ class PoliteTests(SynchronousTestCase):
 
     def test_idle_is_not_slow(self) -> None:
         """
-        A client that takes what it is owed little by little, or sends a byte now and then,
+        A client that reads its echo little by little, or sends a byte now and then,
         is not idle.
         """
         with Daemon(*LOOPBACK, "--idle-timeout", "3s") as daemon:
@@ -250,7 +250,7 @@ class PoliteTests(SynchronousTestCase):
             sender = daemon.connect()
             self.addCleanup(taker.close)
             self.addCleanup(sender.close)
-            owe(taker, self.data)
+            send_unread(taker, self.data)
             back = b""
             start = time.monotonic()
             for turn in range(15):
@@ -289,17 +289,17 @@ class PoliteTests(SynchronousTestCase):
 
     def test_takes_nothing(self) -> None:
         """
-        Who takes nothing of what it is owed is aborted, when its write timeout is over; who
+        A client that reads nothing of its echo is aborted after its write timeout; one that
         does not close its own side, soon after the end of file.
         """
         limits = ("--max-lifetime", "3s", "--idle-timeout", "3s", "--write-timeout", "2s")
         with tls_daemon("--port", "0", *limits) as daemon:
             stuck = StreamClient(daemon.connect("--port", self.small), reads=False)
-            owed, stays = daemon.connect("--port", self.small), daemon.connect("--port")
+            unread, stays = daemon.connect("--port", self.small), daemon.connect("--port")
             tls = WireClient(daemon.connect("--tls-port"), context("TLS 1.3")).handshake()
-            for client in (owed, stays, tls.socket):
+            for client in (unread, stays, tls.socket):
                 self.addCleanup(client.close)
-            owe(owed, self.data)
+            send_unread(unread, self.data)
             # That one sends as long as anybody takes it.
             with Clients([stuck]) as group:
                 group.run(lambda: len(daemon.records()) == 4, "all to be gone")
@@ -340,8 +340,8 @@ class OwedTests(SynchronousTestCase):
             for client in (*stalled, tls.socket, taker):
                 self.addCleanup(client.close)
             for client in (*stalled, taker):
-                owe(client, bytes(self.kernel))
-            owe(tls.socket, tls.record(bytes(self.kernel)))
+                send_unread(client, bytes(self.kernel))
+            send_unread(tls.socket, tls.record(bytes(self.kernel)))
             taken, due = 0, time.monotonic()
 
             def all_ended() -> bool:

@@ -62,7 +62,7 @@ class PromisesTests(SynchronousTestCase):
 
     def drains(self, daemon: Daemon) -> bool:
         """
-        Tell the daemon to stop while one client is owed much and others are quiet.
+        Tell the daemon to stop while one client has much of its echo to come and others are quiet.
 
         @return: whether that one got it all.
         """

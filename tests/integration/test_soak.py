@@ -235,7 +235,7 @@ class SoakTests(SynchronousTestCase):
 
     def test_loses(self) -> None:
         """
-        An echo that loses what it owes at a half-close is found out.
+        An echo that loses the rest at a half-close is found out.
         """
         with Stock("echo") as server:
             host, _, port = server.address().rpartition(":")

@@ -73,7 +73,7 @@ class UnderLoadTests(SynchronousTestCase):
 
     def stream_client(self, address: str, turn: int) -> StreamClient:
         """
-        A client with small buffers: how much it is owed when it half-closes shall not
+        A client with small buffers: how much of its echo is to come at its half-close shall not
         depend on how fast the machine happens to be.
         """
         client = connect(address, self.buffer)
@@ -135,13 +135,13 @@ class UnderLoadTests(SynchronousTestCase):
         """
         with ThreadPoolExecutor(self.at_a_time) as pool:
             outcomes = list(pool.map(self.stop, range(self.stops)))
-        whole, owed = sum(whole for whole, _ in outcomes), self.stops * self.clients // 2
+        whole, expected = sum(whole for whole, _ in outcomes), self.stops * self.clients // 2
         longest = max(took for _, took in outcomes)
         show(
             f"{self.stops} stops under load, {self.clients} clients each: only prefixes came "
-            f"back, {whole} of {owed} that half-closed got all, longest exit {longest:.2f} s"
+            f"back, {whole} of {expected} that half-closed got all, longest exit {longest:.2f} s"
         )
-        self.assertEqual(whole, owed)
+        self.assertEqual(whole, expected)
 
 
 class StopTests(SynchronousTestCase):

@@ -415,7 +415,7 @@ def signal_all(master: WorkersDaemon, number: signal.Signals) -> None:
 
 def stuck(master: WorkersDaemon) -> socket.socket:
     """
-    A client that has been accepted, is owed more than it can be sent, and does not read.
+    An accepted client that does not read, and whose echo is more than the kernel takes.
     """
     client = master.connect(receive_buffer=4096)
     if echo(client, b"hello") != b"hello":
