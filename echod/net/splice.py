@@ -11,7 +11,6 @@ import fcntl
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.main import CONNECTION_LOST
@@ -63,10 +62,11 @@ Moves bytes from one descriptor to another, at most as many as the third argumen
 returns how many.
 """
 
-SPLICE: SpliceCall | None = (
-    partial(os.splice, flags=os.SPLICE_F_NONBLOCK) if hasattr(os, "splice") else None
-)
-"""The system call; C{None} where there is none."""
+SPLICE: SpliceCall | None = getattr(os, "splice", None)
+"""
+The system call; C{None} where there is none.  It takes no flags: neither the sockets nor the pipe
+block.
+"""
 
 
 class Pipe:
@@ -142,15 +142,21 @@ class Splicer:
         pipe = self._pipe or self._open()
         if pipe is None:
             return 0, b""
+        splice = self._splice
+        rest = b""
         # It is put back when it is empty.
         self._pipe = None
-        rest = b""
-        received = self._move(descriptor, pipe.writer, MAX_SPLICE)
+        try:
+            received = splice(descriptor, pipe.writer, MAX_SPLICE)
+        except OSError as error:
+            received = self._failed(error)
         if received:
             try:
-                sent = self._move(pipe.reader, descriptor, received)
-            except OSError:
+                sent = splice(pipe.reader, descriptor, received)
+            except OSError as error:
                 # The transport meets the same error when it sends the rest.
+                with suppress(OSError):
+                    self._failed(error)
                 sent = 0
             if sent < received:
                 rest = pipe.read(received - sent)
@@ -158,16 +164,18 @@ class Splicer:
             self._pipe = pipe
         return received, rest
 
-    def _move(self, source: int, target: int, size: int) -> int:
-        try:
-            return self._splice(source, target, size)
-        except BlockingIOError:
-            return 0
-        except OSError as error:
-            if error.errno not in UNSUPPORTED:
-                raise
+    def _failed(self, error: OSError) -> int:
+        """
+        Nothing was moved.
+
+        @return: that many bytes, 0.
+        @raise OSError: if the connection is broken.
+        """
+        if error.errno in UNSUPPORTED:
             self.usable = False
-            return 0
+        elif not isinstance(error, BlockingIOError):
+            raise error
+        return 0
 
     def _open(self) -> Pipe | None:
         if not self.usable:
