@@ -67,6 +67,12 @@ def check_old_pidfile(twistd: Mapping[str, Any] | None) -> None:
     if not path:
         return
     try:
+        # twistd asks for it after makeService.
+        os.path.abspath(path)
+    except OSError:
+        reason = "there is no current directory; give an absolute path, or --pidfile="
+        raise _error("pidfile", path, reason) from None
+    try:
         with open(path, "rb") as file:
             content = file.read(MAX_PIDFILE_BYTES).strip()
     except FileNotFoundError:

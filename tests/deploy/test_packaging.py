@@ -212,7 +212,7 @@ class PackagingTests(SynchronousTestCase):
         twistd lists the plugin and runs it, and it is the one of the copied checkout.
         """
         listed = environment.twistd("--help")
-        self.assertRegex(listed.stdout, r"(?m)^ +echod +A TCP echo daemon")
+        self.assertRegex(listed.stdout, r"(?m)^ +echod +A TCP and UDP echo daemon")
         shown = environment.twistd("echod", "--version")
         self.assertEqual(f"echod {VERSION}\n", shown.stdout)
         self.assertEqual("", shown.stderr + listed.stderr)
@@ -303,7 +303,7 @@ class PackagingTests(SynchronousTestCase):
             path.chmod(path.stat().st_mode & 0o7555)
             self.addCleanup(path.chmod, path.stat().st_mode | 0o200)
         for arguments, expected in (
-            (("--help",), r"(?m)^ +echod +A TCP echo daemon"),
+            (("--help",), r"(?m)^ +echod +A TCP and UDP echo daemon"),
             (("echod", "--version"), rf"\Aechod {VERSION}\n\Z"),
         ):
             done = environment.twistd(*arguments, before=unprivileged_command())

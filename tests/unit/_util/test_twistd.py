@@ -2,6 +2,7 @@
 Where twistd would have the daemon live.
 """
 
+import errno
 import os
 import pwd
 
@@ -172,6 +173,23 @@ class OldPidfileTests(SynchronousTestCase):
         self.assertEqual(
             error.code,
             f"twistd: --pidfile '{folder}': Is a directory; give a file that can be read",
+        )
+
+    def test_no_current_directory(self):
+        """
+        A relative name where the current directory has been removed is one line.
+        """
+
+        def getcwd():
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+        self.patch(os, "getcwd", getcwd)
+        self.assertIsNone(check_old_pidfile({"pidfile": ""}))
+        error = self.assertRaises(SystemExit, check_old_pidfile, {"pidfile": "twistd.pid"})
+        self.assertEqual(
+            error.code,
+            "twistd: --pidfile 'twistd.pid': there is no current directory; "
+            "give an absolute path, or --pidfile=",
         )
 
 
