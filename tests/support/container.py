@@ -8,10 +8,12 @@ error.
 """
 
 import atexit
+import fcntl
 import fnmatch
 import functools
 import json
 import os
+import pickle
 import re
 import shlex
 import shutil
@@ -21,8 +23,8 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from unittest import SkipTest
 
@@ -386,11 +388,52 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"
 
 
+def _shared_folder(folder: Path) -> None:
+    """
+    Make a folder that several processes use.  The last of them that ends removes it.
+    """
+    while True:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.lstat().st_uid != os.getuid():
+            raise AssertionError(f"{folder} belongs to another user")
+        with suppress(FileNotFoundError):
+            users = os.open(folder / "users", os.O_CREAT | os.O_RDWR)
+            fcntl.flock(users, fcntl.LOCK_SH)
+            # Unless the last one has removed it meanwhile.
+            if os.fstat(users).st_nlink:
+                break
+            os.close(users)
+
+    def leave() -> None:
+        fcntl.flock(users, fcntl.LOCK_UN)
+        with suppress(BlockingIOError):
+            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder)
+
+    atexit.register(leave)
+
+
 @functools.cache
 def image() -> Stage:
     """
-    The image of echod; built once.
+    The image of echod; built once for all processes of C{trial -j}.
     """
-    directory = Path(tempfile.mkdtemp(prefix="echod-image-"))
-    atexit.register(shutil.rmtree, directory)
-    return Image(DOCKERFILE, ROOT, directory).build()
+    parent = os.getppid()
+    # A process ID is used again, but not with the same start time (proc(5)).
+    started = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]
+    name = f"echod-image-{os.getuid()}-{parent}-{started}-{ROOT.stat().st_ino}"
+    folder = Path(tempfile.gettempdir(), name)
+    _shared_folder(folder)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        built = folder / "stage"
+        if not built.exists():
+            directory = Path(tempfile.mkdtemp(dir=folder))
+            built.write_bytes(pickle.dumps(Image(DOCKERFILE, ROOT, directory).build()))
+    stage: Stage = pickle.loads(built.read_bytes())
+    # overlayfs does not let two processes mount the same upper layer.
+    own = Path(tempfile.mkdtemp(prefix="echod-image-"))
+    atexit.register(shutil.rmtree, own)
+    (own / "work").mkdir()
+    copied = shutil.copytree(stage.layer, own / "layer", symlinks=True, copy_function=os.link)
+    return replace(stage, layer=copied)
