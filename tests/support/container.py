@@ -8,7 +8,6 @@ error.
 """
 
 import atexit
-import fcntl
 import fnmatch
 import functools
 import json
@@ -23,13 +22,14 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from unittest import SkipTest
 
 from tests.support import needs
 from tests.support.daemons import Process, wait_until
+from tests.support.shared import ROOT, shared
 
 BUILD_SECONDS = 300.0
 
@@ -384,33 +384,7 @@ class Container(Process):
                 client.kill()
 
 
-ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"
-
-
-def _shared_folder(folder: Path) -> None:
-    """
-    Make a folder that several processes use.  The last of them that ends removes it.
-    """
-    while True:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        if folder.lstat().st_uid != os.getuid():
-            raise AssertionError(f"{folder} belongs to another user")
-        with suppress(FileNotFoundError):
-            users = os.open(folder / "users", os.O_CREAT | os.O_RDWR)
-            fcntl.flock(users, fcntl.LOCK_SH)
-            # Unless the last one has removed it meanwhile.
-            if os.fstat(users).st_nlink:
-                break
-            os.close(users)
-
-    def leave() -> None:
-        fcntl.flock(users, fcntl.LOCK_UN)
-        with suppress(BlockingIOError):
-            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder)
-
-    atexit.register(leave)
 
 
 @functools.cache
@@ -418,14 +392,7 @@ def image() -> Stage:
     """
     The image of echod; built once for all processes of C{trial -j}.
     """
-    parent = os.getppid()
-    # A process ID is used again, but not with the same start time (proc(5)).
-    started = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]
-    name = f"echod-image-{os.getuid()}-{parent}-{started}-{ROOT.stat().st_ino}"
-    folder = Path(tempfile.gettempdir(), name)
-    _shared_folder(folder)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with shared("image") as folder:
         built = folder / "stage"
         if not built.exists():
             directory = Path(tempfile.mkdtemp(dir=folder))
