@@ -24,6 +24,9 @@ RECIPE = ("--variant=minbase", "--include=python3,python3-venv,python3-pip")
 ENTER = ("unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
 """Runs a command in a network namespace of its own, with its loopback interface up."""
 
+UNUSED = ("var/cache", "var/lib/apt", "usr/share/doc", "usr/share/locale", "usr/share/i18n")
+"""What of the Debian is not copied: the image does without it."""
+
 PIP_CONF = "[global]\nno-index = true\nfind-links = /srv/wheels\n"
 
 
@@ -90,8 +93,11 @@ class Buildah:
         (files / "usr/bin").mkdir(parents=True)
         (files / "usr/bin/python").symlink_to("python3")
         base = self.run("from", "scratch").strip()
+        unused = self._folder / "unused"
+        unused.write_text("\n".join(UNUSED))
+        tree = ("--contextdir", str(self._tree), "--ignorefile", str(unused), base)
         with alone():
-            self.run("add", base, str(self._tree), "/")
+            self.run("add", *tree, str(self._tree), "/")
         self.run("add", base, str(files), "/")
         self.run("config", "--env", "PATH=/usr/bin:/bin:/usr/sbin:/sbin", base)
         self.run("commit", base, "docker.io/library/python:3.11-slim")
