@@ -292,7 +292,7 @@ class Daemon(Process):
                 raise AssertionError(f"twistd ended with {self.status}: {self.stderr}")
             self._watch(int(self.pidfile.read_text()))
         wait_until(
-            lambda: not self.running() or (self._ready(self) and self._runs()),
+            lambda: not self.running() or (self._runs() and self._ready(self)),
             "the daemon to be ready",
         )
         if not self.running():
