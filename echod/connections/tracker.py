@@ -64,6 +64,8 @@ class Connections:
         """
         self._clock = clock
         self._timeouts = limits
+        self._check = surviving("checking the connections", limits.check)
+        self._check_draining = surviving("draining", self._check_and_drain)
         self._access_log = access_log
         self._on_removed = on_removed
         self._endings = limits.endings()
@@ -244,7 +246,7 @@ class Connections:
         """
         if not self._sweeping:
             self._sweeping = True
-            self._for_each(self._timeouts.check, self._sweep_done)
+            self._for_each(self._check, self._sweep_done)
 
     def _sweep_done(self) -> None:
         self._sweeping = False
@@ -256,7 +258,8 @@ class Connections:
         Call a function for every connection that is open now: for the first L{SLICE} at once,
         for the others in the next turns of the loop.
 
-        @param done: called after the last one, also when C{act} fails.
+        @param act: it raises nothing; else the other connections would be left out.
+        @param done: called after the last one.
         """
         self._next_slice(iter(list(self._live)), act, done)
 
@@ -266,20 +269,16 @@ class Connections:
         act: Callable[[IConnection, Activity, float], None],
         done: Callable[[], None],
     ) -> None:
-        now, live, remaining = self._clock.seconds(), self._live, SLICE
-        try:
-            for connection in rest:
-                activity = live.get(connection)
-                if activity is not None:
-                    act(connection, activity, now)
-                remaining -= 1
-                if not remaining:
-                    break
-        finally:
-            if remaining:
-                done()
-            else:
-                self._clock.callLater(0, self._next_slice, rest, act, done)
+        now, live = self._clock.seconds(), self._live
+        batch = tuple(islice(rest, SLICE))
+        for connection in batch:
+            activity = live.get(connection)
+            if activity is not None:
+                act(connection, activity, now)
+        if len(batch) < SLICE:
+            done()
+        else:
+            self._clock.callLater(0, self._next_slice, rest, act, done)
 
     def drain(self, seconds: float) -> Deferred[None]:
         """
@@ -292,7 +291,7 @@ class Connections:
         aborted_before = self._aborted()
         self._drained = Deferred()
         deadline = self._clock.callLater(seconds, self.abort_all)
-        ticks = LoopingCall(surviving("draining", self._drain_tick))
+        ticks = LoopingCall(self._drain_tick)
         ticks.clock = self._clock
 
         def drained(_: None) -> None:
@@ -327,10 +326,12 @@ class Connections:
                 aborted.add(connection)
                 connection.abort(Reason.ABORTED)
 
+        surely_abort = surviving("aborting the connections", abort)
+
         def abort_others() -> None:
             # A proxied connection may have been replaced since by its successor.
             if not self._live.keys() <= aborted:
-                self._for_each(abort, abort_others)
+                self._for_each(surely_abort, abort_others)
 
         abort_others()
 
@@ -341,7 +342,7 @@ class Connections:
     def _drain_tick(self) -> None:
         if not self._sweeping:
             self._sweeping = True
-            self._for_each(self._check_and_drain, self._sweep_done)
+            self._for_each(self._check_draining, self._sweep_done)
 
     def _check_and_drain(self, connection: IConnection, activity: Activity, now: float) -> None:
         self._timeouts.check(connection, activity, now)

@@ -26,6 +26,15 @@ class BrokenConnection(FakeConnection):
         raise RuntimeError("no descriptor")
 
 
+class UnendingConnection(FakeConnection):
+    """
+    A connection that cannot be aborted.
+    """
+
+    def abort(self, reason=None):
+        raise RuntimeError("no socket")
+
+
 class CountingConnection(FakeConnection):
     """
     A connection that counts how often its kernel buffers are queried.
@@ -506,17 +515,17 @@ class SliceTests(ConnectionsTestCase):
 
     def test_broken(self):
         """
-        A failure in checking one does not keep the next sweep from the others.
+        A failure in checking one is logged, and the others are checked.
         """
         self.connections = self.make(idle=10.0)
-        broken = BrokenConnection(self.connections)
-        self.clock.advance(10)
-        self.assertRaises(RuntimeError, self.connections.check_timeouts)
-        self.connections.remove(broken, Reason.CLIENT)
-        sound = FakeConnection(self.connections)
+        BrokenConnection(self.connections)
+        sound = [FakeConnection(self.connections) for _ in range(SLICE)]
         self.clock.advance(10)
         self.connections.check_timeouts()
-        self.assertEqual(sound.asked, [("finish", Reason.IDLE_TIMEOUT)])
+        self.clock.advance(0)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        for each in sound:
+            self.assertEqual(each.asked, [("finish", Reason.IDLE_TIMEOUT)])
 
     def test_drain(self):
         """
@@ -541,6 +550,15 @@ class SliceTests(ConnectionsTestCase):
         self.assertEqual(self.turns(), [SLICE + 1, 1, 0])
         self.assertEqual(successor.asked, [("abort", Reason.ABORTED)])
         self.assertEqual(connections[-1].asked, [])
+
+    def test_broken_abort(self):
+        """
+        A failure in aborting one is logged, and the others are aborted.
+        """
+        broken, sound = UnendingConnection(self.connections), FakeConnection(self.connections)
+        self.connections.abort_all()
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        self.assertEqual((broken.asked, sound.asked), ([], [("abort", Reason.ABORTED)]))
 
     def test_abort_once(self):
         """
