@@ -123,7 +123,13 @@ class ScrapeTests(SynchronousTestCase):
             ]
             for host in ("127.0.0.1", "::1"):
                 url = f"http://[{host}]" if ":" in host else f"http://{host}"
-                command = ["curl", "-sS", "--noproxy", "*", f"{url}:{ports[0]}/readyz"]
+                command = [
+                    needs.program("curl"),
+                    "-sS",
+                    "--noproxy",
+                    "*",
+                    f"{url}:{ports[0]}/readyz",
+                ]
                 got = subprocess.run(command, capture_output=True, text=True, timeout=60)
                 self.assertEqual((got.stdout, got.stderr), ("ready\n", ""))
                 with socket.create_connection((host, ports[1]), 30) as client:
@@ -206,7 +212,17 @@ class BusyTests(SynchronousTestCase):
                 ("http://localhost:9001/readyz", "ready\n200"),
                 ("http://evil.example/readyz", "421"),
             ):
-                command = ["curl", "-sS", "--noproxy", "", "-x", proxy, "-w", "%{http_code}", url]
+                command = [
+                    needs.program("curl"),
+                    "-sS",
+                    "--noproxy",
+                    "",
+                    "-x",
+                    proxy,
+                    "-w",
+                    "%{http_code}",
+                    url,
+                ]
                 got = subprocess.run(command, capture_output=True, text=True, timeout=60)
                 self.assertTrue(got.stdout.endswith(answer), got)
 
