@@ -37,7 +37,7 @@ class PipedTests(SynchronousTestCase):
                 "ncat": ("127.0.0.1", port),
                 "socat": ("-", f"TCP4:127.0.0.1:{port}"),
                 "nc.openbsd": ("-N", "127.0.0.1", port),
-                "nc.traditional": ("-q1", "127.0.0.1", port),
+                "nc.traditional": ("-q30", "127.0.0.1", port),
             }
             installed = {name: path for name in commands if (path := shutil.which(name))}
             if not installed:

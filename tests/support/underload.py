@@ -115,6 +115,8 @@ def main(arguments: Sequence[str]) -> int:
     program, *rest = options.command
     beside = Path(sys.executable).with_name(program)
     command = [str(beside) if beside.exists() else program, *rest]
+    # What was started ends with this process: see the C{finally} clauses.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     failed = 0
     for number in range(1, options.times + 1):
         seconds = options.minutes * 60
