@@ -218,7 +218,7 @@ class FaultTests(SynchronousTestCase):
         A stop sends what is delayed at once, then drains.
         """
         for fault in ("latency=1h", "bandwidth=1KiB", "slicer=1,delay=1m", "timeout"):
-            options = ("--fault", fault, "--greet", "--drain-timeout", "30s")
+            options = ("--fault", fault, "--greet", "--drain-timeout", "10m")
             with Daemon(*LOOPBACK, *options) as daemon:
                 with daemon.connect() as client:
                     if fault != "timeout":

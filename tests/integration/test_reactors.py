@@ -246,7 +246,7 @@ class OursTests(SynchronousTestCase):
         """
         Plain C{twistd echod} runs on it.
         """
-        with FreshDaemon(*LOOPBACK, reactor="") as daemon:
+        with FreshDaemon(*LOOPBACK, "--drain-timeout", "10m", reactor="") as daemon:
             self.assertIn(self.line, daemon.log)
             self.serves(daemon)
 
@@ -254,7 +254,9 @@ class OursTests(SynchronousTestCase):
         """
         So does C{twistd} in the background.
         """
-        with FreshDaemon(*LOOPBACK, reactor="", background=True) as daemon:
+        with FreshDaemon(
+            *LOOPBACK, "--drain-timeout", "10m", reactor="", background=True
+        ) as daemon:
             self.assertIn(self.line, daemon.log)
             self.serves(daemon)
 
@@ -262,7 +264,7 @@ class OursTests(SynchronousTestCase):
         """
         C{twistd --reactor echod} runs on it.
         """
-        with FreshDaemon(*LOOPBACK, reactor="echod") as daemon:
+        with FreshDaemon(*LOOPBACK, "--drain-timeout", "10m", reactor="echod") as daemon:
             self.assertIn(self.line, daemon.log)
             self.serves(daemon)
 
@@ -271,7 +273,9 @@ class OursTests(SynchronousTestCase):
         C{twist --reactor=echod} runs on it: twist does not log a reactor, but what the
         port says when no descriptor is left is ours.
         """
-        with FreshDaemon(*LOOPBACK, program="twist", reactor="echod") as daemon:
+        with FreshDaemon(
+            *LOOPBACK, "--drain-timeout", "10m", program="twist", reactor="echod"
+        ) as daemon:
             before = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
             full = (daemon.descriptors(), before[1])
             resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, full)
@@ -285,5 +289,7 @@ class OursTests(SynchronousTestCase):
         """
         Where C{twist} has chosen for the user, the daemon works on what it chose.
         """
-        with FreshDaemon(*LOOPBACK, program="twist", reactor="") as daemon:
+        with FreshDaemon(
+            *LOOPBACK, "--drain-timeout", "10m", program="twist", reactor=""
+        ) as daemon:
             self.serves(daemon)

@@ -257,7 +257,7 @@ class StopTests(SynchronousTestCase):
         Clients that take nothing are aborted when the drain time is over, and one line
         counts them and those that finished.
         """
-        with self.daemon("--drain-timeout", "2s") as daemon:
+        with self.daemon("--drain-timeout", "5s") as daemon:
             quiet = [daemon.connect() for _ in range(3)]
             for client in quiet:
                 self.assertEqual(echo(client, b"hello"), b"hello")
@@ -271,7 +271,7 @@ class StopTests(SynchronousTestCase):
                 daemon.wait()
                 took = time.monotonic() - told
                 self.assertEqual([client.end for client in group.clients], [End.RESET] * 2)
-            self.assertGreater(took, 1.9)
+            self.assertGreater(took, 4.9)
             self.assertEqual(re.findall(DRAINED, daemon.log), [("3", "2")])
             self.assertEqual(daemon.ended("aborted", 2), 2)
             self.assertEqual(daemon.ended("drain", 3), 3)
@@ -319,7 +319,7 @@ class StopTests(SynchronousTestCase):
         """
         stops = (signal.SIGTERM, signal.SIGINT)
         for first, second in (stops, stops[::-1]):
-            with self.daemon("--drain-timeout", "60s") as daemon, stuck_clients(daemon, 2):
+            with self.daemon("--drain-timeout", "10m") as daemon, stuck_clients(daemon, 2):
                 begin_to_stop(daemon, first)
                 for _ in range(20):
                     daemon.signal(second)
@@ -328,7 +328,7 @@ class StopTests(SynchronousTestCase):
                 self.assertEqual(daemon.status, -first)
 
     def status(self, number: signal.Signals) -> int:
-        with self.daemon() as daemon:
+        with self.daemon("--drain-timeout", "10m") as daemon:
             with daemon.connect() as client:
                 self.assertEqual(echo(client, b"hello"), b"hello")
                 daemon.signal(number)

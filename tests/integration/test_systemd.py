@@ -59,7 +59,7 @@ class NotifyTests(TestCase):
         for _ in range(3):
             self.manager.messages.clear()
             # At a path, so that nothing but READY has to be waited for.
-            daemon = Daemon("--listen", "unix:{}/s")
+            daemon = Daemon("--listen", "unix:{}/s", "--drain-timeout", "10m")
             daemon._ready = lambda _: "READY=1" in self.manager.told()
             daemon._runs = lambda: True  # type: ignore[method-assign]
             with self.supervised(daemon):

@@ -461,7 +461,7 @@ class GoneTests(HostileTestCase):
     """
 
     # Who goes before the handshake is over is recorded at that level only.
-    options = ("--log-level", "debug")
+    options = ("--log-level", "debug", "--drain-timeout", "10m")
 
     def test_vanished(self) -> None:
         """

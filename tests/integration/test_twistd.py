@@ -40,7 +40,7 @@ class BackgroundTests(SynchronousTestCase):
         In the background it echoes, logs to its file, stops when told to, and takes its
         pidfile with it.
         """
-        with FreshDaemon(*LOOPBACK, background=True) as daemon:
+        with FreshDaemon(*LOOPBACK, "--drain-timeout", "10m", background=True) as daemon:
             self.assertEqual(daemon.pidfile.read_text().strip(), str(daemon.pid))
             self.assertNotEqual(daemon.state("PPid"), str(os.getpid()))
             with daemon.connect() as client:

@@ -188,7 +188,7 @@ class DeathTests(TestCase):
         While a worker is replaced, the other, which is full, refuses no client: clients wait in
         the accept queue, and the replacement serves them.
         """
-        limits = ("--max-connections", "8", "--drain-timeout", "60s")
+        limits = ("--max-connections", "8", "--drain-timeout", "10m")
         with (
             # Twisted's line about a closed port is at that level.
             WorkersDaemon(2, *LOOPBACK, *limits, "--log-level", "debug") as master,
@@ -293,7 +293,7 @@ class StopTests(TestCase):
         TERM lets every worker drain; when the last has gone, the parent ends as one process
         would, and its port is closed.
         """
-        with WorkersDaemon(2) as master:
+        with WorkersDaemon(2, "--drain-timeout", "10m") as master:
             address = master.address()
             clients = [master.connect() for _ in range(10)]
             for client in clients:
@@ -359,7 +359,7 @@ class StopTests(TestCase):
         """
         for _ in range(3):
             with (
-                WorkersDaemon(2, "--drain-timeout", "60s", *LOOPBACK) as master,
+                WorkersDaemon(2, "--drain-timeout", "10m", *LOOPBACK) as master,
                 ExitStack() as stack,
             ):
                 for _ in range(4):
