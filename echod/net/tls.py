@@ -100,17 +100,19 @@ class TLSMixin(TLSRelayMixin):
         if self._writeWantsRead:
             self._writeWantsRead = False
             self.startWriting()
-        for before in range(MAX_RECORDS):
+        for full in range(MAX_RECORDS):  # noqa: B007  # it is used after the loop
             try:
                 data = self._recv()
+            except SSL.WantReadError:
+                break
             except SSL.Error as error:
                 return self._readFailed(error)
             self.protocol.dataReceived(data)
             # After a full record there is probably another.
             if len(data) < RECORD_BYTES or not self._mayRead():
-                return None
-            if before == 1 and self._relaysRecords():
-                return None
+                break
+        if full > 1 and self._mayRead():
+            self._relayNext()
         return None
 
     def _readFailed(self, error: SSL.Error) -> Any:

@@ -41,20 +41,17 @@ class TLSRelayMixin(_Transport):
     _encrypted = 0
     _readFailed: Callable[[Any], Any]
 
-    def _relaysRecords(self) -> bool:
+    def _relayNext(self) -> None:
         """
         Relay from the next read on, if the protocol does not need to see the bytes: as over plain
         TCP, it has a method C{bytes_relayed} then (L{echod.net.splice}).
-
-        @return: whether the next read is a relay.
         """
         if "doRead" in self.__dict__ or getattr(self.protocol, "bytes_relayed", None) is None:
-            return False
+            return
         relay = record_relay(self._tls, MAX_RECORDS)
         if relay is not None:
             self._hidesMethods = True
             self.doRead = partial(self._relayRecords, relay)  # type: ignore[method-assign]
-        return relay is not None
 
     def _relayRecords(self, relay: Relay) -> Any:
         """
@@ -62,8 +59,8 @@ class TLSRelayMixin(_Transport):
         """
         bytes_relayed: Any = getattr(self.protocol, "bytes_relayed", None)
         # Nothing overtakes what is queued, and nothing is sent once our sending side is closed.
-        # If OpenSSL has begun to send something, the rest of it is queued, or the last read has
-        # raised WantWriteError and was not followed by a relay.
+        # If OpenSSL has begun to send something, the rest of it is queued, or a read has raised
+        # WantWriteError; no relay follows such a read.
         if (
             bytes_relayed is None
             or "write" in self.__dict__
@@ -74,8 +71,6 @@ class TLSRelayMixin(_Transport):
             return self.doRead()
         try:
             received, encrypted, unwritten, error = relay(self.socket)
-        except BlockingIOError:
-            return None
         except OSError:
             return CONNECTION_LOST
         if received < MIN_RELAY:

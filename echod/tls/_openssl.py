@@ -22,7 +22,7 @@ RECORD_BYTES = 16384
 """The longest plaintext of one TLS record (RFC 8446 5.1)."""
 
 MAX_RECORD_BYTES = 5 + RECORD_BYTES + 2048
-"""The longest record: its header, and its ciphertext in TLS 1.2 (RFC 5246 6.2.3)."""
+"""The longest TLS record: its header, and its ciphertext (RFC 5246 6.2.3)."""
 
 MODE_NO_AUTO_CHAIN = 0x8
 """
@@ -184,7 +184,7 @@ def record_relay(connection: Any, records: int) -> Relay | None:
     again, in memory: on the socket, OpenSSL makes two system calls to read a record, and one to
     write it.  The function returns how many bytes of data were read; the records to send before
     it is called again; the data, if any, that has to be written after those; and the error that
-    ended this, if any.  It raises C{OSError} when nothing can be received.
+    ended this, if any.  It raises C{OSError} if the connection is broken.
 
     @param records: how many records it reads at most.
     @return: C{None} if this version of pyOpenSSL lacks a private name.
@@ -199,7 +199,9 @@ def record_relay(connection: Any, records: int) -> Relay | None:
         return None
 
     def relay(sock: socket) -> tuple[int, memoryview, bytes, SSL.Error | None]:
-        size = sock.recv_into(received, 0, MSG_PEEK)
+        size = 0
+        with suppress(BlockingIOError):
+            size = sock.recv_into(received, 0, MSG_PEEK)
         reads, writes = lib.BIO_new_mem_buf(source, size), lib.BIO_new(lib.BIO_s_mem())
         lib.BIO_set_mem_eof_return(reads, -1)
         lib.SSL_set_bio(ssl, reads, writes)
@@ -223,8 +225,7 @@ def record_relay(connection: Any, records: int) -> Relay | None:
         end += max(0, lib.BIO_read(writes, target + end, len(encrypted) - end))
         unread = lib.BIO_get_mem_data(reads, SSL._ffi.NULL)  # type: ignore[attr-defined]  # private
         lib.ERR_clear_error()
-        # This frees both memories.
-        lib.SSL_set_fd(ssl, sock.fileno())
+        lib.SSL_set_fd(ssl, sock.fileno())  # It frees both memories.
         while size > unread:
             # TCP drops what has been peeked at, without a copy (tcp(7)).
             size -= sock.recv_into(received, size - unread, MSG_TRUNC)

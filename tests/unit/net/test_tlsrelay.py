@@ -125,6 +125,17 @@ class WhenTests(RelayTestCase):
             self.assertFalse(self.relays(transport))
             self.assertEqual(self.receive(client, size), bytes(size))
 
+    def test_nothing(self):
+        """
+        If nothing has come, nothing is relayed, and the next bytes are received.
+        """
+        protocol, transport, client, _ = self.relayed()
+        self.assertIsNone(transport.doRead())
+        self.assertFalse(self.relays(transport))
+        self.deliver(client, b"hello")
+        self.assertEqual(self.receive(client, 5), b"hello")
+        self.assertEqual((protocol.received, sum(protocol.relayed)), ([b"hello"], 0))
+
     def test_few(self):
         """
         After a relay of few bytes, the next bytes are received.
@@ -247,14 +258,6 @@ class AnswerTests(RelayTestCase):
         self.reactor.turn()
         self.assertEqual(relay.calls, 1)
         return protocol, transport, client
-
-    def test_nothing(self):
-        """
-        If nothing has come, the next read is a relay again.
-        """
-        protocol, transport, _ = self.act(BlockingIOError())
-        self.assertEqual((protocol.relayed, protocol.lost), ([], []))
-        self.assertTrue(self.relays(transport))
 
     def test_broken(self):
         """
