@@ -1,5 +1,6 @@
 """
-echod: a TCP echo daemon (RFC 862) that never loses a byte, as a plugin for C{twistd}.
+echod: a TCP and UDP echo daemon (RFC 862) that loses no byte of a TCP client, as a plugin for
+C{twistd}.
 
 Reading order: C{twisted/plugins/echod_plugin.py} names L{echod.tap}.  Its C{makeService} builds an
 L{EchodService<echod.service.EchodService>} with the listeners of L{echod.net.listener}.  For each

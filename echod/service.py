@@ -182,9 +182,10 @@ class DaemonService(MultiService, ABC):
         @raise ListenError: if a listener cannot bind.
         """
         self._pidfile.written()
-        super().privilegedStartService()
-        if self.admin is not None:
-            self.admin.privilegedStartService()
+        with self._pidfile.removed_on_error():
+            super().privilegedStartService()
+            if self.admin is not None:
+                self.admin.privilegedStartService()
         if self._log.announces:
             places = [listener.place() for listener in self.listeners]
             self._log.announce(announcement(__version__, places, self._proxied))

@@ -10,6 +10,7 @@ import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from getopt import GetoptError, getopt
+from typing import NoReturn
 
 from twisted.python.usage import (
     CompleteFiles,
@@ -20,6 +21,7 @@ from twisted.python.usage import (
     UsageError,
 )
 
+from echod._util.stdio import report_output_error
 from echod._util.text import format_timeout
 
 MIN_COLUMNS = 40
@@ -43,6 +45,7 @@ class CommandOptions(UsageOptions):
     @cvar groups: the options as the help shows them, in this order.
     @cvar examples: command lines, each with what it does; the help ends with them.
     @cvar repeatable: the options that may be given several times.
+    @cvar output_error_status: the exit status if the help or the version cannot be written.
     """
 
     program = ""
@@ -51,6 +54,7 @@ class CommandOptions(UsageOptions):
     groups: Groups = {}
     examples: Sequence[tuple[str, str]] = ()
     repeatable: frozenset[str] = frozenset()
+    output_error_status = 1
     compData: Completions
 
     def __init_subclass__(cls) -> None:
@@ -67,9 +71,24 @@ class CommandOptions(UsageOptions):
         """
         Print this help and exit.
         """
-        super().opt_help()
+        self.print_and_exit(str(self))
 
     opt_h = opt_help
+
+    def print_and_exit(self, text: str) -> NoReturn:
+        """
+        Print the answer to an option that asks for nothing else.
+
+        @raise SystemExit: always; after one line on standard error if standard output cannot be
+            written, such as after C{| head}.
+        """
+        try:
+            # Python itself flushes only at exit, and would print a traceback.
+            print(text, flush=True)
+        except OSError as error:
+            report_output_error(self.program, error, sys.stdout, sys.stderr)
+            raise SystemExit(self.output_error_status) from None
+        raise SystemExit(0)
 
     def getSynopsis(self) -> str:
         """

@@ -8,8 +8,8 @@ created.
 
 import os
 import pwd
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from echod._util.errors import StartupError
@@ -66,6 +66,12 @@ def check_old_pidfile(twistd: Mapping[str, Any] | None) -> None:
     path = None if twistd is None else twistd["pidfile"]
     if not path:
         return
+    try:
+        # twistd asks for it after makeService.
+        os.path.abspath(path)
+    except OSError:
+        reason = "there is no current directory; give an absolute path, or --pidfile="
+        raise _error("pidfile", path, reason) from None
     try:
         with open(path, "rb") as file:
             content = file.read(MAX_PIDFILE_BYTES).strip()
@@ -143,6 +149,24 @@ class Pidfile:
         """
         if self._written is not None and self._identity() != self._written:
             self._twistd["pidfile"] = ""
+
+    @contextmanager
+    def removed_on_error(self) -> Iterator[None]:
+        """
+        Remove the pidfile if the C{with} block raises a L{StartupError}.  twistd removes it too,
+        but first reports the error to the command that started the daemon in the background.  That
+        command would end while the file is still there.
+        """
+        try:
+            yield
+        except StartupError:
+            self.keep_foreign()
+            if self._written is not None and self._twistd["pidfile"]:
+                # If it cannot be removed, twistd tries again, and logs why.
+                with suppress(OSError):
+                    os.unlink(self._twistd["pidfile"])
+                    self._twistd["pidfile"] = ""
+            raise
 
     def _identity(self) -> tuple[int, int, int] | None:
         with suppress(OSError, TypeError):

@@ -129,11 +129,15 @@ def path(text: str) -> str:
     """
     @return: the absolute path of a file.  twistd changes its working directory after the start,
         and a reload opens the file again.
-    @raise ValueError: when it is empty or holds a null byte.
+    @raise ValueError: when it is empty or holds a null byte, or when it is relative to a current
+        directory that has been removed.
     """
     if not text or "\0" in text:
         raise ValueError("not a path; give the name of a file")
-    return os.path.abspath(text)
+    try:
+        return os.path.abspath(text)
+    except OSError:
+        raise ValueError("there is no current directory; give an absolute path") from None
 
 
 def unix_path(text: str) -> str:
@@ -205,7 +209,7 @@ def count(text: str) -> int:
     @raise ValueError: when it is not one.
     """
     if not re.fullmatch("[0-9]{1,8}", text) or int(text) > MAX_CONNECTIONS:
-        raise ValueError(f"not a number; give one from 0 to {MAX_CONNECTIONS}")
+        raise ValueError(f"not a number in range; give one from 0 to {MAX_CONNECTIONS}")
     return int(text)
 
 
@@ -215,7 +219,7 @@ def positive(text: str) -> int:
     @raise ValueError: when it is not one.
     """
     if not re.fullmatch("[0-9]{1,8}", text) or not 1 <= int(text) <= MAX_CONNECTIONS:
-        raise ValueError(f"not a number; give one from 1 to {MAX_CONNECTIONS}")
+        raise ValueError(f"not a number in range; give one from 1 to {MAX_CONNECTIONS}")
     return int(text)
 
 
@@ -225,7 +229,7 @@ def processes(text: str) -> int:
     @raise ValueError: when it is not one.
     """
     if not re.fullmatch("[0-9]{1,4}", text) or int(text) > MAX_PROCESSES:
-        raise ValueError(f"not a number of processes; give one from 0 to {MAX_PROCESSES}")
+        raise ValueError(f"not a number in range; give one from 0 to {MAX_PROCESSES}")
     return int(text)
 
 

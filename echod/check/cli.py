@@ -17,7 +17,6 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import react
 from twisted.python.usage import UsageError
 
-from echod._util.stdio import report_output_error
 from echod.check.connect import Connector, Secure
 from echod.check.options import CheckOptions
 from echod.check.results import Outcome
@@ -99,19 +98,12 @@ def command(arguments: Sequence[str] | None, run: Callable[..., None] = react) -
     """
     options = CheckOptions()
     try:
-        try:
-            options.parseOptions(arguments)
-        finally:
-            # After --help: report here if standard output cannot be written.
-            sys.stdout.flush()
+        options.parseOptions(arguments)
         skip_openssl(options, sys.modules)
         secure = make_tls(options)
     except UsageError as error:
         with suppress(OSError):
             print(f"echod-check: {error}", file=sys.stderr)
-        raise SystemExit(Outcome.USAGE.status) from None
-    except OSError as error:
-        report_output_error("echod-check", error, sys.stdout, sys.stderr)
         raise SystemExit(Outcome.USAGE.status) from None
     # The only import of the reactor in this package.
     from twisted.internet import reactor

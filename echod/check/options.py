@@ -151,6 +151,7 @@ class CheckOptions(CommandOptions):
     groups = GROUPS
     examples = (("echod-check localhost:9000", "Checks once and prints the time of each stage."),)
     compData = completions(GROUPS)
+    output_error_status = Outcome.USAGE.status
 
     optParameters = [
         parameter(
@@ -292,8 +293,7 @@ class CheckOptions(CommandOptions):
         """
         Print the version and exit.
         """
-        print(f"echod-check {__version__}")
-        raise SystemExit(0)
+        self.print_and_exit(f"echod-check {__version__}")
 
     def epilog(self) -> Sequence[tuple[str, Sequence[str]]]:
         """

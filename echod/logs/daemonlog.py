@@ -39,6 +39,13 @@ def log_name(twistd: Mapping[str, Any]) -> str:
     return name
 
 
+ANNOUNCED = ("starting", "listening")
+"""The events of which a person on a terminal is told in one line."""
+
+WRITTEN = ("listen-failed", "workers-failed")
+"""The events that are written to standard error, too."""
+
+
 class LogError(StartupError):
     """
     The log cannot be opened.
@@ -60,6 +67,7 @@ class DaemonLog:
 
     file: LogFile | None = None
     announces = False
+    _told: tuple[str, ...] = ()
     _style = PLAIN
     _writer: ThreadedWriter | None = None
 
@@ -111,7 +119,7 @@ class DaemonLog:
         self._writer = ThreadedWriter(destination, forks=not twistd["nodaemon"])
         observer: ILogObserver = LineObserver(self._writer, self._line, self._style)
         observer = FilteringLogObserver(observer, [LogLevelFilterPredicate(self._level)])
-        observer = quieted(observer, self.announces)
+        observer = quieted(observer, self._told)
         if self.worker is not None:
             observer = of_worker(self.worker, observer)
         self.access.open(observer, self._writer.put, self._style)
@@ -148,6 +156,11 @@ class DaemonLog:
         elif os.isatty(descriptor):
             self._style = terminal_style(os.environ)
             self.announces = self._line is text_line and self.worker is None
+        if self.announces:
+            self._told = ANNOUNCED
+            if os.isatty(2):
+                # Most likely the same terminal.
+                self._told += WRITTEN
         return StreamDestination(descriptor)
 
     def _syslog_destination(self, prefix: str) -> SyslogDestination:

@@ -8,7 +8,7 @@ those after the first are indented.)
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from datetime import UTC, datetime
 from typing import Any
 
@@ -168,21 +168,19 @@ def of_worker(worker: str, observer: ILogObserver) -> ILogObserver:
     return observe  # type: ignore[no-any-return]  # the decorator is untyped
 
 
-def quieted(observer: ILogObserver, announced: bool) -> ILogObserver:
+def quieted(observer: ILogObserver, told: Container[object] = ()) -> ILogObserver:
     """
     Give what Twisted says of its own parts (C{Factory starting}, C{Port Closed}) the level debug:
     echod's own events say the same.  The signal that ends the daemon stays, and so does the reason
     for which twistd gives up.
 
-    @param announced: whether a person reads on a terminal where the daemon listens; then the events
-        C{starting} and C{listening} are debug, too.
+    @param told: events that the reader of the log sees in another way; they are debug, too.
     """
-    told = ("starting", "listening") if announced else ()
 
     @provider(ILogObserver)
     def observe(event: LogEvent) -> None:
-        if event.get("log_level") is LogLevel.info and (
-            event.get("event") in told or _is_routine(event)
+        if event.get("event") in told or (
+            event.get("log_level") is LogLevel.info and _is_routine(event)
         ):
             event = event | {"log_level": LogLevel.debug}
         observer(event)

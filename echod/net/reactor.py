@@ -11,7 +11,7 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from select import EPOLLEXCLUSIVE, EPOLLIN
+from select import EPOLLERR, EPOLLEXCLUSIVE, EPOLLHUP, EPOLLIN
 from typing import Any
 
 from twisted.internet.epollreactor import EPollReactor
@@ -53,6 +53,12 @@ MAX_EVENTS = 128
 How many events one poll may return.  Twisted asks for one for each open descriptor; CPython
 allocates memory for all of them at each poll, and timers and signals wait until all are served.
 The events that are not returned stay in the kernel's queue, in their order (epoll(7)).
+"""
+
+HANGUP = EPOLLHUP | EPOLLERR
+"""
+The events of a connection that is reset.  The kernel sets the state of the socket before it ends
+its input (C{tcp_done} in net/ipv4/tcp.c), and so a poll in between finds no C{EPOLLIN}.
 """
 
 LONGEST_POLL = 86400.0
@@ -138,6 +144,10 @@ class EagerReactor(EPollReactor):
                     if why is not None:
                         self._ended(selectable, why)
                 else:
+                    if event & HANGUP and fd in self._reads:
+                        # The read tells a reset from a close.  Without EPOLLIN, which may be
+                        # there only at the next poll, Twisted takes each hang-up for a close.
+                        event |= EPOLLIN
                     self._guard(self._doReadOrWrite, selectable, fd, event)
             if len(events) < MAX_EVENTS or time.monotonic() >= deadline:
                 break

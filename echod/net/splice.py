@@ -143,39 +143,37 @@ class Splicer:
         if pipe is None:
             return 0, b""
         splice = self._splice
-        rest = b""
+        try:
+            received = splice(descriptor, pipe.writer, MAX_SPLICE)
+        except BlockingIOError:
+            received = 0
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:
+                raise
+            self._refuse()
+            received = 0
+        if not received:
+            return 0, b""
         # It is put back when it is empty.
         self._pipe = None
         try:
-            received = splice(descriptor, pipe.writer, MAX_SPLICE)
+            sent = splice(pipe.reader, descriptor, received)
         except OSError as error:
-            received = self._failed(error)
-        if received:
-            try:
-                sent = splice(pipe.reader, descriptor, received)
-            except OSError as error:
-                # The transport meets the same error when it sends the rest.
-                with suppress(OSError):
-                    self._failed(error)
-                sent = 0
-            if sent < received:
-                rest = pipe.read(received - sent)
+            # Of a broken connection, the transport learns when it sends the rest.
+            if error.errno in UNSUPPORTED:
+                self._refuse()
+            sent = 0
+        rest = pipe.read(received - sent) if sent < received else b""
         if self.usable:
             self._pipe = pipe
         return received, rest
 
-    def _failed(self, error: OSError) -> int:
+    def _refuse(self) -> None:
         """
-        Nothing was moved.
-
-        @return: that many bytes, 0.
-        @raise OSError: if the connection is broken.
+        Splice no more, and close the pipe.
         """
-        if error.errno in UNSUPPORTED:
-            self.usable = False
-        elif not isinstance(error, BlockingIOError):
-            raise error
-        return 0
+        self.usable = False
+        self._pipe = None
 
     def _open(self) -> Pipe | None:
         if not self.usable:
@@ -186,7 +184,8 @@ class Splicer:
         except OSError:
             # Perhaps there is a descriptor for it the next time.
             return None
-        return pipe if self.usable else None
+        self._pipe = pipe if self.usable else None
+        return self._pipe
 
 
 class RelayMixin(_Transport):

@@ -47,7 +47,7 @@ class Options(CommandOptions):
 
     program = "echod"
     longdesc = (
-        "A TCP echo daemon (RFC 862): every byte that a client sends comes back. "
+        "A TCP and UDP echo daemon (RFC 862): every byte that a TCP client sends comes back. "
         "SECONDS may have a unit: 500ms, 30s, 5m, 1h, 1d. "
         "The command echod runs it in the foreground. For a log file, syslog, another user or the "
         "background, run: twistd [options of twistd] echod [options]"
@@ -166,8 +166,7 @@ class Options(CommandOptions):
         """
         Print the version and exit.
         """
-        print(f"echod {__version__}")
-        raise SystemExit(0)
+        self.print_and_exit(f"echod {__version__}")
 
     def parseArgs(self, *args: str) -> None:
         """

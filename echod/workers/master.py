@@ -294,7 +294,8 @@ class MasterService(DaemonService):
         super().startService()
         self._spawner.open()
         try:
-            self.workers.startService()
+            with self._pidfile.removed_on_error():
+                self.workers.startService()
         except ListenError:
             self._unbind()
             raise

@@ -28,6 +28,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support import needs
 from tests.support.privileges import unprivileged_command
+from tests.support.shared import shared
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 VERSION = "97.5.3"
@@ -93,15 +94,30 @@ def copy_checkout(to: Path) -> None:
 @functools.cache
 def built() -> tuple[Path, Path, Path]:
     """
-    Build once for all tests.
+    Build once for all tests, also in other processes of C{trial -j}.
 
     @return: the copied checkout, the sdist, and the wheel that was built from the sdist.
     """
-    source = Path(tempfile.mkdtemp(dir="."), "echod").resolve()
-    source.mkdir()
-    copy_checkout(source)
-    dist = source.with_name("dist")
-    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", dist, source, cwd=source)
+    with shared("packages") as folder:
+        found = list(folder.glob("*/done"))
+        if not found:
+            source = Path(tempfile.mkdtemp(dir=folder), "echod")
+            source.mkdir()
+            copy_checkout(source)
+            dist = source.with_name("dist")
+            run(
+                sys.executable,
+                "-m",
+                "build",
+                "--no-isolation",
+                "--outdir",
+                dist,
+                source,
+                cwd=source,
+            )
+            found = [source.with_name("done")]
+            found[0].touch()
+    source, dist = (found[0].with_name(name) for name in ("echod", "dist"))
     [sdist], [wheel] = dist.glob("*.tar.gz"), dist.glob("*.whl")
     return source, sdist, wheel
 
@@ -212,7 +228,7 @@ class PackagingTests(SynchronousTestCase):
         twistd lists the plugin and runs it, and it is the one of the copied checkout.
         """
         listed = environment.twistd("--help")
-        self.assertRegex(listed.stdout, r"(?m)^ +echod +A TCP echo daemon")
+        self.assertRegex(listed.stdout, r"(?m)^ +echod +A TCP and UDP echo daemon")
         shown = environment.twistd("echod", "--version")
         self.assertEqual(f"echod {VERSION}\n", shown.stdout)
         self.assertEqual("", shown.stderr + listed.stderr)
@@ -303,7 +319,7 @@ class PackagingTests(SynchronousTestCase):
             path.chmod(path.stat().st_mode & 0o7555)
             self.addCleanup(path.chmod, path.stat().st_mode | 0o200)
         for arguments, expected in (
-            (("--help",), r"(?m)^ +echod +A TCP echo daemon"),
+            (("--help",), r"(?m)^ +echod +A TCP and UDP echo daemon"),
             (("echod", "--version"), rf"\Aechod {VERSION}\n\Z"),
         ):
             done = environment.twistd(*arguments, before=unprivileged_command())
@@ -323,7 +339,7 @@ class PackagingTests(SynchronousTestCase):
             names = set(archive.namelist())
             content = {name: archive.read(name) for name in names if records not in name}
         data = f"echod-{VERSION}.data/data/share"
-        for there, shared in (
+        for there, installed in (
             ("man/echod.8", "man/man8/echod.8"),
             ("man/echod-check.1", "man/man1/echod-check.1"),
             ("completions/echod.bash", "bash-completion/completions/echod"),
@@ -331,7 +347,7 @@ class PackagingTests(SynchronousTestCase):
             ("completions/_echod", "zsh/site-functions/_echod"),
             ("completions/_echod-check", "zsh/site-functions/_echod-check"),
         ):
-            shipped = content.pop(f"{data}/{shared}")
+            shipped = content.pop(f"{data}/{installed}")
             self.assertEqual((source / "deploy" / there).read_bytes(), shipped)
         package = {
             str(path.relative_to(source))

@@ -1,12 +1,19 @@
 """
 What all targets have in common: a round of examples from one seed.
+
+Invariant: a round that fails ends soon, also when each example that fails waits for a deadline.
 """
 
+import time
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any, Protocol
 
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis.strategies import SearchStrategy
+
+SHRINK_SECONDS = 60.0
+"""How long after the start of the first example that fails smaller ones are played."""
 
 
 class ITarget(Protocol):
@@ -42,13 +49,16 @@ def play(
     strategy: SearchStrategy[Any], check: Callable[[Any], None], number: int, examples: int
 ) -> int:
     """
-    Make examples, and look for the smallest that fails.
+    Make examples, and look for the smallest that fails, for C{SHRINK_SECONDS}.  No example that
+    fails is played twice, so a failure that comes only sometimes is reported like any other.
 
     @param check: called with each; raises an exception if it fails.
     @param number: the seed.
     @return: how many were played.
     """
     played = 0
+    failures: dict[str, tuple[Exception, TracebackType | None]] = {}
+    end = float("inf")
 
     @seed(number)
     @settings(
@@ -60,9 +70,21 @@ def play(
     )
     @given(strategy)
     def example(case: Any) -> None:
-        nonlocal played
+        nonlocal played, end
+        if found := failures.get(repr(case)):
+            failure, place = found
+            raise failure.with_traceback(place)
+        start = time.monotonic()
+        if start > end:
+            # hypothesis takes it for one that passes, and ends with the smallest so far.
+            return
         played += 1
-        check(case)
+        try:
+            check(case)
+        except Exception as error:
+            failures[repr(case)] = error, error.__traceback__
+            end = min(end, start + SHRINK_SECONDS)
+            raise
 
     example()
     return played

@@ -599,3 +599,40 @@ class BadInputTests(SynchronousTestCase):
             for option in ("--port", "--listen"):
                 with daemon.connect(option) as client:
                     self.assertEqual(b"still here", echo(client, b"still here"))
+
+    def test_no_current_directory(self) -> None:
+        """
+        Where the current directory has been removed, a relative name is one line, and no name is
+        needed.
+        """
+        advice = "there is no current directory; give an absolute path"
+        script = 'cd "$0" && rmdir "$PWD" && exec "$@"'
+        echod, twistd, check = (
+            str(Path(sys.executable).with_name(name)) for name in ("echod", "twistd", "echod-check")
+        )
+        for command, status, line in (
+            ((echod, *HERE, "--check"), 0, ""),
+            (
+                (echod, "--tls-port", "0", "--tls-cert", "cert.pem"),
+                CONFIG_STATUS,
+                f"echod: --tls-cert 'cert.pem': {advice}\n",
+            ),
+            (
+                (twistd, "-n", "echod", *HERE),
+                CONFIG_STATUS,
+                f"twistd: --pidfile 'twistd.pid': {advice}, or --pidfile=\n",
+            ),
+            (
+                (check, "--tls", "--ca", "ca.pem", "localhost:1"),
+                2,
+                f"echod-check: --ca 'ca.pem': {advice}\n",
+            ),
+        ):
+            folder = tempfile.mkdtemp()
+            done = subprocess.run(
+                ["sh", "-c", script, folder, *command],
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE_SECONDS,
+            )
+            self.assertEqual((done.returncode, done.stderr), (status, line))

@@ -234,6 +234,25 @@ class EndTests(SynchronousTestCase):
             settle(other)
             self.assertEqual(daemon.descriptors(), before)
 
+    def test_reset_before_the_echo(self) -> None:
+        """
+        A reset that has come before the daemon sends is recorded so, in bulk and else.
+        """
+        sizes = (6, 20 * KIB, 100 * KIB)
+        with Daemon(*LOOPBACK) as daemon:
+            clients = [daemon.connect() for _ in sizes]
+            for client in clients:
+                settle(client)
+                settle(client)
+            daemon.signal(signal.SIGSTOP)
+            wait_until(lambda: daemon.state("State").startswith("T"), "the daemon to halt")
+            for client, size in zip(clients, sizes, strict=True):
+                client.sendall(bytes(size))
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                client.close()
+            daemon.signal(signal.SIGCONT)
+            daemon.ended("reset", len(sizes))
+
     def test_close_unread(self) -> None:
         """
         Clients that close without reading their echo end alone.

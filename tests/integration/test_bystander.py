@@ -29,7 +29,7 @@ class BystanderTestCase(TestCase):
     """
 
     number = 256
-    echoes = 100
+    echoes = 30
     rounds = 3
     most_seconds = 0.1
 

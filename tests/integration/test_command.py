@@ -135,6 +135,19 @@ class TerminalTests(SynchronousTestCase):
         with terminal(ECHOD, *LOOPBACK, "--log-format", "json") as daemon:
             self.assertTrue(daemon.read("\n").startswith('{"timestamp"'))
 
+    def test_port_in_use(self) -> None:
+        """
+        A port in use is one line.
+        """
+        with terminal(ECHOD, *LOOPBACK) as daemon:
+            port = re.findall(r"127\.0\.0\.1:(\d+);", daemon.read("\n"))[0]
+            with terminal(ECHOD, "--interface", "127.0.0.1", "--port", port) as second:
+                text = second.read("never")
+                self.assertEqual(second.process.wait(PATIENCE_SECONDS), 1)
+        option = f"echod: --port {port} --interface 127.0.0.1: "
+        reason = "Address already in use; stop what listens there, or give another\n"
+        self.assertEqual(text, option + reason)
+
 
 class ScriptTests(SynchronousTestCase):
     """

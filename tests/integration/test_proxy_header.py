@@ -425,6 +425,8 @@ class TLSHeaderTests(HeaderTestCase):
             client.flight()
         sock.sendall(client.records(SAID))
         self.assertEqual(client.decrypt(receive_rest(sock)), SAID)
+        # The daemon waits for that, for 2.5 s.
+        sock.close()
         self.recorded(daemon, peer, f"{host}:{port}")
 
 

@@ -2,6 +2,7 @@
 Standard streams that are closed, full, or for ASCII alone.
 """
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,17 @@ from tests.support.certificates import make_certificate
 from tests.support.daemons import LOOPBACK, PATIENCE_SECONDS, FreshDaemon
 from tests.support.wrong_servers import PROGRAM
 
-TWISTD = str(Path(sys.executable).with_name("twistd"))
+ECHOD, TWISTD, TWIST = (
+    str(Path(sys.executable).with_name(name)) for name in ("echod", "twistd", "twist")
+)
 CHECK = (TWISTD, "-n", "--pidfile=", "echod", "--check", *LOOPBACK)
+ANSWERS = (
+    (ECHOD, "--help"),
+    (ECHOD, "--version"),
+    (TWISTD, "echod", "--help"),
+    (TWIST, "echod", "--help"),
+)
+"""The commands of the daemon that print and exit."""
 
 
 class StreamsTests(SynchronousTestCase):
@@ -70,6 +80,7 @@ class StreamsTests(SynchronousTestCase):
         for command, status in (
             ((PROGRAM, "--help"), 2),
             ((PROGRAM, "--version"), 2),
+            *((command, 1) for command in ANSWERS),
             (CHECK, 1),
         ):
             ended = self.run_with(">/dev/full", *command)
@@ -80,6 +91,29 @@ class StreamsTests(SynchronousTestCase):
             ((PROGRAM, "unix:/no/such/socket"), 13),
         ):
             self.assertEqual(self.run_with("2>/dev/full", *command), (status, "", ""))
+
+    def test_reader_gone(self) -> None:
+        """
+        Neither is output whose reader has closed, as C{| head} does, a traceback.
+        """
+        reading, writing = os.pipe()
+        os.close(reading)
+        with os.fdopen(writing, "w") as pipe:
+            for command in (*ANSWERS, CHECK):
+                # Python may flush after each line, or at exit.
+                for unbuffered in ("", "1"):
+                    done = subprocess.run(
+                        command,
+                        stdout=pipe,
+                        stderr=subprocess.PIPE,
+                        text=True,
+                        timeout=PATIENCE_SECONDS,
+                        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+                    )
+                    self.assertEqual(done.returncode, 1, done.stderr)
+                    self.assertRegex(
+                        done.stderr, r"\Aechod: (--check: )?standard output: Broken pipe\n\Z"
+                    )
 
     def test_ascii(self) -> None:
         """

@@ -5,6 +5,7 @@ Invariant: nothing is pulled.  A Debian with Python takes the place of the base 
 packages that the Dockerfile installs.
 """
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -24,7 +25,37 @@ RECIPE = ("--variant=minbase", "--include=python3,python3-venv,python3-pip")
 ENTER = ("unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
 """Runs a command in a network namespace of its own, with its loopback interface up."""
 
+UNUSED = ("var/cache", "var/lib/apt", "usr/share/doc", "usr/share/locale", "usr/share/i18n")
+"""What of the Debian is not copied: the image does without it."""
+
+BASE = "localhost/debian"
+"""The name of an image with the rest of it."""
+
 PIP_CONF = "[global]\nno-index = true\nfind-links = /srv/wheels\n"
+
+
+def _base(tree: Path, program: tuple[str, ...]) -> Path:
+    """
+    The store of images with the Debian, which is made once, as that takes long.
+
+    @param tree: the Debian, whose name the store is derived from.
+    @param program: buildah without a store.
+    """
+    store = tree.with_name(f"{tree.name}-{hashlib.sha256(repr(UNUSED).encode()).hexdigest()[:12]}")
+    with alone():
+        if store.exists():
+            return store
+        with tempfile.TemporaryDirectory(dir=tree.parent, prefix=f"{store.name}.") as unfinished:
+            unused = Path(unfinished, "unused")
+            unused.write_text("\n".join(UNUSED))
+            made = (*program, "--root", f"{unfinished}/store")
+            base = run(*made, "from", "scratch").strip()
+            add = ("add", "--contextdir", str(tree), "--ignorefile", str(unused))
+            run(*made, *add, base, str(tree), "/")
+            run(*made, "commit", base, BASE)
+            run(*made, "rm", base)
+            Path(unfinished, "store").rename(store)
+    return store
 
 
 class Buildah:
@@ -47,10 +78,11 @@ class Buildah:
         except (AssertionError, subprocess.TimeoutExpired) as error:
             raise SkipTest(f"needs a Debian: {str(error).splitlines()[0]}") from None
         self._folder = Path(tempfile.mkdtemp(prefix="echod-buildah-"))
+        run_root = ("--runroot", f"{self._folder}/run", "--storage-driver", "overlay")
+        base = _base(self._tree, (program, *run_root))
         self._program = (
-            program,
-            *("--root", f"{self._folder}/store", "--runroot", f"{self._folder}/run"),
-            *("--storage-driver", "overlay"),
+            *(program, *run_root, "--root", f"{self._folder}/store"),
+            *("--storage-opt", f"overlay.imagestore={base}"),
         )
 
     def run(self, *command: str) -> str:
@@ -89,9 +121,7 @@ class Buildah:
         (files / "etc/pip.conf").write_text(PIP_CONF)
         (files / "usr/bin").mkdir(parents=True)
         (files / "usr/bin/python").symlink_to("python3")
-        base = self.run("from", "scratch").strip()
-        with alone():
-            self.run("add", base, str(self._tree), "/")
+        base = self.run("from", "--pull=never", BASE).strip()
         self.run("add", base, str(files), "/")
         self.run("config", "--env", "PATH=/usr/bin:/bin:/usr/sbin:/sbin", base)
         self.run("commit", base, "docker.io/library/python:3.11-slim")

@@ -12,6 +12,7 @@ import fnmatch
 import functools
 import json
 import os
+import pickle
 import re
 import shlex
 import shutil
@@ -22,12 +23,13 @@ import sysconfig
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from unittest import SkipTest
 
 from tests.support import needs
 from tests.support.daemons import Process, wait_until
+from tests.support.shared import ROOT, shared
 
 BUILD_SECONDS = 300.0
 
@@ -382,15 +384,23 @@ class Container(Process):
                 client.kill()
 
 
-ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"
 
 
 @functools.cache
 def image() -> Stage:
     """
-    The image of echod; built once.
+    The image of echod; built once for all processes of C{trial -j}.
     """
-    directory = Path(tempfile.mkdtemp(prefix="echod-image-"))
-    atexit.register(shutil.rmtree, directory)
-    return Image(DOCKERFILE, ROOT, directory).build()
+    with shared("image") as folder:
+        built = folder / "stage"
+        if not built.exists():
+            directory = Path(tempfile.mkdtemp(dir=folder))
+            built.write_bytes(pickle.dumps(Image(DOCKERFILE, ROOT, directory).build()))
+    stage: Stage = pickle.loads(built.read_bytes())
+    # overlayfs does not let two processes mount the same upper layer.
+    own = Path(tempfile.mkdtemp(prefix="echod-image-"))
+    atexit.register(shutil.rmtree, own)
+    (own / "work").mkdir()
+    copied = shutil.copytree(stage.layer, own / "layer", symlinks=True, copy_function=os.link)
+    return replace(stage, layer=copied)

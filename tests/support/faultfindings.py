@@ -5,23 +5,24 @@ Invariant: daemon and client are the real ones, each in a process of its own.
 """
 
 import json
-import subprocess
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.support import prefork
 from tests.support.daemons import LOOPBACK, PATIENCE_SECONDS, Daemon, tls_daemon
 
 PROGRAM = str(Path(sys.executable).with_name("echod-check"))
 
 FAULTS = (
     ("latency=5ms,jitter=1ms", "60s"),
-    ("bandwidth=64KiB", "2s"),
+    ("bandwidth=64KiB", "500ms"),
     ("slicer=16KiB", "60s"),
     ("limit=16KiB", "60s"),
     ("reset=16KiB", "60s"),
-    ("timeout", "1s"),
+    ("timeout", "300ms"),
     ("slow-close=100ms", "60s"),
     ("corrupt=16KiB", "60s"),
     ("refuse", "60s"),
@@ -40,12 +41,11 @@ def find(fault: str, timeout: str, tls: bool) -> Iterator[tuple[str, str]]:
     with daemon:
         address = daemon.address("--tls-port" if tls else "--port")
         options = ("--tls", "--insecure") if tls else ()
-        done = subprocess.run(
+        done = prefork.shared().run(
             [PROGRAM, "--conformance", "--json", "--timeout", timeout, *options, address],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=PATIENCE_SECONDS * 5,
+            daemon.directory,
+            os.environ,
+            PATIENCE_SECONDS * 5,
         )
     for case in json.loads(done.stdout)["cases"]:
         yield case["case"], case["outcome"]

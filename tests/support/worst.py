@@ -252,7 +252,7 @@ def flood(kind: Kind, address: str, number: int) -> None:
             attackers[attacker.sock.fileno()] = attacker
 
 
-LIMITS = ("--access-log", "off", "--drain-timeout", "500ms")
+LIMITS = ("--access-log", "off", "--drain-timeout", "100ms")
 
 
 def _with_certificate(daemon: Daemon) -> Daemon:

@@ -264,7 +264,11 @@ class RefusedTests(OptionsTestCase):
             ("tls-port", ("", "65536"), "give a number from 0 (any free port) to 65535"),
             ("backlog", ("", "0"), "give a number from 1 to 65535"),
             ("interface", ("", "localhost", "::1\x1b[2J"), "give one such as 127.0.0.1 or ::1"),
-            ("max-connections", ("0", "x"), "give one from 1 to"),
+            (
+                "max-connections",
+                ("0", "x", "10000001"),
+                "not a number in range; give one from 1 to",
+            ),
             ("max-per-client", ("-1", "x"), "give one from 0 to"),
             ("connect-rate", ("x", "10:0"), "give connections a second, such as 10, 0.5, or 10:50"),
             ("proxy-protocol", ("", "on"), "give off or optional or require"),
@@ -540,6 +544,20 @@ class InformationTests(OptionsTestCase):
         self.patch(sys, "stdout", out)
         error = self.assertRaises(SystemExit, self.parse, "--version")
         self.assertEqual((error.code, out.getvalue()), (0, f"echod {echod.__version__}\n"))
+
+    def test_output_error(self):
+        """
+        A version or a help that cannot be written is one line, not a traceback.
+        """
+        for option in ("--version", "--help"):
+            errors = io.StringIO()
+            self.patch(sys, "stderr", errors)
+            with open("/dev/full", "w") as full:
+                self.patch(sys, "stdout", full)
+                error = self.assertRaises(SystemExit, self.parse, option)
+            self.assertEqual(error.code, 1)
+            line = "echod: standard output: No space left on device\n"
+            self.assertEqual(errors.getvalue(), line)
 
     def test_help(self):
         """

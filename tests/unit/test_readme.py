@@ -8,6 +8,7 @@ import shlex
 from collections import Counter
 from pathlib import Path
 
+from twisted.plugins.echod_plugin import echod as maker
 from twisted.trial.unittest import SynchronousTestCase
 
 import echod
@@ -88,6 +89,31 @@ class PagesTests(SynchronousTestCase):
             self.assertEqual([each for each in linked if each in wanted], wanted)
             twice = [each for each, count in Counter(anchors(text)).items() if count > 1]
             self.assertEqual(twice, [], page)
+
+
+class DescriptionTests(SynchronousTestCase):
+    """
+    What echod is, in one line.
+    """
+
+    def test_same_everywhere(self):
+        """
+        Each description has the same words: a TCP and UDP echo daemon.
+        """
+        self.assertIn("A TCP and UDP echo daemon (RFC 862)", Options.longdesc)
+        self.assertEqual(maker.description, "A TCP and UDP echo daemon (RFC 862).")
+        for path in (
+            "README.md",
+            "deploy/Dockerfile",
+            "deploy/echod.service",
+            "deploy/grafana/echod.json",
+            "deploy/man/echod.8",
+            "echod/__init__.py",
+            "pyproject.toml",
+        ):
+            text = (ROOT / path).read_text()
+            self.assertIn("TCP and UDP echo daemon", text, path)
+            self.assertNotRegex(text, "TCP echo daemon", path)
 
 
 class ReadmeTests(SynchronousTestCase):

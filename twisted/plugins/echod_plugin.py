@@ -33,6 +33,6 @@ class EchodMaker(ServiceMaker):
         return super().options
 
 
-echod = EchodMaker("echod", "echod.tap", "A TCP echo daemon (RFC 862).", "echod")
+echod = EchodMaker("echod", "echod.tap", "A TCP and UDP echo daemon (RFC 862).", "echod")
 
 eager = Reactor("echod", "echod.net.reactor", "epoll(7) with direct dispatch, as echod runs on.")

@@ -149,6 +149,21 @@ class HelpTests(SynchronousTestCase):
             self.assertEqual(error.code, 0)
             self.assertTrue(out.getvalue().startswith("Usage: example [options] TARGET\n"))
 
+    def test_output_error(self):
+        """
+        Help that cannot be written is one line and a status, not a traceback.
+        """
+        for status in (1, 2):
+            errors = io.StringIO()
+            self.patch(sys, "stderr", errors)
+            self.patch(Example, "output_error_status", status)
+            with open("/dev/full", "w") as full:
+                self.patch(sys, "stdout", full)
+                error = self.assertRaises(SystemExit, Example().parseOptions, ["--help"])
+            self.assertEqual(error.code, status)
+            line = "example: standard output: No space left on device\n"
+            self.assertEqual(errors.getvalue(), line)
+
     def test_under_another_program(self):
         """
         Under twistd or twist, the first line is the whole command.

@@ -2,11 +2,13 @@
 Where twistd would have the daemon live.
 """
 
+import errno
 import os
 import pwd
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from echod._util.errors import StartupError
 from echod._util.twistd import Pidfile, check_old_pidfile, preflight
 
 
@@ -174,6 +176,23 @@ class OldPidfileTests(SynchronousTestCase):
             f"twistd: --pidfile '{folder}': Is a directory; give a file that can be read",
         )
 
+    def test_no_current_directory(self):
+        """
+        A relative name where the current directory has been removed is one line.
+        """
+
+        def getcwd():
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+        self.patch(os, "getcwd", getcwd)
+        self.assertIsNone(check_old_pidfile({"pidfile": ""}))
+        error = self.assertRaises(SystemExit, check_old_pidfile, {"pidfile": "twistd.pid"})
+        self.assertEqual(
+            error.code,
+            "twistd: --pidfile 'twistd.pid': there is no current directory; "
+            "give an absolute path, or --pidfile=",
+        )
+
 
 class PidfileTests(SynchronousTestCase):
     """
@@ -224,6 +243,59 @@ class PidfileTests(SynchronousTestCase):
         self.pidfile.written()
         os.unlink(self.path)
         self.assertTrue(self.left())
+
+    def fail(self):
+        """
+        Fail to start.
+        """
+        with self.assertRaises(StartupError), self.pidfile.removed_on_error():
+            raise StartupError("no")
+
+    def test_removed_on_error(self):
+        """
+        A start that fails removes the file, and leaves nothing for twistd to remove; one that
+        succeeds does not.
+        """
+        self.pidfile.written()
+        with self.pidfile.removed_on_error():
+            pass
+        self.assertTrue(os.path.exists(self.path))
+        self.fail()
+        self.assertFalse(os.path.exists(self.path))
+        self.assertEqual(self.twistd["pidfile"], "")
+
+    def test_of_another_on_error(self):
+        """
+        A start that fails leaves the file of another alone, and so does twistd.
+        """
+        self.pidfile.written()
+        os.unlink(self.path)
+        self.write()
+        self.fail()
+        self.assertTrue(os.path.exists(self.path))
+        self.assertEqual(self.twistd["pidfile"], "")
+
+    def test_not_removable(self):
+        """
+        A file that cannot be removed is left for twistd, which logs why.
+        """
+        folder = self.mktemp()
+        os.mkdir(folder)
+        self.twistd["pidfile"] = folder
+        self.pidfile.written()
+        self.fail()
+        self.assertEqual(self.twistd["pidfile"], folder)
+
+    def test_none_on_error(self):
+        """
+        Where twistd has written none, or there is no twistd, nothing is removed.
+        """
+        self.fail()
+        self.assertTrue(os.path.exists(self.path))
+        for twistd in ({"pidfile": ""}, None):
+            self.pidfile = Pidfile(twistd)
+            self.pidfile.written()
+            self.fail()
 
     def test_none(self):
         """

@@ -2,6 +2,7 @@
 Tests for the coercions of option values.
 """
 
+import errno
 import os
 from ipaddress import ip_network
 
@@ -115,6 +116,19 @@ class ValuesTests(SynchronousTestCase):
             ("", "a\0b"),
             "give the name of a file",
         )
+
+    def test_path_without_current_directory(self):
+        """
+        Where the current directory has been removed, only an absolute path is one.
+        """
+
+        def getcwd():
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+        self.patch(os, "getcwd", getcwd)
+        self.assertEqual(values.path("/cert.pem"), "/cert.pem")
+        error = self.assertRaises(ValueError, values.path, "cert.pem")
+        self.assertEqual(str(error), "there is no current directory; give an absolute path")
 
     def test_protocols(self):
         """

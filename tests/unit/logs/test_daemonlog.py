@@ -194,11 +194,11 @@ class OpenTests(LogTestCase):
         (line,) = self.written()
         self.assertTrue(line.startswith('<4>{"timestamp": "'), line)
 
-    def on_terminal(self, **environ):
+    def on_terminal(self, *others, **environ):
         """
-        Let standard output be a terminal.
+        Let standard output be a terminal, and other descriptors.
         """
-        self.patch(os, "isatty", lambda descriptor: descriptor == sys.stdout.fileno())
+        self.patch(os, "isatty", {sys.stdout.fileno(), *others}.__contains__)
         self.patch(os, "environ", {"TERM": "xterm", **environ})
 
     def start(self, **options):
@@ -223,6 +223,28 @@ class OpenTests(LogTestCase):
         """
         self.on_terminal()
         self.assertEqual(self.start(), ["echod listens\\n", "[echod#\x1b[33mwarn\x1b[0m] careful"])
+
+    def test_error_on_terminal(self):
+        """
+        What is written to standard error as well is on a terminal once; a log elsewhere has it.
+        """
+        line = "[echod#error] the port is in use"
+        for others, format, expected in (
+            ((2,), "text", []),
+            ((), "text", [line]),
+            ((2,), "json", ["the port is in use"]),
+        ):
+            self.on_terminal(*others, NO_COLOR="1")
+            publisher = LogPublisher()
+            before = len(self.written())
+            publisher.addObserver(self.log(format=format, publisher=publisher).open())
+            logger = Logger(namespace="echod", observer=publisher)
+            logger.error("the port is in use", event="listen-failed")
+            found = [
+                json.loads(each)["message"] if format == "json" else each.partition(" ")[2]
+                for each in self.written()[before:]
+            ]
+            self.assertEqual(found, expected)
 
     def test_terminal_without_colors(self):
         """

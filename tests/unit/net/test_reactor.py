@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 import time
+from select import EPOLLERR, EPOLLHUP
 
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.error import (
@@ -73,19 +74,24 @@ class ScriptedPoller:
     Stands in for C{select.epoll}.
 
     @ivar polled: the arguments of each poll: a time, and the number of events at most.
+    @ivar events: what each poll returns.
     """
 
     def __init__(self, error=None):
         self.error = error
         self.polled = []
+        self.events = []
 
     def poll(self, timeout, most):
         self.polled.append((timeout, most))
         if self.error is not None:
             raise self.error
-        return []
+        return self.events
 
     def register(self, descriptor, events):
+        pass
+
+    def unregister(self, descriptor):
         pass
 
 
@@ -459,6 +465,27 @@ class DispatchTests(ReactorTestCase):
         peer.close()
         self.until(lambda: protocol.lost)
         self.assertEqual([failure.type for failure in protocol.lost], [ConnectionLost])
+
+    def test_hangup_without_input(self):
+        """
+        A hang-up that comes without input is what the read finds: nothing yet, data, or a reset,
+        and no clean end.
+        """
+        protocol = HalfCloseable()
+        transport, peer = self.connect(protocol)
+        poller = ScriptedPoller()
+        poller.events = [(transport.fileno(), EPOLLHUP | EPOLLERR)]
+        self.patch(self.reactor, "_poller", poller)
+        self.reactor.iterate(0)
+        self.assertEqual((protocol.received, protocol.lost), ([], []))
+        peer.send(b"hello")
+        self.reactor.iterate(0)
+        self.assertEqual((protocol.received, protocol.lost), ([b"hello"], []))
+        transport.write(b"unread")
+        peer.close()
+        self.reactor.iterate(0)
+        self.assertEqual([failure.type for failure in protocol.lost], [ConnectionLost])
+        self.assertEqual(protocol.ended, 0)
 
     def test_lost_in_the_same_turn(self):
         """

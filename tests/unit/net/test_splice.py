@@ -174,6 +174,7 @@ class SplicerTests(SynchronousTestCase):
         self.assertRaises(ConnectionResetError, splicer.relay, SOCKET)
         kernel.receiving = None
         self.assertEqual(splicer.relay(SOCKET), (6, b""))
+        self.assertEqual(len(kernel.pipes), 1)
 
     def test_refused(self):
         """
