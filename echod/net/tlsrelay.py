@@ -8,12 +8,13 @@ transport's queue; the data behind them is encrypted after they are sent.
 
 from collections.abc import Callable
 from functools import partial
+from socket import socket
 from typing import TYPE_CHECKING, Any
 
 from OpenSSL import SSL
 from twisted.internet.main import CONNECTION_LOST
 
-from echod.tls._openssl import RECORD_BYTES, Relay, record_relay
+from echod.tls._openssl import RECORD_BYTES, record_relay
 
 if TYPE_CHECKING:
     from echod.net.transport import EagerTransport as _Transport
@@ -53,7 +54,7 @@ class TLSRelayMixin(_Transport):
             self._hidesMethods = True
             self.doRead = partial(self._relayRecords, relay)  # type: ignore[method-assign]
 
-    def _relayRecords(self, relay: Relay) -> Any:
+    def _relayRecords(self, relay: Callable[[socket], tuple[Any, ...]]) -> Any:
         """
         Read, encrypt and send at once.  What the kernel does not take is queued.
         """

@@ -168,9 +168,6 @@ def memory_of(connection: Any) -> HandshakeMemory | None:
         return None
 
 
-Relay = Callable[[socket], tuple[int, memoryview, bytes, SSL.Error | None]]
-
-
 @cache
 def _relay_buffers(records: int) -> tuple[Any, ...]:
     received, encrypted = (bytearray(records * MAX_RECORD_BYTES) for _ in range(2))
@@ -178,13 +175,13 @@ def _relay_buffers(records: int) -> tuple[Any, ...]:
     return received, from_buffer(received), encrypted, from_buffer(encrypted)
 
 
-def record_relay(connection: Any, records: int) -> Relay | None:
+def record_relay(connection: Any, records: int) -> Callable[[socket], tuple[Any, ...]] | None:
     """
     Make the function that reads the records that have come to a socket, and encrypts their data
     again, in memory: on the socket, OpenSSL makes two system calls to read a record, and one to
-    write it.  The function returns how many bytes of data were read; the records to send before
-    it is called again; the data, if any, that has to be written after those; and the error that
-    ended this, if any.  It raises C{OSError} if the connection is broken.
+    write it.  It returns how many bytes of data were read; the records to send before it is called
+    again; data, if any, to be written after those; and the error that ended this, if any.  It
+    raises C{OSError} if the connection is broken.
 
     @param records: how many records it reads at most.
     @return: C{None} if this version of pyOpenSSL lacks a private name.
