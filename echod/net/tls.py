@@ -1,15 +1,15 @@
 """
 TLS on the socket itself: reading, writing, and how a connection with TLS ends.
 
-Invariant: OpenSSL reads and writes the socket, so no byte waits in a buffer that the reactor does
-not know of.  Our close_notify is sent after the last byte of the echo and before the FIN
-(RFC 8446 6.1).
+Invariant: between two turns, OpenSSL reads and writes the socket, so no byte waits in a buffer
+that the reactor does not know of.  Our close_notify is sent after the last byte of the echo and
+before the FIN (RFC 8446 6.1).
 """
 
 import socket
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from OpenSSL import SSL
 from twisted.internet.error import ConnectionDone
@@ -19,6 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from echod.net.handshake import ServerHandshake
+from echod.net.tlsrelay import MAX_RECORDS, TLSRelayMixin
 from echod.tls._openssl import (
     RECORD_BYTES,
     forget_errors,
@@ -28,18 +29,7 @@ from echod.tls._openssl import (
     stop_retrying,
 )
 
-if TYPE_CHECKING:
-    from echod.net.transport import EagerTransport as _Transport
-else:
-    _Transport = object
-
 log = Logger(namespace="echod.net")
-
-MAX_RECORDS = 8
-"""
-How many records with data one connection may read before the others have their turn.  A record
-without data ends the turn.
-"""
 
 DISCARD_BYTES = 16 * 1024
 """How many bytes are received and dropped in one turn after the end of the input."""
@@ -76,7 +66,7 @@ def _closed(_: object) -> NoReturn:
     raise SSL.Error("the connection is closed")
 
 
-class TLSMixin(_Transport):
+class TLSMixin(TLSRelayMixin):
     """
     What TLS changes in a transport; with it, the transport provides C{ISSLTransport} and
     C{INegotiated}.
@@ -110,15 +100,19 @@ class TLSMixin(_Transport):
         if self._writeWantsRead:
             self._writeWantsRead = False
             self.startWriting()
-        for _ in range(MAX_RECORDS):
+        for full in range(MAX_RECORDS):  # noqa: B007  # it is used after the loop
             try:
                 data = self._recv()
+            except SSL.WantReadError:
+                break
             except SSL.Error as error:
                 return self._readFailed(error)
             self.protocol.dataReceived(data)
             # After a full record there is probably another.
             if len(data) < RECORD_BYTES or not self._mayRead():
-                return None
+                break
+        if full > 1 and self._mayRead():
+            self._relayNext()
         return None
 
     def _readFailed(self, error: SSL.Error) -> Any:
@@ -220,6 +214,8 @@ class TLSMixin(_Transport):
         """
         Encrypt and send up to C{SEND_LIMIT} bytes, one record after the other.
         """
+        if self._encrypted:
+            return self._sendEncrypted(data)
         view = memoryview(data)[: self.SEND_LIMIT]
         sent = 0
         while sent < len(view):

@@ -78,6 +78,50 @@ class HalfCloseable(Recorder):
         self.write_ended += 1
 
 
+class Echoing(HalfCloseable):
+    """
+    Sends back what it gets, and is its transport's producer.
+
+    @ivar paused: how often it was paused.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(lambda transport: transport.loseConnection())
+        self.paused = 0
+
+    def dataReceived(self, data: bytes) -> None:
+        super().dataReceived(data)
+        self.transport.write(data)
+
+    def pauseProducing(self) -> None:
+        self.paused += 1
+        self.transport.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        self.transport.resumeProducing()
+
+    def stopProducing(self) -> None:
+        pass
+
+
+class Relayed(Echoing):
+    """
+    The same, and does not need to see the bytes.
+
+    @ivar relayed: how many bytes the transport has relayed, in order.
+    @ivar on_relayed: called after each relay.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relayed: list[int] = []
+        self.on_relayed: Callable[[], object] = lambda: None
+
+    def bytes_relayed(self, count: int) -> None:
+        self.relayed.append(count)
+        self.on_relayed()
+
+
 @implementer(IPushProducer)
 class Pusher:
     """

@@ -21,6 +21,9 @@ ALERT, HANDSHAKE, DATA = 21, 22, 23
 KEY_UPDATE = b"\x18\0\0\1\0"
 """A KeyUpdate that asks for none in return (RFC 8446 4.6.3)."""
 
+UPDATE_REQUESTED = b"\x18\0\0\1\1"
+"""A KeyUpdate that asks for one in return."""
+
 _HELLO = b"\3\3" + bytes(32) + b"\0" + b"\0\2\xc0\x2b" + b"\1\0"
 CLIENT_HELLO = b"\1" + struct.pack(">I", len(_HELLO))[1:] + _HELLO
 """A ClientHello of TLS 1.2, which asks for a renegotiation behind a handshake."""
@@ -86,11 +89,11 @@ class Sealer:
         self._number += 1
         return header + self._key.encrypt(nonce, inner, header)
 
-    def key_update(self) -> bytes:
+    def key_update(self, message: bytes = KEY_UPDATE) -> bytes:
         """
         A KeyUpdate, behind which new keys are used.
         """
-        record = self.seal(HANDSHAKE, KEY_UPDATE)
+        record = self.seal(HANDSHAKE, message)
         self._set(_expand(self._secret, b"traffic upd", 32))
         return record
 

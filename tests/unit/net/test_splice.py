@@ -30,7 +30,7 @@ from echod.net.splice import (
 )
 from echod.net.transport import MAX_READ
 from echod.net.unix import EagerUNIXTransport
-from tests.support.pairs import HalfCloseable, PairTestCase, drained
+from tests.support.pairs import Echoing, HalfCloseable, PairTestCase, Relayed, drained
 
 SOCKET = 7
 """A descriptor of a socket that is not there."""
@@ -303,50 +303,6 @@ class ScriptedSplicer:
         if isinstance(answer, Exception):
             raise answer
         return answer
-
-
-class Echoing(HalfCloseable):
-    """
-    Sends back what it gets, and is its transport's producer.
-
-    @ivar paused: how often it was paused.
-    """
-
-    def __init__(self):
-        super().__init__(lambda transport: transport.loseConnection())
-        self.paused = 0
-
-    def dataReceived(self, data):
-        super().dataReceived(data)
-        self.transport.write(data)
-
-    def pauseProducing(self):
-        self.paused += 1
-        self.transport.pauseProducing()
-
-    def resumeProducing(self):
-        self.transport.resumeProducing()
-
-    def stopProducing(self):
-        pass
-
-
-class Relayed(Echoing):
-    """
-    The same, and does not need to see the bytes.
-
-    @ivar relayed: how many bytes the transport has relayed, in order.
-    @ivar on_relayed: called after each relay.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.relayed = []
-        self.on_relayed = lambda: None
-
-    def bytes_relayed(self, count):
-        self.relayed.append(count)
-        self.on_relayed()
 
 
 class RelayTestCase(PairTestCase):

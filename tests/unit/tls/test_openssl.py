@@ -21,6 +21,7 @@ from echod.tls._openssl import (
     read_and_write,
     reason_text,
     reasons,
+    record_relay,
     set_groups,
     set_protocols,
     stop_retrying,
@@ -195,6 +196,7 @@ class SettingsTests(SynchronousTestCase):
         stop_retrying(other)
         self.assertEqual((is_resumed(other), verify_error(other)), (None, None))
         self.assertIsNone(memory_of(other))
+        self.assertIsNone(record_relay(other, 8))
         self.assertTrue(has_peer_finished(other))
 
     def test_reasons(self):
