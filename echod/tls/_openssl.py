@@ -224,8 +224,8 @@ def record_relay(connection: Any, records: int) -> Callable[[socket], tuple[Any,
         lib.ERR_clear_error()
         lib.SSL_set_fd(ssl, sock.fileno())  # It frees both memories.
         while size > unread:
-            # TCP drops what has been peeked at, without a copy (tcp(7)).
-            size -= sock.recv_into(received, size - unread, MSG_TRUNC)
+            # TCP drops what has been peeked at, without a copy (tcp(7)).  None of it can be gone.
+            size -= sock.recv_into(received, size - unread, MSG_TRUNC) or size
         return data, memoryview(encrypted)[:end], unwritten, error
 
     return relay
