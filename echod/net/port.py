@@ -92,8 +92,9 @@ class _EagerAccepting(_Port):
     def rearm(self) -> None:
         """
         Accept clients for which the kernel woke another process that then did not accept them.
+        Without a balancer, the kernel wakes all of them.
         """
-        if self._isOpen() and not self._acceptingPaused:
+        if self.balancer is not None and self._isOpen() and not self._acceptingPaused:
             # A descriptor that is added while clients wait is reported as readable at once.
             self.reactor.rearmExclusive(self)
 

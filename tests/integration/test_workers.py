@@ -22,6 +22,7 @@ from tests.support.certificates import make_certificate
 from tests.support.clients import TLSClient, context
 from tests.support.daemons import (
     LOOPBACK,
+    ON_A_SOCKET,
     Daemon,
     connect,
     echo,
@@ -29,6 +30,7 @@ from tests.support.daemons import (
     receive,
     receive_rest,
     show,
+    socket_path,
     wait_until,
 )
 from tests.support.shortclients import many
@@ -93,9 +95,10 @@ class SpreadTests(TestCase):
         """
         On a reactor of Twisted's, too, all clients are served.
         """
-        with WorkersDaemon(2, reactor="poll") as master:
-            for _ in range(50):
-                with master.connect() as client:
+        with WorkersDaemon(2, *LOOPBACK, *ON_A_SOCKET, reactor="poll") as master:
+            for number in range(50):
+                address = f"unix:{socket_path(master)}" if number % 2 else master.address()
+                with connect(address) as client:
                     self.assertEqual(echo(client, b"hello"), b"hello")
             self.assertEqual(master.ended("client", 50), 50)
 

@@ -280,6 +280,8 @@ class BalancedPortTests(PortTestCase):
         for port in (other, tcp.Port(0, self.factory, reactor=self.reactor)):
             balance_accepts(port, self.balancer)
             self.assertIsNone(getattr(port, "turns", None))
+        other.rearm()
+        self.assertEqual(self.queued, [self.port])
 
     def test_shared(self):
         """
