@@ -23,7 +23,13 @@ PIECE = 16 * KIB
 MOST_BULK = 400 * KIB
 """
 The most that a client sends in bulk.  In slices of 20 bytes, the proxy needs a minute for it beside
-its other clients, which is half of what a connection may take.
+its other clients.
+"""
+
+HUNG_SECONDS = 120.0
+"""
+How long no byte of a connection may move before it counts as hung.  A connection may take longer in
+all: slices of 20 bytes, each delayed by 2 ms, are 10 KB a second at most.
 """
 
 
@@ -73,12 +79,15 @@ async def ready(sock: socket.socket, events: int) -> None:
 class Client:
     """
     One connected client.
+
+    @ivar deadline: what ends it, unless bytes move: then it is put off.
     """
 
     connection: Connection
     rng: random.Random
     visit: Visit
     start: int = field(init=False)
+    deadline: asyncio.Timeout | None = None
 
     def __post_init__(self) -> None:
         # Each begins at another place in the stream, so an echo to the wrong client is seen.
@@ -95,7 +104,12 @@ class Client:
         piece = stream(self.start + self.visit.sent, size)
         self.visit.sent += size
         while piece := piece[self.connection.send(piece) :]:
+            self._put_off()
             await ready(self.connection.socket, WRITE)
+
+    def _put_off(self) -> None:
+        if self.deadline is not None and not self.deadline.expired():
+            self.deadline.reschedule(asyncio.get_running_loop().time() + HUNG_SECONDS)
 
     async def say(self, size: int, last: bool = False, piece: int = PIECE) -> None:
         """
@@ -124,6 +138,7 @@ class Client:
             await ready(self.connection.socket, READ)
         visit.exact = visit.exact and in_stream(self.start + visit.received, data)
         visit.received += len(data)
+        self._put_off()
         return len(data)
 
     async def hear_all(self, most: int = 64 * KIB, pause: float = 0.0) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from OpenSSL import SSL
 
-from tests.soak.clients import BEHAVIORS, Behavior, Client, Visit
+from tests.soak.clients import BEHAVIORS, HUNG_SECONDS, Behavior, Client, Visit
 from tests.support import proxyheaders
 from tests.support.clients import Connection, TLSClient
 from tests.support.faultproxy import FaultProxy, Link
@@ -41,9 +41,6 @@ CLIENTS = 64
 
 CONDITIONS_VISITS = 100
 """After this many connections, the network's faults change."""
-
-VISIT_SECONDS = 120.0
-"""How long a connection may take before it counts as hung."""
 
 TOXICS: tuple[Callable[[random.Random, str], Toxic], ...] = (
     lambda rng, way: Latency(way, 0.5, rng.uniform(0.001, 0.1), 0.001),
@@ -199,7 +196,8 @@ class Soak:
             tls = TLSClient(sock, rng.choice(listener.contexts)) if listener.contexts else None
             client = Client(tls or Connection(sock), rng, visit)
             try:
-                async with asyncio.timeout(VISIT_SECONDS):
+                async with asyncio.timeout(HUNG_SECONDS) as deadline:
+                    client.deadline = deadline
                     await asyncio.get_running_loop().sock_connect(sock, self._address(name))
                     await client.begin()
                     await behavior(client)
