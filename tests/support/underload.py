@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-LOOPS = 4
-WRITERS = 2
+LOOPS = os.cpu_count() or 1
+WRITERS = 1
 MINUTES = 60.0
 
 FILE_BYTES = 32 << 20
