@@ -30,13 +30,19 @@ from echod.workers.process import WorkerProcess, how_ended
 log = Logger(namespace="echod.workers")
 
 START_TIMEOUT = 60.0
-"""How long, in seconds, a start waits until all workers are up."""
+"""
+How long, in seconds, the start of the daemon waits until all workers are up; and how long one that
+is restarted may take.
+"""
 
 HEARTBEAT_INTERVAL = 2.0
 """How often, in seconds, each worker is asked whether it is alive."""
 
 MAX_MISSED_HEARTBEATS = 5
-"""A worker that leaves so many heartbeats in a row without an answer is killed."""
+"""
+A worker that is up and leaves so many heartbeats in a row without an answer is killed.  One that
+is not up yet has the time of a start: on a busy machine its imports alone can take that long.
+"""
 
 STEADY_TIME = 10.0
 """A worker that has lived for this many seconds is restarted without a delay when it dies."""
@@ -311,7 +317,8 @@ class WorkerSet:
         Ask each worker whether it is alive, and kill each that has not answered for too long.
         """
         for worker in self:
-            if worker.silent < MAX_MISSED_HEARTBEATS:
+            seconds = MAX_MISSED_HEARTBEATS * HEARTBEAT_INTERVAL if worker.up else START_TIMEOUT
+            if worker.silent * HEARTBEAT_INTERVAL < seconds:
                 worker.silent += 1
                 worker.ask().addErrback(lambda failure: failure.trap(CancelledError))
             else:

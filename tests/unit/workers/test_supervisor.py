@@ -368,6 +368,26 @@ class AskTests(SupervisorTestCase):
             ["worker 1 has not answered for 10 s; it is killed"],
         )
 
+    def test_slow_start(self):
+        """
+        A worker that is not up yet is killed after the time of a start.
+        """
+        self.one.end()
+        self.reactor.advance(0)
+        restarted = self.spawner.workers[-1]
+        self.assertIsNot(restarted, self.other)
+        while self.reactor.seconds() < START_TIMEOUT:
+            self.assertEqual(restarted.signals, [])
+            self.reactor.advance(HEARTBEAT_INTERVAL)
+            self.other.far.send(answer=0)
+        with capturedLogs() as events:
+            self.reactor.advance(HEARTBEAT_INTERVAL)
+        self.assertEqual((restarted.signals, self.other.signals), (["KILL"], []))
+        self.assertEqual(
+            [formatEvent(event) for event in events],
+            ["worker 0 has not answered for 60 s; it is killed"],
+        )
+
     def test_gone(self):
         """
         A heartbeat to a worker whose channel is closed is no error.
