@@ -1,8 +1,8 @@
 """
 A worker, as the master sees it: its process, its channel, and its output.
 
-Invariant: a worker is up when it says so, and has exited when the kernel says so.  Its output is
-limited, and escaped before it is logged.
+Invariant: a worker is up when it says so, and has exited when the kernel says so; no error keeps
+its supervisor from being told.  Its output is limited, and escaped before it is logged.
 """
 
 import signal
@@ -18,6 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from echod._util.text import escape
+from echod._util.timers import surviving
 from echod.workers.channel import Channel, Message
 
 log = Logger(namespace="echod.workers")
@@ -194,8 +195,8 @@ class WorkerProcess(ProcessProtocol):
             self.transport.signalProcess("KILL")
 
     def processEnded(self, reason: Failure) -> None:
-        self._stdout.end()
-        self._stderr.end()
+        surviving("logging the last output of a worker", self._stdout.end)()
+        surviving("logging the last errors of a worker", self._stderr.end)()
         self._parent.worker_ended(self, how_ended(reason.value))
 
 
@@ -206,5 +207,18 @@ def how_ended(end: Any) -> str:
     @param end: Twisted's C{ProcessDone} or C{ProcessTerminated}.
     """
     if (number := getattr(end, "signal", None)) is not None:
-        return f"was ended by {signal.Signals(number).name}"
+        return f"was ended by {signal_name(number)}"
     return f"ended with status {end.exitCode}"
+
+
+def signal_name(number: int) -> str:
+    """
+    The name of a signal, of any number; those of real-time signals are relative to SIGRTMIN
+    (signal(7)).
+    """
+    with suppress(ValueError):
+        return signal.Signals(number).name
+    # Python names only the first and the last real-time signal.
+    if signal.SIGRTMIN < number < signal.SIGRTMAX:
+        return f"SIGRTMIN+{number - signal.SIGRTMIN}"
+    return f"signal {number}"

@@ -2,6 +2,8 @@
 Tests for the process of a worker.
 """
 
+import signal
+
 from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IProcessTransport
 from twisted.internet.testing import StringTransport
@@ -86,6 +88,11 @@ class WorkerProcessTests(SynchronousTestCase):
         """
         for end, how in (
             ({"signal": 9}, "was ended by SIGKILL"),
+            ({"signal": signal.SIGRTMIN}, "was ended by SIGRTMIN"),
+            ({"signal": signal.SIGRTMIN + 1}, "was ended by SIGRTMIN+1"),
+            ({"signal": signal.SIGRTMAX}, "was ended by SIGRTMAX"),
+            # The C library keeps this one for itself, but a process can be sent it.
+            ({"signal": signal.SIGRTMIN - 1}, f"was ended by signal {signal.SIGRTMIN - 1}"),
             ({"status": 3}, "ended with status 3"),
             ({}, "ended with status 0"),
         ):
@@ -101,6 +108,23 @@ class WorkerProcessTests(SynchronousTestCase):
         self.assertEqual(self.log, [b"a line\n"])
         self.process.end()
         self.assertEqual(self.log, [b"a line\n", b"and\n"])
+
+    def test_log_fails(self):
+        """
+        The exit is reported even if its last output cannot be logged; both errors are logged.
+        """
+
+        def fail(line):
+            raise OSError(28, "no space")
+
+        child = WorkerProcess("1", 5.0, self, fail)
+        self.patch(child, "_stderr", LineBuffer(fail))
+        process = FakeProcess(78, child, [], {}, {})
+        child.childDataReceived(1, b"half a line")
+        child.childDataReceived(2, b"half a line")
+        process.end(signal=9)
+        self.assertEqual(self.told, [("1", 78, "was ended by SIGKILL")])
+        self.assertEqual(len(self.flushLoggedErrors(OSError)), 2)
 
     def test_log_dropped(self):
         """
