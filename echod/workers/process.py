@@ -13,6 +13,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessExitedAlready
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -81,10 +82,9 @@ class WorkerProcess(ProcessProtocol):
     The process of one worker.
 
     @ivar name: the name of the worker.
-    @ivar started_at: when it was started, by the reactor's clock.
     @ivar pid: its process id.
     @ivar channel: the channel to it; C{None} when that is closed.
-    @ivar up: whether it has started all its listeners.
+    @ivar up_since: when it had started all its listeners, by the reactor's clock; C{None} before.
     @ivar startup_error: the last line of its standard error before it was up.
     @ivar totals: its connections, bytes echoed and clients refused, from its last message.
     @ivar dropped: how many lines of its log the master has dropped.
@@ -94,14 +94,18 @@ class WorkerProcess(ProcessProtocol):
     transport: Any
     channel: Channel | None = None
     pid = 0
-    up = False
+    up_since: float | None = None
     startup_error = ""
     dropped = 0
     silent = 0
     totals: Sequence[int] = (0, 0, 0)
 
     def __init__(
-        self, name: str, started_at: float, parent: ISupervisor, write_log: Callable[[bytes], bool]
+        self,
+        name: str,
+        clock: IReactorTime,
+        parent: ISupervisor,
+        write_log: Callable[[bytes], bool],
     ):
         """
         @param parent: its supervisor.
@@ -109,13 +113,20 @@ class WorkerProcess(ProcessProtocol):
             returns whether the line was written.
         """
         self.name = name
-        self.started_at = started_at
+        self._clock = clock
         self._parent = parent
         self._write_log = write_log
         self._stdout = LineBuffer(self._log)
         self._stderr = LineBuffer(self._log_error)
         self._last_question = 0
         self._answers: dict[int, Deferred[Message]] = {}
+
+    @property
+    def up(self) -> bool:
+        """
+        Whether it has started all its listeners.
+        """
+        return self.up_since is not None
 
     def connectionMade(self) -> None:
         # Kept here: transport.pid is None after the exit.
@@ -146,7 +157,7 @@ class WorkerProcess(ProcessProtocol):
         self.silent = 0
         self.totals = message.get("totals", self.totals)
         if message.get("up"):
-            self.up = True
+            self.up_since = self._clock.seconds()
             self._parent.worker_up(self)
         elif (answer := self._answers.pop(message.get("answer", 0), None)) is not None:
             answer.callback(message)

@@ -6,6 +6,7 @@ import signal
 
 from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IProcessTransport
+from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
@@ -55,7 +56,9 @@ class WorkerProcessTests(SynchronousTestCase):
         self.told = []
         self.log = []
         self.log_accepts = True
-        self.child = WorkerProcess("1", 5.0, self, self.write_log)
+        self.clock = Clock()
+        self.clock.advance(5)
+        self.child = WorkerProcess("1", self.clock, self, self.write_log)
         self.process = FakeProcess(77, self.child, [], {}, {})
         verifyObject(IProcessTransport, self.process)
         self.child.channel = Channel(self.child.message_received, self.child.channel_closed)
@@ -80,6 +83,7 @@ class WorkerProcessTests(SynchronousTestCase):
         self.assertFalse(self.child.up)
         self.far.send(up=True)
         self.assertTrue(self.child.up)
+        self.assertEqual(self.child.up_since, 5)
         self.assertEqual(self.told, [("1", "up")])
 
     def test_end(self):
@@ -117,7 +121,7 @@ class WorkerProcessTests(SynchronousTestCase):
         def fail(line):
             raise OSError(28, "no space")
 
-        child = WorkerProcess("1", 5.0, self, fail)
+        child = WorkerProcess("1", self.clock, self, fail)
         self.patch(child, "_stderr", LineBuffer(fail))
         process = FakeProcess(78, child, [], {}, {})
         child.childDataReceived(1, b"half a line")

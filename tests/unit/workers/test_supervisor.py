@@ -266,13 +266,28 @@ class RestartTests(SupervisorTestCase):
         self.assertEqual(pauses, [0, *doubled, most, most])
         self.assertEqual(self.die(self.spawner.workers[1], signal=9), 0)
 
+    def test_long_start(self):
+        """
+        The time of a start does not count: if a worker ends late in it, or soon after it, its
+        restart delay doubles.
+        """
+        self.die(self.spawner.workers[0], signal=9)
+        for delay in (MIN_RESTART_DELAY, 2 * MIN_RESTART_DELAY):
+            self.let_time_pass(STEADY_TIME)
+            self.assertEqual(self.die(self.spawner.workers[-1], status=3), delay)
+        self.let_time_pass(STEADY_TIME)
+        self.up(self.spawner.workers[-1])
+        self.let_time_pass(STEADY_TIME - 1)
+        self.assertEqual(self.die(self.spawner.workers[-1], signal=9), 4 * MIN_RESTART_DELAY)
+
     def test_steady(self):
         """
-        A worker that has lived for some time is restarted at once.
+        A worker that has been up for some time is restarted at once.
         """
         self.die(self.spawner.workers[0], signal=9)
         self.die(self.spawner.workers[-1], signal=9)
         for _ in range(2):
+            self.up(self.spawner.workers[-1])
             self.let_time_pass(STEADY_TIME)
             self.assertEqual(self.die(self.spawner.workers[-1], signal=9), 0)
         self.assertEqual(self.die(self.spawner.workers[-1], signal=9), MIN_RESTART_DELAY)
