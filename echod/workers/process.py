@@ -198,12 +198,24 @@ class WorkerProcess(ProcessProtocol):
             self.channel.send(ask=number, **question)
         return answer
 
+    def stop(self) -> None:
+        """
+        Tell the worker to drain and end.
+        """
+        self.send(do="stop")
+        if not self.up:
+            # It may not read messages yet, and then ends by the signal at once.
+            self._signal("TERM")
+
     def kill(self) -> None:
         """
         Send SIGKILL to the worker.
         """
+        self._signal("KILL")
+
+    def _signal(self, name: str) -> None:
         with suppress(ProcessExitedAlready):
-            self.transport.signalProcess("KILL")
+            self.transport.signalProcess(name)
 
     def processEnded(self, reason: Failure) -> None:
         surviving("logging the last output of a worker", self._stdout.end)()

@@ -234,7 +234,8 @@ class Supervisor(Service):
                 deadline.cancel()
 
         all_ended.addCallback(cancel_timers)
-        self.live.send_all(do="stop")
+        for worker in self.live:
+            worker.stop()
         if not len(self.live):
             all_ended.callback(None)
         return all_ended

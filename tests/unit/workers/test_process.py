@@ -212,6 +212,24 @@ class WorkerProcessTests(SynchronousTestCase):
         self.child.send(do="stop")
         self.assertEqual(self.far.received(), [{"do": "stop"}])
 
+    def test_stop(self):
+        """
+        A worker that is up is told to stop by a message alone.
+        """
+        self.far.send(up=True)
+        self.child.stop()
+        self.assertEqual((self.far.received(), self.process.signals), ([{"do": "stop"}], []))
+
+    def test_stop_before_it_is_up(self):
+        """
+        One that is not up yet gets TERM as well, unless it has just exited.
+        """
+        self.child.stop()
+        self.assertEqual((self.far.received(), self.process.signals), ([{"do": "stop"}], ["TERM"]))
+        self.process.end(signal=15)
+        self.child.stop()
+        self.assertEqual(self.process.signals, ["TERM"])
+
     def test_kill(self):
         """
         It can be killed, also just after its exit.

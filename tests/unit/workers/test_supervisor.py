@@ -571,8 +571,10 @@ class StopTests(SupervisorTestCase):
         self.reactor.advance(0)
         self.assertEqual(len(self.spawner.workers), 3)
         stopping = self.stop()
-        for process in self.spawner.workers[1:]:
+        for process, signals in zip(self.spawner.workers[1:], ([], ["TERM"]), strict=True):
             self.assertEqual(process.far.received(), [{"do": "stop"}])
+            # The new one is not up yet, and may not read the message.
+            self.assertEqual(process.signals, signals)
             self.assertNoResult(stopping)
             process.end()
         self.assertIsNone(self.successResultOf(stopping))
