@@ -224,7 +224,7 @@ class UDPListener(MultiService):
         self._leaves_queue = leaves_queue
         self._shared = shared
         self._counts_kernel_drops = counts_kernel_drops
-        self._kernel_drops = 0
+        self._kernel_drops_before = self._kernel_drops = 0
         self._logged: tuple[int, int, Counter[Drop]] = (0, 0, Counter())
         for seconds, doing, action in (
             (SUMMARY_INTERVAL, "logging datagrams", self.log_summary),
@@ -243,6 +243,9 @@ class UDPListener(MultiService):
         except (OSError, ValueError) as error:
             raise listen_failed(self.option, error) from None
         self._socket = bound
+        if self._counts_kernel_drops:
+            # An inherited socket, as from systemd, has dropped for the processes before this one.
+            self._kernel_drops_before = kernel_drops(bound)
         for name, refusal in set_datagram_options(bound):
             log_refused_option(self.option, name, refusal)
         self._admission.own_ports.add(bound.getsockname()[1])
@@ -309,7 +312,8 @@ class UDPListener(MultiService):
     def _count_kernel_drops(self) -> int:
         if self._socket is None or not self._counts_kernel_drops:
             return self._kernel_drops
-        return kernel_drops(self._socket)
+        # The kernel's counter has 32 bits.
+        return (kernel_drops(self._socket) - self._kernel_drops_before) % 2**32
 
     def dropped(self) -> Counter[Drop]:
         """

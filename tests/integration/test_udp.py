@@ -19,6 +19,7 @@ from urllib.request import urlopen
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from echod.net.udp import kernel_drops
 from tests.support import needs
 from tests.support.activation import ActivatedDaemon
 from tests.support.daemons import PATIENCE_SECONDS, Daemon, ping_pong, show, wait_until
@@ -279,6 +280,25 @@ class EchoTests(SynchronousTestCase):
             daemon.stop()
             source.sendto(b"after", ("127.0.0.7", port))
             self.assertEqual(datagram.recv(9), b"after")
+
+    def test_inherited_drops(self) -> None:
+        """
+        What the kernel has discarded of an inherited socket before the start is not counted.
+        """
+        inherited = client()
+        self.addCleanup(inherited.close)
+        inherited.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        with client() as source:
+            for _ in range(100):
+                source.sendto(bytes(1000), inherited.getsockname())
+            self.assertGreater(kernel_drops(inherited), 0)
+            queued = 100 - kernel_drops(inherited)
+            daemon = ActivatedDaemon({"echo": [inherited]}, "--udp-listen", "systemd:name=echo")
+            self.enterContext(daemon)
+            for _ in range(queued):
+                self.assertEqual(source.recv(1001), bytes(1000))
+            daemon.stop()
+        self.assertEqual(daemon.datagrams(), {"echoed": queued, "bytes": queued * 1000})
 
     def test_check(self) -> None:
         """
