@@ -310,14 +310,15 @@ class ConnectionLimitTests(ServiceTestCase):
         self.patch(sys, "modules", dict(sys.modules))
         sys.modules.pop("twisted.internet.selectreactor", None)
 
-    def limit(self, asked, descriptors, reactor=None):
+    def limit(self, asked, descriptors, reactor=None, share=None):
         """
+        @param share: the share of a process; C{None} for all that is asked for.
         @return: the limit of connections, and the warnings.
         """
         self.patch(resource, "getrlimit", lambda _: (min(descriptors, 1024), descriptors))
         self.patch(resource, "setrlimit", lambda *_: None)
         with capturedLogs() as events:
-            limit = connection_limit(reactor, asked)
+            limit = connection_limit(reactor, share or asked, asked)
         self.assertTrue(all(event["log_level"] is LogLevel.warn for event in events))
         return limit, [formatEvent(event) for event in events]
 
@@ -326,6 +327,17 @@ class ConnectionLimitTests(ServiceTestCase):
             f"--max-connections {asked}: limited to {limit}: too few file descriptors; raise the "
             "hard limit (ulimit -Hn, LimitNOFILE=)"
         ]
+
+    def test_share(self):
+        """
+        The warning of a worker has the number that was given, and its share.
+        """
+        warning = (
+            "--max-connections 100000: a worker's share of 50000 is limited to 19936: too few file "
+            "descriptors; raise the hard limit (ulimit -Hn, LimitNOFILE=)"
+        )
+        self.assertEqual(self.limit(100_000, 20_000, share=50_000), (19936, [warning]))
+        self.assertEqual(self.limit(100_000, 50_064, share=50_000), (50_000, []))
 
     def test_enough(self):
         """

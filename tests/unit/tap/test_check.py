@@ -101,7 +101,7 @@ class CheckTests(ServiceTestCase):
         warnings = self.stderr.getvalue().splitlines()
         self.assertEqual({line.partition("warning: ")[0] for line in warnings}, {"echod: "})
         for word in (
-            "--max-connections 60: limited to 36",
+            "--max-connections 120: a worker's share of 60 is limited to 36",
             "--tls-keylog: the secrets of EVERY",
             f"{key_log} is open to users",
             f"the key in {path} can be read by users",

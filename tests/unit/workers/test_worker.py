@@ -206,7 +206,10 @@ class ListenTests(WorkerTestCase):
         limit = RESERVED_DESCRIPTORS + 2
         self.patch(resource, "getrlimit", lambda _: (limit, limit))
         self.patch(resource, "setrlimit", lambda *_: None)
-        service = self.build()
+        with capturedLogs() as events:
+            service = self.build("--max-connections", "8")
+        [event] = [each for each in events if each.get("event") == "descriptor-limit"]
+        self.assertEqual((event["asked"], event["share"], event["most"]), (8, 3, 2))
         self.assertEqual(service.collector.max_connections, 2)
         for _ in range(2):
             service.connections.add(FakeConnection())
