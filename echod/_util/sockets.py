@@ -110,6 +110,21 @@ def outq(fileno: int) -> int:
     return _queue_bytes(fileno, termios.TIOCOUTQ)
 
 
+_UNACKED_OFFSET = 24
+
+
+def accept_queue_length(listening: socket.socket) -> int:
+    """
+    How many clients wait to be accepted (C{tcpi_unacked} of C{TCP_INFO}, tcp(7)); 0 also where the
+    kernel does not say, as of a UNIX socket.
+    """
+    if sys.platform == "linux" and listening.family != socket.AF_UNIX:
+        with suppress(OSError):
+            info = listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _UNACKED_OFFSET + 4)
+            return int.from_bytes(info[_UNACKED_OFFSET:], sys.byteorder)
+    return 0
+
+
 def descriptor_limit() -> int:
     """
     Raise the limit on open descriptors to the hard limit, as far as an unprivileged process may

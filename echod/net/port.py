@@ -53,6 +53,8 @@ else:
 class _EagerAccepting(_Port):
     """
     How a port accepts; a mixin for Twisted's TCP and UNIX ports.
+
+    @ivar acceptingPaused: whether the port does not accept for a moment.
     """
 
     balancer: AcceptBalancer | None = None
@@ -63,7 +65,7 @@ class _EagerAccepting(_Port):
     sessionno: int
     socket: Any
     transport: Any
-    _acceptingPaused = False
+    acceptingPaused = False
     _mayLackOptions = False
     # Sets on a connection what it inherits otherwise; the listener knows more options than this.
     setOptions: Callable[[Any], object] = staticmethod(keep_urgent)
@@ -84,7 +86,7 @@ class _EagerAccepting(_Port):
         if allowance:
             self.numberAccepts = min(self.numberAccepts, allowance)
             self._accept()
-        if self._acceptingPaused or not self._isOpen():
+        if self.acceptingPaused or not self._isOpen():
             return
         if balancer.should_yield():
             self._pauseAccepting(YIELD_DELAY)
@@ -96,17 +98,26 @@ class _EagerAccepting(_Port):
         Accept clients for which the kernel woke another process that then did not accept them.
         Without a balancer, the kernel wakes all of them.
         """
-        if self.balancer is not None and self._isOpen() and not self._acceptingPaused:
+        if self.balancer is not None and self._isOpen() and not self.acceptingPaused:
             # A descriptor that is added while clients wait is reported as readable at once.
             self._startAccepting()
+
+    def stopWaiting(self) -> None:
+        """
+        Accept only in calls of C{doRead} from now on, until C{stopListening}.
+        """
+        self.disconnecting = True
+        self.acceptingPaused = False
+        self.stopReading()
 
     def _isOpen(self) -> bool:
         return bool(self.connected and not self.disconnecting)
 
     def _pauseAccepting(self, seconds: float) -> None:
-        self._acceptingPaused = True
+        self.acceptingPaused = True
         self.stopReading()
-        self.reactor.callLater(seconds, self._resumeAccepting)
+        if self._isOpen():
+            self.reactor.callLater(seconds, self._resumeAccepting)
 
     def _resumeAccepting(self) -> None:
         if not self._isOpen():
@@ -114,7 +125,7 @@ class _EagerAccepting(_Port):
         if self.balancer is not None and not self.balancer.allowance():
             self.reactor.callLater(YIELD_DELAY, self._resumeAccepting)
             return
-        self._acceptingPaused = False
+        self.acceptingPaused = False
         self._startAccepting()
 
     def _startAccepting(self) -> None:

@@ -97,7 +97,7 @@ class PortTestCase(PairTestCase):
         self.addCleanup(sock.close)
         port.fileno = sock.fileno
         # As startListening does.
-        port.numberAccepts = 100
+        port.connected, port.numberAccepts = True, 100
         port.socket = ScriptedSocket(*waiting)
         self.addCleanup(lambda: [each.socket.close() for each in self.connections()])
         return port
@@ -272,6 +272,35 @@ class BalancedPortTests(PortTestCase):
         self.queued.clear()
         self.port.doRead()
         self.assertEqual((len(self.connections()), self.queued), (1, []))
+
+    def test_stop_waiting(self):
+        """
+        A port that is about to close accepts in calls of C{doRead} only, also if it was paused;
+        and it enters the queue no more.
+        """
+        for ahead in (False, True):
+            self.balancer.ahead = ahead
+            self.port.doRead()
+            self.port.stopWaiting()
+            self.queued.clear()
+            self.come(2)
+            self.reactor.advance(YIELD_DELAY)
+            self.port.rearm()
+            self.assertEqual((self.reads(), self.port.acceptingPaused), (False, False))
+            self.port.numberAccepts = 2
+            self.port.doRead()
+            self.assertEqual((len(self.connections()), self.queued), (2 + 2 * ahead, []))
+            self.port.disconnecting = False
+
+    def test_shortage_at_the_end(self):
+        """
+        If such a port cannot accept, it says so, and does not try again by itself.
+        """
+        self.port.stopWaiting()
+        self.port.socket, listening = ScriptedSocket(errno.ENFILE), self.port.socket
+        self.port.doRead()
+        self.port.socket = listening
+        self.assertEqual((self.port.acceptingPaused, self.reactor.getDelayedCalls()), (True, []))
 
     def test_other_reactors(self):
         """
