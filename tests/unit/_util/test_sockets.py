@@ -113,18 +113,40 @@ class TuneTests(SocketTestCase):
 
     def test_send_buffer(self):
         """
-        The kernel buffers at most 256 KiB for a client, on TCP and on UNIX sockets.
+        The kernel buffers at most 256 KiB for a client.
         """
-        bounded, unix, server = self.closing(
-            socket.socket(), socket.socket(socket.AF_UNIX), socket.socket()
-        )
+        (bounded,) = self.closing(socket.socket())
         before = bounded.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
         bounded.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 256 * 1024)
         expected = bounded.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
         self.assertNotEqual(before, expected)
-        for listening in (unix, server):
-            set_socket_options(listening, 30.0)
-            self.assertEqual(listening.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF), expected)
+        (listening,) = self.closing(socket.socket())
+        set_socket_options(listening, 30.0)
+        self.assertEqual(listening.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF), expected)
+
+    def test_unix(self):
+        """
+        A UNIX socket has the options that the system gives it: an accepted one would not inherit
+        others.
+        """
+
+        def values(sock):
+            names = (socket.SO_SNDBUF, socket.SO_OOBINLINE, socket.SO_KEEPALIVE)
+            return [sock.getsockopt(socket.SOL_SOCKET, name) for name in names]
+
+        listening, client = self.closing(
+            socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
+        )
+        untouched = values(listening)
+        self.assertEqual(set_socket_options(listening, 30.0), [])
+        self.assertEqual(values(listening), untouched)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, untouched[0] // 4)
+        name = self.mktemp()
+        listening.bind(name)
+        listening.listen()
+        client.connect(name)
+        (accepted,) = self.closing(listening.accept()[0])
+        self.assertEqual(values(accepted), untouched)
 
     def test_no_write_timeout(self):
         """
