@@ -22,11 +22,10 @@ from twisted.application.service import MultiService
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.protocol import DatagramProtocol
-from twisted.internet.task import Cooperator
 from twisted.logger import Logger
 
 from echod._util.text import format_address
-from echod._util.timers import periodic
+from echod._util.timers import one_step_a_turn, periodic
 from echod.connections.admission import AccessRules, Client, RateLimiter, client_of
 from echod.connections.timeouts import CHECK_INTERVAL
 from echod.net.announcement import Place, is_dual_stack
@@ -282,10 +281,7 @@ class UDPListener(MultiService):
     def _drain(self, _: object) -> Deferred[Any] | None:
         if self._port is None or self._leaves_queue:
             return None
-        one_step_a_turn = Cooperator(
-            lambda: lambda: True, lambda work: self._reactor.callLater(0, work)
-        )
-        return one_step_a_turn.coiterate(self._queued_turns(self._port))
+        return one_step_a_turn(self._reactor, self._queued_turns(self._port))
 
     def _queued_turns(self, port: DatagramPort) -> Iterator[None]:
         waiting = select.poll()

@@ -22,6 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.support.clients import Clients, End, StreamClient
 from tests.support.daemons import (
     LOOPBACK,
+    ON_A_SOCKET,
     PATIENCE_SECONDS,
     REACTOR,
     Daemon,
@@ -31,6 +32,7 @@ from tests.support.daemons import (
     receive,
     refuses,
     show,
+    socket_path,
     wait_until,
 )
 
@@ -159,28 +161,40 @@ class StopTests(SynchronousTestCase):
         Clients whom the daemon has not accepted when it is told to stop get their echo
         and an end of file, and no reset.
         """
-        number = 600  # more than a few turns of the loop accept
         with self.daemon("--drain-timeout", "10m") as daemon:
-            address = daemon.address()
-            daemon.signal(signal.SIGSTOP)
-            wait_until(lambda: daemon.state("State").startswith("T"), "the daemon to halt")
-            clients = []
-            for turn in range(number):
-                client = connect(address)
-                clients.append(client)
-                client.sendall(b"client %d waits" % turn)
-                if turn % 2:
-                    client.shutdown(socket.SHUT_WR)
-            daemon.signal(signal.SIGTERM)
-            daemon.signal(signal.SIGCONT)
-            back = []
-            for client in clients:
-                with client:
-                    back.append(receive(client, 4 * KIB))
-            daemon.wait()
-            served = sum(got == b"client %d waits" % turn for turn, got in enumerate(back))
-            show(f"{self.program}: {served} of {number} clients in the accept queue served")
-            self.assertEqual(back, [b"client %d waits" % turn for turn in range(number)])
+            self.serves_the_queue(daemon, daemon.address())
+
+    def test_waiting_clients_of_a_unix_socket(self) -> None:
+        """
+        The same on a UNIX socket, of whose queue the kernel does not tell the length.
+        """
+        with self.daemon(*ON_A_SOCKET, "--drain-timeout", "10m") as daemon:
+            self.serves_the_queue(daemon, f"unix:{socket_path(daemon)}")
+
+    def serves_the_queue(self, daemon: Daemon, address: str) -> None:
+        """
+        Stop a daemon while clients are in its accept queue.
+        """
+        number = 600  # more than a few turns of the loop accept
+        daemon.signal(signal.SIGSTOP)
+        wait_until(lambda: daemon.state("State").startswith("T"), "the daemon to halt")
+        clients = []
+        for turn in range(number):
+            client = connect(address)
+            clients.append(client)
+            client.sendall(b"client %d waits" % turn)
+            if turn % 2:
+                client.shutdown(socket.SHUT_WR)
+        daemon.signal(signal.SIGTERM)
+        daemon.signal(signal.SIGCONT)
+        back = []
+        for client in clients:
+            with client:
+                back.append(receive(client, 4 * KIB))
+        daemon.wait()
+        served = sum(got == b"client %d waits" % turn for turn, got in enumerate(back))
+        show(f"{self.program}: {served} of {number} clients in the accept queue served")
+        self.assertEqual(back, [b"client %d waits" % turn for turn in range(number)])
 
     def test_half_closed_client_gets_everything(self) -> None:
         """
