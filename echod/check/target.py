@@ -27,7 +27,7 @@ from twisted.internet.protocol import ClientCreator, Factory
 from echod._util.text import escape
 from echod._util.values import endpoint_settings, port_number, server_name, unix_path
 from echod.check.connect import Addresses, Connect, happy_eyeballs, resolve
-from echod.check.results import CheckError, CheckResult, Outcome
+from echod.check.results import CheckError, CheckResult, DescriptorError, Outcome
 from echod.check.stream import Stream
 
 NO_TIMEOUT = 3600.0
@@ -53,6 +53,7 @@ def _tcp(
         try:
             addresses = await look_up(reactor, host, port)
         except OSError as error:
+            DescriptorError.raise_for(error.errno)
             raise CheckError(Outcome.UNRESOLVED, error.strerror or str(error)) from None
         except UnicodeError:
             raise CheckError(Outcome.UNRESOLVED, "not a host name") from None
@@ -90,7 +91,7 @@ def _endpoint(description: str) -> Connect:
         try:
             connecting: Deferred[Any] = endpoint.connect(Factory.forProtocol(Stream))
             return await _connected(connecting, reactor, result)
-        except (CheckError, CancelledError):
+        except (CheckError, DescriptorError, CancelledError):
             raise
         except ConnectingCancelledError:
             # What an endpoint makes of the cancellation at the deadline.
@@ -116,6 +117,7 @@ async def _connected(connecting: Deferred[Stream], reactor: Any, result: CheckRe
 
 
 def _not_connected(error: ConnectError) -> CheckError:
+    DescriptorError.raise_for(error.osError)
     if isinstance(error, ConnectionRefusedError):
         return CheckError(Outcome.REFUSED, os.strerror(errno.ECONNREFUSED))
     if isinstance(error, ConnectTimeoutError):

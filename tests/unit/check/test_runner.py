@@ -12,7 +12,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.check.options import CheckOptions
-from echod.check.results import Outcome, TLSSession
+from echod.check.results import DescriptorError, Outcome, TLSSession
 from echod.check.runner import Runner
 from echod.check.tlsprobe import CLIENT_HELLO
 from tests.support import udpserver
@@ -80,6 +80,21 @@ class RunTests(SynchronousTestCase):
         self.assertIs(self.outcome(dial=fails(Outcome.REFUSED)), Outcome.REFUSED)
         line = "echod-check: localhost:9000: refused: of course\n"
         self.assertEqual(self.said(), ("", line))
+
+    def test_descriptors(self):
+        """
+        A lack of file descriptors ends each kind of run, and is no result of the server.
+        """
+
+        async def lacks(result):
+            raise DescriptorError("Too many open files")
+
+        for arguments in ((), ("--ping", "-c", "2"), ("--conformance",)):
+            runner = self.start(*arguments, dial=lacks)
+            running = Deferred.fromCoroutine(runner.run())
+            error = self.failureResultOf(running, DescriptorError).value
+            self.assertIs(runner.descriptors_failed(error), Outcome.USAGE)
+            self.assertEqual(self.said(), ("", "echod-check: Too many open files\n"))
 
     def test_quiet(self):
         """

@@ -3,6 +3,7 @@ Tests for targets, the resolver and Happy Eyeballs.
 """
 
 import errno
+import os
 import socket
 import threading
 
@@ -22,7 +23,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.check.connect import ATTEMPT_DELAY, happy_eyeballs, resolve, start_thread
-from echod.check.results import CheckError, CheckResult, Outcome
+from echod.check.results import CheckError, CheckResult, DescriptorError, Outcome
 from echod.check.target import NO_TIMEOUT, parse_target
 
 V4 = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 9000))
@@ -321,6 +322,23 @@ class ConnectTests(SynchronousTestCase):
             waiting = self.connect("localhost:9000")
             self.fail_with(error)
             self.outcome(waiting, outcome, text)
+
+    def test_no_descriptor(self):
+        """
+        A lack of file descriptors is no failure of the server: not in the lookup, nor in any kind
+        of connection.
+        """
+        for number, advice in ((errno.EMFILE, "ulimit -Hn"), (errno.ENFILE, "fs.file-max")):
+            error = OSError(number, os.strerror(number))
+            waiting = [self.connect("localhost:9000", error), self.connect("localhost:9000")]
+            self.fail_with(ConnectError(number))
+            for path in ("unix:/run/echod.sock", "unix:path=/run/echod.sock:timeout=3"):
+                waiting.append(self.connect(path))
+                self.fail_with(ConnectError(number), self.reactor.unixClients)
+            for each in waiting:
+                text = str(self.failureResultOf(each, DescriptorError).value)
+                self.assertIn(os.strerror(number), text)
+                self.assertIn(advice, text)
 
     def test_unresolved(self):
         """
