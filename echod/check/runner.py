@@ -274,7 +274,9 @@ class Runner:
             summary = ping_json(*figures, outcome, ping.failure) | ping.extra()
             self._print(json.dumps(summary))
         else:
-            self._print("\n".join((ping_text(*figures), *plot.lines())))
+            # Without a line for each message, nothing else says why one is lost.
+            why = None if prints_echoes else ping.failure
+            self._print("\n".join((ping_text(*figures, why, self._color_out), *plot.lines())))
             if ping.extra():
                 self._print(", ".join(f"{count} {name}" for name, count in ping.extra().items()))
         return outcome

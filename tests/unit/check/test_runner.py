@@ -231,6 +231,20 @@ class RunTests(SynchronousTestCase):
 
         self.assertIs(self.outcome("--ping", "-c", "2", dial=Dials(once)), Outcome.FAILED)
 
+    def test_ping_reason(self):
+        """
+        With a rate there is no line for each message, and the summary has the reason of the last
+        loss.
+        """
+        arguments = ("--ping", "-c", "2")
+        for rate, number in (((), 0), (("--rate", "100"), 1)):
+            self.outcome(*arguments, *rate, dial=fails(Outcome.REFUSED))
+            out, _ = self.said()
+            self.assertEqual(out.count("last failure: refused: of course\n"), number)
+            self.assertIn("refused: of course\n", out)
+        self.outcome(*arguments, "--rate", "100")
+        self.assertNotIn("last failure", self.said()[0])
+
     def test_ping_json(self):
         """
         One object for the whole run.
@@ -428,6 +442,10 @@ class UDPTests(SynchronousTestCase):
         )
         self.assertIs(outcome, Outcome.OK)
         self.assertNotIn("seq=", out)
+        outcome, out, _ = self.run_udp(
+            *("--ping", "--count=2", "--rate=10"), answers=lambda datagram: [b"x"]
+        )
+        self.assertIn("last failure: ", out)
 
     def test_ping_json(self):
         """
