@@ -14,14 +14,12 @@ from twisted.application.app import ServerOptions
 from twisted.python.usage import UsageError
 
 from echod import __version__
+from echod._util.endpoints import admin_endpoint, datagram_endpoint, endpoint
 from echod._util.errors import StartupError, exit_on_error
 from echod._util.help import CommandOptions
 from echod._util.text import escape
 from echod._util.twistd import check_old_pidfile
 from echod._util.values import (
-    admin_endpoint,
-    datagram_endpoint,
-    endpoint,
     host,
     named,
     network,

@@ -344,6 +344,10 @@ class RefusedTests(OptionsTestCase):
             line = self.refused(f"--listen={value}")
             self.assertTrue(line.startswith(f"--listen '{value}'"), line)
             self.assertIn("give a number from 0", line)
+        for option in ("listen", "tls-listen", "admin"):
+            line = self.refused(f"--{option}=tcp:0:interface=::1")
+            self.assertTrue(line.startswith(f"--{option} 'tcp:0:interface=::1': "), line)
+            self.assertIn(r"give 'interface=\:\:1'", line)
 
     def test_udp(self):
         """
@@ -370,7 +374,7 @@ class RefusedTests(OptionsTestCase):
             ("udp:interface=127.0.0.1", "give a number from 0"),
             ("udp:9:interface=localhost", "give one such as 127.0.0.1 or ::1"),
             ("udp:9:127.0.0.1:backlog=3", "with a backslash before each colon"),
-            ("udp:9:interface=::1", "give one such as 127.0.0.1 or ::1"),
+            ("udp:9:interface=::1", r"give 'interface=\:\:1'"),
         ):
             line = self.refused(f"--udp-listen={value}")
             self.assertTrue(line.startswith(f"--udp-listen '{value}'"), line)

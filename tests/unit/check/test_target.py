@@ -59,6 +59,7 @@ class ParseTests(SynchronousTestCase):
             ("unix:/run/echod.sock", None),
             ("tcp:host=localhost:port=9000", None),
             ("unix:path=/run/echod.sock:timeout=3", None),
+            ("unix:path=/run/echod.sock:lockfile=0", None),
         ):
             self.assertEqual(parse_target(text)[0], host)
 
@@ -71,7 +72,10 @@ class ParseTests(SynchronousTestCase):
             *("tls:localhost:9000", "ssl:localhost:9000", "tcp:host=a:port=x", "\x1b[0m:a:b"),
             *("a..b:9000", ".example:9000", "x" * 64 + ":9000", "tcp:host=a..b:port=9000"),
             *("tcp:127.0.0.1:99999", "tcp:host=127.0.0.1:port=-1", "unix:/" + "x" * 107),
-            *("unix:path=/" + "x" * 107 + ":timeout=3",),
+            *("unix:path=/" + "x" * 107 + ":timeout=3", "tcp:localhost:port=0"),
+            *("tcp:a:1:timeout=-1", "tcp:a:1:timeout=0", "tcp:a:1:timeout=nan"),
+            *("unix:/s:timeout=-1", "unix:path=/s:timeout=inf", "unix:/s:timeout=" + "9" * 400),
+            *("tcp:a:1:bindAddress=b", "tcp:a:1:bindAddress=::1", "tcp:host=::1:port=1"),
         ):
             error = self.assertRaises(ValueError, parse_target, text)
             self.assertIn("; ", str(error))
@@ -430,3 +434,22 @@ class ConnectTests(SynchronousTestCase):
             self.connect(text)
             host, port, _, *more = self.reactor.tcpClients[-1]
             self.assertEqual((host, port, *more), ("192.0.2.1", 9000, timeout, bind))
+
+    def test_bind_address(self):
+        """
+        With a bindAddress, only addresses of the same version are tried.
+        """
+        for text, address in (
+            (r"tcp:localhost:9000:bindAddress=\:\:1", "2001:db8::1"),
+            ("tcp:localhost:9000:bindAddress=127.0.0.2", "192.0.2.1"),
+        ):
+            waiting = self.connect(text, (V4, V6))
+            self.assertEqual(self.reactor.tcpClients[-1][0], address)
+            self.fail_with(ConnectionRefusedError())
+            self.outcome(waiting, Outcome.REFUSED, "Connection refused")
+        waiting = self.connect(r"tcp:localhost:9000:bindAddress=\:\:1", (V4,))
+        self.outcome(
+            waiting,
+            Outcome.UNREACHABLE,
+            "the server has no address of the same version as bindAddress",
+        )

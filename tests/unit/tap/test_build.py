@@ -192,8 +192,8 @@ class BuildTests(ServiceTestCase):
             "nosuch:1",
             "nosuch:\n",
             "tcp:9000:nosuch=1",
-            "tcp:9000:backlog=x",
-            "unix:/x:mode=rw",
+            "tcp:9000:127.0.0.1:5:6",
+            "unix:/x:lockfile=x",
             "ssl:9000:privateKey=/no/such/file",
             "haproxy:x",
         ):

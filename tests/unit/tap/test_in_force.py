@@ -65,7 +65,7 @@ class InForceTests(SynchronousTestCase):
         given, _ = self.shown(
             *("--tls-port", "1", "--tls-cert", "/c.pem", "--tls-key", "/secret.pem"),
             *("--tls-keylog", "/secret.log"),
-            *("--listen", r"x:1:privateKey=/se\:cret.pem:password=secret:interface=::1"),
+            *("--listen", r"x:1:privateKey=/se\:cret.pem:password=secret:interface=lo"),
         )
         self.assertEqual(
             given[1:],
@@ -73,7 +73,7 @@ class InForceTests(SynchronousTestCase):
                 ("--tls-cert", "/c.pem"),
                 ("--tls-key", HIDDEN),
                 ("--tls-keylog", HIDDEN),
-                ("--listen", f"x:1:privateKey={HIDDEN}:password={HIDDEN}:interface=::1"),
+                ("--listen", f"x:1:privateKey={HIDDEN}:password={HIDDEN}:interface=lo"),
             ],
         )
         self.assertNotIn("secret", str(given))
