@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 log = Logger(namespace="echod")
 
+_TLS_ADVICE = "TLS, use --tls-listen"
+
 Endpoints = Callable[[str, str, str], list[tuple[str, IStreamServerEndpoint]]]
 """Makes endpoints, each with its listener's name, of an option, an endpoint string and a mode."""
 
@@ -275,17 +277,20 @@ class Settings:
                 endpoint = TCPEndpoint(reactor, each.port, self.interface, self.backlog)
                 built.append((each, endpoint))
                 continue
-            wraps = each.endpoint.partition(":")[0] in WRAPPING
+            kind = each.endpoint.partition(":")[0]
+            wraps = kind in WRAPPING
+            advice = "PROXY headers, use --proxy-protocol" if kind == "haproxy" else _TLS_ADVICE
             if wraps and workers > 1:
-                raise StartupError(f"{each.option}: {UNSHARED}; for TLS, use --tls-listen")
+                raise StartupError(f"{each.option}: {UNSHARED}; for {advice}")
             for name, found in from_string(each.option, each.endpoint):
                 built.append((replace(each, name=name), found))
             if wraps and not each.tls:
                 log.warn(
                     "{option}: its layer around the connection loses data when a client closes "
-                    "its sending side; for TLS, use --tls-port",
+                    "its sending side; for {advice}",
                     event="lossy-listener",
                     option=each.option,
+                    advice=advice,
                 )
         return built
 

@@ -212,10 +212,10 @@ class BuildTests(ServiceTestCase):
         os.mkdir(folder)
         with open(os.path.join(folder, "localhost.pem"), "wb") as file:
             file.write(made.cert_pem + made.key_pem)
-        for description in (
-            f"ssl:0:privateKey={pem}:certKey={pem}",
-            f"tls:{folder}:0",
-            "haproxy:tcp:0",
+        for description, advice in (
+            (f"ssl:0:privateKey={pem}:certKey={pem}", "TLS, use --tls-listen"),
+            (f"tls:{folder}:0", "TLS, use --tls-listen"),
+            ("haproxy:tcp:0", "PROXY headers, use --proxy-protocol"),
         ):
             with capturedLogs() as events:
                 service = self.build("--listen", description)
@@ -224,7 +224,7 @@ class BuildTests(ServiceTestCase):
             self.assertEqual(
                 formatEvent(event),
                 f"--listen {description}: its layer around the connection loses data when "
-                "a client closes its sending side; for TLS, use --tls-port",
+                f"a client closes its sending side; for {advice}",
             )
             self.assertEqual(len(service.listeners), 1)
 
