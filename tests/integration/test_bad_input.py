@@ -212,7 +212,7 @@ def bad_credentials() -> Iterator[Row]:
     yield tls("--tls-cert", "empty", "key.pem")
     yield tls("--tls-cert", "broken.pem", "key.pem")
     yield tls("--tls-cert", "weak.pem")
-    yield tls("--tls-key", "cert.pem")
+    yield tls("--tls-cert", "cert.pem", advice="add --tls-key FILE")
     yield tls("--tls-key", "cert.pem", "nosuch.pem")
     yield tls("--tls-key", "cert.pem", "junk")
     yield tls("--tls-key", "cert.pem", "broken.pem")

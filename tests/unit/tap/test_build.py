@@ -118,6 +118,10 @@ class BuildTests(ServiceTestCase):
             f"echod: --tls-key: the key in {key} does not belong to the first certificate "
             f"in {cert}; give its own",
         )
+        self.assertEqual(
+            self.refused(*tls, cert),
+            f"echod: --tls-cert: {cert} holds no PEM private key; add --tls-key FILE",
+        )
 
     def test_bad_authorities(self):
         """
