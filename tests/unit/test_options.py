@@ -142,7 +142,12 @@ class ValuesTests(OptionsTestCase):
             (("--proxy-protocol", "off"), "proxy-protocol", "off"),
             (("--proxy-protocol", "optional", *trust), "proxy-protocol", "optional"),
             (("--proxy-protocol", "require", *trust), "proxy-protocol", "require"),
-            (("--handshake-timeout", "500ms"), "handshake-timeout", 0.5),
+            ((*tls, "--handshake-timeout", "500ms"), "handshake-timeout", 0.5),
+            (
+                (*trust, "--proxy-protocol=require", "--proxy-header-timeout=0"),
+                "proxy-header-timeout",
+                0.0,
+            ),
             (("--idle-timeout", "5m"), "idle-timeout", 300.0),
             (("--max-lifetime", "1h"), "max-lifetime", 3600.0),
             (("--write-timeout", "0"), "write-timeout", 0.0),
@@ -444,6 +449,15 @@ class RefusedTests(OptionsTestCase):
             (
                 ("--proxy-trust", "unix"),
                 "--proxy-trust: reads no header; add --proxy-protocol require or optional",
+            ),
+            # Also with their defaults, and abbreviated.
+            (
+                ("--handshake-timeout", "10"),
+                "--handshake-timeout: limits nothing without --tls-port; add one",
+            ),
+            (
+                ("--proxy-header=5s",),
+                "--proxy-header-timeout: reads no header; add --proxy-protocol require or optional",
             ),
         ):
             self.assertEqual(self.refused(*args), expected)

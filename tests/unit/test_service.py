@@ -49,12 +49,13 @@ class RunTests(ServiceTestCase):
         """
         Each limit in time has its option, and is checked twice a second.
         """
+        tls = ("--tls-port", "0", "--tls-self-signed")
         for option, waiting_for, how, reason in (
             ("--idle-timeout", None, "finish", Reason.IDLE_TIMEOUT),
             ("--max-lifetime", None, "finish", Reason.MAX_LIFETIME),
             ("--handshake-timeout", Reason.HANDSHAKE, "overdue", Reason.HANDSHAKE),
         ):
-            service = self.build(*self.local, option, "3s")
+            service = self.build(*self.local, *tls, option, "3s")
             service.startService()
             connection = FakeConnection(service.connections)
             connection.waiting_for = waiting_for
