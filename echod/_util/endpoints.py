@@ -20,8 +20,43 @@ SERVER_ARGUMENTS = {
 }
 """The arguments of Twisted's server endpoints, in the order in which they stand without names."""
 
+_FIELD = re.compile(r"(?:^|:)((?:\\.|[^:\\])*)", re.DOTALL)
+_NAMED = re.compile(r"((?:\\.|[^=\\])*)=(.*)", re.DOTALL)
+"""One field of an endpoint string, and one that has a name."""
+
 _BARE_ADDRESS = re.compile(r"(\w+)=\[?([0-9A-Fa-f:.]+(?:%[\w.-]+)?)\]?(?=:\w+=|$)")
 """An argument that may be an IPv6 address without backslashes, up to the next one with a name."""
+
+HIDDEN = "[hidden]"
+"""What stands for a secret where an endpoint string is shown."""
+
+_SECRET_NAME = re.compile(r"\w*(?:key|pass|secret|token)\w*", re.IGNORECASE)
+"""The name of an argument that is a secret or names a file that has one."""
+
+_SECRET_ARGUMENT = re.compile(
+    rf"({_SECRET_NAME.pattern}=)(?:\\.|[^:\\])*", re.IGNORECASE | re.DOTALL
+)
+
+
+def hide_secrets(description: str) -> str:
+    """
+    An endpoint string as logs, metrics and the status page show it: without the arguments that are
+    secrets or name files that have one.
+    """
+    kind, _, rest = description.partition(":")
+    if kind == "haproxy":
+        return f"{kind}:{hide_secrets(rest)}"
+    if kind == "ssl":
+        # Its key may stand without a name.
+        unnamed = iter(SERVER_ARGUMENTS[kind])
+        fields = [
+            HIDDEN
+            if not _NAMED.match(field) and _SECRET_NAME.fullmatch(next(unnamed, ""))
+            else field
+            for field in _FIELD.findall(rest)
+        ]
+        description = ":".join((kind, *fields))
+    return _SECRET_ARGUMENT.sub(rf"\1{HIDDEN}", description)
 
 
 def endpoint_settings(description: str, *names: str) -> dict[str, str]:
@@ -30,11 +65,11 @@ def endpoint_settings(description: str, *names: str) -> dict[str, str]:
 
     @param names: the names of the positional arguments, in order.
     """
-    _, *fields = re.findall(r"(?:^|:)((?:\\.|[^:\\])*)", description, re.DOTALL)
+    _, *fields = _FIELD.findall(description)
     settings: dict[str, str] = {}
     unnamed = iter(names)
     for field in fields:
-        match = re.fullmatch(r"((?:\\.|[^=\\])*)=(.*)", field, re.DOTALL)
+        match = _NAMED.fullmatch(field)
         name, value = match.groups() if match else (next(unnamed, ""), field)
         settings[name] = re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL)
     return settings

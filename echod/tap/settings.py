@@ -19,6 +19,7 @@ from constantly import NamedConstant
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import Logger
 
+from echod._util.endpoints import hide_secrets
 from echod._util.errors import StartupError
 from echod._util.text import escape
 from echod.connections.admission import AccessRules, Admission, RateLimiter
@@ -189,7 +190,7 @@ class AdminSettings:
         with suppress(OSError), open("/etc/hosts", encoding="utf-8", errors="replace") as hosts:
             names |= names_beside(socket.gethostname(), hosts)
         admin = AdminService(reactor, source, render_metrics, names, self.options)
-        option = f"--admin {escape(self.endpoint)}"
+        option = f"--admin {escape(hide_secrets(self.endpoint))}"
         for _, endpoint in endpoints(option, self.endpoint, "660"):
             admin.add_listener(option, endpoint)
         return admin
@@ -338,7 +339,8 @@ def build_endpoints(
                 (each.name, InheritedEndpoint(reactor, each))
                 for each in inherited.take(description)
             ]
-        return [(description, server_endpoint_from_string(reactor, description, backlog, mode))]
+        endpoint = server_endpoint_from_string(reactor, description, backlog, mode)
+        return [(hide_secrets(description), endpoint)]
     except ValueError as error:
         # The status page has no password.
         port = "9001:interface=127.0.0.1" if option.startswith("--admin") else "9000"

@@ -611,10 +611,12 @@ class AdminTests(ServiceTestCase):
 
     def test_bad_endpoint(self):
         """
-        A wrong endpoint string is one line.
+        A wrong endpoint string is one line, without secrets.
         """
-        error = self.assertRaises(SystemExit, self.build, *self.local, "--admin", "nosuch:1")
-        self.assertTrue(str(error.code).startswith("echod: --admin nosuch:1: not an endpoint ("))
+        text = "nosuch:1:token=a"
+        error = self.assertRaises(SystemExit, self.build, *self.local, "--admin", text)
+        line = "echod: --admin nosuch:1:token=[hidden]: not an endpoint ("
+        self.assertTrue(str(error.code).startswith(line), error.code)
         self.assertEqual(len(str(error.code).splitlines()), 1)
 
     def test_not_installed(self):

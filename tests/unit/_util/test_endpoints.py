@@ -60,6 +60,26 @@ class EndpointTests(SynchronousTestCase):
         ):
             endpoints.check_colons(text)
 
+    def test_secrets(self):
+        """
+        The arguments that are secrets are hidden, also a key that stands without its name.
+        """
+        for text, shown in (
+            ("tcp:0:interface=127.0.0.1", "tcp:0:interface=127.0.0.1"),
+            ("unix:/run/key", "unix:/run/key"),
+            ("5m", "5m"),
+            (
+                r"x:1:privateKey=/a\:b:APIToken=c\\:d",
+                r"x:1:privateKey=[hidden]:APIToken=[hidden]:d",
+            ),
+            ("ssl:0:privateKey=/k:certKey=/c", "ssl:0:privateKey=[hidden]:certKey=[hidden]"),
+            ("ssl:0:/k:/c:interface=::", "ssl:0:[hidden]:[hidden]:interface=::"),
+            ("ssl:port=0:0:/k", "ssl:port=0:0:[hidden]"),
+            ("ssl:0:/k:/c:TLSv1_METHOD:a:5:b", "ssl:0:[hidden]:[hidden]:TLSv1_METHOD:a:5:b"),
+            ("haproxy:ssl:0:/k", "haproxy:ssl:0:[hidden]"),
+        ):
+            self.assertEqual(endpoints.hide_secrets(text), shown)
+
     def test_server_arguments(self):
         """
         The arguments of a server endpoint are checked, with their names and without.

@@ -202,7 +202,7 @@ class BuildTests(ServiceTestCase):
             "haproxy:x",
         ):
             line = self.refused("--listen", description)
-            shown = description.replace("\n", "\\n")
+            shown = description.replace("\n", "\\n").replace("/no/such/file", "[hidden]")
             self.assertTrue(line.startswith(f"echod: --listen {shown}: not an endpoint ("), line)
             self.assertTrue(line.endswith("); give one such as tcp:9000 or unix:/run/echod.sock"))
 
@@ -221,14 +221,20 @@ class BuildTests(ServiceTestCase):
             (f"tls:{folder}:0", "TLS, use --tls-listen"),
             ("haproxy:tcp:0", "PROXY headers, use --proxy-protocol"),
         ):
+            shown = description.replace(pem, "[hidden]")
             with capturedLogs() as events:
                 service = self.build("--listen", description)
             (event,) = events
             self.assertIs(event["log_level"], LogLevel.warn)
             self.assertEqual(
                 formatEvent(event),
-                f"--listen {description}: its layer around the connection loses data when "
+                f"--listen {shown}: its layer around the connection loses data when "
                 f"a client closes its sending side; for {advice}",
+            )
+            # The names in all logs, metrics and tables.
+            [listener] = service.listeners
+            self.assertEqual(
+                (listener.option, listener.listener_name), (f"--listen {shown}", shown)
             )
             self.assertEqual(len(service.listeners), 1)
 

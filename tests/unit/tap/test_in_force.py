@@ -4,9 +4,10 @@ Tests for the options in force.
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from echod._util.endpoints import HIDDEN
 from echod.options import Options
 from echod.stats.snapshot import OptionInfo
-from echod.tap.in_force import HIDDEN, options_in_force
+from echod.tap.in_force import options_in_force
 
 
 class InForceTests(SynchronousTestCase):
