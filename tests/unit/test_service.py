@@ -109,6 +109,18 @@ class RunTests(ServiceTestCase):
             {"event": "stopped", "connections": 1, "bytes": 7},
         )
 
+    def test_stop_at_once(self):
+        """
+        With C{--drain-timeout 0}, which is no limit elsewhere, a stop waits for no connection.
+        """
+        service = self.build(*self.local, "--drain-timeout", "0")
+        service.startService()
+        Stuck(service.connections)
+        stopped = service.stopService()
+        self.reactor.advance(0)
+        self.assertIsNone(self.successResultOf(stopped))
+        self.assertEqual(service.connections.ended, {Reason.ABORTED: 1})
+
 
 class SignalTests(ServiceTestCase):
     """
