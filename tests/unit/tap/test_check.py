@@ -54,6 +54,16 @@ class CheckTests(ServiceTestCase):
         )
         self.assertEqual([port.stopped for port in self.reactor.ports], [True, True])
 
+    def test_udp(self):
+        """
+        UDP has no limit of connections.
+        """
+        service = self.build("--udp-port", "0", "--interface", "127.0.0.1")
+        self.assertEqual(self.check_config(service), 0)
+        _, *lines = self.stdout.getvalue().splitlines()
+        [line] = lines
+        self.assertRegex(line, r"^  127\.0\.0\.1:[0-9]+, --udp-port 0 --interface 127\.0\.0\.1$")
+
     def test_self_signed(self):
         """
         A certificate that is made at the start has its fingerprint below it.

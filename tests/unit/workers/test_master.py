@@ -255,12 +255,16 @@ class BindTests(MasterTestCase):
         """
         Workers cannot share an endpoint with a layer of its own.
         """
-        line = self.assertRaises(SystemExit, self.build, "--listen", "haproxy:tcp:0").code
-        self.assertEqual(
-            line,
-            "echod: --listen haproxy:tcp:0: workers cannot share its layer around the "
-            "connection; for TLS, use --tls-listen",
-        )
+        for endpoint, advice in (
+            ("haproxy:tcp:0", "PROXY headers, use --proxy-protocol"),
+            ("tls:keys:0", "TLS, use --tls-listen"),
+        ):
+            line = self.assertRaises(SystemExit, self.build, "--listen", endpoint).code
+            self.assertEqual(
+                line,
+                f"echod: --listen {endpoint}: workers cannot share its layer around the "
+                f"connection; for {advice}",
+            )
 
     def test_unknown_layers(self):
         """
