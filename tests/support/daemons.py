@@ -5,6 +5,7 @@ directory, and ends with its C{with} block.
 Invariant: every wait has a deadline, and only processes that were started here get signals.
 """
 
+import json
 import os
 import re
 import resource
@@ -43,6 +44,17 @@ PATIENCE_SECONDS = 120.0
 """The deadline for what must happen, also on a busy machine."""
 
 POLL_SECONDS = 0.005
+
+PATIENT_LOG = {"echod.logs.writer": {"MAX_BLOCKING_TIME": PATIENCE_SECONDS / 2}}
+"""
+L{Daemon.times} of a daemon that waits for its last lines when it exits, however slow the disk is.
+"""
+
+PATIENT_STOP = {**PATIENT_LOG, "echod.connections.tracker": {"QUIET_INTERVAL": PATIENCE_SECONDS}}
+"""
+L{Daemon.times} of one that takes no client for quiet while it stops: on a busy machine, a client
+that goes on sending may send nothing for a while.
+"""
 
 _LISTENING = re.compile(r"listening on (\S+), (--[^\n\"]+)")
 TEXT_VALUE = r"""(?:[^\s"\\;=,]+|"(?:[^"\\]|\\.)*")"""
@@ -113,7 +125,11 @@ class Process:
             stdout=output,
             stderr=errors,
             pass_fds=self.pass_fds,
+            env=self._environment(),
         )
+
+    def _environment(self) -> Mapping[str, str]:
+        return os.environ
 
     def _watch(self, pid: int) -> None:
         self.pid = pid
@@ -237,9 +253,12 @@ class Daemon(Process):
     program runs that.
 
     @cvar anew: whether it is started anew all the same.
+    @ivar times: constants of its modules, and of its workers', that differ in this test:
+        C{{module: {constant: seconds}}}.
     """
 
     anew = False
+    times: Mapping[str, Mapping[str, float]] = PATIENT_LOG
 
     def __init__(
         self,
@@ -304,7 +323,17 @@ class Daemon(Process):
             return super()._spawn(output, errors)
         with open(os.devnull, "rb") as null:
             streams = (null.fileno(), output, errors)
-            return prefork.shared().spawn(self._command, self.directory, os.environ, streams)
+            environment = self._environment()
+            return prefork.shared().spawn(self._command, self.directory, environment, streams)
+
+    def _environment(self) -> Mapping[str, str]:
+        environment = dict(os.environ)
+        if self.times:
+            # A test's own module of that name goes first.
+            folders = (os.environ.get("PYTHONPATH"), str(prefork.STARTUP))
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, folders))
+            environment["ECHOD_TEST_TIMES"] = json.dumps(self.times)
+        return environment
 
     def _runs(self) -> bool:
         caught = int(self.state("SigCgt"), 16)
