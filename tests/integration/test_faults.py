@@ -84,6 +84,7 @@ class FaultTests(SynchronousTestCase):
         size = 100 * KIB
         if kind in ("latency", "bandwidth", "slicer", "corrupt") and len(chain) == 1:
             until = has_all(DATA[:size])
+        start = time.monotonic()
         seen = asyncio.run(
             talk(address, tls, DATA[:size], until or (lambda seen: seen.ended), seconds)
         )
@@ -98,8 +99,9 @@ class FaultTests(SynchronousTestCase):
         if "limit=64KiB" in chain or (value == "64KiB" and kind == "reset"):
             whole = 64 * KIB
         if kind == "reset" and value.endswith("ms"):
-            # A reset takes with it what the client has not read by then.
+            # It takes with it what the client has not read by then.
             whole = len(back)
+            self.assertGreaterEqual(seen.ended_at - start, 0.299, told)
         self.assertEqual((len(back), back == DATA[:whole]), (whole, True), told)
         ended = {"reset": "reset", "refuse": "reset"}.get(kind, "")
         self.assertEqual(seen.ended, "eof" if "limit=64KiB" in chain else ended, told)
