@@ -24,6 +24,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
+from echod.connections import tracker
+from echod.logs import writer
 from tests.support import needs, prefork
 from tests.support.certificates import make_certificate
 from tests.support.phrases import PHRASE, reason_of
@@ -45,12 +47,12 @@ PATIENCE_SECONDS = 120.0
 
 POLL_SECONDS = 0.005
 
-PATIENT_LOG = {"echod.logs.writer": {"MAX_BLOCKING_TIME": PATIENCE_SECONDS / 2}}
+PATIENT_LOG = {writer.__name__: {"MAX_BLOCKING_TIME": PATIENCE_SECONDS / 2}}
 """
 L{Daemon.times} of a daemon that waits for its last lines when it exits, however slow the disk is.
 """
 
-PATIENT_STOP = {**PATIENT_LOG, "echod.connections.tracker": {"QUIET_INTERVAL": PATIENCE_SECONDS}}
+PATIENT_STOP = {**PATIENT_LOG, tracker.__name__: {"QUIET_INTERVAL": PATIENCE_SECONDS}}
 """
 L{Daemon.times} of one that takes no client for quiet while it stops: on a busy machine, a client
 that goes on sending may send nothing for a while.

@@ -44,10 +44,21 @@ class Finder(MetaPathFinder):
 
         def exec_module(module: ModuleType) -> None:
             execute(module)
-            vars(module).update(self._times[fullname])
+            set_constants(module, self._times[fullname])
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
+
+
+def set_constants(module: ModuleType, values: Mapping[str, float]) -> None:
+    """
+    Set constants that a module has.
+
+    @raise AttributeError: it has no such constant.
+    """
+    for name, value in values.items():
+        getattr(module, name)
+        setattr(module, name, value)
 
 
 def set_times() -> None:
@@ -57,7 +68,7 @@ def set_times() -> None:
     times: Times = json.loads(os.environ.get(VARIABLE, "{}"))
     for name, values in times.items():
         if name in sys.modules:
-            vars(sys.modules[name]).update(values)
+            set_constants(sys.modules[name], values)
     if times:
         sys.meta_path.insert(0, Finder(times))
 
