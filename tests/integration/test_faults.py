@@ -277,7 +277,7 @@ class GreetingTests(SynchronousTestCase):
             line, _, rest = client.handshake().exchange(b"echo").partition(b"\n")
             fields = json.loads(line)
             self.assertEqual((fields["tls_version"], rest), ("TLSv1.3", b"echo"))
-            self.assertIn("4 bytes echoed", wait_until(lambda: daemon.log, "the log"))
+            wait_until(lambda: "4 bytes echoed" in daemon.log, "the access records")
 
     def test_haproxy(self) -> None:
         """
