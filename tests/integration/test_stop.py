@@ -24,6 +24,7 @@ from tests.support.daemons import (
     LOOPBACK,
     ON_A_SOCKET,
     PATIENCE_SECONDS,
+    PATIENT_STOP,
     REACTOR,
     Daemon,
     Process,
@@ -92,7 +93,9 @@ class UnderLoadTests(SynchronousTestCase):
         @return: how many of the latter got everything, and how long the exit took.
         """
         rng = random.Random(number)
-        with Daemon(*LOOPBACK, "--drain-timeout", "10m") as daemon:
+        daemon = Daemon(*LOOPBACK, "--drain-timeout", "10m")
+        daemon.times = PATIENT_STOP
+        with daemon:
             address = daemon.address()
             clients = [self.stream_client(address, turn) for turn in range(self.clients)]
             start = time.monotonic()
@@ -216,7 +219,9 @@ class StopTests(SynchronousTestCase):
         """
         A client that is in the middle of its work goes on after the stop has begun.
         """
-        with self.daemon("--drain-timeout", "10m") as daemon:
+        daemon = self.daemon("--drain-timeout", "10m")
+        daemon.times = PATIENT_STOP
+        with daemon:
             client = StreamClient(daemon.connect())
             with Clients([client]) as group:
                 group.run(lambda: client.received > 0, "the first bytes")

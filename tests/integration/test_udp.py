@@ -335,6 +335,7 @@ class AddressTests(SynchronousTestCase):
         """
         An answer comes from the address that was asked, and nothing answers a broadcast.
         """
+        needs.ipv6()
         with network() as (server, there):
             wire = f"e{os.getpid()}s"
             others = ("10.9.8.77", "fd00:9::1", "fd00:9::77")
@@ -369,6 +370,7 @@ class AddressTests(SynchronousTestCase):
         """
         A client with a link-local address gets its answer, from the server's own.
         """
+        needs.ipv6()
         with network() as (server, there):
             wires = [f"e{os.getpid()}{side}" for side in "sc"]
             for each, wire, host in zip(
@@ -394,7 +396,7 @@ class LoopTests(SynchronousTestCase):
 
     def echoes(self, *addresses: tuple[str, int]) -> list[Daemon]:
         """
-        Two daemons, with a rate that no loop exceeds for long.
+        Daemons, with a rate that no loop exceeds for long.
         """
         started = []
         for host, port in addresses:
@@ -418,9 +420,9 @@ class LoopTests(SynchronousTestCase):
         """
         On the same port there is no loop: the first one does not answer.
         """
-        with client() as free:
-            port = free.getsockname()[1]
-        one, other = self.echoes(("127.0.0.1", port), ("127.0.0.2", port))
+        [one] = self.echoes(("127.0.0.1", 0))
+        port = address(one)[1]
+        [other] = self.echoes(("127.0.0.2", port))
         forge(("127.0.0.2", port), ("127.0.0.1", port), b"loop")
         wait_until(lambda: self.dropped(one)["own-port"], "the datagram")
         for each, found in ((one, {"own-port": 1}), (other, {})):

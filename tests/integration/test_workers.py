@@ -23,6 +23,7 @@ from tests.support.clients import TLSClient, context
 from tests.support.daemons import (
     LOOPBACK,
     ON_A_SOCKET,
+    PATIENT_STOP,
     Daemon,
     connect,
     echo,
@@ -549,7 +550,9 @@ class SocketsTests(TestCase):
         self.addCleanup(lent.close)
         address = f"127.0.0.1:{lent.getsockname()[1]}"
         options = ("--listen", "systemd:name=echo", "--workers", "2")
-        with ActivatedDaemon({"echo": [lent]}, *options) as daemon:
+        daemon = ActivatedDaemon({"echo": [lent]}, *options)
+        daemon.times = PATIENT_STOP
+        with daemon:
             loop = ClientLoop(address)
             wait_until(lambda: loop.ends["ok"] > 20, "some load")
             daemon.stop()
