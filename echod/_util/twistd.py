@@ -97,6 +97,16 @@ def _check_user(twistd: Mapping[str, Any]) -> None:
         raise _error("uid", uid, "no user has this number; give a user of this machine") from None
 
 
+def _check_user_in(root: str, uid: int) -> None:
+    # twistd asks for the user again after the chroot, and prints a traceback if there is none.
+    path = f"{root}/etc/passwd"
+    with suppress(OSError), open(path, encoding="utf-8", errors="replace") as users:
+        if any(line.split(":")[2:3] == [str(uid)] for line in users):
+            return
+    reason = f"{escape(path)} does not have this user; copy its line there (passwd(5))"
+    raise _error("uid", uid, reason)
+
+
 def _prepare_chroot(root: str) -> None:
     # Twisted opens it for each TCP port.  In the background, twistd opens it, and the command that
     # has started it would wait without end.
@@ -138,6 +148,8 @@ def preflight(twistd: Mapping[str, Any] | None) -> None:
             raise _error(option, twistd[option], f"{error.strerror}; {advice}") from None
     if root:
         _prepare_chroot(root)
+        if twistd.get("uid") is not None:
+            _check_user_in(root, twistd["uid"])
 
 
 class Pidfile:

@@ -182,6 +182,37 @@ class ChrootTests(SynchronousTestCase):
             stop(daemon)
             self.assertEqual(daemon.stderr, "")
 
+    def test_other_user(self) -> None:
+        """
+        With --uid, the user has to be in the new root, or the start is one line.
+        """
+        user = pwd.getpwnam("nobody")
+        needs.other_user(user.pw_uid)
+        root = self.prepared()
+        before = ("--chroot", str(root), "--rundir", "/", "--uid", user.pw_name)
+        done = subprocess.run(
+            [
+                Path(sys.executable).with_name("twistd"),
+                "-n",
+                "--pidfile=",
+                *before,
+                "echod",
+                *LOOPBACK,
+            ],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+        )
+        self.assertEqual((done.returncode, done.stdout), (78, ""))
+        self.assertRegex(done.stderr, r"\Atwistd: --uid [^\n]+/etc/passwd does not have [^\n]+\n\Z")
+        (root / "etc").mkdir()
+        line = f"{user.pw_name}:x:{user.pw_uid}:{user.pw_gid}::/:\n"
+        (root / "etc/passwd").write_text(line)
+        with FreshDaemon(*LOOPBACK, before=before) as daemon:
+            self.assertEqual(daemon.state("Uid").split(), [str(user.pw_uid)] * 4)
+            with daemon.connect() as client:
+                self.assertEqual(echo(client, b"hello"), b"hello")
+
     def test_without_the_device(self) -> None:
         """
         Without it, the start is one line, also in the background, where twistd would wait for

@@ -144,9 +144,9 @@ def chroot(root: Path) -> None:
     """
     Require chroot(2).
     """
-    program("chroot")
+    chroot = program("chroot")
     # The program is not there, so chroot(8) exits with 127; with 125 if it may not change the root.
-    done = subprocess.run(["chroot", root, "true"], capture_output=True, timeout=TRIAL_SECONDS)
+    done = subprocess.run([chroot, root, "true"], capture_output=True, timeout=TRIAL_SECONDS)
     if done.returncode != 127:
         raise SkipTest("needs chroot (CAP_SYS_CHROOT)")
 

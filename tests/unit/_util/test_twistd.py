@@ -122,6 +122,30 @@ class CheckWhereaboutsTests(SynchronousTestCase):
             "make it with mknod -m 666 PATH c 1 3",
         )
 
+    def test_user_in_a_new_root(self):
+        """
+        The user has to be in the passwd(5) of a new root, where twistd looks for it again.
+        """
+        self.make_device()
+        me = os.getuid()
+        given = {"chroot": self.folder, "rundir": "/", "pidfile": "", "uid": me}
+        path = f"{self.folder}/etc/passwd"
+        line = (
+            f"twistd: --uid '{me}': {path} does not have this user; copy its line there (passwd(5))"
+        )
+        self.assertEqual(self.assertRaises(SystemExit, preflight, given).code, line)
+        os.mkdir(f"{self.folder}/etc")
+        for content, complaint in (
+            (f"\nx\nother:x:1{me}:{me}::/:\n", line),
+            (f"other:x:1{me}:0::/:\nme:x:{me}:0::/:\n", None),
+        ):
+            with open(path, "w") as file:
+                file.write(content)
+            if complaint is None:
+                self.assertIsNone(preflight(given))
+            else:
+                self.assertEqual(self.assertRaises(SystemExit, preflight, given).code, complaint)
+
     def test_imports_before_a_new_root(self):
         """
         The codec that getaddrinfo() uses is there before the change of the root, and is imported
