@@ -6,6 +6,7 @@ Invariant: an error for which twistd would print a traceback is one line here, b
 created.
 """
 
+import codecs
 import os
 import pwd
 from collections.abc import Callable, Iterator, Mapping
@@ -96,10 +97,34 @@ def _check_user(twistd: Mapping[str, Any]) -> None:
         raise _error("uid", uid, "no user has this number; give a user of this machine") from None
 
 
+def _check_user_in(root: str, uid: int) -> None:
+    # twistd asks for the user again after the chroot, and prints a traceback if there is none.
+    path = f"{root}/etc/passwd"
+    with suppress(OSError), open(path, encoding="utf-8", errors="replace") as users:
+        if any(line.split(":")[2:3] == [str(uid)] for line in users):
+            return
+    reason = f"{escape(path)} does not have this user; copy its line there (passwd(5))"
+    raise _error("uid", uid, reason)
+
+
+def _prepare_chroot(root: str) -> None:
+    # Twisted opens it for each TCP port.  In the background, twistd opens it, and the command that
+    # has started it would wait without end.
+    device = f"{root}/dev/null"
+    try:
+        os.close(os.open(device, os.O_RDWR))
+    except OSError as error:
+        reason = f"{escape(device)}: {error.strerror}; make it with mknod -m 666 PATH c 1 3"
+        raise _error("chroot", root, reason) from None
+    # getaddrinfo() imports this codec at its first call, which is after the chroot.
+    codecs.lookup("idna")
+
+
 def preflight(twistd: Mapping[str, Any] | None) -> None:
     """
-    Check twistd's C{--uid}, C{--chroot}, C{--rundir} and C{--pidfile}.  A C{--uid} or C{--gid} that
-    is an unknown name ends twistd with a traceback before it calls echod.
+    Check twistd's C{--uid}, C{--chroot}, C{--rundir} and C{--pidfile}, and import what cannot be
+    imported after a chroot.  A C{--uid} or C{--gid} that is an unknown name ends twistd with a
+    traceback before it calls echod.
 
     @param twistd: twistd's options; C{None} when twistd does not run the daemon.
     @raise TwistdOptionError: when twistd would fail with one of them.
@@ -121,6 +146,10 @@ def preflight(twistd: Mapping[str, Any] | None) -> None:
             check(prefix + twistd[option])
         except OSError as error:
             raise _error(option, twistd[option], f"{error.strerror}; {advice}") from None
+    if root:
+        _prepare_chroot(root)
+        if twistd.get("uid") is not None:
+            _check_user_in(root, twistd["uid"])
 
 
 class Pidfile:

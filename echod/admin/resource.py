@@ -7,10 +7,10 @@ no figures.
 
 import re
 import socket
-from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import CancelledError, Deferred
@@ -30,14 +30,11 @@ from echod.stats.snapshot import OptionInfo, Snapshot, not_ready
 
 log = Logger(namespace="echod.admin")
 
-Source = Callable[[], Awaitable[Sequence[Snapshot]]]
-"""Takes a snapshot of each process."""
-
 RenderMetrics = Callable[[Sequence[Snapshot], str], tuple[bytes, str]]
 """Formats metrics: L{render_metrics<echod.admin.prometheus.render_metrics>}."""
 
 MAX_PENDING = 16
-"""How many requests may wait for the snapshots of the workers."""
+"""How many requests may wait for the answers of the workers."""
 
 MAX_PENDING_READY = 24
 """
@@ -125,6 +122,23 @@ def is_trusted_host(
     return ip.is_loopback or ip.packed == local_ip.packed
 
 
+class Source(Protocol):
+    """
+    Where the figures come from: L{Collector<echod.stats.collector.Collector>}, or that of the
+    workers.
+    """
+
+    async def snapshots(self) -> Sequence[Snapshot]:
+        """
+        Take a snapshot of each process.
+        """
+
+    async def not_ready(self) -> str:
+        """
+        Why the daemon cannot serve, in words; empty when it can.  No connection is looked at.
+        """
+
+
 @dataclass(frozen=True)
 class Response:
     """
@@ -179,8 +193,6 @@ class AdminResource(Resource):
             b"/": self._page,
             b"/connections": self._connections,
             b"/metrics": self._metrics,
-            b"/readyz": self._ready,
-            b"/healthz": self._ready,
         }
 
     def render(self, request: AdminRequest) -> Any:
@@ -227,7 +239,7 @@ class AdminResource(Resource):
             return text_response(200, "alive")
         if path in STATIC:
             return Response(*STATIC[path])
-        if path not in self._paths:
+        if path not in self._paths and path not in READY:
             return text_response(
                 404, "the paths are / /connections /metrics /reasons /livez /readyz"
             )
@@ -236,11 +248,13 @@ class AdminResource(Resource):
         return None
 
     async def _respond(self, request: AdminRequest) -> None:
-        snapshots = await self._source()
-        if not snapshots and request.path not in READY:
-            response = text_response(503, not_ready(snapshots))
-        else:
+        if request.path in READY:
+            why = await self._source.not_ready()
+            response = text_response(503, why) if why else text_response(200, "ready")
+        elif snapshots := await self._source.snapshots():
             response = self._paths[request.path](request, snapshots)
+        else:
+            response = text_response(503, not_ready(snapshots))
         self._send(request, response)
 
     def _page(self, _: AdminRequest, snapshots: Sequence[Snapshot]) -> Response:
@@ -252,10 +266,6 @@ class AdminResource(Resource):
     def _metrics(self, request: AdminRequest, snapshots: Sequence[Snapshot]) -> Response:
         accept = ", ".join(header_values(request, b"accept"))
         return Response(*self._render_metrics(snapshots, accept))
-
-    def _ready(self, _: AdminRequest, snapshots: Sequence[Snapshot]) -> Response:
-        why = not_ready(snapshots)
-        return text_response(503, why) if why else text_response(200, "ready")
 
     def _send(self, request: AdminRequest, response: Response) -> None:
         if request.disconnected:

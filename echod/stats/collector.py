@@ -38,6 +38,7 @@ from echod.stats.snapshot import (
     ListenerStats,
     Sample,
     Snapshot,
+    not_listening,
 )
 from echod.tls.credentials import KeyPair
 
@@ -145,6 +146,22 @@ class Collector(MultiService):
         A snapshot of each process; here of this one only.
         """
         return [self.snapshot()]
+
+    async def not_ready(self) -> str:
+        """
+        What L{readiness} says.
+        """
+        return self.readiness()
+
+    def readiness(self) -> str:
+        """
+        Why this process cannot serve, in words; empty when it can.  It is what its snapshot says,
+        without the cost of one, which grows with the number of connections.
+        """
+        if self.draining:
+            return "draining"
+        listeners = chain[ListenerService | IDatagramListener](self._listeners(), self._udp)
+        return not_listening(each.option for each in listeners if not each.bound)
 
     def snapshot(self, worker: str | None = None) -> Snapshot:
         """

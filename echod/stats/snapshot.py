@@ -8,7 +8,7 @@ Invariant: a snapshot is plain data; it goes through JSON and comes back equal.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, NamedTuple
@@ -234,8 +234,7 @@ class Snapshot:
         if self.silent:
             return "does not answer"
         listeners = chain[ListenerInfo | DatagramStats](self.listeners, self.datagrams)
-        unbound = [each.option for each in listeners if each.address is None]
-        return f"not listening: {', '.join(unbound)}" if unbound else ""
+        return not_listening(each.option for each in listeners if each.address is None)
 
     def to_json(self) -> str:
         """
@@ -277,6 +276,16 @@ _RECORDS: Mapping[str, Callable[[Any], object]] = {
     "clients": _each(ClientInfo),
 }
 """How to read the fields that are records from JSON."""
+
+
+def not_listening(options: Iterable[str]) -> str:
+    """
+    That listeners are not bound, in words; empty without any.
+
+    @param options: the options that ask for them.
+    """
+    unbound = ", ".join(options)
+    return f"not listening: {unbound}" if unbound else ""
 
 
 def not_ready(snapshots: Sequence[Snapshot]) -> str:

@@ -229,7 +229,7 @@ def build_service(
     ]
     udp = settings.udp.listeners(reactor, inherited)
     collector = base.collector(connections, limit, listeners, udp)
-    admin = settings.admin_service(reactor, inherited, collector.snapshots)
+    admin = settings.admin_service(reactor, inherited, collector)
     if admin is not None:
         # Its timers run only for the status page.
         collector.setServiceParent(admin)

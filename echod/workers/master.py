@@ -37,7 +37,7 @@ UNSHARED = "workers cannot share its layer around the connection"
 """Why an endpoint with a layer of its own is refused."""
 
 ANSWER_TIMEOUT = 1.0
-"""How many seconds to wait for the snapshot of a worker."""
+"""How many seconds to wait for the answer of a worker."""
 
 RELOAD_TIMEOUT = 10.0
 """How many seconds to wait for the workers' reload, before the reload counts as done."""
@@ -202,7 +202,7 @@ class Spawner:
 
 class WorkerSnapshots:
     """
-    Takes a snapshot of each worker.
+    Takes a snapshot of each worker, and asks each whether it is ready.
     """
 
     def __init__(self, workers: WorkerSet, collector: Collector, limits: Sequence[int]):
@@ -215,7 +215,21 @@ class WorkerSnapshots:
         self._limits = limits
         self._last: dict[str, tuple[WorkerProcess, Snapshot]] = {}
 
-    async def __call__(self) -> list[Snapshot]:
+    async def not_ready(self) -> str:
+        """
+        Why not all workers can serve, in words; empty when they can.
+        """
+        answers = await self._workers.ask_all(ANSWER_TIMEOUT, ready=True)
+        for name, answer in answers.items():
+            if self._collector.draining:
+                why = "draining"
+            else:
+                why = "does not answer" if answer is None else answer["not_ready"]
+            if why:
+                return f"worker {name}: {why}"
+        return ""
+
+    async def snapshots(self) -> list[Snapshot]:
         """
         Take one snapshot of each worker.  A worker that does not answer in time has its last one,
         and does not count as listening.  As soon as the master drains, all count as draining.

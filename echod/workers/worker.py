@@ -92,6 +92,8 @@ class WorkerService(EchodService):
             self._channel.send(answer=number, **self._answer(message))
 
     def _answer(self, question: Message) -> Message:
+        if question.get("ready"):
+            return {"not_ready": self.collector.readiness()}
         if question.get("snapshot"):
             return {"snapshot": self.collector.snapshot(self._config.worker).to_json()}
         return {"totals": self._totals()}

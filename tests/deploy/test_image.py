@@ -6,6 +6,7 @@ Invariant: a command is run as it stands in the file.
 """
 
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,6 +21,9 @@ from tests.support.container import DOCKERFILE, Container, image, instructions
 from tests.support.daemons import show, wait_until
 
 MIB = 1 << 20
+
+PAGE = DOCKERFILE.with_name("README.md")
+"""The operators' page."""
 
 CAPABILITY_SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 
@@ -134,12 +138,20 @@ class ImageTests(SynchronousTestCase):
     def test_other_options(self) -> None:
         """
         Options behind the image's name take the place of the usual ones, and a wrong one
-        ends the container with one line.
+        ends the container with one line.  The health check of the image then fails; that of the
+        operators' page does not.
         """
-        with Container(image(), "--port", "7007", "--drain-timeout", "0") as container:
-            self.assertIn("listening on [::]:7007", container.log)
-            done = container.execute("echod-check", "--quiet", "localhost:7007")
-            self.assertEqual(done.returncode, 0)
+        [line] = re.findall("^docker run .*--health-cmd.*$", PAGE.read_text(), re.MULTILINE)
+        words = shlex.split(line)
+        health = words[words.index("--health-cmd") + 1]
+        options = words[words.index("echod") + 1 :]
+        with Container(image(), *options, "--drain-timeout", "0") as container:
+            self.assertIn("listening on [::]:7000", container.log)
+            # The engine passes it to a shell.
+            done = container.execute("/bin/sh", "-c", health)
+            self.assertEqual((done.returncode, done.stdout, done.stderr), (0, "", ""))
+            usual = container.execute(*image().commands["HEALTHCHECK"])
+            self.assertEqual(usual.returncode, Outcome.REFUSED.status)
             wrong = container.execute("twistd", "-n", "--pidfile=", "echod", "--port", "x")
             self.assertEqual(wrong.returncode, 78)
             self.assertEqual(len((wrong.stdout + wrong.stderr).splitlines()), 1, wrong)

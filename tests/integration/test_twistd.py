@@ -7,15 +7,22 @@ import json
 import os
 import pwd
 import signal
+import socket
+import ssl
+import subprocess
+import sys
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support import needs
+from tests.support.admin import ADMIN, ask
 from tests.support.daemons import (
     LOOPBACK,
     ON_A_SOCKET,
+    PATIENCE_SECONDS,
     FreshDaemon,
     connect,
     echo,
@@ -28,6 +35,13 @@ from tests.support.daemons import (
 def stop(daemon: FreshDaemon) -> None:
     daemon.signal(signal.SIGTERM)
     daemon.wait()
+
+
+def trusting_all() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 class BackgroundTests(SynchronousTestCase):
@@ -118,6 +132,106 @@ class UserTests(SynchronousTestCase):
         with FreshDaemon(*LOOPBACK, before=ids, background=True) as daemon:
             self.serves_as(daemon, user)
             self.assertFalse(daemon.pidfile.exists())
+
+
+class ChrootTests(SynchronousTestCase):
+    """
+    C{twistd --chroot}.
+    """
+
+    def root(self) -> Path:
+        root = Path(self.mktemp()).resolve()
+        root.mkdir(parents=True)
+        needs.chroot(root)
+        return root
+
+    def prepared(self) -> Path:
+        root = self.root()
+        (root / "dev").mkdir()
+        needs.device(root / "dev/null")
+        return root
+
+    def test_all_listeners(self) -> None:
+        """
+        With nothing but /dev/null in the new root, TCP, TLS, UDP and the status page work, on
+        addresses of each syntax, and HUP and USR1 do no harm.
+        """
+        listeners = (
+            *(*LOOPBACK, "--udp-port", "0", "--tls-port", "0", "--tls-self-signed"),
+            *("--listen", "tcp:0:interface=127.0.0.2"),
+            *(*ADMIN, "--log-format", "json"),
+        )
+        options = ("--chroot", str(self.prepared()), "--rundir", "/")
+        with FreshDaemon(*listeners, before=options) as daemon:
+            self.assertEqual(Path(f"/proc/{daemon.pid}/root").resolve(), Path(options[1]))
+            for option in ("--port", "--listen"):
+                with daemon.connect(option) as client:
+                    self.assertEqual(echo(client, b"hello"), b"hello")
+            with trusting_all().wrap_socket(daemon.connect("--tls-port")) as client:
+                self.assertEqual(echo(client, b"hello"), b"hello")
+            host, _, port = daemon.address("--udp-port").rpartition(":")
+            with socket.socket(type=socket.SOCK_DGRAM) as client:
+                client.settimeout(PATIENCE_SECONDS)
+                client.connect((host, int(port)))
+                client.send(b"hello")
+                self.assertEqual(client.recv(9), b"hello")
+            for path in ("/", "/connections", "/metrics", "/readyz"):
+                self.assertEqual(ask(daemon, path)[0], 200, path)
+            daemon.signal(signal.SIGHUP)
+            daemon.signal(signal.SIGUSR1)
+            stop(daemon)
+            self.assertEqual(daemon.stderr, "")
+
+    def test_other_user(self) -> None:
+        """
+        With --uid, the user has to be in the new root, or the start is one line.
+        """
+        user = pwd.getpwnam("nobody")
+        needs.other_user(user.pw_uid)
+        root = self.prepared()
+        before = ("--chroot", str(root), "--rundir", "/", "--uid", user.pw_name)
+        done = subprocess.run(
+            [
+                Path(sys.executable).with_name("twistd"),
+                "-n",
+                "--pidfile=",
+                *before,
+                "echod",
+                *LOOPBACK,
+            ],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+        )
+        self.assertEqual((done.returncode, done.stdout), (78, ""))
+        self.assertRegex(done.stderr, r"\Atwistd: --uid [^\n]+/etc/passwd does not have [^\n]+\n\Z")
+        (root / "etc").mkdir()
+        line = f"{user.pw_name}:x:{user.pw_uid}:{user.pw_gid}::/:\n"
+        (root / "etc/passwd").write_text(line)
+        with FreshDaemon(*LOOPBACK, before=before) as daemon:
+            self.assertEqual(daemon.state("Uid").split(), [str(user.pw_uid)] * 4)
+            with daemon.connect() as client:
+                self.assertEqual(echo(client, b"hello"), b"hello")
+
+    def test_without_the_device(self) -> None:
+        """
+        Without it, the start is one line, also in the background, where twistd would wait for
+        ever.
+        """
+        root = self.root()
+        for mode in ("--nodaemon", "--no_save"):
+            given = (mode, "--pidfile=", "--logfile", str(root / "log"), "--chroot", str(root))
+            done = subprocess.run(
+                [Path(sys.executable).with_name("twistd"), *given, "echod", *LOOPBACK],
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE_SECONDS,
+            )
+            self.assertEqual((done.returncode, done.stdout), (78, ""))
+            self.assertRegex(
+                done.stderr, r"\Atwistd: --chroot [^\n]+/dev/null: No such file[^\n]+\n\Z"
+            )
+            self.assertEqual(list(root.iterdir()), [])
 
 
 class LogTests(SynchronousTestCase):

@@ -11,6 +11,7 @@ import os
 import resource
 import shutil
 import socket
+import stat
 import subprocess
 from pathlib import Path
 from unittest import SkipTest
@@ -126,6 +127,28 @@ def mount(*options: str) -> None:
         *("unshare", "--mount", *options, "sh", "-c", script, "/tmp"),
         what="mount (CAP_SYS_ADMIN)",
     )
+
+
+def device(path: Path) -> None:
+    """
+    Require the right to make a device like C{/dev/null}, and to use it; it is made at this path.
+    """
+    try:
+        os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+        path.write_bytes(b"x")
+    except OSError:
+        raise SkipTest("needs mknod (CAP_MKNOD)") from None
+
+
+def chroot(root: Path) -> None:
+    """
+    Require chroot(2).
+    """
+    chroot = program("chroot")
+    # The program is not there, so chroot(8) exits with 127; with 125 if it may not change the root.
+    done = subprocess.run([chroot, root, "true"], capture_output=True, timeout=TRIAL_SECONDS)
+    if done.returncode != 127:
+        raise SkipTest("needs chroot (CAP_SYS_CHROOT)")
 
 
 def other_user(uid: int = 65534) -> None:

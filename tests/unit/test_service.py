@@ -517,9 +517,11 @@ class SnapshotTests(ServiceTestCase):
 
     def readiness(self, service):
         """
-        @return: whether it is ready, or why not.
+        @return: whether it is ready, or why not, which takes no snapshot and is what one says.
         """
-        return service.collector.snapshot().not_ready() or "ready"
+        why = self.successResultOf(Deferred.fromCoroutine(service.collector.not_ready()))
+        self.assertEqual(why, service.collector.snapshot().not_ready())
+        return why or "ready"
 
     def test_life(self):
         """

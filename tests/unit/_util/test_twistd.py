@@ -2,6 +2,7 @@
 Where twistd would have the daemon live.
 """
 
+import codecs
 import errno
 import os
 import pwd
@@ -103,11 +104,67 @@ class CheckWhereaboutsTests(SynchronousTestCase):
         with open(self.file) as file:
             self.assertEqual(file.read(), "862")
 
+    def make_device(self):
+        """
+        Put a file where a new root needs a device, which only root can make.
+        """
+        os.mkdir(f"{self.folder}/dev")
+        with open(f"{self.folder}/dev/null", "w"):
+            pass
+
+    def test_no_device_in_a_new_root(self):
+        """
+        A new root without /dev/null is one line that names the path and the way to make it.
+        """
+        self.assertEqual(
+            self.complaint(self.folder),
+            f"twistd: --chroot '{self.folder}': {self.folder}/dev/null: No such file or directory; "
+            "make it with mknod -m 666 PATH c 1 3",
+        )
+
+    def test_user_in_a_new_root(self):
+        """
+        The user has to be in the passwd(5) of a new root, where twistd looks for it again.
+        """
+        self.make_device()
+        me = os.getuid()
+        given = {"chroot": self.folder, "rundir": "/", "pidfile": "", "uid": me}
+        path = f"{self.folder}/etc/passwd"
+        line = (
+            f"twistd: --uid '{me}': {path} does not have this user; copy its line there (passwd(5))"
+        )
+        self.assertEqual(self.assertRaises(SystemExit, preflight, given).code, line)
+        os.mkdir(f"{self.folder}/etc")
+        for content, complaint in (
+            (f"\nx\nother:x:1{me}:{me}::/:\n", line),
+            (f"other:x:1{me}:0::/:\nme:x:{me}:0::/:\n", None),
+        ):
+            with open(path, "w") as file:
+                file.write(content)
+            if complaint is None:
+                self.assertIsNone(preflight(given))
+            else:
+                self.assertEqual(self.assertRaises(SystemExit, preflight, given).code, complaint)
+
+    def test_imports_before_a_new_root(self):
+        """
+        The codec that getaddrinfo() uses is there before the change of the root, and is imported
+        for that only.
+        """
+        self.make_device()
+        looked_up = []
+        self.patch(codecs, "lookup", looked_up.append)
+        self.assertIsNone(self.complaint())
+        self.assertEqual(looked_up, [])
+        self.assertIsNone(self.complaint(self.folder))
+        self.assertEqual(looked_up, ["idna"])
+
     def test_in_a_new_root(self):
         """
         Under --chroot, what is meant is inside of it.
         """
         os.mkdir(f"{self.folder}/run")
+        self.make_device()
         self.assertIsNone(self.complaint(self.folder, pidfile="/run/pid"))
         self.assertIsNone(self.complaint(self.folder, "/run", "/run/pid"))
         self.assertIsNone(self.complaint(self.folder, "run"))

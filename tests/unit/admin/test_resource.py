@@ -24,9 +24,29 @@ from echod.admin.resource import (
 )
 from echod.admin.site import AdminSite
 from echod.net.endpoints import TCPEndpoint
-from echod.stats.snapshot import OptionInfo
+from echod.stats.snapshot import OptionInfo, not_ready
 from tests.support.fakes import FakePort, PortReactor, SocketTransport
 from tests.support.snapshots import make_snapshot
+
+
+class FakeSource:
+    """
+    A source of figures.
+
+    @ivar look: returns a Deferred of the snapshots.
+    @ivar taken: how often they were taken.
+    """
+
+    def __init__(self, look):
+        self.look = look
+        self.taken = 0
+
+    async def snapshots(self):
+        self.taken += 1
+        return await self.look()
+
+    async def not_ready(self):
+        return not_ready(await self.look())
 
 
 class AdminTestCase(SynchronousTestCase):
@@ -40,7 +60,8 @@ class AdminTestCase(SynchronousTestCase):
 
     def setUp(self):
         self.snapshots = [make_snapshot()]
-        self.site = AdminSite(AdminResource(self.look, render_metrics), Clock())
+        self.source = FakeSource(self.look)
+        self.site = AdminSite(AdminResource(self.source, render_metrics), Clock())
 
     async def look(self):
         if isinstance(self.snapshots, Exception):
@@ -165,15 +186,18 @@ class ResourceTests(AdminTestCase):
         self.assertEqual(self.ask("/livez")[0], 200)
         self.assertEqual((self.ask("/readyz")[0], self.ask("/readyz")[2]), (503, b"draining\n"))
         self.assertEqual((self.ask("/healthz")[0], self.ask("/healthz")[2]), (503, b"draining\n"))
+        # These take no snapshot, whose cost grows with the number of connections.
+        self.assertEqual(self.source.taken, 0)
         # The page still shows how it goes.
         self.assertEqual(self.ask("/")[0], 200)
+        self.assertEqual(self.source.taken, 1)
 
     def test_options(self):
         """
         The page and the JSON have the options in force.
         """
         options = [OptionInfo("--port", "9000", True)]
-        self.site = AdminSite(AdminResource(self.look, render_metrics, (), options), Clock())
+        self.site = AdminSite(AdminResource(self.source, render_metrics, (), options), Clock())
         self.assertIn(b'<th scope="row">--port</th><td>9000</td>', self.ask("/")[2])
         shown = json.loads(self.ask("/connections")[2])
         self.assertEqual(shown["options"], [{"option": "--port", "value": "9000", "given": True}])
@@ -243,7 +267,7 @@ class HostTests(AdminTestCase):
         them.
         """
         names = {"echod.example"}
-        self.site = AdminSite(AdminResource(self.look, render_metrics, names), Clock())
+        self.site = AdminSite(AdminResource(self.source, render_metrics, names), Clock())
         self.assertEqual(self.ask("/readyz", host="echod.example:9001")[0], 200)
         self.assertEqual(self.ask("http://echod.example/readyz")[0], 200)
         status, _, body = self.ask("/readyz", host="evil.example")
@@ -324,7 +348,7 @@ class WaitingTests(AdminTestCase):
         The number of waiting requests is limited; some are reserved for readiness, and
         liveness does not wait.
         """
-        self.site = AdminSite(AdminResource(Deferred, render_metrics), Clock())
+        self.site = AdminSite(AdminResource(FakeSource(Deferred), render_metrics), Clock())
         head = b" HTTP/1.1\r\nHost: localhost\r\n\r\n"
         waiting = []
 
@@ -434,7 +458,7 @@ class ServiceTests(SynchronousTestCase):
     def setUp(self):
         self.reactor = LocalReactor()
         self.addCleanup(self.reactor.close)
-        self.admin = AdminService(self.reactor, self.look, render_metrics)
+        self.admin = AdminService(self.reactor, FakeSource(self.look), render_metrics)
         self.admin.add_listener("--admin x", TCPEndpoint(self.reactor, 0, "127.0.0.1", 5))
 
     async def look(self):

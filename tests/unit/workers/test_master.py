@@ -465,7 +465,7 @@ class LifeTests(MasterTestCase):
         if service is not self.service:
             self.service = service
             self.take = WorkerSnapshots(service.workers.live, service.collector, [4, 3])
-        asked = Deferred.fromCoroutine(self.take())
+        asked = Deferred.fromCoroutine(self.take.snapshots())
         for far, answer in zip(self.reactor.far_ends, answers, strict=True):
             *_, question = far.received()
             self.assertTrue(question["snapshot"])
@@ -509,7 +509,7 @@ class LifeTests(MasterTestCase):
         service = self.start()
         given = make_snapshot(worker="0"), make_snapshot(worker="1")
         take = WorkerSnapshots(service.workers.live, service.collector, [1, 1])
-        asked = Deferred.fromCoroutine(take())
+        asked = Deferred.fromCoroutine(take.snapshots())
         for number, far in enumerate(list(self.reactor.far_ends)):
             *_, question = far.received()
             far.send(answer=question["ask"], snapshot=given[number].to_json())
@@ -526,6 +526,30 @@ class LifeTests(MasterTestCase):
         service.collector.draining = True
         why = [each.not_ready() for each in self.snapshots(service, *given)]
         self.assertEqual(why, ["draining", "draining"])
+
+    def test_not_ready(self):
+        """
+        The first worker that is not ready says why; or the master does while it drains.
+        """
+        service = self.start()
+        take = WorkerSnapshots(service.workers.live, service.collector, [1, 1])
+
+        def ask(*answers):
+            asked = Deferred.fromCoroutine(take.not_ready())
+            for far, answer in zip(self.reactor.far_ends, answers, strict=True):
+                *_, question = far.received()
+                self.assertTrue(question["ready"])
+                if answer is not None:
+                    far.send(answer=question["ask"], not_ready=answer)
+            self.reactor.advance(1)
+            return self.successResultOf(asked)
+
+        self.assertEqual(ask("", ""), "")
+        self.assertEqual(ask("", "not listening: --port 1"), "worker 1: not listening: --port 1")
+        self.assertEqual(ask("", None), "worker 1: does not answer")
+        self.assertEqual(ask(None, "draining"), "worker 0: does not answer")
+        service.collector.draining = True
+        self.assertEqual(ask("", ""), "worker 0: draining")
 
     def test_silent(self):
         """

@@ -243,13 +243,16 @@ class MessageTests(WorkerTestCase):
 
     def test_questions(self):
         """
-        A worker answers each question, with a snapshot if the master asks for one.
+        A worker answers each question, with a snapshot if the master asks for one, or with
+        the reason why it is not ready.
         """
         self.start()
         self.master.send(ask=1)
         self.master.send(ask=2, snapshot=True)
-        one, other = self.master.received()
+        self.master.send(ask=3, ready=True)
+        one, other, third = self.master.received()
         self.assertEqual(one, {"answer": 1, "totals": [0, 0, 0]})
+        self.assertEqual(third, {"answer": 3, "not_ready": ""})
         self.assertEqual(other["answer"], 2)
         snapshot = Snapshot.from_json(other["snapshot"])
         self.assertEqual((snapshot.worker, snapshot.max_connections), ("1", 3))
