@@ -154,7 +154,9 @@ class Image:
         part of what is built.
 
         @return: the last stage.
+        @raise SkipTest: there is no package index.
         """
+        needs.package_index()
         stage: Stage | None = None
         for instruction, arguments in instructions(self._dockerfile.read_text()):
             if stage is None and instruction == "ARG":
