@@ -45,6 +45,7 @@ class AdmissionTestCase(SynchronousTestCase):
         """
         The two ways to the dual-stack port, and the one to the port for IPv4.
         """
+        needs.ipv6()
         port = daemon.port()
         return ("127.0.0.1", port), ("::1", port), ("127.0.0.1", daemon.port("--listen"))
 

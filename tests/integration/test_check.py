@@ -363,8 +363,7 @@ class EchodTests(SynchronousTestCase):
         """
         An address of IPv6 stands in brackets.
         """
-        if not socket.has_dualstack_ipv6():
-            self.skipTest("needs IPv6")
+        needs.ipv6()
         with Daemon("--port", "0", "--interface", "::1") as daemon:
             self.assertEqual(run(f"[::1]:{daemon.port()}").returncode, 0)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.support import needs
 from tests.support.certificates import make_certificate
 from tests.support.daemons import LOOPBACK, PATIENCE_SECONDS, FreshDaemon
 from tests.support.wrong_servers import PROGRAM
@@ -77,6 +78,7 @@ class StreamsTests(SynchronousTestCase):
         """
         Output that cannot be written is one line; where the line cannot be, the status stays.
         """
+        needs.file("/dev/full")
         for command, status in (
             ((PROGRAM, "--help"), 2),
             ((PROGRAM, "--version"), 2),
