@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.support import needs
 from tests.support.certificates import make_certificate
 from tests.support.daemons import LOOPBACK, PATIENCE_SECONDS, FreshDaemon, echo
-from tests.support.wrong_servers import PROGRAM
+from tests.support.wrong_servers import PATIENT, PROGRAM
 
 NOBODY = 64862
 """A user that has no process."""
@@ -53,7 +53,10 @@ class SwitchesTests(SynchronousTestCase):
                 ("--tls", *files, "--alpn", "echo", f"localhost:{daemon.port('--tls-port')}"),
             ):
                 done = subprocess.run(
-                    [PROGRAM, *options], capture_output=True, text=True, timeout=PATIENCE_SECONDS
+                    [PROGRAM, *PATIENT, *options],
+                    capture_output=True,
+                    text=True,
+                    timeout=PATIENCE_SECONDS,
                 )
                 self.assertEqual((done.returncode, done.stderr), (0, ""))
             daemon.stop()
@@ -128,7 +131,7 @@ class WithoutThreadsTests(SynchronousTestCase):
                 ("tcp:host=localhost:port={}", 3, "no thread for the lookup; "),
             ):
                 done = subprocess.run(
-                    [*self.limited, PROGRAM, host.format(daemon.port())],
+                    [*self.limited, PROGRAM, *PATIENT, host.format(daemon.port())],
                     capture_output=True,
                     text=True,
                     timeout=PATIENCE_SECONDS,

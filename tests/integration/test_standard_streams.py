@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.support import needs
 from tests.support.certificates import make_certificate
 from tests.support.daemons import LOOPBACK, PATIENCE_SECONDS, FreshDaemon
-from tests.support.wrong_servers import PROGRAM
+from tests.support.wrong_servers import PATIENT, PROGRAM
 
 ECHOD, TWISTD, TWIST = (
     str(Path(sys.executable).with_name(name)) for name in ("echod", "twistd", "twist")
@@ -60,8 +60,8 @@ class StreamsTests(SynchronousTestCase):
             )
             for streams in (">&-", "2>&-", "<&- >&- 2>&-"):
                 for command, expected in (
-                    ((PROGRAM, where), 0),
-                    ((PROGRAM, "--ping", "-c", "1", where), 0),
+                    ((PROGRAM, *PATIENT, where), 0),
+                    ((PROGRAM, *PATIENT, "--ping", "-c", "1", where), 0),
                     ((PROGRAM, "unix:/no/such/socket"), 13),
                     ((PROGRAM, "--nope"), 2),
                     (CHECK, 0),
