@@ -353,6 +353,22 @@ class Container(Process):
             timeout=60,
         )
 
+    def wait_for_success(self, *command: str) -> None:
+        """
+        Run a command in it until it succeeds, as an engine repeats a health check whose time
+        limit was over.
+
+        @raise AssertionError: it does not succeed, or says something.
+        """
+
+        def succeeds() -> bool:
+            done = self.execute(*command)
+            if said := done.stdout + done.stderr:
+                raise AssertionError(said)
+            return not done.returncode
+
+        wait_until(succeeds, shlex.join(command))
+
     def terminate(self) -> None:
         """
         Ask it to stop, by the signal that the image names for that.
