@@ -215,9 +215,9 @@ class RateTests(AdmissionTestCase):
     C{--connect-rate}.
     """
 
-    rate = 20
+    rate = 2
     burst = 30
-    later = 15
+    later = 4
 
     def test_burst_and_rate(self) -> None:
         """
