@@ -22,11 +22,10 @@ from twisted.application.service import MultiService
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.protocol import DatagramProtocol
-from twisted.internet.task import Cooperator
 from twisted.logger import Logger
 
 from echod._util.text import format_address
-from echod._util.timers import periodic
+from echod._util.timers import one_step_a_turn, periodic
 from echod.connections.admission import AccessRules, Client, RateLimiter, client_of
 from echod.connections.timeouts import CHECK_INTERVAL
 from echod.net.announcement import Place, is_dual_stack
@@ -224,7 +223,7 @@ class UDPListener(MultiService):
         self._leaves_queue = leaves_queue
         self._shared = shared
         self._counts_kernel_drops = counts_kernel_drops
-        self._kernel_drops = 0
+        self._kernel_drops_before = self._kernel_drops = 0
         self._logged: tuple[int, int, Counter[Drop]] = (0, 0, Counter())
         for seconds, doing, action in (
             (SUMMARY_INTERVAL, "logging datagrams", self.log_summary),
@@ -243,6 +242,9 @@ class UDPListener(MultiService):
         except (OSError, ValueError) as error:
             raise listen_failed(self.option, error) from None
         self._socket = bound
+        if self._counts_kernel_drops:
+            # An inherited socket, as from systemd, has dropped for the processes before this one.
+            self._kernel_drops_before = kernel_drops(bound)
         for name, refusal in set_datagram_options(bound):
             log_refused_option(self.option, name, refusal)
         self._admission.own_ports.add(bound.getsockname()[1])
@@ -279,10 +281,7 @@ class UDPListener(MultiService):
     def _drain(self, _: object) -> Deferred[Any] | None:
         if self._port is None or self._leaves_queue:
             return None
-        one_step_a_turn = Cooperator(
-            lambda: lambda: True, lambda work: self._reactor.callLater(0, work)
-        )
-        return one_step_a_turn.coiterate(self._queued_turns(self._port))
+        return one_step_a_turn(self._reactor, self._queued_turns(self._port))
 
     def _queued_turns(self, port: DatagramPort) -> Iterator[None]:
         waiting = select.poll()
@@ -309,7 +308,8 @@ class UDPListener(MultiService):
     def _count_kernel_drops(self) -> int:
         if self._socket is None or not self._counts_kernel_drops:
             return self._kernel_drops
-        return kernel_drops(self._socket)
+        # The kernel's counter has 32 bits.
+        return (kernel_drops(self._socket) - self._kernel_drops_before) % 2**32
 
     def dropped(self) -> Counter[Drop]:
         """

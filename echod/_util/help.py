@@ -57,6 +57,9 @@ class CommandOptions(UsageOptions):
     output_error_status = 1
     compData: Completions
 
+    given_names: frozenset[str] = frozenset()
+    """The options that stand on the command line."""
+
     def __init_subclass__(cls) -> None:
         # What Twisted reads when a shell completes the options.
         super().__init_subclass__()
@@ -160,22 +163,23 @@ class CommandOptions(UsageOptions):
 
         @raise UsageError: also if an option that is not repeatable is given twice with a value.
         """
-        self._refuse_repeated(sys.argv[1:] if options is None else options)
+        self.given_names = self._names(sys.argv[1:] if options is None else options)
         super().parseOptions(options)
 
-    def _refuse_repeated(self, given: Sequence[str]) -> None:
+    def _names(self, given: Sequence[str]) -> frozenset[str]:
         try:
             pairs = getopt(list(given), self.shortOpt, self.longOpt)[0]
         except GetoptError:
             # Twisted's own parser reports it.
-            return
+            return frozenset()
         seen = set()
         for option, _ in pairs:
             name = self.synonyms[option.lstrip("-")]
-            if name in seen:
+            has_value = f"{name}=" in self.longOpt
+            if name in seen and has_value and name not in self.repeatable:
                 raise UsageError(f"--{name}: given twice; give it once")
-            if f"{name}=" in self.longOpt and name not in self.repeatable:
-                seen.add(name)
+            seen.add(name)
+        return frozenset(seen)
 
 
 def completions(groups: Groups, repeatable: frozenset[str] = frozenset()) -> Completions:

@@ -28,8 +28,9 @@ USER_TIMEOUT_MARGIN = 5
 
 SEND_BUFFER_BYTES = 256 * 1024
 """
-How much the kernel buffers for one client that does not read.  Linux doubles the figure for its
-own bookkeeping, and limits it to C{net.core.wmem_max} (socket(7)).
+How much the kernel buffers for one TCP client that does not read.  Linux doubles the figure for
+its own bookkeeping, and limits it to C{net.core.wmem_max} (socket(7)).  A connection on a UNIX
+socket has C{net.core.wmem_default}.
 """
 
 
@@ -37,10 +38,11 @@ def _options(family: int, write_timeout: float) -> Iterator[tuple[int, str, int]
     """
     The level, name and value of each option.  Some platforms lack some of them.
     """
+    if family == socket.AF_UNIX:
+        # An accepted one inherits none of them.
+        return
     yield socket.SOL_SOCKET, "SO_SNDBUF", SEND_BUFFER_BYTES
     yield socket.SOL_SOCKET, "SO_OOBINLINE", 1
-    if family == socket.AF_UNIX:
-        return
     yield socket.SOL_SOCKET, "SO_KEEPALIVE", 1
     for name, value in (
         ("TCP_NODELAY", 1),
@@ -70,9 +72,9 @@ def keep_urgent(sock: socket.socket) -> None:
 
 def set_socket_options(listening: socket.socket, write_timeout: float) -> list[tuple[str, OSError]]:
     """
-    Set the options that accepted connections inherit from a listening socket.
-
-    On Linux an accepted socket inherits them, so they cost nothing at accept.
+    Set the options that accepted connections inherit from a listening TCP socket, so that they
+    cost nothing at accept (Linux, tcp(7)).  An accepted UNIX socket inherits nothing, so a
+    listening one is left as it is.
 
     @param write_timeout: how many seconds a client may read nothing.  Some time later, and not
         before all keepalive probes are lost, the kernel closes a connection whose peer
@@ -108,6 +110,21 @@ def outq(fileno: int) -> int:
     (C{TIOCOUTQ}, tcp(7) and unix(7)).
     """
     return _queue_bytes(fileno, termios.TIOCOUTQ)
+
+
+_UNACKED_OFFSET = 24
+
+
+def accept_queue_length(listening: socket.socket) -> int:
+    """
+    How many clients wait to be accepted (C{tcpi_unacked} of C{TCP_INFO}, tcp(7)); 0 also where the
+    kernel does not say, as of a UNIX socket.
+    """
+    if sys.platform == "linux" and listening.family != socket.AF_UNIX:
+        with suppress(OSError):
+            info = listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _UNACKED_OFFSET + 4)
+            return int.from_bytes(info[_UNACKED_OFFSET:], sys.byteorder)
+    return 0
 
 
 def descriptor_limit() -> int:

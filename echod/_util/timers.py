@@ -1,14 +1,16 @@
 """
-Periodic calls.
+Periodic calls, and work that is spread over turns of the loop.
 
 Invariant: an exception ends one call and never the timer.  Twisted's C{TimerService} and
 C{LoopingCall} stop at the first exception.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from twisted.application.internet import TimerService
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Cooperator
 from twisted.logger import Logger
 
 log = Logger(namespace="echod")
@@ -47,3 +49,13 @@ def periodic(clock: Any, seconds: float, doing: str, action: Callable[[], object
     timer = TimerService(seconds, surviving(doing, action))
     timer.clock = clock
     return timer
+
+
+def one_step_a_turn(clock: Any, steps: Iterator[None]) -> Deferred[Any]:
+    """
+    Take one step of an iterator in each turn of the loop, the first one in the next turn.
+
+    @return: a Deferred that fires after the last step, or with what a step raises.
+    """
+    cooperator = Cooperator(lambda: lambda: True, lambda work: clock.callLater(0, work))
+    return cooperator.coiterate(steps)

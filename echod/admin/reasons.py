@@ -28,8 +28,14 @@ MEANINGS = {
 """What each reason means, in a few words."""
 
 ENDED = {
-    "client": "the client closed it, or closed its sending side and got the whole echo",
-    "reset": "the client or the network broke it; in TLS, also a FIN without `close_notify`",
+    "client": (
+        "the client closed it, or closed its sending side and got the whole echo; in TLS, also "
+        "before the first byte"
+    ),
+    "reset": (
+        "the client or the network broke it; in TLS, also a FIN without `close_notify` after the "
+        "handshake"
+    ),
     "idle-timeout": (
         "it had no data in either direction for `--idle-timeout`; or, where a PROXY "
         "header is required, it sent nothing at all for `--proxy-header-timeout`"

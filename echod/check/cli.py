@@ -17,10 +17,38 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import react
 from twisted.python.usage import UsageError
 
+from echod._util.sockets import descriptor_limit
 from echod.check.connect import Connector, Secure
 from echod.check.options import CheckOptions
-from echod.check.results import Outcome
+from echod.check.results import DescriptorError, Outcome
 from echod.check.runner import Runner
+
+RESERVED_DESCRIPTORS = 32
+"""For the standard streams, the reactor, the resolver, and what the process inherits."""
+
+
+def check_descriptors(options: CheckOptions, limit: int) -> None:
+    """
+    Check that there are enough file descriptors for the connections.  Without one, no message
+    would be sent, and the server would seem to lose it.
+
+    @param limit: how many descriptors the process may have.
+    @raise UsageError: when there are too few.
+    """
+    available = max(1, limit - RESERVED_DESCRIPTORS)
+    if options["connections"] > available:
+        raise UsageError(
+            f"--connections {options['connections']}: the limit of {limit} file descriptors "
+            f"allows {available}; give fewer, or raise the hard limit (ulimit -Hn)"
+        )
+    if options["conformance"]:
+        from echod.check.conformance import CLIENTS
+
+        if available < CLIENTS:
+            raise UsageError(
+                f"--conformance: needs {CLIENTS + RESERVED_DESCRIPTORS} file descriptors, and the "
+                f"limit is {limit}; raise the hard limit (ulimit -Hn)"
+            )
 
 
 def make_tls(options: CheckOptions) -> Secure | None:
@@ -83,23 +111,31 @@ async def run_and_exit(reactor: Any, runner: Runner) -> None:
         outcome = await running
     except CancelledError:
         outcome = Outcome.INTERRUPTED
+    except DescriptorError as error:
+        outcome = runner.descriptors_failed(error)
     except OSError as error:
         outcome = runner.output_failed(error)
     raise SystemExit(outcome.status)
 
 
-def command(arguments: Sequence[str] | None, run: Callable[..., None] = react) -> None:
+def command(
+    arguments: Sequence[str] | None,
+    run: Callable[..., None] = react,
+    limit: Callable[[], int] = descriptor_limit,
+) -> None:
     """
     Run the command.
 
     @param arguments: the command line; C{None} for the process's own.
     @param run: runs the reactor.
+    @param limit: raises the limit on file descriptors, and returns it.
     @raise SystemExit: always, with the status of an L{Outcome}.
     """
     options = CheckOptions()
     try:
         options.parseOptions(arguments)
         skip_openssl(options, sys.modules)
+        check_descriptors(options, limit())
         secure = make_tls(options)
     except UsageError as error:
         with suppress(OSError):

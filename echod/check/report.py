@@ -138,9 +138,16 @@ def progress_text(elapsed: float, sent: int, latencies: "LatencyHistogram") -> s
     return text
 
 
-def ping_text(target: str, sent: int, latencies: "LatencyHistogram", elapsed: float) -> str:
+def ping_text(
+    target: str,
+    sent: int,
+    latencies: "LatencyHistogram",
+    elapsed: float,
+    failure: CheckError | None = None,
+    color: bool = False,
+) -> str:
     """
-    The summary of C{--ping}: counts, times and a histogram.
+    The summary of C{--ping}: counts, the last failure, times and a histogram.
     """
     lost = sent - latencies.count
     loss = 100 * lost / sent if sent else 0.0
@@ -149,6 +156,8 @@ def ping_text(target: str, sent: int, latencies: "LatencyHistogram", elapsed: fl
         f"{sent} sent, {latencies.count} received, {loss:.3g}% loss, in {elapsed:.1f} s "
         f"({rate(latencies.count, elapsed):.4g}/s)",
     ]
+    if failure is not None:
+        lines.append(f"last failure: {failure_text(failure, color)}")
     if latencies.count:
         figures = _figures(latencies).items()
         lines.append(", ".join(f"{name} {duration(value)}" for name, value in figures))

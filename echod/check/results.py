@@ -5,6 +5,8 @@ Invariant: an outcome's word, status and meaning are defined here only; the help
 use them, and a test holds the manual page to them.
 """
 
+import errno
+import os
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -16,7 +18,11 @@ class Outcome(Enum):
 
     OK = ("ok", 0, "every byte came back, and nothing else")
     FAILED = ("failed", 1, "--ping: echoes were lost or wrong; --conformance: a case failed")
-    USAGE = ("usage", 2, "a wrong option, an unusable file, or standard output failed")
+    USAGE = (
+        "usage",
+        2,
+        "a wrong option, an unusable file, no file descriptor, or standard output failed",
+    )
     UNRESOLVED = ("cannot resolve", 3, "the host name has no address")
     REFUSED = ("refused", 4, "no server listens on this port, or a firewall rejects it")
     TIMED_OUT = ("timed out", 5, "--timeout has passed; the output names the stage")
@@ -52,6 +58,30 @@ class CheckError(Exception):
         super().__init__(f"{outcome.word}: {detail}")
         self.outcome = outcome
         self.detail = detail
+
+
+_DESCRIPTOR_ADVICE = {
+    errno.EMFILE: "raise the hard limit (ulimit -Hn)",
+    errno.ENFILE: "raise the limit of the system (fs.file-max)",
+}
+
+
+class DescriptorError(Exception):
+    """
+    There is no file descriptor for a check.  That is no fault of the server, so it ends the run.
+    """
+
+    @classmethod
+    def raise_for(cls, number: object) -> None:
+        """
+        @param number: the C{errno} of a system call that failed.
+        @raise DescriptorError: if it means that there is no descriptor (C{EMFILE} and C{ENFILE},
+            socket(2)).
+        """
+        for known, advice in _DESCRIPTOR_ADVICE.items():
+            if number == known:
+                text = f"no file descriptor to reach the server: {os.strerror(known)}; {advice}"
+                raise cls(text) from None
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from echod.check.connect import Connector
 from echod.check.options import CheckOptions
 from echod.check.probe import check
 from echod.check.report import result_json, result_text, session_text
-from echod.check.results import CaseResult, CheckError, CheckResult, Outcome
+from echod.check.results import CaseResult, CheckError, CheckResult, DescriptorError, Outcome
 from echod.check.terminal import MIN_PLOT_COLUMNS, LatencyPlot, columns, uses_color
 
 PROGRESS_INTERVAL = 1.0
@@ -111,6 +111,15 @@ class Runner:
         @return: the outcome.
         """
         report_output_error("echod-check", error, self._out, self._err)
+        return Outcome.USAGE
+
+    def descriptors_failed(self, error: DescriptorError) -> Outcome:
+        """
+        Report that there are too few file descriptors.
+
+        @return: the outcome.
+        """
+        self._warn(f"echod-check: {error}")
         return Outcome.USAGE
 
     async def _checks(self) -> Outcome:
@@ -265,7 +274,9 @@ class Runner:
             summary = ping_json(*figures, outcome, ping.failure) | ping.extra()
             self._print(json.dumps(summary))
         else:
-            self._print("\n".join((ping_text(*figures), *plot.lines())))
+            # Without a line for each message, nothing else says why one is lost.
+            why = None if prints_echoes else ping.failure
+            self._print("\n".join((ping_text(*figures, why, self._color_out), *plot.lines())))
             if ping.extra():
                 self._print(", ".join(f"{count} {name}" for name, count in ping.extra().items()))
         return outcome

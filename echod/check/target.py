@@ -9,6 +9,7 @@ import os
 import re
 import socket
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import Any
 
 from twisted.internet.defer import (
@@ -24,10 +25,11 @@ from twisted.internet.error import (
 )
 from twisted.internet.protocol import ClientCreator, Factory
 
+from echod._util.endpoints import check_colons, endpoint_settings, timeout as endpoint_timeout
 from echod._util.text import escape
-from echod._util.values import endpoint_settings, port_number, server_name, unix_path
+from echod._util.values import interface, port_number, server_name, unix_path
 from echod.check.connect import Addresses, Connect, happy_eyeballs, resolve
-from echod.check.results import CheckError, CheckResult, Outcome
+from echod.check.results import CheckError, CheckResult, DescriptorError, Outcome
 from echod.check.stream import Stream
 
 NO_TIMEOUT = 3600.0
@@ -53,10 +55,18 @@ def _tcp(
         try:
             addresses = await look_up(reactor, host, port)
         except OSError as error:
+            DescriptorError.raise_for(error.errno)
             raise CheckError(Outcome.UNRESOLVED, error.strerror or str(error)) from None
         except UnicodeError:
             raise CheckError(Outcome.UNRESOLVED, "not a host name") from None
         result.times.complete("resolve", reactor.seconds())
+        if bind_address is not None:
+            # A socket has one family, for both of its addresses.
+            family = _family(bind_address[0])
+            addresses = [each for each in addresses if each[0] == family]
+            if not addresses:
+                text = "the server has no address of the same version as bindAddress"
+                raise CheckError(Outcome.UNREACHABLE, text)
         attempts = []
         for family, *_, address in addresses:
             # getaddrinfo has the zone of a link-local IPv6 address in a field of its own
@@ -71,6 +81,10 @@ def _tcp(
         return await _connected(happy_eyeballs(reactor, attempts), reactor, result)
 
     return connect
+
+
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ip_address(address).version == 6 else socket.AF_INET
 
 
 def _unix(path: str) -> Connect:
@@ -90,7 +104,7 @@ def _endpoint(description: str) -> Connect:
         try:
             connecting: Deferred[Any] = endpoint.connect(Factory.forProtocol(Stream))
             return await _connected(connecting, reactor, result)
-        except (CheckError, CancelledError):
+        except (CheckError, DescriptorError, CancelledError):
             raise
         except ConnectingCancelledError:
             # What an endpoint makes of the cancellation at the deadline.
@@ -116,6 +130,7 @@ async def _connected(connecting: Deferred[Stream], reactor: Any, result: CheckRe
 
 
 def _not_connected(error: ConnectError) -> CheckError:
+    DescriptorError.raise_for(error.osError)
     if isinstance(error, ConnectionRefusedError):
         return CheckError(Outcome.REFUSED, os.strerror(errno.ECONNREFUSED))
     if isinstance(error, ConnectTimeoutError):
@@ -143,9 +158,7 @@ def parse_target(
     if text.startswith("unix:") and ":" not in text[5:]:
         return None, _unix(unix_path(text[5:]))
     if match := HOST_PORT.fullmatch(text):
-        host, port = match[1] or match[2], port_number(match[3])
-        if not port:
-            raise ValueError("no server listens on port 0; give one from 1 to 65535")
+        host, port = match[1] or match[2], _server_port(match[3])
         name = server_name(host)
         return name, _tcp(_lookup_name(host, name), port, look_up)
     if text.startswith(("tls:", "ssl:")):
@@ -153,6 +166,13 @@ def parse_target(
     if "://" in text:
         raise ValueError(f"not the URL of an echo server; {_FORMS}")
     return None, _from_endpoint(text, look_up)
+
+
+def _server_port(text: str) -> int:
+    port = port_number(text)
+    if not port:
+        raise ValueError("no server listens on port 0; give one from 1 to 65535")
+    return port
 
 
 def _lookup_name(host: str, name: str) -> str:
@@ -163,6 +183,7 @@ def _lookup_name(host: str, name: str) -> str:
 def _from_endpoint(description: str, look_up: Callable[..., Deferred[Addresses]]) -> Connect:
     from twisted.internet.endpoints import clientFromString
 
+    check_colons(description)
     try:
         if ":" not in description:
             raise ValueError("no port")
@@ -174,10 +195,13 @@ def _from_endpoint(description: str, look_up: Callable[..., Deferred[Addresses]]
     if kind == "tcp":
         # With the resolver of HOST:PORT: Twisted's delays the exit for a silent name server.
         given = endpoint_settings(description, "host", "port")
-        host, port = given["host"], port_number(given["port"])
-        timeout = float(given.get("timeout", NO_TIMEOUT))
-        bind = (given["bindAddress"], 0) if given.get("bindAddress") else None
+        host, port = given["host"], _server_port(given["port"])
+        timeout = endpoint_timeout(given["timeout"]) if "timeout" in given else NO_TIMEOUT
+        bind = (interface(given["bindAddress"]), 0) if given.get("bindAddress") else None
         return _tcp(_lookup_name(host, server_name(host)), port, look_up, timeout, bind)
     if kind == "unix":
-        unix_path(endpoint_settings(description, "path")["path"])
+        given = endpoint_settings(description, "path")
+        unix_path(given["path"])
+        if "timeout" in given:
+            endpoint_timeout(given["timeout"])
     return _endpoint(description)

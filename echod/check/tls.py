@@ -283,7 +283,7 @@ class ClientTLS:
                 _load_authorities(context, authorities)
         if certificate is not None:
             try:
-                use_credentials(context, read_key_pair(certificate, key))
+                use_credentials(context, read_key_pair(certificate, key, "--key"))
             except CredentialsError as error:
                 raise FileError(f"--{error.kind}: {escape(str(error))}") from None
 

@@ -20,7 +20,7 @@ from echod._util.text import format_address
 from echod._util.values import port_number, server_name
 from echod.check.connect import Addresses, resolve, timeout_after
 from echod.check.probe import Comparison, Pattern
-from echod.check.results import CheckError, CheckResult, Outcome
+from echod.check.results import CheckError, CheckResult, DescriptorError, Outcome
 from echod.check.target import HOST_PORT
 
 MAX_DATAGRAM_BYTES = 65507
@@ -48,7 +48,10 @@ def udp_target(text: str) -> Target:
 def failure_of(error: OSError) -> CheckError:
     """
     Why a datagram could not be sent, or was not delivered.
+
+    @raise DescriptorError: if there was no descriptor to send it on.
     """
+    DescriptorError.raise_for(error.errno)
     text = os.strerror(error.errno or 0)
     refused = error.errno == errno.ECONNREFUSED
     return CheckError(Outcome.REFUSED if refused else Outcome.UNREACHABLE, text)
@@ -82,7 +85,10 @@ class DatagramSocket:
         self._reactor = reactor
         self._received = received
         self._failed = failed
-        self._socket = socket.socket(family, socket.SOCK_DGRAM)
+        try:
+            self._socket = socket.socket(family, socket.SOCK_DGRAM)
+        except OSError as error:
+            raise failure_of(error) from None
         try:
             self._socket.setblocking(False)
             self._socket.connect(address)
@@ -165,6 +171,7 @@ async def look_up_server(
     try:
         found = await look_up(reactor, *target)
     except OSError as error:
+        DescriptorError.raise_for(error.errno)
         raise CheckError(Outcome.UNRESOLVED, error.strerror or str(error)) from None
     except UnicodeError:
         raise CheckError(Outcome.UNRESOLVED, "not a host name") from None

@@ -2,7 +2,8 @@
 Admission: which clients may connect, by address, total number, number per client, and rate.
 
 Invariant: a client is an IPv4 address or an IPv6 /64, the smallest network that one site is given
-(RFC 6177); and what is stored about a client is removed when it no longer changes a decision.
+(RFC 6177); the link-local network is no site's, and there each address is a client.  What is stored
+about a client is removed when it no longer changes a decision.
 """
 
 from collections import Counter, OrderedDict
@@ -25,11 +26,19 @@ MAX_EXPIRED = 2048
 """How many buckets are removed in one turn of the loop at most: this takes a millisecond."""
 
 
+_LINK_LOCAL = 0xFE80 >> 6
+
+
 def client_of(ip: IP) -> Client:
     """
     The client that an address belongs to: the IP version, and the address or its /64.
+
+    All hosts of a link have the same /64, C{fe80::} (RFC 4291 2.5.6).
     """
-    return (4, int(ip)) if ip.version == 4 else (6, int(ip) >> 64)
+    number = int(ip)
+    if ip.version == 4 or number >> 118 == _LINK_LOCAL:
+        return ip.version, number
+    return 6, number >> 64
 
 
 class Networks:

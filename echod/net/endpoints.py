@@ -27,9 +27,9 @@ from twisted.internet.interfaces import (
 from twisted.internet.posixbase import PosixReactorBase
 from zope.interface import implementer
 
+from echod._util.endpoints import SERVER_ARGUMENTS, endpoint_settings
 from echod._util.sockets import file_identity
 from echod._util.text import escape
-from echod._util.values import endpoint_settings
 from echod.net.unix import EagerUNIXPort, InheritedUNIXPort
 from echod.systemd import InheritedSocket
 
@@ -187,14 +187,6 @@ Twisted's endpoints that wrap each connection in a layer which has no half-close
 """
 
 
-_ARGUMENTS = {
-    "tcp": ("port", "interface", "backlog"),
-    "tcp6": ("port", "backlog", "interface"),
-    "unix": ("address", "mode", "backlog", "lockfile"),
-}
-"""The arguments of Twisted's parsers, in the order in which they stand without their names."""
-
-
 def server_endpoint_from_string(
     reactor: Any, description: str, backlog: int, mode: str = "666"
 ) -> IStreamServerEndpoint:
@@ -207,7 +199,7 @@ def server_endpoint_from_string(
     @raise ValueError: when the string describes no endpoint.
     """
     kind = description.partition(":")[0]
-    settings = endpoint_settings(description, *_ARGUMENTS.get(kind, ()))
+    settings = endpoint_settings(description, *SERVER_ARGUMENTS.get(kind, ()))
     if kind in ("tcp", "tcp6") and "backlog" not in settings:
         description += f":backlog={backlog}"
     try:

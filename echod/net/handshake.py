@@ -66,6 +66,7 @@ class ServerHandshake:
 
         @raise SSL.WantReadError: when more bytes are needed, or other connections have their turn.
         @raise SSL.WantWriteError: when the socket has to be writable first.
+        @raise SSL.ZeroReturnError: when the client has closed its sending side without a byte.
         @raise SSL.Error: when the handshake has failed, or is refused.
         """
         if self._unsent:
@@ -109,6 +110,8 @@ class ServerHandshake:
         except OSError as error:
             raise SSL.SysCallError(error.errno, error.strerror) from None
         if not size:
+            if not self.begun:
+                raise SSL.ZeroReturnError
             raise SSL.SysCallError(-1, "Unexpected EOF")
         return size
 

@@ -2,10 +2,11 @@
 A listener: one endpoint and one factory, as a service.
 
 Invariant: a bind that fails ends the daemon, and a listener that stops first accepts the clients
-that wait in the accept queue.
+that wait in the accept queue, some in each turn of the loop.
 """
 
 import select
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, Protocol
 
@@ -20,15 +21,23 @@ from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
 from echod._util.errors import BIND_STATUS, StartupError
-from echod._util.sockets import set_socket_options
+from echod._util.sockets import accept_queue_length, set_socket_options
 from echod._util.stdio import print_error
 from echod._util.text import format_address, ip_of
+from echod._util.timers import one_step_a_turn
 from echod.net.announcement import Place, is_dual_stack
 from echod.net.balance import AcceptBalancer
 from echod.net.endpoints import InheritedEndpoint, bind_error_text
+from echod.net.port import MAX_ACCEPTS
 from echod.net.unix import balance_accepts, use_eager_transport
 
 log = Logger(namespace="echod.net")
+
+MAX_QUEUE = 4096
+"""
+How many clients a stop accepts at most where the kernel does not say how many wait, and the port
+has no larger backlog: the default of C{net.core.somaxconn} (Linux 5.4, listen(2)).
+"""
 
 
 class ListenError(StartupError):
@@ -261,22 +270,49 @@ class ListenerService(Service):
             if self._binding is not None:
                 self._binding.cancel()
             return succeed(None)
-        if not self.leaves_queue:
-            # stopListening closes the port one iteration of the reactor later.  This call runs
-            # just before that, and accepts all clients that have come until then.  The queue of
-            # an inherited socket stays open: the next process accepts its clients.
-            self._reactor.callLater(0, self._accept_waiting, port)
-        stopping: Deferred[None] = maybeDeferred(port.stopListening)  # type: ignore[call-overload]  # None or a Deferred
-        return stopping
+        if self.leaves_queue or not IReadDescriptor.providedBy(port):
+            # The queue of an inherited socket stays open: the next process accepts its clients.
+            return maybeDeferred(port.stopListening)  # type: ignore[call-overload,no-any-return]  # None or a Deferred
+        accepting = one_step_a_turn(self._reactor, self._queued_turns(port))
+        return accepting.addErrback(self._accepting_failed).addCallback(self._close, port)
 
-    def _accept_waiting(self, port: IListeningPort) -> None:
-        if not IReadDescriptor.providedBy(port):
-            return
+    def _queued_turns(self, port: Any) -> Iterator[None]:
+        """
+        Accept the clients that wait now.  Those that come later must not hold up the stop.
+        """
+        getattr(port, "stopWaiting", port.stopReading)()
+        backlog = getattr(port, "backlog", None) or 0
+        left = accept_queue_length(port.socket) or max(MAX_QUEUE, backlog)
+        while left > 0 and (accepted := self._accept_some(port, left)):
+            left -= accepted
+            yield
+
+    def _accept_some(self, port: Any, most: int) -> int:
+        """
+        Accept up to so many clients, in one call of C{doRead}.
+
+        @return: how many were accepted, unless the queue is empty now; 0 if no more can be.
+        """
+        # A port that does not let us say how many accepts at least one, or fails.
+        number = min(most, MAX_ACCEPTS if hasattr(port, "numberAccepts") else 1)
+        number = min(number, getattr(self._factory, "acceptsAtOnce", number))
+        if self.balancer is not None:
+            # The other processes accept the clients that are left.
+            number = min(number, self.balancer.allowance())
         waiting = select.poll()
         waiting.register(port.fileno(), select.POLLIN)
-        # Each doRead accepts at least one client, and no accept queue is longer than this.
-        for _ in range(65535):
-            if not waiting.poll(0) or (self.balancer is not None and not self.balancer.allowance()):
-                # The other processes accept the clients that are left.
-                return
-            port.doRead()
+        if not number or not waiting.poll(0):
+            return 0
+        if hasattr(port, "numberAccepts"):
+            port.numberAccepts = number
+        port.doRead()
+        return 0 if getattr(port, "acceptingPaused", False) else number
+
+    def _accepting_failed(self, failure: Failure) -> None:
+        log.failure("while stopping to listen", failure, event="unhandled-error")
+
+    def _close(self, _: object, port: Any) -> Deferred[None]:
+        # stopListening closes the port one turn later.  This call runs just before that: a client
+        # that has come in between is not reset.
+        self._reactor.callLater(0, self._accept_some, port, MAX_ACCEPTS)
+        return maybeDeferred(port.stopListening)

@@ -1,8 +1,9 @@
 """
 Ports that accept at low cost, and whose connections are L{EagerTransport}s.
 
-Invariant: however many clients connect, and whatever goes wrong with one of them, the port goes
-on, and it logs one line a second at most.
+Invariant: however many clients connect, and whatever the kernel refuses for one of them or for the
+port itself, the port goes on, or tries again a moment later; and for all of that it logs one line a
+second at most.
 """
 
 import errno
@@ -37,9 +38,10 @@ one, each such try is a system call and an exception for nothing.
 
 ACCEPT_RETRY_DELAY = 0.1
 """
-Seconds for which a port stops accepting when it can neither accept a client nor turn it away.
-The clients keep it readable for as long as the shortage lasts, so without a pause the loop would
-do nothing else.
+Seconds for which a port stops accepting when it can neither accept a client nor turn it away, or
+when the kernel cannot report its clients (C{ENOMEM} and C{ENOSPC}, epoll_ctl(2)).  The clients keep
+the port readable for as long as the shortage lasts, so without a pause the loop would do nothing
+else.
 """
 
 if TYPE_CHECKING:
@@ -51,6 +53,8 @@ else:
 class _EagerAccepting(_Port):
     """
     How a port accepts; a mixin for Twisted's TCP and UNIX ports.
+
+    @ivar acceptingPaused: whether the port does not accept for a moment.
     """
 
     balancer: AcceptBalancer | None = None
@@ -61,7 +65,7 @@ class _EagerAccepting(_Port):
     sessionno: int
     socket: Any
     transport: Any
-    _acceptingPaused = False
+    acceptingPaused = False
     _mayLackOptions = False
     # Sets on a connection what it inherits otherwise; the listener knows more options than this.
     setOptions: Callable[[Any], object] = staticmethod(keep_urgent)
@@ -82,46 +86,67 @@ class _EagerAccepting(_Port):
         if allowance:
             self.numberAccepts = min(self.numberAccepts, allowance)
             self._accept()
-        if self._acceptingPaused or not self._isOpen():
+        if self.acceptingPaused or not self._isOpen():
             return
         if balancer.should_yield():
             self._pauseAccepting(YIELD_DELAY)
         else:
-            self.reactor.rearmExclusive(self)
+            self._startAccepting()
 
     def rearm(self) -> None:
         """
         Accept clients for which the kernel woke another process that then did not accept them.
         Without a balancer, the kernel wakes all of them.
         """
-        if self.balancer is not None and self._isOpen() and not self._acceptingPaused:
+        if self.balancer is not None and self._isOpen() and not self.acceptingPaused:
             # A descriptor that is added while clients wait is reported as readable at once.
-            self.reactor.rearmExclusive(self)
+            self._startAccepting()
+
+    def stopWaiting(self) -> None:
+        """
+        Accept only in calls of C{doRead} from now on, until C{stopListening}.
+        """
+        self.disconnecting = True
+        self.acceptingPaused = False
+        self.stopReading()
 
     def _isOpen(self) -> bool:
         return bool(self.connected and not self.disconnecting)
 
     def _pauseAccepting(self, seconds: float) -> None:
-        self._acceptingPaused = True
+        self.acceptingPaused = True
         self.stopReading()
-        self.reactor.callLater(seconds, self._resumeAccepting)
+        if self._isOpen():
+            self.reactor.callLater(seconds, self._resumeAccepting)
 
     def _resumeAccepting(self) -> None:
         if not self._isOpen():
             return
-        if self.balancer is None:
-            self._acceptingPaused = False
-            self.startReading()
-        elif not self.balancer.allowance():
+        if self.balancer is not None and not self.balancer.allowance():
             self.reactor.callLater(YIELD_DELAY, self._resumeAccepting)
-        else:
-            self._acceptingPaused = False
-            self.reactor.rearmExclusive(self)
+            return
+        self.acceptingPaused = False
+        self._startAccepting()
+
+    def _startAccepting(self) -> None:
+        """
+        Have the reactor report clients.  If the kernel refuses that, try again later: until then
+        nothing else would call this port.
+        """
+        try:
+            if self.balancer is None:
+                self.startReading()
+            else:
+                self.reactor.rearmExclusive(self)
+        except OSError as error:
+            self._logShortage(error)
+            self._pauseAccepting(ACCEPT_RETRY_DELAY)
 
     def _accept(self) -> None:
         # What socket.accept() calls, before it looks up its family and type as enums.
         accept = self.socket._accept
-        limit = self.numberAccepts
+        # Twisted's startListening sets numberAccepts to 100.
+        limit = min(self.numberAccepts, MAX_ACCEPTS)
         if (most := getattr(self.factory, "acceptsAtOnce", limit)) < limit:
             limit = most
         if not limit:
@@ -168,7 +193,14 @@ class _EagerAccepting(_Port):
                 self.setOptions(sock)
             number = self.sessionno
             self.sessionno = number + 1
-            transport = self.transport(sock, protocol, peer, self, number, self.reactor)
+            try:
+                transport = self.transport(sock, protocol, peer, self, number, self.reactor)
+            except OSError as error:
+                # Most likely the kernel cannot report what this client sends.
+                sock.close()
+                self._shed += 1
+                self._logShortage(error)
+                return
             protocol.makeConnection(transport)
         except BaseException:
             log.failure("while making a connection", event="unhandled-error")
@@ -184,6 +216,15 @@ class _EagerAccepting(_Port):
         if error.errno in (errno.EPERM, errno.ECONNABORTED):
             return True
         shed = error.errno == errno.EMFILE and self._shedOne()
+        self._logShortage(error)
+        if not shed:
+            self._pauseAccepting(ACCEPT_RETRY_DELAY)
+        return shed
+
+    def _logShortage(self, error: OSError) -> None:
+        """
+        Log that a client cannot be accepted, once a second at most.
+        """
         now = self.reactor.seconds()
         if now - self._shedLogged >= 1:
             self._shedLogged = now
@@ -194,9 +235,6 @@ class _EagerAccepting(_Port):
                 shed=self._shed,
             )
             self._shed = 0
-        if not shed:
-            self._pauseAccepting(ACCEPT_RETRY_DELAY)
-        return shed
 
     def _shedOne(self) -> bool:
         """
@@ -230,7 +268,6 @@ class EagerPort(_EagerAccepting, tcp.Port):
     # close(2) is enough, and does not shut the socket down for other processes that have it.
     _shouldShutdown = False
     transport = EagerTransport
-    numberAccepts = MAX_ACCEPTS
 
     @classmethod
     def _fromListeningDescriptor(cls, *args: Any) -> Any:

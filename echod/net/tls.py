@@ -151,8 +151,13 @@ class TLSMixin(TLSRelayMixin):
 
     def readConnectionLost(self, reason: Failure) -> None:
         """
-        The peer has sent its close_notify.
+        The peer has sent its close_notify.  If that, or its FIN, comes before the end of the
+        handshake, as from a health check that only connects, nothing can be sent any more: the
+        connection ends at once, and not by a reset.
         """
+        if self._handshaking:
+            self.connectionLost(reason)
+            return
         self.stopReading()
         super().readConnectionLost(reason)
 

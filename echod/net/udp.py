@@ -127,8 +127,8 @@ def set_datagram_options(bound: socket.socket) -> list[tuple[str, OSError]]:
 
 def kernel_drops(bound: socket.socket) -> int:
     """
-    How many datagrams the kernel has discarded since the socket was made, because its buffer was
-    full or the checksum wrong (C{SO_MEMINFO}, C{SK_MEMINFO_DROPS}; Linux 4.12).
+    How many datagrams the kernel has discarded since the socket was made, modulo 2^32, because its
+    buffer was full or the checksum wrong (C{SO_MEMINFO}, C{SK_MEMINFO_DROPS}; Linux 4.12).
     """
     try:
         figures = bound.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36)

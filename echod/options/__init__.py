@@ -14,14 +14,12 @@ from twisted.application.app import ServerOptions
 from twisted.python.usage import UsageError
 
 from echod import __version__
+from echod._util.endpoints import admin_endpoint, datagram_endpoint, endpoint
 from echod._util.errors import StartupError, exit_on_error
 from echod._util.help import CommandOptions
 from echod._util.text import escape
 from echod._util.twistd import check_old_pidfile
 from echod._util.values import (
-    admin_endpoint,
-    datagram_endpoint,
-    endpoint,
     host,
     named,
     network,
@@ -208,6 +206,10 @@ class Options(CommandOptions):
             raise UsageError(
                 "--proxy-trust: reads no header; add --proxy-protocol require or optional"
             )
+        if "proxy-header-timeout" in self.given_names and self["proxy-protocol"] == "off":
+            raise UsageError(
+                "--proxy-header-timeout: reads no header; add --proxy-protocol require or optional"
+            )
         if self["admin-host"] and self["admin"] is None:
             raise UsageError("--admin-host: names nothing without --admin; add one")
         for name in ("log-level", "log-format"):
@@ -242,6 +244,8 @@ class Options(CommandOptions):
         if not self.serves_tls:
             for name in (name for name in self if name.startswith("tls-") and self[name]):
                 raise UsageError(f"--{name}: serves nothing without --tls-port; add one")
+            if "handshake-timeout" in self.given_names:
+                raise UsageError("--handshake-timeout: limits nothing without --tls-port; add one")
         elif self["tls-self-signed"] and self["tls-cert"]:
             raise UsageError("--tls-self-signed: excludes --tls-cert; give one of them")
         elif not (self["tls-self-signed"] or self["tls-cert"]):

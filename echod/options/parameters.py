@@ -121,7 +121,9 @@ PARAMETERS = [
         seconds,
     ),
     parameter(
-        "drain-timeout", None, 5.0, "How long a stop waits for busy connections.", seconds
+        "drain-timeout", None, 5.0,
+        "How long a stop waits for busy connections; 0 aborts them at once.",
+        seconds,
     ),
     parameter(
         "fault-seed", None, None,

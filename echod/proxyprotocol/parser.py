@@ -189,9 +189,14 @@ _TLS_NAMES = {
 
 def _log_fields(header: bytes, start: int) -> dict[str, str]:
     log_fields = {}
+    checked = False
     for kind, offset, value in _vectors(header, start, len(header)):
         if kind == _CRC32C:
+            # A header has one field for it (section 2.2.3), and each check reads all of the header.
+            if checked:
+                raise ProxyHeaderError("more than one checksum")
             _check_crc(header, offset, value)
+            checked = True
         elif kind == _SSL:
             # One byte of flags, and four for the result of verifying the certificate.
             if len(value) < 5:

@@ -32,6 +32,7 @@ from echod.service import DaemonService
 from echod.systemd import InheritedSockets, NotifyConfig
 from echod.tap.build import build, build_service, build_worker
 from echod.tap.check import check_config
+from echod.tap.cpus import usable_cpus
 from echod.workers.spawn import WorkerConfig
 
 __all__ = ["Options", "makeService"]
@@ -134,4 +135,4 @@ def worker_count(asked: int, limit: int) -> int:
     The number of processes: what is asked for; for 0, one for each CPU that this process may use,
     but not more than there may be connections.
     """
-    return asked or min(len(os.sched_getaffinity(0)), limit)
+    return asked or min(usable_cpus(), limit)

@@ -53,22 +53,27 @@ RESERVED_DESCRIPTORS = 64
 """For listeners, files, the reactor and its pipe, and the clients of the status page."""
 
 
-def connection_limit(reactor: Any, asked: int) -> int:
+def connection_limit(reactor: Any, share: int, asked: int) -> int:
     """
-    The limit of connections of this process: what is asked for, or less, with a warning, if there
-    are too few file descriptors.
+    The limit of connections of one process: its share, or less, with a warning, if there are too
+    few file descriptors.
+
+    @param share: its share of what is asked for, which is all of it without workers.
+    @param asked: C{--max-connections}.
     """
     # select(2) takes no descriptor above 1023.
     module = sys.modules.get("twisted.internet.selectreactor")
     selects = module is not None and isinstance(reactor, module.SelectReactor)
     available = min(descriptor_limit(), 1024 if selects else sys.maxsize) - RESERVED_DESCRIPTORS
-    limit = max(1, min(asked, available))
-    if limit < asked:
+    limit = max(1, min(share, available))
+    if limit < share:
+        subject = "" if share == asked else "a worker's share of {share} is "
         log.warn(
-            "--max-connections {asked}: limited to {most}: too few file descriptors; raise the "
-            "hard limit (ulimit -Hn, LimitNOFILE=)",
+            "--max-connections {asked}: " + subject + "limited to {most}: too few file "
+            "descriptors; raise the hard limit (ulimit -Hn, LimitNOFILE=)",
             event="descriptor-limit",
             asked=asked,
+            share=share,
             most=limit,
         )
     return limit
@@ -209,7 +214,7 @@ def build_service(
     base = Base.build(reactor, options, notify, signals)
     settings, certificates = base.settings, base.certificates
     asked = settings.admission.max_connections
-    limit = sum(connection_limit(reactor, each) for each in shares(asked, workers))
+    limit = sum(connection_limit(reactor, each, asked) for each in shares(asked, workers))
     connections = Connections(reactor, settings.timeouts, base.access_log())
     admission = settings.admission.build(reactor, connections, limit)
     listeners = [
@@ -316,7 +321,7 @@ def build_worker(
     """
     base = Base.build(reactor, options, None, signals, config)
     settings, certificates = base.settings, base.certificates
-    limit = connection_limit(reactor, config.max_connections)
+    limit = connection_limit(reactor, config.max_connections, settings.admission.max_connections)
     counters = SharedCounters(config.counters, len(config.shares))
     os.close(config.counters)
     balancer = AcceptBalancer(counters, config.index, limit, lambda: len(connections))

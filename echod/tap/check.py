@@ -18,6 +18,7 @@ from echod.logs.capture import captured_warnings
 from echod.net.listener import ListenError
 from echod.service import EchodService
 from echod.tls.reload import format_time, names_text
+from echod.udp import UDPListener
 
 
 def _print_check(service: EchodService, warnings: list[str], workers: int) -> None:
@@ -29,7 +30,9 @@ def _print_check(service: EchodService, warnings: list[str], workers: int) -> No
     print(f"echod {__version__}: {judgment}; this would listen on")
     for listener in service.all_listeners():
         print(f"  {listener.address()}, {listener.option}")
-    print(f"for at most {service.collector.max_connections} connections at once")
+    # UDP has no connections, and those of the status page do not count.
+    if any(not isinstance(each, UDPListener) for each in service.listeners):
+        print(f"for at most {service.collector.max_connections} connections at once")
     if workers > 1:
         print(f"with {workers} workers")
     if service.certificates is not None:

@@ -4,24 +4,19 @@ The options in force, as the status page shows them.
 Invariant: secrets, and the files that have them, are left out.
 """
 
-import re
 from collections.abc import Iterator
 from getopt import getopt
 
 from constantly import NamedConstant
 
+from echod._util.endpoints import HIDDEN, hide_secrets
 from echod._util.text import escape, format_timeout
 from echod.options import Options
 from echod.options.parameters import DEFAULT_UDP_RATE
 from echod.stats.snapshot import OptionInfo
 
-HIDDEN = "[hidden]"
-
 SECRET_FILES = frozenset(("tls-key", "tls-keylog"))
 """The options whose files have secrets."""
-
-_SECRET_ARGUMENT = re.compile(r"(\w*(?:key|pass|secret|token)\w*=)(?:\\.|[^:\\])*", re.IGNORECASE)
-"""An argument of an endpoint string that is a secret or names a file that has one."""
 
 _UNSET = {
     "interface": "all",
@@ -46,7 +41,7 @@ def options_in_force(options: Options) -> list[OptionInfo]:
 def _given(options: Options) -> Iterator[OptionInfo]:
     for key, value in getopt(list(options.given), options.shortOpt, options.longOpt)[0]:
         name = options.synonyms[key.lstrip("-")]
-        text = _SECRET_ARGUMENT.sub(rf"\1{HIDDEN}", value or "on")
+        text = hide_secrets(value or "on")
         yield OptionInfo(f"--{name}", HIDDEN if name in SECRET_FILES else escape(text), True)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from twisted.logger import Logger
 
+from echod._util.endpoints import hide_secrets
 from echod._util.errors import StartupError
 from echod._util.text import escape
 from echod.options.listeners import ListenerOption
@@ -26,8 +27,8 @@ class ListenerSettings:
     """
     Settings of one listener.
 
-    @ivar option: the option with its value, for logs and errors.
-    @ivar name: the listener's name in logs and metrics.
+    @ivar option: the option with its value, for logs, errors and the status page; without secrets.
+    @ivar name: the listener's name in logs and metrics, without secrets.
     @ivar port: the port of C{--port} or C{--tls-port}; C{None} for an endpoint string.
     @ivar endpoint: the endpoint string of C{--listen} or C{--tls-listen}.
     @ivar place: its place among all, from 0.
@@ -80,7 +81,7 @@ def listener_settings(options: OptionValues) -> list[ListenerSettings]:
         if port is not None
     } | {
         ListenerOption(option, number): ListenerSettings(
-            f"--{option} {escape(text)}", text, tls, endpoint=text
+            f"--{option} {escape(hide_secrets(text))}", hide_secrets(text), tls, endpoint=text
         )
         for option, texts, tls in endpoints
         for number, text in enumerate(texts)

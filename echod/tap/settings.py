@@ -19,6 +19,7 @@ from constantly import NamedConstant
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import Logger
 
+from echod._util.endpoints import hide_secrets
 from echod._util.errors import StartupError
 from echod._util.text import escape
 from echod.connections.admission import AccessRules, Admission, RateLimiter
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from echod.admin.resource import AdminService, Source
 
 log = Logger(namespace="echod")
+
+_TLS_ADVICE = "TLS, use --tls-listen"
 
 Endpoints = Callable[[str, str, str], list[tuple[str, IStreamServerEndpoint]]]
 """Makes endpoints, each with its listener's name, of an option, an endpoint string and a mode."""
@@ -187,7 +190,7 @@ class AdminSettings:
         with suppress(OSError), open("/etc/hosts", encoding="utf-8", errors="replace") as hosts:
             names |= names_beside(socket.gethostname(), hosts)
         admin = AdminService(reactor, source, render_metrics, names, self.options)
-        option = f"--admin {escape(self.endpoint)}"
+        option = f"--admin {escape(hide_secrets(self.endpoint))}"
         for _, endpoint in endpoints(option, self.endpoint, "660"):
             admin.add_listener(option, endpoint)
         return admin
@@ -275,17 +278,20 @@ class Settings:
                 endpoint = TCPEndpoint(reactor, each.port, self.interface, self.backlog)
                 built.append((each, endpoint))
                 continue
-            wraps = each.endpoint.partition(":")[0] in WRAPPING
+            kind = each.endpoint.partition(":")[0]
+            wraps = kind in WRAPPING
+            advice = "PROXY headers, use --proxy-protocol" if kind == "haproxy" else _TLS_ADVICE
             if wraps and workers > 1:
-                raise StartupError(f"{each.option}: {UNSHARED}; for TLS, use --tls-listen")
+                raise StartupError(f"{each.option}: {UNSHARED}; for {advice}")
             for name, found in from_string(each.option, each.endpoint):
                 built.append((replace(each, name=name), found))
             if wraps and not each.tls:
                 log.warn(
                     "{option}: its layer around the connection loses data when a client closes "
-                    "its sending side; for TLS, use --tls-port",
+                    "its sending side; for {advice}",
                     event="lossy-listener",
                     option=each.option,
+                    advice=advice,
                 )
         return built
 
@@ -333,7 +339,8 @@ def build_endpoints(
                 (each.name, InheritedEndpoint(reactor, each))
                 for each in inherited.take(description)
             ]
-        return [(description, server_endpoint_from_string(reactor, description, backlog, mode))]
+        endpoint = server_endpoint_from_string(reactor, description, backlog, mode)
+        return [(hide_secrets(description), endpoint)]
     except ValueError as error:
         # The status page has no password.
         port = "9001:interface=127.0.0.1" if option.startswith("--admin") else "9000"

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from echod._util.endpoints import endpoint_settings
 from echod._util.errors import StartupError
 from echod._util.text import escape
-from echod._util.values import endpoint_settings
 from echod.connections.admission import AccessRules, RateLimiter
 from echod.net.udp import bind
 from echod.options.parameters import DEFAULT_UDP_RATE, OptionValues

@@ -27,6 +27,9 @@ quarter of it.
 """
 
 
+_KEY_LABEL = b"PRIVATE KEY-----"
+"""What the first line of each key in PEM ends with (RFC 7468 10, 13)."""
+
 SELF_SIGNED = "--tls-self-signed"
 """What stands for the file of a certificate that the daemon has made itself."""
 
@@ -183,19 +186,32 @@ def _certificates(path: str, kind: str, pem: bytes) -> tuple[x509.Certificate, .
         raise CredentialsError(kind, text) from None
 
 
-def read_key_pair(cert_path: str, key_path: str | None) -> KeyPair:
+def _no_key(path: str, option: str | None, pem: bytes) -> str:
+    """
+    @param option: the option that names the file of a key, if it is not given.
+    """
+    if option is not None and _KEY_LABEL not in pem:
+        return f"{path} holds no PEM private key; add {option} FILE"
+    return _not_pem(path, "private key", pem)
+
+
+def read_key_pair(cert_path: str, key_path: str | None, key_option: str = "--tls-key") -> KeyPair:
     """
     Read a certificate with its chain, and its key.
 
     @param cert_path: a PEM file: the server's certificate first, then its chain.
-    @param key_path: a PEM file with the key; C{None} when it is in C{cert_path}.
+    @param key_path: a PEM file with the key; C{None} when it is in C{cert_path}, which is at fault
+        then for all errors.
+    @param key_option: the option that names the file of a key, for the error.
     @raise CredentialsError: when a file cannot be read or has no certificate or key in it, the key
         is encrypted, or the two do not belong together.
     """
     cert_pem, status = _read(cert_path, "cert")
-    key_pem = cert_pem
+    key_pem, kind = cert_pem, "cert"
+    missing: str | None = key_option
     if key_path is not None:
-        key_pem, status = _read(key_path, "key")
+        kind, missing = "key", None
+        key_pem, status = _read(key_path, kind)
     key_path = key_path or cert_path
     chain = _certificates(cert_path, "cert", cert_pem)
     try:
@@ -208,13 +224,13 @@ def read_key_pair(cert_path: str, key_path: str | None) -> KeyPair:
         key = serialization.load_pem_private_key(key_pem, password=None)
     except TypeError:
         text = f"the key in {key_path} is encrypted; store it decrypted, for its owner only"
-        raise CredentialsError("key", text) from None
+        raise CredentialsError(kind, text) from None
     except (ValueError, UnsupportedAlgorithm):
-        raise CredentialsError("key", _not_pem(key_path, "private key", key_pem)) from None
+        raise CredentialsError(kind, _no_key(key_path, missing, key_pem)) from None
     if key.public_key() != certified_key:
         text = f"the key in {key_path} does not belong to the first certificate in {cert_path}"
         text += "; give its own"
-        raise CredentialsError("key", text)
+        raise CredentialsError(kind, text)
     exposed = key_path if _is_exposed(status) else None
     return KeyPair(cert_path, chain, key, certified_names, exposed)
 

@@ -64,11 +64,14 @@ def adopt(
     Make a channel of an open socket.  The callbacks are those of L{Channel}.
 
     @param descriptor: the socket.  It is closed: the reactor uses a duplicate.
+    @raise OSError: if there are too few file descriptors for that.
     """
     channel = Channel(on_message, on_connection_lost)
     os.set_blocking(descriptor, False)
     factory = Factory.forProtocol(lambda: channel)
     factory.noisy = False
-    reactor.adoptStreamConnection(descriptor, socket.AF_UNIX, factory)
-    os.close(descriptor)
+    try:
+        reactor.adoptStreamConnection(descriptor, socket.AF_UNIX, factory)
+    finally:
+        os.close(descriptor)
     return channel

@@ -170,7 +170,7 @@ class Spawner:
             worker.name, self._limits, inherited, self_signed=bool(self._passed_on)
         )
         ours, theirs = socket.socketpair()
-        with theirs, open(os.devnull, "rb+", buffering=0) as null:
+        with ours, theirs, open(os.devnull, "rb+", buffering=0) as null:
             output: int | str = "r" if self._log.file is not None else null.fileno()
             if self._log.file is None and sys.__stdout__ is not None:
                 with suppress(OSError, ValueError):
@@ -179,20 +179,19 @@ class Spawner:
             sockets = [*(each.fileno() for each in self._listeners), theirs.fileno()]
             shared = [*sockets, self._memory, *self._passed_on]
             descriptors |= dict(enumerate(shared, FIRST_DESCRIPTOR))
-            try:
-                self._reactor.spawnProcess(
-                    worker,
-                    self._command[0],
-                    self._command,
-                    {**self._environment, VARIABLE: config.to_text()},
-                    childFDs=descriptors,
-                )
-            except BaseException:
-                ours.close()
-                raise
-        worker.channel = adopt(
-            self._reactor, ours.detach(), worker.message_received, worker.channel_closed
-        )
+            # After the start of the process, nothing that can fail may follow: the supervisor
+            # would not know of the process.  If it does not start, the end of file of the other
+            # end closes the channel.
+            worker.channel = adopt(
+                self._reactor, ours.detach(), worker.message_received, worker.channel_closed
+            )
+            self._reactor.spawnProcess(
+                worker,
+                self._command[0],
+                self._command,
+                {**self._environment, VARIABLE: config.to_text()},
+                childFDs=descriptors,
+            )
 
     def worker_exited(self, worker: WorkerProcess) -> None:
         """

@@ -1,8 +1,8 @@
 """
 A worker, as the master sees it: its process, its channel, and its output.
 
-Invariant: a worker is up when it says so, and has exited when the kernel says so.  Its output is
-limited, and escaped before it is logged.
+Invariant: a worker is up when it says so, and has exited when the kernel says so; no error keeps
+its supervisor from being told.  Its output is limited, and escaped before it is logged.
 """
 
 import signal
@@ -13,11 +13,13 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessExitedAlready
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from echod._util.text import escape
+from echod._util.timers import surviving
 from echod.workers.channel import Channel, Message
 
 log = Logger(namespace="echod.workers")
@@ -80,10 +82,9 @@ class WorkerProcess(ProcessProtocol):
     The process of one worker.
 
     @ivar name: the name of the worker.
-    @ivar started_at: when it was started, by the reactor's clock.
     @ivar pid: its process id.
     @ivar channel: the channel to it; C{None} when that is closed.
-    @ivar up: whether it has started all its listeners.
+    @ivar up_since: when it had started all its listeners, by the reactor's clock; C{None} before.
     @ivar startup_error: the last line of its standard error before it was up.
     @ivar totals: its connections, bytes echoed and clients refused, from its last message.
     @ivar dropped: how many lines of its log the master has dropped.
@@ -93,14 +94,18 @@ class WorkerProcess(ProcessProtocol):
     transport: Any
     channel: Channel | None = None
     pid = 0
-    up = False
+    up_since: float | None = None
     startup_error = ""
     dropped = 0
     silent = 0
     totals: Sequence[int] = (0, 0, 0)
 
     def __init__(
-        self, name: str, started_at: float, parent: ISupervisor, write_log: Callable[[bytes], bool]
+        self,
+        name: str,
+        clock: IReactorTime,
+        parent: ISupervisor,
+        write_log: Callable[[bytes], bool],
     ):
         """
         @param parent: its supervisor.
@@ -108,13 +113,20 @@ class WorkerProcess(ProcessProtocol):
             returns whether the line was written.
         """
         self.name = name
-        self.started_at = started_at
+        self._clock = clock
         self._parent = parent
         self._write_log = write_log
         self._stdout = LineBuffer(self._log)
         self._stderr = LineBuffer(self._log_error)
         self._last_question = 0
         self._answers: dict[int, Deferred[Message]] = {}
+
+    @property
+    def up(self) -> bool:
+        """
+        Whether it has started all its listeners.
+        """
+        return self.up_since is not None
 
     def connectionMade(self) -> None:
         # Kept here: transport.pid is None after the exit.
@@ -145,7 +157,7 @@ class WorkerProcess(ProcessProtocol):
         self.silent = 0
         self.totals = message.get("totals", self.totals)
         if message.get("up"):
-            self.up = True
+            self.up_since = self._clock.seconds()
             self._parent.worker_up(self)
         elif (answer := self._answers.pop(message.get("answer", 0), None)) is not None:
             answer.callback(message)
@@ -186,16 +198,28 @@ class WorkerProcess(ProcessProtocol):
             self.channel.send(ask=number, **question)
         return answer
 
+    def stop(self) -> None:
+        """
+        Tell the worker to drain and end.
+        """
+        self.send(do="stop")
+        if not self.up:
+            # It may not read messages yet, and then ends by the signal at once.
+            self._signal("TERM")
+
     def kill(self) -> None:
         """
         Send SIGKILL to the worker.
         """
+        self._signal("KILL")
+
+    def _signal(self, name: str) -> None:
         with suppress(ProcessExitedAlready):
-            self.transport.signalProcess("KILL")
+            self.transport.signalProcess(name)
 
     def processEnded(self, reason: Failure) -> None:
-        self._stdout.end()
-        self._stderr.end()
+        surviving("logging the last output of a worker", self._stdout.end)()
+        surviving("logging the last errors of a worker", self._stderr.end)()
         self._parent.worker_ended(self, how_ended(reason.value))
 
 
@@ -206,5 +230,18 @@ def how_ended(end: Any) -> str:
     @param end: Twisted's C{ProcessDone} or C{ProcessTerminated}.
     """
     if (number := getattr(end, "signal", None)) is not None:
-        return f"was ended by {signal.Signals(number).name}"
+        return f"was ended by {signal_name(number)}"
     return f"ended with status {end.exitCode}"
+
+
+def signal_name(number: int) -> str:
+    """
+    The name of a signal, of any number; those of real-time signals are relative to SIGRTMIN
+    (signal(7)).
+    """
+    with suppress(ValueError):
+        return signal.Signals(number).name
+    # Python names only the first and the last real-time signal.
+    if signal.SIGRTMIN < number < signal.SIGRTMAX:
+        return f"SIGRTMIN+{number - signal.SIGRTMIN}"
+    return f"signal {number}"

@@ -45,7 +45,10 @@ is not up yet has the time of a start: on a busy machine its imports alone can t
 """
 
 STEADY_TIME = 10.0
-"""A worker that has lived for this many seconds is restarted without a delay when it dies."""
+"""
+A worker that has been up for this many seconds is restarted without a delay when it dies.  The time
+of its start does not count: a start can fail late.
+"""
 
 MIN_RESTART_DELAY = 0.25
 MAX_RESTART_DELAY = 8.0
@@ -143,7 +146,7 @@ class Supervisor(Service):
 
     def _start(self, name: str) -> None:
         self._restarts.pop(name, None)
-        worker = WorkerProcess(name, self._reactor.seconds(), self, self._write_log)
+        worker = WorkerProcess(name, self._reactor, self, self._write_log)
         try:
             self._spawner.spawn(worker)
         except OSError as error:
@@ -159,8 +162,8 @@ class Supervisor(Service):
         else:
             self._failure = self._failure or failure
 
-    def _restart_later(self, name: str, lived: float) -> None:
-        delay = 0.0 if lived >= STEADY_TIME else self._delays[name]
+    def _restart_later(self, name: str, was_up: float) -> None:
+        delay = 0.0 if was_up >= STEADY_TIME else self._delays[name]
         self._delays[name] = min(max(delay * 2, MIN_RESTART_DELAY), MAX_RESTART_DELAY)
         self._restarts[name] = self._reactor.callLater(delay, self._start, name)
 
@@ -207,7 +210,9 @@ class Supervisor(Service):
                 pid=worker.pid,
                 how=how if worker.up else f"{how} before it was up{said}",
             )
-        self._restart_later(worker.name, self._reactor.seconds() - worker.started_at)
+        now = self._reactor.seconds()
+        since = now if worker.up_since is None else worker.up_since
+        self._restart_later(worker.name, now - since)
 
     def stopService(self) -> Deferred[None]:
         """
@@ -229,7 +234,8 @@ class Supervisor(Service):
                 deadline.cancel()
 
         all_ended.addCallback(cancel_timers)
-        self.live.send_all(do="stop")
+        for worker in self.live:
+            worker.stop()
         if not len(self.live):
             all_ended.callback(None)
         return all_ended

@@ -205,8 +205,8 @@ def measure(scenario: Scenario, peers: list[Peer], rounds: int, seconds: float) 
 
 EVERY_LIMIT = (
     *("--allow", "127.0.0.0/8", "--deny", "192.0.2.0/24", "--max-connections", "5000"),
-    *("--max-per-client", "5000", "--connect-rate", "100000", "--handshake-timeout", "1h"),
-    *("--idle-timeout", "1h", "--max-lifetime", "1h", "--write-timeout", "1h"),
+    *("--max-per-client", "5000", "--connect-rate", "100000", "--idle-timeout", "1h"),
+    *("--max-lifetime", "1h", "--write-timeout", "1h"),
     *("--proxy-protocol", "optional", "--proxy-trust", "192.0.2.0/24"),
 )
 

@@ -111,6 +111,7 @@ _TLS_FIELDS = {0x21: "proxy_tls_version", 0x22: "proxy_tls_cn", 0x23: "proxy_tls
 
 def _vectors(whole: bytes, at: int, end: int, inner: bool = False) -> dict[str, bytes] | None:
     found: dict[str, bytes] = {}
+    sums = 0
     while at < end:
         if at + 3 > end:
             return None
@@ -123,8 +124,9 @@ def _vectors(whole: bytes, at: int, end: int, inner: bool = False) -> dict[str, 
             if kind in _TLS_FIELDS:
                 found[_TLS_FIELDS[kind]] = value
         elif kind == 3:
+            sums += 1
             zeroed = whole[:at] + b"\0\0\0\0" + whole[at + 4 :]
-            if size != 4 or struct.unpack("!I", value)[0] != crc32c(zeroed):
+            if sums > 1 or size != 4 or struct.unpack("!I", value)[0] != crc32c(zeroed):
                 return None
         elif kind == 0x20:
             more = _vectors(whole, at + 5, at + size, True) if size >= 5 else None

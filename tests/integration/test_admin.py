@@ -31,6 +31,7 @@ from tests.support.daemons import (
     tls_daemon,
     wait_until,
 )
+from tests.support.listeners import held_port
 from tests.support.tlswire import WireClient
 
 TWISTD = str(Path(sys.executable).with_name("twistd"))
@@ -386,8 +387,7 @@ class BadInputTests(SynchronousTestCase):
         """
         It never shares the echo's port.
         """
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = self.enterContext(held_port())
         endpoint = f"tcp:{port}:interface=127.0.0.1"
         status, stderr = self.start("--listen", endpoint, "--admin", endpoint)
         self.assertEqual(status, 1)

@@ -72,9 +72,12 @@ BAD_ENDPOINTS = (
     "tcp:0:nonsense=1",
     "tcp:0:a:b:c:d",
     "tcp:0:backlog=x",
+    "tcp:0:backlog=-1",
+    "tcp:0:backlog=99999999999",
     "tcp:0:interface=::1",
     "unix:a\\",
     "unix:s:mode=9",
+    "unix:s:mode=-1",
     "systemd:domain=INET:index=0",
     "systemd:domain=INET:name=nosuch",
     "ssl:0:privateKey=FILES/nosuch.pem",
@@ -209,7 +212,7 @@ def bad_credentials() -> Iterator[Row]:
     yield tls("--tls-cert", "empty", "key.pem")
     yield tls("--tls-cert", "broken.pem", "key.pem")
     yield tls("--tls-cert", "weak.pem")
-    yield tls("--tls-key", "cert.pem")
+    yield tls("--tls-cert", "cert.pem", advice="add --tls-key FILE")
     yield tls("--tls-key", "cert.pem", "nosuch.pem")
     yield tls("--tls-key", "cert.pem", "junk")
     yield tls("--tls-key", "cert.pem", "broken.pem")
@@ -241,7 +244,6 @@ def bad_binds(port: int) -> Iterator[Row]:
     yield listen(("--listen", f"tcp:{port}:interface=127.0.0.1"), advice=taken)
     yield listen(("--listen", "tcp:0:interface=192.0.2.1"), advice=no_address)
     yield listen(("--listen", "tcp:0:interface=nonsense"))
-    yield listen(("--listen", "tcp:0:backlog=99999999999:interface=127.0.0.1"))
     yield listen(("--listen", "stdio:x"))
     # The layer that this puts around a connection would read the header.
     secure = ("--listen", "ssl:0:privateKey=FILES/both.pem:interface=127.0.0.1")

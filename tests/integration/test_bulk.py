@@ -22,6 +22,7 @@ from tests.support import needs
 from tests.support.daemons import (
     LOOPBACK,
     PATIENCE_SECONDS,
+    PATIENT_STOP,
     REACTOR,
     Daemon,
     Worker,
@@ -273,7 +274,9 @@ class EndTests(SynchronousTestCase):
         """
         A stop lets bulk that is under way come to its end.
         """
-        with Daemon(*LOOPBACK, "--drain-timeout", "100s") as daemon:
+        daemon = Daemon(*LOOPBACK, "--drain-timeout", "10m")
+        daemon.times = PATIENT_STOP
+        with daemon:
             clients = [daemon.connect() for _ in range(4)]
             for client in clients:
                 settle(client)

@@ -30,6 +30,7 @@ from tests.support.daemons import (
     tls_daemon,
     wait_until,
 )
+from tests.support.listeners import held_port
 from tests.support.wrong_servers import (
     IN_TLS,
     NO_TLS,
@@ -177,8 +178,7 @@ class PlainTests(WrongTestCase):
         """
         # Where no name server answers, resolv.conf(5) lets a lookup take longer than a check.
         self.patch(os, "environ", {**os.environ, "RES_OPTIONS": "timeout:1 attempts:1"})
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = self.enterContext(held_port())
         with tempfile.TemporaryDirectory() as folder:
             path = f"{folder}/dead"
             with socket.socket(socket.AF_UNIX) as dead:
@@ -568,21 +568,24 @@ class PingTests(SynchronousTestCase):
         """
         A server that goes away costs what was due in the meantime, and the ping goes on.
         """
-        with Daemon(*LOOPBACK) as daemon:
-            port = str(daemon.port())
-            with Running("--ping", "-i", "20ms", f"127.0.0.1:{port}") as ping:
-                wait_until(lambda: len(ping.lines()) > 3, "some echoes")
-                daemon.signal(signal.SIGKILL)
-                daemon.wait()
-                wait_until(lambda: "refused" in ping.stdout, "a refusal")
-                with Daemon("--port", port, "--interface", "127.0.0.1"):
-                    before = len(ping.lines())
-                    wait_until(
-                        lambda: any("time=" in line for line in ping.lines()[before:]), "an echo"
-                    )
-                    ping.signal(signal.SIGINT)
-                    ping.wait()
-                self.assertEqual(ping.status, 1)
+        port = str(self.enterContext(held_port()))
+        options = ("--port", port, "--interface", "127.0.0.1")
+        with (
+            Daemon(*options) as daemon,
+            Running("--ping", "-i", "20ms", f"127.0.0.1:{port}") as ping,
+        ):
+            wait_until(lambda: len(ping.lines()) > 3, "some echoes")
+            daemon.signal(signal.SIGKILL)
+            daemon.wait()
+            wait_until(lambda: "refused" in ping.stdout, "a refusal")
+            with Daemon(*options):
+                before = len(ping.lines())
+                wait_until(
+                    lambda: any("time=" in line for line in ping.lines()[before:]), "an echo"
+                )
+                ping.signal(signal.SIGINT)
+                ping.wait()
+            self.assertEqual(ping.status, 1)
 
     def test_stopped_server(self) -> None:
         """

@@ -167,6 +167,10 @@ class HAProxyTests(SynchronousTestCase):
                 show(f"HAProxy tells, {way}: {line.partition('; ')[2]}")
 
 
+CHECK = "check inter 50ms rise 1 fall 20"
+"""A server's options: it is down if twenty checks in a row fail, and each of them is told."""
+
+
 class HealthCheckTests(SynchronousTestCase):
     """
     HAProxy's health checks.
@@ -178,13 +182,13 @@ class HealthCheckTests(SynchronousTestCase):
         """
         For each kind of check, a server that is checked in that way.
         """
-        every = "check inter 50ms rise 1 fall 1 check-send-proxy"
+        every = f"{CHECK} check-send-proxy"
         plain, tls = daemon.address("--port"), daemon.address("--tls-port")
         for version in ("send-proxy", "send-proxy-v2"):
             yield Way(f"{name}-plain-{version}", f"{plain} {version} {every}")
             yield Way(f"{name}-tcp-{version}", f"{tls} {version} {every}")
         # One without a header.
-        yield Way(f"{name}-bare", f"{plain} check inter 50ms rise 1 fall 1")
+        yield Way(f"{name}-bare", f"{plain} {CHECK}")
 
     def test_not_logged(self) -> None:
         """
@@ -208,8 +212,9 @@ class HealthCheckTests(SynchronousTestCase):
                     return debug.log.count("#debug] connection ") >= least
 
                 wait_until(checked, "the checks")
-            for said in (proxy.stdout, proxy.stderr):
-                self.assertNotIn("DOWN", said)
+            failed = re.findall(r"check for server .* failed, reason: ([^,]+)", proxy.stderr)
+            # HAProxy allows a check the time to the next one, which a busy machine can take.
+            self.assertEqual([each for each in failed if "timeout" not in each], [])
         size = 5 * rounds
         wait_until(
             lambda: f" of {peer} to {info.address()}: {size} bytes" in info.log,

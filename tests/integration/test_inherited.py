@@ -21,6 +21,7 @@ from tests.support.certificates import make_certificate
 from tests.support.clients import VERSIONS, TLSClient, context
 from tests.support.daemons import (
     PATIENCE_SECONDS,
+    PATIENT_STOP,
     echo,
     receive_rest,
     show,
@@ -156,7 +157,9 @@ class InheritedTests(TestCase):
         try:
             for _ in range(RESTARTS):
                 sockets = {"echo": [listening]}
-                with ActivatedDaemon(sockets, "--listen", "systemd:name=echo") as daemon:
+                daemon = ActivatedDaemon(sockets, "--listen", "systemd:name=echo")
+                daemon.times = PATIENT_STOP
+                with daemon:
                     before = served
                     wait_until(lambda n=before: served >= n + 20, "some to be served")
                     daemon.signal(signal.SIGTERM)

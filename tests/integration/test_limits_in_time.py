@@ -305,7 +305,7 @@ class PoliteTests(SynchronousTestCase):
         A client that reads nothing of its echo is aborted after its write timeout; one that
         does not close its own side, soon after the end of file.
         """
-        limits = ("--max-lifetime", "3s", "--idle-timeout", "3s", "--write-timeout", "2s")
+        limits = ("--max-lifetime", "10s", "--idle-timeout", "10s", "--write-timeout", "2s")
         with tls_daemon("--port", "0", *limits) as daemon:
             stuck = StreamClient(daemon.connect("--port", self.small), reads=False)
             unread, stays = daemon.connect("--port", self.small), daemon.connect("--port")

@@ -2,6 +2,7 @@
 The page in a real browser, beside a daemon that is at work.
 """
 
+import os
 import random
 import shutil
 import socket
@@ -53,6 +54,15 @@ class PageTests(SynchronousTestCase):
         self.addCleanup(browser.close)
         return browser
 
+    def pictures(self) -> Path:
+        """
+        The folder for screenshots: that of ECHOD_TEST_PICTURES, or one that is removed at the end.
+        """
+        if kept := os.environ.get("ECHOD_TEST_PICTURES"):
+            Path(kept).mkdir(parents=True, exist_ok=True)
+            return Path(kept)
+        return Path(self.enterContext(tempfile.TemporaryDirectory(prefix="echod-page-")))
+
     def work(self, daemon: Daemon) -> list[str]:
         """
         Let clients talk until the test is over, and others sit there.
@@ -90,7 +100,7 @@ class PageTests(SynchronousTestCase):
         loads nothing from other hosts; dark and light.
         """
         peers = self.work(self.daemon)
-        pictures = Path(tempfile.mkdtemp(prefix="echod-page-"))
+        pictures = self.pictures()
         for dark in (False, True):
             browser = self.browse(dark=dark)
             browser.window.get(self.url)
@@ -128,7 +138,6 @@ class PageTests(SynchronousTestCase):
             asked = browser.requests(self.url)
             self.assertGreater(len(asked), 4)
             self.assertEqual([url for url in asked if not url.startswith(self.url)], [])
-        show(f"screenshots in {pictures}")
 
     def test_under_a_path(self) -> None:
         """
@@ -160,7 +169,7 @@ class PageTests(SynchronousTestCase):
         at one height, a table that scrolls is marked, and axe-core finds nothing.
         """
         self.work(self.daemon)
-        pictures = Path(tempfile.mkdtemp(prefix="echod-page-"))
+        pictures = self.pictures()
         for width in (1280, 390):
             for dark in (False, True):
                 browser = self.browse(dark=dark, width=width)
@@ -199,7 +208,7 @@ class PageTests(SynchronousTestCase):
                 browser.window.get(f"{self.url}reasons#write-timeout")
                 self.assertEqual(violations(browser), [])
                 self.assertEqual(browser.complaints(), [])
-        show(f"axe-core {VERSION}: 0 violations on 8 pages; screenshots in {pictures}")
+        show(f"axe-core {VERSION}: 0 violations on 8 pages")
 
     def test_sorted_and_filtered(self) -> None:
         """

@@ -68,13 +68,15 @@ class PromisesTests(SynchronousTestCase):
         """
         address = daemon.address()
         quiet = daemon.connect()
-        busy = StreamClient(daemon.connect(receive_buffer=self.small), limit=len(DATA), reads=False)
+        busy = StreamClient(daemon.connect(receive_buffer=self.small), reads=False)
         secure = daemon.connect("--tls-port")
         with quiet, secure, Clients([busy]) as group:
             self.assertEqual(echo(quiet, b"hello"), b"hello")
             client = TLSClient(secure, context("TLS 1.3")).handshake()
             self.assertEqual(client.exchange(b"hello", close=False), b"hello")
             group.run(lambda: busy.stuck, "the client to be held back")
+            # Else it would be quiet as well, if this process got no CPU for a while.
+            busy.close_sending()
             daemon.signal(signal.SIGTERM)
             wait_until(lambda: refuses(address), "the port to be closed")
             self.assertEqual(quiet.recv(1), b"")

@@ -184,9 +184,22 @@ class HealthCheckTests(SynchronousTestCase):
 
     def test_debug(self) -> None:
         """
-        With C{--log-level debug}, there is a record of each.
+        With C{--log-level debug}, there is a record of each, with the same end on both ports.
         """
         number, log = self.check("--log-level", "debug")
         self.assertEqual(log.count("bytes echoed in"), number)
         self.assertEqual(log.count("echod.connections#debug] connection "), number - 1)
+        self.assertEqual(log.count(", closed by client"), 2 * self.checks + 1)
+        self.assertEqual(log.count(", reset by client"), 2 * self.checks)
         self.assertNotIn("refused", log)
+
+    def test_no_reset(self) -> None:
+        """
+        One that closes its sending side, and waits, sees the end of file and no reset.
+        """
+        with tls_daemon("--port", "0") as daemon:
+            for option in ("--port", "--tls-port"):
+                for _ in range(self.checks):
+                    with daemon.connect(option) as client:
+                        client.shutdown(socket.SHUT_WR)
+                        self.assertEqual(client.recv(1), b"")

@@ -22,7 +22,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.support.clients import Clients, End, StreamClient
 from tests.support.daemons import (
     LOOPBACK,
+    ON_A_SOCKET,
     PATIENCE_SECONDS,
+    PATIENT_STOP,
     REACTOR,
     Daemon,
     Process,
@@ -31,6 +33,7 @@ from tests.support.daemons import (
     receive,
     refuses,
     show,
+    socket_path,
     wait_until,
 )
 
@@ -90,7 +93,9 @@ class UnderLoadTests(SynchronousTestCase):
         @return: how many of the latter got everything, and how long the exit took.
         """
         rng = random.Random(number)
-        with Daemon(*LOOPBACK, "--drain-timeout", "10m") as daemon:
+        daemon = Daemon(*LOOPBACK, "--drain-timeout", "10m")
+        daemon.times = PATIENT_STOP
+        with daemon:
             address = daemon.address()
             clients = [self.stream_client(address, turn) for turn in range(self.clients)]
             start = time.monotonic()
@@ -159,28 +164,40 @@ class StopTests(SynchronousTestCase):
         Clients whom the daemon has not accepted when it is told to stop get their echo
         and an end of file, and no reset.
         """
-        number = 600  # more than a few turns of the loop accept
         with self.daemon("--drain-timeout", "10m") as daemon:
-            address = daemon.address()
-            daemon.signal(signal.SIGSTOP)
-            wait_until(lambda: daemon.state("State").startswith("T"), "the daemon to halt")
-            clients = []
-            for turn in range(number):
-                client = connect(address)
-                clients.append(client)
-                client.sendall(b"client %d waits" % turn)
-                if turn % 2:
-                    client.shutdown(socket.SHUT_WR)
-            daemon.signal(signal.SIGTERM)
-            daemon.signal(signal.SIGCONT)
-            back = []
-            for client in clients:
-                with client:
-                    back.append(receive(client, 4 * KIB))
-            daemon.wait()
-            served = sum(got == b"client %d waits" % turn for turn, got in enumerate(back))
-            show(f"{self.program}: {served} of {number} clients in the accept queue served")
-            self.assertEqual(back, [b"client %d waits" % turn for turn in range(number)])
+            self.serves_the_queue(daemon, daemon.address())
+
+    def test_waiting_clients_of_a_unix_socket(self) -> None:
+        """
+        The same on a UNIX socket, of whose queue the kernel does not tell the length.
+        """
+        with self.daemon(*ON_A_SOCKET, "--drain-timeout", "10m") as daemon:
+            self.serves_the_queue(daemon, f"unix:{socket_path(daemon)}")
+
+    def serves_the_queue(self, daemon: Daemon, address: str) -> None:
+        """
+        Stop a daemon while clients are in its accept queue.
+        """
+        number = 600  # more than a few turns of the loop accept
+        daemon.signal(signal.SIGSTOP)
+        wait_until(lambda: daemon.state("State").startswith("T"), "the daemon to halt")
+        clients = []
+        for turn in range(number):
+            client = connect(address)
+            clients.append(client)
+            client.sendall(b"client %d waits" % turn)
+            if turn % 2:
+                client.shutdown(socket.SHUT_WR)
+        daemon.signal(signal.SIGTERM)
+        daemon.signal(signal.SIGCONT)
+        back = []
+        for client in clients:
+            with client:
+                back.append(receive(client, 4 * KIB))
+        daemon.wait()
+        served = sum(got == b"client %d waits" % turn for turn, got in enumerate(back))
+        show(f"{self.program}: {served} of {number} clients in the accept queue served")
+        self.assertEqual(back, [b"client %d waits" % turn for turn in range(number)])
 
     def test_half_closed_client_gets_everything(self) -> None:
         """
@@ -202,7 +219,9 @@ class StopTests(SynchronousTestCase):
         """
         A client that is in the middle of its work goes on after the stop has begun.
         """
-        with self.daemon("--drain-timeout", "10m") as daemon:
+        daemon = self.daemon("--drain-timeout", "10m")
+        daemon.times = PATIENT_STOP
+        with daemon:
             client = StreamClient(daemon.connect())
             with Clients([client]) as group:
                 group.run(lambda: client.received > 0, "the first bytes")

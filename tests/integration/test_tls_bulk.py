@@ -21,7 +21,7 @@ from tests.support.clients import (
     context,
     reset,
 )
-from tests.support.daemons import LOOPBACK, Daemon, show, wait_until
+from tests.support.daemons import LOOPBACK, PATIENT_STOP, Daemon, show, wait_until
 from tests.support.tracing import Trace, traced
 
 KIB = 1024
@@ -172,7 +172,9 @@ class EndTests(TLSBulkTestCase):
         """
         A stop lets bulk that is under way come to its end.
         """
-        with self.daemon("--drain-timeout", "100s") as daemon:
+        daemon = self.daemon("--drain-timeout", "10m")
+        daemon.times = PATIENT_STOP
+        with daemon:
             group = self.under_way(daemon, 4, 8 * MIB)
             daemon.signal(signal.SIGTERM)
             group.run(lambda: group.over, "the ends")

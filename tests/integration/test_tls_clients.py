@@ -187,7 +187,7 @@ class FailureTests(SynchronousTestCase):
                 ),
                 "the refusals",
             )
-            self.assertLessEqual(len(events), time.monotonic() - start + 1)
+            self.assertLessEqual(len(events), time.monotonic() - start + 2)
             for event in events:
                 self.assertEqual((event["reason"], event["detail"]), ("handshake", "http request"))
             self.assertEqual(daemon.events("access"), [])

@@ -312,7 +312,7 @@ class FloodTests(HostileTestCase):
     """
 
     updates = 30_000
-    least_echoes = 100
+    least_echoes = 10
     hellos = 64
 
     def flood(self, version: str) -> None:

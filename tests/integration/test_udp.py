@@ -19,6 +19,7 @@ from urllib.request import urlopen
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from echod.net.udp import kernel_drops
 from tests.support import needs
 from tests.support.activation import ActivatedDaemon
 from tests.support.daemons import PATIENCE_SECONDS, Daemon, ping_pong, show, wait_until
@@ -280,6 +281,25 @@ class EchoTests(SynchronousTestCase):
             source.sendto(b"after", ("127.0.0.7", port))
             self.assertEqual(datagram.recv(9), b"after")
 
+    def test_inherited_drops(self) -> None:
+        """
+        What the kernel has discarded of an inherited socket before the start is not counted.
+        """
+        inherited = client()
+        self.addCleanup(inherited.close)
+        inherited.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        with client() as source:
+            for _ in range(100):
+                source.sendto(bytes(1000), inherited.getsockname())
+            self.assertGreater(kernel_drops(inherited), 0)
+            queued = 100 - kernel_drops(inherited)
+            daemon = ActivatedDaemon({"echo": [inherited]}, "--udp-listen", "systemd:name=echo")
+            self.enterContext(daemon)
+            for _ in range(queued):
+                self.assertEqual(source.recv(1001), bytes(1000))
+            daemon.stop()
+        self.assertEqual(daemon.datagrams(), {"echoed": queued, "bytes": queued * 1000})
+
     def test_check(self) -> None:
         """
         echod-check over UDP: a check, a ping, and a server that is not there.
@@ -315,6 +335,7 @@ class AddressTests(SynchronousTestCase):
         """
         An answer comes from the address that was asked, and nothing answers a broadcast.
         """
+        needs.ipv6()
         with network() as (server, there):
             wire = f"e{os.getpid()}s"
             others = ("10.9.8.77", "fd00:9::1", "fd00:9::77")
@@ -349,6 +370,7 @@ class AddressTests(SynchronousTestCase):
         """
         A client with a link-local address gets its answer, from the server's own.
         """
+        needs.ipv6()
         with network() as (server, there):
             wires = [f"e{os.getpid()}{side}" for side in "sc"]
             for each, wire, host in zip(
@@ -374,7 +396,7 @@ class LoopTests(SynchronousTestCase):
 
     def echoes(self, *addresses: tuple[str, int]) -> list[Daemon]:
         """
-        Two daemons, with a rate that no loop exceeds for long.
+        Daemons, with a rate that no loop exceeds for long.
         """
         started = []
         for host, port in addresses:
@@ -398,9 +420,9 @@ class LoopTests(SynchronousTestCase):
         """
         On the same port there is no loop: the first one does not answer.
         """
-        with client() as free:
-            port = free.getsockname()[1]
-        one, other = self.echoes(("127.0.0.1", port), ("127.0.0.2", port))
+        [one] = self.echoes(("127.0.0.1", 0))
+        port = address(one)[1]
+        [other] = self.echoes(("127.0.0.2", port))
         forge(("127.0.0.2", port), ("127.0.0.1", port), b"loop")
         wait_until(lambda: self.dropped(one)["own-port"], "the datagram")
         for each, found in ((one, {"own-port": 1}), (other, {})):

@@ -23,6 +23,7 @@ from tests.support.clients import TLSClient, context
 from tests.support.daemons import (
     LOOPBACK,
     ON_A_SOCKET,
+    PATIENT_STOP,
     Daemon,
     connect,
     echo,
@@ -159,6 +160,18 @@ class DeathTests(TestCase):
                 with client:
                     self.assertEqual(echo(client, b"hello"), b"hello")
 
+    def test_real_time_signal(self) -> None:
+        """
+        A worker that ends by a signal without a name of its own is replaced as well, and TERM still
+        ends all.
+        """
+        with WorkersDaemon(2) as master:
+            old = master.signal_worker("0", signal.SIGRTMIN + 1)
+            new = master.wait_for_another("0", old)
+            self.assertIn(f"process {old}, was ended by SIGRTMIN+1; restarting it", master.log)
+            master.stop()
+            self.assertFalse(lives(new))
+
     def test_replaced(self) -> None:
         """
         A worker that is sent TERM drains: its quiet clients see the end of file, and another
@@ -236,6 +249,27 @@ class DeathTests(TestCase):
             self.assertFalse(lives(old))
 
 
+@contextmanager
+def first_in_workers(directory: Path, *lines: str) -> Iterator[None]:
+    """
+    Run code in each worker before its program.
+
+    @param directory: a directory to make, where the interpreter finds the code.
+    """
+    directory.mkdir()
+    code = ["import os, signal", "if 'ECHOD_WORKER' in os.environ:"]
+    code += [f"    {line}" for line in lines]
+    (directory / "sitecustomize.py").write_text("\n".join(code))
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = str(directory)
+    try:
+        yield
+    finally:
+        del os.environ["PYTHONPATH"]
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
+
+
 class BrokenStartTests(TestCase):
     """
     Workers that cannot start.
@@ -246,22 +280,12 @@ class BrokenStartTests(TestCase):
         """
         Let no worker get further than its interpreter.
         """
-        directory = Path(self.mktemp()).absolute()
-        directory.mkdir()
-        (directory / "sitecustomize.py").write_text(
-            "import os\n"
-            "if 'ECHOD_WORKER' in os.environ:\n"
-            "    os.write(2, b'echod: --port 7: broken\\n')\n"
-            "    os._exit(3)\n"
-        )
-        before = os.environ.get("PYTHONPATH")
-        os.environ["PYTHONPATH"] = str(directory)
-        try:
+        with first_in_workers(
+            Path(self.mktemp()).absolute(),
+            "os.write(2, b'echod: --port 7: broken\\n')",
+            "os._exit(3)",
+        ):
             yield
-        finally:
-            del os.environ["PYTHONPATH"]
-            if before is not None:
-                os.environ["PYTHONPATH"] = before
 
     def test_foreground(self) -> None:
         """
@@ -392,6 +416,30 @@ class StopTests(TestCase):
             show(f"2 workers: exit {took:.2f} s after the second signal")
             self.assertEqual(master.living(), [])
 
+    def test_while_a_worker_starts(self) -> None:
+        """
+        TERM also ends a worker whose start takes long: the stop waits neither for the end of the
+        start nor for the drain timeout.
+        """
+        directory = Path(self.mktemp()).absolute()
+        slow, reached = directory / "slow", directory / "reached"
+        with (
+            first_in_workers(
+                directory,
+                f"if os.path.exists({str(slow)!r}):",
+                f"    open({str(reached)!r}, 'w').close()",
+                "    signal.pause()",
+            ),
+            WorkersDaemon(2, "--drain-timeout", "10m", *LOOPBACK) as master,
+        ):
+            slow.touch()
+            master.signal_worker("0", signal.SIGKILL)
+            wait_until(reached.exists, "the start of another worker")
+            master.signal(signal.SIGTERM)
+            master.wait()
+            self.assertEqual((master.status, master.living()), (-signal.SIGTERM, []))
+            self.assertNotIn("it is killed", master.log)
+
     def test_parent_killed(self) -> None:
         """
         Workers whose parent was killed drain and end.
@@ -502,7 +550,9 @@ class SocketsTests(TestCase):
         self.addCleanup(lent.close)
         address = f"127.0.0.1:{lent.getsockname()[1]}"
         options = ("--listen", "systemd:name=echo", "--workers", "2")
-        with ActivatedDaemon({"echo": [lent]}, *options) as daemon:
+        daemon = ActivatedDaemon({"echo": [lent]}, *options)
+        daemon.times = PATIENT_STOP
+        with daemon:
             loop = ClientLoop(address)
             wait_until(lambda: loop.ends["ok"] > 20, "some load")
             daemon.stop()

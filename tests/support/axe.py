@@ -4,7 +4,6 @@ axe-core, which finds faults of accessibility in a page that a browser shows.
 Invariant: it is taken from npm once, into the cache folder of these tests, and never checked in.
 """
 
-import shutil
 import subprocess
 import tarfile
 import tempfile
@@ -30,7 +29,7 @@ def source() -> str:
     path = cache() / f"axe-{VERSION}.js"
     if not path.exists():
         npm = needs.program("npm")
-        with tempfile.TemporaryDirectory(prefix="echod-axe-") as folder:
+        with tempfile.TemporaryDirectory(dir=cache(), prefix="axe-") as folder:
             command = (npm, "pack", "--silent", f"axe-core@{VERSION}")
             try:
                 subprocess.run(
@@ -41,7 +40,8 @@ def source() -> str:
             [archive] = Path(folder).glob("*.tgz")
             with tarfile.open(archive) as packed:
                 packed.extract("package/axe.min.js", folder, filter="data")
-            shutil.move(Path(folder, "package", "axe.min.js"), path)
+            # At once: other processes of these tests read it.
+            Path(folder, "package", "axe.min.js").replace(path)
     return path.read_text()
 
 

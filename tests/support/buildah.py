@@ -79,7 +79,11 @@ class Buildah:
             raise SkipTest(f"needs a Debian: {str(error).splitlines()[0]}") from None
         self._folder = Path(tempfile.mkdtemp(prefix="echod-buildah-"))
         run_root = ("--runroot", f"{self._folder}/run", "--storage-driver", "overlay")
-        base = _base(self._tree, (program, *run_root))
+        try:
+            base = _base(self._tree, (program, *run_root))
+        except BaseException:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
         self._program = (
             *(program, *run_root, "--root", f"{self._folder}/store"),
             *("--storage-opt", f"overlay.imagestore={base}"),

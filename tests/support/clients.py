@@ -492,9 +492,15 @@ class StreamClient(Client):
     @property
     def stuck(self) -> bool:
         """
-        Whether the buffers on its way are full: a while has passed since the kernel took a byte.
+        Whether the buffers on its way are full, or have all that it sends: a while has passed
+        since the kernel took a byte, and it takes none now.
         """
-        return self.sent > 0 and self.progress < time.monotonic() - STUCK_SECONDS
+        if not self.sent or self.progress >= time.monotonic() - STUCK_SECONDS:
+            return False
+        # This process may have got no CPU for that while.
+        writable = select.poll()
+        writable.register(self.socket, select.POLLOUT)
+        return not self.sending or not writable.poll(0)
 
     @property
     def whole(self) -> bool:

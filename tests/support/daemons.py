@@ -5,6 +5,7 @@ directory, and ends with its C{with} block.
 Invariant: every wait has a deadline, and only processes that were started here get signals.
 """
 
+import json
 import os
 import re
 import resource
@@ -23,6 +24,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
+from echod.connections import tracker
+from echod.logs import writer
 from tests.support import needs, prefork
 from tests.support.certificates import make_certificate
 from tests.support.phrases import PHRASE, reason_of
@@ -43,6 +46,17 @@ PATIENCE_SECONDS = 120.0
 """The deadline for what must happen, also on a busy machine."""
 
 POLL_SECONDS = 0.005
+
+PATIENT_LOG = {writer.__name__: {"MAX_BLOCKING_TIME": PATIENCE_SECONDS / 2}}
+"""
+L{Daemon.times} of a daemon that waits for its last lines when it exits, however slow the disk is.
+"""
+
+PATIENT_STOP = {**PATIENT_LOG, tracker.__name__: {"QUIET_INTERVAL": PATIENCE_SECONDS}}
+"""
+L{Daemon.times} of one that takes no client for quiet while it stops: on a busy machine, a client
+that goes on sending may send nothing for a while.
+"""
 
 _LISTENING = re.compile(r"listening on (\S+), (--[^\n\"]+)")
 TEXT_VALUE = r"""(?:[^\s"\\;=,]+|"(?:[^"\\]|\\.)*")"""
@@ -113,7 +127,11 @@ class Process:
             stdout=output,
             stderr=errors,
             pass_fds=self.pass_fds,
+            env=self._environment(),
         )
+
+    def _environment(self) -> Mapping[str, str]:
+        return os.environ
 
     def _watch(self, pid: int) -> None:
         self.pid = pid
@@ -237,9 +255,12 @@ class Daemon(Process):
     program runs that.
 
     @cvar anew: whether it is started anew all the same.
+    @ivar times: constants of its modules, and of its workers', that differ in this test:
+        C{{module: {constant: seconds}}}.
     """
 
     anew = False
+    times: Mapping[str, Mapping[str, float]] = PATIENT_LOG
 
     def __init__(
         self,
@@ -304,7 +325,17 @@ class Daemon(Process):
             return super()._spawn(output, errors)
         with open(os.devnull, "rb") as null:
             streams = (null.fileno(), output, errors)
-            return prefork.shared().spawn(self._command, self.directory, os.environ, streams)
+            environment = self._environment()
+            return prefork.shared().spawn(self._command, self.directory, environment, streams)
+
+    def _environment(self) -> Mapping[str, str]:
+        environment = dict(os.environ)
+        if self.times:
+            # A test's own module of that name goes first.
+            folders = (os.environ.get("PYTHONPATH"), str(prefork.STARTUP))
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, folders))
+            environment["ECHOD_TEST_TIMES"] = json.dumps(self.times)
+        return environment
 
     def _runs(self) -> bool:
         caught = int(self.state("SigCgt"), 16)

@@ -161,15 +161,18 @@ class AcceptingPort(FakePort):
     A port on a real listening socket, which accepts one client each turn.
 
     @ivar done: what happened, in order: how many bytes each client had sent, then C{"closed"}.
+    @ivar calls: how often C{doRead} was called.
     @ivar broken: whether it fails to accept, as when there is no descriptor left.
+    @ivar on_accept: called after each client.
     """
 
     broken = False
+    on_accept: Callable[[], object] = staticmethod(lambda: None)
 
     def __init__(self, sock: socket.socket, clock: MemoryReactorClock):
         super().__init__(sock)
         self.done: list[object] = []
-        self.balancer = 0
+        self.calls = 0
         self._clock = clock
 
     def fileno(self) -> int:
@@ -181,11 +184,12 @@ class AcceptingPort(FakePort):
         return "-"
 
     def doRead(self) -> None:
-        self.balancer += 1
+        self.calls += 1
         if not self.broken:
             client, _ = self.socket.accept()
             with client:
                 self.done.append(len(client.recv(100)))
+            self.on_accept()
 
     def stopListening(self) -> "Deferred[None]":
         # As Twisted's does: the port closes one turn later.

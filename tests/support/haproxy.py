@@ -20,6 +20,7 @@ global
     ssl-server-verify none
 defaults
     mode tcp
+    option log-health-checks
     timeout connect 20s
     timeout client 60s
     timeout server 60s

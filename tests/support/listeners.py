@@ -1,6 +1,10 @@
 """
-A listener of each kind of transport.
+A listener of each kind of transport, and a port for one.
 """
+
+import contextlib
+import socket
+from collections.abc import Iterator
 
 from tests.support import needs
 
@@ -18,3 +22,15 @@ def listener(transport: str) -> tuple[str, str]:
     if transport == "IPv6":
         needs.ipv6()
     return "--listen", TRANSPORTS[transport]
+
+
+@contextlib.contextmanager
+def held_port() -> Iterator[int]:
+    """
+    A TCP port of 127.0.0.1 where nothing listens, for the length of a C{with} block.  The system
+    gives it to no other process, and a daemon may listen there (SO_REUSEADDR, socket(7)).
+    """
+    with socket.socket() as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import SkipTest
 
+from tests.support import needs
+
 PATIENCE_SECONDS = 60.0
 SERVER, CLIENT = "10.9.8.1", "10.9.8.2"
 
@@ -19,12 +21,12 @@ def ip(*arguments: str) -> None:
     """
     Run ip(8).
 
-    @raise SkipTest: when this user or machine has no network namespaces.
+    @raise AssertionError: it fails.
     """
-    try:
-        subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=30)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise SkipTest(f"ip {' '.join(arguments)}: {error}") from None
+    command = (needs.program("ip"), *arguments)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+    if done.returncode:
+        raise AssertionError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
 
 
 class Namespace:
@@ -57,20 +59,27 @@ class Namespace:
 def network() -> Iterator[tuple[Namespace, Namespace]]:
     """
     The server's namespace and the client's.
+
+    @raise SkipTest: this user or machine has no network namespaces.
     """
+    program = needs.program("ip")
     names = [f"echod-{os.getpid()}-{side}" for side in ("server", "client")]
     wires = [f"e{os.getpid()}{side}" for side in "sc"]
     try:
-        for name in names:
-            ip("netns", "add", name)
-        ip(
-            *("link", "add", wires[0], "netns", names[0], "type", "veth"),
-            *("peer", "name", wires[1], "netns", names[1]),
-        )
+        try:
+            for name in names:
+                ip("netns", "add", name)
+            ip(
+                *("link", "add", wires[0], "netns", names[0], "type", "veth"),
+                *("peer", "name", wires[1], "netns", names[1]),
+            )
+        except AssertionError as error:
+            raise SkipTest(f"needs network namespaces: {error}") from None
         for name, wire, address in zip(names, wires, (SERVER, CLIENT), strict=True):
             ip("-n", name, "address", "add", f"{address}/24", "dev", wire)
             ip("-n", name, "link", "set", wire, "up")
         yield Namespace(names[0]), Namespace(names[1])
     finally:
         for name in names:
-            subprocess.run(["ip", "netns", "delete", name], capture_output=True, timeout=30)
+            delete = (program, "netns", "delete", name)
+            subprocess.run(delete, capture_output=True, timeout=PATIENCE_SECONDS)

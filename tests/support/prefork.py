@@ -13,6 +13,7 @@ import functools
 import json
 import os
 import re
+import runpy
 import select
 import shutil
 import signal
@@ -34,6 +35,9 @@ PRELOADED = (
 )
 
 PROGRAMS = ("twistd", "twist", "echod-check")
+
+STARTUP = Path(__file__).with_name("startup")
+"""The folder of the module that sets the times of a daemon."""
 
 MAX_BYTES = 1 << 20
 
@@ -255,6 +259,9 @@ def main() -> None:
     os.chdir(asked["cwd"])
     os.environ.clear()
     os.environ.update(asked["env"])
+    # Workers import from the same folders.
+    sys.path.insert(1, str(STARTUP))
+    runpy.run_path(str(STARTUP / "sitecustomize.py"))
     sys.argv[:] = asked["command"]
     # As the console script of each.
     sys.argv[0] = re.sub(r"(-script\.pyw|\.exe)?$", "", sys.argv[0])

@@ -7,7 +7,6 @@ parent of.
 
 import os
 import re
-import signal
 import threading
 import time
 from collections import Counter
@@ -68,7 +67,7 @@ class WorkersDaemon(Daemon):
         """
         return [pid for pid in {pid for _, pid in self.ups()} if lives(pid)]
 
-    def signal_worker(self, name: str, number: signal.Signals) -> int:
+    def signal_worker(self, name: str, number: int) -> int:
         """
         @return: the process that was signalled.
         """

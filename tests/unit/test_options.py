@@ -143,7 +143,12 @@ class ValuesTests(OptionsTestCase):
             (("--proxy-protocol", "off"), "proxy-protocol", "off"),
             (("--proxy-protocol", "optional", *trust), "proxy-protocol", "optional"),
             (("--proxy-protocol", "require", *trust), "proxy-protocol", "require"),
-            (("--handshake-timeout", "500ms"), "handshake-timeout", 0.5),
+            ((*tls, "--handshake-timeout", "500ms"), "handshake-timeout", 0.5),
+            (
+                (*trust, "--proxy-protocol=require", "--proxy-header-timeout=0"),
+                "proxy-header-timeout",
+                0.0,
+            ),
             (("--idle-timeout", "5m"), "idle-timeout", 300.0),
             (("--max-lifetime", "1h"), "max-lifetime", 3600.0),
             (("--write-timeout", "0"), "write-timeout", 0.0),
@@ -345,6 +350,10 @@ class RefusedTests(OptionsTestCase):
             line = self.refused(f"--listen={value}")
             self.assertTrue(line.startswith(f"--listen '{value}'"), line)
             self.assertIn("give a number from 0", line)
+        for option in ("listen", "tls-listen", "admin"):
+            line = self.refused(f"--{option}=tcp:0:interface=::1")
+            self.assertTrue(line.startswith(f"--{option} 'tcp:0:interface=::1': "), line)
+            self.assertIn(r"give 'interface=\:\:1'", line)
 
     def test_udp(self):
         """
@@ -371,7 +380,7 @@ class RefusedTests(OptionsTestCase):
             ("udp:interface=127.0.0.1", "give a number from 0"),
             ("udp:9:interface=localhost", "give one such as 127.0.0.1 or ::1"),
             ("udp:9:127.0.0.1:backlog=3", "with a backslash before each colon"),
-            ("udp:9:interface=::1", "give one such as 127.0.0.1 or ::1"),
+            ("udp:9:interface=::1", r"give 'interface=\:\:1'"),
         ):
             line = self.refused(f"--udp-listen={value}")
             self.assertTrue(line.startswith(f"--udp-listen '{value}'"), line)
@@ -441,6 +450,15 @@ class RefusedTests(OptionsTestCase):
             (
                 ("--proxy-trust", "unix"),
                 "--proxy-trust: reads no header; add --proxy-protocol require or optional",
+            ),
+            # Also with their defaults, and abbreviated.
+            (
+                ("--handshake-timeout", "10"),
+                "--handshake-timeout: limits nothing without --tls-port; add one",
+            ),
+            (
+                ("--proxy-header=5s",),
+                "--proxy-header-timeout: reads no header; add --proxy-protocol require or optional",
             ),
         ):
             self.assertEqual(self.refused(*args), expected)

@@ -49,12 +49,13 @@ class RunTests(ServiceTestCase):
         """
         Each limit in time has its option, and is checked twice a second.
         """
+        tls = ("--tls-port", "0", "--tls-self-signed")
         for option, waiting_for, how, reason in (
             ("--idle-timeout", None, "finish", Reason.IDLE_TIMEOUT),
             ("--max-lifetime", None, "finish", Reason.MAX_LIFETIME),
             ("--handshake-timeout", Reason.HANDSHAKE, "overdue", Reason.HANDSHAKE),
         ):
-            service = self.build(*self.local, option, "3s")
+            service = self.build(*self.local, *tls, option, "3s")
             service.startService()
             connection = FakeConnection(service.connections)
             connection.waiting_for = waiting_for
@@ -107,6 +108,18 @@ class RunTests(ServiceTestCase):
             {name: events[-1][name] for name in ("event", "connections", "bytes")},
             {"event": "stopped", "connections": 1, "bytes": 7},
         )
+
+    def test_stop_at_once(self):
+        """
+        With C{--drain-timeout 0}, which is no limit elsewhere, a stop waits for no connection.
+        """
+        service = self.build(*self.local, "--drain-timeout", "0")
+        service.startService()
+        Stuck(service.connections)
+        stopped = service.stopService()
+        self.reactor.advance(0)
+        self.assertIsNone(self.successResultOf(stopped))
+        self.assertEqual(service.connections.ended, {Reason.ABORTED: 1})
 
 
 class SignalTests(ServiceTestCase):
@@ -610,10 +623,12 @@ class AdminTests(ServiceTestCase):
 
     def test_bad_endpoint(self):
         """
-        A wrong endpoint string is one line.
+        A wrong endpoint string is one line, without secrets.
         """
-        error = self.assertRaises(SystemExit, self.build, *self.local, "--admin", "nosuch:1")
-        self.assertTrue(str(error.code).startswith("echod: --admin nosuch:1: not an endpoint ("))
+        text = "nosuch:1:token=a"
+        error = self.assertRaises(SystemExit, self.build, *self.local, "--admin", text)
+        line = "echod: --admin nosuch:1:token=[hidden]: not an endpoint ("
+        self.assertTrue(str(error.code).startswith(line), error.code)
         self.assertEqual(len(str(error.code).splitlines()), 1)
 
     def test_not_installed(self):

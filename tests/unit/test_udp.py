@@ -382,14 +382,34 @@ class ListenerTests(SynchronousTestCase):
         """
         What the kernel discards is counted, also after the end, and by one process only.
         """
-        drops = iter((2, 3, 3))
-        self.patch(udp, "kernel_drops", lambda bound: next(drops))
+        drops = [0]
+        self.patch(udp, "kernel_drops", lambda bound: drops[0])
         listener = self.start()
-        self.assertEqual(listener.dropped()[Drop.RECEIVE_BUFFER], 3)
+        drops[0] = 2
+        self.assertEqual(listener.dropped()[Drop.RECEIVE_BUFFER], 2)
+        drops[0] = 3
         self.stop(listener)
         self.assertEqual(listener.dropped()[Drop.RECEIVE_BUFFER], 3)
         other = self.start(counts_kernel_drops=False)
         self.assertEqual(other.dropped()[Drop.RECEIVE_BUFFER], 0)
+
+    def test_kernel_drops_before(self):
+        """
+        What the kernel has discarded before the bind, as of a socket that systemd keeps, is not
+        counted and not logged again; the counter of the kernel may start anew.
+        """
+        drops = [2**32 - 3]
+        self.patch(udp, "kernel_drops", lambda bound: drops[0])
+        with capturedLogs() as events:
+            listener = self.start()
+            self.assertEqual(listener.dropped()[Drop.RECEIVE_BUFFER], 0)
+            drops[0] = 2
+            self.stop(listener)
+        self.assertEqual(
+            [formatEvent(each) for each in events if each["event"] != "listening"],
+            ["udp: 0 datagrams echoed, 0 bytes; 5 dropped, receive-buffer 5"],
+        )
+        self.assertEqual(listener.dropped()[Drop.RECEIVE_BUFFER], 5)
 
     def test_expires(self):
         """

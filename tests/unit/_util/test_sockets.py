@@ -15,7 +15,13 @@ from hypothesis import given, settings, strategies as st
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod._util.sockets import descriptor_limit, outq, set_socket_options, unread
+from echod._util.sockets import (
+    accept_queue_length,
+    descriptor_limit,
+    outq,
+    set_socket_options,
+    unread,
+)
 from echod._util.text import PeerText, escape, format_address, format_host, ip_of, quoted
 
 
@@ -107,18 +113,40 @@ class TuneTests(SocketTestCase):
 
     def test_send_buffer(self):
         """
-        The kernel buffers at most 256 KiB for a client, on TCP and on UNIX sockets.
+        The kernel buffers at most 256 KiB for a client.
         """
-        bounded, unix, server = self.closing(
-            socket.socket(), socket.socket(socket.AF_UNIX), socket.socket()
-        )
+        (bounded,) = self.closing(socket.socket())
         before = bounded.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
         bounded.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 256 * 1024)
         expected = bounded.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
         self.assertNotEqual(before, expected)
-        for listening in (unix, server):
-            set_socket_options(listening, 30.0)
-            self.assertEqual(listening.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF), expected)
+        (listening,) = self.closing(socket.socket())
+        set_socket_options(listening, 30.0)
+        self.assertEqual(listening.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF), expected)
+
+    def test_unix(self):
+        """
+        A UNIX socket has the options that the system gives it: an accepted one would not inherit
+        others.
+        """
+
+        def values(sock):
+            names = (socket.SO_SNDBUF, socket.SO_OOBINLINE, socket.SO_KEEPALIVE)
+            return [sock.getsockopt(socket.SOL_SOCKET, name) for name in names]
+
+        listening, client = self.closing(
+            socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
+        )
+        untouched = values(listening)
+        self.assertEqual(set_socket_options(listening, 30.0), [])
+        self.assertEqual(values(listening), untouched)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, untouched[0] // 4)
+        name = self.mktemp()
+        listening.bind(name)
+        listening.listen()
+        client.connect(name)
+        (accepted,) = self.closing(listening.accept()[0])
+        self.assertEqual(values(accepted), untouched)
 
     def test_no_write_timeout(self):
         """
@@ -181,6 +209,41 @@ class QueueTests(SocketTestCase):
             ours.settimeout(60)
             self.assertEqual(ours.recv(1), b"")
             self.assertEqual(outq(ours.fileno()), 0)
+
+
+class AcceptQueueTests(SocketTestCase):
+    """
+    How many clients wait to be accepted.
+    """
+
+    def test_tcp(self):
+        """
+        On Linux the kernel tells it of a TCP socket.
+        """
+        for host, family in (("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)):
+            (listening,) = self.closing(socket.create_server((host, 0), family=family))
+            lengths = [accept_queue_length(listening)]
+            for _ in range(3):
+                self.closing(socket.create_connection(listening.getsockname()[:2], timeout=60))
+                lengths.append(accept_queue_length(listening))
+            self.closing(listening.accept()[0])
+            self.assertEqual([*lengths, accept_queue_length(listening)], [0, 1, 2, 3, 2])
+
+    def test_unknown(self):
+        """
+        Of a UNIX socket it does not, nor where a sandbox refuses to, nor on other platforms.
+        """
+
+        class Refusing(socket.socket):
+            def getsockopt(self, *args):
+                raise OSError(errno.ENOPROTOOPT, os.strerror(errno.ENOPROTOOPT))
+
+        (tcp,) = self.closing(socket.create_server(("127.0.0.1", 0)))
+        self.closing(socket.create_connection(tcp.getsockname(), timeout=60))
+        for listening in self.closing(socket.socket(socket.AF_UNIX), Refusing()):
+            self.assertEqual(accept_queue_length(listening), 0)
+        self.patch(sys, "platform", "freebsd14")
+        self.assertEqual(accept_queue_length(tcp), 0)
 
 
 class DescriptorLimitTests(SynchronousTestCase):

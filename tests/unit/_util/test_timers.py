@@ -8,7 +8,7 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from echod._util.timers import periodic, surviving
+from echod._util.timers import one_step_a_turn, periodic, surviving
 
 
 class TimerTests(SynchronousTestCase):
@@ -51,3 +51,34 @@ class TimerTests(SynchronousTestCase):
             call(1, 2)
         self.assertEqual(self.called, [(1, 2)] * 4)
         self.assertEqual(len(self.flushLoggedErrors(LookupError)), 2)
+
+
+class StepTests(SynchronousTestCase):
+    """
+    Work that is spread over turns of the loop.
+    """
+
+    def test_steps(self):
+        """
+        Each turn takes one step, beginning with the next turn.
+        """
+        clock, done = Clock(), []
+        finished = one_step_a_turn(clock, (done.append(n) for n in range(3)))
+        for n in range(4):
+            self.assertEqual(done, list(range(n)))
+            self.assertNoResult(finished)
+            [call] = clock.getDelayedCalls()
+            step = call.func
+            call.cancel()
+            step()
+        self.successResultOf(finished)
+
+    def test_fails(self):
+        """
+        A step that raises is the last one.
+        """
+        clock = Clock()
+        finished = one_step_a_turn(clock, (1 / n for n in (1, 0, 1)))
+        clock.advance(0)
+        self.failureResultOf(finished, ZeroDivisionError)
+        self.assertEqual(clock.getDelayedCalls(), [])

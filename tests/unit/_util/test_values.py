@@ -240,20 +240,6 @@ class ValuesTests(SynchronousTestCase):
             "give one such as echo.example",
         )
 
-    def test_endpoint_settings(self):
-        """
-        The settings of an endpoint string are those that Twisted reads from it.
-        """
-        for text, expected in (
-            ("tcp:a:9", {"host": "a", "port": "9"}),
-            ("tcp:port=9:host=a:timeout=3", {"host": "a", "port": "9", "timeout": "3"}),
-            (r"tcp:\:\:1:9:", {"host": "::1", "port": "9", "": ""}),
-            (r"unix:/a\=b\\c", {"host": r"/a=b\c"}),
-            ("unix:path=/a=b", {"path": "/a=b"}),
-            ("tcp", {}),
-        ):
-            self.assertEqual(values.endpoint_settings(text, "host", "port"), expected)
-
     def test_network(self):
         """
         A network is a prefix of either version, or one address.

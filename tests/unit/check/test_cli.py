@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from echod.check import cli
 from echod.check.options import CheckOptions
-from echod.check.results import CheckError, Outcome
+from echod.check.results import CheckError, DescriptorError, Outcome
 from tests.support import needs
 from tests.support.certificates import make_certificate
 
@@ -47,6 +47,8 @@ class PerformTests(SynchronousTestCase):
             def output_failed(self, error):
                 self.errors.append(error)
                 return Outcome.USAGE
+
+            descriptors_failed = output_failed
 
         self.reactor = WhenRunning()
         return Deferred.fromCoroutine(cli.run_and_exit(self.reactor, Work()))
@@ -91,6 +93,16 @@ class PerformTests(SynchronousTestCase):
             raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
         self.assertEqual(self.status(self.perform(nobody_reads)), 2)
+
+    def test_descriptors(self):
+        """
+        A lack of file descriptors has the status of a usage error.
+        """
+
+        async def lacks():
+            raise DescriptorError("Too many open files")
+
+        self.assertEqual(self.status(self.perform(lacks)), 2)
 
 
 class CommandTests(SynchronousTestCase):
@@ -143,6 +155,35 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(code, 2)
         self.assertEqual(len(errors.getvalue().splitlines()), 1)
         self.assertTrue(errors.getvalue().startswith("echod-check: "))
+
+    def test_descriptors(self):
+        """
+        More connections than file descriptors, or than the conformance suite needs, are refused in
+        one line; the limit is raised first.
+        """
+        for given, limit, line in (
+            (
+                ("--ping", "--connections", "1100"),
+                1024,
+                "--connections 1100: the limit of 1024 file descriptors allows 992; give fewer, or "
+                "raise the hard limit (ulimit -Hn)",
+            ),
+            (
+                ("--conformance",),
+                131,
+                "--conformance: needs 132 file descriptors, and the limit is 131; raise the hard "
+                "limit (ulimit -Hn)",
+            ),
+        ):
+            errors = io.StringIO()
+            self.patch(sys, "stderr", errors)
+            arguments = [*given, "localhost:9000"]
+            end = self.assertRaises(
+                SystemExit, cli.command, arguments, None, iter([limit]).__next__
+            )
+            self.assertEqual((end.code, errors.getvalue()), (2, f"echod-check: {line}\n"))
+            cli.check_descriptors(self.options(*given), limit + 109)
+        cli.check_descriptors(self.options(), 20)
 
     def test_full_disk(self):
         """

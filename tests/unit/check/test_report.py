@@ -128,6 +128,15 @@ class TextTests(SynchronousTestCase):
         )
         self.assertIn("0 sent, 0 received, 0% loss", report.ping_text("x", 0, latencies(), 0))
 
+    def test_ping_failure(self):
+        """
+        The last failure follows the counts, escaped, with its outcome in red.
+        """
+        failure = CheckError(Outcome.REFUSED, "a\x1bb")
+        for color, word in ((False, "refused"), (True, "\x1b[31mrefused\x1b[0m")):
+            text = report.ping_text("x", 1, latencies(), 1, failure, color)
+            self.assertEqual(text.splitlines()[2], f"last failure: {word}: a\\x1bb")
+
     def test_case(self):
         """
         A case is one line: passed or failed, and the bytes lost.

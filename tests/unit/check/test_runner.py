@@ -12,7 +12,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.check.options import CheckOptions
-from echod.check.results import Outcome, TLSSession
+from echod.check.results import DescriptorError, Outcome, TLSSession
 from echod.check.runner import Runner
 from echod.check.tlsprobe import CLIENT_HELLO
 from tests.support import udpserver
@@ -80,6 +80,21 @@ class RunTests(SynchronousTestCase):
         self.assertIs(self.outcome(dial=fails(Outcome.REFUSED)), Outcome.REFUSED)
         line = "echod-check: localhost:9000: refused: of course\n"
         self.assertEqual(self.said(), ("", line))
+
+    def test_descriptors(self):
+        """
+        A lack of file descriptors ends each kind of run, and is no result of the server.
+        """
+
+        async def lacks(result):
+            raise DescriptorError("Too many open files")
+
+        for arguments in ((), ("--ping", "-c", "2"), ("--conformance",)):
+            runner = self.start(*arguments, dial=lacks)
+            running = Deferred.fromCoroutine(runner.run())
+            error = self.failureResultOf(running, DescriptorError).value
+            self.assertIs(runner.descriptors_failed(error), Outcome.USAGE)
+            self.assertEqual(self.said(), ("", "echod-check: Too many open files\n"))
 
     def test_quiet(self):
         """
@@ -215,6 +230,20 @@ class RunTests(SynchronousTestCase):
             await end.finish()
 
         self.assertIs(self.outcome("--ping", "-c", "2", dial=Dials(once)), Outcome.FAILED)
+
+    def test_ping_reason(self):
+        """
+        With a rate there is no line for each message, and the summary has the reason of the last
+        loss.
+        """
+        arguments = ("--ping", "-c", "2")
+        for rate, number in (((), 0), (("--rate", "100"), 1)):
+            self.outcome(*arguments, *rate, dial=fails(Outcome.REFUSED))
+            out, _ = self.said()
+            self.assertEqual(out.count("last failure: refused: of course\n"), number)
+            self.assertIn("refused: of course\n", out)
+        self.outcome(*arguments, "--rate", "100")
+        self.assertNotIn("last failure", self.said()[0])
 
     def test_ping_json(self):
         """
@@ -413,6 +442,10 @@ class UDPTests(SynchronousTestCase):
         )
         self.assertIs(outcome, Outcome.OK)
         self.assertNotIn("seq=", out)
+        outcome, out, _ = self.run_udp(
+            *("--ping", "--count=2", "--rate=10"), answers=lambda datagram: [b"x"]
+        )
+        self.assertIn("last failure: ", out)
 
     def test_ping_json(self):
         """

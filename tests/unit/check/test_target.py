@@ -3,6 +3,7 @@ Tests for targets, the resolver and Happy Eyeballs.
 """
 
 import errno
+import os
 import socket
 import threading
 
@@ -22,7 +23,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod.check.connect import ATTEMPT_DELAY, happy_eyeballs, resolve, start_thread
-from echod.check.results import CheckError, CheckResult, Outcome
+from echod.check.results import CheckError, CheckResult, DescriptorError, Outcome
 from echod.check.target import NO_TIMEOUT, parse_target
 
 V4 = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 9000))
@@ -58,6 +59,7 @@ class ParseTests(SynchronousTestCase):
             ("unix:/run/echod.sock", None),
             ("tcp:host=localhost:port=9000", None),
             ("unix:path=/run/echod.sock:timeout=3", None),
+            ("unix:path=/run/echod.sock:lockfile=0", None),
         ):
             self.assertEqual(parse_target(text)[0], host)
 
@@ -70,7 +72,10 @@ class ParseTests(SynchronousTestCase):
             *("tls:localhost:9000", "ssl:localhost:9000", "tcp:host=a:port=x", "\x1b[0m:a:b"),
             *("a..b:9000", ".example:9000", "x" * 64 + ":9000", "tcp:host=a..b:port=9000"),
             *("tcp:127.0.0.1:99999", "tcp:host=127.0.0.1:port=-1", "unix:/" + "x" * 107),
-            *("unix:path=/" + "x" * 107 + ":timeout=3",),
+            *("unix:path=/" + "x" * 107 + ":timeout=3", "tcp:localhost:port=0"),
+            *("tcp:a:1:timeout=-1", "tcp:a:1:timeout=0", "tcp:a:1:timeout=nan"),
+            *("unix:/s:timeout=-1", "unix:path=/s:timeout=inf", "unix:/s:timeout=" + "9" * 400),
+            *("tcp:a:1:bindAddress=b", "tcp:a:1:bindAddress=::1", "tcp:host=::1:port=1"),
         ):
             error = self.assertRaises(ValueError, parse_target, text)
             self.assertIn("; ", str(error))
@@ -322,6 +327,23 @@ class ConnectTests(SynchronousTestCase):
             self.fail_with(error)
             self.outcome(waiting, outcome, text)
 
+    def test_no_descriptor(self):
+        """
+        A lack of file descriptors is no failure of the server: not in the lookup, nor in any kind
+        of connection.
+        """
+        for number, advice in ((errno.EMFILE, "ulimit -Hn"), (errno.ENFILE, "fs.file-max")):
+            error = OSError(number, os.strerror(number))
+            waiting = [self.connect("localhost:9000", error), self.connect("localhost:9000")]
+            self.fail_with(ConnectError(number))
+            for path in ("unix:/run/echod.sock", "unix:path=/run/echod.sock:timeout=3"):
+                waiting.append(self.connect(path))
+                self.fail_with(ConnectError(number), self.reactor.unixClients)
+            for each in waiting:
+                text = str(self.failureResultOf(each, DescriptorError).value)
+                self.assertIn(os.strerror(number), text)
+                self.assertIn(advice, text)
+
     def test_unresolved(self):
         """
         A name without an address fails with the system's reason.
@@ -412,3 +434,22 @@ class ConnectTests(SynchronousTestCase):
             self.connect(text)
             host, port, _, *more = self.reactor.tcpClients[-1]
             self.assertEqual((host, port, *more), ("192.0.2.1", 9000, timeout, bind))
+
+    def test_bind_address(self):
+        """
+        With a bindAddress, only addresses of the same version are tried.
+        """
+        for text, address in (
+            (r"tcp:localhost:9000:bindAddress=\:\:1", "2001:db8::1"),
+            ("tcp:localhost:9000:bindAddress=127.0.0.2", "192.0.2.1"),
+        ):
+            waiting = self.connect(text, (V4, V6))
+            self.assertEqual(self.reactor.tcpClients[-1][0], address)
+            self.fail_with(ConnectionRefusedError())
+            self.outcome(waiting, Outcome.REFUSED, "Connection refused")
+        waiting = self.connect(r"tcp:localhost:9000:bindAddress=\:\:1", (V4,))
+        self.outcome(
+            waiting,
+            Outcome.UNREACHABLE,
+            "the server has no address of the same version as bindAddress",
+        )

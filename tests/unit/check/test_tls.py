@@ -238,11 +238,11 @@ class FileTests(ClientTLSTestCase):
             ({"authorities": junk}, f"--ca '{junk}': holds no PEM authorities"),
             ({"authorities": "/nope"}, "--ca '/nope': No such file or directory"),
             ({"certificate": junk}, f"--cert: {junk} holds no PEM certificate"),
-            ({"certificate": pem}, f"--key: {pem} holds no PEM private key"),
+            ({"certificate": pem}, f"--cert: {pem} holds no PEM private key; add --key FILE"),
             ({"certificate": pem, "key": locked}, f"--key: the key in {locked} is encrypted"),
             ({"certificate": pem, "key": other}, f"--key: the key in {other} does not belong"),
             ({"certificate": pem, "key": os.sep}, f"--key: cannot read {os.sep}: Is a directory"),
         ):
             error = self.assertRaises(FileError, ClientTLS, "localhost", **arguments)
             self.assertIn(text, str(error))
-            self.assertRegex(str(error), "; (give|store)")
+            self.assertRegex(str(error), "; (give|store|add)")

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from echod.check.probe import Pattern
-from echod.check.results import CheckError, Outcome
+from echod.check.results import CheckError, DescriptorError, Outcome
 from echod.check.udp import (
     DatagramSocket,
     check_datagram,
@@ -144,6 +144,18 @@ class SocketTests(SynchronousTestCase):
         failure = self.assertRaises(CheckError, link.send, bytes(70000))
         self.assertEqual(str(failure), f"unreachable: {os.strerror(errno.EMSGSIZE)}")
 
+    def test_no_socket(self):
+        """
+        Neither is a socket that the kernel does not make; without a descriptor, it is no failure of
+        the server.
+        """
+        failure = self.assertRaises(
+            CheckError, DatagramSocket, self.reactor, -2, ("192.0.2.1", 7), None, None
+        )
+        self.assertIs(failure.outcome, Outcome.UNREACHABLE)
+        for number in (errno.EMFILE, errno.ENFILE):
+            self.assertRaises(DescriptorError, failure_of, OSError(number, ""))
+
     def test_no_number(self):
         """
         An error without a number is one, too.
@@ -249,6 +261,14 @@ class CheckTests(SynchronousTestCase):
         ):
             result = self.check(look_up=lambda *_, e=error: fail(e))
             self.assertEqual(str(result.failure), f"cannot resolve: {words}")
+
+    def test_lookup_without_descriptor(self):
+        """
+        A lookup that lacks a file descriptor is no failure of the server.
+        """
+        error = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        failure = self.check(look_up=lambda *_: fail(error))
+        self.assertIsNotNone(failure.check(DescriptorError))
 
 
 class CompareTests(SynchronousTestCase):

@@ -65,6 +65,15 @@ class ClientTests(SynchronousTestCase):
         self.assertEqual(one, same)
         self.assertEqual(len({one, other, another}), 3)
 
+    def test_link_local(self):
+        """
+        Each link-local IPv6 address is a client: all hosts of a link are in one /64.
+        """
+        inside = ("fe80::1", "fe80::2", "fe80::1:0:0:1", "febf:ffff::1", "febf:ffff::2")
+        outside = ("fe7f:ffff::1", "fe7f:ffff::2", "fec0::1", "fec0::2")
+        clients = {client_of(ip_address(host)) for host in inside + outside}
+        self.assertEqual(len(clients), len(inside) + len(outside) // 2)
+
     def test_versions_apart(self):
         """
         An IPv4 address and an IPv6 network with the same number are two clients.
@@ -93,6 +102,15 @@ class NetworksTests(SynchronousTestCase):
                 for beside in (int(first) - 1, int(last) + 1):
                     if 0 <= beside < 1 << ip.max_prefixlen:
                         self.assertNotIn(type(ip)(beside), inside, network)
+
+    def test_link_local(self):
+        """
+        Each link-local IPv6 address is a client: all hosts of a link are in one /64.
+        """
+        inside = ("fe80::1", "fe80::2", "fe80::1:0:0:1", "febf:ffff::1", "febf:ffff::2")
+        outside = ("fe7f:ffff::1", "fe7f:ffff::2", "fec0::1", "fec0::2")
+        clients = {client_of(ip_address(host)) for host in inside + outside}
+        self.assertEqual(len(clients), len(inside) + len(outside) // 2)
 
     def test_versions_apart(self):
         """
@@ -591,7 +609,7 @@ class AdmissionTests(SynchronousTestCase):
 
     def test_clients_are_found_by_address(self):
         """
-        The client of an address with a zone is that of its network.
+        The client of an address with a zone is that of the address without it.
         """
         ip = ip_of(address("fe80::1%lo"))
-        self.assertEqual(client_of(ip), client_of(ip_address("fe80::2")))
+        self.assertEqual(client_of(ip), client_of(ip_address("fe80::1")))

@@ -17,7 +17,7 @@ from zope.interface.verify import verifyObject
 
 from echod._util.stdio import is_journal
 from echod._util.text import Described
-from echod.logs import daemonlog
+from echod.logs import daemonlog, writer
 from echod.logs.daemonlog import DaemonLog
 from echod.logs.file import StreamDestination
 from echod.logs.syslog import SyslogDestination
@@ -30,6 +30,8 @@ class LogTestCase(SynchronousTestCase):
     """
 
     def setUp(self):
+        # A thread writes, for which each line waits.
+        self.patch(writer, "MAX_BLOCKING_TIME", 60)
         self.stdout_path = os.path.abspath(self.file())
         stdout = open(self.stdout_path, "w")  # noqa: SIM115 - it is open until the test ends
         self.addCleanup(stdout.close)

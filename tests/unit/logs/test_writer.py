@@ -11,6 +11,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
+from echod.logs import writer
 from echod.logs.writer import MAX_BLOCKING_TIME, MAX_QUEUE_BYTES, ThreadedWriter
 
 LINE = b"x" * 1023 + b"\n"
@@ -231,10 +232,13 @@ class ThreadTests(WriterTestCase):
     While the reactor runs, a thread writes, and no caller waits.
     """
 
-    def started(self):
+    def started(self, seconds=60):
         """
         Start the thread that the writer has asked for.
+
+        @param seconds: how long a stop waits for it, on the clock of the system.
         """
+        self.patch(writer, "MAX_BLOCKING_TIME", seconds)
         (work,) = self.threads
         thread = Thread(target=work, daemon=True)
         thread.start()
@@ -309,7 +313,7 @@ class ThreadTests(WriterTestCase):
         self.destination.write = write
         self.writer().set_async()
         self.put(b"a\n")
-        self.started()
+        self.started(MAX_BLOCKING_TIME)
         self.assertTrue(writes.wait(60))
         self.put(*[LINE] * (MAX_QUEUE_BYTES // len(LINE) + 10))
         self.assertEqual(self.writer.dropped, 11)
@@ -317,6 +321,7 @@ class ThreadTests(WriterTestCase):
         self.writer.flush()
         self.put(b"not waited for\n")
         self.assertEqual((self.destination.lines, self.writer.dropped), ([], 12))
+        self.patch(writer, "MAX_BLOCKING_TIME", 60)
         goes_on.set()
         self.writer._clock = self.clock.seconds
         self.writer.flush()
@@ -514,11 +519,12 @@ class ThreadTests(WriterTestCase):
             take(records)
 
         self.destination.write = write
-        writer = self.writer = ThreadedWriter(self.destination)
+        self.patch(writer, "MAX_BLOCKING_TIME", 60)
+        self.writer = ThreadedWriter(self.destination)
         self.put(b"a\n")
         self.assertEqual(self.destination.lines, [b"a\n"])
         (thread,) = threads
         self.assertTrue(thread.daemon)
         del self.destination.write
         self.end(thread)
-        self.assertEqual(writer.dropped, 0)
+        self.assertEqual(self.writer.dropped, 0)

@@ -8,6 +8,7 @@ import io
 import os
 import socket
 import sys
+from functools import partial
 
 from twisted.application.service import IService
 from twisted.internet import reactor
@@ -23,8 +24,10 @@ from echod.connections.admission import Admission
 from echod.connections.connection import Reason
 from echod.connections.timeouts import Timeouts
 from echod.connections.tracker import Connections
+from echod.net import listener
 from echod.net.endpoints import InheritedEndpoint, TCPEndpoint
 from echod.net.listener import ListenError, ListenerService
+from echod.net.port import MAX_ACCEPTS
 from echod.net.transport import EagerTransport
 from echod.protocol import EchoFactory
 from echod.proxyprotocol.protocol import ProxyPolicy
@@ -331,36 +334,127 @@ class ListenerServiceTests(SynchronousTestCase):
         self.assertIsNone(self.successResultOf(service.stopService()))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def accepting(self, clients):
+    def accepting(self, clients, port_class=AcceptingPort):
         """
         A listener on a real socket, with clients in the accept queue that have sent data.
         """
         listening = socket.create_server(("127.0.0.1", 0))
         self.addCleanup(listening.close)
-        port = AcceptingPort(listening, self.clock)
+        port = port_class(listening, self.clock)
         verifyObject(IListeningPort, port)
         verifyObject(IReadDescriptor, port)
         service = self.service(succeed(port))
         service.startService()
         for n in range(clients):
-            client = socket.create_connection(listening.getsockname(), timeout=60)
-            self.addCleanup(client.close)
-            client.sendall(bytes(n + 1))
+            self.come(port, n + 1)
         return service, port
+
+    def come(self, port, size=1):
+        """
+        Connect to a port and send some bytes.
+        """
+        client = socket.socket(port.socket.family)
+        self.addCleanup(client.close)
+        client.settimeout(60)
+        client.connect(port.socket.getsockname())
+        client.sendall(bytes(size))
+
+    def stopped(self, service):
+        """
+        Let a listener stop.
+        """
+        stopped = service.stopService()
+        self.clock.advance(0)
+        self.successResultOf(stopped)
+
+    def turn(self):
+        """
+        Make the delayed calls as a reactor does: not those that are added by others.
+        """
+        for call in list(self.clock.getDelayedCalls()):
+            act = partial(call.func, *call.args, **call.kw)
+            call.cancel()
+            act()
 
     def test_waiting_clients(self):
         """
-        A stop accepts all clients in the accept queue before it closes the port.
+        A stop accepts all clients in the accept queue before it closes the port, and those that
+        come in the meantime as long as they are few.
         """
         service, port = self.accepting(3)
         stopped = service.stopService()
         self.assertEqual(port.done, [])
-        late = socket.create_connection(port.socket.getsockname(), timeout=60)
-        self.addCleanup(late.close)
-        late.sendall(bytes(4))
-        self.clock.advance(0)
+        self.come(port, 4)
+        for turn in range(1, 5):
+            self.turn()
+            self.assertFalse(port.reading)
+            self.assertEqual(port.done, [1, 2, 3, 4][:turn])
+        self.turn()
+        self.come(port, 5)
+        self.turn()
         self.successResultOf(stopped)
-        self.assertEqual(port.done, [1, 2, 3, 4, "closed"])
+        self.assertEqual(port.done, [1, 2, 3, 4, 5, "closed"])
+
+    def test_clients_without_end(self):
+        """
+        Clients that come one after the other do not hold up a stop: it accepts as many as waited
+        when it began, and one more turn.
+        """
+        service, port = self.accepting(5)
+        port.on_accept = lambda: self.come(port)
+        self.stopped(service)
+        self.assertEqual(port.done, [1, 2, 3, 4, 5, 1, "closed"])
+
+    def test_many_in_a_turn(self):
+        """
+        A port that can accept many clients in a turn is told how many.
+        """
+
+        class ManyPort(AcceptingPort):
+            numberAccepts = 100
+
+            def doRead(self):
+                told.append(self.numberAccepts)
+                for _ in range(self.numberAccepts):
+                    super().doRead()
+
+        told = []
+        service, port = self.accepting(MAX_ACCEPTS + 2, ManyPort)
+        self.stopped(service)
+        self.assertEqual(told, [MAX_ACCEPTS, 2])
+        self.assertEqual((len(port.done), port.done[-1]), (MAX_ACCEPTS + 3, "closed"))
+
+    def test_bound_of_the_factory(self):
+        """
+        A stop accepts no more clients in a turn than the factory takes, and none if that takes
+        none.
+        """
+        for most, expected in ((1, [1, 2, 3, "closed"]), (0, ["closed"])):
+            self.factory.acceptsAtOnce = most
+            service, port = self.accepting(3)
+            port.numberAccepts = 100
+            self.stopped(service)
+            self.assertEqual(port.done, expected)
+            if most:
+                self.assertEqual(port.numberAccepts, 1)
+
+    def test_unknown_queue(self):
+        """
+        On a UNIX socket the kernel does not say how many clients wait: a stop accepts as many as
+        an accept queue has at most.
+        """
+        for backlog, accepted in ((None, 4), (2, 4), (6, 6)):
+            self.patch(listener, "MAX_QUEUE", 4)
+            service, port = self.accepting(0)
+            port.socket = socket.socket(socket.AF_UNIX)
+            self.addCleanup(port.socket.close)
+            port.socket.bind(self.mktemp())
+            port.socket.listen(50)
+            port.backlog = backlog
+            port.on_accept = lambda port=port: self.come(port)
+            self.come(port)
+            self.stopped(service)
+            self.assertEqual(port.done, [1] * (accepted + 1) + ["closed"])
 
     def test_inherited_socket(self):
         """
@@ -388,22 +482,30 @@ class ListenerServiceTests(SynchronousTestCase):
         A worker at its limit leaves the clients in the accept queue to the others.
         """
         service, port = self.accepting(3)
-        service.balancer = FakeBalancer([1, 1, 0])
-        stopped = service.stopService()
-        self.clock.advance(0)
-        self.successResultOf(stopped)
+        service.balancer = FakeBalancer([1, 1, 0, 0])
+        self.stopped(service)
         self.assertEqual(port.done, [1, 2, "closed"])
 
     def test_port_that_cannot_accept(self):
         """
-        A port that cannot accept, for lack of descriptors, does not block the stop.
+        A port that cannot accept, for lack of descriptors, does not hold up the stop: it tries
+        twice if it says so, else once for each client.
+        """
+        for paused, calls in ((True, 2), (False, 5)):
+            service, port = self.accepting(4)
+            port.broken, port.acceptingPaused = True, paused
+            self.stopped(service)
+            self.assertEqual((port.calls, port.done), (calls, ["closed"]))
+
+    def test_port_that_fails(self):
+        """
+        A port that raises something is closed all the same.
         """
         service, port = self.accepting(1)
-        port.broken = True
-        stopped = service.stopService()
-        self.clock.advance(0)
-        self.successResultOf(stopped)
-        self.assertGreaterEqual(port.balancer, 4096)
+        port.on_accept = lambda: 1 / 0
+        self.stopped(service)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(port.done, [1, "closed"])
 
 
 class AcceptQueueTests(TestCase):

@@ -96,6 +96,8 @@ class PortTestCase(PairTestCase):
         sock = socket.socket()
         self.addCleanup(sock.close)
         port.fileno = sock.fileno
+        # As startListening does.
+        port.connected, port.numberAccepts = True, 100
         port.socket = ScriptedSocket(*waiting)
         self.addCleanup(lambda: [each.socket.close() for each in self.connections()])
         return port
@@ -270,6 +272,35 @@ class BalancedPortTests(PortTestCase):
         self.queued.clear()
         self.port.doRead()
         self.assertEqual((len(self.connections()), self.queued), (1, []))
+
+    def test_stop_waiting(self):
+        """
+        A port that is about to close accepts in calls of C{doRead} only, also if it was paused;
+        and it enters the queue no more.
+        """
+        for ahead in (False, True):
+            self.balancer.ahead = ahead
+            self.port.doRead()
+            self.port.stopWaiting()
+            self.queued.clear()
+            self.come(2)
+            self.reactor.advance(YIELD_DELAY)
+            self.port.rearm()
+            self.assertEqual((self.reads(), self.port.acceptingPaused), (False, False))
+            self.port.numberAccepts = 2
+            self.port.doRead()
+            self.assertEqual((len(self.connections()), self.queued), (2 + 2 * ahead, []))
+            self.port.disconnecting = False
+
+    def test_shortage_at_the_end(self):
+        """
+        If such a port cannot accept, it says so, and does not try again by itself.
+        """
+        self.port.stopWaiting()
+        self.port.socket, listening = ScriptedSocket(errno.ENFILE), self.port.socket
+        self.port.doRead()
+        self.port.socket = listening
+        self.assertEqual((self.port.acceptingPaused, self.reactor.getDelayedCalls()), (True, []))
 
     def test_other_reactors(self):
         """
@@ -503,6 +534,18 @@ class AcceptTests(PortTestCase):
             port.doRead()
             self.assertEqual(len(self.factory.protocols), turn * MAX_ACCEPTS)
 
+    def test_bound_on_the_first_turn(self):
+        """
+        The same holds for the first turn of a port that listens.
+        """
+        _, name = self.unix_port()
+        [port] = self.reactor.readers
+        clients = [self.connect_unix(name) for _ in range(MAX_ACCEPTS + 1)]
+        port.doRead()
+        self.assertEqual(len(self.connections()), MAX_ACCEPTS)
+        port.doRead()
+        self.assertEqual(len(self.connections()), len(clients))
+
     def test_bound_of_the_factory(self):
         """
         No turn accepts more clients than the factory's C{acceptsAtOnce}.
@@ -605,24 +648,74 @@ class FaultTests(PortTestCase):
 
     def test_reactor_fails(self):
         """
-        When the reactor cannot add a connection, that is logged once, the client is closed, and
-        others are accepted.
+        While the reactor cannot add a connection, the clients are closed, and one line a second
+        counts them; afterwards others are accepted.
         """
 
         def watch(reader):
-            failing.pop(0)()
+            if full:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             watched.append(reader)
 
-        def full():
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-        watched, failing = [], [full, lambda: None]
+        watched, full = [], True
         self.patch(self.reactor, "addReader", watch)
-        (one, refused), (two, _) = self.accepted(), self.accepted()
-        self.scripted(one, two).doRead()
-        self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
-        self.assertEqual(refused.recv(1), b"")
+        arrivals = [self.accepted() for _ in range(5)]
+        with capturedLogs() as events:
+            self.scripted(*(accepted for accepted, _ in arrivals)).doRead()
+        self.assertEqual([peer.recv(1) for _, peer in arrivals], [b""] * 5)
+        self.assertEqual(
+            self.warnings(events),
+            ["cannot accept: No space left on device; 1 clients turned away"],
+        )
+        full = False
+        self.scripted(self.accepted()[0]).doRead()
         self.assertEqual(len(watched), 1)
+
+    def refusing(self, name):
+        """
+        Let the next call of this method of the reactor fail, and no later one.
+        """
+        whole = getattr(self.reactor, name)
+
+        def refuse(port):
+            setattr(self.reactor, name, whole)
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+        setattr(self.reactor, name, refuse)
+
+    def test_cannot_resume(self):
+        """
+        If the kernel refuses to report the clients of a port after a pause, that is logged, and
+        the port tries again until it is told of its clients.
+        """
+        port = self.tcp_port()
+        port._pauseAccepting(1)
+        self.refusing("addReader")
+        with capturedLogs() as events:
+            self.reactor.advance(1)
+        self.assertEqual(
+            self.warnings(events), ["cannot accept: Cannot allocate memory; 0 clients turned away"]
+        )
+        self.assertNotIn(port, self.reactor.readers)
+        self.reactor.advance(ACCEPT_RETRY_DELAY)
+        self.assertIn(port, self.reactor.readers)
+
+    def test_cannot_queue(self):
+        """
+        The same holds for a port whose socket other processes accept from too: after each turn,
+        after a pause, and when it is put into the queue again.
+        """
+        self.reactor.rearmExclusive = self.reactor.addReader
+        port = self.tcp_port()
+        balance_accepts(port, ScriptedBalancer())
+        for act in (port.doRead, port._resumeAccepting, port.rearm):
+            self.reactor.removeReader(port)
+            self.refusing("rearmExclusive")
+            act()
+            port.rearm()
+            self.assertNotIn(port, self.reactor.readers)
+            self.reactor.advance(ACCEPT_RETRY_DELAY)
+            self.assertIn(port, self.reactor.readers)
 
     def test_gone_already(self):
         """

@@ -963,3 +963,45 @@ class ExclusiveTests(ReactorTestCase):
         port.stopListening()
         self.until(lambda: not port.connected)
         self.assertNotIn(port, self.reactor.getReaders())
+
+    def test_refused(self):
+        """
+        If the kernel refuses to add the port to the queue, it is as if the port had been removed,
+        and it adds itself later.
+        """
+
+        class Balancer:
+            def allowance(self):
+                return 1
+
+            should_yield = bool
+
+        class Refusing:
+            def register(self, *_):
+                raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+            def __getattr__(self, name):
+                return getattr(poller, name)
+
+        factory = Factory.forProtocol(Recorder)
+        factory.noisy = False
+        port = self.reactor.listenTCP(0, factory, interface="127.0.0.1")
+        port.balancer = Balancer()
+        poller, self.reactor._poller = self.reactor._poller, Refusing()
+        try:
+            port.rearm()
+        finally:
+            self.reactor._poller = poller
+        self.assertNotIn(port, self.reactor.getReaders())
+        [again] = self.reactor.getDelayedCalls()
+        resume = again.func
+        again.cancel()
+        resume()
+        self.assertEqual(self.reactor.getReaders().count(port), 1)
+        with socket.create_connection(port.socket.getsockname()):
+            self.until(lambda: port.sessionno)
+        for transport in self.reactor.getReaders():
+            if isinstance(transport, EagerTransport):
+                transport.connectionLost(Failure(ConnectionDone()))
+        port.stopListening()
+        self.until(lambda: not port.connected)

@@ -246,16 +246,34 @@ class HandshakeTests(SecureTestCase):
         """
         A client that goes during the handshake has not closed cleanly.
         """
-        for hello in (False, True):
+        for flight in (False, True):
             protocol = Secured()
             _, client, peer = self.start(protocol)
-            if hello:
+            if flight:
                 finished(client.tls.do_handshake)
-                self.reactor.turn()
+            else:
+                peer.send(b"\x16")
+            self.reactor.turn()
             peer.close()
             self.reactor.until(lambda protocol=protocol: protocol.lost)
             self.assert_lost(protocol, ConnectionLost)
             self.assertEqual((protocol.handshakes, protocol.ended), (0, 0))
+
+    def test_end_before(self):
+        """
+        A client that closes its sending side before its first byte has closed cleanly, and sees
+        the end of file and no reset, whether something is queued for it or not.
+        """
+        for queued in (b"", b"hello"):
+            protocol = Secured()
+            transport, _, peer = self.start(protocol, tcp=True)
+            transport.write(queued)
+            peer.shutdown(socket.SHUT_WR)
+            self.reactor.until(lambda protocol=protocol: protocol.lost)
+            self.assert_lost(protocol, ConnectionDone)
+            self.assertEqual((protocol.handshakes, protocol.ended), (0, 0))
+            self.assertEqual(peer.recv(1), b"")
+            self.assertEqual(self.reactor.removeAll(), [])
 
     def test_lose_connection(self):
         """

@@ -224,6 +224,7 @@ SHORT_TLS = "too short for what it says of TLS"
 LONG_ID = "an identifier of more than 128 bytes"
 SUM_SIZE = "a checksum of another size"
 SUM = "a checksum that is not its own"
+SUMS = "more than one checksum"
 LONG = "longer than any"
 
 FOUR_TOLD, SIX_TOLD = inet("192.0.2.1", 40000), inet("2001:db8::1", 65535)
@@ -402,6 +403,12 @@ BAD_V2 = {
         v2_header(FOUR + tlv(CRC32C)),
         v2_header(FOUR + tlv(CRC32C, bytes(3))),
         v2_header(FOUR + tlv(CRC32C, bytes(5))),
+    ),
+    SUMS: (
+        # The first one is right; to check each would take as long as there are many.
+        checksummed(after=tlv(CRC32C, bytes(4))),
+        checksummed(after=tlv(ALPN, b"h2") + tlv(CRC32C)),
+        checksummed(after=tlv(CRC32C, bytes(4)) * 575),
     ),
     SUM: (
         checksummed(wrong=1),

@@ -118,6 +118,10 @@ class BuildTests(ServiceTestCase):
             f"echod: --tls-key: the key in {key} does not belong to the first certificate "
             f"in {cert}; give its own",
         )
+        self.assertEqual(
+            self.refused(*tls, cert),
+            f"echod: --tls-cert: {cert} holds no PEM private key; add --tls-key FILE",
+        )
 
     def test_bad_authorities(self):
         """
@@ -192,13 +196,13 @@ class BuildTests(ServiceTestCase):
             "nosuch:1",
             "nosuch:\n",
             "tcp:9000:nosuch=1",
-            "tcp:9000:backlog=x",
-            "unix:/x:mode=rw",
+            "tcp:9000:127.0.0.1:5:6",
+            "unix:/x:lockfile=x",
             "ssl:9000:privateKey=/no/such/file",
             "haproxy:x",
         ):
             line = self.refused("--listen", description)
-            shown = description.replace("\n", "\\n")
+            shown = description.replace("\n", "\\n").replace("/no/such/file", "[hidden]")
             self.assertTrue(line.startswith(f"echod: --listen {shown}: not an endpoint ("), line)
             self.assertTrue(line.endswith("); give one such as tcp:9000 or unix:/run/echod.sock"))
 
@@ -212,19 +216,25 @@ class BuildTests(ServiceTestCase):
         os.mkdir(folder)
         with open(os.path.join(folder, "localhost.pem"), "wb") as file:
             file.write(made.cert_pem + made.key_pem)
-        for description in (
-            f"ssl:0:privateKey={pem}:certKey={pem}",
-            f"tls:{folder}:0",
-            "haproxy:tcp:0",
+        for description, advice in (
+            (f"ssl:0:privateKey={pem}:certKey={pem}", "TLS, use --tls-listen"),
+            (f"tls:{folder}:0", "TLS, use --tls-listen"),
+            ("haproxy:tcp:0", "PROXY headers, use --proxy-protocol"),
         ):
+            shown = description.replace(pem, "[hidden]")
             with capturedLogs() as events:
                 service = self.build("--listen", description)
             (event,) = events
             self.assertIs(event["log_level"], LogLevel.warn)
             self.assertEqual(
                 formatEvent(event),
-                f"--listen {description}: its layer around the connection loses data when "
-                "a client closes its sending side; for TLS, use --tls-port",
+                f"--listen {shown}: its layer around the connection loses data when "
+                f"a client closes its sending side; for {advice}",
+            )
+            # The names in all logs, metrics and tables.
+            [listener] = service.listeners
+            self.assertEqual(
+                (listener.option, listener.listener_name), (f"--listen {shown}", shown)
             )
             self.assertEqual(len(service.listeners), 1)
 
@@ -310,14 +320,15 @@ class ConnectionLimitTests(ServiceTestCase):
         self.patch(sys, "modules", dict(sys.modules))
         sys.modules.pop("twisted.internet.selectreactor", None)
 
-    def limit(self, asked, descriptors, reactor=None):
+    def limit(self, asked, descriptors, reactor=None, share=None):
         """
+        @param share: the share of a process; C{None} for all that is asked for.
         @return: the limit of connections, and the warnings.
         """
         self.patch(resource, "getrlimit", lambda _: (min(descriptors, 1024), descriptors))
         self.patch(resource, "setrlimit", lambda *_: None)
         with capturedLogs() as events:
-            limit = connection_limit(reactor, asked)
+            limit = connection_limit(reactor, share or asked, asked)
         self.assertTrue(all(event["log_level"] is LogLevel.warn for event in events))
         return limit, [formatEvent(event) for event in events]
 
@@ -326,6 +337,17 @@ class ConnectionLimitTests(ServiceTestCase):
             f"--max-connections {asked}: limited to {limit}: too few file descriptors; raise the "
             "hard limit (ulimit -Hn, LimitNOFILE=)"
         ]
+
+    def test_share(self):
+        """
+        The warning of a worker has the number that was given, and its share.
+        """
+        warning = (
+            "--max-connections 100000: a worker's share of 50000 is limited to 19936: too few file "
+            "descriptors; raise the hard limit (ulimit -Hn, LimitNOFILE=)"
+        )
+        self.assertEqual(self.limit(100_000, 20_000, share=50_000), (19936, [warning]))
+        self.assertEqual(self.limit(100_000, 50_064, share=50_000), (50_000, []))
 
     def test_enough(self):
         """

@@ -55,6 +55,16 @@ class CheckTests(ServiceTestCase):
         )
         self.assertEqual([port.stopped for port in self.reactor.ports], [True, True])
 
+    def test_udp(self):
+        """
+        UDP has no limit of connections.
+        """
+        service = self.build("--udp-port", "0", "--interface", "127.0.0.1")
+        self.assertEqual(self.check_config(service), 0)
+        _, *lines = self.stdout.getvalue().splitlines()
+        [line] = lines
+        self.assertRegex(line, r"^  127\.0\.0\.1:[0-9]+, --udp-port 0 --interface 127\.0\.0\.1$")
+
     def test_self_signed(self):
         """
         A certificate that is made at the start has its fingerprint below it.
@@ -103,7 +113,7 @@ class CheckTests(ServiceTestCase):
         warnings = self.stderr.getvalue().splitlines()
         self.assertEqual({line.partition("warning: ")[0] for line in warnings}, {"echod: "})
         for word in (
-            "--max-connections 60: limited to 36",
+            "--max-connections 120: a worker's share of 60 is limited to 36",
             "--tls-keylog: the secrets of EVERY",
             f"{key_log} is open to users",
             f"the key in {path} can be read by users",

@@ -4,9 +4,10 @@ Tests for the options in force.
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from echod._util.endpoints import HIDDEN
 from echod.options import Options
 from echod.stats.snapshot import OptionInfo
-from echod.tap.in_force import HIDDEN, options_in_force
+from echod.tap.in_force import options_in_force
 
 
 class InForceTests(SynchronousTestCase):
@@ -65,7 +66,7 @@ class InForceTests(SynchronousTestCase):
         given, _ = self.shown(
             *("--tls-port", "1", "--tls-cert", "/c.pem", "--tls-key", "/secret.pem"),
             *("--tls-keylog", "/secret.log"),
-            *("--listen", r"x:1:privateKey=/se\:cret.pem:password=secret:interface=::1"),
+            *("--listen", r"x:1:privateKey=/se\:cret.pem:password=secret:interface=lo"),
         )
         self.assertEqual(
             given[1:],
@@ -73,7 +74,7 @@ class InForceTests(SynchronousTestCase):
                 ("--tls-cert", "/c.pem"),
                 ("--tls-key", HIDDEN),
                 ("--tls-keylog", HIDDEN),
-                ("--listen", f"x:1:privateKey={HIDDEN}:password={HIDDEN}:interface=::1"),
+                ("--listen", f"x:1:privateKey={HIDDEN}:password={HIDDEN}:interface=lo"),
             ],
         )
         self.assertNotIn("secret", str(given))

@@ -12,6 +12,7 @@ from echod._util.errors import StartupError
 from echod.connections.connection import Reason
 from echod.protocol import Echo, EchoFactory, RejectProtocol
 from echod.proxyprotocol.protocol import ProxyHeaderProtocol
+from echod.tap.listeners import listener_settings
 from tests.support.fakes import FakeConnection
 from tests.support.services import ServiceTestCase
 
@@ -40,6 +41,16 @@ class SettingsTests(ServiceTestCase):
         return {
             reason.value: n for (_, reason), n in self.service.connections.refusals.counts.items()
         }
+
+    def test_secrets(self):
+        """
+        Neither the option nor the name of a listener has the secrets of its endpoint.
+        """
+        text = "x:1:token=a"
+        [listener] = listener_settings(self.options("--listen", text).typed)
+        shown = "x:1:token=[hidden]"
+        self.assertEqual((listener.option, listener.name), (f"--listen {shown}", shown))
+        self.assertEqual(listener.endpoint, text)
 
     def test_rules(self):
         """

@@ -17,6 +17,7 @@ from twisted.python import runtime
 from twisted.python.usage import Options as UsageOptions
 
 import echod
+from echod import tap
 from echod._util.stdio import print_error
 from echod.net.balance import make_counters
 from echod.net.reactor import EagerReactor
@@ -72,8 +73,7 @@ class MakeServiceTests(ServiceTestCase):
         With C{--workers} it is a master; 0 is one worker for each CPU that the process may use, but
         not more than there may be connections.
         """
-        cpus = set(range(3))
-        self.patch(os, "sched_getaffinity", lambda _: cpus)
+        self.patch(tap, "usable_cpus", lambda: 3)
         for args, kind in (
             (("--workers", "2"), MasterService),
             (("--workers", "1"), EchodService),

@@ -151,9 +151,9 @@ class RefusedTests(CredentialsTestCase):
         A key that belongs to another certificate, or not to the first one, is refused.
         """
         one, other = make_certificate(), make_certificate()
-        says = ("key", "does not belong to the first certificate", "give its own")
-        self.refused(*says, self.file(one.cert_pem), self.file(other.key_pem))
-        self.refused(*says, self.file(other.cert_pem, one.cert_pem, one.key_pem))
+        says = ("does not belong to the first certificate", "give its own")
+        self.refused("key", *says, self.file(one.cert_pem), self.file(other.key_pem))
+        self.refused("cert", *says, self.file(other.cert_pem, one.cert_pem, one.key_pem))
 
     def test_encrypted_key(self):
         """
@@ -213,7 +213,18 @@ class RefusedTests(CredentialsTestCase):
         says = ("key", "holds no PEM private key", "give one that does")
         for junk in (b"", b"hello", os.urandom(100), made.cert_pem, made.key_pem[:60]):
             self.refused(*says, self.file(made.cert_pem), self.file(junk))
-        self.refused(*says, self.file(made.cert_pem))
+        broken = self.file(made.cert_pem, made.key_pem[:60])
+        self.refused("cert", *says[1:], broken)
+
+    def test_no_key(self):
+        """
+        Without a file for the key, the file of the certificate is named that has none, and the
+        option for the key.
+        """
+        cert = self.file(make_certificate().cert_pem)
+        self.refused("cert", "holds no PEM private key", "add --tls-key FILE", cert)
+        says = ("cert", "holds no PEM private key", "add --key FILE")
+        self.assert_refused(*says, cert, read_key_pair, cert, None, "--key")
 
     def test_empty(self):
         """

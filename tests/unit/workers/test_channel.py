@@ -64,3 +64,18 @@ class ChannelTests(SynchronousTestCase):
         far.send(up=True)
         end.send(do="x")
         self.assertEqual((self.messages, far.received()), ([{"up": True}], [{"do": "x"}]))
+
+    def test_adopt_fails(self):
+        """
+        The descriptor is closed even if the reactor cannot duplicate it.
+        """
+
+        class Full:
+            def adoptStreamConnection(self, *args):
+                raise OSError(24, "too many")
+
+        ours, theirs = socket.socketpair()
+        self.addCleanup(theirs.close)
+        descriptor = ours.detach()
+        self.assertRaises(OSError, adopt, Full(), descriptor, None, None)
+        self.assertRaises(OSError, os.fstat, descriptor)

@@ -162,6 +162,29 @@ class BindTests(MasterTestCase):
             self.reactor.advance(0)
         self.assertEqual(open_descriptors(), before)
 
+    def test_no_channel(self):
+        """
+        If there is no channel for a worker, no process is started that its supervisor would not
+        know of, and the supervisor tries again.
+        """
+        service = self.start()
+        before = open_descriptors()
+
+        def fail(*args):
+            raise OSError(24, "too many")
+
+        patch = self.patch(self.reactor, "adoptStreamConnection", fail)
+        with capturedLogs() as events:
+            self.reactor.processes[0].end(signal=9)
+            self.reactor.advance(0)
+        patch.restore()
+        self.assertEqual(len(self.reactor.processes), 2)
+        self.assertIn("worker-failed", [each["event"] for each in events])
+        self.assertEqual(open_descriptors(), before)
+        self.reactor.advance(1)
+        self.assertEqual(len(self.reactor.processes), 3)
+        self.assertEqual(len(service.workers.live), 2)
+
     def test_inherited_sockets(self):
         """
         A socket that the master has inherited is passed on, and marked as borrowed.
@@ -232,12 +255,16 @@ class BindTests(MasterTestCase):
         """
         Workers cannot share an endpoint with a layer of its own.
         """
-        line = self.assertRaises(SystemExit, self.build, "--listen", "haproxy:tcp:0").code
-        self.assertEqual(
-            line,
-            "echod: --listen haproxy:tcp:0: workers cannot share its layer around the "
-            "connection; for TLS, use --tls-listen",
-        )
+        for endpoint, advice in (
+            ("haproxy:tcp:0", "PROXY headers, use --proxy-protocol"),
+            ("tls:keys:0", "TLS, use --tls-listen"),
+        ):
+            line = self.assertRaises(SystemExit, self.build, "--listen", endpoint).code
+            self.assertEqual(
+                line,
+                f"echod: --listen {endpoint}: workers cannot share its layer around the "
+                f"connection; for {advice}",
+            )
 
     def test_unknown_layers(self):
         """

@@ -2,8 +2,11 @@
 Tests for the process of a worker.
 """
 
+import signal
+
 from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IProcessTransport
+from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
@@ -53,7 +56,9 @@ class WorkerProcessTests(SynchronousTestCase):
         self.told = []
         self.log = []
         self.log_accepts = True
-        self.child = WorkerProcess("1", 5.0, self, self.write_log)
+        self.clock = Clock()
+        self.clock.advance(5)
+        self.child = WorkerProcess("1", self.clock, self, self.write_log)
         self.process = FakeProcess(77, self.child, [], {}, {})
         verifyObject(IProcessTransport, self.process)
         self.child.channel = Channel(self.child.message_received, self.child.channel_closed)
@@ -78,6 +83,7 @@ class WorkerProcessTests(SynchronousTestCase):
         self.assertFalse(self.child.up)
         self.far.send(up=True)
         self.assertTrue(self.child.up)
+        self.assertEqual(self.child.up_since, 5)
         self.assertEqual(self.told, [("1", "up")])
 
     def test_end(self):
@@ -86,6 +92,11 @@ class WorkerProcessTests(SynchronousTestCase):
         """
         for end, how in (
             ({"signal": 9}, "was ended by SIGKILL"),
+            ({"signal": signal.SIGRTMIN}, "was ended by SIGRTMIN"),
+            ({"signal": signal.SIGRTMIN + 1}, "was ended by SIGRTMIN+1"),
+            ({"signal": signal.SIGRTMAX}, "was ended by SIGRTMAX"),
+            # The C library keeps this one for itself, but a process can be sent it.
+            ({"signal": signal.SIGRTMIN - 1}, f"was ended by signal {signal.SIGRTMIN - 1}"),
             ({"status": 3}, "ended with status 3"),
             ({}, "ended with status 0"),
         ):
@@ -101,6 +112,23 @@ class WorkerProcessTests(SynchronousTestCase):
         self.assertEqual(self.log, [b"a line\n"])
         self.process.end()
         self.assertEqual(self.log, [b"a line\n", b"and\n"])
+
+    def test_log_fails(self):
+        """
+        The exit is reported even if its last output cannot be logged; both errors are logged.
+        """
+
+        def fail(line):
+            raise OSError(28, "no space")
+
+        child = WorkerProcess("1", self.clock, self, fail)
+        self.patch(child, "_stderr", LineBuffer(fail))
+        process = FakeProcess(78, child, [], {}, {})
+        child.childDataReceived(1, b"half a line")
+        child.childDataReceived(2, b"half a line")
+        process.end(signal=9)
+        self.assertEqual(self.told, [("1", 78, "was ended by SIGKILL")])
+        self.assertEqual(len(self.flushLoggedErrors(OSError)), 2)
 
     def test_log_dropped(self):
         """
@@ -183,6 +211,24 @@ class WorkerProcessTests(SynchronousTestCase):
         """
         self.child.send(do="stop")
         self.assertEqual(self.far.received(), [{"do": "stop"}])
+
+    def test_stop(self):
+        """
+        A worker that is up is told to stop by a message alone.
+        """
+        self.far.send(up=True)
+        self.child.stop()
+        self.assertEqual((self.far.received(), self.process.signals), ([{"do": "stop"}], []))
+
+    def test_stop_before_it_is_up(self):
+        """
+        One that is not up yet gets TERM as well, unless it has just exited.
+        """
+        self.child.stop()
+        self.assertEqual((self.far.received(), self.process.signals), ([{"do": "stop"}], ["TERM"]))
+        self.process.end(signal=15)
+        self.child.stop()
+        self.assertEqual(self.process.signals, ["TERM"])
 
     def test_kill(self):
         """

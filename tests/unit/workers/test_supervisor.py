@@ -266,13 +266,28 @@ class RestartTests(SupervisorTestCase):
         self.assertEqual(pauses, [0, *doubled, most, most])
         self.assertEqual(self.die(self.spawner.workers[1], signal=9), 0)
 
+    def test_long_start(self):
+        """
+        The time of a start does not count: if a worker ends late in it, or soon after it, its
+        restart delay doubles.
+        """
+        self.die(self.spawner.workers[0], signal=9)
+        for delay in (MIN_RESTART_DELAY, 2 * MIN_RESTART_DELAY):
+            self.let_time_pass(STEADY_TIME)
+            self.assertEqual(self.die(self.spawner.workers[-1], status=3), delay)
+        self.let_time_pass(STEADY_TIME)
+        self.up(self.spawner.workers[-1])
+        self.let_time_pass(STEADY_TIME - 1)
+        self.assertEqual(self.die(self.spawner.workers[-1], signal=9), 4 * MIN_RESTART_DELAY)
+
     def test_steady(self):
         """
-        A worker that has lived for some time is restarted at once.
+        A worker that has been up for some time is restarted at once.
         """
         self.die(self.spawner.workers[0], signal=9)
         self.die(self.spawner.workers[-1], signal=9)
         for _ in range(2):
+            self.up(self.spawner.workers[-1])
             self.let_time_pass(STEADY_TIME)
             self.assertEqual(self.die(self.spawner.workers[-1], signal=9), 0)
         self.assertEqual(self.die(self.spawner.workers[-1], signal=9), MIN_RESTART_DELAY)
@@ -556,8 +571,10 @@ class StopTests(SupervisorTestCase):
         self.reactor.advance(0)
         self.assertEqual(len(self.spawner.workers), 3)
         stopping = self.stop()
-        for process in self.spawner.workers[1:]:
+        for process, signals in zip(self.spawner.workers[1:], ([], ["TERM"]), strict=True):
             self.assertEqual(process.far.received(), [{"do": "stop"}])
+            # The new one is not up yet, and may not read the message.
+            self.assertEqual(process.signals, signals)
             self.assertNoResult(stopping)
             process.end()
         self.assertIsNone(self.successResultOf(stopping))

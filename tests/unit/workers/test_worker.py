@@ -206,7 +206,10 @@ class ListenTests(WorkerTestCase):
         limit = RESERVED_DESCRIPTORS + 2
         self.patch(resource, "getrlimit", lambda _: (limit, limit))
         self.patch(resource, "setrlimit", lambda *_: None)
-        service = self.build()
+        with capturedLogs() as events:
+            service = self.build("--max-connections", "8")
+        [event] = [each for each in events if each.get("event") == "descriptor-limit"]
+        self.assertEqual((event["asked"], event["share"], event["most"]), (8, 3, 2))
         self.assertEqual(service.collector.max_connections, 2)
         for _ in range(2):
             service.connections.add(FakeConnection())
@@ -381,15 +384,19 @@ class UDPTests(WorkerTestCase):
         """
         Of several workers, the first counts what the kernel discards of the socket.
         """
-        self.patch(udp, "kernel_drops", lambda bound: 5)
+        drops = [2]
+        self.patch(udp, "kernel_drops", lambda bound: drops[0])
         listener = self.start("--port=7", "--udp-port=7").listeners[-1]
+        drops[0] = 5
         self.assertEqual(listener.dropped()[Drop.RECEIVE_BUFFER], 0)
 
     def test_kernel_drops_of_the_first(self):
         """
-        The first worker counts them.
+        The first worker counts them from its own start on.
         """
-        self.patch(udp, "kernel_drops", lambda bound: 5)
+        drops = [2]
+        self.patch(udp, "kernel_drops", lambda bound: drops[0])
         self.config = replace(self.config, worker="0")
         listener = self.start("--port=7", "--udp-port=7").listeners[-1]
-        self.assertEqual(listener.dropped()[Drop.RECEIVE_BUFFER], 5)
+        drops[0] = 5
+        self.assertEqual(listener.dropped()[Drop.RECEIVE_BUFFER], 3)
