@@ -141,8 +141,7 @@ class ComposeTests(SynchronousTestCase):
         With the options that it is given here, the image serves and is healthy.
         """
         with Container(image(), *self.echod["command"]) as container:
-            done = container.execute(*self.echod["healthcheck"]["test"][1:])
-            self.assertEqual((done.returncode, done.stdout, done.stderr), (0, "", ""))
+            container.wait_for_success(*self.echod["healthcheck"]["test"][1:])
 
     def test_scraped(self) -> None:
         """

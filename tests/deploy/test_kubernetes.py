@@ -23,6 +23,7 @@ from tests.support.certificates import MadeCertificate, make_certificate
 from tests.support.container import DOCKERFILE, Container, image, instructions
 from tests.support.daemons import wait_until
 from tests.support.kustomize import Resource, build
+from tests.support.wrong_servers import PATIENT
 
 FOLDER = DOCKERFILE.parent / "kubernetes"
 COMPONENTS = ("tls", "proxy-protocol", "podmonitor")
@@ -316,7 +317,10 @@ class PodTests(Manifests):
         not ready and still alive.
         """
         spec = self.container()
-        with Container(image(), *spec["args"]) as pod:
+        # The drain lasts until all are asked, however long their programs take to start.
+        arguments = [re.sub("^--drain-timeout=.*", "--drain-timeout=10m", a) for a in spec["args"]]
+        self.assertNotEqual(arguments, spec["args"])
+        with Container(image(), *arguments) as pod:
             pod.give_address(POD_ADDRESS)
             ports = {each["name"]: each["containerPort"] for each in spec["ports"]}
 
@@ -325,8 +329,7 @@ class PodTests(Manifests):
                 url = f"http://{POD_ADDRESS}:{ports[get['port']]}{get['path']}"
                 return pod.execute("python", "-c", ASK, url).stdout.strip()
 
-            started = pod.execute(*spec["startupProbe"]["exec"]["command"])
-            self.assertEqual((started.returncode, started.stdout, started.stderr), (0, "", ""))
+            pod.wait_for_success(*spec["startupProbe"]["exec"]["command"])
             self.assertEqual(answers("readinessProbe"), "200")
             self.assertEqual(answers("livenessProbe"), "200")
             with pod.busy(ports["echo"]):
@@ -343,7 +346,7 @@ class PodTests(Manifests):
         arguments = self.container(folder)["args"]
         probe = self.container(folder)["startupProbe"]["exec"]["command"]
         with Container(image(), *arguments) as pod:
-            self.assertEqual(pod.execute(*probe).returncode, 0)
+            pod.wait_for_success(*probe)
             bare = pod.execute(*self.container()["startupProbe"]["exec"]["command"])
             self.assertNotEqual(bare.returncode, 0)
 
@@ -360,7 +363,14 @@ class PodTests(Manifests):
         secret.write(first)
         arguments = self.container(folder)["args"]
         with Container(built, *arguments, mounts={mount["mountPath"]: secret.folder}) as pod:
-            check = ("echod-check", "--quiet", "--tls", "--ca", f"{mount['mountPath']}/tls.crt")
+            check = (
+                "echod-check",
+                *PATIENT,
+                "--quiet",
+                "--tls",
+                "--ca",
+                f"{mount['mountPath']}/tls.crt",
+            )
 
             def served() -> list[str]:
                 return re.findall(r'"serial": ?"(\w+)"', pod.log)

@@ -179,6 +179,13 @@ class Player:
         self.half_close()
         if not self.ended:
             self.read_end()
+        self.close()
+
+    def close(self) -> None:
+        """
+        Close a client whose stream has ended, without another byte: a daemon that closed first
+        resets the connection of a client that does not close in time.
+        """
         # With TLS, a FIN follows the close_notify, and nothing else; but for a client that talks
         # on for too long, which gets a reset after that.
         with suppress(ConnectionResetError) if self.talked else nullcontext():

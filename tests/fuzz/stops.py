@@ -73,7 +73,7 @@ class Stops:
             for client in (*clients, *waiting):
                 # The daemon closes first, unless the client had closed its sending side.
                 client.read_end()
-                client.finish()
+                client.close()
             daemon.wait()
             assert daemon.status == -signal.SIGTERM, daemon.status
             aborted = [int(number) for number in _DRAINED.findall(daemon.log)]

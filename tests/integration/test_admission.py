@@ -45,6 +45,7 @@ class AdmissionTestCase(SynchronousTestCase):
         """
         The two ways to the dual-stack port, and the one to the port for IPv4.
         """
+        needs.ipv6()
         port = daemon.port()
         return ("127.0.0.1", port), ("::1", port), ("127.0.0.1", daemon.port("--listen"))
 
@@ -214,9 +215,9 @@ class RateTests(AdmissionTestCase):
     C{--connect-rate}.
     """
 
-    rate = 20
+    rate = 2
     burst = 30
-    later = 15
+    later = 4
 
     def test_burst_and_rate(self) -> None:
         """

@@ -18,6 +18,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from echod import __version__
+from tests.support import needs
 from tests.support.daemons import LOOPBACK, PATIENCE_SECONDS, connect, echo
 from tests.support.workers import WorkersDaemon
 
@@ -30,6 +31,7 @@ class Terminal:
     """
 
     def __init__(self, *command: str, **environ: str):
+        needs.terminal()
         self._ours, theirs = pty.openpty()
         try:
             self.process = subprocess.Popen(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import TestCase
 
-from tests.support import socketactivate
+from tests.support import needs, socketactivate
 from tests.support.activation import ActivatedDaemon
 from tests.support.certificates import make_certificate
 from tests.support.clients import VERSIONS, TLSClient, context
@@ -57,6 +57,7 @@ class InheritedTests(TestCase):
         All sockets of a name are served, each with its own family, and a UNIX socket's file
         stays as it was.
         """
+        needs.ipv6()
         directory = Path(self.mktemp()).absolute()
         directory.mkdir()
         # Short enough for a UNIX address.

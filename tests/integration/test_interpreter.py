@@ -5,15 +5,26 @@ What Python may meet where it runs: its own switches, and no threads.
 import os
 import signal
 import subprocess
+import sys
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.support import needs
 from tests.support.certificates import make_certificate
 from tests.support.daemons import LOOPBACK, PATIENCE_SECONDS, FreshDaemon, echo
-from tests.support.wrong_servers import PROGRAM
+from tests.support.wrong_servers import PATIENT, PROGRAM
 
 NOBODY = 64862
 """A user that has no process."""
+
+NO_THREAD = """
+import _thread
+try:
+    _thread.start_new_thread(print, ())
+except RuntimeError:
+    raise SystemExit(0)
+raise SystemExit("there is a thread")
+"""
 
 
 class SwitchesTests(SynchronousTestCase):
@@ -42,7 +53,10 @@ class SwitchesTests(SynchronousTestCase):
                 ("--tls", *files, "--alpn", "echo", f"localhost:{daemon.port('--tls-port')}"),
             ):
                 done = subprocess.run(
-                    [PROGRAM, *options], capture_output=True, text=True, timeout=PATIENCE_SECONDS
+                    [PROGRAM, *PATIENT, *options],
+                    capture_output=True,
+                    text=True,
+                    timeout=PATIENCE_SECONDS,
                 )
                 self.assertEqual((done.returncode, done.stderr), (0, ""))
             daemon.stop()
@@ -80,8 +94,6 @@ class WithoutThreadsTests(SynchronousTestCase):
     """
 
     def setUp(self) -> None:
-        if os.geteuid() != 0:
-            self.skipTest("it takes root to become a user who has no process yet")
         # For root there is no such limit (getrlimit(2)).  What remains lets this user reach an
         # interpreter in root's own folder.
         kept = "-all,+dac_read_search"
@@ -89,6 +101,8 @@ class WithoutThreadsTests(SynchronousTestCase):
             *("setpriv", f"--reuid={NOBODY}", "--clear-groups", f"--bounding-set={kept}"),
             *(f"--inh-caps={kept}", f"--ambient-caps={kept}", "prlimit", "--nproc=1"),
         ]
+        tried = (*self.limited, sys.executable, "-c", NO_THREAD)
+        needs.command(*tried, what="setpriv and prlimit --nproc (CAP_DAC_READ_SEARCH)")
 
     def test_daemon(self) -> None:
         """
@@ -117,7 +131,7 @@ class WithoutThreadsTests(SynchronousTestCase):
                 ("tcp:host=localhost:port={}", 3, "no thread for the lookup; "),
             ):
                 done = subprocess.run(
-                    [*self.limited, PROGRAM, host.format(daemon.port())],
+                    [*self.limited, PROGRAM, *PATIENT, host.format(daemon.port())],
                     capture_output=True,
                     text=True,
                     timeout=PATIENCE_SECONDS,

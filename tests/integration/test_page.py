@@ -160,7 +160,7 @@ class PageTests(SynchronousTestCase):
         self.assertGreater(len(links), 15)
         for link in links:
             self.assertTrue(link.startswith(url), link)
-            with urllib.request.urlopen(link, timeout=30) as answer:
+            with urllib.request.urlopen(link, timeout=60) as answer:
                 self.assertEqual(answer.status, 200)
 
     def test_seen(self) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.support import needs
 from tests.support.certificates import make_certificate
 from tests.support.daemons import LOOPBACK, PATIENCE_SECONDS, FreshDaemon
-from tests.support.wrong_servers import PROGRAM
+from tests.support.wrong_servers import PATIENT, PROGRAM
 
 ECHOD, TWISTD, TWIST = (
     str(Path(sys.executable).with_name(name)) for name in ("echod", "twistd", "twist")
@@ -59,8 +60,8 @@ class StreamsTests(SynchronousTestCase):
             )
             for streams in (">&-", "2>&-", "<&- >&- 2>&-"):
                 for command, expected in (
-                    ((PROGRAM, where), 0),
-                    ((PROGRAM, "--ping", "-c", "1", where), 0),
+                    ((PROGRAM, *PATIENT, where), 0),
+                    ((PROGRAM, *PATIENT, "--ping", "-c", "1", where), 0),
                     ((PROGRAM, "unix:/no/such/socket"), 13),
                     ((PROGRAM, "--nope"), 2),
                     (CHECK, 0),
@@ -77,6 +78,7 @@ class StreamsTests(SynchronousTestCase):
         """
         Output that cannot be written is one line; where the line cannot be, the status stays.
         """
+        needs.file("/dev/full")
         for command, status in (
             ((PROGRAM, "--help"), 2),
             ((PROGRAM, "--version"), 2),

@@ -15,7 +15,8 @@ from tests.support.daemons import receive_rest, show, wait_until
 from tests.support.handshakes import VERSIONS, client_context
 from tests.support.tlsfiles import TLSDaemon, authority, certificate, put, trusting
 
-SHORT_SECONDS = 4
+SHORT_SECONDS = 10
+"""How long a certificate is valid: long enough for two clients to come with it."""
 
 
 class MatrixTests(SynchronousTestCase):

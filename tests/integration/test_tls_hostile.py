@@ -191,7 +191,7 @@ class StallTests(HostileTestCase):
     Clients that take nothing.
     """
 
-    options = ("--write-timeout", "1s")
+    options = ("--write-timeout", "5s")
     anew = True
 
     def test_aborted(self) -> None:

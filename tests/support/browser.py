@@ -13,6 +13,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 from tests.support import needs
+from tests.support.daemons import PATIENCE_SECONDS
 
 _ARGUMENTS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -48,7 +49,8 @@ class Browser:
             options.add_argument(argument)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         self.window = webdriver.Chrome(options=options, service=Service(driver))
-        self.window.set_page_load_timeout(30)
+        self.window.set_page_load_timeout(PATIENCE_SECONDS)
+        self.window.set_script_timeout(PATIENCE_SECONDS)
         self._command("Emulation.setScriptExecutionDisabled", value=not script)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._command("Emulation.setEmulatedMedia", features=[scheme])

@@ -101,8 +101,11 @@ class Buildah:
     def _wheels(self) -> Path:
         """
         The packages that the Dockerfile installs, for the Python of the Debian.
+
+        @raise SkipTest: there is no package index.
         """
         wheels = self._folder / "wheels"
+        needs.package_index()
         version = (self._tree / "usr/bin/python3").readlink().name.removeprefix("python")
         pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
         run(*pip, "wheel", "--no-deps", f"--wheel-dir={wheels}", str(ROOT))

@@ -154,7 +154,9 @@ class Image:
         part of what is built.
 
         @return: the last stage.
+        @raise SkipTest: there is no package index.
         """
+        needs.package_index()
         stage: Stage | None = None
         for instruction, arguments in instructions(self._dockerfile.read_text()):
             if stage is None and instruction == "ARG":
@@ -350,6 +352,22 @@ class Container(Process):
             text=True,
             timeout=60,
         )
+
+    def wait_for_success(self, *command: str) -> None:
+        """
+        Run a command in it until it succeeds, as an engine repeats a health check whose time
+        limit was over.
+
+        @raise AssertionError: it does not succeed, or says something.
+        """
+
+        def succeeds() -> bool:
+            done = self.execute(*command)
+            if said := done.stdout + done.stderr:
+                raise AssertionError(said)
+            return not done.returncode
+
+        wait_until(succeeds, shlex.join(command))
 
     def terminate(self) -> None:
         """

@@ -13,6 +13,7 @@ import shutil
 import socket
 import stat
 import subprocess
+import sys
 from pathlib import Path
 from unittest import SkipTest
 
@@ -91,7 +92,7 @@ def _works(*command: str, user: int | None = None) -> bool:
             group=user,
             extra_groups=None if user is None else (),
         )
-    except OSError:
+    except (OSError, subprocess.TimeoutExpired):
         return False
     return not done.returncode
 
@@ -164,6 +165,16 @@ def prlimit(number: int | str) -> None:
     Require prlimit(1) for the limit of descriptors.
     """
     command("prlimit", f"--nofile={number}", "true", what="prlimit --nofile")
+
+
+def package_index() -> None:
+    """
+    Require that pip finds packages, on PyPI or where it is told to.
+    """
+    # A deprecated call of pip itself is no error, whatever PYTHONWARNINGS says.
+    pip = (sys.executable, "-Wignore", "-m", "pip", "--disable-pip-version-check", "install")
+    trial = ("--dry-run", "--ignore-installed", "--no-deps", "hatchling")
+    command(*pip, *trial, what="a package index (PyPI)")
 
 
 def descriptors(number: int) -> None:

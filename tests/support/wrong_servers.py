@@ -21,6 +21,9 @@ from tests.support import prefork
 from tests.support.daemons import PATIENCE_SECONDS
 
 PROGRAM = str(Path(sys.executable).with_name("echod-check"))
+PATIENT = ("--timeout", "60s")
+"""For what must not time out, on a machine with much else to do."""
+
 SIZE = 64
 HALF = SIZE // 2
 
@@ -29,11 +32,13 @@ Serve = Callable[[Any], None]
 
 def ask(*arguments: str) -> tuple[int, dict[str, Any]]:
     """
-    Run C{echod-check}, in a process that has its imports already.
+    Run C{echod-check}, in a process that has its imports already; patiently, unless a time limit
+    is given.
 
     @return: its exit status, and what it printed as JSON.
     """
-    command = (PROGRAM, "--json", *arguments)
+    limit = () if "--timeout" in arguments else PATIENT
+    command = (PROGRAM, "--json", *limit, *arguments)
     done = prefork.shared().run(command, Path.cwd(), os.environ, PATIENCE_SECONDS)
     if done.stderr and not done.stderr.startswith("echod-check: --insecure"):
         raise AssertionError(done.stderr)

@@ -69,7 +69,9 @@ def installation() -> Path:
     with the interpreter of the Debian, from wheels that were fetched outside it.
 
     @return: the folder, which is removed when this process ends.
+    @raise SkipTest: there is no package index.
     """
+    needs.package_index()
     made = tempfile.TemporaryDirectory(prefix="echod-system-")
     atexit.register(made.cleanup)
     folder, _ = tree()

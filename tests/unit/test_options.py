@@ -17,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 import echod
 from echod.options import Options
 from echod.options.parameters import GROUPS, PARAMETERS, OptionValues
+from tests.support import needs
 
 
 class OptionsTestCase(SynchronousTestCase):
@@ -567,6 +568,7 @@ class InformationTests(OptionsTestCase):
         """
         A version or a help that cannot be written is one line, not a traceback.
         """
+        needs.file("/dev/full")
         for option in ("--version", "--help"):
             errors = io.StringIO()
             self.patch(sys, "stderr", errors)

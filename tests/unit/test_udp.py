@@ -21,6 +21,7 @@ from echod.connections.admission import AccessRules, RateLimiter
 from echod.net.listener import ListenError
 from echod.net.udp import bind
 from echod.udp import DatagramAdmission, Drop, UDPEcho, UDPListener
+from tests.support import needs
 
 
 class FakeTransport:
@@ -261,8 +262,7 @@ class ListenerTests(SynchronousTestCase):
         """
         The address of a socket for IPv6.
         """
-        if not socket.has_dualstack_ipv6():
-            raise self.skipTest("no IPv6")
+        needs.ipv6()
         listener = self.listener("::1")
         listener.privilegedStartService()
         self.assertRegex(listener.address(), r"^\[::1\]:\d+$")

@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from echod._util.help import CommandOptions, completions
 from echod._util.values import named, parameter, seconds
+from tests.support import needs
 
 
 class Example(CommandOptions):
@@ -153,6 +154,7 @@ class HelpTests(SynchronousTestCase):
         """
         Help that cannot be written is one line and a status, not a traceback.
         """
+        needs.file("/dev/full")
         for status in (1, 2):
             errors = io.StringIO()
             self.patch(sys, "stderr", errors)

@@ -16,6 +16,7 @@ from echod._util.stdio import (
     print_error,
     report_output_error,
 )
+from tests.support import needs
 
 
 class StreamsTests(SynchronousTestCase):
@@ -73,6 +74,7 @@ class StreamsTests(SynchronousTestCase):
         A failure of standard output is reported once, and not again at exit; if standard
         error fails too, nothing happens.
         """
+        needs.file("/dev/full")
         error = OSError(errno.ENOSPC, "No space left on device")
         for path, told in (
             (None, "x: standard output: No space left on device\n"),

@@ -15,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from echod.check import cli
 from echod.check.options import CheckOptions
 from echod.check.results import CheckError, DescriptorError, Outcome
+from tests.support import needs
 from tests.support.certificates import make_certificate
 
 
@@ -188,6 +189,7 @@ class CommandTests(SynchronousTestCase):
         """
         Help that cannot be written is reported in one line.
         """
+        needs.file("/dev/full")
         for option in ("--help", "--version"):
             errors = io.StringIO()
             with open("/dev/full", "w") as full:

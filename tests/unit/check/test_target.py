@@ -172,7 +172,7 @@ class ResolveTests(SynchronousTestCase):
         said = threading.Event()
         daemons = []
         start_thread(lambda: (daemons.append(threading.current_thread().daemon), said.set()))
-        self.assertTrue(said.wait(10))
+        self.assertTrue(said.wait(60))
         self.assertEqual(daemons, [True])
 
 

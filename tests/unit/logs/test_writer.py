@@ -253,7 +253,7 @@ class ThreadTests(WriterTestCase):
         self.writer.set_async()
         self.put(b"the end\n")
         self.writer.rotate()
-        thread.join(20)
+        thread.join(60)
         self.assertFalse(thread.is_alive())
 
     def test_nobody_waits(self):
@@ -307,14 +307,14 @@ class ThreadTests(WriterTestCase):
 
         def write(records):
             writes.set()
-            goes_on.wait(20)
+            goes_on.wait(60)
             take(records)
 
         self.destination.write = write
         self.writer().set_async()
         self.put(b"a\n")
         self.started(MAX_BLOCKING_TIME)
-        self.assertTrue(writes.wait(20))
+        self.assertTrue(writes.wait(60))
         self.put(*[LINE] * (MAX_QUEUE_BYTES // len(LINE) + 10))
         self.assertEqual(self.writer.dropped, 11)
         self.writer._clock = iter((0, MAX_BLOCKING_TIME, 0, 0)).__next__

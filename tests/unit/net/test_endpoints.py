@@ -23,9 +23,9 @@ from echod.net.endpoints import (
     bind_error_text,
     server_endpoint_from_string,
 )
+from tests.support import needs
 from tests.support.fakes import PortReactor
 
-HAS_IPV6 = socket.has_dualstack_ipv6()
 LISTEN_QUEUE_AT = 28
 """Where C{struct tcp_info} has the length of a listening socket's queue, C{tcpi_sacked}."""
 
@@ -68,6 +68,7 @@ class TCPEndpointTests(SynchronousTestCase):
         """
         By default one socket accepts clients of IPv4 and of IPv6.
         """
+        needs.ipv6()
         for dual_stack in (True, None):
             listening = self.listen(None, dual_stack=dual_stack)
             self.assertTrue(self.accepts(listening, socket.AF_INET, "127.0.0.1"))
@@ -93,12 +94,10 @@ class TCPEndpointTests(SynchronousTestCase):
         """
         The address may be an IPv6 address.
         """
+        needs.ipv6()
         listening = self.listen("::1")
         self.assertTrue(self.accepts(listening, socket.AF_INET6, "::1"))
         self.assertFalse(self.accepts(listening, socket.AF_INET, "127.0.0.1"))
-
-    if not HAS_IPV6:
-        test_dual_stack.skip = test_interface_ipv6.skip = "needs IPv6"
 
     def test_backlog(self):
         """

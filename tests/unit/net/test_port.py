@@ -384,7 +384,7 @@ class AcceptTests(PortTestCase):
         listening = socket.create_server(("127.0.0.1", 0))
         self.addCleanup(listening.close)
         listening.setblocking(False)
-        client = socket.create_connection(listening.getsockname(), timeout=20)
+        client = socket.create_connection(listening.getsockname(), timeout=60)
         self.addCleanup(client.close)
         self.listen(
             EagerPort._fromListeningDescriptor(
@@ -412,7 +412,7 @@ class AcceptTests(PortTestCase):
         )
         kept = []
         for _ in range(2):
-            client = socket.create_connection(listening.getsockname(), timeout=20)
+            client = socket.create_connection(listening.getsockname(), timeout=60)
             self.addCleanup(client.close)
             self.reactor.until(self.factory.protocols.__len__)
             transport = self.factory.protocols.pop().transport
@@ -428,7 +428,7 @@ class AcceptTests(PortTestCase):
         listening = socket.create_server(("127.0.0.1", 0))
         self.addCleanup(listening.close)
         listening.setblocking(False)
-        client = socket.create_connection(listening.getsockname(), timeout=20)
+        client = socket.create_connection(listening.getsockname(), timeout=60)
         self.addCleanup(client.close)
         port = self.listen(
             EagerPort._fromListeningDescriptor(

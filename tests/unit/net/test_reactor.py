@@ -30,7 +30,7 @@ from twisted.internet.protocol import Factory
 from twisted.internet.test.modulehelpers import NoReactor
 from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
-from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
@@ -39,6 +39,7 @@ from echod.net.port import EagerPort
 from echod.net.reactor import DIRECT, LATE_READS_LIMIT, MAX_EVENTS, EagerReactor, install
 from echod.net.transport import EagerTransport
 from echod.net.unix import EagerUNIXPort, EagerUNIXTransport
+from tests.support import needs
 from tests.support.pairs import BIG, HalfCloseable, Recorder, drained
 
 
@@ -880,10 +881,7 @@ class ListeningTests(ReactorTestCase):
         """
         A TCP port for IPv6 is ours.
         """
-        try:
-            socket.create_server(("::1", 0), family=socket.AF_INET6).close()
-        except OSError:
-            raise SkipTest("needs IPv6") from None
+        needs.ipv6()
         port = self.reactor.listenTCP(0, self.factory, interface="::1")
         self.serve(port, EagerPort, EagerTransport, self.connect_tcp)
 

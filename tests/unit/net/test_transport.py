@@ -34,12 +34,13 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
-from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from echod import net
 from echod.net.transport import MAX_READ, MIN_READ, EagerTransport
 from echod.net.unix import EagerUNIXTransport
+from tests.support import needs
 from tests.support.fakes import DescriptorReactor
 from tests.support.pairs import (
     BIG,
@@ -97,10 +98,8 @@ class InterfaceTests(PairTestCase):
         """
         With IPv6, the addresses are IPv6 addresses.
         """
-        try:
-            ours, peer = tcp_pair("::1")
-        except OSError:
-            raise SkipTest("needs IPv6") from None
+        needs.ipv6()
+        ours, peer = tcp_pair("::1")
         self.addCleanup(ours.close)
         self.addCleanup(peer.close)
         client = peer.getsockname()

@@ -16,6 +16,7 @@ import echod
 from echod.systemd import InheritedSockets
 from echod.tap.build import build_service
 from echod.tap.check import check_config
+from tests.support import needs
 from tests.support.certificates import make_certificate
 from tests.support.fakes import FakePort
 from tests.support.services import BrokenService, ServiceTestCase
@@ -81,6 +82,7 @@ class CheckTests(ServiceTestCase):
         """
         If standard output cannot be written, that is one line, and the check fails.
         """
+        needs.file("/dev/full")
         stderr = io.StringIO()
         with open("/dev/full", "w") as full:
             self.patch(sys, "stdout", full)
