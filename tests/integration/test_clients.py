@@ -35,7 +35,8 @@ class PipedTests(SynchronousTestCase):
             port = str(daemon.port())
             commands = {
                 "ncat": ("127.0.0.1", port),
-                "socat": ("-", f"TCP4:127.0.0.1:{port}"),
+                # Without -t, it waits for half a second only, as nc.traditional with -q.
+                "socat": ("-t60", "-", f"TCP4:127.0.0.1:{port}"),
                 "nc.openbsd": ("-N", "127.0.0.1", port),
                 "nc.traditional": ("-q30", "127.0.0.1", port),
             }
