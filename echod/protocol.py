@@ -114,7 +114,8 @@ class Echo(Protocol):
 
     def readConnectionLost(self) -> None:
         """
-        The client has closed its sending side: send the rest of its echo, then close.
+        The client has closed its sending side: send the rest of its echo, then close.  The
+        transport closes when the client has acknowledged all.
 
         The producer is unregistered first: with a registered producer, C{loseConnection} never
         closes (Twisted #4719).
@@ -247,6 +248,16 @@ class Echo(Protocol):
         The bytes that the client has not acknowledged: in the kernel, and in the transport.
         """
         return outq(self.transport.fileno()), queued(self.transport)
+
+    def end_if_delivered(self) -> bool:
+        """
+        After the client's FIN, a transport of ours waits until the client has acknowledged all.
+        On reactors that do not tell it of that, it has to look from time to time.
+
+        @return: whether the connection has ended.
+        """
+        look = getattr(self.transport, "endIfDelivered", None)
+        return look is not None and look()
 
     def peer(self) -> str:
         """

@@ -13,7 +13,7 @@ import socket
 import struct
 import sys
 import termios
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 KEEPALIVE_IDLE = 60
@@ -89,8 +89,11 @@ def set_socket_options(listening: socket.socket, write_timeout: float) -> list[t
     return refused
 
 
+_ZERO = bytes(struct.calcsize("i"))
+
+
 def _queue_bytes(fileno: int, request: int) -> int:
-    answer = fcntl.ioctl(fileno, request, bytes(struct.calcsize("i")))
+    answer = fcntl.ioctl(fileno, request, _ZERO)
     return int.from_bytes(answer, sys.byteorder, signed=True)
 
 
@@ -108,6 +111,19 @@ def outq(fileno: int) -> int:
     (C{TIOCOUTQ}, tcp(7) and unix(7)).
     """
     return _queue_bytes(fileno, termios.TIOCOUTQ)
+
+
+def is_acknowledged(
+    fileno: int,
+    # This is called for each connection that ends.
+    ioctl: Callable[[int, int, bytes], bytes] = fcntl.ioctl,
+    request: int = termios.TIOCOUTQ,
+) -> bool:
+    """
+    Whether L{outq} is 0: the peer's kernel has acknowledged all that was written.  A FIN of ours
+    counts as one byte (C{tcp_ioctl} and C{tcp_send_fin} in net/ipv4).
+    """
+    return ioctl(fileno, request, _ZERO) == _ZERO
 
 
 def descriptor_limit() -> int:

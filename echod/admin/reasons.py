@@ -29,7 +29,10 @@ MEANINGS = {
 
 ENDED = {
     "client": "the client closed it, or closed its sending side and got the whole echo",
-    "reset": "the client or the network broke it; in TLS, also a FIN without `close_notify`",
+    "reset": (
+        "the client or the network broke it, or the client closed before it had read its "
+        "echo; in TLS, also a FIN without `close_notify`"
+    ),
     "idle-timeout": (
         "it had no data in either direction for `--idle-timeout`; or, where a PROXY "
         "header is required, it sent nothing at all for `--proxy-header-timeout`"

@@ -115,7 +115,7 @@ class Timeouts:
     @ivar handshake: from accept to the end of the TLS handshake.
     @ivar idle: without a byte in either direction.
     @ivar lifetime: from accept, in any case.
-    @ivar write: while something is pending and the client reads nothing.
+    @ivar write: while something is pending and the client reads nothing, also after its FIN.
     @ivar proxy_header: from accept to the end of the PROXY header.
     """
 
@@ -147,6 +147,8 @@ class Timeouts:
         Check one connection, and end it if it is over a timeout: by C{close}, or by C{abort} if
         the client reads nothing.
         """
+        if connection.ending and connection.end_if_delivered():
+            return
         if connection.bytes_echoed != activity.bytes_echoed:
             activity.bytes_echoed = connection.bytes_echoed
             activity.active, activity.delivered = now, False

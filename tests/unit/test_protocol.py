@@ -366,6 +366,16 @@ class EchoTests(ProtocolTestCase):
         self.assertGreater(in_kernel, 0)
         self.assertEqual(in_transport, 7)
 
+    def test_end_if_delivered(self):
+        """
+        It asks a transport of ours whether the client has all; others do not wait for that.
+        """
+        echo, transport = self.connect()
+        self.assertFalse(echo.end_if_delivered())
+        for answer in (False, True):
+            transport.endIfDelivered = lambda answer=answer: answer
+            self.assertIs(echo.end_if_delivered(), answer)
+
     def test_log_fields_of_tls(self):
         """
         With TLS, the log fields are those of the session.

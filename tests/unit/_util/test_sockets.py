@@ -15,7 +15,13 @@ from hypothesis import given, settings, strategies as st
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.trial.unittest import SynchronousTestCase
 
-from echod._util.sockets import descriptor_limit, outq, set_socket_options, unread
+from echod._util.sockets import (
+    descriptor_limit,
+    is_acknowledged,
+    outq,
+    set_socket_options,
+    unread,
+)
 from echod._util.text import PeerText, escape, format_address, format_host, ip_of, quoted
 
 
@@ -165,6 +171,7 @@ class QueueTests(SocketTestCase):
         """
         for ours, theirs in (self.tcp_pair(), self.closing(*socket.socketpair())):
             self.assertEqual(outq(ours.fileno()), 0)
+            self.assertTrue(is_acknowledged(ours.fileno()))
             ours.setblocking(False)
             sent = 0
             try:
@@ -173,6 +180,7 @@ class QueueTests(SocketTestCase):
             except BlockingIOError:
                 pass
             self.assertGreater(outq(ours.fileno()), 0)
+            self.assertFalse(is_acknowledged(ours.fileno()))
             theirs.settimeout(60)
             while sent:
                 sent -= len(theirs.recv(1 << 20))
@@ -181,6 +189,7 @@ class QueueTests(SocketTestCase):
             ours.settimeout(60)
             self.assertEqual(ours.recv(1), b"")
             self.assertEqual(outq(ours.fileno()), 0)
+            self.assertTrue(is_acknowledged(ours.fileno()))
 
 
 class DescriptorLimitTests(SynchronousTestCase):

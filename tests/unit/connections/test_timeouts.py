@@ -737,3 +737,24 @@ class LingerTests(TimeoutsTestCase):
         self.begin(idle=10.0)
         self.check_until(0.5, 60.0)
         self.assertEqual(self.ends, [(10.0, "finish", Reason.IDLE_TIMEOUT), (12.5, "abort", None)])
+
+    def test_delivered(self):
+        """
+        A connection that ends by itself in a check is not checked any further.
+        """
+        connection = self.begin(lifetime=1.0, idle=1.0, write=1.0)
+        connection.ending, connection.delivered, connection.not_taken = True, True, (1, 0)
+        self.check_until(0.5, 100.0)
+        self.assertEqual(self.ends, [])
+
+    def test_awaits_delivery(self):
+        """
+        A client that has closed its sending side, and reads a little now and then, may take as
+        long as it likes; one that reads nothing has the write timeout, and not the idle timeout.
+        """
+        connection = self.begin(idle=1.0, write=10.0)
+        connection.ending, connection.not_taken = True, (1000, 0)
+        self.check_until(0.5, 100.0, self.read)
+        self.assertEqual(self.ends, [])
+        self.check_until(100.5, 120.0)
+        self.assertEqual(self.ends, [(110.0, "abort", Reason.WRITE_TIMEOUT)])
