@@ -21,7 +21,7 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from echod._util.sockets import outq, unread
+from echod._util.sockets import bytes_acknowledged, outq, unread
 from echod._util.text import escape, format_address, format_host_port
 from echod.connections.admission import Admission
 from echod.connections.connection import CLIENT, Reason, reason_from_failure
@@ -245,9 +245,17 @@ class Echo(Protocol):
 
     def pending(self) -> tuple[int, ...]:
         """
-        The bytes that the client has not acknowledged: in the kernel, and in the transport.
+        What the client has not acknowledged: in the kernel, and in the transport.
         """
         return outq(self.transport.fileno()), queued(self.transport)
+
+    def acknowledged(self) -> int | None:
+        """
+        How many bytes the client's kernel has acknowledged, if ours tells that.
+        """
+        # Of an ssl: endpoint, the TLS layer has the socket of the transport below.
+        sock = getattr(self.transport, "socket", None)
+        return None if sock is None else bytes_acknowledged(sock)
 
     def end_if_delivered(self) -> bool:
         """

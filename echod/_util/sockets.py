@@ -126,6 +126,34 @@ def is_acknowledged(
     return ioctl(fileno, request, _ZERO) == _ZERO
 
 
+BYTES_ACKED = struct.Struct("@Q")
+BYTES_ACKED_OFFSET = 120
+"""Of C{tcpi_bytes_acked} in C{struct tcp_info} (linux/tcp.h), since Linux 4.1."""
+
+TCP_INFO: int | None = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
+
+
+def bytes_acknowledged(sock: socket.socket, option: int | None = TCP_INFO) -> int | None:
+    """
+    How many bytes the peer's kernel has acknowledged since the connection began (C{TCP_INFO},
+    tcp(7)).
+
+    @return: C{None} for other sockets than TCP, on systems that do not tell, and before the first
+        byte: a sandbox may answer with zeros for what it does not know.
+    """
+    if option is None:
+        return None
+    size = BYTES_ACKED_OFFSET + BYTES_ACKED.size
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, option, size)
+    except OSError:
+        return None
+    if len(info) < size:
+        return None
+    acknowledged: int = BYTES_ACKED.unpack_from(info, BYTES_ACKED_OFFSET)[0]
+    return acknowledged or None
+
+
 def descriptor_limit() -> int:
     """
     Raise the limit on open descriptors to the hard limit, as far as an unprivileged process may

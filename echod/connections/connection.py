@@ -113,8 +113,16 @@ class IConnection(Protocol):
 
     def pending(self) -> tuple[int, ...]:
         """
-        The number of bytes that the client has not received yet, in each buffer: the kernel's and
-        the transport's.  While nothing more is echoed, any change means that the client reads.
+        What the client has not received yet, in each buffer: the kernel's, and last the
+        transport's, in bytes.  The kernel counts the records of TLS, and on a UNIX socket the
+        memory that it occupies, which is several times the bytes of a short message.  While nothing
+        more is echoed, any change means that the client reads.
+        """
+
+    def acknowledged(self) -> int | None:
+        """
+        How many bytes, on the wire, the client's kernel has acknowledged; C{None} if our kernel
+        does not tell, as for UNIX sockets.
         """
 
     def end_if_delivered(self) -> bool:
