@@ -229,7 +229,8 @@ class EagerTransport(DeliveryMixin, RelayMixin, PeekMixin, tcp.Server):
         self._handlingEOF = False
         if not self.connected or self._aborting:
             return
-        if self.disconnecting and self._isFlushed() and self.producer is None:
+        mayWrite = self.producer is not None and not self._writeDisconnected
+        if self.disconnecting and self._isFlushed() and not mayWrite:
             if why := self._postLoseConnection():
                 self.connectionLost(reason if why is CONNECTION_DONE else Failure(why))
             return
