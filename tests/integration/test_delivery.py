@@ -26,6 +26,9 @@ DATA = random.Random(11).randbytes(200 * 1024)
 
 RECEIVE_BUFFER = 8 * 1024
 
+PATIENT = ("--write-timeout", "10m", "--drain-timeout", "10m")
+"""No client is too slow for this, on however busy a machine."""
+
 LAST_ACK = 9
 CLOSING = 11
 """
@@ -54,7 +57,10 @@ class DeliveryTests(SynchronousTestCase):
         """
         It counts for the limits until the client has read its echo.
         """
-        with Daemon(*LOOPBACK, "--max-connections", "1") as daemon, half_closed(daemon) as client:
+        with (
+            Daemon(*LOOPBACK, *PATIENT, "--max-connections", "1") as daemon,
+            half_closed(daemon) as client,
+        ):
             for _ in range(2):
                 with daemon.connect() as another:
                     self.assertEqual(receive_rest(another), b"")
@@ -70,7 +76,7 @@ class DeliveryTests(SynchronousTestCase):
         """
         A stop waits until the client has all.
         """
-        with Daemon(*LOOPBACK, "--drain-timeout", "10m") as daemon, half_closed(daemon) as client:
+        with Daemon(*LOOPBACK, *PATIENT) as daemon, half_closed(daemon) as client:
             address = daemon.address()
             daemon.signal(signal.SIGTERM)
             wait_until(lambda: refuses(address), "the port to be closed")
@@ -86,7 +92,7 @@ class DeliveryTests(SynchronousTestCase):
         """
         A second signal aborts it.
         """
-        with Daemon(*LOOPBACK, "--drain-timeout", "10m") as daemon, half_closed(daemon) as client:
+        with Daemon(*LOOPBACK, *PATIENT) as daemon, half_closed(daemon) as client:
             address = daemon.address()
             daemon.signal(signal.SIGTERM)
             wait_until(lambda: refuses(address), "the port to be closed")
@@ -110,7 +116,7 @@ class DeliveryTests(SynchronousTestCase):
         """
         The record says if the client resets the connection.
         """
-        with Daemon(*LOOPBACK) as daemon:
+        with Daemon(*LOOPBACK, *PATIENT) as daemon:
             reset(half_closed(daemon))
             daemon.ended("reset", 1)
             self.assertEqual(len(daemon.records()), 1)
@@ -119,7 +125,7 @@ class DeliveryTests(SynchronousTestCase):
         """
         Many such clients at once get all their echo.
         """
-        with Daemon(*LOOPBACK) as daemon:
+        with Daemon(*LOOPBACK, *PATIENT) as daemon:
             clients = [half_closed(daemon) for _ in range(50)]
             self.assertEqual(daemon.records(), [])
             for client in clients:
@@ -137,7 +143,7 @@ class TLSTests(SynchronousTestCase):
         """
         The same for a client that closes its side of TCP after its close_notify.
         """
-        with tls_daemon("--drain-timeout", "10m") as daemon:
+        with tls_daemon(*PATIENT) as daemon:
             sock = daemon.connect("--tls-port", RECEIVE_BUFFER)
             self.addCleanup(sock.close)
             client = WireClient(sock, context("TLS 1.3")).handshake()
