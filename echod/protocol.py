@@ -21,11 +21,12 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from echod._util.sockets import outq, unread
+from echod._util.sockets import bytes_acknowledged, outq, unread
 from echod._util.text import escape, format_address, format_host_port
 from echod.connections.admission import Admission
 from echod.connections.connection import CLIENT, Reason, reason_from_failure
 from echod.net.interfaces import IEchoTransport
+from echod.net.reject import RejectProtocol
 from echod.net.transport import queued
 from echod.proxyprotocol.protocol import ProxyHeaderProtocol, ProxyPolicy
 from echod.tls.context import ServerContext
@@ -114,7 +115,8 @@ class Echo(Protocol):
 
     def readConnectionLost(self) -> None:
         """
-        The client has closed its sending side: send the rest of its echo, then close.
+        The client has closed its sending side: send the rest of its echo, then close.  The
+        transport closes when the client has acknowledged all.
 
         The producer is unregistered first: with a registered producer, C{loseConnection} never
         closes (Twisted #4719).
@@ -244,9 +246,27 @@ class Echo(Protocol):
 
     def pending(self) -> tuple[int, ...]:
         """
-        The bytes that the client has not acknowledged: in the kernel, and in the transport.
+        What the client has not acknowledged: in the kernel, and in the transport.
         """
         return outq(self.transport.fileno()), queued(self.transport)
+
+    def acknowledged(self) -> int | None:
+        """
+        How many bytes the client's kernel has acknowledged, if ours tells that.
+        """
+        # Of an ssl: endpoint, the TLS layer has the socket of the transport below.
+        sock = getattr(self.transport, "socket", None)
+        return None if sock is None else bytes_acknowledged(sock)
+
+    def end_if_delivered(self) -> bool:
+        """
+        After the client's FIN, a transport of ours waits until the client has acknowledged all.
+        On reactors that do not tell it of that, it has to look from time to time.
+
+        @return: whether the connection has ended.
+        """
+        look = getattr(self.transport, "endIfDelivered", None)
+        return look is not None and look()
 
     def peer(self) -> str:
         """
@@ -378,15 +398,3 @@ class EchoFactory(Factory):
         if first:
             echo.dataReceived(first)
         return echo
-
-
-class RejectProtocol(Protocol):
-    """
-    Aborts a refused connection.  A layer between the port and the factory, such as that of an
-    C{ssl:} endpoint, cannot handle a C{buildProtocol} that returns C{None} (Twisted #6640).
-    """
-
-    transport: IEchoTransport  # type: ignore[assignment]  # ITransport leaves most of it out
-
-    def connectionMade(self) -> None:
-        self.transport.abortConnection()

@@ -13,7 +13,7 @@ import socket
 import struct
 import sys
 import termios
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 KEEPALIVE_IDLE = 60
@@ -91,8 +91,11 @@ def set_socket_options(listening: socket.socket, write_timeout: float) -> list[t
     return refused
 
 
+_ZERO = bytes(struct.calcsize("i"))
+
+
 def _queue_bytes(fileno: int, request: int) -> int:
-    answer = fcntl.ioctl(fileno, request, bytes(struct.calcsize("i")))
+    answer = fcntl.ioctl(fileno, request, _ZERO)
     return int.from_bytes(answer, sys.byteorder, signed=True)
 
 
@@ -125,6 +128,47 @@ def accept_queue_length(listening: socket.socket) -> int:
             info = listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _UNACKED_OFFSET + 4)
             return int.from_bytes(info[_UNACKED_OFFSET:], sys.byteorder)
     return 0
+
+
+def is_acknowledged(
+    fileno: int,
+    # This is called for each connection that ends.
+    ioctl: Callable[[int, int, bytes], bytes] = fcntl.ioctl,
+    request: int = termios.TIOCOUTQ,
+) -> bool:
+    """
+    Whether L{outq} is 0: the peer's kernel has acknowledged all that was written.  A FIN of ours
+    counts as one byte (C{tcp_ioctl} and C{tcp_send_fin} in net/ipv4).
+    """
+    return ioctl(fileno, request, _ZERO) == _ZERO
+
+
+BYTES_ACKED = struct.Struct("@Q")
+BYTES_ACKED_OFFSET = 120
+"""Of C{tcpi_bytes_acked} in C{struct tcp_info} (linux/tcp.h), since Linux 4.1."""
+
+TCP_INFO: int | None = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
+
+
+def bytes_acknowledged(sock: socket.socket, option: int | None = TCP_INFO) -> int | None:
+    """
+    How many bytes the peer's kernel has acknowledged since the connection began (C{TCP_INFO},
+    tcp(7)).
+
+    @return: C{None} for other sockets than TCP, on systems that do not tell, and before the first
+        byte: a sandbox may answer with zeros for what it does not know.
+    """
+    if option is None:
+        return None
+    size = BYTES_ACKED_OFFSET + BYTES_ACKED.size
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, option, size)
+    except OSError:
+        return None
+    if len(info) < size:
+        return None
+    acknowledged: int = BYTES_ACKED.unpack_from(info, BYTES_ACKED_OFFSET)[0]
+    return acknowledged or None
 
 
 def descriptor_limit() -> int:

@@ -33,8 +33,8 @@ ENDED = {
         "before the first byte"
     ),
     "reset": (
-        "the client or the network broke it; in TLS, also a FIN without `close_notify` after the "
-        "handshake"
+        "the client or the network broke it, or the client closed before it had read its echo; in "
+        "TLS, also a FIN without `close_notify` after the handshake"
     ),
     "idle-timeout": (
         "it had no data in either direction for `--idle-timeout`; or, where a PROXY "

@@ -20,9 +20,12 @@ class Reason(StrEnum):
     """
 
     CLIENT = "client"
-    """The client closed, or closed its sending side and got the whole echo."""
+    """
+    The client closed, or closed its sending side and got the whole echo: its kernel has
+    acknowledged every byte.
+    """
     RESET = "reset"
-    """The client, or the network, broke the connection."""
+    """The client, or the network, broke the connection, or the client closed with echo unread."""
     IDLE_TIMEOUT = "idle-timeout"
     """No byte was sent or received for the whole idle timeout."""
     MAX_LIFETIME = "max-lifetime"
@@ -110,8 +113,24 @@ class IConnection(Protocol):
 
     def pending(self) -> tuple[int, ...]:
         """
-        The number of bytes that the client has not received yet, in each buffer: the kernel's and
-        the transport's.  While nothing more is echoed, any change means that the client reads.
+        What the client has not received yet, in each buffer: the kernel's, and last the
+        transport's, in bytes.  The kernel counts the records of TLS, and on a UNIX socket the
+        memory that it occupies, which is several times the bytes of a short message.  While nothing
+        more is echoed, any change means that the client reads.
+        """
+
+    def acknowledged(self) -> int | None:
+        """
+        How many bytes, on the wire, the client's kernel has acknowledged; C{None} if our kernel
+        does not tell, as for UNIX sockets.
+        """
+
+    def end_if_delivered(self) -> bool:
+        """
+        End the connection if it has only waited until the client had received all, and that is
+        so, or will not be.
+
+        @return: whether it has ended.
         """
 
     def peer(self) -> str:

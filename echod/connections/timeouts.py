@@ -63,6 +63,7 @@ class Activity:
     @ivar delivered: whether the client has received all of C{bytes_echoed}.
     @ivar checked: when a check last asked for what is pending.
     @ivar pending: what was pending then; C{None} if nothing was, or before the first check.
+    @ivar acknowledged: what was acknowledged then.
     @ivar echoed: the value of C{bytes_echoed} then.
     @ivar last_read: when a check last found that the client had read something, or when
         something became pending.
@@ -78,28 +79,38 @@ class Activity:
     delivered: bool = True
     checked: float = 0.0
     pending: tuple[int, ...] | None = None
+    acknowledged: int | None = None
     echoed: int = 0
     last_read: float = 0.0
     grace_until: float = 0.0
     limit: Reason | None = None
     closing_since: float = 0.0
 
-    def client_reads(self, pending: tuple[int, ...], now: float) -> bool:
+    def client_reads(self, connection: IConnection, pending: tuple[int, ...], now: float) -> bool:
         """
         Record what is pending.
+
+        A client reads if something has been acknowledged.  That is its kernel's doing, which
+        holds up to its receive buffer of what the program has not read yet (C{tcp_rmem}, tcp(7)).
+        After that, nothing is acknowledged until the program reads.
 
         @return: whether the client has read something since the last time, as far as the numbers
             show; C{True} the first time.
         """
-        before, echoed = self.pending, self.bytes_echoed
+        before, more = self.pending, self.bytes_echoed - self.echoed
+        acknowledged = connection.acknowledged() if any(pending) else None
         if before is None:
             reads = True
-        elif echoed == self.echoed:
-            reads = pending != before
+        elif acknowledged is not None:
+            reads = acknowledged != self.acknowledged
+        elif more and before[-1] and pending[-1]:
+            # The kernel's buffer is full, and so all that was echoed since is in the transport's.
+            reads = (*pending[:-1], pending[-1] - more) != before
         else:
-            # More has been echoed since; compare how much of everything was delivered.
-            reads = echoed - sum(pending) > self.echoed - sum(before)
-        self.pending, self.echoed = pending, echoed
+            # What was echoed since does not compare to what the kernel has, so it counts as a
+            # sign of reading.  A client that reads nothing soon fills the kernel's buffer.
+            reads = more > 0 or pending != before
+        self.pending, self.acknowledged, self.echoed = pending, acknowledged, self.bytes_echoed
         if reads:
             self.last_read = self.active = now
         return reads
@@ -115,7 +126,7 @@ class Timeouts:
     @ivar handshake: from accept to the end of the TLS handshake.
     @ivar idle: without a byte in either direction.
     @ivar lifetime: from accept, in any case.
-    @ivar write: while something is pending and the client reads nothing.
+    @ivar write: while something is pending and the client reads nothing, also after its FIN.
     @ivar proxy_header: from accept to the end of the PROXY header.
     """
 
@@ -147,6 +158,8 @@ class Timeouts:
         Check one connection, and end it if it is over a timeout: by C{close}, or by C{abort} if
         the client reads nothing.
         """
+        if connection.ending and connection.end_if_delivered():
+            return
         if connection.bytes_echoed != activity.bytes_echoed:
             activity.bytes_echoed = connection.bytes_echoed
             activity.active, activity.delivered = now, False
@@ -170,7 +183,7 @@ class Timeouts:
         pending = connection.pending()
         if activity.limit is not None and now - activity.closing_since >= CLOSE_TIMEOUT:
             connection.abort(activity.limit)
-        elif activity.client_reads(pending, now):
+        elif activity.client_reads(connection, pending, now):
             return
         elif any(pending):
             self._abort_stalled(connection, activity, now)
@@ -193,7 +206,7 @@ class Timeouts:
         pending, activity.checked = connection.pending(), now
         if not any(pending):
             activity.pending, activity.delivered = None, True
-        elif not activity.client_reads(pending, now):
+        elif not activity.client_reads(connection, pending, now):
             self._abort_stalled(connection, activity, now)
 
     def _abort_stalled(self, connection: IConnection, activity: Activity, now: float) -> None:
@@ -220,7 +233,7 @@ class Timeouts:
             return
         pending = connection.pending()
         # The client sends nothing, but it may be reading what the kernel holds.
-        if not any(pending) or not activity.client_reads(pending, now):
+        if not any(pending) or not activity.client_reads(connection, pending, now):
             self._close(connection, activity, now, Reason.IDLE_TIMEOUT)
 
     def _close(

@@ -2,7 +2,9 @@
 The live set: all open connections, totals of those that have ended, and how all are drained.
 
 Invariant: nothing here is called for each message.  A connection is added when it starts and
-removed when it ends; in between, L{Connections.check_timeouts} checks its timeouts.
+removed when it ends; in between, L{Connections.check_timeouts} checks its timeouts.  After the
+client's FIN, it ends when the client has acknowledged its whole echo, so until then it counts and
+is drained.
 """
 
 from collections import Counter

@@ -11,7 +11,7 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from select import EPOLLERR, EPOLLEXCLUSIVE, EPOLLHUP, EPOLLIN
+from select import EPOLLERR, EPOLLET, EPOLLEXCLUSIVE, EPOLLHUP, EPOLLIN
 from typing import Any
 
 from twisted.internet.epollreactor import EPollReactor
@@ -234,8 +234,22 @@ class EagerReactor(EPollReactor):
         if none moved, it would wake the first one each time.
         """
         self.removeReader(reader)
+        self._register(reader, EPOLLIN | EPOLLEXCLUSIVE)
+
+    def watchEnd(self, transport: Any) -> None:
+        """
+        Call C{doRead} of one of our transports, which does not read or write any more, when the
+        kernel has ended its connection: the peer has acknowledged all, has reset it, or is gone.
+
+        A connection with both directions closed hangs up at each poll, so it is registered
+        edge-triggered (epoll(7)).  The first call comes at once; the next one when the state of
+        the connection changes (C{tcp_done} in net/ipv4/tcp.c), so it costs nothing until then.
+        """
+        self._register(transport, EPOLLIN | EPOLLET)
+
+    def _register(self, reader: Any, events: int) -> None:
         fileno = reader.fileno()
-        self._poller.register(fileno, EPOLLIN | EPOLLEXCLUSIVE)
+        self._poller.register(fileno, events)
         self._reads.add(fileno)
         self._selectables[fileno] = reader
 

@@ -80,6 +80,8 @@ class TLSMixin(TLSRelayMixin):
     _paused = False
     _closeNotified = False
     _discarding = False
+    # Of a client that closes after its close_notify, a reset answers ours.
+    _undelivered = CONNECTION_DONE
 
     @property
     def handshakeBegun(self) -> bool:
@@ -317,7 +319,7 @@ class TLSMixin(TLSRelayMixin):
         self._discarding = True
         # The client may have closed already.
         self._drop()
-        if not self.connected:
+        if self._delivering or not self.connected:
             return
         if not self._writeDisconnected:
             self._writeDisconnected = True
@@ -337,8 +339,10 @@ class TLSMixin(TLSRelayMixin):
             return
         except OSError:
             # Everything has been sent to the client, so this is an ordinary end.
-            pass
-        self.connectionLost(_DONE)
+            self.connectionLost(_DONE)
+            return
+        if self._isDelivered() or self._awaitDelivery() is not None:
+            self.connectionLost(_DONE)
 
     def connectionLost(self, reason: Failure) -> None:
         """

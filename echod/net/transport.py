@@ -3,7 +3,8 @@ A stream transport that sends at once, and queues only what the kernel does not 
 
 Invariant: when nothing is queued, C{write} is one C{send(2)} and nothing else.  What the kernel
 does not take goes into Twisted's own buffer, and from there on Twisted's code does everything:
-high-water mark, producers, flush, close.
+high-water mark, producers, flush, close.  Only after the client's FIN, a close waits for the
+client's acknowledgments (L{echod.net.delivery}).
 """
 
 import socket
@@ -29,6 +30,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from echod.net.delivery import DeliveryMixin
 from echod.net.peek import PeekMixin
 from echod.net.splice import MIN_SPLICE, RelayMixin
 from echod.net.tls import TLSMixin, start_tls
@@ -51,7 +53,7 @@ and 1.0 times what it costs uvloop.
 """
 
 
-class EagerTransport(RelayMixin, PeekMixin, tcp.Server):
+class EagerTransport(DeliveryMixin, RelayMixin, PeekMixin, tcp.Server):
     """
     The server's side of a TCP connection.
 
@@ -205,14 +207,14 @@ class EagerTransport(RelayMixin, PeekMixin, tcp.Server):
         """
         Have the reactor call C{doWrite} when the socket is writable.
         """
-        if not self._handlingEOF:
+        if not (self._handlingEOF or self._delivering):
             super().startWriting()
 
     def readConnectionLost(self, reason: Failure) -> None:
         """
-        The peer has closed its sending side.  If the protocol answers by closing and nothing is
-        queued, the connection ends at once; in Twisted it ends one turn of the loop and two
-        calls of epoll_ctl(2) later.
+        The peer has closed its sending side.  If the protocol answers by closing, nothing is
+        queued and the peer has acknowledged all, the connection ends at once; in Twisted it ends
+        one turn of the loop and two calls of epoll_ctl(2) later.
         """
         self._atEOF = self._handlingEOF = True
         if IHalfCloseableProtocol.providedBy(self.protocol):
@@ -227,9 +229,10 @@ class EagerTransport(RelayMixin, PeekMixin, tcp.Server):
         self._handlingEOF = False
         if not self.connected or self._aborting:
             return
-        if self.disconnecting and self._isFlushed() and self.producer is None:
-            if self._postLoseConnection():
-                self.connectionLost(reason)
+        mayWrite = self.producer is not None and not self._writeDisconnected
+        if self.disconnecting and self._isFlushed() and not mayWrite:
+            if why := self._postLoseConnection():
+                self.connectionLost(reason if why is CONNECTION_DONE else Failure(why))
             return
         self.stopReading()
         halfClosing = self._writeDisconnecting and not self._writeDisconnected
@@ -238,9 +241,9 @@ class EagerTransport(RelayMixin, PeekMixin, tcp.Server):
 
     def loseConnection(self) -> None:
         """
-        Send what is queued, then close.
+        Send what is queued, then close; after the peer's FIN, when the peer has acknowledged all.
         """
-        if self._handlingEOF and not self._writeDisconnected:
+        if self._handlingEOF:
             # readConnectionLost, our caller, does the rest.
             self.disconnecting = 1
         else:

@@ -53,6 +53,10 @@ class EagerUNIXTransport(EagerTransport, unix.Server):
             return unix.Server.doRead(self)
         return super().doRead()
 
+    def _isDelivered(self) -> bool:
+        # What was sent is in the peer's queue, and stays there after a close(2).
+        return True
+
     def sendFileDescriptor(self, fileno: int) -> None:
         """
         Queue a descriptor, to be sent with a byte that is written after it.

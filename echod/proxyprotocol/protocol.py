@@ -226,6 +226,17 @@ class ProxyHeaderProtocol(Protocol):
         """
         return (0,)
 
+    def acknowledged(self) -> None:
+        """
+        Nothing is ever sent.
+        """
+
+    def end_if_delivered(self) -> bool:
+        """
+        Nothing is ever pending, so this protocol never waits for the client.
+        """
+        return False
+
     def peer(self) -> str:
         """
         The client's address as text.

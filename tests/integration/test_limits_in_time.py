@@ -340,8 +340,8 @@ class OwedTests(SynchronousTestCase):
     def test_takes_nothing(self) -> None:
         """
         Each is ended for that reason and not before that time, however it is connected, also when
-        reading goes on, or when it sends a little now and then; one that takes a little now
-        and then stays.
+        reading goes on, or when it sends a little now and then; on a UNIX socket, when it has
+        sent what the kernel holds. One that takes a little now and then stays.
         """
         options = ("--port", "0", "--listen", "unix:{}/echo.sock", "--write-timeout", "5s")
         with tls_daemon(*options) as daemon:
@@ -361,9 +361,9 @@ class OwedTests(SynchronousTestCase):
                 nonlocal taken, due
                 if time.monotonic() >= due:
                     due += 0.25
-                    for client in stalled[2:]:
+                    for client, piece in zip(stalled[2:], (b".", bytes(16 * KIB)), strict=True):
                         with contextlib.suppress(OSError):
-                            client.send(b".")
+                            client.send(piece, socket.MSG_DONTWAIT)
                     # Enough to open the window (RFC 1122, 4.2.3.3).
                     taken += len(taker.recv(4 * KIB))
                 return len(daemon.records()) == 5
@@ -376,6 +376,48 @@ class OwedTests(SynchronousTestCase):
             self.assertGreaterEqual(times[0], 4.7)
             taker.shutdown(socket.SHUT_WR)
             self.assertEqual(len(receive_rest(taker)) + taken, self.kernel)
+
+
+class SlowReaderTests(SynchronousTestCase):
+    """
+    Clients that read steadily, and less than they send.
+    """
+
+    size = 64
+    seconds = 6.0
+
+    def test_stay(self) -> None:
+        """
+        They stay, however they are connected: on a UNIX socket a short message occupies more than
+        its bytes, and in TLS a record has more.
+        """
+        options = ("--port", "0", "--listen", "unix:{}/echo.sock", "--write-timeout", "2s")
+        with tls_daemon(*options) as daemon:
+            tls = WireClient(daemon.connect("--tls-port"), context("TLS 1.3")).handshake()
+            first, data = tls.record(bytes(self.size)), bytes(self.size)
+            records = itertools.chain([first], iter(lambda: tls.record(data), None))
+            kinds: list[tuple[socket.socket, int, Iterator[bytes]]] = [
+                (daemon.connect("--port"), self.size, itertools.repeat(data)),
+                (daemon.connect("--listen"), self.size, itertools.repeat(data)),
+                (tls.socket, len(first), records),
+            ]
+            begun = due = time.monotonic()
+            taken = [0] * len(kinds)
+            while time.monotonic() < begun + self.seconds:
+                wait_until(lambda due=due: time.monotonic() >= due, "the next turn")
+                due = max(due + 0.05, time.monotonic())
+                for turn, (client, length, pieces) in enumerate(kinds):
+                    for _ in range(3):
+                        client.sendall(next(pieces))
+                    for _ in range(2):
+                        taken[turn] += len(client.recv(length))
+                    if taken[turn] == 2 * length:
+                        # So that there is always something unread.
+                        client.sendall(b"".join(itertools.islice(pieces, 50)))
+            self.assertEqual(daemon.records(), [])
+            self.assertGreater(min(taken), 10 * len(first))
+            for client, *_ in kinds:
+                client.close()
 
 
 class StandstillTests(SynchronousTestCase):

@@ -32,6 +32,8 @@ class FakeConnection(IConnection):
     @ivar asked: these calls, in order, each with its reason.
     @ivar in_kernel: what L{unread} answers.
     @ivar not_taken: what L{pending} answers.
+    @ivar acked: what L{acknowledged} answers.
+    @ivar delivered: what L{end_if_delivered} answers.
     @ivar known: what L{log_fields} answers.
     """
 
@@ -40,6 +42,8 @@ class FakeConnection(IConnection):
     ending = False
     waiting_for: Reason | None = None
     heard = True
+    acked: int | None = None
+    delivered = False
     listener = "tcp"
     client: IAddress = IPv4Address("TCP", "192.0.2.7", 40000)
 
@@ -58,6 +62,12 @@ class FakeConnection(IConnection):
 
     def pending(self) -> tuple[int, ...]:
         return self.not_taken
+
+    def acknowledged(self) -> int | None:
+        return self.acked
+
+    def end_if_delivered(self) -> bool:
+        return self.delivered
 
     def peer(self) -> str:
         return format_address(self.client)

@@ -34,6 +34,7 @@ from tests.support.handshakes import (
     client_context,
     shake_hands,
 )
+from tests.support.pairs import tcp_pair
 
 
 class AfterClientHello:
@@ -365,6 +366,33 @@ class EchoTests(ProtocolTestCase):
         in_kernel, in_transport = echo.pending()
         self.assertGreater(in_kernel, 0)
         self.assertEqual(in_transport, 7)
+
+    def test_acknowledged(self):
+        """
+        C{acknowledged} asks the transport's socket, if it has one.
+        """
+        echo, transport = self.connect()
+        self.assertIsNone(echo.acknowledged())
+        ours, theirs = tcp_pair()
+        self.addCleanup(ours.close)
+        self.addCleanup(theirs.close)
+        transport.socket = ours
+        self.assertIsNone(echo.acknowledged())
+        ours.sendall(b"hello")
+        # Its FIN acknowledges what has come before.
+        theirs.shutdown(socket.SHUT_WR)
+        self.assertEqual(ours.recv(1), b"")
+        self.assertEqual(echo.acknowledged(), 5)
+
+    def test_end_if_delivered(self):
+        """
+        It asks a transport of ours whether the client has all; others do not wait for that.
+        """
+        echo, transport = self.connect()
+        self.assertFalse(echo.end_if_delivered())
+        for answer in (False, True):
+            transport.endIfDelivered = lambda answer=answer: answer
+            self.assertIs(echo.end_if_delivered(), answer)
 
     def test_log_fields_of_tls(self):
         """

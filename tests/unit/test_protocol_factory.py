@@ -13,7 +13,8 @@ from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from echod.connections.connection import Reason
-from echod.protocol import Echo, RejectProtocol
+from echod.net.reject import RejectProtocol
+from echod.protocol import Echo
 from echod.proxyprotocol.protocol import ProxyHeaderProtocol, ProxyPolicy
 from tests.support.certificates import make_certificate
 from tests.support.echoes import ProtocolTestCase, SocketTransport

@@ -17,7 +17,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from echod._util.sockets import (
     accept_queue_length,
+    bytes_acknowledged,
     descriptor_limit,
+    is_acknowledged,
     outq,
     set_socket_options,
     unread,
@@ -193,6 +195,7 @@ class QueueTests(SocketTestCase):
         """
         for ours, theirs in (self.tcp_pair(), self.closing(*socket.socketpair())):
             self.assertEqual(outq(ours.fileno()), 0)
+            self.assertTrue(is_acknowledged(ours.fileno()))
             ours.setblocking(False)
             sent = 0
             try:
@@ -201,6 +204,7 @@ class QueueTests(SocketTestCase):
             except BlockingIOError:
                 pass
             self.assertGreater(outq(ours.fileno()), 0)
+            self.assertFalse(is_acknowledged(ours.fileno()))
             theirs.settimeout(60)
             while sent:
                 sent -= len(theirs.recv(1 << 20))
@@ -209,6 +213,36 @@ class QueueTests(SocketTestCase):
             ours.settimeout(60)
             self.assertEqual(ours.recv(1), b"")
             self.assertEqual(outq(ours.fileno()), 0)
+            self.assertTrue(is_acknowledged(ours.fileno()))
+
+    def test_acknowledged(self):
+        """
+        Acknowledged bytes are counted from the beginning of a TCP connection.
+        """
+        theirs, ours = self.tcp_pair()
+        self.assertIsNone(bytes_acknowledged(ours))
+        for total in (5, 10):
+            ours.sendall(b"hello")
+            self.assertEqual(theirs.recv(5, socket.MSG_WAITALL), b"hello")
+            # What the peer sends acknowledges what it has received.
+            theirs.sendall(b"x")
+            self.assertEqual(ours.recv(1), b"x")
+            self.assertEqual(bytes_acknowledged(ours), total)
+
+    def test_not_acknowledged(self):
+        """
+        Not so on a UNIX socket, on a system without C{TCP_INFO}, or with a shorter one.
+        """
+        ours, theirs = self.closing(*socket.socketpair())
+        ours.sendall(b"hello")
+        self.assertIsNone(bytes_acknowledged(ours))
+        theirs, ours = self.tcp_pair()
+        ours.sendall(b"hello")
+        theirs.shutdown(socket.SHUT_WR)
+        self.assertEqual(ours.recv(1), b"")
+        self.assertEqual(bytes_acknowledged(ours), 5)
+        self.assertIsNone(bytes_acknowledged(ours, None))
+        self.assertIsNone(bytes_acknowledged(ours, socket.TCP_NODELAY))
 
 
 class AcceptQueueTests(SocketTestCase):

@@ -577,10 +577,12 @@ class WriteTests(TimeoutsTestCase):
 
     def test_sends_on(self):
         """
-        So is one that sends a byte from time to time, in whichever buffer its echo waits.
+        So is one that sends a byte from time to time, if what is acknowledged tells so; if not, as
+        on a UNIX socket, then when the kernel's buffer is full.
         """
-        for place in (0, 1):
+        for place, acked, queue in ((0, 7, 0), (1, 7, 0), (1, None, 1)):
             connection = self.open(write=30.0)
+            connection.acked, connection.not_taken = acked, (5000, queue)
 
             def send(at, place=place, connection=connection):
                 connection.bytes_echoed += 1
@@ -598,15 +600,69 @@ class WriteTests(TimeoutsTestCase):
         A client that reads as much as it sends, or less than it sends, or more than it was sent
         since, is not stalled.
         """
-        for sends, more in ((5, 0), (5, 4), (5, -1)):
-            connection = self.open(write=30.0)
+        for acked in (7, None):
+            for sends, more in ((5, 0), (5, 4), (5, -1)):
+                connection = self.open(write=30.0)
+                connection.acked = acked
 
-            def go_on(at, sends=sends, more=more, connection=connection):
-                connection.bytes_echoed += sends
-                connection.not_taken = (connection.not_taken[0] + more, 0)
+                def go_on(at, sends=sends, more=more, connection=connection):
+                    connection.bytes_echoed += sends
+                    connection.not_taken = (connection.not_taken[0] + more, 0)
+                    if connection.acked:
+                        connection.acked += sends - more
+
+                self.check_until(0.5, 200.0, go_on)
+                self.assertEqual(self.ends, [])
+
+    def test_other_units(self):
+        """
+        The same holds where the kernel counts more than the bytes of the echo: the records of TLS,
+        or the memory of each message on a UNIX socket.
+        """
+        for acked in (7, None):
+            connection = self.open(write=30.0)
+            connection.acked = acked
+
+            def go_on(at, connection=connection):
+                connection.bytes_echoed += 64 * 50
+                connection.not_taken = (connection.not_taken[0] + 768 * 15, 0)
+                if connection.acked:
+                    connection.acked += 86 * 35
 
             self.check_until(0.5, 200.0, go_on)
             self.assertEqual(self.ends, [])
+
+    def test_reads_while_full(self):
+        """
+        A client that reads a little while the kernel's buffer is full is not stalled.
+        """
+        for taken in ((768, 0), (0, 64)):
+            connection = self.open(write=30.0)
+            connection.not_taken = (400_000, 20_000)
+
+            def go_on(at, taken=taken, connection=connection):
+                connection.bytes_echoed += 64
+                in_kernel, queue = connection.not_taken
+                connection.not_taken = (in_kernel - taken[0], queue + 64 - taken[1])
+
+            self.check_until(0.5, 200.0, go_on)
+            self.assertEqual(self.ends, [])
+
+    def test_acknowledged(self):
+        """
+        If what is acknowledged is known, it decides alone.
+        """
+        connection = self.open(write=30.0)
+
+        def acknowledge(at):
+            connection.acked = round(at)
+
+        self.check_until(0.5, 100.0, acknowledge)
+        self.assertEqual(self.ends, [])
+        self.check_until(100.5, 140.0, lambda at: setattr(connection, "not_taken", (at, 0)))
+        ((at, *end),) = self.ends
+        self.assertEqual(end, ["abort", Reason.WRITE_TIMEOUT])
+        self.assertTrue(129.5 <= at <= 133.0, at)
 
     def test_reads_slowly(self):
         """
@@ -737,3 +793,24 @@ class LingerTests(TimeoutsTestCase):
         self.begin(idle=10.0)
         self.check_until(0.5, 60.0)
         self.assertEqual(self.ends, [(10.0, "finish", Reason.IDLE_TIMEOUT), (12.5, "abort", None)])
+
+    def test_delivered(self):
+        """
+        A connection that ends by itself in a check is not checked any further.
+        """
+        connection = self.begin(lifetime=1.0, idle=1.0, write=1.0)
+        connection.ending, connection.delivered, connection.not_taken = True, True, (1, 0)
+        self.check_until(0.5, 100.0)
+        self.assertEqual(self.ends, [])
+
+    def test_awaits_delivery(self):
+        """
+        A client that has closed its sending side, and reads a little now and then, may take as
+        long as it likes; one that reads nothing has the write timeout, and not the idle timeout.
+        """
+        connection = self.begin(idle=1.0, write=10.0)
+        connection.ending, connection.not_taken = True, (1000, 0)
+        self.check_until(0.5, 100.0, self.read)
+        self.assertEqual(self.ends, [])
+        self.check_until(100.5, 120.0)
+        self.assertEqual(self.ends, [(110.0, "abort", Reason.WRITE_TIMEOUT)])

@@ -13,7 +13,7 @@ from twisted.internet.error import ConnectionAborted, ConnectionDone, Connection
 from twisted.internet.main import CONNECTION_LOST
 from twisted.python.failure import Failure
 
-from tests.support.clients import VERSIONS
+from tests.support.clients import VERSIONS, reset
 from tests.support.pairs import BIG, Pusher, Recorder, drained
 from tests.support.tlspairs import Secured, SecureTestCase
 
@@ -145,6 +145,33 @@ class EndTests(SecureTestCase):
         peer.close()
         self.reactor.until(lambda: protocol.lost)
         self.assert_lost(protocol, ConnectionDone)
+
+    def test_delivery(self):
+        """
+        A client that closes its sending side after its close_notify, and has not read yet, gets
+        everything before the connection ends; if it resets the connection, that ends too.
+        """
+        for resets in (False, True):
+            protocol = Secured(lambda transport: transport.loseConnection())
+            transport, client, peer = self.secured(protocol, tcp=True)
+            transport.write(BIG)
+            client.tls.shutdown()
+            peer.shutdown(socket.SHUT_WR)
+            self.reactor.until(lambda protocol=protocol: protocol.ended)
+            if resets:
+
+                def delivering(transport=transport, client=client):
+                    return transport._delivering or (client.receive(1000) and False)
+
+                self.reactor.until(delivering)
+                self.assert_lost(protocol)
+                reset(peer)
+            else:
+                self.assertEqual(self.receive(client, len(BIG)), BIG)
+                self.reactor.until(lambda client=client: client.receive() == b"")
+            self.reactor.until(lambda p=protocol, t=transport: p.lost or t.endIfDelivered())
+            self.assert_lost(protocol, ConnectionDone)
+            self.assertEqual(self.reactor.removeAll(), [])
 
     def test_abort_after_close_notify(self):
         """

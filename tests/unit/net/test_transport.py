@@ -784,6 +784,22 @@ class EndOfInputTests(PairTestCase):
         self.assertEqual(peer.recv(100), b"last")
         self.assertEqual(pusher.told, ["stop"])
 
+    def test_half_closed_with_producer(self):
+        """
+        When it closes with a registered producer after a half-close, the producer can write no
+        more, and the end is in the same turn.
+        """
+        protocol = HalfCloseable(lambda transport: transport.loseConnection())
+        transport, peer = self.connect(protocol)
+        pusher = Pusher()
+        transport.registerProducer(pusher, True)
+        transport.loseWriteConnection()
+        self.reactor.turn()
+        peer.shutdown(socket.SHUT_WR)
+        self.reactor.turn()
+        self.assert_lost(protocol, ConnectionDone)
+        self.assertEqual(pusher.told, ["stop"])
+
     def test_stay(self):
         """
         When it does nothing, it may go on writing, and is not told of the FIN again.

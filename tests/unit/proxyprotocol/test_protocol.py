@@ -629,6 +629,7 @@ class EndTests(ProxyTestCase):
         """
         protocol, _, sock = self.accept()
         self.assertEqual((protocol.unread(), protocol.pending()), (0, (0,)))
+        self.assertFalse(protocol.end_if_delivered())
         sock.sendall(b"PROX")
         self.assertEqual(protocol.unread(), 4)
         self.reactor.turn()

@@ -10,7 +10,8 @@ from twisted.logger import capturedLogs, formatEvent
 
 from echod._util.errors import StartupError
 from echod.connections.connection import Reason
-from echod.protocol import Echo, EchoFactory, RejectProtocol
+from echod.net.reject import RejectProtocol
+from echod.protocol import Echo, EchoFactory
 from echod.proxyprotocol.protocol import ProxyHeaderProtocol
 from echod.tap.listeners import listener_settings
 from tests.support.fakes import FakeConnection
