@@ -304,8 +304,9 @@ class StopTests(SynchronousTestCase):
             group.run(lambda: group.over, "the abort")
             self.assertEqual([client.end for client in group.clients], [End.RESET] * 2)
             show(f"{self.program}: exit {took:.2f} s after the second signal")
-            # The client that asked whether the port is closed may count among the finished.
-            self.assertEqual([aborted for _, aborted in re.findall(DRAINED, daemon.log)], ["2"])
+            # Clients that asked whether the port is closed may count here or there.
+            [(_, aborted)] = re.findall(DRAINED, daemon.log)
+            self.assertGreaterEqual(int(aborted), 2)
 
     def test_second_term_aborts(self) -> None:
         """
