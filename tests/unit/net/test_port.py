@@ -388,6 +388,7 @@ class AcceptTests(PortTestCase):
         listening.setblocking(False)
         client = socket.create_connection(listening.getsockname(), timeout=60)
         self.addCleanup(client.close)
+        wait_for_arrival()
         self.listen(
             EagerPort._fromListeningDescriptor(
                 self.reactor, listening.fileno(), socket.AF_INET, self.factory
@@ -432,6 +433,7 @@ class AcceptTests(PortTestCase):
         listening.setblocking(False)
         client = socket.create_connection(listening.getsockname(), timeout=60)
         self.addCleanup(client.close)
+        wait_for_arrival()
         port = self.listen(
             EagerPort._fromListeningDescriptor(
                 self.reactor, listening.fileno(), socket.AF_INET, self.factory
