@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
 
+from tests.support.arrivals import on_one_cpu, wait_for_arrival
+
 T = TypeVar("T")
 
 
@@ -21,7 +23,7 @@ def echo(datagram: bytes) -> list[bytes]:
 
 class UDPServer:
     """
-    A server on the loopback interface, where a datagram arrives as soon as it is sent.
+    A server on the loopback interface.
 
     @ivar answers: returns the answers to a datagram.
     """
@@ -48,8 +50,13 @@ class UDPServer:
 
     def serve(self) -> None:
         """
-        Answer what has come.
+        Answer all that was sent, and wait until the answers have arrived.
         """
+        wait_for_arrival()
+        self._answer()
+        wait_for_arrival()
+
+    def _answer(self) -> None:
         while self._socket.fileno() >= 0:
             try:
                 datagram, client = self._socket.recvfrom(65536)
@@ -70,14 +77,15 @@ def turn(
     Run a coroutine, while the server answers and the clock advances.
     """
     results: list[Any] = []
-    running = Deferred.fromCoroutine(work)
-    running.addBoth(results.append)
-    for _ in range(turns):
-        if results:
-            break
-        server.serve()
-        for reader in reactor.getReaders():
-            reader.doRead()
-        reactor.advance(step)
+    with on_one_cpu():
+        running = Deferred.fromCoroutine(work)
+        running.addBoth(results.append)
+        for _ in range(turns):
+            if results:
+                break
+            server.serve()
+            for reader in reactor.getReaders():
+                reader.doRead()
+            reactor.advance(step)
     [result] = results
     return result  # type: ignore[no-any-return]

@@ -22,6 +22,7 @@ from echod.net.listener import ListenError
 from echod.net.udp import bind
 from echod.udp import DatagramAdmission, Drop, UDPEcho, UDPListener
 from tests.support import needs
+from tests.support.arrivals import wait_for_arrival
 
 
 class FakeTransport:
@@ -219,6 +220,7 @@ class ListenerTests(SynchronousTestCase):
         """
         Stop a listener.
         """
+        wait_for_arrival()
         stopping = listener.stopService()
         self.reactor.advance(0)
         self.successResultOf(stopping)
@@ -305,11 +307,13 @@ class ListenerTests(SynchronousTestCase):
         """
         listener = self.start()
         self.client.send(b"hello")
+        wait_for_arrival()
         [port] = self.reactor.getReaders()
         port.doRead()
         self.assertEqual(self.client.recv(100), b"hello")
         self.admission.own_ports.add(self.client.getsockname()[1])
         self.client.send(b"hello")
+        wait_for_arrival()
         port.doRead()
         self.assertEqual(listener.dropped()[Drop.OWN_PORT], 1)
         self.assertEqual(set(listener.dropped()), set(Drop))
@@ -362,6 +366,7 @@ class ListenerTests(SynchronousTestCase):
             self.reactor.advance(60)
             self.assertEqual(list(events), [])
             self.client.send(b"hello")
+            wait_for_arrival()
             port.doRead()
             listener.echo.broadcastReceived(b"", ("192.0.2.1", 5000))
             self.assertEqual(list(events), [])

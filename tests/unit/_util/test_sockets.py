@@ -25,6 +25,7 @@ from echod._util.sockets import (
     unread,
 )
 from echod._util.text import PeerText, escape, format_address, format_host, ip_of, quoted
+from tests.support.arrivals import wait_for_arrival
 
 
 class SocketTestCase(SynchronousTestCase):
@@ -259,6 +260,7 @@ class AcceptQueueTests(SocketTestCase):
             lengths = [accept_queue_length(listening)]
             for _ in range(3):
                 self.closing(socket.create_connection(listening.getsockname()[:2], timeout=60))
+                wait_for_arrival()
                 lengths.append(accept_queue_length(listening))
             self.closing(listening.accept()[0])
             self.assertEqual([*lengths, accept_queue_length(listening)], [0, 1, 2, 3, 2])
@@ -274,6 +276,7 @@ class AcceptQueueTests(SocketTestCase):
 
         (tcp,) = self.closing(socket.create_server(("127.0.0.1", 0)))
         self.closing(socket.create_connection(tcp.getsockname(), timeout=60))
+        wait_for_arrival()
         for listening in self.closing(socket.socket(socket.AF_UNIX), Refusing()):
             self.assertEqual(accept_queue_length(listening), 0)
         self.patch(sys, "platform", "freebsd14")

@@ -21,6 +21,7 @@ from echod.check.udp import (
     failure_of,
     udp_target,
 )
+from tests.support.arrivals import wait_for_arrival
 from tests.support.udpserver import UDPServer, turn
 
 
@@ -114,8 +115,10 @@ class SocketTests(SynchronousTestCase):
         """
         link = self.link(("127.0.0.1", closed_port()))
         link.send(b"1")
+        wait_for_arrival()
         link.doRead()
         link.send(b"2")
+        wait_for_arrival()
         link.send(b"3")
         self.assertEqual([each.outcome for each in self.failures], [Outcome.REFUSED] * 2)
         self.assertEqual(self.reactor.getReaders(), [link])

@@ -32,6 +32,7 @@ from echod.net.transport import EagerTransport
 from echod.protocol import EchoFactory
 from echod.proxyprotocol.protocol import ProxyPolicy
 from echod.systemd import InheritedSocket
+from tests.support.arrivals import wait_for_arrival
 from tests.support.descriptors import open_descriptors
 from tests.support.fakes import AcceptingPort, FakePort, PortReactor
 
@@ -358,6 +359,7 @@ class ListenerServiceTests(SynchronousTestCase):
         client.settimeout(60)
         client.connect(port.socket.getsockname())
         client.sendall(bytes(size))
+        wait_for_arrival()
 
     def stopped(self, service):
         """
@@ -470,6 +472,7 @@ class ListenerServiceTests(SynchronousTestCase):
         service.startService()
         client = socket.create_connection(listening.getsockname(), timeout=60)
         self.addCleanup(client.close)
+        wait_for_arrival()
         stopped = service.stopService()
         self.clock.advance(0)
         self.successResultOf(stopped)
@@ -534,6 +537,7 @@ class AcceptQueueTests(TestCase):
                 client.sendall(b"x")
                 client.shutdown(socket.SHUT_WR)
                 clients.append(client)
+            wait_for_arrival()
 
         connect(75)
         stopped = service.stopService()

@@ -22,6 +22,7 @@ from echod.net.balance import YIELD_DELAY
 from echod.net.port import ACCEPT_RETRY_DELAY, MAX_ACCEPTS, MAX_SINGLES, EagerPort
 from echod.net.transport import EagerTransport
 from echod.net.unix import EagerUNIXPort, EagerUNIXTransport, balance_accepts, use_eager_transport
+from tests.support.arrivals import wait_for_arrival
 from tests.support.pairs import PairTestCase, Recorder, RecordingFactory
 
 
@@ -178,6 +179,7 @@ class BalancedPortTests(PortTestCase):
         clients = [socket.create_connection(self.port.socket.getsockname()) for _ in range(number)]
         for client in clients:
             self.addCleanup(client.close)
+        wait_for_arrival()
 
     def test_queue(self):
         """
@@ -386,6 +388,7 @@ class AcceptTests(PortTestCase):
         listening.setblocking(False)
         client = socket.create_connection(listening.getsockname(), timeout=60)
         self.addCleanup(client.close)
+        wait_for_arrival()
         self.listen(
             EagerPort._fromListeningDescriptor(
                 self.reactor, listening.fileno(), socket.AF_INET, self.factory
@@ -430,6 +433,7 @@ class AcceptTests(PortTestCase):
         listening.setblocking(False)
         client = socket.create_connection(listening.getsockname(), timeout=60)
         self.addCleanup(client.close)
+        wait_for_arrival()
         port = self.listen(
             EagerPort._fromListeningDescriptor(
                 self.reactor, listening.fileno(), socket.AF_INET, self.factory
@@ -877,6 +881,7 @@ class SheddingTests(PortTestCase):
         self.release()
         client = socket.create_connection(port.socket.getsockname())
         self.addCleanup(client.close)
+        wait_for_arrival()
         with no_descriptors():
             for _ in range(2):
                 self.assertIn(port, self.reactor.readers)
@@ -902,6 +907,7 @@ class SheddingTests(PortTestCase):
         self.release()
         client = socket.create_connection(port.socket.getsockname())
         self.addCleanup(client.close)
+        wait_for_arrival()
         with no_descriptors():
             for number in (1, 2):
                 self.reactor.turn()

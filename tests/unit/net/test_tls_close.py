@@ -13,6 +13,7 @@ from twisted.internet.error import ConnectionAborted, ConnectionDone, Connection
 from twisted.internet.main import CONNECTION_LOST
 from twisted.python.failure import Failure
 
+from tests.support.arrivals import wait_for_arrival
 from tests.support.clients import VERSIONS, reset
 from tests.support.pairs import BIG, Pusher, Recorder, drained
 from tests.support.tlspairs import Secured, SecureTestCase
@@ -109,6 +110,7 @@ class EndTests(SecureTestCase):
                     self.reactor.until(lambda client=client: client.receive() == b"")
                     for _ in range(3):
                         peer.sendall(more)
+                        wait_for_arrival()
                         self.reactor.turn()
                     self.assertEqual(protocol.ended, 1)
                     self.assert_closed(protocol, peer)
@@ -127,6 +129,7 @@ class EndTests(SecureTestCase):
             peer.sendall(bytes(1000))
             self.reactor.until(lambda protocol=protocol: protocol.ended)
             peer.sendall(bytes(1000))
+            wait_for_arrival()
             self.reactor.turn()
             transport.loseConnection()
             self.assertEqual(client.receive(), b"last")
@@ -256,6 +259,7 @@ class EndTests(SecureTestCase):
             transport, _, peer = self.secured(protocol, version, tcp=True)
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             peer.close()
+            wait_for_arrival()
             transport.write(b"hello")
             self.assertIs(transport.doRead(), CONNECTION_LOST)
             self.reactor.until(lambda protocol=protocol: protocol.lost)
@@ -284,6 +288,7 @@ class EndTests(SecureTestCase):
         def reset(transport, peer):
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             peer.close()
+            wait_for_arrival()
             transport.write(b"hello")
 
         def close_late(transport, peer):

@@ -22,6 +22,7 @@ from zope.interface.verify import verifyObject
 
 from echod.net import reactor, udp
 from echod.net.udp import MAX_DATAGRAMS, DatagramPort, answer_from, bind
+from tests.support.arrivals import wait_for_arrival
 
 CLIENT = ("192.0.2.7", 40000)
 TIMESTAMP = (socket.SOL_SOCKET, 29, bytes(16))
@@ -406,6 +407,7 @@ class SocketTests(SynchronousTestCase):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
             for _ in range(100):
                 client.sendto(bytes(60000), bound.getsockname())
+        wait_for_arrival()
         taken, waiting = 0, select.poll()
         waiting.register(bound, select.POLLIN)
         while waiting.poll(0):
