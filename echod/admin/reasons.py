@@ -33,8 +33,9 @@ ENDED = {
         "before the first byte"
     ),
     "reset": (
-        "the client or the network broke it, or the client closed before it had read its echo; in "
-        "TLS, also a FIN without `close_notify` after the handshake"
+        "the client or the network broke it, or the client closed before it had read its echo, but "
+        "not after its `close_notify` in TLS; in TLS, also a FIN without `close_notify` after the "
+        "handshake"
     ),
     "idle-timeout": (
         "it had no data in either direction for `--idle-timeout`; or, where a PROXY "

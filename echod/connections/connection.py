@@ -22,7 +22,8 @@ class Reason(StrEnum):
     CLIENT = "client"
     """
     The client closed, or closed its sending side and got the whole echo: its kernel has
-    acknowledged every byte.
+    acknowledged every byte.  In TLS, also when it closed after its C{close_notify} with echo
+    unread: a reset that answers our C{close_notify} alone looks the same.
     """
     RESET = "reset"
     """The client, or the network, broke the connection, or the client closed with echo unread."""

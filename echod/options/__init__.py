@@ -37,6 +37,9 @@ from echod.options.parameters import (
 
 __all__ = ["Options"]
 
+PLAIN_ENDPOINTS = ("tcp:", "tcp6:", "unix:", "systemd:")
+"""How the endpoint strings begin that have no TLS of their own, as C{ssl:} has."""
+
 
 class Options(CommandOptions):
     """
@@ -244,7 +247,8 @@ class Options(CommandOptions):
         if not self.serves_tls:
             for name in (name for name in self if name.startswith("tls-") and self[name]):
                 raise UsageError(f"--{name}: serves nothing without --tls-port; add one")
-            if "handshake-timeout" in self.given_names:
+            plain = all(each.startswith(PLAIN_ENDPOINTS) for each in self["listen"])
+            if plain and "handshake-timeout" in self.given_names:
                 raise UsageError("--handshake-timeout: limits nothing without --tls-port; add one")
         elif self["tls-self-signed"] and self["tls-cert"]:
             raise UsageError("--tls-self-signed: excludes --tls-cert; give one of them")

@@ -144,6 +144,8 @@ class ValuesTests(OptionsTestCase):
             (("--proxy-protocol", "optional", *trust), "proxy-protocol", "optional"),
             (("--proxy-protocol", "require", *trust), "proxy-protocol", "require"),
             ((*tls, "--handshake-timeout", "500ms"), "handshake-timeout", 0.5),
+            # An endpoint of Twisted's may have a TLS layer.
+            (("--listen=ssl:0:privateKey=k", "--handshake-timeout=2s"), "handshake-timeout", 2.0),
             (
                 (*trust, "--proxy-protocol=require", "--proxy-header-timeout=0"),
                 "proxy-header-timeout",
