@@ -25,8 +25,8 @@ warnings.filterwarnings("error", category=DeprecationWarning)
 OBJECTS = "Passing pyOpenSSL "
 warnings.filterwarnings("ignore", category=DeprecationWarning, module=r".*\b_sslverify\Z")
 warnings.filterwarnings("ignore", OBJECTS, DeprecationWarning, r".*\bOpenSSL[./]SSL\Z")
-os.environ.setdefault(
-    "PYTHONWARNINGS",
+WARNINGS = (
     "error::DeprecationWarning,ignore::DeprecationWarning:twisted.internet._sslverify,"
-    f"ignore:{OBJECTS}:DeprecationWarning:OpenSSL.SSL",
+    f"ignore:{OBJECTS}:DeprecationWarning:OpenSSL.SSL"
 )
+os.environ.setdefault("PYTHONWARNINGS", WARNINGS)

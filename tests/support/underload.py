@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests import WARNINGS
+
 LOOPS = os.cpu_count() or 1
 WRITERS = 1
 MINUTES = 60.0
@@ -88,7 +90,11 @@ def run(command: Sequence[str], seconds: float) -> int:
 
     @return: its exit status; 124 if it took too long, as of timeout(1).
     """
-    with subprocess.Popen(command, start_new_session=True) as child:
+    # An error for a test is none for pip, which .ci/run starts.
+    environment = dict(os.environ)
+    if environment.get("PYTHONWARNINGS") == WARNINGS:
+        del environment["PYTHONWARNINGS"]
+    with subprocess.Popen(command, env=environment, start_new_session=True) as child:
         try:
             return child.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -113,7 +119,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("command", nargs="+", help="for example: trial tests")
     options = parser.parse_args(arguments)
     program, *rest = options.command
-    beside = Path(sys.executable).with_name(program)
+    beside = Path(sys.executable).parent / program
     command = [str(beside) if beside.exists() else program, *rest]
     # What was started ends with this process: see the C{finally} clauses.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
