@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests import WARNINGS
+import tests
 
 LOOPS = os.cpu_count() or 1
 WRITERS = 1
@@ -92,7 +92,7 @@ def run(command: Sequence[str], seconds: float) -> int:
     """
     # An error for a test is none for pip, which .ci/run starts.
     environment = dict(os.environ)
-    if environment.get("PYTHONWARNINGS") == WARNINGS:
+    if environment.get("PYTHONWARNINGS") == tests.WARNINGS:
         del environment["PYTHONWARNINGS"]
     with subprocess.Popen(command, env=environment, start_new_session=True) as child:
         try:
