@@ -103,15 +103,6 @@ class NetworksTests(SynchronousTestCase):
                     if 0 <= beside < 1 << ip.max_prefixlen:
                         self.assertNotIn(type(ip)(beside), inside, network)
 
-    def test_link_local(self):
-        """
-        Each link-local IPv6 address is a client: all hosts of a link are in one /64.
-        """
-        inside = ("fe80::1", "fe80::2", "fe80::1:0:0:1", "febf:ffff::1", "febf:ffff::2")
-        outside = ("fe7f:ffff::1", "fe7f:ffff::2", "fec0::1", "fec0::2")
-        clients = {client_of(ip_address(host)) for host in inside + outside}
-        self.assertEqual(len(clients), len(inside) + len(outside) // 2)
-
     def test_versions_apart(self):
         """
         A network of one version contains no address of the other, even if it contains all of its
